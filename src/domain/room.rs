@@ -1,0 +1,226 @@
+//! A room and its lobby, as the database holds them.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+
+/// Object types whose rooms can have a lobby, besides rooms of no object at all. As in Talk's
+/// `RoomService::setLobby`; rooms of a file, a shared password or a phone call cannot.
+pub const OBJECT_TYPES_WITH_LOBBY: [&str; 6] = [
+    "",
+    "room",
+    "emails",
+    "event",
+    "extended_conversation",
+    "instant_meeting",
+];
+
+/// The name of a room on every wire: up to 32 characters, none of them white space or a control
+/// character.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RoomToken(String);
+
+impl RoomToken {
+    /// Longest token, in characters: the width of the database's column.
+    pub const MAX_CHARS: usize = 32;
+
+    /// Checks a token that came from outside.
+    pub fn parse(token: &str) -> Result<Self, InvalidToken> {
+        let length = token.chars().count();
+        if length == 0 || length > Self::MAX_CHARS {
+            return Err(InvalidToken::Length(length));
+        }
+        if token.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(InvalidToken::Blank);
+        }
+        Ok(Self(token.to_owned()))
+    }
+
+    /// Takes the token of a row: what the database holds is a token, whoever wrote it.
+    pub(crate) fn stored(token: String) -> Self {
+        Self(token)
+    }
+
+    /// The token's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RoomToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a text is no token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidToken {
+    /// Empty, or longer than the column.
+    #[error("a token has 1 to {max} characters, this one has {0}", max = RoomToken::MAX_CHARS)]
+    Length(usize),
+    /// White space or control characters, which no URL and no routing key carries well.
+    #[error("a token has no white space and no control characters")]
+    Blank,
+}
+
+/// The key of a room's row; only the store makes one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RoomId(pub(crate) i64);
+
+/// Orders the changes of one room: milliseconds since 1970 of the change, strictly growing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Version(i64);
+
+impl Version {
+    /// First number that cannot be milliseconds since 1970 (it would be the year 5138): a sender
+    /// that counts micro- or nanoseconds would otherwise shut out every later change for ever.
+    pub const LIMIT: i64 = 100_000_000_000_000;
+
+    /// The version that a room starts with.
+    pub const ZERO: Self = Self(0);
+
+    /// Checks a version that came from outside.
+    #[must_use]
+    pub fn parse(milliseconds: i64) -> Option<Self> {
+        (0..Self::LIMIT)
+            .contains(&milliseconds)
+            .then_some(Self(milliseconds))
+    }
+
+    /// Takes the version of a row.
+    pub(crate) fn stored(milliseconds: i64) -> Self {
+        Self(milliseconds)
+    }
+
+    /// The version of a change that was made, or heard of, at `instant`.
+    #[must_use]
+    pub fn of(instant: DateTime<Utc>) -> Self {
+        Self(instant.timestamp_millis())
+    }
+
+    /// The smallest newer version.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// Milliseconds since 1970.
+    #[must_use]
+    pub fn milliseconds(self) -> i64 {
+        self.0
+    }
+}
+
+/// Whether others than moderators have to wait (contract section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LobbyState {
+    /// The room is open: 0.
+    None,
+    /// Everybody but the moderators waits: 1.
+    NonModerators,
+}
+
+impl LobbyState {
+    /// Reads Talk's number.
+    #[must_use]
+    pub fn from_number(number: i64) -> Option<Self> {
+        match number {
+            0 => Some(Self::None),
+            1 => Some(Self::NonModerators),
+            _ => None,
+        }
+    }
+
+    /// Talk's number.
+    #[must_use]
+    pub fn number(self) -> i64 {
+        match self {
+            Self::None => 0,
+            Self::NonModerators => 1,
+        }
+    }
+}
+
+/// What a lobby change sets: the state, and the instant at which the room is reset to no lobby.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lobby {
+    /// Who has to wait.
+    pub state: LobbyState,
+    /// UTC, in whole seconds.
+    pub timer: Option<DateTime<Utc>>,
+}
+
+impl Lobby {
+    /// Nobody waits and nothing is scheduled.
+    pub const OPEN: Self = Self {
+        state: LobbyState::None,
+        timer: None,
+    };
+
+    /// The timer, if it is a scheduled one: a row that is open already is only tidied.
+    #[must_use]
+    pub fn scheduled(&self) -> Option<DateTime<Utc>> {
+        match self.state {
+            LobbyState::None => None,
+            LobbyState::NonModerators => self.timer,
+        }
+    }
+}
+
+/// A room's row, as far as the lobby is concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Room {
+    /// Key of the row.
+    pub id: RoomId,
+    /// Name of the room on every wire.
+    pub token: RoomToken,
+    /// Talk's number of the room's type: 2 group, 3 public; the others have no lobby.
+    pub room_type: i64,
+    /// What the room belongs to; empty for most.
+    pub object_type: String,
+    /// The lobby now.
+    pub lobby: Lobby,
+    /// Version of the room's last change.
+    pub version: Version,
+    /// The timer that last reset the room. A repeated event that has no version of its own is
+    /// known by it.
+    pub timer_reached: Option<DateTime<Utc>>,
+    /// Talk's number: 0 off, 1 with a PIN per attendee, 2 without PIN.
+    pub sip_enabled: i64,
+}
+
+impl Room {
+    /// Whether this kind of room can have a lobby at all.
+    #[must_use]
+    pub fn can_have_lobby(&self) -> bool {
+        matches!(self.room_type, 2 | 3)
+            && OBJECT_TYPES_WITH_LOBBY.contains(&self.object_type.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_fits_its_column_and_any_url() {
+        assert_eq!(RoomToken::parse("webinar1").unwrap().as_str(), "webinar1");
+        assert!(RoomToken::parse(&"ä".repeat(32)).is_ok());
+        assert_eq!(RoomToken::parse(""), Err(InvalidToken::Length(0)));
+        assert_eq!(
+            RoomToken::parse(&"a".repeat(33)),
+            Err(InvalidToken::Length(33))
+        );
+        assert_eq!(RoomToken::parse("a b"), Err(InvalidToken::Blank));
+        assert_eq!(RoomToken::parse("a\0"), Err(InvalidToken::Blank));
+    }
+
+    #[test]
+    fn a_version_in_microseconds_is_refused() {
+        assert!(Version::parse(1_767_225_600_000).is_some());
+        assert!(Version::parse(1_767_225_600_000_000).is_none());
+        assert!(Version::parse(-1).is_none());
+    }
+}

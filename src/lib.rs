@@ -1,0 +1,3 @@
+//! lobbyd
+pub mod domain;
+pub mod store;

@@ -1,0 +1,118 @@
+//! What differs between the databases: the texts of the statements, and nothing of their flow.
+//!
+//! Rules for the texts. Instants cross as integers, Unix seconds or milliseconds, so that no time
+//! zone and no text format of a driver gets in; the column's own type is the database's. Each
+//! value is bound once, in the order in which it stands in the text, because MySQL has no numbered
+//! placeholders. A set of rows is bound as one JSON array, which all three can read as a table.
+
+use sqlx::{Database, Error, error::DatabaseError};
+
+/// The rows whose timer lobbyd may act upon: a known state, and a kind of room that can have a
+/// lobby, see [`Room::can_have_lobby`](crate::domain::Room::can_have_lobby). Others are left alone.
+macro_rules! usable {
+    () => {
+        "lobby_state IN (0, 1) AND type IN (2, 3) AND object_type IN \
+         ('', 'room', 'emails', 'event', 'extended_conversation', 'instant_meeting')"
+    };
+}
+pub(super) use usable;
+
+/// Every statement that lobbyd runs. The order is that of a room's life.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Statements {
+    /// Begins a transaction that will write.
+    pub(super) begin: &'static str,
+    /// → milliseconds since 1970.
+    pub(super) now: &'static str,
+    /// token, type, name.
+    pub(super) create_room: &'static str,
+    /// token → the columns of [`super::engine::room_of`].
+    pub(super) room: &'static str,
+    /// The same, and the row is locked until the transaction ends.
+    pub(super) room_for_update: &'static str,
+    /// state, timer (seconds), version, id, the version that was read.
+    pub(super) set_lobby: &'static str,
+    /// now (seconds), limit → id, token, type, state, timer (seconds), version, SIP; locked, and
+    /// without those that are locked already.
+    pub(super) due: &'static str,
+    /// JSON of `{id, timer, version}`: resets those that still have that timer.
+    pub(super) reset: &'static str,
+    /// JSON of the new rows.
+    pub(super) insert_outbox: &'static str,
+    /// now (seconds) → seconds.
+    pub(super) next_due: &'static str,
+    /// now (milliseconds), limit → the columns of [`super::engine::outgoing_of`]; locked.
+    pub(super) available: &'static str,
+    /// JSON of ids, until (milliseconds).
+    pub(super) claim: &'static str,
+    /// JSON of ids, available at (milliseconds).
+    pub(super) release: &'static str,
+    /// JSON of ids, now (milliseconds).
+    pub(super) mark_published: &'static str,
+    /// before (milliseconds).
+    pub(super) prune_published: &'static str,
+    /// before (milliseconds).
+    pub(super) prune_dead: &'static str,
+    /// → scheduled timers, unusable timers, unpublished events, milliseconds of the oldest.
+    pub(super) backlog: &'static str,
+}
+
+impl Statements {
+    /// Every text that can be prepared. (`begin` cannot: MySQL's protocol does not prepare it.)
+    pub(super) fn all(&self) -> [&'static str; 16] {
+        [
+            self.now,
+            self.create_room,
+            self.room,
+            self.room_for_update,
+            self.set_lobby,
+            self.due,
+            self.reset,
+            self.insert_outbox,
+            self.next_due,
+            self.available,
+            self.claim,
+            self.release,
+            self.mark_published,
+            self.prune_published,
+            self.prune_dead,
+            self.backlog,
+        ]
+    }
+}
+
+/// A database that lobbyd runs on.
+pub(super) trait Dialect: Database {
+    const STATEMENTS: Statements;
+
+    fn migrator() -> sqlx::migrate::Migrator;
+
+    fn rows_affected(done: &Self::QueryResult) -> u64;
+
+    /// Whether the error is about the values of this one statement, so that repeating it is in
+    /// vain.
+    fn refuses_values(error: &Error) -> bool;
+}
+
+/// By the SQL standard, class 22 is about data and class 23 about constraints.
+pub(super) fn sqlstate_refuses_values(error: &Error) -> bool {
+    error
+        .as_database_error()
+        .and_then(DatabaseError::code)
+        .is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::domain::OBJECT_TYPES_WITH_LOBBY;
+
+    #[test]
+    fn the_statements_know_the_same_rooms_as_the_rule() {
+        let listed: Vec<String> = OBJECT_TYPES_WITH_LOBBY
+            .iter()
+            .map(|name| format!("'{name}'"))
+            .collect();
+        let list = format!("object_type IN ({})", listed.join(", "));
+        assert!(usable!().ends_with(&list), "expected {list}");
+    }
+}

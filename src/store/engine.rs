@@ -1,0 +1,530 @@
+//! Every flow of the store, once, for all databases.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::{
+    ColumnIndex, Decode, Encode, Executor, IntoArguments, Pool, Row, Type,
+    migrate::{Migrate, MigrateError},
+    pool::PoolOptions,
+};
+
+use super::{
+    Backlog, Fired, Options, Result, Store, StoreError,
+    dialect::Dialect,
+    session::{self, Session},
+};
+use crate::domain::{
+    Applied, Decision, EventId, Lobby, LobbyChanged, LobbyState, Outgoing, ROOM_UPDATED, Room,
+    RoomId, RoomToken, RoomUpdated, Version, decide,
+};
+
+/// An idle connection may have died without a sign, and each such one costs a wait.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Longest wait for the goodbyes of the connections at the end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The store on one kind of database.
+pub(super) struct SqlStore<D: Dialect> {
+    pool: Pool<D>,
+    /// Longest time that one use of the database may take.
+    limit: Duration,
+}
+
+/// What all three pools have in common.
+pub(super) fn pool_options<D: Dialect>(pool: PoolOptions<D>, options: Options) -> PoolOptions<D> {
+    pool.max_connections(options.max_connections)
+        .acquire_timeout(options.timeout)
+        .idle_timeout(IDLE_TIMEOUT)
+}
+
+impl<D: Dialect> SqlStore<D> {
+    pub(super) fn new(pool: Pool<D>, limit: Duration) -> Self {
+        Self { pool, limit }
+    }
+}
+
+#[async_trait]
+impl<D> Store for SqlStore<D>
+where
+    D: Dialect,
+    for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
+    D::Connection: Migrate,
+    D::Arguments: IntoArguments<D>,
+    for<'v> i64: Encode<'v, D> + Decode<'v, D> + Type<D>,
+    for<'v> Option<i64>: Encode<'v, D>,
+    for<'v> String: Encode<'v, D> + Decode<'v, D> + Type<D>,
+    usize: ColumnIndex<D::Row>,
+{
+    async fn migrate(&self) -> Result<()> {
+        D::migrator()
+            .run(&self.pool)
+            .await
+            .map_err(|error| match error {
+                MigrateError::Execute(cause) => StoreError::Unavailable(cause),
+                other => StoreError::Migration(other),
+            })
+    }
+
+    async fn now(&self) -> Result<DateTime<Utc>> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let row = session.fetch_one(sqlx::query(D::STATEMENTS.now)).await?;
+        session.finish();
+        instant_from_millis(row.try_get(0).map_err(StoreError::unreadable)?)
+    }
+
+    async fn apply(&self, change: &LobbyChanged, received: Version) -> Result<Applied> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        session.begin().await?;
+        let read =
+            sqlx::query(D::STATEMENTS.room_for_update).bind(change.token.as_str().to_owned());
+        let applied = match session.fetch_optional(read).await? {
+            None => Applied::UnknownRoom,
+            Some(row) => {
+                let room = room_of::<D>(&row)?;
+                match decide(&room, change, received) {
+                    Decision::Stale => Applied::Stale,
+                    Decision::NoLobby => Applied::NoLobby,
+                    Decision::Set(lobby, version) => {
+                        let write = sqlx::query(D::STATEMENTS.set_lobby)
+                            .bind(lobby.state.number())
+                            .bind(lobby.timer.map(|timer| timer.timestamp()))
+                            .bind(version.milliseconds())
+                            .bind(room.id.0)
+                            .bind(room.version.milliseconds());
+                        matched(session.execute(write).await?, 1, "lobbyd_rooms")?;
+                        Applied::Set {
+                            lobby,
+                            replaced: room.lobby.scheduled(),
+                        }
+                    }
+                }
+            }
+        };
+        session.commit().await?;
+        Ok(applied)
+    }
+
+    async fn fire_due(
+        &self,
+        now: DateTime<Utc>,
+        limit: u32,
+        claimed_until: Option<DateTime<Utc>>,
+    ) -> Result<Fired> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        session.begin().await?;
+        let look = sqlx::query(D::STATEMENTS.due)
+            .bind(now.timestamp())
+            .bind(i64::from(limit));
+        let due = session.fetch_all(look).await?;
+        let due = due.iter().map(Due::of::<D>).collect::<Result<Vec<_>>>()?;
+        if due.is_empty() {
+            session.commit().await?;
+            return Ok(Fired::default());
+        }
+
+        let resets: Vec<Reset> = due.iter().map(Due::reset).collect();
+        let reset = sqlx::query(D::STATEMENTS.reset).bind(json(&resets)?);
+        matched(session.execute(reset).await?, due.len(), "lobbyd_rooms")?;
+
+        let events = due
+            .iter()
+            .filter(|due| due.state == LobbyState::NonModerators)
+            .map(|due| due.event(now, u32::from(claimed_until.is_some())))
+            .collect::<Result<Vec<_>>>()?;
+        if !events.is_empty() {
+            let available_at = claimed_until.unwrap_or(now).timestamp_millis();
+            let rows: Vec<OutboxRow> = events
+                .iter()
+                .map(|event| OutboxRow::of(event, available_at))
+                .collect();
+            let insert = sqlx::query(D::STATEMENTS.insert_outbox).bind(json(&rows)?);
+            matched(session.execute(insert).await?, rows.len(), "lobbyd_outbox")?;
+        }
+        session.commit().await?;
+        Ok(Fired {
+            tidied: due.len() - events.len(),
+            events,
+        })
+    }
+
+    async fn next_due(&self, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let look = sqlx::query(D::STATEMENTS.next_due).bind(now.timestamp());
+        let row = session.fetch_optional(look).await?;
+        session.finish();
+        row.map(|row| instant_from_seconds(row.try_get(0).map_err(StoreError::unreadable)?))
+            .transpose()
+    }
+
+    async fn claim_outbox(
+        &self,
+        now: DateTime<Utc>,
+        limit: u32,
+        until: DateTime<Utc>,
+    ) -> Result<Vec<Outgoing>> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        session.begin().await?;
+        let look = sqlx::query(D::STATEMENTS.available)
+            .bind(now.timestamp_millis())
+            .bind(i64::from(limit));
+        let rows = session.fetch_all(look).await?;
+        let events = rows
+            .iter()
+            .map(outgoing_of::<D>)
+            .collect::<Result<Vec<_>>>()?;
+        if !events.is_empty() {
+            let ids: Vec<&EventId> = events.iter().map(|event| &event.id).collect();
+            let claim = sqlx::query(D::STATEMENTS.claim)
+                .bind(json(&ids)?)
+                .bind(until.timestamp_millis());
+            matched(session.execute(claim).await?, ids.len(), "lobbyd_outbox")?;
+        }
+        session.commit().await?;
+        Ok(events)
+    }
+
+    async fn release_outbox(&self, ids: &[EventId], available_at: DateTime<Utc>) -> Result<()> {
+        self.update_outbox(D::STATEMENTS.release, ids, available_at)
+            .await
+    }
+
+    async fn mark_published(&self, ids: &[EventId], now: DateTime<Utc>) -> Result<()> {
+        self.update_outbox(D::STATEMENTS.mark_published, ids, now)
+            .await
+    }
+
+    async fn prune_outbox(
+        &self,
+        published_before: DateTime<Utc>,
+        dead_before: DateTime<Utc>,
+    ) -> Result<(u64, u64)> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        session.begin().await?;
+        let history =
+            sqlx::query(D::STATEMENTS.prune_published).bind(published_before.timestamp_millis());
+        let history = session.execute(history).await?;
+        let dead = sqlx::query(D::STATEMENTS.prune_dead).bind(dead_before.timestamp_millis());
+        let dead = session.execute(dead).await?;
+        session.commit().await?;
+        Ok((history, dead))
+    }
+
+    async fn backlog(&self) -> Result<Backlog> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let row = session
+            .fetch_one(sqlx::query(D::STATEMENTS.backlog))
+            .await?;
+        session.finish();
+        let count = |column: usize| -> Result<u64> {
+            let count: i64 = row.try_get(column).map_err(StoreError::unreadable)?;
+            Ok(count.unsigned_abs())
+        };
+        let oldest: Option<i64> = row.try_get(3).map_err(StoreError::unreadable)?;
+        Ok(Backlog {
+            timers_pending: count(0)?,
+            timers_unusable: count(1)?,
+            outbox_pending: count(2)?,
+            outbox_oldest: oldest.map(instant_from_millis).transpose()?,
+        })
+    }
+
+    async fn create_room(&self, token: &RoomToken, room_type: i64, name: &str) -> Result<()> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let insert = sqlx::query(D::STATEMENTS.create_room)
+            .bind(token.as_str().to_owned())
+            .bind(room_type)
+            .bind(name.to_owned());
+        session.execute(insert).await?;
+        session.finish();
+        Ok(())
+    }
+
+    async fn room(&self, token: &RoomToken) -> Result<Option<Room>> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let read = sqlx::query(D::STATEMENTS.room).bind(token.as_str().to_owned());
+        let row = session.fetch_optional(read).await?;
+        session.finish();
+        row.as_ref().map(room_of::<D>).transpose()
+    }
+
+    async fn prepare_all(&self) -> Result<()> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        for sql in D::STATEMENTS.all() {
+            session.prepare(sql).await?;
+        }
+        session.finish();
+        Ok(())
+    }
+
+    async fn close(&self) {
+        session::close(&self.pool, CLOSE_TIMEOUT).await;
+    }
+}
+
+impl<D> SqlStore<D>
+where
+    D: Dialect,
+    for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
+    D::Arguments: IntoArguments<D>,
+    for<'v> i64: Encode<'v, D> + Type<D>,
+    for<'v> String: Encode<'v, D> + Type<D>,
+{
+    /// Runs a statement over a set of events. It may match fewer: another worker that took over an
+    /// expired claim may have been faster, which is as good.
+    async fn update_outbox(
+        &self,
+        sql: &'static str,
+        ids: &[EventId],
+        instant: DateTime<Utc>,
+    ) -> Result<()> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let update = sqlx::query(sql)
+            .bind(json(ids)?)
+            .bind(instant.timestamp_millis());
+        session.execute(update).await?;
+        session.finish();
+        Ok(())
+    }
+}
+
+/// A room whose timer is due, locked.
+struct Due {
+    id: RoomId,
+    token: RoomToken,
+    room_type: i64,
+    state: LobbyState,
+    timer: DateTime<Utc>,
+    version: Version,
+    sip_enabled: i64,
+}
+
+impl Due {
+    /// Reads a row of `Statements::due`.
+    fn of<D>(row: &D::Row) -> Result<Self>
+    where
+        D: Dialect,
+        for<'v> i64: Decode<'v, D> + Type<D>,
+        for<'v> String: Decode<'v, D> + Type<D>,
+        usize: ColumnIndex<D::Row>,
+    {
+        let read = || -> sqlx::Result<_> {
+            Ok((
+                row.try_get(0)?,
+                row.try_get(1)?,
+                row.try_get(2)?,
+                row.try_get::<i64, _>(3)?,
+                row.try_get(4)?,
+                row.try_get(5)?,
+                row.try_get(6)?,
+            ))
+        };
+        let (id, token, room_type, state, timer, version, sip_enabled) =
+            read().map_err(StoreError::unreadable)?;
+        Ok(Self {
+            id: RoomId(id),
+            token: RoomToken::stored(token),
+            room_type,
+            state: lobby_state(state)?,
+            timer: instant_from_seconds(timer)?,
+            version: Version::stored(version),
+            sip_enabled,
+        })
+    }
+
+    /// The smallest newer version: a setting that was made before this reset, but arrives after
+    /// it, is still newer, and wins (P4). A room that is only tidied keeps its version.
+    fn next_version(&self) -> Version {
+        match self.state {
+            LobbyState::None => self.version,
+            LobbyState::NonModerators => self.version.next(),
+        }
+    }
+
+    fn reset(&self) -> Reset {
+        Reset {
+            id: self.id.0,
+            timer: self.timer.timestamp(),
+            version: self.next_version().milliseconds(),
+        }
+    }
+
+    fn event(&self, fired_at: DateTime<Utc>, attempt: u32) -> Result<Outgoing> {
+        let data = RoomUpdated::timer_reached(
+            &self.token,
+            self.room_type,
+            self.sip_enabled,
+            self.next_version(),
+            self.timer,
+            fired_at,
+        );
+        Ok(Outgoing {
+            id: EventId::new(),
+            event_type: ROOM_UPDATED.to_owned(),
+            token: self.token.clone(),
+            data: json(&data)?,
+            created_at: fired_at,
+            due_at: Some(self.timer),
+            attempt,
+        })
+    }
+}
+
+/// One element of the JSON of `Statements::reset`.
+#[derive(Serialize)]
+struct Reset {
+    id: i64,
+    timer: i64,
+    version: i64,
+}
+
+/// One element of the JSON of `Statements::insert_outbox`.
+#[derive(Serialize)]
+struct OutboxRow<'a> {
+    id: &'a EventId,
+    r#type: &'a str,
+    token: &'a str,
+    data: &'a str,
+    created_at: i64,
+    due_at: Option<i64>,
+    available_at: i64,
+    attempts: u32,
+}
+
+impl<'a> OutboxRow<'a> {
+    fn of(event: &'a Outgoing, available_at: i64) -> Self {
+        Self {
+            id: &event.id,
+            r#type: &event.event_type,
+            token: event.token.as_str(),
+            data: &event.data,
+            created_at: event.created_at.timestamp_millis(),
+            due_at: event.due_at.map(|due_at| due_at.timestamp()),
+            available_at,
+            attempts: event.attempt,
+        }
+    }
+}
+
+/// Reads a row of `Statements::room`: id, token, type, object type, state, timer, version, timer
+/// reached, SIP.
+fn room_of<D>(row: &D::Row) -> Result<Room>
+where
+    D: Dialect,
+    for<'v> i64: Decode<'v, D> + Type<D>,
+    for<'v> String: Decode<'v, D> + Type<D>,
+    usize: ColumnIndex<D::Row>,
+{
+    let read = || -> sqlx::Result<_> {
+        Ok((
+            row.try_get(0)?,
+            row.try_get(1)?,
+            row.try_get(2)?,
+            row.try_get(3)?,
+            row.try_get::<i64, _>(4)?,
+            row.try_get::<Option<i64>, _>(5)?,
+            row.try_get(6)?,
+            row.try_get::<Option<i64>, _>(7)?,
+            row.try_get(8)?,
+        ))
+    };
+    let (id, token, room_type, object_type, state, timer, version, timer_reached, sip_enabled) =
+        read().map_err(StoreError::unreadable)?;
+    Ok(Room {
+        id: RoomId(id),
+        token: RoomToken::stored(token),
+        room_type,
+        object_type,
+        lobby: Lobby {
+            state: lobby_state(state)?,
+            timer: timer.map(instant_from_seconds).transpose()?,
+        },
+        version: Version::stored(version),
+        timer_reached: timer_reached.map(instant_from_seconds).transpose()?,
+        sip_enabled,
+    })
+}
+
+/// Reads a row of `Statements::available`: id, type, token, data, created at, due at, attempts so
+/// far.
+fn outgoing_of<D>(row: &D::Row) -> Result<Outgoing>
+where
+    D: Dialect,
+    for<'v> i64: Decode<'v, D> + Type<D>,
+    for<'v> String: Decode<'v, D> + Type<D>,
+    usize: ColumnIndex<D::Row>,
+{
+    let read = || -> sqlx::Result<_> {
+        Ok((
+            row.try_get(0)?,
+            row.try_get(1)?,
+            row.try_get(2)?,
+            row.try_get(3)?,
+            row.try_get(4)?,
+            row.try_get::<Option<i64>, _>(5)?,
+            row.try_get::<i64, _>(6)?,
+        ))
+    };
+    let (id, event_type, token, data, created_at, due_at, attempts) =
+        read().map_err(StoreError::unreadable)?;
+    Ok(Outgoing {
+        id: EventId::stored(id),
+        event_type,
+        token: RoomToken::stored(token),
+        data,
+        created_at: instant_from_millis(created_at)?,
+        due_at: due_at.map(instant_from_seconds).transpose()?,
+        attempt: u32::try_from(attempts)
+            .unwrap_or(u32::MAX)
+            .saturating_add(1),
+    })
+}
+
+fn lobby_state(number: i64) -> Result<LobbyState> {
+    LobbyState::from_number(number)
+        .ok_or_else(|| StoreError::Corrupt(format!("{number} is no lobby state")))
+}
+
+fn instant_from_seconds(seconds: i64) -> Result<DateTime<Utc>> {
+    DateTime::from_timestamp(seconds, 0)
+        .ok_or_else(|| StoreError::Corrupt(format!("{seconds} is no instant")))
+}
+
+fn instant_from_millis(milliseconds: i64) -> Result<DateTime<Utc>> {
+    DateTime::from_timestamp_millis(milliseconds)
+        .ok_or_else(|| StoreError::Corrupt(format!("{milliseconds} is no instant")))
+}
+
+/// A set of values as the one parameter that all three databases can read as a table.
+fn json(values: &(impl Serialize + ?Sized)) -> Result<String> {
+    serde_json::to_string(values)
+        .map_err(|error| StoreError::Corrupt(format!("cannot be written as JSON: {error}")))
+}
+
+/// Checks that a guarded statement matched just the rows that were locked for it. Anything else
+/// undoes the transaction.
+fn matched(rows: u64, expected: usize, table: &'static str) -> Result<()> {
+    if usize::try_from(rows) == Ok(expected) {
+        return Ok(());
+    }
+    Err(StoreError::Corrupt(format!(
+        "{table}: a statement changed {rows} rows, {expected} were locked for it"
+    )))
+}
+
+impl StoreError {
+    pub(super) fn unusable_url(error: sqlx::Error) -> Self {
+        // The error of the URL's parser does not repeat the URL, which may hold a password.
+        Self::Url(match error {
+            sqlx::Error::Configuration(cause) => cause.to_string(),
+            other => other.to_string(),
+        })
+    }
+
+    fn unreadable(error: sqlx::Error) -> Self {
+        Self::Corrupt(format!("a column has an unexpected type: {error}"))
+    }
+}

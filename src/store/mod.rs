@@ -1,0 +1,161 @@
+//! What lobbyd keeps, and the only place that knows SQL.
+//!
+//! Every method of [`Store`] is a whole use case in one transaction, so nobody outside can write
+//! half of one. The rules come from `domain`; this module never decides when to look again, it
+//! does not retry, and it publishes nothing. All loops and the command line use it.
+//!
+//! One engine ([`engine`]) runs the same flow on all databases; only the texts of the statements
+//! differ ([`dialect`]). To add a statement: name it in `Statements`, and the compiler asks for it
+//! in all three tables.
+
+mod dialect;
+mod engine;
+mod mysql;
+mod postgres;
+mod session;
+mod sqlite;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use crate::domain::{Applied, EventId, LobbyChanged, Outgoing, Room, RoomToken, Version};
+
+/// Result of a store method.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Why a store method failed, by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Not reachable, too slow, busy, without tables or without permission: what was asked may
+    /// work later, so it is asked again.
+    #[error("database cannot do its work now")]
+    Unavailable(#[source] sqlx::Error),
+    /// No answer within the time that one use of the database may take.
+    #[error("database did not answer within {0:?}")]
+    TimedOut(Duration),
+    /// The values themselves were refused, and would be again.
+    #[error("database refused the values")]
+    Rejected(#[source] sqlx::Error),
+    /// A row that this version of lobbyd cannot read.
+    #[error("{0}")]
+    Corrupt(String),
+    /// The migrations could not be applied.
+    #[error("database could not be brought up to date")]
+    Migration(#[source] sqlx::migrate::MigrateError),
+    /// The URL cannot be used.
+    #[error("{0}")]
+    Url(String),
+}
+
+/// One batch of fired timers.
+#[derive(Debug, Default)]
+pub struct Fired {
+    /// The event of each room that was reset.
+    pub events: Vec<Outgoing>,
+    /// Rooms that were open already and only lost their timer.
+    pub tidied: usize,
+}
+
+/// How much waits, for metrics and the daily summary.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Scheduled timers.
+    pub timers_pending: u64,
+    /// Rows with a timer that can never fire: a type or object without lobby.
+    pub timers_unusable: u64,
+    /// Events without confirm.
+    pub outbox_pending: u64,
+    /// When the oldest of them was made.
+    pub outbox_oldest: Option<DateTime<Utc>>,
+}
+
+/// What lobbyd keeps. Every method is one transaction: it happens wholly or not at all, and may be
+/// repeated after an error. A future that is dropped midway leaves nothing behind but a closed
+/// connection.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Brings the database up to date. Several processes may do so at once.
+    async fn migrate(&self) -> Result<()>;
+
+    /// The database's time, the one clock of all workers, in milliseconds rounded down.
+    async fn now(&self) -> Result<DateTime<Utc>>;
+
+    /// Takes in one change: arms, moves or disarms the room's timer. `received` is the version of
+    /// a change that has none.
+    async fn apply(&self, change: &LobbyChanged, received: Version) -> Result<Applied>;
+
+    /// Resets the rooms whose timer is due at `now`, at most `limit`, the longest overdue first,
+    /// and writes their events to the outbox. Rooms that another worker is firing are passed over.
+    ///
+    /// With `claimed_until` the events are claimed for the caller, who then publishes them.
+    async fn fire_due(
+        &self,
+        now: DateTime<Utc>,
+        limit: u32,
+        claimed_until: Option<DateTime<Utc>>,
+    ) -> Result<Fired>;
+
+    /// The first instant after `now` at which a timer is due.
+    async fn next_due(&self, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>>;
+
+    /// Claims unpublished events that nobody else holds, at most `limit`, until `until`.
+    async fn claim_outbox(
+        &self,
+        now: DateTime<Utc>,
+        limit: u32,
+        until: DateTime<Utc>,
+    ) -> Result<Vec<Outgoing>>;
+
+    /// Gives claimed events back; they can be claimed again from `available_at` on.
+    async fn release_outbox(&self, ids: &[EventId], available_at: DateTime<Utc>) -> Result<()>;
+
+    /// Notes that the events were confirmed at `now`; they stay as history.
+    async fn mark_published(&self, ids: &[EventId], now: DateTime<Utc>) -> Result<()>;
+
+    /// Deletes events that were published before `published_before`, and events that were made
+    /// before `dead_before` and that nothing ever took. Returns the numbers of both.
+    async fn prune_outbox(
+        &self,
+        published_before: DateTime<Utc>,
+        dead_before: DateTime<Utc>,
+    ) -> Result<(u64, u64)>;
+
+    /// Counts what waits. Costs a look at every pending timer's index entry.
+    async fn backlog(&self) -> Result<Backlog>;
+
+    /// Makes a room without lobby.
+    async fn create_room(&self, token: &RoomToken, room_type: i64, name: &str) -> Result<()>;
+
+    /// Reads a room.
+    async fn room(&self, token: &RoomToken) -> Result<Option<Room>>;
+
+    /// Has the database parse and plan every statement, so that none fails when it is needed.
+    async fn prepare_all(&self) -> Result<()>;
+
+    /// Closes the connections, waiting at most a moment.
+    async fn close(&self);
+}
+
+/// How to reach the database.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Upper bound of open connections.
+    pub max_connections: u32,
+    /// Longest time that one use of the database may take, waiting for a connection included.
+    pub timeout: Duration,
+}
+
+/// Opens the store that the URL names. Connects when it is first used, so it succeeds while the
+/// database is away; only a URL that cannot be used is an error.
+pub fn connect(url: &str, options: Options) -> Result<Arc<dyn Store>> {
+    match url.split_once(':').map(|(scheme, _)| scheme) {
+        Some("sqlite") => sqlite::connect(url, options),
+        Some("postgres" | "postgresql") => postgres::connect(url, options),
+        Some("mysql" | "mariadb") => mysql::connect(url, options),
+        Some(_) | None => Err(StoreError::Url(
+            "expected sqlite:, postgres: or mysql:".to_owned(),
+        )),
+    }
+}

@@ -1,0 +1,180 @@
+//! The statements for MariaDB and MySQL, in the syntax that both have.
+//!
+//! `FROM_UNIXTIME` ends in 2038 on MariaDB, so instants are counted from 1970 with `INTERVAL`.
+//! Updates of many rows join the JSON table, because MariaDB does not optimise `IN (SELECT …)` in
+//! an update. `STRAIGHT_JOIN` keeps the small side first.
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::{
+    Error, Executor, MySql,
+    mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlQueryResult},
+};
+
+use super::{
+    Options, Result, Store, StoreError,
+    dialect::{Dialect, Statements, sqlstate_refuses_values, usable},
+    engine::{SqlStore, pool_options},
+};
+
+/// Reads a room by its token.
+macro_rules! room {
+    () => {
+        "\
+        SELECT id, token, CAST(type AS SIGNED), object_type, CAST(lobby_state AS SIGNED),
+               TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_timer), lobby_version,
+               TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_timer_reached),
+               CAST(sip_enabled AS SIGNED)
+        FROM lobbyd_rooms WHERE token = ?"
+    };
+}
+
+/// A JSON array of event ids, as a table.
+macro_rules! ids {
+    () => {
+        "JSON_TABLE(?, '$[*]' COLUMNS (id CHAR(36) PATH '$')) AS ids"
+    };
+}
+
+const STATEMENTS: Statements = Statements {
+    begin: "START TRANSACTION",
+    now: "SELECT CAST(FLOOR(UNIX_TIMESTAMP(NOW(3)) * 1000) AS SIGNED)",
+    create_room: "\
+        INSERT INTO lobbyd_rooms (token, type, name) VALUES (?, ?, ?)",
+    room: room!(),
+    room_for_update: concat!(room!(), " FOR UPDATE"),
+    set_lobby: "\
+        UPDATE lobbyd_rooms
+        SET lobby_state = ?, lobby_timer = '1970-01-01' + INTERVAL ? SECOND, lobby_version = ?
+        WHERE id = ? AND lobby_version = ?",
+    due: concat!(
+        "\
+        SELECT id, token, CAST(type AS SIGNED), CAST(lobby_state AS SIGNED),
+               TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_timer), lobby_version,
+               CAST(sip_enabled AS SIGNED)
+        FROM lobbyd_rooms
+        WHERE lobby_timer <= '1970-01-01' + INTERVAL ? SECOND AND ",
+        usable!(),
+        "
+        ORDER BY lobby_timer, id LIMIT ?
+        FOR UPDATE SKIP LOCKED"
+    ),
+    reset: "\
+        UPDATE JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$.id', timer BIGINT PATH '$.timer',
+                                             version BIGINT PATH '$.version')) AS due
+        STRAIGHT_JOIN lobbyd_rooms AS room ON room.id = due.id
+        SET room.lobby_state = 0, room.lobby_timer = NULL, room.lobby_version = due.version,
+            room.lobby_timer_reached = '1970-01-01' + INTERVAL due.timer SECOND
+        WHERE TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer) = due.timer",
+    insert_outbox: "\
+        INSERT INTO lobbyd_outbox
+               (id, type, token, data, created_at, due_at, available_at, attempts)
+        SELECT id, type, token, data, '1970-01-01' + INTERVAL created_at * 1000 MICROSECOND,
+               '1970-01-01' + INTERVAL due_at SECOND,
+               '1970-01-01' + INTERVAL available_at * 1000 MICROSECOND, attempts
+        FROM JSON_TABLE(?, '$[*]' COLUMNS (
+                 id CHAR(36) PATH '$.id', type VARCHAR(64) PATH '$.type',
+                 token VARCHAR(32) PATH '$.token', data TEXT PATH '$.data',
+                 created_at BIGINT PATH '$.created_at', due_at BIGINT PATH '$.due_at',
+                 available_at BIGINT PATH '$.available_at', attempts INT PATH '$.attempts'
+             )) AS new_rows",
+    next_due: concat!(
+        "\
+        SELECT TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_timer) FROM lobbyd_rooms
+        WHERE lobby_timer > '1970-01-01' + INTERVAL ? SECOND AND ",
+        usable!(),
+        "
+        ORDER BY lobby_timer LIMIT 1"
+    ),
+    available: "\
+        SELECT id, type, token, data,
+               TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000,
+               TIMESTAMPDIFF(SECOND, '1970-01-01', due_at), CAST(attempts AS SIGNED)
+        FROM lobbyd_outbox
+        WHERE published_at IS NULL
+          AND available_at <= '1970-01-01' + INTERVAL ? * 1000 MICROSECOND
+        ORDER BY available_at, id LIMIT ?
+        FOR UPDATE SKIP LOCKED",
+    claim: concat!(
+        "UPDATE ",
+        ids!(),
+        " STRAIGHT_JOIN lobbyd_outbox AS event ON event.id = ids.id
+        SET event.available_at = '1970-01-01' + INTERVAL ? * 1000 MICROSECOND,
+            event.attempts = event.attempts + 1"
+    ),
+    release: concat!(
+        "UPDATE ",
+        ids!(),
+        " STRAIGHT_JOIN lobbyd_outbox AS event ON event.id = ids.id
+        SET event.available_at = '1970-01-01' + INTERVAL ? * 1000 MICROSECOND
+        WHERE event.published_at IS NULL"
+    ),
+    mark_published: concat!(
+        "UPDATE ",
+        ids!(),
+        " STRAIGHT_JOIN lobbyd_outbox AS event ON event.id = ids.id
+        SET event.published_at = '1970-01-01' + INTERVAL ? * 1000 MICROSECOND
+        WHERE event.published_at IS NULL"
+    ),
+    prune_published: "\
+        DELETE FROM lobbyd_outbox
+        WHERE published_at < '1970-01-01' + INTERVAL ? * 1000 MICROSECOND",
+    prune_dead: "\
+        DELETE FROM lobbyd_outbox
+        WHERE published_at IS NULL
+          AND created_at < '1970-01-01' + INTERVAL ? * 1000 MICROSECOND",
+    backlog: concat!(
+        "\
+        SELECT (SELECT count(*) FROM lobbyd_rooms
+                WHERE lobby_timer IS NOT NULL AND lobby_state = 1 AND ",
+        usable!(),
+        "),
+               (SELECT count(*) FROM lobbyd_rooms
+                WHERE lobby_timer IS NOT NULL
+                  AND NOT (",
+        usable!(),
+        ")),
+               (SELECT count(*) FROM lobbyd_outbox WHERE published_at IS NULL),
+               (SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', min(created_at)) DIV 1000
+                FROM lobbyd_outbox WHERE published_at IS NULL)"
+    ),
+};
+
+impl Dialect for MySql {
+    const STATEMENTS: Statements = STATEMENTS;
+
+    fn migrator() -> sqlx::migrate::Migrator {
+        sqlx::migrate!("migrations/mysql")
+    }
+
+    fn rows_affected(done: &MySqlQueryResult) -> u64 {
+        done.rows_affected()
+    }
+
+    fn refuses_values(error: &Error) -> bool {
+        sqlstate_refuses_values(error)
+    }
+}
+
+pub(super) fn connect(url: &str, options: Options) -> Result<Arc<dyn Store>> {
+    let connect: MySqlConnectOptions = url.parse().map_err(StoreError::unusable_url)?;
+    // With the default, repeatable read, the range of due timers would be locked against the
+    // arming of new ones. Lock waits end before the use of the connection does.
+    let setup = format!(
+        "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, \
+         SESSION innodb_lock_wait_timeout = {}",
+        lock_wait_seconds(options.timeout)
+    );
+    let pool = pool_options(MySqlPoolOptions::new(), options)
+        .after_connect(move |connection, _| {
+            let setup = sqlx::AssertSqlSafe(setup.clone());
+            Box::pin(async move { connection.execute(setup).await.map(|_done| ()) })
+        })
+        .connect_lazy_with(connect);
+    Ok(Arc::new(SqlStore::new(pool, options.timeout)))
+}
+
+/// Whole seconds, at least one: MySQL has nothing finer.
+fn lock_wait_seconds(limit: Duration) -> u64 {
+    limit.as_secs().saturating_sub(1).max(1)
+}

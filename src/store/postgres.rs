@@ -1,0 +1,138 @@
+//! PostgreSQL's statements. SQLite takes over most of them.
+
+use std::sync::Arc;
+
+use sqlx::{
+    Error, Postgres,
+    postgres::{PgConnectOptions, PgPoolOptions, PgQueryResult},
+};
+
+use super::{
+    Options, Result, Store, StoreError,
+    dialect::{Dialect, Statements, sqlstate_refuses_values, usable},
+    engine::{SqlStore, pool_options},
+};
+
+/// Reads a room by its token.
+macro_rules! room {
+    () => {
+        "\
+        SELECT id, token, type::bigint, object_type, lobby_state::bigint,
+               floor(extract(epoch FROM lobby_timer))::bigint, lobby_version,
+               floor(extract(epoch FROM lobby_timer_reached))::bigint, sip_enabled::bigint
+        FROM lobbyd_rooms WHERE token = $1"
+    };
+}
+
+pub(super) const STATEMENTS: Statements = Statements {
+    begin: "BEGIN",
+    now: "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint",
+    create_room: "\
+        INSERT INTO lobbyd_rooms (token, type, name) VALUES ($1, $2, $3)",
+    room: room!(),
+    room_for_update: concat!(room!(), " FOR UPDATE"),
+    set_lobby: "\
+        UPDATE lobbyd_rooms
+        SET lobby_state = $1, lobby_timer = to_timestamp($2), lobby_version = $3
+        WHERE id = $4 AND lobby_version = $5",
+    due: concat!(
+        "\
+        SELECT id, token, type::bigint, lobby_state::bigint,
+               floor(extract(epoch FROM lobby_timer))::bigint, lobby_version, sip_enabled::bigint
+        FROM lobbyd_rooms
+        WHERE lobby_timer <= to_timestamp($1) AND ",
+        usable!(),
+        "
+        ORDER BY lobby_timer, id LIMIT $2
+        FOR UPDATE SKIP LOCKED"
+    ),
+    reset: "\
+        UPDATE lobbyd_rooms AS room
+        SET lobby_state = 0, lobby_timer = NULL, lobby_version = due.version,
+            lobby_timer_reached = room.lobby_timer
+        FROM json_to_recordset(CAST($1 AS json)) AS due(id bigint, timer bigint, version bigint)
+        WHERE room.id = due.id AND floor(extract(epoch FROM room.lobby_timer)) = due.timer",
+    insert_outbox: "\
+        INSERT INTO lobbyd_outbox
+               (id, type, token, data, created_at, due_at, available_at, attempts)
+        SELECT id, type, token, data, to_timestamp(created_at / 1000.0), to_timestamp(due_at),
+               to_timestamp(available_at / 1000.0), attempts
+        FROM json_to_recordset(CAST($1 AS json))
+             AS new(id text, type text, token text, data text, created_at bigint, due_at bigint,
+                    available_at bigint, attempts integer)",
+    next_due: concat!(
+        "\
+        SELECT floor(extract(epoch FROM lobby_timer))::bigint FROM lobbyd_rooms
+        WHERE lobby_timer > to_timestamp($1) AND ",
+        usable!(),
+        "
+        ORDER BY lobby_timer LIMIT 1"
+    ),
+    available: "\
+        SELECT id, type, token, data, floor(extract(epoch FROM created_at) * 1000)::bigint,
+               floor(extract(epoch FROM due_at))::bigint, attempts::bigint
+        FROM lobbyd_outbox
+        WHERE published_at IS NULL AND available_at <= to_timestamp($1 / 1000.0)
+        ORDER BY available_at, id LIMIT $2
+        FOR UPDATE SKIP LOCKED",
+    claim: "\
+        UPDATE lobbyd_outbox
+        SET available_at = to_timestamp($2 / 1000.0), attempts = attempts + 1
+        WHERE id IN (SELECT json_array_elements_text(CAST($1 AS json)))",
+    release: "\
+        UPDATE lobbyd_outbox SET available_at = to_timestamp($2 / 1000.0)
+        WHERE published_at IS NULL
+          AND id IN (SELECT json_array_elements_text(CAST($1 AS json)))",
+    mark_published: "\
+        UPDATE lobbyd_outbox SET published_at = to_timestamp($2 / 1000.0)
+        WHERE published_at IS NULL
+          AND id IN (SELECT json_array_elements_text(CAST($1 AS json)))",
+    prune_published: "\
+        DELETE FROM lobbyd_outbox WHERE published_at < to_timestamp($1 / 1000.0)",
+    prune_dead: "\
+        DELETE FROM lobbyd_outbox
+        WHERE published_at IS NULL AND created_at < to_timestamp($1 / 1000.0)",
+    backlog: concat!(
+        "\
+        SELECT (SELECT count(*) FROM lobbyd_rooms
+                WHERE lobby_timer IS NOT NULL AND lobby_state = 1 AND ",
+        usable!(),
+        "),
+               (SELECT count(*) FROM lobbyd_rooms
+                WHERE lobby_timer IS NOT NULL
+                  AND NOT (",
+        usable!(),
+        ")),
+               (SELECT count(*) FROM lobbyd_outbox WHERE published_at IS NULL),
+               (SELECT floor(extract(epoch FROM min(created_at)) * 1000)::bigint
+                FROM lobbyd_outbox WHERE published_at IS NULL)"
+    ),
+};
+
+impl Dialect for Postgres {
+    const STATEMENTS: Statements = STATEMENTS;
+
+    fn migrator() -> sqlx::migrate::Migrator {
+        sqlx::migrate!("migrations/postgres")
+    }
+
+    fn rows_affected(done: &PgQueryResult) -> u64 {
+        done.rows_affected()
+    }
+
+    fn refuses_values(error: &Error) -> bool {
+        sqlstate_refuses_values(error)
+    }
+}
+
+pub(super) fn connect(url: &str, options: Options) -> Result<Arc<dyn Store>> {
+    let connect: PgConnectOptions = url.parse().map_err(StoreError::unusable_url)?;
+    // The server gives up as well, so that a statement whose client is gone holds no lock.
+    let limit = options.timeout.as_millis().to_string();
+    let connect = connect.application_name("lobbyd").options([
+        ("statement_timeout", limit.as_str()),
+        ("idle_in_transaction_session_timeout", limit.as_str()),
+    ]);
+    let pool = pool_options(PgPoolOptions::new(), options).connect_lazy_with(connect);
+    Ok(Arc::new(SqlStore::new(pool, options.timeout)))
+}

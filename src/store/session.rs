@@ -1,0 +1,141 @@
+//! One bounded use of a pooled connection.
+//!
+//! sqlx 0.9 loses a pool's permits for ever when a connection whose peer died silently is given
+//! back (its issue 4349). So a connection goes back only after it has answered everything that it
+//! was asked, and going back is bounded too. One that timed out, failed, or whose future was
+//! dropped is closed instead, and the database rolls back what it had open.
+
+use std::{future::Future, time::Duration};
+
+use sqlx::{
+    Connection, Database, Executor, IntoArguments, Pool, pool::PoolConnection, query::Query,
+};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{Result, StoreError, dialect::Dialect};
+
+/// A statement with its values.
+pub(super) type Statement<D> = Query<'static, D, <D as Database>::Arguments>;
+
+/// A connection on loan, until its deadline.
+pub(super) struct Session<D: Dialect> {
+    /// `None` once it is on its way back to the pool.
+    connection: Option<PoolConnection<D>>,
+    deadline: Instant,
+    limit: Duration,
+}
+
+impl<D> Session<D>
+where
+    D: Dialect,
+    for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
+    D::Arguments: IntoArguments<D>,
+{
+    /// Borrows a connection. All that is done with it has to be done within `limit`.
+    pub(super) async fn open(pool: &Pool<D>, limit: Duration) -> Result<Self> {
+        let deadline = Instant::now() + limit;
+        let connection = bounded::<D, _>(deadline, limit, pool.acquire()).await?;
+        Ok(Self {
+            connection: Some(connection),
+            deadline,
+            limit,
+        })
+    }
+
+    pub(super) async fn begin(&mut self) -> Result<()> {
+        self.execute(sqlx::query(D::STATEMENTS.begin))
+            .await
+            .map(|_rows| ())
+    }
+
+    /// Makes the changes durable and gives the connection back.
+    pub(super) async fn commit(mut self) -> Result<()> {
+        self.execute(sqlx::query("COMMIT")).await?;
+        self.finish();
+        Ok(())
+    }
+
+    pub(super) async fn fetch_all(&mut self, statement: Statement<D>) -> Result<Vec<D::Row>> {
+        let (deadline, limit) = (self.deadline, self.limit);
+        bounded::<D, _>(deadline, limit, statement.fetch_all(self.connection())).await
+    }
+
+    pub(super) async fn fetch_optional(
+        &mut self,
+        statement: Statement<D>,
+    ) -> Result<Option<D::Row>> {
+        let (deadline, limit) = (self.deadline, self.limit);
+        bounded::<D, _>(deadline, limit, statement.fetch_optional(self.connection())).await
+    }
+
+    pub(super) async fn fetch_one(&mut self, statement: Statement<D>) -> Result<D::Row> {
+        let (deadline, limit) = (self.deadline, self.limit);
+        bounded::<D, _>(deadline, limit, statement.fetch_one(self.connection())).await
+    }
+
+    /// Returns the number of rows that the statement matched.
+    pub(super) async fn execute(&mut self, statement: Statement<D>) -> Result<u64> {
+        let (deadline, limit) = (self.deadline, self.limit);
+        let done = bounded::<D, _>(deadline, limit, statement.execute(self.connection())).await?;
+        Ok(D::rows_affected(&done))
+    }
+
+    /// Has the database parse the statement without running it.
+    pub(super) async fn prepare(&mut self, sql: &'static str) -> Result<()> {
+        let (deadline, limit) = (self.deadline, self.limit);
+        let sql = sqlx::SqlSafeStr::into_sql_str(sql);
+        bounded::<D, _>(deadline, limit, self.connection().prepare(sql))
+            .await
+            .map(|_statement| ())
+    }
+
+    /// Gives the connection back to the pool.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "sqlx itself spawns the return, but without a bound; this one ends within `limit`"
+    )]
+    pub(super) fn finish(mut self) {
+        if let Some(mut connection) = self.connection.take() {
+            let back = timeout(self.limit, async move { connection.return_to_pool().await });
+            drop(tokio::spawn(back));
+        }
+    }
+
+    fn connection(&mut self) -> &mut D::Connection {
+        self.connection
+            .as_mut()
+            .expect("a session has its connection until it is finished")
+    }
+}
+
+impl<D: Dialect> Drop for Session<D> {
+    /// Closes a connection that was not finished: its state is not known.
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            drop(connection.detach());
+        }
+    }
+}
+
+async fn bounded<D: Dialect, T>(
+    deadline: Instant,
+    limit: Duration,
+    work: impl Future<Output = sqlx::Result<T>>,
+) -> Result<T> {
+    match timeout_at(deadline, work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => Err(StoreError::TimedOut(limit)),
+        Ok(Err(error)) if D::refuses_values(&error) => Err(StoreError::Rejected(error)),
+        Ok(Err(error)) => Err(StoreError::Unavailable(error)),
+    }
+}
+
+/// Closes the pool, but waits no longer than `limit` for its connections to say goodbye.
+pub(super) async fn close<D: Database>(pool: &Pool<D>, limit: Duration)
+where
+    D::Connection: Connection,
+{
+    if timeout(limit, pool.close()).await.is_err() {
+        tracing::debug!("database connections were closed without a goodbye");
+    }
+}

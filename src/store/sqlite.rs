@@ -1,0 +1,149 @@
+//! SQLite's statements: PostgreSQL's, except where the two differ.
+//!
+//! Instants are text, `YYYY-MM-DD HH:MM:SS` in UTC, as SQLite's own functions write them: it sorts
+//! by time, and a person can write it.
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::{
+    Error, Sqlite,
+    error::DatabaseError,
+    sqlite::{
+        SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteQueryResult,
+        SqliteSynchronous,
+    },
+};
+
+use super::{
+    Options, Result, Store, StoreError,
+    dialect::{Dialect, Statements, usable},
+    engine::{SqlStore, pool_options},
+    postgres,
+};
+
+/// How long a writer waits for another one, as a part of the time that one use may take: what is
+/// left is for the work itself.
+const BUSY_SHARE: f64 = 0.8;
+
+/// Reads a room by its token.
+macro_rules! room {
+    () => {
+        "\
+        SELECT id, token, type, object_type, lobby_state, unixepoch(lobby_timer), lobby_version,
+               unixepoch(lobby_timer_reached), sip_enabled
+        FROM lobbyd_rooms WHERE token = $1"
+    };
+}
+
+const STATEMENTS: Statements = Statements {
+    // A transaction that reads first and then writes fails at once if another one wrote in
+    // between, whatever the busy timeout, unless it takes the write lock at its beginning.
+    begin: "BEGIN IMMEDIATE",
+    now: "SELECT CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER)",
+    room: room!(),
+    room_for_update: room!(),
+    set_lobby: "\
+        UPDATE lobbyd_rooms
+        SET lobby_state = $1, lobby_timer = datetime($2, 'unixepoch'), lobby_version = $3
+        WHERE id = $4 AND lobby_version = $5",
+    due: concat!("\
+        SELECT id, token, type, lobby_state, unixepoch(lobby_timer), lobby_version, sip_enabled
+        FROM lobbyd_rooms
+        WHERE lobby_timer <= datetime($1, 'unixepoch') AND ", usable!(), "
+        ORDER BY lobby_timer, id LIMIT $2"),
+    reset: "\
+        UPDATE lobbyd_rooms
+        SET lobby_state = 0, lobby_timer = NULL, lobby_version = due.value ->> 'version',
+            lobby_timer_reached = lobby_timer
+        FROM json_each($1) AS due
+        WHERE lobbyd_rooms.id = due.value ->> 'id'
+          AND unixepoch(lobby_timer) = due.value ->> 'timer'",
+    insert_outbox: "\
+        INSERT INTO lobbyd_outbox
+               (id, type, token, data, created_at, due_at, available_at, attempts)
+        SELECT value ->> 'id', value ->> 'type', value ->> 'token', value ->> 'data',
+               strftime('%Y-%m-%d %H:%M:%f', (value ->> 'created_at') / 1000.0, 'unixepoch'),
+               datetime(value ->> 'due_at', 'unixepoch'),
+               strftime('%Y-%m-%d %H:%M:%f', (value ->> 'available_at') / 1000.0, 'unixepoch'),
+               value ->> 'attempts'
+        FROM json_each($1)",
+    next_due: concat!("\
+        SELECT unixepoch(lobby_timer) FROM lobbyd_rooms
+        WHERE lobby_timer > datetime($1, 'unixepoch') AND ", usable!(), "
+        ORDER BY lobby_timer LIMIT 1"),
+    available: "\
+        SELECT id, type, token, data, CAST(round(unixepoch(created_at, 'subsec') * 1000) AS INTEGER),
+               unixepoch(due_at), attempts
+        FROM lobbyd_outbox
+        WHERE published_at IS NULL
+          AND available_at <= strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')
+        ORDER BY available_at, id LIMIT $2",
+    claim: "\
+        UPDATE lobbyd_outbox
+        SET available_at = strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch'),
+            attempts = attempts + 1
+        WHERE id IN (SELECT value FROM json_each($1))",
+    release: "\
+        UPDATE lobbyd_outbox
+        SET available_at = strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch')
+        WHERE published_at IS NULL AND id IN (SELECT value FROM json_each($1))",
+    mark_published: "\
+        UPDATE lobbyd_outbox
+        SET published_at = strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch')
+        WHERE published_at IS NULL AND id IN (SELECT value FROM json_each($1))",
+    prune_published: "\
+        DELETE FROM lobbyd_outbox
+        WHERE published_at < strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')",
+    prune_dead: "\
+        DELETE FROM lobbyd_outbox
+        WHERE published_at IS NULL
+          AND created_at < strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')",
+    backlog: concat!("\
+        SELECT (SELECT count(*) FROM lobbyd_rooms
+                WHERE lobby_timer IS NOT NULL AND lobby_state = 1 AND ", usable!(), "),
+               (SELECT count(*) FROM lobbyd_rooms
+                WHERE lobby_timer IS NOT NULL
+                  AND NOT (", usable!(), ")),
+               (SELECT count(*) FROM lobbyd_outbox WHERE published_at IS NULL),
+               (SELECT CAST(round(unixepoch(min(created_at), 'subsec') * 1000) AS INTEGER)
+                FROM lobbyd_outbox WHERE published_at IS NULL)"),
+    ..postgres::STATEMENTS
+};
+
+impl Dialect for Sqlite {
+    const STATEMENTS: Statements = STATEMENTS;
+
+    fn migrator() -> sqlx::migrate::Migrator {
+        sqlx::migrate!("migrations/sqlite")
+    }
+
+    fn rows_affected(done: &SqliteQueryResult) -> u64 {
+        done.rows_affected()
+    }
+
+    fn refuses_values(error: &Error) -> bool {
+        // The primary result code is in the low byte: TOOBIG 18, CONSTRAINT 19, MISMATCH 20.
+        error
+            .as_database_error()
+            .and_then(DatabaseError::code)
+            .and_then(|code| code.parse::<u32>().ok())
+            .is_some_and(|code| matches!(code & 0xff, 18..=20))
+    }
+}
+
+pub(super) fn connect(url: &str, options: Options) -> Result<Arc<dyn Store>> {
+    if url.contains(":memory:") || url.contains("mode=memory") {
+        return Err(StoreError::Url(
+            "a database in memory would be another one for each connection; name a file".to_owned(),
+        ));
+    }
+    let connect: SqliteConnectOptions = url.parse().map_err(StoreError::unusable_url)?;
+    let busy = Duration::from_secs_f64(options.timeout.as_secs_f64() * BUSY_SHARE);
+    let connect = connect
+        .journal_mode(SqliteJournalMode::Wal)
+        // An event is acknowledged after its effect is durable, also through a loss of power.
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(busy);
+    let pool = pool_options(SqlitePoolOptions::new(), options).connect_lazy_with(connect);
+    Ok(Arc::new(SqlStore::new(pool, options.timeout)))
+}

@@ -55,11 +55,13 @@ pub(super) struct Statements {
     pub(super) prune_dead: &'static str,
     /// → scheduled timers, unusable timers, unpublished events, milliseconds of the oldest.
     pub(super) backlog: &'static str,
+    /// since (milliseconds) → number.
+    pub(super) fired_since: &'static str,
 }
 
 impl Statements {
     /// Every text that can be prepared. (`begin` cannot: MySQL's protocol does not prepare it.)
-    pub(super) fn all(&self) -> [&'static str; 16] {
+    pub(super) fn all(&self) -> [&'static str; 17] {
         [
             self.now,
             self.create_room,
@@ -77,6 +79,7 @@ impl Statements {
             self.prune_published,
             self.prune_dead,
             self.backlog,
+            self.fired_since,
         ]
     }
 }

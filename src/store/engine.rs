@@ -232,6 +232,15 @@ where
         })
     }
 
+    async fn fired_since(&self, since: DateTime<Utc>) -> Result<u64> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let count = sqlx::query(D::STATEMENTS.fired_since).bind(since.timestamp_millis());
+        let row = session.fetch_one(count).await?;
+        session.finish();
+        let count: i64 = row.try_get(0).map_err(StoreError::unreadable)?;
+        Ok(count.unsigned_abs())
+    }
+
     async fn create_room(&self, token: &RoomToken, room_type: i64, name: &str) -> Result<()> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         let insert = sqlx::query(D::STATEMENTS.create_room)
@@ -510,9 +519,7 @@ fn matched(rows: u64, expected: usize, table: &'static str) -> Result<()> {
     if usize::try_from(rows) == Ok(expected) {
         return Ok(());
     }
-    Err(StoreError::Corrupt(format!(
-        "{table}: a statement changed {rows} rows, {expected} were locked for it"
-    )))
+    Err(StoreError::Conflict { table, rows, expected })
 }
 
 impl StoreError {

@@ -38,6 +38,16 @@ pub enum StoreError {
     /// The values themselves were refused, and would be again.
     #[error("database refused the values")]
     Rejected(#[source] sqlx::Error),
+    /// Another process changed a row in between; repeated, it will be seen.
+    #[error("{table}: a statement changed {rows} rows where {expected} were expected")]
+    Conflict {
+        /// Where.
+        table: &'static str,
+        /// What the database says.
+        rows: u64,
+        /// What was read just before.
+        expected: usize,
+    },
     /// A row that this version of lobbyd cannot read.
     #[error("{0}")]
     Corrupt(String),
@@ -124,6 +134,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Counts what waits. Costs a look at every pending timer's index entry.
     async fn backlog(&self) -> Result<Backlog>;
+
+    /// Counts the timers that reset their room at `since` or later, as far as history goes back.
+    async fn fired_since(&self, since: DateTime<Utc>) -> Result<u64>;
 
     /// Makes a room without lobby.
     async fn create_room(&self, token: &RoomToken, room_type: i64, name: &str) -> Result<()>;

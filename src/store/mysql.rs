@@ -138,6 +138,9 @@ const STATEMENTS: Statements = Statements {
                (SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', min(created_at)) DIV 1000
                 FROM lobbyd_outbox WHERE published_at IS NULL)"
     ),
+    fired_since: "\
+        SELECT count(*) FROM lobbyd_outbox
+        WHERE due_at IS NOT NULL AND created_at >= '1970-01-01' + INTERVAL ? * 1000 MICROSECOND",
 };
 
 impl Dialect for MySql {

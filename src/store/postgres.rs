@@ -107,6 +107,9 @@ pub(super) const STATEMENTS: Statements = Statements {
                (SELECT floor(extract(epoch FROM min(created_at)) * 1000)::bigint
                 FROM lobbyd_outbox WHERE published_at IS NULL)"
     ),
+    fired_since: "\
+        SELECT count(*) FROM lobbyd_outbox
+        WHERE due_at IS NOT NULL AND created_at >= to_timestamp($1 / 1000.0)",
 };
 
 impl Dialect for Postgres {

@@ -107,6 +107,9 @@ const STATEMENTS: Statements = Statements {
                (SELECT count(*) FROM lobbyd_outbox WHERE published_at IS NULL),
                (SELECT CAST(round(unixepoch(min(created_at), 'subsec') * 1000) AS INTEGER)
                 FROM lobbyd_outbox WHERE published_at IS NULL)"),
+    fired_since: "\
+        SELECT count(*) FROM lobbyd_outbox
+        WHERE due_at IS NOT NULL AND created_at >= strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')",
     ..postgres::STATEMENTS
 };
 

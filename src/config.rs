@@ -1,0 +1,330 @@
+//! The configuration: embedded defaults, a file over them, the environment over both.
+//!
+//! `config/lobbyd.toml` is default and documentation in one. This module reads and checks single
+//! values; what only a part can judge (a URL, a schedule) that part refuses when `app` builds it,
+//! also before anything starts. Its types stop at `app` and the command line.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    num::{NonZeroU16, NonZeroU32},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ::config::{Environment, File, FileFormat};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// The defaults, and the reference.
+pub const DEFAULTS: &str = include_str!("../config/lobbyd.toml");
+
+/// The file that is read without being asked for.
+const SYSTEM_FILE: &str = "/etc/lobbyd/lobbyd.toml";
+
+/// Prefix and separator of the environment. Two underscores, because Kubernetes injects
+/// `LOBBYD_PORT` and the like for a service of that name.
+const SEPARATOR: &str = "__";
+
+/// All of it.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where rooms and outbox are.
+    pub database: Database,
+    /// Where events come from and go to.
+    pub events: Events,
+    /// The timer loop.
+    pub timers: Timers,
+    /// What is kept of published events.
+    pub outbox: Outbox,
+    /// Schedules of what is not punctual.
+    pub housekeeping: Housekeeping,
+    /// Probes and metrics.
+    pub ops: Ops,
+    /// What is logged, and how.
+    pub log: Log,
+    /// How the process ends.
+    pub shutdown: Shutdown,
+}
+
+/// Section `database`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    /// `sqlite:`, `postgres:` or `mysql:`.
+    pub url: SecretUrl,
+    /// A file with the URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url_file: Option<PathBuf>,
+    /// Upper bound of open connections.
+    pub max_connections: NonZeroU32,
+    /// Bound of one use.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// Whether to migrate at the start.
+    pub migrate: bool,
+}
+
+/// Section `events`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Events {
+    /// `memory:`, `amqp:` or `amqps:`.
+    pub url: SecretUrl,
+    /// A file with the URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url_file: Option<PathBuf>,
+    /// Topic exchange.
+    pub exchange: String,
+    /// Queue of lobby changes.
+    pub queue: String,
+    /// Queue of what cannot be applied.
+    pub dead_letter_queue: String,
+    /// Whether to declare the topology.
+    pub declare: bool,
+    /// Bound of unacknowledged deliveries.
+    pub prefetch: NonZeroU16,
+    /// How long an event waits for its room.
+    #[serde(with = "humantime_serde")]
+    pub unknown_room_grace: Duration,
+}
+
+/// Section `timers`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timers {
+    /// Rooms per transaction, events per round of publishing.
+    pub batch: NonZeroU32,
+}
+
+/// Section `outbox`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outbox {
+    /// Age at which published events go.
+    #[serde(with = "humantime_serde")]
+    pub history: Duration,
+    /// Age at which unpublished events go.
+    #[serde(with = "humantime_serde")]
+    pub dead_after: Duration,
+}
+
+/// Section `housekeeping`: cron schedules with seconds.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Housekeeping {
+    /// Deletes old rows.
+    pub prune: String,
+    /// Counts what waits.
+    pub gauges: String,
+    /// Logs a line about the day.
+    pub summary: String,
+}
+
+/// Section `ops`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ops {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+}
+
+/// Section `log`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// For people or for machines.
+    pub format: LogFormat,
+    /// Level or filter.
+    pub level: String,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Section `shutdown`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shutdown {
+    /// Bound of a graceful end.
+    #[serde(with = "humantime_serde")]
+    pub grace: Duration,
+}
+
+/// A URL that may hold a password: shown without it.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct SecretUrl(SecretString);
+
+impl SecretUrl {
+    /// The URL with its password, for the part that connects.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    /// The URL with stars in place of its password. Query parameters can hold one too.
+    #[must_use]
+    pub fn redacted(&self) -> String {
+        let Ok(mut url) = url::Url::parse(self.expose()) else {
+            return "[not a URL]".to_owned();
+        };
+        if url.password().is_some() && url.set_password(Some("***")).is_err() {
+            return "[hidden]".to_owned();
+        }
+        let shown: Vec<(String, String)> = url
+            .query_pairs()
+            .map(|(key, value)| match key.contains("password") || key.contains("key") {
+                true => (key.into_owned(), "***".to_owned()),
+                false => (key.into_owned(), value.into_owned()),
+            })
+            .collect();
+        if !shown.is_empty() {
+            url.query_pairs_mut().clear().extend_pairs(shown);
+        }
+        url.to_string()
+    }
+}
+
+impl From<String> for SecretUrl {
+    fn from(url: String) -> Self {
+        Self(url.into())
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.redacted())
+    }
+}
+
+impl Serialize for SecretUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.redacted())
+    }
+}
+
+/// A configuration that cannot be used, and what to do about it, in one line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("configuration: {0}")]
+pub struct ConfigError(String);
+
+impl ConfigError {
+    /// The value of `key` cannot be used.
+    #[must_use]
+    pub fn new(key: &str, problem: impl fmt::Display) -> Self {
+        Self(one_line(&format!("{key}: {problem}")))
+    }
+}
+
+impl Config {
+    /// Reads all layers. `file` replaces the system's file and has to exist.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let defaults = File::from_str(DEFAULTS, FileFormat::Toml);
+        let builder = ::config::Config::builder().add_source(defaults);
+        let builder = match file {
+            Some(path) => builder.add_source(File::from(path).format(FileFormat::Toml)),
+            None => builder.add_source(
+                File::from(Path::new(SYSTEM_FILE)).format(FileFormat::Toml).required(false),
+            ),
+        };
+        let environment = Environment::with_prefix("LOBBYD")
+            .prefix_separator(SEPARATOR)
+            .separator(SEPARATOR)
+            .ignore_empty(true);
+        let loaded = builder
+            .add_source(environment)
+            .build()
+            .and_then(::config::Config::try_deserialize::<Self>);
+        loaded.map_err(|error| ConfigError(one_line(&error.to_string())))?.with_secrets()
+    }
+
+    /// The defaults alone, whatever file and environment say.
+    #[must_use]
+    pub fn defaults() -> Self {
+        ::config::Config::builder()
+            .add_source(File::from_str(DEFAULTS, FileFormat::Toml))
+            .build()
+            .and_then(::config::Config::try_deserialize)
+            .expect("the embedded defaults are complete, a test reads them")
+    }
+
+    /// The effective configuration as TOML, secrets hidden.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("the configuration consists of tables and plain values")
+    }
+
+    fn with_secrets(mut self) -> Result<Self, ConfigError> {
+        if let Some(file) = &self.database.url_file {
+            self.database.url = read_secret("database.url_file", file)?;
+        }
+        if let Some(file) = &self.events.url_file {
+            self.events.url = read_secret("events.url_file", file)?;
+        }
+        Ok(self)
+    }
+}
+
+fn read_secret(key: &str, file: &Path) -> Result<SecretUrl, ConfigError> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(text.trim().to_owned().into()),
+        Err(error) => {
+            Err(ConfigError::new(key, format_args!("cannot read {}: {error}", file.display())))
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_defaults_are_complete() {
+        let config = Config::defaults();
+        assert_eq!(config.database.url.expose(), "sqlite://lobbyd.db?mode=rwc");
+        assert_eq!(config.events.url.expose(), "memory:");
+        assert_eq!(config.ops.listen.to_string(), "127.0.0.1:9464");
+    }
+
+    #[test]
+    fn every_key_stands_in_the_reference() {
+        let mut config = Config::defaults();
+        config.database.url_file = Some("x".into());
+        config.events.url_file = Some("x".into());
+        for line in config.to_toml().lines().filter(|line| line.contains(" = ")) {
+            let key = line.split(' ').next().unwrap();
+            let documented = DEFAULTS
+                .lines()
+                .any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
+            assert!(documented, "config/lobbyd.toml does not name {key}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        for url in [
+            "postgres://lobbyd:marker-secret@db/lobbyd",
+            "amqps://lobbyd:marker-secret@mq/%2f?heartbeat=10",
+            "postgres://db/lobbyd?user=lobbyd&password=marker-secret",
+            "no url, but marker-secret",
+        ] {
+            let mut config = Config::defaults();
+            config.events.url = url.to_owned().into();
+            assert!(!config.to_toml().contains("marker-secret"), "{}", config.to_toml());
+            assert!(!format!("{config:?}").contains("marker-secret"));
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The consuming connection: deliveries, and how they are settled.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use lapin::{
+    BasicProperties, Channel, Connection, Consumer,
+    Acker,
+    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
+    types::{FieldTable, ShortString},
+};
+
+use super::{Broker, answered, publisher::Publisher};
+use crate::events::{BusError, Delivery, Receipt, Result, Subscription};
+
+/// A consumer on a connection of its own. Dropping it closes the connection.
+pub(super) struct AmqpSubscription {
+    /// Deliveries come as long as these live.
+    _connection: Connection,
+    _channel: Channel,
+    consumer: Consumer,
+    publisher: Arc<Publisher>,
+}
+
+impl AmqpSubscription {
+    /// Connects and starts to consume. Dead letters go out over `publisher`.
+    pub(super) async fn start(broker: &Broker, publisher: Arc<Publisher>) -> Result<Self> {
+        let connection = broker.connect("consumer").await?;
+        let channel = answered("open a channel", connection.create_channel()).await?;
+        let qos = channel.basic_qos(broker.options.prefetch, BasicQosOptions::default());
+        answered("limit deliveries", qos).await?;
+        let consumer = answered(
+            "start a consumer",
+            channel.basic_consume(
+                broker.options.queue.as_str().into(),
+                ShortString::default(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            ),
+        )
+        .await?;
+        Ok(Self { _connection: connection, _channel: channel, consumer, publisher })
+    }
+}
+
+#[async_trait]
+impl Subscription for AmqpSubscription {
+    async fn next(&mut self) -> Result<Delivery> {
+        match self.consumer.next().await {
+            Some(Ok(delivery)) => Ok(Delivery {
+                content_type: delivery
+                    .properties
+                    .content_type()
+                    .as_ref()
+                    .map(|content_type| content_type.to_string()),
+                body: delivery.data,
+                receipt: Box::new(AmqpReceipt {
+                    acker: delivery.acker,
+                    properties: delivery.properties,
+                    exchange: delivery.exchange,
+                    routing_key: delivery.routing_key,
+                    publisher: Arc::clone(&self.publisher),
+                }),
+            }),
+            Some(Err(error)) => Err(BusError::Amqp(error)),
+            // The queue is gone, while connection and channel may still say that all is well.
+            None => Err(BusError::ConsumerEnded),
+        }
+    }
+}
+
+struct AmqpReceipt {
+    acker: Acker,
+    properties: BasicProperties,
+    exchange: ShortString,
+    routing_key: ShortString,
+    publisher: Arc<Publisher>,
+}
+
+#[async_trait]
+impl Receipt for AmqpReceipt {
+    async fn ack(&mut self) -> Result<()> {
+        answered("take an acknowledgement", self.acker.ack(BasicAckOptions::default()))
+            .await
+            .map(|_acked| ())
+    }
+
+    async fn dead_letter(&mut self, body: &[u8], reason: &str) -> Result<()> {
+        let origin = (self.exchange.as_str(), self.routing_key.as_str());
+        self.publisher.dead_letter(body, self.properties.clone(), origin, reason).await
+    }
+}

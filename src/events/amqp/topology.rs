@@ -1,0 +1,85 @@
+//! Exchange, queues and bindings, in one place (contract section 6).
+
+use lapin::{
+    Connection, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable},
+};
+
+use super::{Options, Result, answered};
+
+/// Deliveries after which the broker itself gives an event up. It counts every crash of a worker
+/// that merely held the event, so it is high; what can never be applied is sorted out here, at the
+/// first delivery.
+const DELIVERY_LIMIT: i32 = 1000;
+
+/// Binding of the queue of lobby changes.
+const LOBBY_CHANGES: &str = "lobby.changed.#";
+
+/// Declares everything. What is there already, with the same arguments, stays as it is.
+pub(super) async fn declare(connection: &Connection, options: &Options) -> Result<()> {
+    // A refused declaration closes its channel, so it is not the one that goes on to work.
+    let channel = answered("open a channel", connection.create_channel()).await?;
+    answered(
+        "declare the exchange",
+        channel.exchange_declare(
+            options.exchange.as_str().into(),
+            ExchangeKind::Topic,
+            ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() },
+            FieldTable::default(),
+        ),
+    )
+    .await?;
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    answered(
+        "declare the dead-letter queue",
+        channel.queue_declare(
+            options.dead_letter_queue.as_str().into(),
+            durable,
+            table([("x-queue-type", text("quorum"))]),
+        ),
+    )
+    .await?;
+    answered(
+        "declare the queue of lobby changes",
+        channel.queue_declare(
+            options.queue.as_str().into(),
+            durable,
+            table([
+                ("x-queue-type", text("quorum")),
+                ("x-delivery-limit", AMQPValue::LongInt(DELIVERY_LIMIT)),
+                ("x-dead-letter-exchange", text("")),
+                ("x-dead-letter-routing-key", text(&options.dead_letter_queue)),
+                // With the default, at-most-once, a broker that fails while it moves an event to
+                // the dead letters loses it. The overflow setting is what this one requires.
+                ("x-dead-letter-strategy", text("at-least-once")),
+                ("x-overflow", text("reject-publish")),
+            ]),
+        ),
+    )
+    .await?;
+    answered(
+        "bind the queue of lobby changes",
+        channel.queue_bind(
+            options.queue.as_str().into(),
+            options.exchange.as_str().into(),
+            LOBBY_CHANGES.into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        ),
+    )
+    .await?;
+    answered("close a channel", channel.close(super::REPLY_SUCCESS, "declared".into())).await
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+fn table<const N: usize>(entries: [(&str, AMQPValue); N]) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (key, value) in entries {
+        table.insert(key.into(), value);
+    }
+    table
+}

@@ -1,0 +1,159 @@
+//! The in-process bus: the same chain with nothing installed.
+//!
+//! It lives and dies with the process, and nothing outside reaches it. What makes that safe is
+//! that the room's row is the schedule: events only say where to look. Dead letters go to the log,
+//! with body and reason, because there is no queue that would outlive the process.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, broadcast, mpsc};
+
+use super::{Bus, BusError, Confirmation, Delivery, Message, Receipt, Result, Subscription, wire};
+
+/// How far a listener may lag behind before it misses events.
+const LISTENER_BACKLOG: usize = 1024;
+
+/// Routing keys of lobby changes begin with this.
+const LOBBY_CHANGES: &str = "lobby.changed";
+
+/// The bus of this process.
+#[derive(Debug)]
+pub struct MemoryBus {
+    queue: mpsc::UnboundedSender<Vec<u8>>,
+    /// One consumer at a time takes from the queue; the next one goes on where it stopped.
+    deliveries: Arc<Mutex<mpsc::UnboundedReceiver<Vec<u8>>>>,
+    listeners: broadcast::Sender<Message>,
+}
+
+impl MemoryBus {
+    /// An empty bus.
+    #[must_use]
+    pub fn new() -> Self {
+        let (queue, deliveries) = mpsc::unbounded_channel();
+        let (listeners, _none_yet) = broadcast::channel(LISTENER_BACKLOG);
+        Self { queue, deliveries: Arc::new(Mutex::new(deliveries)), listeners }
+    }
+
+    /// Hears every event but lobby changes, from now on.
+    #[must_use]
+    pub fn listen(&self) -> broadcast::Receiver<Message> {
+        self.listeners.subscribe()
+    }
+}
+
+impl Default for MemoryBus {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[async_trait]
+impl Bus for MemoryBus {
+    async fn subscribe(&self) -> Result<Box<dyn Subscription>> {
+        Ok(Box::new(MemorySubscription {
+            queue: self.queue.clone(),
+            deliveries: Arc::clone(&self.deliveries),
+        }))
+    }
+
+    async fn publish(&self, messages: &[Message]) -> Result<Vec<Confirmation>> {
+        for message in messages {
+            if message.routing_key.starts_with(LOBBY_CHANGES) {
+                self.queue.send(message.body.clone()).map_err(|_closed| BusError::ConsumerEnded)?;
+            } else {
+                // Nobody listening is fine: clients read the room.
+                self.listeners.send(message.clone()).ok();
+            }
+        }
+        Ok(vec![Confirmation::Confirmed; messages.len()])
+    }
+
+    async fn close(&self) {}
+}
+
+struct MemorySubscription {
+    queue: mpsc::UnboundedSender<Vec<u8>>,
+    deliveries: Arc<Mutex<mpsc::UnboundedReceiver<Vec<u8>>>>,
+}
+
+#[async_trait]
+impl Subscription for MemorySubscription {
+    async fn next(&mut self) -> Result<Delivery> {
+        let body = self.deliveries.lock().await.recv().await.ok_or(BusError::ConsumerEnded)?;
+        let receipt = MemoryReceipt { unsettled: Some((body.clone(), self.queue.clone())) };
+        Ok(Delivery {
+            body,
+            content_type: Some(wire::CLOUDEVENTS_JSON.to_owned()),
+            receipt: Box::new(receipt),
+        })
+    }
+}
+
+struct MemoryReceipt {
+    /// The body and the queue it goes back to, until it is settled.
+    unsettled: Option<(Vec<u8>, mpsc::UnboundedSender<Vec<u8>>)>,
+}
+
+#[async_trait]
+impl Receipt for MemoryReceipt {
+    async fn ack(&mut self) -> Result<()> {
+        self.unsettled = None;
+        Ok(())
+    }
+
+    async fn dead_letter(&mut self, body: &[u8], reason: &str) -> Result<()> {
+        tracing::error!(
+            reason,
+            body = %String::from_utf8_lossy(body),
+            "dead letter: the in-process bus keeps it in this line only"
+        );
+        Ok(())
+    }
+}
+
+impl Drop for MemoryReceipt {
+    fn drop(&mut self) {
+        if let Some((body, queue)) = self.unsettled.take() {
+            // The receiver is gone only together with the bus.
+            queue.send(body).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::EventId;
+
+    fn message(routing_key: &str) -> Message {
+        Message {
+            id: EventId::new(),
+            event_type: "test.v1".to_owned(),
+            routing_key: routing_key.to_owned(),
+            body: routing_key.as_bytes().to_vec(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_delivery_that_is_not_settled_comes_again() {
+        let bus = MemoryBus::new();
+        bus.publish(&[message("lobby.changed.abc")]).await.unwrap();
+        drop(bus.subscribe().await.unwrap().next().await.unwrap());
+        let mut again = bus.subscribe().await.unwrap().next().await.unwrap();
+        assert_eq!(again.body, b"lobby.changed.abc");
+        again.receipt.ack().await.unwrap();
+        drop(again);
+        assert!(bus.deliveries.lock().await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn listeners_hear_room_updates_and_no_lobby_changes() {
+        let bus = MemoryBus::new();
+        let mut listener = bus.listen();
+        let update = message("room.updated.abc");
+        bus.publish(&[message("lobby.changed.abc"), update.clone()]).await.unwrap();
+        assert_eq!(listener.recv().await.unwrap(), update);
+        assert!(listener.try_recv().is_err());
+    }
+}

@@ -1,0 +1,120 @@
+//! The ways in and out: lobby changes are taken in, room updates are published.
+//!
+//! One seam, [`Bus`], with two sides behind it: RabbitMQ ([`amqp`]) and the process itself
+//! ([`memory`]). A bus moves bytes and settles deliveries. It decides nothing about them, never
+//! retries and never acknowledges on its own: the loops in `worker` do.
+
+mod amqp;
+mod memory;
+pub mod wire;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+pub use self::memory::MemoryBus;
+pub use self::wire::Message;
+
+/// Result of a bus method.
+pub type Result<T> = std::result::Result<T, BusError>;
+
+/// Why the bus cannot do something now. All of it may work later, over a new connection.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// The broker is not reachable, refused, or the connection was lost.
+    #[error("broker is not reachable, or refused")]
+    Amqp(#[source] lapin::Error),
+    /// No answer in time.
+    #[error("broker did not {0} within {1:?}")]
+    TimedOut(&'static str, Duration),
+    /// A memory or disk alarm of the broker: it takes no publications.
+    #[error("broker has blocked publishing: it is low on memory or disk")]
+    Blocked,
+    /// The consumer is gone though its connection may live, for example with its queue.
+    #[error("consumer was cancelled by the broker, its queue may be gone")]
+    ConsumerEnded,
+    /// A message came back, or was not taken.
+    #[error("message was not taken: {0}")]
+    NotTaken(String),
+    /// The URL cannot be used.
+    #[error("{0}")]
+    Url(String),
+}
+
+/// What became of one published message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Confirmation {
+    /// Stored by the broker.
+    Confirmed,
+    /// No queue takes it, so the broker gave it back.
+    Returned(String),
+    /// Refused, or the answer was lost: it may have been stored, and is to be sent again.
+    Unconfirmed(String),
+}
+
+/// A broker of events. Clones of the handle share its connections.
+#[async_trait]
+pub trait Bus: Send + Sync + 'static {
+    /// Starts a consumer of lobby changes.
+    async fn subscribe(&self) -> Result<Box<dyn Subscription>>;
+
+    /// Publishes messages, in order, and waits for the confirm of each, for a bounded time.
+    /// Without messages it only makes sure of the connection. An error means that none was sent.
+    async fn publish(&self, messages: &[Message]) -> Result<Vec<Confirmation>>;
+
+    /// Says goodbye to the broker.
+    async fn close(&self);
+}
+
+/// A consumer. Dropping it ends it; what it delivered and was not settled is delivered again.
+#[async_trait]
+pub trait Subscription: Send {
+    /// Waits for the next delivery. May be dropped while it waits. After an error the subscription
+    /// is of no more use.
+    async fn next(&mut self) -> Result<Delivery>;
+}
+
+/// An event on its way in.
+pub struct Delivery {
+    /// As it came; it may be anything.
+    pub body: Vec<u8>,
+    /// What its sender says that it is.
+    pub content_type: Option<String>,
+    /// How to settle it. Dropped unsettled, the event is delivered again.
+    pub receipt: Box<dyn Receipt>,
+}
+
+/// Settles one delivery.
+#[async_trait]
+pub trait Receipt: Send + Sync {
+    /// The event's effect is durable.
+    async fn ack(&mut self) -> Result<()>;
+
+    /// The event can never be applied: stores it in the dead-letter queue with the reason, so that
+    /// it can be acknowledged.
+    async fn dead_letter(&mut self, body: &[u8], reason: &str) -> Result<()>;
+}
+
+/// How to reach the broker, and the names there.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Topic exchange of both directions.
+    pub exchange: String,
+    /// Queue of lobby changes.
+    pub queue: String,
+    /// Queue of what cannot be applied.
+    pub dead_letter_queue: String,
+    /// Whether to declare all three.
+    pub declare: bool,
+    /// Bound of unsettled deliveries.
+    pub prefetch: u16,
+}
+
+/// Makes the bus that the URL names. Connects when it is first used.
+pub fn connect(url: &str, options: Options) -> Result<Arc<dyn Bus>> {
+    match url.split_once(':').map(|(scheme, _)| scheme) {
+        Some("memory") => Ok(Arc::new(MemoryBus::new())),
+        Some("amqp" | "amqps") => Ok(Arc::new(amqp::AmqpBus::new(url, options)?)),
+        Some(_) | None => Err(BusError::Url("expected memory:, amqp: or amqps:".to_owned())),
+    }
+}

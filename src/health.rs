@@ -1,0 +1,138 @@
+//! What works at the moment: written by the loops, read by the probes and the watchdog.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// The process is stuck if its timer loop made no round for this long: a round takes at most the
+/// time of some uses of the database, each bounded, and a wait of a second.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
+
+/// A part that readiness depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Rooms and outbox.
+    Database,
+    /// The consumer of lobby changes: alive, not merely connected.
+    Consumer,
+    /// The connection that publishes.
+    Publisher,
+}
+
+impl Part {
+    const ALL: [Self; 3] = [Self::Database, Self::Consumer, Self::Publisher];
+
+    /// Its name in answers and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Database => "database",
+            Self::Consumer => "consumer",
+            Self::Publisher => "publisher",
+        }
+    }
+}
+
+/// The state of all parts.
+#[derive(Debug)]
+pub struct Health(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    /// Why each part does not work; `None` if it does.
+    problems: [Option<String>; Part::ALL.len()],
+    last_round: Instant,
+}
+
+impl Health {
+    /// Nothing works yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Mutex::new(State {
+            problems: Part::ALL.map(|_part| Some("not reached yet".to_owned())),
+            last_round: Instant::now(),
+        }))
+    }
+
+    /// Notes that the part works. Returns whether it did not before.
+    pub fn works(&self, part: Part) -> bool {
+        metrics::gauge!(crate::telemetry::CONNECTED, "part" => part.name()).set(1);
+        self.set(part, None).is_some()
+    }
+
+    /// Notes that the part does not work, and why. Returns whether it did before.
+    pub fn fails(&self, part: Part, problem: impl ToString) -> bool {
+        metrics::gauge!(crate::telemetry::CONNECTED, "part" => part.name()).set(0);
+        self.set(part, Some(problem.to_string())).is_none()
+    }
+
+    /// Notes that the timer loop made a round.
+    pub fn made_round(&self) {
+        self.state().last_round = Instant::now();
+    }
+
+    /// Whether the timer loop makes rounds.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.state().last_round.elapsed() < STUCK_AFTER
+    }
+
+    /// What does not work, and why; empty if the process is ready.
+    #[must_use]
+    pub fn problems(&self) -> Vec<(Part, String)> {
+        let state = self.state();
+        Part::ALL
+            .into_iter()
+            .zip(&state.problems)
+            .filter_map(|(part, problem)| Some((part, problem.clone()?)))
+            .collect()
+    }
+
+    fn set(&self, part: Part, problem: Option<String>) -> Option<String> {
+        let mut state = self.state();
+        let index = Part::ALL.iter().position(|&each| each == part);
+        index
+            .and_then(|index| state.problems.get_mut(index))
+            .and_then(|slot| std::mem::replace(slot, problem))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_process_is_ready_when_every_part_works() {
+        let health = Health::new();
+        assert_eq!(health.problems().len(), 3);
+        for part in Part::ALL {
+            assert!(health.works(part));
+            assert!(!health.works(part));
+        }
+        assert!(health.problems().is_empty());
+        assert!(health.fails(Part::Database, "gone"));
+        assert_eq!(health.problems(), [(Part::Database, "gone".to_owned())]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_loop_without_rounds_is_not_alive() {
+        let health = Health::new();
+        tokio::time::advance(STUCK_AFTER).await;
+        assert!(!health.is_alive());
+        health.made_round();
+        assert!(health.is_alive());
+    }
+}

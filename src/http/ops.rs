@@ -1,0 +1,73 @@
+//! The ops listener: `/livez`, `/readyz`, `/metrics` (contract section 9).
+
+use std::{fmt::Write, sync::Arc};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::IntoResponse,
+    routing::get,
+};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::server;
+use crate::health::Health;
+
+/// Probes and a scraper or two.
+const CONNECTIONS: usize = 64;
+
+/// Media type of Prometheus' text format.
+const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+#[derive(Clone)]
+struct Ops {
+    health: Arc<Health>,
+    metrics: PrometheusHandle,
+}
+
+/// Serves the probes and metrics until `stop`.
+///
+/// # Errors
+///
+/// None after the listener was bound.
+pub async fn serve(
+    listener: TcpListener,
+    health: Arc<Health>,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let router = Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(render))
+        .with_state(Ops { health, metrics });
+    server::serve(listener, router, CONNECTIONS, stop).await
+}
+
+/// Whether the process works. Databases and brokers do not matter here: a restart would not bring
+/// them back.
+async fn livez(State(ops): State<Ops>) -> impl IntoResponse {
+    match ops.health.is_alive() {
+        true => (StatusCode::OK, "ok\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "the timer loop is stuck\n"),
+    }
+}
+
+/// Whether everything is reached, and what is not.
+async fn readyz(State(ops): State<Ops>) -> impl IntoResponse {
+    let mut text = String::new();
+    for (part, problem) in ops.health.problems() {
+        writeln!(text, "{}: {problem}", part.name()).expect("a text takes any text");
+    }
+    match text.is_empty() {
+        true => (StatusCode::OK, "ok\n".to_owned()),
+        false => (StatusCode::SERVICE_UNAVAILABLE, text),
+    }
+}
+
+async fn render(State(ops): State<Ops>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, METRICS_TEXT)], ops.metrics.render())
+}

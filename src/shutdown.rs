@@ -1,0 +1,149 @@
+//! How the process ends: by a signal, or because one of its loops died.
+//!
+//! Nothing is spawned that the end does not wait for. A loop that ends before it was asked to, by
+//! an error, a panic or an early return, takes the process down, so that the process's own
+//! supervisor starts it anew.
+
+use std::{future::Future, time::Duration};
+
+use anyhow::{Context, anyhow};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Holds the loops of the process.
+#[derive(Debug)]
+pub struct Supervisor {
+    loops: JoinSet<(&'static str, anyhow::Result<()>)>,
+    stop: CancellationToken,
+}
+
+impl Supervisor {
+    /// Without loops yet. Cancelling `stop` ends them.
+    #[must_use]
+    pub fn new(stop: CancellationToken) -> Self {
+        Self { loops: JoinSet::new(), stop }
+    }
+
+    /// Adds a loop, which has to end soon after the stop token is cancelled.
+    pub fn start(
+        &mut self,
+        name: &'static str,
+        work: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
+        self.loops.spawn(async move { (name, work.await) });
+    }
+
+    /// Waits until the stop token is cancelled or a loop dies, then up to `grace` for the others
+    /// to end. What is left then is aborted: it is safe at any point, only not polite.
+    ///
+    /// # Errors
+    ///
+    /// The death of a loop.
+    pub async fn run(mut self, grace: Duration) -> anyhow::Result<()> {
+        let mut verdict = Ok(());
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            Some(ended) = self.loops.join_next() => verdict = Err(died(ended)),
+        }
+        self.stop.cancel();
+
+        let deadline = Instant::now() + grace;
+        loop {
+            match timeout_at(deadline, self.loops.join_next()).await {
+                Ok(None) => return verdict,
+                Ok(Some(Ok((_name, Ok(()))))) => {}
+                Ok(Some(ended)) => verdict = verdict.and(Err(died(ended))),
+                Err(_elapsed) => {
+                    tracing::warn!(
+                        unfinished = self.loops.len(),
+                        "grace period is over, what is unfinished stays in the database"
+                    );
+                    self.loops.shutdown().await;
+                    return verdict;
+                }
+            }
+        }
+    }
+}
+
+fn died(
+    ended: Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>,
+) -> anyhow::Error {
+    match ended {
+        Ok((name, Ok(()))) => anyhow!("the {name} ended before it was asked to"),
+        Ok((name, Err(error))) => error.context(format!("the {name} failed")),
+        Err(error) => anyhow::Error::new(error).context("a loop of the process panicked"),
+    }
+}
+
+/// Cancels `stop` at the first SIGTERM or SIGINT; a second one ends the process at once.
+///
+/// # Errors
+///
+/// The signals cannot be listened to.
+pub async fn on_signal(stop: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = stop.cancelled() => return Ok(()),
+    }
+    tracing::info!("stopping: no more events are taken in, the outbox is flushed");
+    stop.cancel();
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::warn!("stopping at once, on a second signal");
+    std::process::exit(130);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(10);
+
+    async fn until_stopped(stop: CancellationToken) -> anyhow::Result<()> {
+        stop.cancelled().await;
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_fails_panics_or_returns_ends_the_others_with_an_error() {
+        for fault in ["error", "panic", "return"] {
+            let stop = CancellationToken::new();
+            let mut supervisor = Supervisor::new(stop.clone());
+            supervisor.start("good loop", until_stopped(stop.clone()));
+            supervisor.start("bad loop", async move {
+                match fault {
+                    "error" => Err(anyhow!("out of luck")),
+                    "panic" => panic!("out of luck"),
+                    _return => Ok(()),
+                }
+            });
+            let verdict = supervisor.run(GRACE).await;
+            assert!(verdict.is_err(), "{fault}");
+            assert!(stop.is_cancelled());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_does_not_end_is_aborted_after_the_grace_period() {
+        let stop = CancellationToken::new();
+        let mut supervisor = Supervisor::new(stop.clone());
+        supervisor.start("stuck loop", async {
+            std::future::pending::<()>().await;
+            Ok(())
+        });
+        let begin = Instant::now();
+        stop.cancel();
+        supervisor.run(GRACE).await.unwrap();
+        assert_eq!(begin.elapsed(), GRACE);
+    }
+}

@@ -1,0 +1,172 @@
+//! What is done now and then: pruning, gauges, the daily summary.
+//!
+//! Only here is tokio-cron-scheduler used. Its jobs may be late, skipped, or stop for good when
+//! the wall clock steps, so nothing punctual hangs on them.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio_cron_scheduler::{Job, JobScheduler};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::DatabaseClock,
+    store::{self, Store},
+    telemetry,
+};
+
+/// What the summary looks back on.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// When to do what: second, minute, hour, day of month, month, day of week; UTC.
+#[derive(Debug, Clone)]
+pub struct Schedules {
+    /// Deletes old rows of the outbox.
+    pub prune: String,
+    /// Counts what waits.
+    pub gauges: String,
+    /// Logs a line about the last day.
+    pub summary: String,
+}
+
+/// How old rows of the outbox get.
+#[derive(Debug, Clone, Copy)]
+pub struct Retention {
+    /// Published ones.
+    pub history: Duration,
+    /// Ones that nothing ever took.
+    pub dead_after: Duration,
+}
+
+/// The jobs.
+#[derive(Clone)]
+pub struct Housekeeping {
+    store: Arc<dyn Store>,
+    clock: Arc<DatabaseClock>,
+    retention: Retention,
+}
+
+/// Checks a schedule, before anything is started with it.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn check_schedule(schedule: &str) -> Result<(), String> {
+    match Job::new(schedule, |_id, _scheduler| {}) {
+        Ok(_job) => Ok(()),
+        Err(_cause) => Err(format!(
+            "{schedule:?} is no schedule of second, minute, hour, day of month, month and day of \
+             week, such as \"0 30 6 * * *\""
+        )),
+    }
+}
+
+impl Housekeeping {
+    /// Keeps this store.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, clock: Arc<DatabaseClock>, retention: Retention) -> Self {
+        Self { store, clock, retention }
+    }
+
+    /// Runs the jobs at their times, until `stop`.
+    ///
+    /// # Errors
+    ///
+    /// A schedule cannot be read, or the scheduler does not start.
+    pub async fn run(self, schedules: Schedules, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut scheduler = JobScheduler::new().await.context("scheduler")?;
+        for job in [
+            self.job(&schedules.prune, "pruning", Self::prune),
+            self.job(&schedules.gauges, "counting", Self::gauges),
+            self.job(&schedules.summary, "summary", Self::summary),
+        ] {
+            scheduler.add(job.context("schedule")?).await.context("job")?;
+        }
+        scheduler.start().await.context("scheduler")?;
+        stop.cancelled().await;
+        scheduler.shutdown().await.context("scheduler")
+    }
+
+    fn job<F>(
+        &self,
+        schedule: &str,
+        name: &'static str,
+        work: fn(Self) -> F,
+    ) -> Result<Job, tokio_cron_scheduler::JobSchedulerError>
+    where
+        F: Future<Output = store::Result<()>> + Send + 'static,
+    {
+        let this = self.clone();
+        Job::new_async(schedule, move |_id, _scheduler| {
+            let work = work(this.clone());
+            Box::pin(async move {
+                if let Err(error) = work.await {
+                    tracing::debug!(error = telemetry::causes(&error), "{name} is put off");
+                }
+            })
+        })
+    }
+
+    async fn prune(self) -> store::Result<()> {
+        let now = self.clock.now();
+        let (history, dead) = self
+            .store
+            .prune_outbox(now - self.retention.history, now - self.retention.dead_after)
+            .await?;
+        metrics::counter!(telemetry::PRUNED, "kind" => "history").increment(history);
+        metrics::counter!(telemetry::PRUNED, "kind" => "dead").increment(dead);
+        if history > 0 {
+            tracing::info!(rows = history, "history pruned");
+        }
+        if dead > 0 {
+            tracing::warn!(rows = dead, "events given up that no queue ever took");
+        }
+        Ok(())
+    }
+
+    async fn gauges(self) -> store::Result<()> {
+        self.count().await.map(|_backlog| ())
+    }
+
+    async fn summary(self) -> store::Result<()> {
+        let fired = self.store.fired_since(self.clock.now() - DAY).await?;
+        let backlog = self.count().await?;
+        tracing::info!(
+            timers.fired = fired,
+            timers.pending = backlog.timers_pending,
+            timers.unusable = backlog.timers_unusable,
+            outbox.pending = backlog.outbox_pending,
+            "summary of the last day"
+        );
+        Ok(())
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::as_conversions,
+        reason = "a gauge is a float; counts lose nothing below 2^53"
+    )]
+    async fn count(&self) -> store::Result<store::Backlog> {
+        let backlog = self.store.backlog().await?;
+        let age = backlog.outbox_oldest.map_or(0.0, |oldest| {
+            (self.clock.now() - oldest).as_seconds_f64().max(0.0)
+        });
+        metrics::gauge!(telemetry::TIMERS_PENDING).set(backlog.timers_pending as f64);
+        metrics::gauge!(telemetry::TIMERS_UNUSABLE).set(backlog.timers_unusable as f64);
+        metrics::gauge!(telemetry::OUTBOX_PENDING).set(backlog.outbox_pending as f64);
+        metrics::gauge!(telemetry::OUTBOX_OLDEST).set(age);
+        Ok(backlog)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_schedule_is_refused() {
+        assert_eq!(check_schedule("0 11 * * * *"), Ok(()));
+        assert_eq!(check_schedule("*/15 * * * * *"), Ok(()));
+        assert!(check_schedule("every now and then").unwrap_err().contains("is no schedule"));
+    }
+}

@@ -1,0 +1,293 @@
+//! The outbox relay: publishes what was stored, until the broker has confirmed it.
+//!
+//! What the timer loop has just fired comes over a channel, claimed already, and goes out at once.
+//! Everything else (left by a crash, by an outage, by a burst) is claimed from the outbox. A claim
+//! ends by itself, so the events of a worker that died are picked up by the next one. It never
+//! makes an event: id and version were fixed when the row was written.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    backoff::Backoff,
+    clock::DatabaseClock,
+    domain::{EventId, Outgoing},
+    events::{Bus, BusError, Confirmation, wire},
+    health::{Health, Part},
+    store::{Store, StoreError},
+    telemetry,
+};
+
+/// How long a claim holds. Longer than one round of publishing may take; short, because it is what
+/// the events of a worker that died have to wait.
+const CLAIM: Duration = Duration::from_secs(5);
+
+/// Batches on their way from the timer loop. More would only wait here for the broker until their
+/// claims end.
+const HANDOFF_BATCHES: usize = 4;
+
+/// How often the outbox is searched for what others left behind.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Longest wait before an event that no queue takes is sent again.
+const LONGEST_RETURN_WAIT: Duration = Duration::from_secs(60);
+
+/// The timer loop's end of the way to the relay.
+#[derive(Debug)]
+pub struct Handoff {
+    batches: mpsc::Sender<Batch>,
+    /// Rung when events wait in the outbox.
+    left: Arc<Notify>,
+}
+
+/// Room for one batch.
+#[derive(Debug)]
+pub struct Slot<'a> {
+    permit: mpsc::Permit<'a, Batch>,
+    until: Instant,
+}
+
+/// Events that are claimed for this worker until an instant.
+#[derive(Debug)]
+struct Batch {
+    events: Vec<Outgoing>,
+    until: Instant,
+}
+
+impl Handoff {
+    /// Room for a batch, if the relay keeps up. Without, events are left to the outbox.
+    #[must_use]
+    pub fn reserve(&self) -> Option<Slot<'_>> {
+        let permit = self.batches.try_reserve().ok()?;
+        Some(Slot { permit, until: Instant::now() + CLAIM })
+    }
+
+    /// Tells the relay that events were stored and not handed over.
+    pub fn left_in_outbox(&self) {
+        self.left.notify_one();
+    }
+}
+
+impl Slot<'_> {
+    /// The end of the claim by the database's clock, which shows `now`.
+    #[must_use]
+    pub fn claimed_until(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        now + self.until.saturating_duration_since(Instant::now())
+    }
+
+    /// Hands over events that are claimed.
+    pub fn send(self, events: Vec<Outgoing>) {
+        self.permit.send(Batch { events, until: self.until });
+    }
+}
+
+/// The loop that publishes.
+pub struct Relay {
+    store: Arc<dyn Store>,
+    bus: Arc<dyn Bus>,
+    clock: Arc<DatabaseClock>,
+    health: Arc<Health>,
+    fresh: mpsc::Receiver<Batch>,
+    left: Arc<Notify>,
+    /// Events per round.
+    batch: u32,
+}
+
+/// Why a round of the relay failed.
+#[derive(Debug, thiserror::Error)]
+enum RelayError {
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("broker did not confirm: {0}")]
+    Unconfirmed(String),
+}
+
+impl Relay {
+    /// Publishes to `bus`, up to `batch` events per round. The handoff is for the timer loop.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn Store>,
+        bus: Arc<dyn Bus>,
+        clock: Arc<DatabaseClock>,
+        health: Arc<Health>,
+        batch: u32,
+    ) -> (Self, Handoff) {
+        let (batches, fresh) = mpsc::channel(HANDOFF_BATCHES);
+        let left = Arc::new(Notify::new());
+        let handoff = Handoff { batches, left: Arc::clone(&left) };
+        (Self { store, bus, clock, health, fresh, left, batch }, handoff)
+    }
+
+    /// Runs until the timer loop is gone, then flushes the outbox as far as the broker takes it.
+    /// `stop` only cuts waits short.
+    ///
+    /// # Errors
+    ///
+    /// None: what fails stays in the outbox and is tried again.
+    pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut backoff = Backoff::new(Backoff::LOOPS);
+        let mut look = interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let round = tokio::select! {
+                batch = self.fresh.recv() => match batch {
+                    Some(batch) if batch.until <= Instant::now() => Ok(()),
+                    Some(batch) => self.deliver(batch.events).await,
+                    None => break,
+                },
+                () = self.left.notified() => self.sweep().await,
+                _ = look.tick() => self.sweep().await,
+            };
+            match round {
+                Ok(()) => backoff.reset(),
+                Err(error) => {
+                    self.report(&error);
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = sleep(backoff.next_wait()) => {}
+                    }
+                }
+            }
+        }
+        if let Err(error) = self.sweep().await {
+            tracing::warn!(error = telemetry::causes(&error), "outbox is left to the next worker");
+        }
+        Ok(())
+    }
+
+    /// Publishes what nobody holds.
+    async fn sweep(&self) -> Result<(), RelayError> {
+        self.bus.publish(&[]).await?;
+        if self.health.works(Part::Publisher) {
+            tracing::info!("events go out");
+        }
+        loop {
+            let now = self.store.now().await?;
+            let events = self.store.claim_outbox(now, self.batch, now + CLAIM).await?;
+            let last = u64::try_from(events.len()).is_ok_and(|count| count < u64::from(self.batch));
+            if !events.is_empty() {
+                self.deliver(events).await?;
+            }
+            if last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Publishes claimed events and notes which the broker has. The others can be claimed again.
+    async fn deliver(&self, events: Vec<Outgoing>) -> Result<(), RelayError> {
+        let messages: Vec<_> = events.iter().map(wire::outgoing).collect();
+        let confirmations = match self.bus.publish(&messages).await {
+            Ok(confirmations) => confirmations,
+            Err(error) => {
+                self.release(ids(&events), Duration::ZERO).await;
+                return Err(error.into());
+            }
+        };
+
+        let now = self.clock.now();
+        let mut confirmed = Vec::with_capacity(events.len());
+        let mut returned: BTreeMap<Duration, Vec<EventId>> = BTreeMap::new();
+        let mut lost = Vec::new();
+        let mut failure = None;
+        for (event, confirmation) in events.into_iter().zip(confirmations) {
+            match confirmation {
+                Confirmation::Confirmed => {
+                    report_confirmed(&event, now);
+                    confirmed.push(event.id);
+                }
+                Confirmation::Returned(why) => {
+                    count("returned");
+                    tracing::warn!(event.id = %event.id, why, "event came back and is kept");
+                    returned.entry(return_wait(event.attempt)).or_default().push(event.id);
+                }
+                Confirmation::Unconfirmed(why) => {
+                    count("unconfirmed");
+                    failure.get_or_insert(why);
+                    lost.push(event.id);
+                }
+            }
+        }
+        self.mark_published(confirmed).await;
+        for (wait, ids) in returned {
+            self.release(ids, wait).await;
+        }
+        match failure {
+            None => Ok(()),
+            Some(why) => {
+                self.release(lost, Duration::ZERO).await;
+                Err(RelayError::Unconfirmed(why))
+            }
+        }
+    }
+
+    /// Notes the confirms, however long the database is away: else the events would go out again.
+    async fn mark_published(&self, ids: Vec<EventId>) {
+        if ids.is_empty() {
+            return;
+        }
+        let mut backoff = Backoff::new(Backoff::LOOPS);
+        while let Err(error) = self.store.mark_published(&ids, self.clock.now()).await {
+            tracing::debug!(error = telemetry::causes(&error), "confirms have to wait");
+            sleep(backoff.next_wait()).await;
+        }
+    }
+
+    /// Lets events be claimed again after `wait`. If that fails, their claim ends by itself.
+    async fn release(&self, ids: Vec<EventId>, wait: Duration) {
+        let available_at = self.clock.now() + wait;
+        if let Err(error) = self.store.release_outbox(&ids, available_at).await {
+            tracing::debug!(error = telemetry::causes(&error), "claim is left to end by itself");
+        }
+    }
+
+    fn report(&self, error: &RelayError) {
+        let problem = telemetry::causes(error);
+        match error {
+            // The timer loop tells of the database.
+            RelayError::Store(_) => tracing::debug!(error = problem, "outbox cannot be read"),
+            RelayError::Bus(_) | RelayError::Unconfirmed(_) => {
+                if self.health.fails(Part::Publisher, &problem) {
+                    tracing::warn!(error = problem, "events stay in the outbox");
+                }
+            }
+        }
+    }
+}
+
+fn report_confirmed(event: &Outgoing, now: DateTime<Utc>) {
+    count("confirmed");
+    let lag = event.due_at.map(|due_at| (now - due_at).as_seconds_f64());
+    if let Some(lag) = lag {
+        metrics::histogram!(telemetry::LAG).record(lag);
+    }
+    tracing::info!(
+        room.token = %event.token,
+        event.id = %event.id,
+        attempt = event.attempt,
+        lag_seconds = lag,
+        "event published"
+    );
+}
+
+/// The wait before an event that came back is sent again: one second, doubling.
+fn return_wait(attempt: u32) -> Duration {
+    let seconds = 2_u64.checked_pow(attempt.saturating_sub(1)).unwrap_or(u64::MAX);
+    Duration::from_secs(seconds).min(LONGEST_RETURN_WAIT)
+}
+
+fn ids(events: &[Outgoing]) -> Vec<EventId> {
+    events.iter().map(|event| event.id.clone()).collect()
+}
+
+fn count(outcome: &'static str) {
+    metrics::counter!(telemetry::PUBLISHED, "outcome" => outcome).increment(1);
+}

@@ -1,0 +1,131 @@
+//! The timer loop: opens every room whose timer is due.
+//!
+//! It sleeps until the next due instant that it knows of, and looks anew at least every second,
+//! because other processes arm timers too. Before it fires it asks the database for the time, and
+//! fires what is due at that sample: the sample is in the past by the time the reset commits, so
+//! nothing is ever early, whatever the clocks of this machine do. It holds no timers in memory and
+//! publishes nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::Notify, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::Handoff;
+use crate::{
+    backoff::Backoff,
+    clock::DatabaseClock,
+    health::{Health, Part},
+    store::{self, Fired, Store},
+    telemetry,
+};
+
+/// Longest sleep. It bounds how late a timer fires that another process armed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The loop that fires.
+pub struct TimerLoop {
+    store: Arc<dyn Store>,
+    clock: Arc<DatabaseClock>,
+    health: Arc<Health>,
+    /// Rung when this process armed a timer.
+    armed: Arc<Notify>,
+    handoff: Handoff,
+    /// Rooms per transaction.
+    batch: u32,
+}
+
+impl TimerLoop {
+    /// Fires up to `batch` rooms at once, and hands their events to the relay.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn Store>,
+        clock: Arc<DatabaseClock>,
+        health: Arc<Health>,
+        armed: Arc<Notify>,
+        handoff: Handoff,
+        batch: u32,
+    ) -> Self {
+        Self { store, clock, health, armed, handoff, batch }
+    }
+
+    /// Runs until `stop`. A transaction that has begun is finished.
+    ///
+    /// # Errors
+    ///
+    /// None: whatever fails is tried again, and a due room that was not reset is still due.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut backoff = Backoff::new(Backoff::LOOPS);
+        while !stop.is_cancelled() {
+            self.health.made_round();
+            let nap = match self.round(&stop).await {
+                Ok(nap) => {
+                    backoff.reset();
+                    if self.health.works(Part::Database) {
+                        tracing::info!("database is reached, timers fire");
+                    }
+                    nap
+                }
+                Err(error) => {
+                    if self.health.fails(Part::Database, telemetry::causes(&error)) {
+                        tracing::warn!(error = telemetry::causes(&error), "timers cannot fire");
+                    }
+                    backoff.next_wait()
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.armed.notified() => {}
+                () = sleep(nap) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Fires all that is due, and says for how long there is nothing to do.
+    async fn round(&self, stop: &CancellationToken) -> store::Result<Duration> {
+        let now = self.store.now().await?;
+        self.clock.observe(now);
+        loop {
+            let slot = self.handoff.reserve();
+            let claimed_until = slot.as_ref().map(|slot| slot.claimed_until(self.clock.now()));
+            let fired = self.store.fire_due(now, self.batch, claimed_until).await?;
+            let count = fired.events.len() + fired.tidied;
+            self.report(&fired);
+            match slot {
+                _ if fired.events.is_empty() => {}
+                Some(slot) => slot.send(fired.events),
+                None => self.handoff.left_in_outbox(),
+            }
+            // A short batch was the last one.
+            if u64::try_from(count).is_ok_and(|count| count < u64::from(self.batch))
+                || stop.is_cancelled()
+            {
+                break;
+            }
+        }
+        let next = self.store.next_due(now).await?;
+        Ok(next.map_or(LOOK_INTERVAL, |due_at| self.clock.until(due_at).min(LOOK_INTERVAL)))
+    }
+
+    fn report(&self, fired: &Fired) {
+        let now = self.clock.now();
+        metrics::counter!(telemetry::FIRED).increment(u64::try_from(fired.events.len()).unwrap_or(0));
+        for event in &fired.events {
+            if let Some(due_at) = event.due_at {
+                let lag = (now - due_at).as_seconds_f64();
+                metrics::histogram!(telemetry::COMMIT_LAG).record(lag);
+                tracing::info!(
+                    room.token = %event.token,
+                    event.id = %event.id,
+                    timer.due_at = %due_at,
+                    lag_seconds = lag,
+                    "room opened"
+                );
+            }
+        }
+        if fired.tidied > 0 {
+            tracing::info!(rooms = fired.tidied, "timers of open rooms tidied away");
+        }
+    }
+}

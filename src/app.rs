@@ -127,8 +127,10 @@ impl App {
             handoff,
             batch,
         );
-        let retention =
-            Retention { history: config.outbox.history, dead_after: config.outbox.dead_after };
+        let retention = Retention {
+            history: config.outbox.history,
+            dead_after: config.outbox.dead_after,
+        };
         let housekeeping = Housekeeping::new(self.store(), Arc::clone(clock), retention);
         let schedules = Schedules {
             prune: config.housekeeping.prune.clone(),
@@ -139,7 +141,10 @@ impl App {
         loops.start("intake", intake.run(stop.clone()));
         loops.start("relay", relay.run(stop.clone()));
         loops.start("housekeeping", housekeeping.run(schedules, stop.clone()));
-        loops.start("systemd link", systemd::run(Arc::clone(health), stop.clone()));
+        loops.start(
+            "systemd link",
+            systemd::run(Arc::clone(health), stop.clone()),
+        );
     }
 
     /// Waits for the database and brings it up to date. `None` if the process stops first.

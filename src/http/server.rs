@@ -11,12 +11,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::{
-    net::TcpListener,
-    sync::Semaphore,
-    task::JoinSet,
-    time::sleep,
-};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 /// Time for a request's header, also for the next one on a connection that is kept.
@@ -38,7 +33,10 @@ pub(super) async fn serve(
     let free = Arc::new(Semaphore::new(connections));
     let mut open = JoinSet::new();
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADER);
+    server
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEADER);
     loop {
         let permit = tokio::select! {
             () = stop.cancelled() => return Ok(()),

@@ -519,7 +519,11 @@ fn matched(rows: u64, expected: usize, table: &'static str) -> Result<()> {
     if usize::try_from(rows) == Ok(expected) {
         return Ok(());
     }
-    Err(StoreError::Conflict { table, rows, expected })
+    Err(StoreError::Conflict {
+        table,
+        rows,
+        expected,
+    })
 }
 
 impl StoreError {

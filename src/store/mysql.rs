@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use sqlx::{
-    Error, Executor, MySql,
+    AssertSqlSafe, Error, Executor, MySql,
     mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlQueryResult},
 };
 
@@ -161,17 +161,22 @@ impl Dialect for MySql {
 
 pub(super) fn connect(url: &str, options: Options) -> Result<Arc<dyn Store>> {
     let connect: MySqlConnectOptions = url.parse().map_err(StoreError::unusable_url)?;
-    // With the default, repeatable read, the range of due timers would be locked against the
-    // arming of new ones. Lock waits end before the use of the connection does.
-    let setup = format!(
-        "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, \
-         SESSION innodb_lock_wait_timeout = {}",
+    // Lock waits end before the use of the connection does.
+    let lock_wait = format!(
+        "SET SESSION innodb_lock_wait_timeout = {}",
         lock_wait_seconds(options.timeout)
     );
     let pool = pool_options(MySqlPoolOptions::new(), options)
         .after_connect(move |connection, _| {
-            let setup = sqlx::AssertSqlSafe(setup.clone());
-            Box::pin(async move { connection.execute(setup).await.map(|_done| ()) })
+            let lock_wait = AssertSqlSafe(lock_wait.clone());
+            Box::pin(async move {
+                // With the default, repeatable read, the range of due timers would be locked
+                // against the arming of new ones.
+                connection
+                    .execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+                    .await?;
+                connection.execute(lock_wait).await.map(|_done| ())
+            })
         })
         .connect_lazy_with(connect);
     Ok(Arc::new(SqlStore::new(pool, options.timeout)))

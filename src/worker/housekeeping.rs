@@ -65,7 +65,11 @@ impl Housekeeping {
     /// Keeps this store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, clock: Arc<DatabaseClock>, retention: Retention) -> Self {
-        Self { store, clock, retention }
+        Self {
+            store,
+            clock,
+            retention,
+        }
     }
 
     /// Runs the jobs at their times, until `stop`.
@@ -80,7 +84,10 @@ impl Housekeeping {
             self.job(&schedules.gauges, "counting", Self::gauges),
             self.job(&schedules.summary, "summary", Self::summary),
         ] {
-            scheduler.add(job.context("schedule")?).await.context("job")?;
+            scheduler
+                .add(job.context("schedule")?)
+                .await
+                .context("job")?;
         }
         scheduler.start().await.context("scheduler")?;
         stop.cancelled().await;
@@ -111,7 +118,10 @@ impl Housekeeping {
         let now = self.clock.now();
         let (history, dead) = self
             .store
-            .prune_outbox(now - self.retention.history, now - self.retention.dead_after)
+            .prune_outbox(
+                now - self.retention.history,
+                now - self.retention.dead_after,
+            )
             .await?;
         metrics::counter!(telemetry::PRUNED, "kind" => "history").increment(history);
         metrics::counter!(telemetry::PRUNED, "kind" => "dead").increment(dead);
@@ -167,6 +177,10 @@ mod tests {
     fn a_bad_schedule_is_refused() {
         assert_eq!(check_schedule("0 11 * * * *"), Ok(()));
         assert_eq!(check_schedule("*/15 * * * * *"), Ok(()));
-        assert!(check_schedule("every now and then").unwrap_err().contains("is no schedule"));
+        assert!(
+            check_schedule("every now and then")
+                .unwrap_err()
+                .contains("is no schedule")
+        );
     }
 }

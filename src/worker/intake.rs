@@ -66,7 +66,15 @@ impl Intake {
         unknown_room_grace: Duration,
     ) -> Self {
         let received = Mutex::new(Version::ZERO);
-        Self { store, bus, clock, health, armed, unknown_room_grace, received }
+        Self {
+            store,
+            bus,
+            clock,
+            health,
+            armed,
+            unknown_room_grace,
+            received,
+        }
     }
 
     /// Runs until `stop`, over as many connections as it takes. What is not settled then is

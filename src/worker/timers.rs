@@ -46,7 +46,14 @@ impl TimerLoop {
         handoff: Handoff,
         batch: u32,
     ) -> Self {
-        Self { store, clock, health, armed, handoff, batch }
+        Self {
+            store,
+            clock,
+            health,
+            armed,
+            handoff,
+            batch,
+        }
     }
 
     /// Runs until `stop`. A transaction that has begun is finished.
@@ -88,7 +95,9 @@ impl TimerLoop {
         self.clock.observe(now);
         loop {
             let slot = self.handoff.reserve();
-            let claimed_until = slot.as_ref().map(|slot| slot.claimed_until(self.clock.now()));
+            let claimed_until = slot
+                .as_ref()
+                .map(|slot| slot.claimed_until(self.clock.now()));
             let fired = self.store.fire_due(now, self.batch, claimed_until).await?;
             let count = fired.events.len() + fired.tidied;
             self.report(&fired);
@@ -105,12 +114,15 @@ impl TimerLoop {
             }
         }
         let next = self.store.next_due(now).await?;
-        Ok(next.map_or(LOOK_INTERVAL, |due_at| self.clock.until(due_at).min(LOOK_INTERVAL)))
+        Ok(next.map_or(LOOK_INTERVAL, |due_at| {
+            self.clock.until(due_at).min(LOOK_INTERVAL)
+        }))
     }
 
     fn report(&self, fired: &Fired) {
         let now = self.clock.now();
-        metrics::counter!(telemetry::FIRED).increment(u64::try_from(fired.events.len()).unwrap_or(0));
+        metrics::counter!(telemetry::FIRED)
+            .increment(u64::try_from(fired.events.len()).unwrap_or(0));
         for event in &fired.events {
             if let Some(due_at) = event.due_at {
                 let lag = (now - due_at).as_seconds_f64();

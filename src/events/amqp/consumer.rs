@@ -5,8 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use lapin::{
-    BasicProperties, Channel, Connection, Consumer,
-    Acker,
+    Acker, BasicProperties, Channel, Connection, Consumer,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::{FieldTable, ShortString},
 };
@@ -40,7 +39,12 @@ impl AmqpSubscription {
             ),
         )
         .await?;
-        Ok(Self { _connection: connection, _channel: channel, consumer, publisher })
+        Ok(Self {
+            _connection: connection,
+            _channel: channel,
+            consumer,
+            publisher,
+        })
     }
 }
 
@@ -81,13 +85,18 @@ struct AmqpReceipt {
 #[async_trait]
 impl Receipt for AmqpReceipt {
     async fn ack(&mut self) -> Result<()> {
-        answered("take an acknowledgement", self.acker.ack(BasicAckOptions::default()))
-            .await
-            .map(|_acked| ())
+        answered(
+            "take an acknowledgement",
+            self.acker.ack(BasicAckOptions::default()),
+        )
+        .await
+        .map(|_acked| ())
     }
 
     async fn dead_letter(&mut self, body: &[u8], reason: &str) -> Result<()> {
         let origin = (self.exchange.as_str(), self.routing_key.as_str());
-        self.publisher.dead_letter(body, self.properties.clone(), origin, reason).await
+        self.publisher
+            .dead_letter(body, self.properties.clone(), origin, reason)
+            .await
     }
 }

@@ -46,7 +46,9 @@ impl Broker {
         let connecting = Connection::connect_uri(self.uri.clone(), properties);
         let connection = match timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(connected) => connected.map_err(BusError::Amqp)?,
-            Err(_elapsed) => return Err(BusError::TimedOut("accept a connection", CONNECT_TIMEOUT)),
+            Err(_elapsed) => {
+                return Err(BusError::TimedOut("accept a connection", CONNECT_TIMEOUT));
+            }
         };
         if self.options.declare {
             topology::declare(&connection, &self.options).await?;

@@ -1,0 +1,218 @@
+//! `lobbyd demo`: a stranger sees the whole chain happen, with nothing installed.
+//!
+//! It runs the real worker on the embedded defaults in a temporary folder, and does from outside
+//! what a conversation backend would do: it makes a room, publishes a lobby change, and listens.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use clap::Args;
+use lobbyd::{
+    app::App,
+    config::Config,
+    domain::{EventId, Lobby, LobbyChanged, LobbyState, Room, RoomToken, RoomUpdated, Version},
+    events::{Bus, MemoryBus, Message, wire},
+    shutdown,
+    store::Store,
+    telemetry,
+};
+use serde::Deserialize;
+use tokio::{net::TcpListener, sync::broadcast, time::sleep, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::say;
+
+/// Type of a group conversation.
+const GROUP: i64 = 2;
+
+/// Longest wait for a step that takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Show the whole chain in a few seconds, in a temporary place.
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// How many seconds the lobby lasts
+    #[arg(long = "in", value_name = "SECONDS", default_value_t = 5,
+          value_parser = clap::value_parser!(u32).range(2..=60))]
+    seconds: u32,
+}
+
+impl Demo {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        telemetry::init_logging(false, "warn")?;
+        let folder = tempfile::tempdir().context("temporary folder")?;
+        let database = folder.path().join("demo.db");
+        let mut config = Config::defaults();
+        config.database.url = format!("sqlite://{}?mode=rwc", database.display()).into();
+        let bus = Arc::new(MemoryBus::new());
+        let app = App::with_bus(config, Arc::clone(&bus) as Arc<dyn Bus>)?;
+
+        let ops = TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .context("ops listener")?;
+        let stop = CancellationToken::new();
+        let store = app.store();
+        let story = async {
+            let told = self.tell(&bus, store.as_ref()).await;
+            stop.cancel();
+            told
+        };
+        let worker = app.run_worker(ops, telemetry::init_metrics()?, stop.clone());
+        tokio::select! {
+            (told, worked) = async { tokio::join!(story, worker) } => told.and(worked),
+            stopped = shutdown::on_signal(stop.clone()), if !stop.is_cancelled() => stopped,
+        }
+    }
+
+    async fn tell(&self, bus: &MemoryBus, store: &dyn Store) -> anyhow::Result<()> {
+        say("lobbyd demo: a SQLite file in a temporary folder, and the in-process event bus.\n")?;
+        let token = RoomToken::parse("webinar")?;
+        let mut updates = bus.listen();
+
+        make_room(store, &token).await?;
+        step(
+            store,
+            "room",
+            "\"Quarterly webinar\" is there, token webinar, no lobby",
+        )
+        .await?;
+
+        let now = store.now().await?;
+        let timer = DateTime::from_timestamp(now.timestamp() + i64::from(self.seconds), 0)
+            .context("timer")?;
+        let change = LobbyChanged {
+            token: token.clone(),
+            lobby: Lobby {
+                state: LobbyState::NonModerators,
+                timer: Some(timer),
+            },
+            version: Some(Version::of(now)),
+        };
+        bus.publish(&[wire::lobby_changed(&change, EventId::new(), now)])
+            .await?;
+        let until = timer.to_rfc3339_opts(SecondsFormat::Secs, true);
+        step(
+            store,
+            "event in",
+            &format!("lobby.changed: everybody waits until {until}"),
+        )
+        .await?;
+
+        await_room(store, &token, |room| room.lobby.scheduled() == Some(timer)).await?;
+        step(
+            store,
+            "armed",
+            "the row has lobby_state 1 and the lobby_timer; it is the schedule",
+        )
+        .await?;
+
+        countdown(store, timer).await?;
+        let update = await_update(&mut updates).await?;
+        let heard = store.now().await?;
+        let room = await_room(store, &token, |room| room.lobby == Lobby::OPEN).await?;
+        step(
+            store,
+            "opened",
+            &format!(
+                "the row has lobby_state 0 and no timer, version {}",
+                room.version.milliseconds()
+            ),
+        )
+        .await?;
+        let lag = (heard - timer).num_milliseconds();
+        let key = &update.routing_key;
+        step(
+            store,
+            "published",
+            &format!("{key}, {lag} ms after the instant:"),
+        )
+        .await?;
+        let pretty: serde_json::Value = serde_json::from_slice(&update.body)?;
+        say(&format!("\n{}\n", serde_json::to_string_pretty(&pretty)?))?;
+        check(&update, timer)?;
+        say(HOW_TO_GO_ON)
+    }
+}
+
+const HOW_TO_GO_ON: &str = "\
+Everybody is in. Nothing was installed, and the temporary folder is gone.
+
+How to go on:
+  make test                      the whole chain on RabbitMQ, PostgreSQL and MariaDB
+  lobbyd run                     the same daemon on a SQLite file in this folder
+  lobbyd --help                  all commands, and how to connect a broker and a database
+  lobbyd config check            the configuration that is in force";
+
+/// Makes the room as soon as the worker has made the tables.
+async fn make_room(store: &dyn Store, token: &RoomToken) -> anyhow::Result<()> {
+    let made = async {
+        while store
+            .create_room(token, GROUP, "Quarterly webinar")
+            .await
+            .is_err()
+        {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, made)
+        .await
+        .context("the worker did not start")
+}
+
+async fn await_room(
+    store: &dyn Store,
+    token: &RoomToken,
+    wanted: impl Fn(&Room) -> bool,
+) -> anyhow::Result<Room> {
+    let found = async {
+        loop {
+            match store.room(token).await? {
+                Some(room) if wanted(&room) => return Ok(room),
+                Some(_) | None => sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    timeout(PATIENCE, found)
+        .await
+        .context("the room did not change")?
+}
+
+async fn countdown(store: &dyn Store, timer: DateTime<Utc>) -> anyhow::Result<()> {
+    let left = (timer - store.now().await?).num_seconds();
+    for seconds in (1..=left).rev() {
+        let instant = timer - TimeDelta::seconds(seconds);
+        sleep((instant - store.now().await?).to_std().unwrap_or_default()).await;
+        step(store, "", &format!("{seconds} …")).await?;
+    }
+    Ok(())
+}
+
+async fn await_update(updates: &mut broadcast::Receiver<Message>) -> anyhow::Result<Message> {
+    timeout(PATIENCE, updates.recv())
+        .await
+        .context("no update was published")?
+        .context("bus")
+}
+
+/// The demo shows what happened, so it checks that it did.
+fn check(update: &Message, timer: DateTime<Utc>) -> anyhow::Result<()> {
+    #[derive(Deserialize)]
+    struct Event {
+        data: RoomUpdated,
+    }
+    let event: Event = serde_json::from_slice(&update.body)?;
+    if event.data.due_at != Some(timer) || event.data.fired_at.is_none_or(|fired| fired < timer) {
+        bail!("the room was not opened at its instant: {:?}", event.data);
+    }
+    Ok(())
+}
+
+/// Prints one step with the database's time, by which the room opens.
+async fn step(store: &dyn Store, name: &str, text: &str) -> anyhow::Result<()> {
+    let now = store.now().await?;
+    say(&format!(
+        "{}  {name:<10} {text}",
+        now.format("%H:%M:%S%.3f")
+    ))
+}

@@ -1,0 +1,106 @@
+//! `lobbyd publish`: one lobby change, from the command line.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use chrono::{DateTime, SubsecRound, Utc};
+use clap::Args;
+use lobbyd::{
+    app,
+    config::{Config, ConfigError},
+    domain::{EventId, Lobby, LobbyChanged, LobbyState, RoomToken, Version},
+    events::{Confirmation, wire},
+};
+
+use super::say;
+
+/// Publish one lobby-change event.
+#[derive(Debug, Args)]
+pub(crate) struct Publish {
+    /// Token of the room
+    #[arg(value_parser = token)]
+    token: RoomToken,
+
+    /// 1 puts a lobby in front of the room, 0 removes it
+    #[arg(long, value_parser = state)]
+    state: LobbyState,
+
+    /// Open the room after this time, for example 30s or 10m
+    #[arg(long = "in", value_name = "DURATION", value_parser = humantime::parse_duration,
+          conflicts_with = "at")]
+    after: Option<Duration>,
+
+    /// Open the room at this instant, for example 2026-12-01T18:00:00Z
+    #[arg(long, value_name = "RFC3339")]
+    at: Option<DateTime<Utc>>,
+}
+
+impl Publish {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "who makes a change dates it by his own clock, as any sender does"
+    )]
+    pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
+        if config.events.url.expose().starts_with("memory:") {
+            return Err(ConfigError::new(
+                "events.url",
+                "memory: is a bus inside one process, which no other process reaches; name the \
+                 broker (amqp://…), or write lobby_state and lobby_timer into the room's row",
+            )
+            .into());
+        }
+        let now = Utc::now();
+        let timer = self
+            .at
+            .or_else(|| self.after.map(|after| round_up(now + after)));
+        if self.state == LobbyState::None && timer.is_some() {
+            bail!("--in and --at need --state 1: without a lobby there is nothing to open");
+        }
+        let change = LobbyChanged {
+            token: self.token,
+            lobby: Lobby {
+                state: self.state,
+                timer,
+            },
+            version: Some(Version::of(now)),
+        };
+        let message = wire::lobby_changed(&change, EventId::new(), now);
+
+        let bus = app::open_bus(config)?;
+        let confirmations = bus.publish(&[message]).await?;
+        bus.close().await;
+        match confirmations.into_iter().next() {
+            Some(Confirmation::Confirmed) => match change.lobby.timer {
+                Some(timer) => say(&format!("{}: lobby until {timer}", change.token)),
+                None => say(&format!(
+                    "{}: lobby state {}",
+                    change.token,
+                    self.state.number()
+                )),
+            },
+            Some(Confirmation::Returned(why) | Confirmation::Unconfirmed(why)) => {
+                bail!("the broker did not take the event: {why}")
+            }
+            None => bail!("the broker did not answer"),
+        }
+    }
+}
+
+/// Timers are whole seconds; a fraction less would be too early.
+fn round_up(instant: DateTime<Utc>) -> DateTime<Utc> {
+    match instant.trunc_subsecs(0) {
+        whole if whole == instant => whole,
+        whole => whole + Duration::from_secs(1),
+    }
+}
+
+fn token(text: &str) -> Result<RoomToken, String> {
+    RoomToken::parse(text).map_err(|error| error.to_string())
+}
+
+fn state(text: &str) -> Result<LobbyState, String> {
+    text.parse()
+        .ok()
+        .and_then(LobbyState::from_number)
+        .ok_or_else(|| "expected 0 (no lobby) or 1 (non-moderators wait)".to_owned())
+}

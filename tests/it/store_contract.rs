@@ -1,0 +1,577 @@
+//! What each method of the store promises, on each database.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use lobbyd::{
+    domain::{Applied, EventId, Lobby, LobbyChanged, LobbyState, RoomToken, Version},
+    store::{Store, StoreError},
+};
+
+use crate::support::database::{Database, Kind};
+
+/// A store on an empty database.
+struct Subject {
+    database: Database,
+    store: Arc<dyn Store>,
+}
+
+impl Subject {
+    async fn new(kind: Kind) -> Self {
+        let database = Database::create(kind).await;
+        let store = database.store().await;
+        Self { database, store }
+    }
+
+    async fn lobby(&self, room: &str) -> Lobby {
+        self.store.room(&token(room)).await.unwrap().unwrap().lobby
+    }
+
+    async fn version(&self, room: &str) -> i64 {
+        self.store
+            .room(&token(room))
+            .await
+            .unwrap()
+            .unwrap()
+            .version
+            .milliseconds()
+    }
+
+    async fn apply(&self, change: &LobbyChanged) -> Applied {
+        self.store.apply(change, RECEIVED).await.unwrap()
+    }
+
+    /// Fires all that is due at `now`; the tokens of the rooms that were reset.
+    async fn fire(&self, now: DateTime<Utc>) -> Vec<String> {
+        let fired = self.store.fire_due(now, 100, None).await.unwrap();
+        fired
+            .events
+            .iter()
+            .map(|event| event.token.to_string())
+            .collect()
+    }
+}
+
+/// Each contract, as a test per database.
+macro_rules! on_every_database {
+    ($($contract:ident,)*) => {
+        on_every_database!(@ sqlite, Sqlite, $($contract,)*);
+        on_every_database!(@ postgres, Postgres, $($contract,)*);
+        on_every_database!(@ mariadb, MariaDb, $($contract,)*);
+    };
+    (@ $module:ident, $kind:ident, $($contract:ident,)*) => {
+        mod $module {
+            $(#[tokio::test]
+            async fn $contract() {
+                super::$contract(super::Subject::new(super::Kind::$kind).await).await;
+            })*
+        }
+    };
+}
+
+on_every_database! {
+    every_statement_prepares,
+    migrating_twice_changes_nothing,
+    the_time_is_that_of_the_database,
+    a_change_arms_moves_and_disarms,
+    a_change_that_is_not_newer_changes_nothing,
+    a_change_of_an_unknown_room_changes_nothing,
+    a_room_of_another_kind_gets_no_lobby,
+    a_redelivered_timer_does_not_reset_twice,
+    a_due_timer_fires_once,
+    a_timer_is_never_early,
+    a_superseded_timer_never_fires,
+    a_row_written_by_anybody_is_a_timer,
+    an_open_room_with_a_timer_is_only_tidied,
+    a_timer_where_no_lobby_can_be_is_left_alone,
+    a_batch_takes_the_longest_overdue_first,
+    tokens_differ_by_case,
+    the_last_second_of_the_calendar_is_kept,
+    the_next_due_instant_is_after_now,
+    a_claim_is_exclusive_until_it_ends,
+    a_released_event_can_be_claimed_again,
+    a_published_event_stays_as_history,
+    fired_events_can_be_claimed_for_the_one_who_fired,
+    old_rows_are_pruned,
+    what_waits_is_counted,
+    a_room_is_made_once,
+}
+
+const RECEIVED: Version = Version::ZERO;
+
+/// 2026-01-01T00:00:00Z, and some seconds.
+fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_767_225_600 + seconds, 0).unwrap()
+}
+
+fn token(text: &str) -> RoomToken {
+    RoomToken::parse(text).unwrap()
+}
+
+fn closed_until(timer: Option<DateTime<Utc>>) -> Lobby {
+    Lobby {
+        state: LobbyState::NonModerators,
+        timer,
+    }
+}
+
+fn change(room: &str, lobby: Lobby, version: impl Into<Option<i64>>) -> LobbyChanged {
+    LobbyChanged {
+        token: token(room),
+        lobby,
+        version: version
+            .into()
+            .map(|version| Version::parse(version).unwrap()),
+    }
+}
+
+async fn every_statement_prepares(subject: Subject) {
+    subject.store.prepare_all().await.unwrap();
+}
+
+async fn migrating_twice_changes_nothing(subject: Subject) {
+    subject.database.insert_room("a").await;
+    subject.store.migrate().await.unwrap();
+    assert_eq!(subject.lobby("a").await, Lobby::OPEN);
+}
+
+async fn the_time_is_that_of_the_database(subject: Subject) {
+    let before = subject.database.now_millis().await;
+    let now = subject.store.now().await.unwrap().timestamp_millis();
+    let after = subject.database.now_millis().await;
+    assert!((before..=after).contains(&now), "{before} {now} {after}");
+}
+
+async fn a_change_arms_moves_and_disarms(subject: Subject) {
+    subject.database.insert_room("a").await;
+    let armed = closed_until(Some(at(10)));
+    let applied = subject.apply(&change("a", armed, 1)).await;
+    assert_eq!(
+        applied,
+        Applied::Set {
+            lobby: armed,
+            replaced: None
+        }
+    );
+    assert_eq!(subject.lobby("a").await, armed);
+
+    let moved = closed_until(Some(at(20)));
+    let applied = subject.apply(&change("a", moved, 2)).await;
+    assert_eq!(
+        applied,
+        Applied::Set {
+            lobby: moved,
+            replaced: Some(at(10))
+        }
+    );
+    assert_eq!(subject.lobby("a").await, moved);
+
+    let applied = subject.apply(&change("a", closed_until(None), 3)).await;
+    assert_eq!(
+        applied,
+        Applied::Set {
+            lobby: closed_until(None),
+            replaced: Some(at(20))
+        }
+    );
+    assert_eq!(subject.lobby("a").await, closed_until(None));
+
+    let applied = subject.apply(&change("a", Lobby::OPEN, 4)).await;
+    assert_eq!(
+        applied,
+        Applied::Set {
+            lobby: Lobby::OPEN,
+            replaced: None
+        }
+    );
+    assert_eq!(subject.lobby("a").await, Lobby::OPEN);
+    assert_eq!(subject.version("a").await, 4);
+}
+
+async fn a_change_that_is_not_newer_changes_nothing(subject: Subject) {
+    subject.database.insert_room("a").await;
+    let lobby = closed_until(Some(at(10)));
+    subject.apply(&change("a", lobby, 5)).await;
+    for version in [5, 4] {
+        let stale = change("a", Lobby::OPEN, version);
+        assert_eq!(subject.apply(&stale).await, Applied::Stale);
+    }
+    assert_eq!(subject.lobby("a").await, lobby);
+    assert_eq!(subject.version("a").await, 5);
+}
+
+async fn a_change_of_an_unknown_room_changes_nothing(subject: Subject) {
+    let applied = subject
+        .apply(&change("nowhere", closed_until(None), 1))
+        .await;
+    assert_eq!(applied, Applied::UnknownRoom);
+    assert_eq!(subject.store.room(&token("nowhere")).await.unwrap(), None);
+}
+
+async fn a_room_of_another_kind_gets_no_lobby(subject: Subject) {
+    let insert = "INSERT INTO lobbyd_rooms (token, type, name, object_type) VALUES";
+    subject
+        .database
+        .execute(&format!(
+            "{insert} ('one', 1, '', ''), ('file', 3, '', 'file')"
+        ))
+        .await;
+    for room in ["one", "file"] {
+        let applied = subject.apply(&change(room, closed_until(None), 1)).await;
+        assert_eq!(applied, Applied::NoLobby);
+        assert_eq!(subject.lobby(room).await, Lobby::OPEN);
+    }
+}
+
+async fn a_redelivered_timer_does_not_reset_twice(subject: Subject) {
+    subject.database.insert_room("a").await;
+    let bare = change("a", closed_until(Some(at(10))), None);
+    let received = |version| Version::parse(version).unwrap();
+    subject.store.apply(&bare, received(100)).await.unwrap();
+    assert_eq!(subject.fire(at(10)).await, ["a"]);
+    // Redelivered after a crash, the same event has a later instant of receipt.
+    let again = subject.store.apply(&bare, received(200)).await.unwrap();
+    assert_eq!(again, Applied::Stale);
+    assert!(subject.fire(at(20)).await.is_empty());
+}
+
+async fn a_due_timer_fires_once(subject: Subject) {
+    subject.database.insert_room("a").await;
+    subject
+        .apply(&change("a", closed_until(Some(at(10))), 7))
+        .await;
+    let now = at(10) + TimeDelta::milliseconds(3);
+    let fired = subject.store.fire_due(now, 100, None).await.unwrap();
+    assert_eq!((fired.events.len(), fired.tidied), (1, 0));
+    let event = &fired.events[0];
+    let data: serde_json::Value = serde_json::from_str(&event.data).unwrap();
+    let expected = serde_json::json!({
+        "token": "a", "type": 3, "lobbyState": 0, "lobbyTimer": 0, "sipEnabled": 0, "version": 8,
+        "reason": "lobby_timer_reached", "dueAt": "2026-01-01T00:00:10Z",
+        "firedAt": "2026-01-01T00:00:10.003Z",
+    });
+    assert_eq!(data, expected);
+    assert_eq!(subject.lobby("a").await, Lobby::OPEN);
+    assert_eq!(subject.version("a").await, 8);
+
+    assert!(subject.fire(at(60)).await.is_empty());
+    let stored = subject.store.claim_outbox(now, 100, at(60)).await.unwrap();
+    assert_eq!(stored.len(), 1);
+    assert_eq!(
+        (
+            &stored[0].id,
+            &stored[0].data,
+            stored[0].created_at,
+            stored[0].due_at,
+            stored[0].attempt
+        ),
+        (&event.id, &event.data, now, Some(at(10)), 1)
+    );
+}
+
+async fn a_timer_is_never_early(subject: Subject) {
+    subject.database.insert_room("a").await;
+    subject
+        .apply(&change("a", closed_until(Some(at(10))), 1))
+        .await;
+    assert!(
+        subject
+            .fire(at(9) + TimeDelta::milliseconds(999))
+            .await
+            .is_empty()
+    );
+    assert_eq!(subject.lobby("a").await, closed_until(Some(at(10))));
+    assert_eq!(subject.fire(at(10)).await, ["a"]);
+}
+
+async fn a_superseded_timer_never_fires(subject: Subject) {
+    for room in ["moved", "removed", "opened"] {
+        subject.database.insert_room(room).await;
+        subject
+            .apply(&change(room, closed_until(Some(at(10))), 1))
+            .await;
+    }
+    subject
+        .apply(&change("moved", closed_until(Some(at(30))), 2))
+        .await;
+    subject
+        .apply(&change("removed", closed_until(None), 2))
+        .await;
+    subject.apply(&change("opened", Lobby::OPEN, 2)).await;
+    assert!(subject.fire(at(20)).await.is_empty());
+    assert_eq!(subject.lobby("removed").await, closed_until(None));
+    assert_eq!(subject.fire(at(30)).await, ["moved"]);
+    // A setting that was made before the reset and arrives after it is still the newer one.
+    let late = change("moved", closed_until(Some(at(90))), 4);
+    assert!(matches!(subject.apply(&late).await, Applied::Set { .. }));
+}
+
+async fn a_row_written_by_anybody_is_a_timer(subject: Subject) {
+    subject
+        .database
+        .insert_rooms("room", 3, at(5).timestamp())
+        .await;
+    assert_eq!(subject.store.next_due(at(0)).await.unwrap(), Some(at(5)));
+    assert!(subject.fire(at(4)).await.is_empty());
+    let mut fired = subject.fire(at(5)).await;
+    fired.sort();
+    assert_eq!(fired, ["room1", "room2", "room3"]);
+}
+
+async fn an_open_room_with_a_timer_is_only_tidied(subject: Subject) {
+    subject
+        .database
+        .insert_rooms("a", 1, at(5).timestamp())
+        .await;
+    subject
+        .database
+        .execute("UPDATE lobbyd_rooms SET lobby_state = 0, lobby_version = 9")
+        .await;
+    let fired = subject.store.fire_due(at(5), 100, None).await.unwrap();
+    assert_eq!((fired.events.len(), fired.tidied), (0, 1));
+    assert_eq!(subject.lobby("a1").await, Lobby::OPEN);
+    assert_eq!(subject.version("a1").await, 9);
+    assert_eq!(subject.database.unpublished().await, 0);
+}
+
+async fn a_timer_where_no_lobby_can_be_is_left_alone(subject: Subject) {
+    subject
+        .database
+        .insert_rooms("one", 1, at(5).timestamp())
+        .await;
+    subject
+        .database
+        .execute("UPDATE lobbyd_rooms SET type = 1")
+        .await;
+    subject
+        .database
+        .insert_rooms("file", 1, at(5).timestamp())
+        .await;
+    subject
+        .database
+        .execute("UPDATE lobbyd_rooms SET object_type = 'file' WHERE type = 3")
+        .await;
+    assert!(subject.fire(at(5)).await.is_empty());
+    assert_eq!(subject.store.next_due(at(0)).await.unwrap(), None);
+    assert_eq!(subject.lobby("one1").await, closed_until(Some(at(5))));
+    let backlog = subject.store.backlog().await.unwrap();
+    assert_eq!((backlog.timers_pending, backlog.timers_unusable), (0, 2));
+}
+
+async fn a_batch_takes_the_longest_overdue_first(subject: Subject) {
+    subject
+        .database
+        .insert_rooms("late", 3, at(9).timestamp())
+        .await;
+    subject
+        .database
+        .insert_rooms("early", 3, at(5).timestamp())
+        .await;
+    for expected in ["early", "late"] {
+        let fired = subject.store.fire_due(at(10), 3, None).await.unwrap();
+        assert_eq!(fired.events.len(), 3);
+        assert!(
+            fired
+                .events
+                .iter()
+                .all(|event| event.token.as_str().starts_with(expected))
+        );
+    }
+    assert!(subject.fire(at(10)).await.is_empty());
+}
+
+async fn tokens_differ_by_case(subject: Subject) {
+    subject.database.insert_room("abc").await;
+    subject.database.insert_room("ABC").await;
+    subject.apply(&change("ABC", closed_until(None), 1)).await;
+    assert_eq!(subject.lobby("abc").await, Lobby::OPEN);
+    assert_eq!(subject.lobby("ABC").await, closed_until(None));
+}
+
+async fn the_last_second_of_the_calendar_is_kept(subject: Subject) {
+    subject.database.insert_room("a").await;
+    let last = DateTime::from_timestamp(253_402_300_799, 0).unwrap();
+    subject
+        .apply(&change("a", closed_until(Some(last)), 1))
+        .await;
+    assert_eq!(subject.lobby("a").await, closed_until(Some(last)));
+    assert_eq!(subject.store.next_due(at(0)).await.unwrap(), Some(last));
+}
+
+async fn the_next_due_instant_is_after_now(subject: Subject) {
+    assert_eq!(subject.store.next_due(at(0)).await.unwrap(), None);
+    subject
+        .database
+        .insert_rooms("a", 2, at(5).timestamp())
+        .await;
+    subject
+        .database
+        .insert_rooms("b", 2, at(8).timestamp())
+        .await;
+    let next = |now| subject.store.next_due(now);
+    assert_eq!(next(at(4)).await.unwrap(), Some(at(5)));
+    assert_eq!(
+        next(at(5) + TimeDelta::milliseconds(1)).await.unwrap(),
+        Some(at(8))
+    );
+    assert_eq!(next(at(8)).await.unwrap(), None);
+}
+
+async fn a_claim_is_exclusive_until_it_ends(subject: Subject) {
+    subject
+        .database
+        .insert_rooms("a", 3, at(0).timestamp())
+        .await;
+    subject.fire(at(0)).await;
+    let claim = |now, limit| subject.store.claim_outbox(now, limit, at(10));
+    assert_eq!(claim(at(1), 2).await.unwrap().len(), 2);
+    assert_eq!(claim(at(1), 2).await.unwrap().len(), 1);
+    assert!(claim(at(9), 2).await.unwrap().is_empty());
+    let again = claim(at(10), 5).await.unwrap();
+    assert_eq!(again.len(), 3);
+    assert!(again.iter().all(|event| event.attempt == 2));
+}
+
+async fn a_released_event_can_be_claimed_again(subject: Subject) {
+    subject
+        .database
+        .insert_rooms("a", 1, at(0).timestamp())
+        .await;
+    subject.fire(at(0)).await;
+    let claimed = subject.store.claim_outbox(at(0), 5, at(100)).await.unwrap();
+    let ids = [claimed[0].id.clone()];
+    subject.store.release_outbox(&ids, at(7)).await.unwrap();
+    assert!(
+        subject
+            .store
+            .claim_outbox(at(6), 5, at(100))
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(
+        subject.store.claim_outbox(at(7), 5, at(100)).await.unwrap()[0].id,
+        ids[0]
+    );
+}
+
+async fn a_published_event_stays_as_history(subject: Subject) {
+    subject
+        .database
+        .insert_rooms("a", 2, at(0).timestamp())
+        .await;
+    subject.fire(at(0)).await;
+    let claimed = subject.store.claim_outbox(at(0), 1, at(1)).await.unwrap();
+    let ids: Vec<EventId> = claimed.into_iter().map(|event| event.id).collect();
+    subject.store.mark_published(&ids, at(2)).await.unwrap();
+    // A second worker whose claim took over says the same, later: it changes nothing.
+    subject.store.mark_published(&ids, at(3)).await.unwrap();
+    subject.store.release_outbox(&ids, at(0)).await.unwrap();
+    assert_eq!(
+        subject
+            .store
+            .claim_outbox(at(50), 5, at(60))
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_eq!(
+        subject
+            .database
+            .number("SELECT count(*) FROM lobbyd_outbox")
+            .await,
+        2
+    );
+    assert_eq!(subject.database.unpublished().await, 1);
+}
+
+async fn fired_events_can_be_claimed_for_the_one_who_fired(subject: Subject) {
+    subject
+        .database
+        .insert_rooms("a", 1, at(0).timestamp())
+        .await;
+    let fired = subject.store.fire_due(at(0), 5, Some(at(5))).await.unwrap();
+    assert_eq!(fired.events[0].attempt, 1);
+    assert!(
+        subject
+            .store
+            .claim_outbox(at(4), 5, at(9))
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let taken_over = subject.store.claim_outbox(at(5), 5, at(9)).await.unwrap();
+    assert_eq!(
+        (&taken_over[0].id, taken_over[0].attempt),
+        (&fired.events[0].id, 2)
+    );
+}
+
+async fn old_rows_are_pruned(subject: Subject) {
+    for (prefix, due) in [("old", 0), ("new", 100)] {
+        subject
+            .database
+            .insert_rooms(prefix, 2, at(due).timestamp())
+            .await;
+        let fired = subject.store.fire_due(at(due), 5, None).await.unwrap();
+        let published = [fired.events[0].id.clone()];
+        subject
+            .store
+            .mark_published(&published, at(due))
+            .await
+            .unwrap();
+    }
+    let pruned = subject.store.prune_outbox(at(50), at(50)).await.unwrap();
+    assert_eq!(pruned, (1, 1));
+    assert_eq!(
+        subject.store.prune_outbox(at(100), at(100)).await.unwrap(),
+        (0, 0)
+    );
+    assert_eq!(
+        subject
+            .database
+            .number("SELECT count(*) FROM lobbyd_outbox")
+            .await,
+        2
+    );
+}
+
+async fn what_waits_is_counted(subject: Subject) {
+    let backlog = subject.store.backlog().await.unwrap();
+    assert_eq!((backlog.timers_pending, backlog.outbox_pending), (0, 0));
+    assert_eq!(backlog.outbox_oldest, None);
+    subject
+        .database
+        .insert_rooms("due", 2, at(3).timestamp())
+        .await;
+    subject
+        .database
+        .insert_rooms("later", 3, at(50).timestamp())
+        .await;
+    subject.fire(at(3)).await;
+    let backlog = subject.store.backlog().await.unwrap();
+    assert_eq!((backlog.timers_pending, backlog.outbox_pending), (3, 2));
+    assert_eq!(backlog.outbox_oldest, Some(at(3)));
+    assert_eq!(subject.store.fired_since(at(3)).await.unwrap(), 2);
+    assert_eq!(subject.store.fired_since(at(4)).await.unwrap(), 0);
+}
+
+async fn a_room_is_made_once(subject: Subject) {
+    subject
+        .store
+        .create_room(&token("a"), 2, "Webinar")
+        .await
+        .unwrap();
+    let twice = subject.store.create_room(&token("a"), 2, "Webinar").await;
+    assert!(matches!(twice, Err(StoreError::Rejected(_))), "{twice:?}");
+    let room = subject.store.room(&token("a")).await.unwrap().unwrap();
+    assert_eq!((room.room_type, room.lobby), (2, Lobby::OPEN));
+    // The pool is as good as before.
+    for _ in 0..20 {
+        tokio::time::timeout(Duration::from_secs(20), subject.store.now())
+            .await
+            .unwrap()
+            .unwrap();
+    }
+}

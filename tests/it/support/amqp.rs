@@ -1,0 +1,198 @@
+//! An AMQP client as anybody might write one.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use lapin::{
+    BasicProperties, Channel, Connection, ConnectionProperties,
+    options::{
+        BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
+        QueueBindOptions, QueueDeclareOptions,
+    },
+    types::{AMQPValue, FieldTable},
+};
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::{PATIENCE, eventually};
+
+/// A connection to the broker.
+pub struct Client {
+    _connection: Connection,
+    channel: Channel,
+    exchange: String,
+}
+
+/// A message that lobbyd published.
+#[derive(Debug, Clone)]
+pub struct Published {
+    pub routing_key: String,
+    pub message_id: String,
+    pub content_type: String,
+    pub delivery_mode: u8,
+    pub headers: BTreeMap<String, String>,
+    pub body: Vec<u8>,
+}
+
+impl Published {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    pub fn token(&self) -> String {
+        self.json()["data"]["token"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Client {
+    /// Connects, as soon as the broker answers.
+    pub async fn connect(url: &str, exchange: &str) -> Self {
+        let connection = eventually("a broker that answers", || async {
+            let connecting = Connection::connect(url, ConnectionProperties::default());
+            tokio::time::timeout(Duration::from_secs(5), connecting)
+                .await
+                .ok()?
+                .ok()
+        })
+        .await;
+        let channel = connection.create_channel().await.unwrap();
+        channel
+            .confirm_select(ConfirmSelectOptions::default())
+            .await
+            .unwrap();
+        Self {
+            _connection: connection,
+            channel,
+            exchange: exchange.to_owned(),
+        }
+    }
+
+    /// Publishes a lobby change as bare data.
+    pub async fn publish(&self, body: &Value) {
+        self.publish_bytes(body.to_string().as_bytes(), "application/json")
+            .await;
+    }
+
+    pub async fn publish_bytes(&self, body: &[u8], content_type: &str) {
+        let properties = BasicProperties::default()
+            .with_content_type(content_type.into())
+            .with_delivery_mode(2);
+        let confirm = self
+            .channel
+            .basic_publish(
+                self.exchange.as_str().into(),
+                "lobby.changed".into(),
+                BasicPublishOptions {
+                    mandatory: true,
+                    ..BasicPublishOptions::default()
+                },
+                body,
+                properties,
+            )
+            .await
+            .unwrap()
+            .await
+            .unwrap();
+        assert_eq!(
+            confirm,
+            lapin::Confirmation::Ack(None),
+            "the event was not taken"
+        );
+    }
+
+    /// A durable queue that takes every room update from now on.
+    pub async fn record(&self, queue: &str) {
+        let topic = ExchangeDeclareOptions {
+            durable: true,
+            ..ExchangeDeclareOptions::default()
+        };
+        self.channel
+            .exchange_declare(
+                self.exchange.as_str().into(),
+                lapin::ExchangeKind::Topic,
+                topic,
+                FieldTable::default(),
+            )
+            .await
+            .unwrap();
+        let durable = QueueDeclareOptions {
+            durable: true,
+            ..QueueDeclareOptions::default()
+        };
+        self.channel
+            .queue_declare(queue.into(), durable, FieldTable::default())
+            .await
+            .unwrap();
+        self.channel
+            .queue_bind(
+                queue.into(),
+                self.exchange.as_str().into(),
+                "room.updated.#".into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            )
+            .await
+            .unwrap();
+    }
+
+    pub async fn delete_queue(&self, queue: &str) {
+        self.channel
+            .queue_delete(queue.into(), lapin::options::QueueDeleteOptions::default())
+            .await
+            .unwrap();
+    }
+
+    /// Takes one message, if there is one.
+    pub async fn take(&self, queue: &str) -> Option<Published> {
+        let no_ack = BasicGetOptions { no_ack: true };
+        let got = self
+            .channel
+            .basic_get(queue.into(), no_ack)
+            .await
+            .unwrap()?;
+        let properties = &got.delivery.properties;
+        let headers = properties.headers().iter().flat_map(|table| table.inner());
+        let text = |text: &Option<lapin::types::ShortString>| {
+            text.as_ref().map(ToString::to_string).unwrap_or_default()
+        };
+        Some(Published {
+            routing_key: got.delivery.routing_key.to_string(),
+            message_id: text(properties.message_id()),
+            content_type: text(properties.content_type()),
+            delivery_mode: properties.delivery_mode().unwrap_or_default(),
+            headers: headers
+                .filter_map(|(key, value)| match value {
+                    AMQPValue::LongString(text) => Some((key.to_string(), text.to_string())),
+                    _ => None,
+                })
+                .collect(),
+            body: got.delivery.data.clone(),
+        })
+    }
+
+    /// Takes messages until there are `number` different ones.
+    pub async fn take_ids(&self, queue: &str, number: usize) -> BTreeMap<String, Published> {
+        let mut seen = BTreeMap::new();
+        let begin = Instant::now();
+        while seen.len() < number {
+            match self.take(queue).await {
+                Some(message) => drop(seen.insert(message.message_id.clone(), message)),
+                None => sleep(Duration::from_millis(20)).await,
+            }
+            assert!(
+                begin.elapsed() < PATIENCE * 2,
+                "{} of {number} messages came",
+                seen.len()
+            );
+        }
+        seen
+    }
+
+    /// Takes all that is there.
+    pub async fn take_rest(&self, queue: &str) -> Vec<Published> {
+        let mut rest = Vec::new();
+        while let Some(message) = self.take(queue).await {
+            rest.push(message);
+        }
+        rest
+    }
+}

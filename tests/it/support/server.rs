@@ -1,0 +1,335 @@
+//! Private servers: RabbitMQ, PostgreSQL and MariaDB on free ports in a temporary folder.
+//!
+//! They are started when the first test needs them, and end with the test process however that
+//! ends: each stands beside a shell that reads a pipe from it, and kills the server when the pipe
+//! closes.
+
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{LazyLock, OnceLock},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use super::PATIENCE;
+
+/// A port that is free now.
+pub fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+/// The temporary folder of this test process; removed when the process has ended.
+pub fn sandbox() -> &'static Path {
+    static SANDBOX: OnceLock<(PathBuf, Child)> = OnceLock::new();
+    let (path, _janitor) = SANDBOX.get_or_init(|| {
+        let path = tempfile::Builder::new()
+            .prefix("lobbyd-test-")
+            .tempdir()
+            .unwrap()
+            .keep();
+        // The servers run as users of their own.
+        run(Command::new("chmod").arg("755").arg(&path));
+        let script = r#"cat >/dev/null; sleep 2; rm -rf "$1""#;
+        let janitor = Command::new("sh")
+            .args(["-c", script, "janitor"])
+            .arg(&path)
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        (path, janitor)
+    });
+    path
+}
+
+/// A new folder in the sandbox.
+pub fn folder(name: &str) -> PathBuf {
+    tempfile::Builder::new()
+        .prefix(name)
+        .tempdir_in(sandbox())
+        .unwrap()
+        .keep()
+}
+
+/// A server process and the shell that watches over it.
+struct Process {
+    guard: Child,
+}
+
+impl Process {
+    fn start(command: &Command, log: &Path) -> Self {
+        let script = r#"log=$1; shift; "$@" </dev/null >>"$log" 2>&1 & cat >/dev/null; kill -9 0"#;
+        let mut guard = Command::new("sh");
+        guard
+            .args(["-c", script, "guard"])
+            .arg(log)
+            .arg(command.get_program());
+        guard.args(command.get_args()).process_group(0);
+        guard
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        for (key, value) in command.get_envs() {
+            guard.env(key, value.unwrap());
+        }
+        if let Some(folder) = command.get_current_dir() {
+            guard.current_dir(folder);
+        }
+        Self {
+            guard: guard.spawn().unwrap(),
+        }
+    }
+}
+
+impl Drop for Process {
+    /// Ends the server at once, as a power cut would.
+    fn drop(&mut self) {
+        drop(self.guard.stdin.take());
+        self.guard.wait().unwrap();
+    }
+}
+
+/// A private server that can be killed and started again, with its data.
+pub struct Server {
+    pub port: u16,
+    folder: PathBuf,
+    command: Command,
+    /// What the server needs beside it.
+    _companion: Option<Process>,
+    process: Option<Process>,
+}
+
+impl Server {
+    fn new(port: u16, folder: PathBuf, command: Command, companion: Option<Process>) -> Self {
+        let mut server = Self {
+            port,
+            folder,
+            command,
+            _companion: companion,
+            process: None,
+        };
+        server.start();
+        server
+    }
+
+    /// Starts the server and waits until it listens.
+    pub fn start(&mut self) {
+        let begin = Instant::now();
+        let mut started = Instant::now();
+        self.process = Some(Process::start(&self.command, &self.folder.join("log")));
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(begin.elapsed() < PATIENCE, "{}", self.log());
+            // After a kill, PostgreSQL refuses to start until the last of its children is gone.
+            if started.elapsed() > Duration::from_secs(15) {
+                started = Instant::now();
+                self.process = Some(Process::start(&self.command, &self.folder.join("log")));
+            }
+            sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Kills the server with SIGKILL.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    fn log(&self) -> String {
+        let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        format!("the server does not listen, its log says: {log}")
+    }
+}
+
+/// Runs a command that has to succeed.
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| {
+        panic!("{command:?}: {error}; `make test` installs the servers that the tests need")
+    });
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {text}");
+}
+
+/// Servers refuse to run as root, so there they run as the user that their package made.
+fn command_as(user: &str, program: impl AsRef<Path>) -> Command {
+    if nix::unistd::getuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid", user, "--regid", user, "--clear-groups"])
+            .arg(program.as_ref());
+        command
+    } else {
+        Command::new(program.as_ref())
+    }
+}
+
+fn folder_of(user: &str, name: &str) -> PathBuf {
+    let folder = folder(name);
+    if nix::unistd::getuid().is_root() {
+        run(Command::new("chown")
+            .arg(format!("{user}:{user}"))
+            .arg(&folder));
+    }
+    folder
+}
+
+/// A private PostgreSQL.
+pub fn start_postgres() -> Server {
+    let binaries = newest_postgres();
+    let folder = folder_of("postgres", "postgres-");
+    let data = folder.join("data");
+    run(command_as("postgres", binaries.join("initdb"))
+        .args([
+            "--auth=trust",
+            "--username=lobbyd",
+            "--no-sync",
+            "--encoding=UTF8",
+            "--pgdata",
+        ])
+        .arg(&data)
+        .current_dir(&folder));
+    let port = free_port();
+    let mut command = command_as("postgres", binaries.join("postgres"));
+    command
+        .arg("-D")
+        .arg(&data)
+        .args(["-p", &port.to_string(), "-h", "127.0.0.1"]);
+    command
+        .arg("-k")
+        .arg(&folder)
+        .args(["-c", "max_connections=300"])
+        .current_dir(&folder);
+    Server::new(port, folder, command, None)
+}
+
+fn newest_postgres() -> PathBuf {
+    let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+        .map(|entries| {
+            entries
+                .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
+                .collect()
+        })
+        .unwrap_or_default();
+    versions.retain(|binaries| binaries.join("postgres").exists());
+    versions.sort();
+    versions
+        .pop()
+        .expect("PostgreSQL is not installed; `make test` installs it")
+}
+
+/// A private MariaDB.
+pub fn start_mariadb() -> Server {
+    let folder = folder_of("mysql", "mariadb-");
+    let data = folder.join("data");
+    run(command_as("mysql", "/usr/bin/mariadb-install-db")
+        .args([
+            "--no-defaults",
+            "--skip-test-db",
+            "--auth-root-authentication-method=normal",
+        ])
+        .arg(format!("--datadir={}", data.display()))
+        .current_dir(&folder));
+    let users = folder.join("users.sql");
+    fs::write(
+        &users,
+        "CREATE OR REPLACE USER lobbyd@'127.0.0.1' IDENTIFIED BY 'lobbyd';
+         GRANT ALL ON *.* TO lobbyd@'127.0.0.1';",
+    )
+    .unwrap();
+    let port = free_port();
+    let mut command = command_as("mysql", "/usr/sbin/mariadbd");
+    command
+        .arg("--no-defaults")
+        .args(["--bind-address=127.0.0.1", "--skip-name-resolve"]);
+    command
+        .arg(format!("--port={port}"))
+        .arg(format!("--datadir={}", data.display()));
+    command.arg(format!("--socket={}", folder.join("socket").display()));
+    command
+        .arg(format!("--init-file={}", users.display()))
+        .current_dir(&folder);
+    Server::new(port, folder, command, None)
+}
+
+/// A private RabbitMQ.
+pub struct Broker {
+    pub server: Server,
+    environment: Vec<(&'static str, String)>,
+}
+
+/// Where Debian keeps RabbitMQ's own programs; those in the path insist on the system's node.
+const RABBITMQ: &str = "/usr/lib/rabbitmq/bin";
+
+impl Broker {
+    pub fn start() -> Self {
+        let folder = folder("rabbitmq-");
+        fs::write(folder.join("plugins"), "[].").unwrap();
+        fs::write(
+            folder.join("rabbitmq.conf"),
+            "disk_free_limit.absolute = 50MB\n",
+        )
+        .unwrap();
+        fs::write(folder.join("rabbitmq-env.conf"), "").unwrap();
+        let path = |name: &str| folder.join(name).display().to_string();
+        let (port, names_port) = (free_port(), free_port());
+        let environment = vec![
+            ("HOME", folder.display().to_string()),
+            ("ERL_EPMD_ADDRESS", "127.0.0.1".to_owned()),
+            ("ERL_EPMD_PORT", names_port.to_string()),
+            ("RABBITMQ_NODENAME", format!("lobbyd-test-{port}@localhost")),
+            ("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1".to_owned()),
+            ("RABBITMQ_NODE_PORT", port.to_string()),
+            ("RABBITMQ_DIST_PORT", free_port().to_string()),
+            ("RABBITMQ_MNESIA_BASE", path("data")),
+            ("RABBITMQ_LOG_BASE", path("logs")),
+            ("RABBITMQ_ENABLED_PLUGINS_FILE", path("plugins")),
+            ("RABBITMQ_CONFIG_FILE", path("rabbitmq.conf")),
+            ("RABBITMQ_CONF_ENV_FILE", path("rabbitmq-env.conf")),
+        ];
+        // Erlang would start its name service as a daemon that stays.
+        let mut names = Command::new("epmd");
+        names.envs(environment.iter().cloned());
+        let names = Process::start(&names, &folder.join("epmd.log"));
+        let mut command = Command::new(format!("{RABBITMQ}/rabbitmq-server"));
+        command
+            .envs(environment.iter().cloned())
+            .current_dir(&folder);
+        Self {
+            server: Server::new(port, folder, command, Some(names)),
+            environment,
+        }
+    }
+
+    /// Runs `rabbitmqctl` on this broker.
+    pub fn control(&self, arguments: &[&str]) {
+        let mut command = Command::new(format!("{RABBITMQ}/rabbitmqctl"));
+        run(command
+            .args(arguments)
+            .envs(self.environment.iter().cloned()));
+    }
+
+    pub fn url(&self) -> String {
+        amqp_url(self.server.port)
+    }
+}
+
+pub fn amqp_url(port: u16) -> String {
+    format!("amqp://guest:guest@127.0.0.1:{port}/%2f")
+}
+
+/// The broker that tests share; each uses names of its own.
+pub static BROKER: LazyLock<Broker> = LazyLock::new(Broker::start);
+
+/// The PostgreSQL that tests share; each uses a database of its own.
+pub static POSTGRES: LazyLock<Server> = LazyLock::new(start_postgres);
+
+/// The MariaDB that tests share; each uses a database of its own.
+pub static MARIADB: LazyLock<Server> = LazyLock::new(start_mariadb);

@@ -1,7 +1,10 @@
 -- The rooms. A row with only token, type and name is valid. A row with lobby_state = 1 and a
 -- lobby_timer is a scheduled timer, whoever wrote it. Instants are UTC. The binary collation
 -- keeps "Abc" and "abc" two rooms.
-CREATE TABLE lobbyd_rooms (
+--
+-- One statement, which can be repeated: MySQL commits every change of a table at once, so a
+-- migration that was interrupted is run again.
+CREATE TABLE IF NOT EXISTS lobbyd_rooms (
     id                  BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
     token               VARCHAR(32) NOT NULL,
     type                SMALLINT NOT NULL,
@@ -20,9 +23,8 @@ CREATE TABLE lobbyd_rooms (
     CONSTRAINT lobbyd_rooms_token_key UNIQUE (token),
     CONSTRAINT lobbyd_rooms_type_check CHECK (type BETWEEN 1 AND 6),
     CONSTRAINT lobbyd_rooms_lobby_state_check CHECK (lobby_state IN (0, 1)),
-    CONSTRAINT lobbyd_rooms_sip_enabled_check CHECK (sip_enabled IN (0, 1, 2))
+    CONSTRAINT lobbyd_rooms_sip_enabled_check CHECK (sip_enabled IN (0, 1, 2)),
+    -- What is due. MySQL has no partial index, so rooms without a timer are in it too; a search
+    -- for due timers is a range that never touches them.
+    INDEX lobbyd_rooms_lobby_timer_idx (lobby_timer, id)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
-
--- What is due. MySQL has no partial index, so rooms without a timer are in it too; a search for
--- due timers is a range that never touches them.
-CREATE INDEX lobbyd_rooms_lobby_timer_idx ON lobbyd_rooms (lobby_timer, id);

@@ -1,5 +1,5 @@
 -- Every event, until its confirm and, after it, for a time as history.
-CREATE TABLE lobbyd_outbox (
+CREATE TABLE IF NOT EXISTS lobbyd_outbox (
     -- A UUID: the id of the event, the same for every publication.
     id           VARCHAR(36) NOT NULL PRIMARY KEY,
     type         VARCHAR(64) NOT NULL,
@@ -11,8 +11,7 @@ CREATE TABLE lobbyd_outbox (
     -- From when on a worker may claim the event: a claim moves it to the claim's end.
     available_at DATETIME(3) NOT NULL,
     attempts     INTEGER NOT NULL DEFAULT 0,
-    published_at DATETIME(3)
+    published_at DATETIME(3),
+    INDEX lobbyd_outbox_available_at_idx (published_at, available_at, id),
+    INDEX lobbyd_outbox_published_at_idx (published_at)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
-
-CREATE INDEX lobbyd_outbox_available_at_idx ON lobbyd_outbox (published_at, available_at, id);
-CREATE INDEX lobbyd_outbox_published_at_idx ON lobbyd_outbox (published_at);

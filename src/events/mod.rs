@@ -23,7 +23,7 @@ pub type Result<T> = std::result::Result<T, BusError>;
 pub enum BusError {
     /// The broker is not reachable, refused, or the connection was lost.
     #[error("broker is not reachable, or refused")]
-    Amqp(#[source] lapin::Error),
+    Broker(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// No answer in time.
     #[error("broker did not {0} within {1:?}")]
     TimedOut(&'static str, Duration),

@@ -5,7 +5,13 @@
 //! value is bound once, in the order in which it stands in the text, because MySQL has no numbered
 //! placeholders. A set of rows is bound as one JSON array, which all three can read as a table.
 
-use sqlx::{Database, Error, error::DatabaseError};
+use std::future::Future;
+
+use sqlx::{
+    Database, Error,
+    error::DatabaseError,
+    migrate::{MigrateError, Migrator},
+};
 
 /// The rows whose timer lobbyd may act upon: a known state, and a kind of room that can have a
 /// lobby, see [`Room::can_have_lobby`](crate::domain::Room::can_have_lobby). Others are left alone.
@@ -88,7 +94,13 @@ impl Statements {
 pub(super) trait Dialect: Database {
     const STATEMENTS: Statements;
 
-    fn migrator() -> sqlx::migrate::Migrator;
+    fn migrator() -> Migrator;
+
+    /// Runs the migrations while no other connection does.
+    fn migrate_alone(
+        migrator: &Migrator,
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = Result<(), MigrateError>> + Send;
 
     fn rows_affected(done: &Self::QueryResult) -> u64;
 

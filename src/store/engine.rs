@@ -6,14 +6,14 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{
-    ColumnIndex, Decode, Encode, Executor, IntoArguments, Pool, Row, Type,
-    migrate::{Migrate, MigrateError},
+    ColumnIndex, Decode, Encode, Executor, IntoArguments, Pool, Row, Type, migrate::Migrate,
     pool::PoolOptions,
 };
 
 use super::{
     Backlog, Fired, Options, Result, Store, StoreError,
     dialect::Dialect,
+    migration,
     session::{self, Session},
 };
 use crate::domain::{
@@ -60,13 +60,7 @@ where
     usize: ColumnIndex<D::Row>,
 {
     async fn migrate(&self) -> Result<()> {
-        D::migrator()
-            .run(&self.pool)
-            .await
-            .map_err(|error| match error {
-                MigrateError::Execute(cause) => StoreError::Unavailable(cause),
-                other => StoreError::Migration(other),
-            })
+        migration::migrate(&self.pool).await
     }
 
     async fn now(&self) -> Result<DateTime<Utc>> {
@@ -265,7 +259,9 @@ where
         for sql in D::STATEMENTS.all() {
             session.prepare(sql).await?;
         }
-        session.finish();
+        // Not given back: prepared without values, PostgreSQL guesses their types, and a statement
+        // that stays in the connection's cache would be run with values of others.
+        drop(session);
         Ok(())
     }
 

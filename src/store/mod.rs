@@ -10,6 +10,7 @@
 
 mod dialect;
 mod engine;
+mod migration;
 mod mysql;
 mod postgres;
 mod session;

@@ -7,7 +7,8 @@
 use std::{sync::Arc, time::Duration};
 
 use sqlx::{
-    AssertSqlSafe, Error, Executor, MySql,
+    AssertSqlSafe, Error, Executor, MySql, MySqlConnection,
+    migrate::{Migrate, MigrateError, Migrator},
     mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlQueryResult},
 };
 
@@ -15,6 +16,7 @@ use super::{
     Options, Result, Store, StoreError,
     dialect::{Dialect, Statements, sqlstate_refuses_values, usable},
     engine::{SqlStore, pool_options},
+    migration::MIGRATIONS,
 };
 
 /// Reads a room by its token.
@@ -146,8 +148,27 @@ const STATEMENTS: Statements = Statements {
 impl Dialect for MySql {
     const STATEMENTS: Statements = STATEMENTS;
 
-    fn migrator() -> sqlx::migrate::Migrator {
+    fn migrator() -> Migrator {
         sqlx::migrate!("migrations/mysql")
+    }
+
+    async fn migrate_alone(
+        migrator: &Migrator,
+        connection: &mut MySqlConnection,
+    ) -> std::result::Result<(), MigrateError> {
+        // A lock of the session, among those of the whole server.
+        let lock = "SELECT GET_LOCK(CONCAT('lobbyd_migrations ', DATABASE()), 600)";
+        let locked: Option<i64> = sqlx::query_scalar(lock).fetch_one(&mut *connection).await?;
+        if locked != Some(1) {
+            return Err(Error::Protocol("another process migrates for too long".into()).into());
+        }
+        // A migration that was interrupted has done some of its work, because MySQL commits every
+        // change of a table at once. All of them can be repeated.
+        connection.ensure_migrations_table(MIGRATIONS).await?;
+        connection
+            .execute("DELETE FROM lobbyd_migrations WHERE success = FALSE")
+            .await?;
+        migrator.run_direct(None, connection, false).await
     }
 
     fn rows_affected(done: &MySqlQueryResult) -> u64 {

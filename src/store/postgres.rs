@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use sqlx::{
-    Error, Postgres,
+    Error, Executor, PgConnection, Postgres,
+    migrate::{MigrateError, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions, PgQueryResult},
 };
 
@@ -115,8 +116,19 @@ pub(super) const STATEMENTS: Statements = Statements {
 impl Dialect for Postgres {
     const STATEMENTS: Statements = STATEMENTS;
 
-    fn migrator() -> sqlx::migrate::Migrator {
+    fn migrator() -> Migrator {
         sqlx::migrate!("migrations/postgres")
+    }
+
+    async fn migrate_alone(
+        migrator: &Migrator,
+        connection: &mut PgConnection,
+    ) -> std::result::Result<(), MigrateError> {
+        // A lock of the session. The number is "lobbyd" in ASCII, so that nobody else takes it.
+        connection
+            .execute("SET statement_timeout = 0; SELECT pg_advisory_lock(119212180927844)")
+            .await?;
+        migrator.run_direct(None, connection, false).await
     }
 
     fn rows_affected(done: &PgQueryResult) -> u64 {

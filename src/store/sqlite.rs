@@ -6,8 +6,9 @@
 use std::{sync::Arc, time::Duration};
 
 use sqlx::{
-    Error, Sqlite,
+    Connection, Error, Sqlite, SqliteConnection,
     error::DatabaseError,
+    migrate::{MigrateError, Migrator},
     sqlite::{
         SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteQueryResult,
         SqliteSynchronous,
@@ -116,8 +117,18 @@ const STATEMENTS: Statements = Statements {
 impl Dialect for Sqlite {
     const STATEMENTS: Statements = STATEMENTS;
 
-    fn migrator() -> sqlx::migrate::Migrator {
+    fn migrator() -> Migrator {
         sqlx::migrate!("migrations/sqlite")
+    }
+
+    async fn migrate_alone(
+        migrator: &Migrator,
+        connection: &mut SqliteConnection,
+    ) -> std::result::Result<(), MigrateError> {
+        // The write lock, in one transaction around all of them.
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        migrator.run_direct(None, &mut *transaction, false).await?;
+        Ok(transaction.commit().await?)
     }
 
     fn rows_affected(done: &SqliteQueryResult) -> u64 {

@@ -1,1 +1,317 @@
-//! tmp
+//! The chain, end to end: the real program, a real broker, each database.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::support::{amqp::Published, daemon::run, database::Kind, eventually, site::Site};
+
+/// Long enough for what must not happen to happen.
+const QUIET: Duration = Duration::from_millis(1500);
+
+macro_rules! on_every_database {
+    ($($chain:ident,)*) => {
+        on_every_database!(@ sqlite, Sqlite, $($chain,)*);
+        on_every_database!(@ postgres, Postgres, $($chain,)*);
+        on_every_database!(@ mariadb, MariaDb, $($chain,)*);
+    };
+    (@ $module:ident, $kind:ident, $($chain:ident,)*) => {
+        mod $module {
+            $(#[tokio::test]
+            async fn $chain() {
+                super::$chain(super::Site::new(super::Kind::$kind).await).await;
+            })*
+        }
+    };
+}
+
+on_every_database! {
+    a_room_opens_at_its_instant_and_one_update_arrives,
+    the_newest_setting_wins,
+    what_cannot_be_applied_becomes_a_dead_letter,
+    a_timer_whose_event_never_came_fires,
+    the_program_publishes_a_change,
+}
+
+async fn a_room_opens_at_its_instant_and_one_update_arrives(site: Site) {
+    let client = site.client().await;
+    let mut worker = site.worker().await;
+    let database = &site.database;
+    database.insert_room("webinar").await;
+    let timer = database.now().await + 3;
+    client
+        .publish(&json!({"token": "webinar", "state": 1, "timer": timer}))
+        .await;
+    eventually("the lobby", || async {
+        (database.lobby_state("webinar").await == 1).then_some(())
+    })
+    .await;
+
+    while database.lobby_state("webinar").await == 1 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    // The row was open at some time before this look at the clock.
+    assert!(database.now().await >= timer, "opened early");
+
+    let updates = client.take_ids(&site.updates, 1).await;
+    let update = updates.into_values().next().unwrap();
+    let event = update.json();
+    assert_eq!(update.routing_key, "room.updated.webinar");
+    assert_eq!(update.content_type, "application/cloudevents+json");
+    assert_eq!(update.delivery_mode, 2);
+    assert_eq!(event["id"], update.message_id.as_str());
+    assert_eq!(event["specversion"], "1.0");
+    assert_eq!(event["type"], "room.updated.v1");
+    let data = &event["data"];
+    let version = database
+        .number("SELECT lobby_version FROM lobbyd_rooms")
+        .await;
+    let expected = json!({
+        "token": "webinar", "type": 3, "lobbyState": 0, "lobbyTimer": 0, "sipEnabled": 0,
+        "version": version, "reason": "lobby_timer_reached", "dueAt": rfc3339(timer),
+        "firedAt": data["firedAt"],
+    });
+    assert_eq!(*data, expected);
+    let fired_at: DateTime<Utc> = data["firedAt"].as_str().unwrap().parse().unwrap();
+    assert!(fired_at.timestamp() >= timer, "{data}");
+
+    sleep(QUIET).await;
+    assert!(client.take_rest(&site.updates).await.is_empty());
+    assert_eq!(database.unpublished().await, 0);
+    assert_eq!(worker.metric("lobbyd_timers_fired_total").await, Some(1.0));
+    assert_eq!(
+        worker.metric("lobbyd_timer_lag_seconds_count").await,
+        Some(1.0)
+    );
+    assert!(worker.stop().await.success());
+}
+
+async fn the_newest_setting_wins(site: Site) {
+    let client = site.client().await;
+    let _worker = site.worker().await;
+    let now = site.database.now().await;
+    let steps: [(&str, &[Value]); 8] = [
+        ("moved", &[json!([1, 1, now + 2]), json!([2, 1, now + 4])]),
+        ("cancelled", &[json!([1, 1, now + 2]), json!([2, 0, null])]),
+        ("untimed", &[json!([1, 1, now + 2]), json!([2, 1, null])]),
+        (
+            "rearmed",
+            &[
+                json!([1, 1, now + 2]),
+                json!([2, 0, null]),
+                json!([3, 1, now + 3]),
+            ],
+        ),
+        ("past", &[json!([1, 1, now - 10])]),
+        (
+            "duplicate",
+            &[
+                json!([1, 1, now + 3]),
+                json!([1, 1, now + 3]),
+                json!([1, 1, now + 3]),
+            ],
+        ),
+        (
+            "stale",
+            &[
+                json!([9, 1, now + 3]),
+                json!([8, 1, now + 1]),
+                json!([7, 0, null]),
+            ],
+        ),
+        ("withtimer0", &[json!([1, 1, 0])]),
+    ];
+    for (token, settings) in &steps {
+        site.database.insert_room(token).await;
+        for setting in *settings {
+            let change = json!({
+                "token": token, "version": setting[0], "state": setting[1], "timer": setting[2],
+            });
+            client.publish(&change).await;
+        }
+    }
+
+    let updates = due_by_token(client.take_ids(&site.updates, 5).await);
+    let expected = BTreeMap::from([
+        ("duplicate".to_owned(), rfc3339(now + 3)),
+        ("moved".to_owned(), rfc3339(now + 4)),
+        ("past".to_owned(), rfc3339(now - 10)),
+        ("rearmed".to_owned(), rfc3339(now + 3)),
+        ("stale".to_owned(), rfc3339(now + 3)),
+    ]);
+    assert_eq!(updates, expected);
+
+    // Duplicates that come after the reset change nothing either, whether they have a version...
+    let duplicate = json!({"token": "duplicate", "version": 1, "state": 1, "timer": now + 3});
+    client.publish(&duplicate).await;
+    // ... or not: then the room remembers the timer that was reached.
+    client
+        .publish(&json!({"token": "moved", "state": 1, "timer": now + 4}))
+        .await;
+    sleep(QUIET).await;
+    assert!(client.take_rest(&site.updates).await.is_empty());
+    for (token, _settings) in steps {
+        let closed = i64::from(["untimed", "withtimer0"].contains(&token));
+        assert_eq!(site.database.lobby_state(token).await, closed, "{token}");
+    }
+}
+
+async fn what_cannot_be_applied_becomes_a_dead_letter(site: Site) {
+    let client = site.client().await;
+    let worker = site.worker().await;
+    site.database
+        .execute("INSERT INTO lobbyd_rooms (token, type, name) VALUES ('one', 1, '')")
+        .await;
+    let event = |kind: &str| {
+        json!({"specversion": "1.0", "id": "1", "source": "test", "type": kind,
+               "data": {"token": "late", "state": 1}})
+        .to_string()
+        .into_bytes()
+    };
+    let cases: [(Vec<u8>, &str, &str); 9] = [
+        (b"".to_vec(), "application/json", "body cannot be read"),
+        (
+            b"{\"token\":".to_vec(),
+            "application/json",
+            "body cannot be read",
+        ),
+        (
+            vec![0xff, 0x00, 0xfe],
+            "application/json",
+            "body cannot be read",
+        ),
+        (
+            b"{\"token\":\"a\",\"state\":7}".to_vec(),
+            "application/json",
+            "state 7 is unknown",
+        ),
+        (vec![b'['; 10_000], "application/json", "nested more than"),
+        (
+            vec![b' '; 1_000_000],
+            "application/json",
+            "body has 1000000 bytes",
+        ),
+        (
+            event("lobby.changed.v2"),
+            "application/cloudevents+json",
+            "\"lobby.changed.v2\" is not",
+        ),
+        (
+            b"<xml/>".to_vec(),
+            "application/xml",
+            "content type application/xml is not supported",
+        ),
+        (
+            b"{\"token\":\"one\",\"state\":1}".to_vec(),
+            "application/json",
+            "room one is of a type or object without lobby",
+        ),
+    ];
+    for (body, content_type, _reason) in &cases {
+        client.publish_bytes(body, content_type).await;
+    }
+    client
+        .publish(&json!({"token": "nowhere", "state": 1}))
+        .await;
+    client
+        .publish_bytes(&event("lobby.changed.v1"), "application/cloudevents+json")
+        .await;
+    // The event can overtake the commit that makes its room.
+    sleep(Duration::from_millis(500)).await;
+    site.database.insert_room("late").await;
+    eventually("the lobby of a late room", || async {
+        (site.database.lobby_state("late").await == 1).then_some(())
+    })
+    .await;
+
+    let mut letters = Vec::new();
+    while letters.len() < cases.len() + 1 {
+        let letter = eventually("a dead letter", || client.take(&site.dead_letters)).await;
+        letters.push(letter);
+    }
+    for (body, content_type, reason) in &cases {
+        let letter = letters
+            .iter()
+            .find(|letter| letter.body == *body && letter.content_type == *content_type)
+            .unwrap_or_else(|| panic!("no dead letter for {reason}"));
+        assert!(
+            letter.headers["lobbyd-reason"].contains(reason),
+            "{:?}",
+            letter.headers
+        );
+        assert_eq!(letter.headers["lobbyd-exchange"], site.exchange);
+        assert_eq!(letter.headers["lobbyd-routing-key"], "lobby.changed");
+    }
+    let unknown = letters.iter().find(|letter| {
+        letter
+            .body
+            .starts_with(b"{\"state\":1,\"token\":\"nowhere\"")
+    });
+    assert_eq!(
+        unknown.unwrap().headers["lobbyd-reason"],
+        "no such room, not even 2s later"
+    );
+
+    sleep(QUIET).await;
+    assert!(client.take_rest(&site.dead_letters).await.is_empty());
+    let malformed = r#"lobbyd_events_received_total{outcome="malformed"}"#;
+    assert_eq!(worker.metric(malformed).await, Some(8.0));
+}
+
+async fn a_timer_whose_event_never_came_fires(site: Site) {
+    let client = site.client().await;
+    let _worker = site.worker().await;
+    let timer = site.database.now().await + 2;
+    site.database.insert_rooms("row", 3, timer).await;
+    let updates = due_by_token(client.take_ids(&site.updates, 3).await);
+    let expected = ["row1", "row2", "row3"].map(|token| (token.to_owned(), rfc3339(timer)));
+    assert_eq!(updates, BTreeMap::from(expected));
+}
+
+async fn the_program_publishes_a_change(site: Site) {
+    let client = site.client().await;
+    let _worker = site.worker().await;
+    site.database.insert_room("webinar").await;
+    let published = run(
+        &site.settings,
+        &["publish", "webinar", "--state", "1", "--in", "1s"],
+    );
+    assert!(published.status.success(), "{published:?}");
+    let updates = client.take_ids(&site.updates, 1).await;
+    assert_eq!(updates.into_values().next().unwrap().token(), "webinar");
+
+    let at = rfc3339(site.database.now().await + 3600);
+    for (arguments, state) in [
+        (["--state", "1", "--at", &at].as_slice(), 1),
+        (&["--state", "0"], 0),
+    ] {
+        let published = run(
+            &site.settings,
+            &[&["publish", "webinar"], arguments].concat(),
+        );
+        assert!(published.status.success(), "{published:?}");
+        eventually("the change", || async {
+            (site.database.lobby_state("webinar").await == state).then_some(())
+        })
+        .await;
+    }
+}
+
+fn rfc3339(seconds: i64) -> String {
+    DateTime::from_timestamp(seconds, 0)
+        .unwrap()
+        .to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+fn due_by_token(updates: BTreeMap<String, Published>) -> BTreeMap<String, String> {
+    updates
+        .into_values()
+        .map(|update| {
+            let data = update.json()["data"].clone();
+            let text = |key: &str| data[key].as_str().unwrap().to_owned();
+            (text("token"), text("dueAt"))
+        })
+        .collect()
+}

@@ -1,1 +1,169 @@
-//! tmp
+//! kill -9, at random and at chosen points: nothing is lost, nothing is doubled.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use crate::support::{
+    PATIENCE,
+    amqp::Client,
+    daemon::Daemon,
+    database::{Database, Kind},
+    eventually,
+    proxy::{Mode, Proxy},
+    server::{BROKER, POSTGRES, amqp_url},
+    site::Site,
+};
+
+/// Rooms whose timers come due while the workers die.
+const ROOMS: usize = 300;
+
+/// Workers that die in one test.
+const KILLS: u32 = 12;
+
+#[tokio::test]
+async fn workers_that_die_at_random_lose_and_double_nothing_on_sqlite() {
+    die_at_random(Kind::Sqlite).await;
+}
+
+#[tokio::test]
+async fn workers_that_die_at_random_lose_and_double_nothing_on_postgres() {
+    die_at_random(Kind::Postgres).await;
+}
+
+#[tokio::test]
+async fn workers_that_die_at_random_lose_and_double_nothing_on_mariadb() {
+    die_at_random(Kind::MariaDb).await;
+}
+
+async fn die_at_random(kind: Kind) {
+    let site = Site::new(kind).await;
+    let client = site.client().await;
+    drop(site.worker().await);
+    for index in 0..ROOMS {
+        site.database.insert_room(&format!("room{index}")).await;
+    }
+
+    // Half the events have a version, half are what any script sends.
+    let now = site.database.now().await;
+    for index in 0..ROOMS {
+        let timer = now + 2 + i64::try_from(index % 8).unwrap();
+        let mut change = json!({"token": format!("room{index}"), "state": 1, "timer": timer});
+        if index % 2 == 0 {
+            change["version"] = json!(1);
+        }
+        client.publish(&change).await;
+    }
+    for _ in 0..KILLS {
+        let worker = Daemon::start(&site.settings);
+        let life = Duration::from_millis(rand::random_range(50..900));
+        sleep(life).await;
+        drop(worker);
+    }
+
+    let _last = site.worker().await;
+    let updates = client.take_ids(&site.updates, ROOMS).await;
+    all_opened_once(&site, &client, &updates.into_keys().collect::<Vec<_>>()).await;
+}
+
+/// The end of every story: each room was opened by one reset, and each reset was announced.
+async fn all_opened_once(site: &Site, client: &Client, seen: &[String]) {
+    let database = &site.database;
+    eventually("every confirm", || async {
+        (database.unpublished().await == 0).then_some(())
+    })
+    .await;
+    assert_eq!(database.closed_rooms().await, 0);
+    let stored = database
+        .texts("SELECT id FROM lobbyd_outbox ORDER BY id")
+        .await;
+    let rooms = database
+        .texts("SELECT DISTINCT token FROM lobbyd_outbox")
+        .await;
+    assert_eq!(stored.len(), rooms.len(), "a room was reset twice");
+    assert_eq!(seen, stored, "announcements and resets differ");
+    let early = "SELECT count(*) FROM lobbyd_outbox WHERE created_at < due_at";
+    assert_eq!(database.number(early).await, 0);
+    // Publications that come twice have the same id.
+    for again in client.take_rest(&site.updates).await {
+        assert!(stored.contains(&again.message_id));
+    }
+    assert!(client.take_rest(&site.dead_letters).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_before_the_confirm_has_its_event_published_again() {
+    let proxy = Proxy::to(BROKER.server.port).await;
+    let mut site = Site::new(Kind::Postgres).await;
+    let client = site.client().await;
+    site.set("EVENTS__URL", &amqp_url(proxy.port));
+    let worker = site.worker().await;
+    let timer = site.database.now().await + 2;
+    site.database.insert_rooms("room", 10, timer).await;
+    // The bytes stop just before the timers are due: committed, sent, and never confirmed.
+    sleep(Duration::from_millis(1000)).await;
+    proxy.set(Mode::Freeze);
+    let database = &site.database;
+    eventually("the reset", || async {
+        (database.closed_rooms().await == 0).then_some(())
+    })
+    .await;
+    assert_eq!(database.unpublished().await, 10);
+    drop(worker);
+
+    site.set("EVENTS__URL", &BROKER.url());
+    let _next = site.worker().await;
+    let updates = client.take_ids(&site.updates, 10).await;
+    all_opened_once(&site, &client, &updates.into_keys().collect::<Vec<_>>()).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_inside_a_transaction_leaves_the_timer_to_the_next() {
+    let proxy = Proxy::to(POSTGRES.port).await;
+    let mut site = Site::new(Kind::Postgres).await;
+    let client = site.client().await;
+    let direct = site.database.url.clone();
+    let through = direct.replace(&format!(":{}", POSTGRES.port), &format!(":{}", proxy.port));
+    site.set("DATABASE__URL", &through);
+    let worker = site.worker().await;
+    let timer = site.database.now().await + 2;
+    site.database.insert_rooms("room", 10, timer).await;
+    // Somebody else's lock holds the worker up inside its transaction.
+    let holder = Database::hold_rooms(&direct).await;
+    sleep(Duration::from_millis(2500)).await;
+    proxy.set(Mode::Freeze);
+    drop(worker);
+    drop(holder);
+    proxy.set(Mode::Pass);
+
+    let _next = site.worker().await;
+    let updates = client.take_ids(&site.updates, 10).await;
+    all_opened_once(&site, &client, &updates.into_keys().collect::<Vec<_>>()).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_flushes_its_outbox() {
+    let site = Site::new(Kind::Postgres).await;
+    let client = site.client().await;
+    let mut worker = site.worker().await;
+    site.database
+        .insert_rooms("room", 3000, site.database.now().await - 1)
+        .await;
+    let begin = Instant::now();
+    while site
+        .database
+        .number("SELECT count(*) FROM lobbyd_outbox")
+        .await
+        == 0
+    {
+        assert!(begin.elapsed() < PATIENCE);
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert!(worker.stop().await.success());
+    assert_eq!(site.database.unpublished().await, 0);
+
+    let _next = site.worker().await;
+    let updates = client.take_ids(&site.updates, 3000).await;
+    all_opened_once(&site, &client, &updates.into_keys().collect::<Vec<_>>()).await;
+}

@@ -10,7 +10,7 @@
     clippy::disallowed_methods,
     clippy::as_conversions,
     clippy::cast_precision_loss,
-    missing_docs,
+    unreachable_pub,
     reason = "a test fails by panicking, stands beside the clock of the program, and its name says \
               what it shows"
 )]

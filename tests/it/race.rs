@@ -1,1 +1,179 @@
-//! tmp
+//! Many at once: workers, timers, and settings that race with them.
+
+use std::{sync::Arc, time::Duration};
+
+use lobbyd::{
+    domain::{Applied, Lobby, LobbyChanged, LobbyState, RoomToken, Version},
+    store::Store,
+};
+use tokio::{sync::Barrier, task::JoinSet, time::sleep};
+
+use crate::support::{
+    database::{Database, Kind},
+    eventually,
+    site::Site,
+};
+
+macro_rules! on_every_database {
+    ($($race:ident,)*) => {
+        on_every_database!(@ sqlite, Sqlite, $($race,)*);
+        on_every_database!(@ postgres, Postgres, $($race,)*);
+        on_every_database!(@ mariadb, MariaDb, $($race,)*);
+    };
+    (@ $module:ident, $kind:ident, $($race:ident,)*) => {
+        mod $module {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $race() {
+                super::$race(super::Kind::$kind).await;
+            })*
+        }
+    };
+}
+
+on_every_database! {
+    two_workers_open_each_room_once,
+    a_new_setting_races_with_the_reset,
+    three_workers_migrate_at_once,
+}
+
+/// P2 and P3: 2,000 timers due in the same second, two workers.
+async fn two_workers_open_each_room_once(kind: Kind) {
+    const ROOMS: u32 = 2000;
+    let site = Site::new(kind).await;
+    let client = site.client().await;
+    let workers = [site.worker().await, site.worker().await];
+    let timer = site.database.now().await + 3;
+    site.database.insert_rooms("room", ROOMS, timer).await;
+
+    let updates = client.take_ids(&site.updates, 2000).await;
+    let mut tokens: Vec<String> = updates.values().map(|update| update.token()).collect();
+    tokens.sort();
+    tokens.dedup();
+    assert_eq!(tokens.len(), 2000);
+    for update in updates.values() {
+        let fired_at: chrono::DateTime<chrono::Utc> = update.json()["data"]["firedAt"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!(fired_at.timestamp() >= timer, "early: {fired_at}");
+    }
+    assert_eq!(site.database.closed_rooms().await, 0);
+    eventually("every confirm", || async {
+        (site.database.unpublished().await == 0).then_some(())
+    })
+    .await;
+    assert_eq!(
+        site.database
+            .number("SELECT count(*) FROM lobbyd_outbox")
+            .await,
+        2000
+    );
+    // Announced once: nobody crashed, so there is no second publication either.
+    sleep(Duration::from_secs(1)).await;
+    assert!(client.take_rest(&site.updates).await.is_empty());
+    let mut fired = 0.0;
+    for worker in &workers {
+        fired += worker.metric("lobbyd_timers_fired_total").await.unwrap();
+    }
+    assert_eq!(fired as u32, ROOMS);
+}
+
+/// P4: whichever comes first, the outcome is that of one of the two orders.
+async fn a_new_setting_races_with_the_reset(kind: Kind) {
+    const ROOMS: u32 = 300;
+    let database = Database::create(kind).await;
+    let store = database.store().await;
+    let due = store.now().await.unwrap().timestamp() - 10;
+    database.insert_rooms("room", ROOMS, due).await;
+
+    let start = Arc::new(Barrier::new(4));
+    let mut firing = JoinSet::new();
+    for _ in 0..2 {
+        firing.spawn(fire_all(Arc::clone(&store), Arc::clone(&start)));
+    }
+    let mut setting = JoinSet::new();
+    for half in 0..2 {
+        setting.spawn(move_all(
+            Arc::clone(&store),
+            Arc::clone(&start),
+            half,
+            ROOMS,
+        ));
+    }
+    let moved: Vec<(String, bool)> = setting.join_all().await.into_iter().flatten().collect();
+    firing.join_all().await;
+
+    let fired = database
+        .texts("SELECT token FROM lobbyd_outbox ORDER BY token")
+        .await;
+    for (token, replaced_the_due_timer) in &moved {
+        let resets = fired.iter().filter(|other| *other == token).count();
+        assert_eq!(resets, usize::from(!replaced_the_due_timer), "{token}");
+    }
+    // In both orders the new timer stands.
+    assert_eq!(database.closed_rooms().await, i64::from(ROOMS));
+    let now = store.now().await.unwrap();
+    assert!(
+        store
+            .fire_due(now, 1000, None)
+            .await
+            .unwrap()
+            .events
+            .is_empty()
+    );
+}
+
+async fn fire_all(store: Arc<dyn Store>, start: Arc<Barrier>) {
+    start.wait().await;
+    let now = store.now().await.unwrap();
+    // A few rounds of few rooms, so that settings come in between. A deadlock is an error that is
+    // answered by another round, as the loop does.
+    for _ in 0..200 {
+        store.fire_due(now, 5, None).await.ok();
+    }
+}
+
+/// Moves every second room's timer; says for each whether its due timer was superseded.
+async fn move_all(
+    store: Arc<dyn Store>,
+    start: Arc<Barrier>,
+    half: u32,
+    rooms: u32,
+) -> Vec<(String, bool)> {
+    start.wait().await;
+    let now = store.now().await.unwrap();
+    let later = Lobby {
+        state: LobbyState::NonModerators,
+        timer: chrono::DateTime::from_timestamp(now.timestamp() + 3600, 0),
+    };
+    let mut moved = Vec::new();
+    // From the end, while the reset comes from the beginning.
+    for index in (1..=rooms).rev().filter(|index| index % 2 == half) {
+        let token = RoomToken::parse(&format!("room{index}")).unwrap();
+        let change = LobbyChanged {
+            token: token.clone(),
+            lobby: later,
+            version: Some(Version::of(now)),
+        };
+        let applied = loop {
+            match store.apply(&change, Version::ZERO).await {
+                Ok(applied) => break applied,
+                Err(error) => assert!(!error.to_string().contains("refused"), "{error}"),
+            }
+        };
+        let Applied::Set { replaced, .. } = applied else {
+            panic!("{applied:?}")
+        };
+        moved.push((token.to_string(), replaced.is_some()));
+    }
+    moved
+}
+
+async fn three_workers_migrate_at_once(kind: Kind) {
+    let site = Site::new(kind).await;
+    let workers = [(), (), ()].map(|()| crate::support::daemon::Daemon::start(&site.settings));
+    for worker in &workers {
+        worker.ready().await;
+    }
+}

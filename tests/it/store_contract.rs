@@ -127,6 +127,8 @@ fn change(room: &str, lobby: Lobby, version: impl Into<Option<i64>>) -> LobbyCha
 
 async fn every_statement_prepares(subject: Subject) {
     subject.store.prepare_all().await.unwrap();
+    // The connection that prepared them without values must not run them.
+    a_due_timer_fires_once(subject).await;
 }
 
 async fn migrating_twice_changes_nothing(subject: Subject) {

@@ -10,7 +10,7 @@ use lapin::{
     types::{FieldTable, ShortString},
 };
 
-use super::{Broker, answered, publisher::Publisher};
+use super::{Broker, answered, broker, publisher::Publisher};
 use crate::events::{BusError, Delivery, Receipt, Result, Subscription};
 
 /// A consumer on a connection of its own. Dropping it closes the connection.
@@ -24,15 +24,15 @@ pub(super) struct AmqpSubscription {
 
 impl AmqpSubscription {
     /// Connects and starts to consume. Dead letters go out over `publisher`.
-    pub(super) async fn start(broker: &Broker, publisher: Arc<Publisher>) -> Result<Self> {
-        let connection = broker.connect("consumer").await?;
+    pub(super) async fn start(target: &Broker, publisher: Arc<Publisher>) -> Result<Self> {
+        let connection = target.connect("consumer").await?;
         let channel = answered("open a channel", connection.create_channel()).await?;
-        let qos = channel.basic_qos(broker.options.prefetch, BasicQosOptions::default());
+        let qos = channel.basic_qos(target.options.prefetch, BasicQosOptions::default());
         answered("limit deliveries", qos).await?;
         let consumer = answered(
             "start a consumer",
             channel.basic_consume(
-                broker.options.queue.as_str().into(),
+                target.options.queue.as_str().into(),
                 ShortString::default(),
                 BasicConsumeOptions::default(),
                 FieldTable::default(),
@@ -67,7 +67,7 @@ impl Subscription for AmqpSubscription {
                     publisher: Arc::clone(&self.publisher),
                 }),
             }),
-            Some(Err(error)) => Err(BusError::Amqp(error)),
+            Some(Err(error)) => Err(broker(error)),
             // The queue is gone, while connection and channel may still say that all is well.
             None => Err(BusError::ConsumerEnded),
         }

@@ -45,7 +45,7 @@ impl Broker {
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let connecting = Connection::connect_uri(self.uri.clone(), properties);
         let connection = match timeout(CONNECT_TIMEOUT, connecting).await {
-            Ok(connected) => connected.map_err(BusError::Amqp)?,
+            Ok(connected) => connected.map_err(broker)?,
             Err(_elapsed) => {
                 return Err(BusError::TimedOut("accept a connection", CONNECT_TIMEOUT));
             }
@@ -96,7 +96,11 @@ async fn answered<T>(
     request: impl Future<Output = lapin::Result<T>>,
 ) -> Result<T> {
     match timeout(REQUEST_TIMEOUT, request).await {
-        Ok(answer) => answer.map_err(BusError::Amqp),
+        Ok(answer) => answer.map_err(broker),
         Err(_elapsed) => Err(BusError::TimedOut(action, REQUEST_TIMEOUT)),
     }
+}
+
+fn broker(error: lapin::Error) -> BusError {
+    BusError::Broker(Box::new(error))
 }

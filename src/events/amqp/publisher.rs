@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Broker, REPLY_SUCCESS, answered};
+use super::{Broker, REPLY_SUCCESS, answered, broker};
 use crate::{
     events::{BusError, Confirmation, Message, Result, wire::CLOUDEVENTS_JSON},
     telemetry,
@@ -174,8 +174,8 @@ impl Publisher {
 }
 
 impl Link {
-    async fn open(broker: &Broker) -> Result<Self> {
-        let connection = broker.connect("publisher").await?;
+    async fn open(target: &Broker) -> Result<Self> {
+        let connection = target.connect("publisher").await?;
         let channel = answered("open a channel", connection.create_channel()).await?;
         answered(
             "confirm",
@@ -209,7 +209,7 @@ async fn send(
         properties,
     );
     match timeout_at(deadline, sending).await {
-        Ok(sent) => sent.map_err(BusError::Amqp),
+        Ok(sent) => sent.map_err(broker),
         Err(_elapsed) => Err(BusError::TimedOut("take a message", PUBLISH_TIMEOUT)),
     }
 }

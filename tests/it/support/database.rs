@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use lobbyd::store::{self, Store};
-use sqlx::{AssertSqlSafe, Executor, MySqlPool, PgPool, Row, SqlitePool};
+use sqlx::{AssertSqlSafe, Connection, Executor, MySqlPool, PgConnection, PgPool, Row, SqlitePool};
 
 use super::server::{MARIADB, POSTGRES, folder};
 
@@ -91,6 +91,16 @@ impl Database {
         let store = store::connect(&self.url, options).unwrap();
         store.migrate().await.unwrap();
         store
+    }
+
+    /// Locks the table of rooms of a PostgreSQL database against writers, until the holder drops.
+    pub async fn hold_rooms(url: &str) -> PgConnection {
+        let mut holder = <PgConnection as Connection>::connect(url).await.unwrap();
+        holder
+            .execute("BEGIN; LOCK TABLE lobbyd_rooms IN SHARE MODE")
+            .await
+            .unwrap();
+        holder
     }
 
     /// Runs a statement, as anybody might who shares the database.

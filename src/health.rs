@@ -23,8 +23,6 @@ pub enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Database, Self::Consumer, Self::Publisher];
-
     /// Its name in answers and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -42,31 +40,43 @@ pub struct Health(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// Why each part does not work; `None` if it does.
-    problems: [Option<String>; Part::ALL.len()],
+    parts: [(Part, Condition); 3],
     last_round: Instant,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Condition {
+    /// Not tried yet.
+    Unknown,
+    Works,
+    /// And why.
+    Fails(String),
+}
+
 impl Health {
-    /// Nothing works yet.
+    /// Nothing is known yet.
     #[must_use]
     pub fn new() -> Self {
+        let parts = [Part::Database, Part::Consumer, Part::Publisher];
         Self(Mutex::new(State {
-            problems: Part::ALL.map(|_part| Some("not reached yet".to_owned())),
+            parts: parts.map(|part| (part, Condition::Unknown)),
             last_round: Instant::now(),
         }))
     }
 
-    /// Notes that the part works. Returns whether it did not before.
+    /// Notes that the part works. Returns whether that is news.
     pub fn works(&self, part: Part) -> bool {
         metrics::gauge!(crate::telemetry::CONNECTED, "part" => part.name()).set(1);
-        self.set(part, None).is_some()
+        self.set(part, Condition::Works) != Condition::Works
     }
 
-    /// Notes that the part does not work, and why. Returns whether it did before.
-    pub fn fails(&self, part: Part, problem: impl ToString) -> bool {
+    /// Notes that the part does not work, and why. Returns whether it is news that it does not.
+    pub fn fails(&self, part: Part, problem: impl Into<String>) -> bool {
         metrics::gauge!(crate::telemetry::CONNECTED, "part" => part.name()).set(0);
-        self.set(part, Some(problem.to_string())).is_none()
+        !matches!(
+            self.set(part, Condition::Fails(problem.into())),
+            Condition::Fails(_)
+        )
     }
 
     /// Notes that the timer loop made a round.
@@ -83,20 +93,24 @@ impl Health {
     /// What does not work, and why; empty if the process is ready.
     #[must_use]
     pub fn problems(&self) -> Vec<(Part, String)> {
-        let state = self.state();
-        Part::ALL
-            .into_iter()
-            .zip(&state.problems)
-            .filter_map(|(part, problem)| Some((part, problem.clone()?)))
-            .collect()
+        let mut problems = Vec::new();
+        for (part, condition) in &self.state().parts {
+            match condition {
+                Condition::Works => {}
+                Condition::Unknown => problems.push((*part, "not reached yet".to_owned())),
+                Condition::Fails(problem) => problems.push((*part, problem.clone())),
+            }
+        }
+        problems
     }
 
-    fn set(&self, part: Part, problem: Option<String>) -> Option<String> {
+    /// Returns the condition before.
+    fn set(&self, part: Part, condition: Condition) -> Condition {
         let mut state = self.state();
-        let index = Part::ALL.iter().position(|&each| each == part);
-        index
-            .and_then(|index| state.problems.get_mut(index))
-            .and_then(|slot| std::mem::replace(slot, problem))
+        let slot = state.parts.iter_mut().find(|(each, _)| *each == part);
+        slot.map_or(Condition::Unknown, |(_, slot)| {
+            std::mem::replace(slot, condition)
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -118,7 +132,9 @@ mod tests {
     async fn the_process_is_ready_when_every_part_works() {
         let health = Health::new();
         assert_eq!(health.problems().len(), 3);
-        for part in Part::ALL {
+        for part in [Part::Database, Part::Consumer, Part::Publisher] {
+            assert!(health.fails(part, "gone"));
+            assert!(!health.fails(part, "still gone"));
             assert!(health.works(part));
             assert!(!health.works(part));
         }

@@ -32,7 +32,7 @@ pub(super) struct Statements {
     pub(super) now: &'static str,
     /// token, type, name.
     pub(super) create_room: &'static str,
-    /// token → the columns of [`super::engine::room_of`].
+    /// token → the columns of [`room_of`](super::rows::room_of).
     pub(super) room: &'static str,
     /// The same, and the row is locked until the transaction ends.
     pub(super) room_for_update: &'static str,
@@ -47,7 +47,7 @@ pub(super) struct Statements {
     pub(super) insert_outbox: &'static str,
     /// now (seconds) → seconds.
     pub(super) next_due: &'static str,
-    /// now (milliseconds), limit → the columns of [`super::engine::outgoing_of`]; locked.
+    /// now (milliseconds), limit → the columns of [`outgoing_of`](super::rows::outgoing_of); locked.
     pub(super) available: &'static str,
     /// JSON of ids, until (milliseconds).
     pub(super) claim: &'static str,

@@ -13,6 +13,7 @@ mod engine;
 mod migration;
 mod mysql;
 mod postgres;
+mod rows;
 mod session;
 mod sqlite;
 
@@ -58,6 +59,20 @@ pub enum StoreError {
     /// The URL cannot be used.
     #[error("{0}")]
     Url(String),
+}
+
+impl StoreError {
+    fn unusable_url(error: sqlx::Error) -> Self {
+        // The error of the URL's parser does not repeat the URL, which may hold a password.
+        Self::Url(match error {
+            sqlx::Error::Configuration(cause) => cause.to_string(),
+            other => other.to_string(),
+        })
+    }
+
+    fn unreadable(error: sqlx::Error) -> Self {
+        Self::Corrupt(format!("a column has an unexpected type: {error}"))
+    }
 }
 
 /// One batch of fired timers.

@@ -287,7 +287,7 @@ impl Relay {
             // The timer loop tells of the database.
             RelayError::Store(_) => tracing::debug!(error = problem, "outbox cannot be read"),
             RelayError::Bus(_) | RelayError::Unconfirmed(_) => {
-                if self.health.fails(Part::Publisher, &problem) {
+                if self.health.fails(Part::Publisher, problem.as_str()) {
                     tracing::warn!(error = problem, "events stay in the outbox");
                 }
             }

@@ -1,1 +1,401 @@
-//! tmp
+//! The program from outside: commands, configuration, signals, supervision, memory.
+
+use std::{fs, os::unix::net::UnixDatagram, time::Duration};
+
+use nix::sys::signal::Signal;
+use tokio::time::sleep;
+
+use crate::support::{
+    daemon::{Daemon, Settings, program, run},
+    database::{Database, Kind},
+    eventually,
+    server::{folder, free_port},
+    site::Site,
+};
+
+fn settings(pairs: &[(&str, &str)]) -> Settings {
+    pairs
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn the_demo_shows_the_whole_chain() {
+    let output = run(
+        &settings(&[("LOBBYD__DATABASE__URL", "nonsense")]),
+        &["demo", "--in", "2"],
+    );
+    let (shown, complaints) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{shown}{complaints}");
+    assert_eq!(complaints, "");
+    let mut rest = shown.as_str();
+    for step in [
+        "room",
+        "event in",
+        "armed",
+        "1 …",
+        "opened",
+        "published",
+        "\"reason\": \"lobby_timer_reached\"",
+        "How to go on",
+    ] {
+        let place = rest
+            .find(step)
+            .unwrap_or_else(|| panic!("no {step:?} in {shown}"));
+        rest = &rest[place..];
+    }
+}
+
+#[test]
+fn help_teaches_every_command() {
+    let output = run(&settings(&[]), &["--help"]);
+    let help = text(&output.stdout);
+    for command in ["demo", "run", "worker", "migrate", "publish", "config"] {
+        assert!(help.contains(&format!("\n  {command} ")), "{help}");
+        let output = run(&settings(&[]), &[command, "--help"]);
+        assert!(output.status.success(), "{command}");
+    }
+    assert!(help.contains("LOBBYD__DATABASE__URL="), "{help}");
+    assert_eq!(
+        run(&settings(&[]), &["no-such-command"]).status.code(),
+        Some(2)
+    );
+}
+
+#[test]
+fn a_configuration_error_ends_with_78_and_one_line_that_names_the_key() {
+    let file = folder("config-").join("bad.toml");
+    fs::write(&file, "[database]\nurls = \"x\"\n").unwrap();
+    let cases: [(&[(&str, &str)], &[&str], &str); 12] = [
+        (
+            &[("LOBBYD__DATABASE__URL", "oracle://x")],
+            &["worker"],
+            "database.url",
+        ),
+        (
+            &[("LOBBYD__DATABASE__URL", "sqlite::memory:")],
+            &["worker"],
+            "database.url",
+        ),
+        (
+            &[("LOBBYD__EVENTS__URL", "kafka://x")],
+            &["worker"],
+            "events.url",
+        ),
+        (
+            &[("LOBBYD__EVENTS__URL", "amqp://[")],
+            &["worker"],
+            "events.url",
+        ),
+        (
+            &[("LOBBYD__EVENTS__URL_FILE", "/nowhere")],
+            &["worker"],
+            "events.url_file",
+        ),
+        (
+            &[("LOBBYD__DATABASE__MAX_CONNECTIONS", "0")],
+            &["config", "check"],
+            "max_connections",
+        ),
+        (
+            &[("LOBBYD__DATABASE__TIMEOUT", "soon")],
+            &["config", "check"],
+            "timeout",
+        ),
+        (
+            &[("LOBBYD__OPS__LISTEN", "here")],
+            &["config", "check"],
+            "listen",
+        ),
+        (
+            &[("LOBBYD__OPS__LISTNE", "here")],
+            &["config", "check"],
+            "listne",
+        ),
+        (
+            &[("LOBBYD__HOUSEKEEPING__PRUNE", "often")],
+            &["run"],
+            "housekeeping.prune",
+        ),
+        (&[("LOBBYD__LOG__LEVEL", "a=b=c")], &["worker"], "log.level"),
+        (
+            &[],
+            &["--config", file.to_str().unwrap(), "config", "check"],
+            "urls",
+        ),
+    ];
+    for (environment, arguments, key) in cases {
+        let output = run(&settings(environment), arguments);
+        let complaint = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{key}: {complaint}");
+        assert!(complaint.contains(key), "{key}: {complaint}");
+        assert_eq!(complaint.lines().count(), 1, "{key}: {complaint}");
+    }
+    let missing = run(&settings(&[]), &["--config", "/nowhere.toml", "run"]);
+    assert_eq!(missing.status.code(), Some(78), "{missing:?}");
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_secrets_stay_hidden() {
+    let folder = folder("config-");
+    let (file, secret) = (folder.join("lobbyd.toml"), folder.join("secret"));
+    fs::write(&file, "[timers]\nbatch = 7\n[log]\nformat = \"json\"\n").unwrap();
+    fs::write(&secret, "amqps://lobbyd:marker-secret@mq/%2f\n").unwrap();
+    let environment = settings(&[
+        ("LOBBYD__TIMERS__BATCH", "8"),
+        (
+            "LOBBYD__DATABASE__URL",
+            "postgres://lobbyd:marker-secret@db/lobbyd",
+        ),
+        ("LOBBYD__EVENTS__URL_FILE", secret.to_str().unwrap()),
+        ("LOBBYD_PORT", "tcp://10.0.0.1:80"),
+    ]);
+    let output = run(
+        &environment,
+        &["--config", file.to_str().unwrap(), "config", "check"],
+    );
+    let shown = text(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    for line in [
+        "batch = 8",
+        "format = \"json\"",
+        "url = \"postgres://lobbyd:***@db/lobbyd\"",
+        "url = \"amqps://lobbyd:***@mq/%2f\"",
+    ] {
+        assert!(shown.contains(line), "no {line} in {shown}");
+    }
+    assert!(!shown.contains("marker-secret") && output.stderr.is_empty());
+}
+
+#[test]
+fn a_bus_inside_another_process_cannot_be_published_to() {
+    let output = run(&settings(&[]), &["publish", "abc", "--state", "1"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output.stderr).contains("events.url: memory:"));
+    let output = run(&settings(&[]), &["publish", "a b", "--state", "1"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn migrate_brings_a_database_up_to_date() {
+    let file = folder("migrate-").join("rooms.db");
+    let url = format!("sqlite://{}?mode=rwc", file.display());
+    for _ in 0..2 {
+        let output = run(&settings(&[("LOBBYD__DATABASE__URL", &url)]), &["migrate"]);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(text(&output.stdout), "the database is up to date\n");
+    }
+    let output = run(
+        &settings(&[("LOBBYD__DATABASE__URL", "sqlite:///nowhere/x.db")]),
+        &["migrate"],
+    );
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+/// An installation with nothing but a file.
+async fn laptop() -> (Database, Settings) {
+    let database = Database::create(Kind::Sqlite).await;
+    let settings = settings(&[("LOBBYD__DATABASE__URL", &database.url)]);
+    (database, settings)
+}
+
+#[tokio::test]
+async fn without_any_server_rooms_open_too() {
+    let (database, settings) = laptop().await;
+    let mut worker = Daemon::start_ready(&settings).await;
+    database
+        .insert_rooms("room", 3, database.now().await + 1)
+        .await;
+    eventually("the resets", || async {
+        (database.closed_rooms().await == 0).then_some(())
+    })
+    .await;
+    eventually("the confirms", || async {
+        (database.unpublished().await == 0).then_some(())
+    })
+    .await;
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        worker.signal(signal);
+        assert!(worker.ended().await.success());
+        worker = Daemon::start_ready(&settings).await;
+    }
+    assert_eq!(worker.get("/livez").await, Some((200, "ok\n".to_owned())));
+    assert_eq!(worker.get("/nonsense").await.unwrap().0, 404);
+}
+
+#[tokio::test]
+async fn a_second_worker_on_the_same_address_says_so() {
+    let (_database, settings) = laptop().await;
+    let worker = Daemon::start_ready(&settings).await;
+    let listen = format!("127.0.0.1:{}", worker.ops_port);
+    let output = program(&settings)
+        .arg("worker")
+        .env("LOBBYD__OPS__LISTEN", &listen)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let complaint = text(&output.stderr);
+    assert!(
+        complaint.contains(&format!("ops.listen: cannot listen on {listen}")),
+        "{complaint}"
+    );
+}
+
+#[tokio::test]
+async fn metrics_can_be_scraped_from_the_start() {
+    let (_database, settings) = laptop().await;
+    let worker = Daemon::start_ready(&settings).await;
+    let (_status, metrics) = worker.get("/metrics").await.unwrap();
+    for line in [
+        "# TYPE lobbyd_timers_fired_total counter",
+        "lobbyd_timers_fired_total 0",
+        "lobbyd_timers_superseded_total 0",
+        "lobbyd_broker_blocked 0",
+        "lobbyd_connected{part=\"database\"} 1",
+        "lobbyd_connected{part=\"consumer\"} 1",
+        "lobbyd_connected{part=\"publisher\"} 1",
+    ] {
+        assert!(metrics.contains(line), "no {line} in {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn housekeeping_counts_and_prunes() {
+    let (database, mut settings) = laptop().await;
+    settings.push((
+        "LOBBYD__HOUSEKEEPING__PRUNE".to_owned(),
+        "* * * * * *".to_owned(),
+    ));
+    settings.push((
+        "LOBBYD__HOUSEKEEPING__SUMMARY".to_owned(),
+        "* * * * * *".to_owned(),
+    ));
+    settings.push(("LOBBYD__OUTBOX__HISTORY".to_owned(), "1s".to_owned()));
+    let worker = Daemon::start_ready(&settings).await;
+    database.insert_rooms("due", 3, database.now().await).await;
+    database
+        .insert_rooms("later", 2, database.now().await + 1000)
+        .await;
+    eventually("the summary", || async {
+        worker
+            .log()
+            .contains("timers.fired=3 timers.pending=2")
+            .then_some(())
+    })
+    .await;
+    eventually("the pruning", || async {
+        (database.number("SELECT count(*) FROM lobbyd_outbox").await == 0).then_some(())
+    })
+    .await;
+    eventually("the gauge", || async {
+        worker
+            .metric("lobbyd_timers_pending")
+            .await
+            .filter(|pending| *pending as u32 == 2)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn systemd_is_told() {
+    let (_database, mut settings) = laptop().await;
+    let socket = folder("notify-").join("socket");
+    let listener = UnixDatagram::bind(&socket).unwrap();
+    listener
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    settings.push(("NOTIFY_SOCKET".to_owned(), socket.display().to_string()));
+    settings.push(("WATCHDOG_USEC".to_owned(), "200000".to_owned()));
+    let mut worker = Daemon::start_ready(&settings).await;
+    sleep(Duration::from_millis(500)).await;
+    assert!(worker.stop().await.success());
+    let mut told = String::new();
+    while !told.contains("STOPPING=1") {
+        let mut buffer = [0; 1024];
+        let length = listener.recv(&mut buffer).unwrap();
+        told.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
+    }
+    assert!(told.starts_with("READY=1\n"), "{told}");
+    assert!(told.contains("STATUS=opening rooms on time\n"), "{told}");
+    assert!(told.matches("WATCHDOG=1").count() >= 3, "{told}");
+}
+
+#[tokio::test]
+async fn logs_can_be_json_and_never_show_a_password() {
+    let mut site = Site::new(Kind::Postgres).await;
+    let _client = site.client().await;
+    let marked = site
+        .database
+        .url
+        .replace("lobbyd@", "lobbyd:marker-secret@");
+    site.set("DATABASE__URL", &marked);
+    site.set("LOG__FORMAT", "json");
+    site.set("LOG__LEVEL", "trace");
+    let mut worker = site.worker().await;
+    site.database
+        .insert_rooms("room", 1, site.database.now().await)
+        .await;
+    eventually("the confirm", || async {
+        worker.log().contains("event published").then_some(())
+    })
+    .await;
+    assert!(worker.stop().await.success());
+    let log = worker.log();
+    assert!(!log.contains("marker-secret"));
+    for line in log.lines() {
+        let entry: serde_json::Value = serde_json::from_str(line).expect(line);
+        assert!(entry["level"].is_string(), "{line}");
+    }
+    let wrong = format!("amqp://guest:marker-secret@127.0.0.1:{}/%2f", free_port());
+    site.set("EVENTS__URL", &wrong);
+    let worker = Daemon::start(&site.settings);
+    eventually("the complaint", || async {
+        worker.log().contains("no events come in").then_some(())
+    })
+    .await;
+    assert!(!worker.log().contains("marker-secret"));
+}
+
+/// P8: what is pending costs no memory.
+#[tokio::test]
+async fn memory_does_not_grow_with_pending_timers() {
+    for kind in [Kind::Sqlite, Kind::Postgres, Kind::MariaDb] {
+        let mut memory = Vec::new();
+        for pending in [100, 100_000] {
+            let database = Database::create(kind).await;
+            database.store().await;
+            database
+                .insert_rooms("room", pending, database.now().await + 100_000)
+                .await;
+            let settings = settings(&[
+                ("LOBBYD__DATABASE__URL", &database.url),
+                ("LOBBYD__HOUSEKEEPING__GAUGES", "* * * * * *"),
+            ]);
+            let worker = Daemon::start_ready(&settings).await;
+            eventually("that they are counted", || async {
+                let counted = worker.metric("lobbyd_timers_pending").await?;
+                (counted as u32 == pending).then_some(())
+            })
+            .await;
+            // Timers that fire among them.
+            database
+                .insert_rooms("due", 100, database.now().await + 1)
+                .await;
+            eventually("the resets", || async {
+                (worker.metric("lobbyd_timers_fired_total").await? as u32 == 100).then_some(())
+            })
+            .await;
+            memory.push(worker.memory());
+        }
+        println!("{kind:?}: {memory:?} bytes with 100 and 100,000 pending timers");
+        assert!(
+            memory[1] <= memory[0] + 5 * 1024 * 1024,
+            "{kind:?}: {memory:?}"
+        );
+    }
+}

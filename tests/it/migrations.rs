@@ -1,1 +1,128 @@
-//! tmp
+//! The migrations: the same for each database.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use crate::support::database::{Database, Kind};
+
+const KINDS: [Kind; 3] = [Kind::Sqlite, Kind::Postgres, Kind::MariaDb];
+
+#[test]
+fn each_database_has_the_same_files() {
+    let files = |folder: &str| -> BTreeSet<String> {
+        fs::read_dir(
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("migrations")
+                .join(folder),
+        )
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+    };
+    assert!(!files("postgres").is_empty());
+    assert_eq!(files("postgres"), files("mysql"));
+    assert_eq!(files("postgres"), files("sqlite"));
+}
+
+#[tokio::test]
+async fn each_database_has_the_same_tables_columns_and_indexes() {
+    let mut described = Vec::new();
+    for kind in KINDS {
+        let database = Database::create(kind).await;
+        database.store().await;
+        let columns: BTreeSet<String> =
+            database.texts(columns_of(kind)).await.into_iter().collect();
+        let indexes: BTreeSet<String> =
+            database.texts(indexes_of(kind)).await.into_iter().collect();
+        assert!(columns.contains("lobbyd_rooms.lobby_timer"), "{columns:?}");
+        assert!(
+            indexes.contains("lobbyd_rooms_lobby_timer_idx"),
+            "{indexes:?}"
+        );
+        described.push((columns, indexes));
+    }
+    assert_eq!(described[0], described[1]);
+    assert_eq!(described[1], described[2]);
+}
+
+/// "table.column" of each table of ours. (The table of migrations is sqlx's own affair.)
+fn columns_of(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Sqlite => {
+            "SELECT t.name || '.' || c.name FROM sqlite_schema t, pragma_table_info(t.name) c
+             WHERE t.type = 'table' AND t.name IN ('lobbyd_rooms', 'lobbyd_outbox')"
+        }
+        Kind::Postgres => {
+            "SELECT table_name || '.' || column_name FROM information_schema.columns
+             WHERE table_name IN ('lobbyd_rooms', 'lobbyd_outbox')"
+        }
+        Kind::MariaDb => {
+            "SELECT CONCAT(table_name, '.', column_name) FROM information_schema.columns
+             WHERE table_schema = DATABASE() AND table_name IN ('lobbyd_rooms', 'lobbyd_outbox')"
+        }
+    }
+}
+
+/// The names of the indexes that we gave.
+fn indexes_of(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Sqlite => "SELECT name FROM sqlite_schema WHERE type = 'index' AND name LIKE '%_idx'",
+        Kind::Postgres => "SELECT indexname::text FROM pg_indexes WHERE indexname LIKE '%_idx'",
+        Kind::MariaDb => {
+            "SELECT DISTINCT index_name FROM information_schema.statistics
+             WHERE table_schema = DATABASE() AND index_name LIKE '%_idx'"
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_index_of_due_timers_holds_only_rooms_that_have_one() {
+    let postgres = Database::create(Kind::Postgres).await;
+    postgres.store().await;
+    let definition =
+        "SELECT indexdef FROM pg_indexes WHERE indexname = 'lobbyd_rooms_lobby_timer_idx'";
+    assert!(postgres.texts(definition).await[0].ends_with("WHERE (lobby_timer IS NOT NULL)"));
+    let sqlite = Database::create(Kind::Sqlite).await;
+    sqlite.store().await;
+    let definition = "SELECT sql FROM sqlite_schema WHERE name = 'lobbyd_rooms_lobby_timer_idx'";
+    assert!(sqlite.texts(definition).await[0].ends_with("WHERE lobby_timer IS NOT NULL"));
+}
+
+#[tokio::test]
+async fn a_migration_that_was_interrupted_is_finished() {
+    // Only MySQL leaves one behind: it commits each change of a table at once.
+    let database = Database::create(Kind::MariaDb).await;
+    database.store().await;
+    database
+        .execute("UPDATE lobbyd_migrations SET success = FALSE WHERE version = 2")
+        .await;
+    database.store().await;
+    let done = "SELECT count(*) FROM lobbyd_migrations WHERE success = TRUE";
+    assert_eq!(database.number(done).await, 2);
+}
+
+#[tokio::test]
+async fn sqlite_refuses_a_timer_that_would_not_sort() {
+    let database = Database::create(Kind::Sqlite).await;
+    database.store().await;
+    let insert = "INSERT INTO lobbyd_rooms (token, type, name, lobby_timer) VALUES";
+    for bad in [
+        "'2026-01-01T00:00:00Z'",
+        "'2026-01-01 00:00:00+00:00'",
+        "1767225600",
+        "'soon'",
+    ] {
+        let refused = database
+            .try_execute(&format!("{insert} ('a', 3, '', {bad})"))
+            .await;
+        let error = refused.unwrap_err().to_string();
+        assert!(
+            error.contains("lobbyd_rooms_lobby_timer_is_utc_text"),
+            "{bad}: {error}"
+        );
+    }
+    database
+        .execute(&format!(
+            "{insert} ('a', 3, '', datetime('now', '+3 seconds'))"
+        ))
+        .await;
+}

@@ -1,1 +1,348 @@
-//! tmp
+//! Outages of broker and database: they delay, they do not lose (P7).
+
+use std::{collections::BTreeSet, time::Duration};
+
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use crate::support::{
+    amqp::Client,
+    daemon::Daemon,
+    database::{Database, Kind},
+    eventually,
+    proxy::{Mode, Proxy},
+    server::{BROKER, Broker, POSTGRES, Server, amqp_url, start_mariadb, start_postgres},
+    site::Site,
+};
+
+/// Rooms that come due one after another, from before an outage until after it.
+const ROOMS: u32 = 200;
+
+/// Waits until every room is open and every event confirmed, and checks that nothing is lost and
+/// nothing doubled.
+async fn everything_is_done(site: &Site, client: &Client, rooms: u32) {
+    let database = &site.database;
+    eventually("every reset", || async {
+        (database.closed_rooms().await == 0).then_some(())
+    })
+    .await;
+    let updates = client
+        .take_ids(&site.updates, usize::try_from(rooms).unwrap())
+        .await;
+    let tokens: BTreeSet<String> = updates.values().map(|update| update.token()).collect();
+    assert_eq!(tokens.len(), updates.len(), "a room was reset twice");
+    eventually("every confirm", || async {
+        (database.unpublished().await == 0).then_some(())
+    })
+    .await;
+    let count = database.number("SELECT count(*) FROM lobbyd_outbox").await;
+    assert_eq!(count, i64::from(rooms));
+}
+
+/// Timers for every 50 ms of the next ten seconds.
+async fn insert_load(site: &Site, first_in: i64) {
+    let now = site.database.now().await;
+    for second in 0..10 {
+        let prefix = format!("at{second}x");
+        site.database
+            .insert_rooms(&prefix, ROOMS / 10, now + first_in + second)
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_is_killed_and_comes_back_gets_every_event() {
+    let mut broker = Broker::start();
+    let site = Site::on(Database::create(Kind::Postgres).await, &broker.url());
+    let client = site.client().await;
+    let worker = site.worker().await;
+    insert_load(&site, 2).await;
+    sleep(Duration::from_secs(4)).await;
+    broker.server.kill();
+
+    // Without the broker, rooms are opened on time.
+    sleep(Duration::from_secs(3)).await;
+    let overdue = "SELECT count(*) FROM lobbyd_rooms WHERE lobby_timer < now() - interval '1.5 s'";
+    assert_eq!(site.database.number(overdue).await, 0);
+    let (status, problems) = worker.get("/readyz").await.unwrap();
+    assert_eq!(status, 503);
+    assert!(
+        problems.contains("consumer: ") && problems.contains("publisher: "),
+        "{problems}"
+    );
+    assert_eq!(worker.get("/livez").await.unwrap().0, 200);
+
+    broker.server.start();
+    drop(client);
+    let client = Client::connect(&broker.url(), &site.exchange).await;
+    let begin = Instant::now();
+    worker.ready().await;
+    println!("broker back, worker ready after {:?}", begin.elapsed());
+    everything_is_done(&site, &client, ROOMS).await;
+
+    // Events come in again as well.
+    site.database.insert_room("after").await;
+    let timer = site.database.now().await + 1;
+    client
+        .publish(&json!({"token": "after", "state": 1, "timer": timer}))
+        .await;
+    let update = eventually("the next update", || client.take(&site.updates)).await;
+    assert_eq!(update.token(), "after");
+}
+
+#[tokio::test]
+async fn a_postgres_that_is_killed_and_comes_back_goes_on() {
+    kill_database(Kind::Postgres, start_postgres()).await;
+}
+
+#[tokio::test]
+async fn a_mariadb_that_is_killed_and_comes_back_goes_on() {
+    kill_database(Kind::MariaDb, start_mariadb()).await;
+}
+
+async fn kill_database(kind: Kind, mut server: Server) {
+    let site = Site::on(Database::create_on(kind, server.port).await, &BROKER.url());
+    let client = site.client().await;
+    let worker = site.worker().await;
+    site.database.insert_room("changed").await;
+    insert_load(&site, 2).await;
+    sleep(Duration::from_secs(4)).await;
+    server.kill();
+
+    eventually("that the worker notices", || async {
+        worker
+            .get("/readyz")
+            .await
+            .filter(|(status, _)| *status == 503)
+    })
+    .await;
+    assert_eq!(worker.get("/livez").await.unwrap().0, 200);
+    // What comes in meanwhile waits at the broker.
+    client
+        .publish(&json!({"token": "changed", "state": 1}))
+        .await;
+    sleep(Duration::from_secs(1)).await;
+
+    server.start();
+    let begin = Instant::now();
+    worker.ready().await;
+    println!("{kind:?} back, worker ready after {:?}", begin.elapsed());
+    eventually("the event that waited", || async {
+        (site.database.lobby_state("changed").await == 1).then_some(())
+    })
+    .await;
+    site.database
+        .execute("DELETE FROM lobbyd_rooms WHERE token = 'changed'")
+        .await;
+    everything_is_done(&site, &client, ROOMS).await;
+    assert!(client.take_rest(&site.dead_letters).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_database_that_freezes_costs_no_connection() {
+    let proxy = Proxy::to(POSTGRES.port).await;
+    let mut site = Site::new(Kind::Postgres).await;
+    let client = site.client().await;
+    let url = site
+        .database
+        .url
+        .replace(&format!(":{}", POSTGRES.port), &format!(":{}", proxy.port));
+    site.set("DATABASE__URL", &url);
+    site.set("DATABASE__TIMEOUT", "1s");
+    site.set("DATABASE__MAX_CONNECTIONS", "3");
+    let worker = site.worker().await;
+    site.database.insert_room("changed").await;
+    for round in 0..4 {
+        proxy.set(Mode::Freeze);
+        client
+            .publish(&json!({"token": "changed", "state": round % 2}))
+            .await;
+        eventually("that the worker notices", || async {
+            worker
+                .get("/readyz")
+                .await
+                .filter(|(status, _)| *status == 503)
+        })
+        .await;
+        // Long enough for every connection of the pool to be lost.
+        sleep(Duration::from_secs(3)).await;
+        proxy.set(Mode::Pass);
+        worker.ready().await;
+        let prefix = format!("room{round}x");
+        site.database
+            .insert_rooms(&prefix, 5, site.database.now().await)
+            .await;
+        eventually("the event that waited", || async {
+            (site.database.lobby_state("changed").await == round % 2).then_some(())
+        })
+        .await;
+    }
+    site.database
+        .execute("DELETE FROM lobbyd_rooms WHERE token = 'changed'")
+        .await;
+    everything_is_done(&site, &client, 20).await;
+}
+
+#[tokio::test]
+async fn a_broker_that_freezes_delays_no_room() {
+    let proxy = Proxy::to(BROKER.server.port).await;
+    let mut site = Site::new(Kind::MariaDb).await;
+    let client = site.client().await;
+    site.set("EVENTS__URL", &amqp_url(proxy.port));
+    let worker = site.worker().await;
+    proxy.set(Mode::Freeze);
+    site.database
+        .insert_rooms("room", 50, site.database.now().await + 1)
+        .await;
+    let database = &site.database;
+    eventually("the resets", || async {
+        (database.closed_rooms().await == 0).then_some(())
+    })
+    .await;
+    eventually("that the worker notices", || async {
+        worker
+            .get("/readyz")
+            .await
+            .filter(|(status, _)| *status == 503)
+    })
+    .await;
+    assert_eq!(database.unpublished().await, 50);
+    proxy.set(Mode::Pass);
+    everything_is_done(&site, &client, 50).await;
+}
+
+#[tokio::test]
+async fn connections_that_are_cut_again_and_again_lose_nothing() {
+    let (events, rows) = (
+        Proxy::to(BROKER.server.port).await,
+        Proxy::to(POSTGRES.port).await,
+    );
+    let mut site = Site::new(Kind::Postgres).await;
+    let client = site.client().await;
+    let url = site
+        .database
+        .url
+        .replace(&format!(":{}", POSTGRES.port), &format!(":{}", rows.port));
+    site.set("DATABASE__URL", &url);
+    site.set("EVENTS__URL", &amqp_url(events.port));
+    let _worker = site.worker().await;
+    insert_load(&site, 1).await;
+    for round in 0..30 {
+        let proxy = if round % 2 == 0 { &events } else { &rows };
+        proxy.set(Mode::Cut);
+        sleep(Duration::from_millis(50)).await;
+        proxy.set(Mode::Pass);
+        sleep(Duration::from_millis(rand::random_range(50..400))).await;
+    }
+    everything_is_done(&site, &client, ROOMS).await;
+}
+
+#[tokio::test]
+async fn a_broker_without_memory_still_delivers_and_gets_all_events_later() {
+    let broker = Broker::start();
+    let site = Site::on(Database::create(Kind::Postgres).await, &broker.url());
+    let client = site.client().await;
+    let worker = site.worker().await;
+    site.database.insert_room("changed").await;
+    let change = |state| json!({"token": "changed", "state": state});
+    for state in [1, 0, 1, 0, 1] {
+        client.publish(&change(state)).await;
+    }
+    eventually("the lobby", || async {
+        (site.database.lobby_state("changed").await == 1).then_some(())
+    })
+    .await;
+
+    broker.control(&["set_vm_memory_high_watermark", "absolute", "1000000"]);
+    site.database
+        .insert_rooms("room", 100, site.database.now().await)
+        .await;
+    eventually("the resets", || async {
+        let due = "SELECT count(*) FROM lobbyd_rooms WHERE lobby_timer IS NOT NULL";
+        (site.database.number(due).await == 0).then_some(())
+    })
+    .await;
+    eventually("that the worker notices", || async {
+        worker
+            .metric("lobbyd_broker_blocked")
+            .await
+            .filter(|blocked| *blocked > 0.5)
+    })
+    .await;
+    assert_eq!(site.database.unpublished().await, 100);
+
+    broker.control(&["set_vm_memory_high_watermark", "0.4"]);
+    let updates = client.take_ids(&site.updates, 100).await;
+    assert_eq!(updates.len(), 100);
+    worker.ready().await;
+}
+
+#[tokio::test]
+async fn an_event_that_no_queue_takes_is_kept_until_one_does() {
+    let site = Site::new(Kind::Sqlite).await;
+    let client = Client::connect(&site.amqp_url, &site.exchange).await;
+    let worker = site.worker().await;
+    site.database
+        .insert_rooms("room", 3, site.database.now().await)
+        .await;
+    let returned = r#"lobbyd_events_published_total{outcome="returned"}"#;
+    eventually("that it comes back", || worker.metric(returned)).await;
+    assert_eq!(site.database.closed_rooms().await, 0);
+    assert_eq!(site.database.unpublished().await, 3);
+    client.record(&site.updates).await;
+    everything_is_done(&site, &client, 3).await;
+}
+
+#[tokio::test]
+async fn a_queue_that_is_deleted_is_declared_again() {
+    let site = Site::new(Kind::Sqlite).await;
+    let client = site.client().await;
+    let worker = site.worker().await;
+    client.delete_queue(&site.queue).await;
+    site.database.insert_room("webinar").await;
+    // The connection lives on; what ended is the consumer.
+    eventually("a new consumer", || async {
+        worker.log().contains("no events come in").then_some(())
+    })
+    .await;
+    worker.ready().await;
+    client
+        .publish(&json!({"token": "webinar", "state": 1}))
+        .await;
+    eventually("the lobby", || async {
+        (site.database.lobby_state("webinar").await == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_worker_that_starts_first_waits_for_database_and_broker() {
+    let proxies = [
+        Proxy::to(POSTGRES.port).await,
+        Proxy::to(BROKER.server.port).await,
+    ];
+    let mut site = Site::new(Kind::Postgres).await;
+    let client = site.client().await;
+    for proxy in &proxies {
+        proxy.set(Mode::Cut);
+    }
+    let url = site.database.url.replace(
+        &format!(":{}", POSTGRES.port),
+        &format!(":{}", proxies[0].port),
+    );
+    site.set("DATABASE__URL", &url);
+    site.set("EVENTS__URL", &amqp_url(proxies[1].port));
+    let worker = Daemon::start(&site.settings);
+    let (status, problems) = eventually("an answer", || worker.get("/readyz")).await;
+    assert_eq!(status, 503);
+    assert!(problems.contains("database: "), "{problems}");
+    for proxy in &proxies {
+        sleep(Duration::from_secs(1)).await;
+        proxy.set(Mode::Pass);
+    }
+    worker.ready().await;
+    site.database
+        .insert_rooms("room", 1, site.database.now().await)
+        .await;
+    everything_is_done(&site, &client, 1).await;
+}

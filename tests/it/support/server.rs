@@ -68,7 +68,12 @@ struct Process {
 
 impl Process {
     fn start(command: &Command, log: &Path) -> Self {
-        let script = r#"log=$1; shift; "$@" </dev/null >>"$log" 2>&1 & cat >/dev/null; kill -9 0"#;
+        let script = r#"
+            log=$1; shift
+            exec 3<&0
+            (cat <&3 >/dev/null; kill -9 0) &
+            "$@" </dev/null 3<&- >>"$log" 2>&1
+        "#;
         let mut guard = Command::new("sh");
         guard
             .args(["-c", script, "guard"])
@@ -88,6 +93,10 @@ impl Process {
         Self {
             guard: guard.spawn().unwrap(),
         }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.guard.try_wait().unwrap().is_some()
     }
 }
 
@@ -125,13 +134,10 @@ impl Server {
     /// Starts the server and waits until it listens.
     pub fn start(&mut self) {
         let begin = Instant::now();
-        let mut started = Instant::now();
-        self.process = Some(Process::start(&self.command, &self.folder.join("log")));
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             assert!(begin.elapsed() < PATIENCE, "{}", self.log());
-            // After a kill, PostgreSQL refuses to start until the last of its children is gone.
-            if started.elapsed() > Duration::from_secs(15) {
-                started = Instant::now();
+            // After a kill, PostgreSQL ends again until the last of its children is gone.
+            if self.process.as_mut().is_none_or(Process::has_ended) {
                 self.process = Some(Process::start(&self.command, &self.folder.join("log")));
             }
             sleep(Duration::from_millis(50));

@@ -1,7 +1,7 @@
 //! The composition root: makes the parts, connects them, and owns the order of starting and
 //! stopping.
 //!
-//! [`App::build`] does no I/O and finds every error of the configuration. [`App::run`] first
+//! [`App::build`] does no I/O and finds every error of the configuration. [`App::run_worker`] first
 //! answers probes, then waits for the database, then starts the loops. At the end the intake stops
 //! taking in, the timer loop finishes its transaction, the relay flushes the outbox, and at last
 //! the connections are closed.
@@ -127,10 +127,8 @@ impl App {
             handoff,
             batch,
         );
-        let retention = Retention {
-            history: config.outbox.history,
-            dead_after: config.outbox.dead_after,
-        };
+        let retention =
+            Retention { history: config.outbox.history, dead_after: config.outbox.dead_after };
         let housekeeping = Housekeeping::new(self.store(), Arc::clone(clock), retention);
         let schedules = Schedules {
             prune: config.housekeeping.prune.clone(),
@@ -141,10 +139,7 @@ impl App {
         loops.start("intake", intake.run(stop.clone()));
         loops.start("relay", relay.run(stop.clone()));
         loops.start("housekeeping", housekeeping.run(schedules, stop.clone()));
-        loops.start(
-            "systemd link",
-            systemd::run(Arc::clone(health), stop.clone()),
-        );
+        loops.start("systemd link", systemd::run(Arc::clone(health), stop.clone()));
     }
 
     /// Waits for the database and brings it up to date. `None` if the process stops first.
@@ -155,16 +150,18 @@ impl App {
     ) -> anyhow::Result<Option<DatabaseClock>> {
         let mut backoff = Backoff::new(Backoff::LOOPS);
         loop {
-            health.made_round();
-            match self.open_database().await {
+            let opened = tokio::select! {
+                () = stop.cancelled() => return Ok(None),
+                opened = self.open_database() => opened,
+            };
+            match opened {
                 Ok(clock) => return Ok(Some(clock)),
                 Err(error @ StoreError::Migration(_)) => return Err(error.into()),
                 Err(error) => {
                     let problem = telemetry::causes(&error);
-                    if backoff.is_fresh() {
+                    if health.fails(Part::Database, problem.as_str()) {
                         tracing::warn!(error = problem, "waiting for the database");
                     }
-                    health.fails(Part::Database, problem);
                 }
             }
             tokio::select! {

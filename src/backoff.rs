@@ -19,11 +19,7 @@ impl Backoff {
     /// Starts with waits of up to `first`, and ends with waits of up to `longest`.
     #[must_use]
     pub fn new((first, longest): (Duration, Duration)) -> Self {
-        Self {
-            first,
-            longest,
-            failures: 0,
-        }
+        Self { first, longest, failures: 0 }
     }
 
     /// The time to wait after one more failure.

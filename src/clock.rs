@@ -23,9 +23,7 @@ impl DatabaseClock {
     /// Starts with a sample that has just come.
     #[must_use]
     pub fn new(sample: DateTime<Utc>) -> Self {
-        Self {
-            sample: Mutex::new((sample, Instant::now())),
-        }
+        Self { sample: Mutex::new((sample, Instant::now())) }
     }
 
     /// Takes a newer sample. The time that its answer needed makes it early, never late.
@@ -57,13 +55,10 @@ mod tests {
         let clock = DatabaseClock::new(sample);
         tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(clock.now(), sample + Duration::from_secs(3));
-        assert_eq!(
-            clock.until(sample + Duration::from_secs(5)),
-            Duration::from_secs(2)
-        );
+        assert_eq!(clock.until(sample + Duration::from_secs(5)), Duration::from_secs(2));
         assert_eq!(clock.until(sample), Duration::ZERO);
 
-        let stepped_back = sample - Duration::from_secs(3600);
+        let stepped_back = sample - Duration::from_hours(1);
         clock.observe(stepped_back);
         assert_eq!(clock.now(), stepped_back);
     }

@@ -182,12 +182,11 @@ impl SecretUrl {
         }
         let shown: Vec<(String, String)> = url
             .query_pairs()
-            .map(
-                |(key, value)| match key.contains("password") || key.contains("key") {
-                    true => (key.into_owned(), "***".to_owned()),
-                    false => (key.into_owned(), value.into_owned()),
-                },
-            )
+            .map(|(key, value)| {
+                let secret = ["password", "key"].iter().any(|word| key.contains(word));
+                let value = if secret { "***" } else { &*value };
+                (key.into_owned(), value.to_owned())
+            })
             .collect();
         if !shown.is_empty() {
             url.query_pairs_mut().clear().extend_pairs(shown);
@@ -235,9 +234,7 @@ impl Config {
         let builder = match file {
             Some(path) => builder.add_source(File::from(path).format(FileFormat::Toml)),
             None => builder.add_source(
-                File::from(Path::new(SYSTEM_FILE))
-                    .format(FileFormat::Toml)
-                    .required(false),
+                File::from(Path::new(SYSTEM_FILE)).format(FileFormat::Toml).required(false),
             ),
         };
         let environment = Environment::with_prefix("LOBBYD")
@@ -248,22 +245,28 @@ impl Config {
             .add_source(environment)
             .build()
             .and_then(::config::Config::try_deserialize::<Self>);
-        loaded
-            .map_err(|error| ConfigError(one_line(&error.to_string())))?
-            .with_secrets()
+        loaded.map_err(|error| ConfigError(one_line(&error.to_string())))?.with_secrets()
     }
 
     /// The defaults alone, whatever file and environment say.
+    ///
+    /// # Panics
+    ///
+    /// Never: a test reads them.
     #[must_use]
     pub fn defaults() -> Self {
         ::config::Config::builder()
             .add_source(File::from_str(DEFAULTS, FileFormat::Toml))
             .build()
             .and_then(::config::Config::try_deserialize)
-            .expect("the embedded defaults are complete, a test reads them")
+            .expect("the embedded defaults are complete")
     }
 
     /// The effective configuration as TOML, secrets hidden.
+    ///
+    /// # Panics
+    ///
+    /// Never: tables and plain values can be written as TOML.
     #[must_use]
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("the configuration consists of tables and plain values")
@@ -283,10 +286,9 @@ impl Config {
 fn read_secret(key: &str, file: &Path) -> Result<SecretUrl, ConfigError> {
     match std::fs::read_to_string(file) {
         Ok(text) => Ok(text.trim().to_owned().into()),
-        Err(error) => Err(ConfigError::new(
-            key,
-            format_args!("cannot read {}: {error}", file.display()),
-        )),
+        Err(error) => {
+            Err(ConfigError::new(key, format_args!("cannot read {}: {error}", file.display())))
+        }
     }
 }
 
@@ -313,10 +315,9 @@ mod tests {
         config.events.url_file = Some("x".into());
         for line in config.to_toml().lines().filter(|line| line.contains(" = ")) {
             let key = line.split(' ').next().unwrap();
-            let documented = DEFAULTS.lines().any(|line| {
-                line.trim_start_matches("# ")
-                    .starts_with(&format!("{key} = "))
-            });
+            let documented = DEFAULTS
+                .lines()
+                .any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
             assert!(documented, "config/lobbyd.toml does not name {key}");
         }
     }
@@ -331,11 +332,7 @@ mod tests {
         ] {
             let mut config = Config::defaults();
             config.events.url = url.to_owned().into();
-            assert!(
-                !config.to_toml().contains("marker-secret"),
-                "{}",
-                config.to_toml()
-            );
+            assert!(!config.to_toml().contains("marker-secret"), "{}", config.to_toml());
             assert!(!format!("{config:?}").contains("marker-secret"));
         }
     }

@@ -7,8 +7,8 @@ use std::{
 
 use tokio::time::Instant;
 
-/// The process is stuck if its timer loop made no round for this long: a round takes at most the
-/// time of some uses of the database, each bounded, and a wait of a second.
+/// The process is stuck if its timer loop made no progress for this long: between two steps there
+/// are at most some uses of the database, each bounded, and a wait of a second.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 /// A part that readiness depends on.
@@ -41,7 +41,8 @@ pub struct Health(Mutex<State>);
 #[derive(Debug)]
 struct State {
     parts: [(Part, Condition); 3],
-    last_round: Instant,
+    /// `None` until the timer loop has started: before, it waits for the database.
+    last_round: Option<Instant>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +61,7 @@ impl Health {
         let parts = [Part::Database, Part::Consumer, Part::Publisher];
         Self(Mutex::new(State {
             parts: parts.map(|part| (part, Condition::Unknown)),
-            last_round: Instant::now(),
+            last_round: None,
         }))
     }
 
@@ -73,21 +74,18 @@ impl Health {
     /// Notes that the part does not work, and why. Returns whether it is news that it does not.
     pub fn fails(&self, part: Part, problem: impl Into<String>) -> bool {
         metrics::gauge!(crate::telemetry::CONNECTED, "part" => part.name()).set(0);
-        !matches!(
-            self.set(part, Condition::Fails(problem.into())),
-            Condition::Fails(_)
-        )
+        !matches!(self.set(part, Condition::Fails(problem.into())), Condition::Fails(_))
     }
 
-    /// Notes that the timer loop made a round.
+    /// Notes that the timer loop makes progress.
     pub fn made_round(&self) {
-        self.state().last_round = Instant::now();
+        self.state().last_round = Some(Instant::now());
     }
 
-    /// Whether the timer loop makes rounds.
+    /// Whether the timer loop, once started, makes progress.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.state().last_round.elapsed() < STUCK_AFTER
+        self.state().last_round.is_none_or(|round| round.elapsed() < STUCK_AFTER)
     }
 
     /// What does not work, and why; empty if the process is ready.
@@ -108,9 +106,7 @@ impl Health {
     fn set(&self, part: Part, condition: Condition) -> Condition {
         let mut state = self.state();
         let slot = state.parts.iter_mut().find(|(each, _)| *each == part);
-        slot.map_or(Condition::Unknown, |(_, slot)| {
-            std::mem::replace(slot, condition)
-        })
+        slot.map_or(Condition::Unknown, |(_, slot)| std::mem::replace(slot, condition))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -147,8 +143,10 @@ mod tests {
     async fn a_timer_loop_without_rounds_is_not_alive() {
         let health = Health::new();
         tokio::time::advance(STUCK_AFTER).await;
-        assert!(!health.is_alive());
+        assert!(health.is_alive(), "it waits for the database");
         health.made_round();
         assert!(health.is_alive());
+        tokio::time::advance(STUCK_AFTER).await;
+        assert!(!health.is_alive());
     }
 }

@@ -1,4 +1,74 @@
-//! lobbyd
+//! lobbyd opens the lobby of every webinar room on time.
+//!
+//! # Bird's eye view
+//!
+//! A room with a closed lobby and a timer is a row of the database, and that row is the schedule.
+//! Three loops work around it. The [`Intake`](worker::Intake) takes in lobby changes and applies
+//! them to rows. The [`TimerLoop`](worker::TimerLoop) sleeps until the next timer is due, resets
+//! all rooms that are, and writes their events to the outbox in the same transaction. The
+//! [`Relay`](worker::Relay) publishes the outbox until the broker has confirmed it.
+//!
+//! # One lobby change, from delivery to announcement
+//!
+//! 1. A delivery comes through the [`Bus`](events::Bus); [`events::wire`] makes a
+//!    [`LobbyChanged`](domain::LobbyChanged) of it, or says why it is none.
+//! 2. [`Store::apply`](store::Store::apply) locks the room, asks [`decide`](domain::decide), writes
+//!    what it says, and commits. Then the delivery is acknowledged, and the timer loop is rung.
+//! 3. At the instant [`Store::fire_due`](store::Store::fire_due) resets the room, if it still has
+//!    that timer, and writes the event with its id and version. The batch goes to the relay.
+//! 4. The relay publishes it, waits for the confirm, and notes it. Had the process died in between,
+//!    the claim on the event would end by itself, and another relay would publish it.
+//!
+//! # Code map
+//!
+//! | module | answers for |
+//! | --- | --- |
+//! | [`domain`] | the rules, pure |
+//! | [`store`] | rows and transactions; the only SQL |
+//! | [`events`] | bytes to and from the broker; the only AMQP and JSON bodies |
+//! | [`worker`] | the loops |
+//! | [`http`] | the ops listener |
+//! | [`app`] | connects all of it |
+//! | [`config`], [`telemetry`], [`health`], [`clock`], [`backoff`], [`shutdown`], [`systemd`] | what they say |
+//!
+//! # Invariants
+//!
+//! - **Invariant:** no time of this machine decides what is due. The database's does, by a sample
+//!   that is taken before the transaction and passed into it.
+//! - **Invariant:** an acknowledgement follows a commit, a mark as published follows a confirm.
+//! - **Invariant:** every wait has a bound, but for the waits for work and for a peer's return.
+//! - **Invariant:** a connection that did not answer in time is closed, never reused.
+//! - **Invariant:** timers are not held in memory.
+//! - **Invariant:** nothing is spawned that [`shutdown`] does not wait for, except the bounded
+//!   return of a database connection.
+//! - **Invariant:** `domain` knows nobody, and `worker`, `http` and `events` do not know each
+//!   other's libraries; a test reads the source and keeps it so.
+//!
+//! # Why is it so?
+//!
+//! **Why is there no table of timers, and no lease on one?** The timer is in the room's row, so
+//! nothing can disagree with it. Resetting a room, dropping its timer and writing the event is one
+//! local transaction: a crash rolls it back, and the row is still due. Only publishing has an
+//! effect outside, so only the outbox has claims.
+//!
+//! **Why does a reset take the next version and not the time?** A setting that a moderator made
+//! just before the reset, and whose event arrives just after it, has a version before the reset's
+//! time. With the next version after the one that was reached it is still newer, and wins.
+//!
+//! **Why does lobbyd not announce a change that came in as an event?** Whoever sent it made the
+//! change, and tells its clients. lobbyd announces what it does itself.
+//!
+//! **Why one engine with tables of statements?** Copies of a store drift apart; a query builder or
+//! sqlx's `Any` does not know what differs here (locking, sets, instants). A struct without default
+//! makes the compiler ask each database for each statement, and the text can be pasted into a
+//! console.
+//!
+//! **Why sets as JSON?** An array of rows is one parameter in all three databases, so a batch is
+//! three statements, whatever its size.
+//!
+//! **Why is lapin's recovery off?** It leaves a confirm that was pending without an answer for as
+//! long as the broker is away. A new connection is cheap, and what it has to know is in one place.
+
 pub mod app;
 pub mod backoff;
 pub mod clock;

@@ -25,10 +25,7 @@ impl Supervisor {
     /// Without loops yet. Cancelling `stop` ends them.
     #[must_use]
     pub fn new(stop: CancellationToken) -> Self {
-        Self {
-            loops: JoinSet::new(),
-            stop,
-        }
+        Self { loops: JoinSet::new(), stop }
     }
 
     /// Adds a loop, which has to end soon after the stop token is cancelled.

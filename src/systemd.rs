@@ -47,10 +47,7 @@ fn status(health: &Health) -> String {
         .into_iter()
         .map(|(part, problem)| format!("{}: {problem}", part.name()))
         .collect();
-    match problems.is_empty() {
-        true => "opening rooms on time".to_owned(),
-        false => problems.join("; "),
-    }
+    if problems.is_empty() { "opening rooms on time".to_owned() } else { problems.join("; ") }
 }
 
 fn tell(states: &[NotifyState]) {

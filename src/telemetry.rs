@@ -42,9 +42,8 @@ pub const CONNECTED: &str = "lobbyd_connected";
 pub const BLOCKED: &str = "lobbyd_broker_blocked";
 
 /// Bounds of the lag histograms, in seconds: fine around the goal, coarse for outages.
-const LAG_BUCKETS: [f64; 14] = [
-    0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0,
-];
+const LAG_BUCKETS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
 
 /// A burst of ten thousand timers leaves 160 KiB of samples until they are condensed.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -56,9 +55,7 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// `level` is no filter.
 pub fn init_logging(json: bool, level: &str) -> anyhow::Result<()> {
     // The scheduler logs its own start at INFO, for every process and job.
-    let quiet: Directive = "tokio_cron_scheduler=warn"
-        .parse()
-        .context("a valid directive")?;
+    let quiet: Directive = "tokio_cron_scheduler=warn".parse().context("a valid directive")?;
     let filter = EnvFilter::try_new(level)?.add_directive(quiet);
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
@@ -88,36 +85,15 @@ pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
 fn describe() {
     describe_counter!(EVENTS, "Lobby changes taken in, by outcome");
     describe_counter!(FIRED, "Timers that reset their room");
-    describe_counter!(
-        SUPERSEDED,
-        "Pending timers that a newer setting replaced or removed"
-    );
-    describe_histogram!(
-        COMMIT_LAG,
-        Unit::Seconds,
-        "From the due instant to the reset's commit"
-    );
-    describe_histogram!(
-        LAG,
-        Unit::Seconds,
-        "From the due instant to the confirm of its event"
-    );
+    describe_counter!(SUPERSEDED, "Pending timers that a newer setting replaced or removed");
+    describe_histogram!(COMMIT_LAG, Unit::Seconds, "From the due instant to the reset's commit");
+    describe_histogram!(LAG, Unit::Seconds, "From the due instant to the confirm of its event");
     describe_gauge!(TIMERS_PENDING, "Scheduled timers");
-    describe_gauge!(
-        TIMERS_UNUSABLE,
-        "Rows with a timer whose room cannot have a lobby"
-    );
+    describe_gauge!(TIMERS_UNUSABLE, "Rows with a timer whose room cannot have a lobby");
     describe_gauge!(OUTBOX_PENDING, "Events without confirm");
-    describe_gauge!(
-        OUTBOX_OLDEST,
-        Unit::Seconds,
-        "Age of the oldest event without confirm"
-    );
+    describe_gauge!(OUTBOX_OLDEST, Unit::Seconds, "Age of the oldest event without confirm");
     describe_counter!(PUBLISHED, "Publications, by outcome");
-    describe_counter!(
-        PRUNED,
-        "Rows of the outbox that housekeeping deleted, by kind"
-    );
+    describe_counter!(PRUNED, "Rows of the outbox that housekeeping deleted, by kind");
     describe_gauge!(CONNECTED, "1 while the part is reached, by part");
     describe_gauge!(BLOCKED, "1 while the broker has blocked publishing");
     // Counters that exist from the start can be watched for their first increase.

@@ -46,22 +46,24 @@ impl Demo {
         let mut config = Config::defaults();
         config.database.url = format!("sqlite://{}?mode=rwc", database.display()).into();
         let bus = Arc::new(MemoryBus::new());
-        let app = App::with_bus(config, Arc::clone(&bus) as Arc<dyn Bus>)?;
+        let app = App::with_bus(config, bus.clone())?;
 
-        let ops = TcpListener::bind(("127.0.0.1", 0))
-            .await
-            .context("ops listener")?;
+        let ops = TcpListener::bind(("127.0.0.1", 0)).await.context("ops listener")?;
         let stop = CancellationToken::new();
-        let store = app.store();
+        let rooms = app.store();
         let story = async {
-            let told = self.tell(&bus, store.as_ref()).await;
+            let told = self.tell(&bus, rooms.as_ref()).await;
             stop.cancel();
             told
         };
         let worker = app.run_worker(ops, telemetry::init_metrics()?, stop.clone());
+        let both = async {
+            let (told, ended) = tokio::join!(story, worker);
+            told.and(ended)
+        };
         tokio::select! {
-            (told, worked) = async { tokio::join!(story, worker) } => told.and(worked),
-            stopped = shutdown::on_signal(stop.clone()), if !stop.is_cancelled() => stopped,
+            outcome = both => outcome,
+            Err(error) = shutdown::on_signal(stop.clone()) => Err(error),
         }
     }
 
@@ -71,41 +73,23 @@ impl Demo {
         let mut updates = bus.listen();
 
         make_room(store, &token).await?;
-        step(
-            store,
-            "room",
-            "\"Quarterly webinar\" is there, token webinar, no lobby",
-        )
-        .await?;
+        step(store, "room", "\"Quarterly webinar\" is there, token webinar, no lobby").await?;
 
         let now = store.now().await?;
         let timer = DateTime::from_timestamp(now.timestamp() + i64::from(self.seconds), 0)
             .context("timer")?;
         let change = LobbyChanged {
             token: token.clone(),
-            lobby: Lobby {
-                state: LobbyState::NonModerators,
-                timer: Some(timer),
-            },
+            lobby: Lobby { state: LobbyState::NonModerators, timer: Some(timer) },
             version: Some(Version::of(now)),
         };
-        bus.publish(&[wire::lobby_changed(&change, EventId::new(), now)])
-            .await?;
+        bus.publish(&[wire::lobby_changed(&change, EventId::new(), now)]).await?;
         let until = timer.to_rfc3339_opts(SecondsFormat::Secs, true);
-        step(
-            store,
-            "event in",
-            &format!("lobby.changed: everybody waits until {until}"),
-        )
-        .await?;
+        step(store, "event in", &format!("lobby.changed: everybody waits until {until}")).await?;
 
         await_room(store, &token, |room| room.lobby.scheduled() == Some(timer)).await?;
-        step(
-            store,
-            "armed",
-            "the row has lobby_state 1 and the lobby_timer; it is the schedule",
-        )
-        .await?;
+        step(store, "armed", "the row has lobby_state 1 and the lobby_timer; it is the schedule")
+            .await?;
 
         countdown(store, timer).await?;
         let update = await_update(&mut updates).await?;
@@ -122,12 +106,7 @@ impl Demo {
         .await?;
         let lag = (heard - timer).num_milliseconds();
         let key = &update.routing_key;
-        step(
-            store,
-            "published",
-            &format!("{key}, {lag} ms after the instant:"),
-        )
-        .await?;
+        step(store, "published", &format!("{key}, {lag} ms after the instant:")).await?;
         let pretty: serde_json::Value = serde_json::from_slice(&update.body)?;
         say(&format!("\n{}\n", serde_json::to_string_pretty(&pretty)?))?;
         check(&update, timer)?;
@@ -147,17 +126,11 @@ How to go on:
 /// Makes the room as soon as the worker has made the tables.
 async fn make_room(store: &dyn Store, token: &RoomToken) -> anyhow::Result<()> {
     let made = async {
-        while store
-            .create_room(token, GROUP, "Quarterly webinar")
-            .await
-            .is_err()
-        {
+        while store.create_room(token, GROUP, "Quarterly webinar").await.is_err() {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(PATIENCE, made)
-        .await
-        .context("the worker did not start")
+    timeout(PATIENCE, made).await.context("the worker did not start")
 }
 
 async fn await_room(
@@ -173,9 +146,7 @@ async fn await_room(
             }
         }
     };
-    timeout(PATIENCE, found)
-        .await
-        .context("the room did not change")?
+    timeout(PATIENCE, found).await.context("the room did not change")?
 }
 
 async fn countdown(store: &dyn Store, timer: DateTime<Utc>) -> anyhow::Result<()> {
@@ -189,10 +160,7 @@ async fn countdown(store: &dyn Store, timer: DateTime<Utc>) -> anyhow::Result<()
 }
 
 async fn await_update(updates: &mut broadcast::Receiver<Message>) -> anyhow::Result<Message> {
-    timeout(PATIENCE, updates.recv())
-        .await
-        .context("no update was published")?
-        .context("bus")
+    timeout(PATIENCE, updates.recv()).await.context("no update was published")?.context("bus")
 }
 
 /// The demo shows what happened, so it checks that it did.
@@ -211,8 +179,5 @@ fn check(update: &Message, timer: DateTime<Utc>) -> anyhow::Result<()> {
 /// Prints one step with the database's time, by which the room opens.
 async fn step(store: &dyn Store, name: &str, text: &str) -> anyhow::Result<()> {
     let now = store.now().await?;
-    say(&format!(
-        "{}  {name:<10} {text}",
-        now.format("%H:%M:%S%.3f")
-    ))
+    say(&format!("{}  {name:<10} {text}", now.format("%H:%M:%S%.3f")))
 }

@@ -86,9 +86,7 @@ impl Cli {
             Command::Run | Command::Worker => worker(config).await,
             Command::Migrate => migrate(&config).await,
             Command::Publish(publish) => publish.run(&config).await,
-            Command::Config {
-                command: ConfigCommand::Check,
-            } => check(config),
+            Command::Config { command: ConfigCommand::Check } => check(config),
         }
     }
 }

@@ -50,18 +50,13 @@ impl Publish {
             .into());
         }
         let now = Utc::now();
-        let timer = self
-            .at
-            .or_else(|| self.after.map(|after| round_up(now + after)));
+        let timer = self.at.or_else(|| self.after.map(|after| round_up(now + after)));
         if self.state == LobbyState::None && timer.is_some() {
             bail!("--in and --at need --state 1: without a lobby there is nothing to open");
         }
         let change = LobbyChanged {
             token: self.token,
-            lobby: Lobby {
-                state: self.state,
-                timer,
-            },
+            lobby: Lobby { state: self.state, timer },
             version: Some(Version::of(now)),
         };
         let message = wire::lobby_changed(&change, EventId::new(), now);
@@ -72,11 +67,7 @@ impl Publish {
         match confirmations.into_iter().next() {
             Some(Confirmation::Confirmed) => match change.lobby.timer {
                 Some(timer) => say(&format!("{}: lobby until {timer}", change.token)),
-                None => say(&format!(
-                    "{}: lobby state {}",
-                    change.token,
-                    self.state.number()
-                )),
+                None => say(&format!("{}: lobby state {}", change.token, self.state.number())),
             },
             Some(Confirmation::Returned(why) | Confirmation::Unconfirmed(why)) => {
                 bail!("the broker did not take the event: {why}")

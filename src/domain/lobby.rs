@@ -97,10 +97,7 @@ mod tests {
     fn change(state: LobbyState, timer: Option<i64>, version: Option<i64>) -> LobbyChanged {
         LobbyChanged {
             token: RoomToken::parse("a").unwrap(),
-            lobby: Lobby {
-                state,
-                timer: timer.map(at),
-            },
+            lobby: Lobby { state, timer: timer.map(at) },
             version: version.map(Version::stored),
         }
     }
@@ -122,42 +119,26 @@ mod tests {
     fn a_change_without_version_has_that_of_its_receipt() {
         let bare = change(LobbyState::None, None, None);
         let received = Version::stored(11);
-        assert_eq!(
-            decide(&room(), &bare, received),
-            Decision::Set(Lobby::OPEN, received)
-        );
+        assert_eq!(decide(&room(), &bare, received), Decision::Set(Lobby::OPEN, received));
         assert_eq!(decide(&room(), &bare, Version::stored(10)), Decision::Stale);
     }
 
     #[test]
     fn a_redelivered_timer_that_was_reached_is_not_armed_again() {
-        let reached = Room {
-            timer_reached: Some(at(99)),
-            ..room()
-        };
+        let reached = Room { timer_reached: Some(at(99)), ..room() };
         let received = Version::stored(500);
         let same = change(LobbyState::NonModerators, Some(99), None);
         assert_eq!(decide(&reached, &same, received), Decision::Stale);
         let other = change(LobbyState::NonModerators, Some(98), None);
-        assert_eq!(
-            decide(&reached, &other, received),
-            Decision::Set(other.lobby, received)
-        );
+        assert_eq!(decide(&reached, &other, received), Decision::Set(other.lobby, received));
         let deliberate = change(LobbyState::NonModerators, Some(99), Some(500));
-        assert!(matches!(
-            decide(&reached, &deliberate, received),
-            Decision::Set(..)
-        ));
+        assert!(matches!(decide(&reached, &deliberate, received), Decision::Set(..)));
     }
 
     #[test]
     fn a_room_that_cannot_have_a_lobby_can_still_be_opened() {
         for (room_type, object_type) in [(1, ""), (6, ""), (3, "file"), (2, "share:password")] {
-            let room = Room {
-                room_type,
-                object_type: object_type.to_owned(),
-                ..room()
-            };
+            let room = Room { room_type, object_type: object_type.to_owned(), ..room() };
             let close = change(LobbyState::NonModerators, None, Some(11));
             assert_eq!(decide(&room, &close, RECEIVED), Decision::NoLobby);
             let open = change(LobbyState::None, None, Some(11));

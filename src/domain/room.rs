@@ -6,14 +6,8 @@ use chrono::{DateTime, Utc};
 
 /// Object types whose rooms can have a lobby, besides rooms of no object at all. As in Talk's
 /// `RoomService::setLobby`; rooms of a file, a shared password or a phone call cannot.
-pub const OBJECT_TYPES_WITH_LOBBY: [&str; 6] = [
-    "",
-    "room",
-    "emails",
-    "event",
-    "extended_conversation",
-    "instant_meeting",
-];
+pub const OBJECT_TYPES_WITH_LOBBY: [&str; 6] =
+    ["", "room", "emails", "event", "extended_conversation", "instant_meeting"];
 
 /// The name of a room on every wire: up to 32 characters, none of them white space or a control
 /// character.
@@ -84,9 +78,7 @@ impl Version {
     /// Checks a version that came from outside.
     #[must_use]
     pub fn parse(milliseconds: i64) -> Option<Self> {
-        (0..Self::LIMIT)
-            .contains(&milliseconds)
-            .then_some(Self(milliseconds))
+        (0..Self::LIMIT).contains(&milliseconds).then_some(Self(milliseconds))
     }
 
     /// Takes the version of a row.
@@ -154,10 +146,7 @@ pub struct Lobby {
 
 impl Lobby {
     /// Nobody waits and nothing is scheduled.
-    pub const OPEN: Self = Self {
-        state: LobbyState::None,
-        timer: None,
-    };
+    pub const OPEN: Self = Self { state: LobbyState::None, timer: None };
 
     /// The timer, if it is a scheduled one: a row that is open already is only tidied.
     #[must_use]
@@ -209,10 +198,7 @@ mod tests {
         assert_eq!(RoomToken::parse("webinar1").unwrap().as_str(), "webinar1");
         assert!(RoomToken::parse(&"ä".repeat(32)).is_ok());
         assert_eq!(RoomToken::parse(""), Err(InvalidToken::Length(0)));
-        assert_eq!(
-            RoomToken::parse(&"a".repeat(33)),
-            Err(InvalidToken::Length(33))
-        );
+        assert_eq!(RoomToken::parse(&"a".repeat(33)), Err(InvalidToken::Length(33)));
         assert_eq!(RoomToken::parse("a b"), Err(InvalidToken::Blank));
         assert_eq!(RoomToken::parse("a\0"), Err(InvalidToken::Blank));
     }

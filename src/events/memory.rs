@@ -32,11 +32,7 @@ impl MemoryBus {
     pub fn new() -> Self {
         let (queue, deliveries) = mpsc::unbounded_channel();
         let (listeners, _none_yet) = broadcast::channel(LISTENER_BACKLOG);
-        Self {
-            queue,
-            deliveries: Arc::new(Mutex::new(deliveries)),
-            listeners,
-        }
+        Self { queue, deliveries: Arc::new(Mutex::new(deliveries)), listeners }
     }
 
     /// Hears every event but lobby changes, from now on.
@@ -64,9 +60,7 @@ impl Bus for MemoryBus {
     async fn publish(&self, messages: &[Message]) -> Result<Vec<Confirmation>> {
         for message in messages {
             if message.routing_key.starts_with(LOBBY_CHANGES) {
-                self.queue
-                    .send(message.body.clone())
-                    .map_err(|_closed| BusError::ConsumerEnded)?;
+                self.queue.send(message.body.clone()).map_err(|_closed| BusError::ConsumerEnded)?;
             } else {
                 // Nobody listening is fine: clients read the room.
                 self.listeners.send(message.clone()).ok();
@@ -86,16 +80,8 @@ struct MemorySubscription {
 #[async_trait]
 impl Subscription for MemorySubscription {
     async fn next(&mut self) -> Result<Delivery> {
-        let body = self
-            .deliveries
-            .lock()
-            .await
-            .recv()
-            .await
-            .ok_or(BusError::ConsumerEnded)?;
-        let receipt = MemoryReceipt {
-            unsettled: Some((body.clone(), self.queue.clone())),
-        };
+        let body = self.deliveries.lock().await.recv().await.ok_or(BusError::ConsumerEnded)?;
+        let receipt = MemoryReceipt { unsettled: Some((body.clone(), self.queue.clone())) };
         Ok(Delivery {
             body,
             content_type: Some(wire::CLOUDEVENTS_JSON.to_owned()),
@@ -166,9 +152,7 @@ mod tests {
         let bus = MemoryBus::new();
         let mut listener = bus.listen();
         let update = message("room.updated.abc");
-        bus.publish(&[message("lobby.changed.abc"), update.clone()])
-            .await
-            .unwrap();
+        bus.publish(&[message("lobby.changed.abc"), update.clone()]).await.unwrap();
         assert_eq!(listener.recv().await.unwrap(), update);
         assert!(listener.try_recv().is_err());
     }

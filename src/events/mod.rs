@@ -115,8 +115,6 @@ pub fn connect(url: &str, options: Options) -> Result<Arc<dyn Bus>> {
     match url.split_once(':').map(|(scheme, _)| scheme) {
         Some("memory") => Ok(Arc::new(MemoryBus::new())),
         Some("amqp" | "amqps") => Ok(Arc::new(amqp::AmqpBus::new(url, options)?)),
-        Some(_) | None => Err(BusError::Url(
-            "expected memory:, amqp: or amqps:".to_owned(),
-        )),
+        Some(_) | None => Err(BusError::Url("expected memory:, amqp: or amqps:".to_owned())),
     }
 }

@@ -45,7 +45,7 @@ pub struct Message {
     pub event_type: String,
     /// Routing key in the exchange.
     pub routing_key: String,
-    /// A CloudEvent in structured JSON.
+    /// A `CloudEvent` in structured JSON.
     pub body: Vec<u8>,
 }
 
@@ -64,7 +64,7 @@ pub enum Malformed {
     /// Not the JSON that was expected.
     #[error("body cannot be read: {0}")]
     Json(String),
-    /// A CloudEvent of another kind or version.
+    /// A `CloudEvent` of another kind or version.
     #[error("{attribute} {value:?} is not supported, expected {expected:?}")]
     Unsupported {
         /// Name of the attribute.
@@ -91,7 +91,7 @@ pub enum Malformed {
     Version(i64),
 }
 
-/// A CloudEvent in structured JSON: its attributes, and the data that is expected in it.
+/// A `CloudEvent` in structured JSON: its attributes, and the data that is expected in it.
 #[derive(Serialize, Deserialize)]
 struct Envelope<D> {
     specversion: String,
@@ -116,7 +116,7 @@ struct LobbyData {
     version: Option<i64>,
 }
 
-/// Tells a CloudEvent from bare data.
+/// Tells a `CloudEvent` from bare data.
 #[derive(Deserialize)]
 struct Probe {
     #[serde(default)]
@@ -138,26 +138,21 @@ pub fn parse_lobby_changed(
     if says_envelope || json::<Probe>(body)?.specversion.is_some() {
         let envelope: Envelope<LobbyData> = json(body)?;
         let time = envelope.time;
-        let mut change = lobby_change(checked_data(envelope)?)?;
+        let mut change = lobby_change(&checked_data(envelope)?)?;
         // An event that is older than 1970 is older than any room.
         let version_of_time = || time.map(|time| Version::of(time).max(Version::ZERO));
         change.version = change.version.or_else(version_of_time);
         Ok(change)
     } else {
-        lobby_change(json(body)?)
+        lobby_change(&json(body)?)
     }
 }
 
-/// Whether the content type promises a CloudEvent. Without one, or with one that scripts and
+/// Whether the content type promises a `CloudEvent`. Without one, or with one that scripts and
 /// clients send by default, the body decides.
 fn says_cloudevent(content_type: Option<&str>) -> Result<bool, Malformed> {
     let full = content_type.unwrap_or_default();
-    let media_type = full
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
+    let media_type = full.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match media_type.as_str() {
         CLOUDEVENTS_JSON => Ok(true),
         "" | "application/json" | "text/json" | "text/plain" | "application/octet-stream" => {
@@ -168,23 +163,17 @@ fn says_cloudevent(content_type: Option<&str>) -> Result<bool, Malformed> {
 }
 
 fn checked_data(envelope: Envelope<LobbyData>) -> Result<LobbyData, Malformed> {
-    let expect = |attribute, value: &str, expected| match value == expected {
-        true => Ok(()),
-        false => Err(Malformed::Unsupported {
-            attribute,
-            value: value.to_owned(),
-            expected,
-        }),
+    let expect = |attribute, value: &str, expected| {
+        if value == expected {
+            return Ok(());
+        }
+        Err(Malformed::Unsupported { attribute, value: value.to_owned(), expected })
     };
     expect("specversion", &envelope.specversion, SPECVERSION)?;
     expect("type", &envelope.r#type, LOBBY_CHANGED)?;
     if let Some(content_type) = &envelope.datacontenttype {
         let media_type = content_type.split(';').next().unwrap_or_default().trim();
-        expect(
-            "datacontenttype",
-            &media_type.to_ascii_lowercase(),
-            DATA_JSON,
-        )?;
+        expect("datacontenttype", &media_type.to_ascii_lowercase(), DATA_JSON)?;
     }
     for (attribute, value) in [("id", &envelope.id), ("source", &envelope.source)] {
         if value.is_empty() {
@@ -194,7 +183,7 @@ fn checked_data(envelope: Envelope<LobbyData>) -> Result<LobbyData, Malformed> {
     Ok(envelope.data)
 }
 
-fn lobby_change(data: LobbyData) -> Result<LobbyChanged, Malformed> {
+fn lobby_change(data: &LobbyData) -> Result<LobbyChanged, Malformed> {
     let state = LobbyState::from_number(data.state).ok_or(Malformed::State(data.state))?;
     let timer = match (state, data.timer) {
         (_, None | Some(0)) => None,
@@ -233,13 +222,7 @@ pub fn lobby_changed(change: &LobbyChanged, id: EventId, time: DateTime<Utc>) ->
 pub fn outgoing(event: &Outgoing) -> Message {
     let data = RawValue::from_string(event.data.clone())
         .unwrap_or_else(|_not_json| RawValue::NULL.to_owned());
-    message(
-        event.id.clone(),
-        &event.event_type,
-        &event.token,
-        event.created_at,
-        data,
-    )
+    message(event.id.clone(), &event.event_type, &event.token, event.created_at, data)
 }
 
 fn message(
@@ -261,16 +244,9 @@ fn message(
     };
     let body = serde_json::to_vec(&envelope).expect("an envelope of texts can be written as JSON");
     // "room.updated.v1" of room abc goes to room.updated.abc.
-    let kind = event_type
-        .rsplit_once(".v")
-        .map_or(event_type, |(kind, _version)| kind);
+    let kind = event_type.rsplit_once(".v").map_or(event_type, |(kind, _version)| kind);
     let routing_key = format!("{kind}.{token}");
-    Message {
-        id,
-        event_type: event_type.to_owned(),
-        routing_key,
-        body,
-    }
+    Message { id, event_type: event_type.to_owned(), routing_key, body }
 }
 
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Malformed> {
@@ -309,34 +285,21 @@ mod tests {
     fn change(state: LobbyState, timer: Option<i64>, version: Option<i64>) -> LobbyChanged {
         LobbyChanged {
             token: RoomToken::parse("abc").unwrap(),
-            lobby: Lobby {
-                state,
-                timer: timer.and_then(|s| DateTime::from_timestamp(s, 0)),
-            },
+            lobby: Lobby { state, timer: timer.and_then(|s| DateTime::from_timestamp(s, 0)) },
             version: version.and_then(Version::parse),
         }
     }
 
     fn reason(body: &str, content_type: Option<&str>) -> String {
-        parse_lobby_changed(body.as_bytes(), content_type)
-            .unwrap_err()
-            .to_string()
+        parse_lobby_changed(body.as_bytes(), content_type).unwrap_err().to_string()
     }
 
     #[test]
     fn bare_data_from_any_script_is_read() {
         let body = br#"{"token":"abc","state":1,"timer":1767225600}"#;
         let expected = change(LobbyState::NonModerators, Some(1_767_225_600), None);
-        for content_type in [
-            JSON,
-            None,
-            Some("text/plain"),
-            Some("Application/JSON; charset=x"),
-        ] {
-            assert_eq!(
-                parse_lobby_changed(body, content_type),
-                Ok(expected.clone())
-            );
+        for content_type in [JSON, None, Some("text/plain"), Some("Application/JSON; charset=x")] {
+            assert_eq!(parse_lobby_changed(body, content_type), Ok(expected.clone()));
         }
     }
 
@@ -348,10 +311,7 @@ mod tests {
             assert_eq!(parse_lobby_changed(body.as_bytes(), JSON), Ok(expected));
         }
         let body = br#"{"token":"abc","state":0,"timer":1767225600}"#;
-        assert_eq!(
-            parse_lobby_changed(body, JSON),
-            Ok(change(LobbyState::None, None, None))
-        );
+        assert_eq!(parse_lobby_changed(body, JSON), Ok(change(LobbyState::None, None, None)));
     }
 
     #[test]
@@ -409,32 +369,14 @@ mod tests {
             ("nonsense", "body cannot be read: expected ident"),
             (r#"{"state":1}"#, "missing field `token`"),
             (r#"{"token":"abc"}"#, "missing field `state`"),
-            (
-                r#"{"token":"abc","state":1,"state":0}"#,
-                "duplicate field `state`",
-            ),
+            (r#"{"token":"abc","state":1,"state":0}"#, "duplicate field `state`"),
             (r#"{"token":"abc","state":"1"}"#, "invalid type: string"),
             (r#"{"token":"abc","state":2}"#, "state 2 is unknown"),
-            (
-                r#"{"token":"","state":1}"#,
-                "a token has 1 to 32 characters",
-            ),
-            (
-                r#"{"token":"abc","state":1,"timer":1.5}"#,
-                "invalid type: floating point",
-            ),
-            (
-                r#"{"token":"abc","state":1,"timer":-1}"#,
-                "timer -1 is out of range",
-            ),
-            (
-                r#"{"token":"abc","state":1,"timer":1767225600000}"#,
-                "expected seconds since 1970",
-            ),
-            (
-                r#"{"token":"abc","state":1,"version":1767225600000000}"#,
-                "expected milliseconds",
-            ),
+            (r#"{"token":"","state":1}"#, "a token has 1 to 32 characters"),
+            (r#"{"token":"abc","state":1,"timer":1.5}"#, "invalid type: floating point"),
+            (r#"{"token":"abc","state":1,"timer":-1}"#, "timer -1 is out of range"),
+            (r#"{"token":"abc","state":1,"timer":1767225600000}"#, "expected seconds since 1970"),
+            (r#"{"token":"abc","state":1,"version":1767225600000000}"#, "expected milliseconds"),
             (
                 r#"{"specversion":"0.3","id":"1","source":"t","type":"lobby.changed.v1",
                     "data":{"token":"abc","state":1}}"#,
@@ -460,16 +402,10 @@ mod tests {
             assert!(reason.contains(expected), "{body}: {reason}");
         }
         let xml = reason("<token/>", Some("application/xml"));
-        assert!(
-            xml.starts_with("content type application/xml is not supported"),
-            "{xml}"
-        );
+        assert!(xml.starts_with("content type application/xml is not supported"), "{xml}");
         let large = reason(&" ".repeat(MAX_BODY + 1), JSON);
         assert_eq!(large, "body has 65537 bytes, at most 65536 are taken");
-        assert_eq!(
-            reason(&"[".repeat(10_000), JSON),
-            "body is nested more than 16 levels deep"
-        );
+        assert_eq!(reason(&"[".repeat(10_000), JSON), "body is nested more than 16 levels deep");
         assert!(parse_lobby_changed(&[0xff, 0xfe], JSON).is_err());
     }
 

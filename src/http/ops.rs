@@ -50,9 +50,10 @@ pub async fn serve(
 /// Whether the process works. Databases and brokers do not matter here: a restart would not bring
 /// them back.
 async fn livez(State(ops): State<Ops>) -> impl IntoResponse {
-    match ops.health.is_alive() {
-        true => (StatusCode::OK, "ok\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "the timer loop is stuck\n"),
+    if ops.health.is_alive() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the timer loop is stuck\n")
     }
 }
 
@@ -62,9 +63,10 @@ async fn readyz(State(ops): State<Ops>) -> impl IntoResponse {
     for (part, problem) in ops.health.problems() {
         writeln!(text, "{}: {problem}", part.name()).expect("a text takes any text");
     }
-    match text.is_empty() {
-        true => (StatusCode::OK, "ok\n".to_owned()),
-        false => (StatusCode::SERVICE_UNAVAILABLE, text),
+    if text.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, text)
     }
 }
 

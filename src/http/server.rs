@@ -33,10 +33,7 @@ pub(super) async fn serve(
     let free = Arc::new(Semaphore::new(connections));
     let mut open = JoinSet::new();
     let mut server = http1::Builder::new();
-    server
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(MAX_HEADER);
+    server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADER);
     loop {
         let permit = tokio::select! {
             () = stop.cancelled() => return Ok(()),

@@ -55,9 +55,9 @@ pub(super) struct Statements {
     pub(super) release: &'static str,
     /// JSON of ids, now (milliseconds).
     pub(super) mark_published: &'static str,
-    /// before (milliseconds).
+    /// before (milliseconds), limit.
     pub(super) prune_published: &'static str,
-    /// before (milliseconds).
+    /// before (milliseconds), limit.
     pub(super) prune_dead: &'static str,
     /// → scheduled timers, unusable timers, unpublished events, milliseconds of the oldest.
     pub(super) backlog: &'static str,
@@ -123,10 +123,8 @@ mod tests {
 
     #[test]
     fn the_statements_know_the_same_rooms_as_the_rule() {
-        let listed: Vec<String> = OBJECT_TYPES_WITH_LOBBY
-            .iter()
-            .map(|name| format!("'{name}'"))
-            .collect();
+        let listed: Vec<String> =
+            OBJECT_TYPES_WITH_LOBBY.iter().map(|name| format!("'{name}'")).collect();
         let list = format!("object_type IN ({})", listed.join(", "));
         assert!(usable!().ends_with(&list), "expected {list}");
     }

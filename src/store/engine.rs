@@ -24,7 +24,7 @@ use crate::domain::{
 };
 
 /// An idle connection may have died without a sign, and each such one costs a wait.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Longest wait for the goodbyes of the connections at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -69,7 +69,7 @@ where
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         let row = session.fetch_one(sqlx::query(D::STATEMENTS.now)).await?;
         session.finish();
-        instant_from_millis(row.try_get(0).map_err(StoreError::unreadable)?)
+        instant_from_millis(row.try_get(0).map_err(|error| StoreError::unreadable(&error))?)
     }
 
     async fn apply(&self, change: &LobbyChanged, received: Version) -> Result<Applied> {
@@ -92,10 +92,7 @@ where
                             .bind(room.id.0)
                             .bind(room.version.milliseconds());
                         matched(session.execute(write).await?, 1, "lobbyd_rooms")?;
-                        Applied::Set {
-                            lobby,
-                            replaced: room.lobby.scheduled(),
-                        }
+                        Applied::Set { lobby, replaced: room.lobby.scheduled() }
                     }
                 }
             }
@@ -112,9 +109,7 @@ where
     ) -> Result<Fired> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         session.begin().await?;
-        let look = sqlx::query(D::STATEMENTS.due)
-            .bind(now.timestamp())
-            .bind(i64::from(limit));
+        let look = sqlx::query(D::STATEMENTS.due).bind(now.timestamp()).bind(i64::from(limit));
         let due = session.fetch_all(look).await?;
         let due = due.iter().map(Due::of::<D>).collect::<Result<Vec<_>>>()?;
         if due.is_empty() {
@@ -133,18 +128,13 @@ where
             .collect::<Result<Vec<_>>>()?;
         if !events.is_empty() {
             let available_at = claimed_until.unwrap_or(now).timestamp_millis();
-            let rows: Vec<OutboxRow> = events
-                .iter()
-                .map(|event| OutboxRow::of(event, available_at))
-                .collect();
+            let rows: Vec<OutboxRow> =
+                events.iter().map(|event| OutboxRow::of(event, available_at)).collect();
             let insert = sqlx::query(D::STATEMENTS.insert_outbox).bind(json(&rows)?);
             matched(session.execute(insert).await?, rows.len(), "lobbyd_outbox")?;
         }
         session.commit().await?;
-        Ok(Fired {
-            tidied: due.len() - events.len(),
-            events,
-        })
+        Ok(Fired { tidied: due.len() - events.len(), events })
     }
 
     async fn next_due(&self, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>> {
@@ -152,8 +142,10 @@ where
         let look = sqlx::query(D::STATEMENTS.next_due).bind(now.timestamp());
         let row = session.fetch_optional(look).await?;
         session.finish();
-        row.map(|row| instant_from_seconds(row.try_get(0).map_err(StoreError::unreadable)?))
-            .transpose()
+        row.map(|row| {
+            instant_from_seconds(row.try_get(0).map_err(|error| StoreError::unreadable(&error))?)
+        })
+        .transpose()
     }
 
     async fn claim_outbox(
@@ -168,15 +160,11 @@ where
             .bind(now.timestamp_millis())
             .bind(i64::from(limit));
         let rows = session.fetch_all(look).await?;
-        let events = rows
-            .iter()
-            .map(outgoing_of::<D>)
-            .collect::<Result<Vec<_>>>()?;
+        let events = rows.iter().map(outgoing_of::<D>).collect::<Result<Vec<_>>>()?;
         if !events.is_empty() {
             let ids: Vec<&EventId> = events.iter().map(|event| &event.id).collect();
-            let claim = sqlx::query(D::STATEMENTS.claim)
-                .bind(json(&ids)?)
-                .bind(until.timestamp_millis());
+            let claim =
+                sqlx::query(D::STATEMENTS.claim).bind(json(&ids)?).bind(until.timestamp_millis());
             matched(session.execute(claim).await?, ids.len(), "lobbyd_outbox")?;
         }
         session.commit().await?;
@@ -184,42 +172,30 @@ where
     }
 
     async fn release_outbox(&self, ids: &[EventId], available_at: DateTime<Utc>) -> Result<()> {
-        self.update_outbox(D::STATEMENTS.release, ids, available_at)
-            .await
+        self.update_outbox(D::STATEMENTS.release, ids, available_at).await
     }
 
     async fn mark_published(&self, ids: &[EventId], now: DateTime<Utc>) -> Result<()> {
-        self.update_outbox(D::STATEMENTS.mark_published, ids, now)
-            .await
+        self.update_outbox(D::STATEMENTS.mark_published, ids, now).await
     }
 
-    async fn prune_outbox(
-        &self,
-        published_before: DateTime<Utc>,
-        dead_before: DateTime<Utc>,
-    ) -> Result<(u64, u64)> {
-        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
-        session.begin().await?;
-        let history =
-            sqlx::query(D::STATEMENTS.prune_published).bind(published_before.timestamp_millis());
-        let history = session.execute(history).await?;
-        let dead = sqlx::query(D::STATEMENTS.prune_dead).bind(dead_before.timestamp_millis());
-        let dead = session.execute(dead).await?;
-        session.commit().await?;
-        Ok((history, dead))
+    async fn prune_published(&self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
+        self.prune(D::STATEMENTS.prune_published, before, limit).await
+    }
+
+    async fn prune_dead(&self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
+        self.prune(D::STATEMENTS.prune_dead, before, limit).await
     }
 
     async fn backlog(&self) -> Result<Backlog> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
-        let row = session
-            .fetch_one(sqlx::query(D::STATEMENTS.backlog))
-            .await?;
+        let row = session.fetch_one(sqlx::query(D::STATEMENTS.backlog)).await?;
         session.finish();
         let count = |column: usize| -> Result<u64> {
-            let count: i64 = row.try_get(column).map_err(StoreError::unreadable)?;
+            let count: i64 = row.try_get(column).map_err(|error| StoreError::unreadable(&error))?;
             Ok(count.unsigned_abs())
         };
-        let oldest: Option<i64> = row.try_get(3).map_err(StoreError::unreadable)?;
+        let oldest: Option<i64> = row.try_get(3).map_err(|error| StoreError::unreadable(&error))?;
         Ok(Backlog {
             timers_pending: count(0)?,
             timers_unusable: count(1)?,
@@ -233,7 +209,7 @@ where
         let count = sqlx::query(D::STATEMENTS.fired_since).bind(since.timestamp_millis());
         let row = session.fetch_one(count).await?;
         session.finish();
-        let count: i64 = row.try_get(0).map_err(StoreError::unreadable)?;
+        let count: i64 = row.try_get(0).map_err(|error| StoreError::unreadable(&error))?;
         Ok(count.unsigned_abs())
     }
 
@@ -289,12 +265,18 @@ where
         instant: DateTime<Utc>,
     ) -> Result<()> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
-        let update = sqlx::query(sql)
-            .bind(json(ids)?)
-            .bind(instant.timestamp_millis());
+        let update = sqlx::query(sql).bind(json(ids)?).bind(instant.timestamp_millis());
         session.execute(update).await?;
         session.finish();
         Ok(())
+    }
+
+    async fn prune(&self, sql: &'static str, before: DateTime<Utc>, limit: u32) -> Result<u64> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let delete = sqlx::query(sql).bind(before.timestamp_millis()).bind(i64::from(limit));
+        let rows = session.execute(delete).await?;
+        session.finish();
+        Ok(rows)
     }
 }
 
@@ -304,9 +286,5 @@ fn matched(rows: u64, expected: usize, table: &'static str) -> Result<()> {
     if usize::try_from(rows) == Ok(expected) {
         return Ok(());
     }
-    Err(StoreError::Conflict {
-        table,
-        rows,
-        expected,
-    })
+    Err(StoreError::Conflict { table, rows, expected })
 }

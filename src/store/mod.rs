@@ -62,15 +62,15 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    fn unusable_url(error: sqlx::Error) -> Self {
+    fn unusable_url(error: &sqlx::Error) -> Self {
         // The error of the URL's parser does not repeat the URL, which may hold a password.
-        Self::Url(match error {
-            sqlx::Error::Configuration(cause) => cause.to_string(),
-            other => other.to_string(),
-        })
+        if let sqlx::Error::Configuration(cause) = error {
+            return Self::Url(cause.to_string());
+        }
+        Self::Url(error.to_string())
     }
 
-    fn unreadable(error: sqlx::Error) -> Self {
+    fn unreadable(error: &sqlx::Error) -> Self {
         Self::Corrupt(format!("a column has an unexpected type: {error}"))
     }
 }
@@ -140,13 +140,12 @@ pub trait Store: Send + Sync + 'static {
     /// Notes that the events were confirmed at `now`; they stay as history.
     async fn mark_published(&self, ids: &[EventId], now: DateTime<Utc>) -> Result<()>;
 
-    /// Deletes events that were published before `published_before`, and events that were made
-    /// before `dead_before` and that nothing ever took. Returns the numbers of both.
-    async fn prune_outbox(
-        &self,
-        published_before: DateTime<Utc>,
-        dead_before: DateTime<Utc>,
-    ) -> Result<(u64, u64)>;
+    /// Deletes events that were published before `before`, at most `limit`. Returns their number.
+    async fn prune_published(&self, before: DateTime<Utc>, limit: u32) -> Result<u64>;
+
+    /// Deletes events that were made before `before` and that nothing ever took, at most `limit`.
+    /// Returns their number.
+    async fn prune_dead(&self, before: DateTime<Utc>, limit: u32) -> Result<u64>;
 
     /// Counts what waits. Costs a look at every pending timer's index entry.
     async fn backlog(&self) -> Result<Backlog>;
@@ -183,8 +182,6 @@ pub fn connect(url: &str, options: Options) -> Result<Arc<dyn Store>> {
         Some("sqlite") => sqlite::connect(url, options),
         Some("postgres" | "postgresql") => postgres::connect(url, options),
         Some("mysql" | "mariadb") => mysql::connect(url, options),
-        Some(_) | None => Err(StoreError::Url(
-            "expected sqlite:, postgres: or mysql:".to_owned(),
-        )),
+        Some(_) | None => Err(StoreError::Url("expected sqlite:, postgres: or mysql:".to_owned())),
     }
 }

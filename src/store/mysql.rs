@@ -47,7 +47,7 @@ const STATEMENTS: Statements = Statements {
     room_for_update: concat!(room!(), " FOR UPDATE"),
     set_lobby: "\
         UPDATE lobbyd_rooms
-        SET lobby_state = ?, lobby_timer = '1970-01-01' + INTERVAL ? SECOND, lobby_version = ?
+        SET lobby_state = ?, lobby_timer = TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ? SECOND, lobby_version = ?
         WHERE id = ? AND lobby_version = ?",
     due: concat!(
         "\
@@ -55,7 +55,7 @@ const STATEMENTS: Statements = Statements {
                TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_timer), lobby_version,
                CAST(sip_enabled AS SIGNED)
         FROM lobbyd_rooms
-        WHERE lobby_timer <= '1970-01-01' + INTERVAL ? SECOND AND ",
+        WHERE lobby_timer <= TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ? SECOND AND ",
         usable!(),
         "
         ORDER BY lobby_timer, id LIMIT ?
@@ -66,14 +66,14 @@ const STATEMENTS: Statements = Statements {
                                              version BIGINT PATH '$.version')) AS due
         STRAIGHT_JOIN lobbyd_rooms AS room ON room.id = due.id
         SET room.lobby_state = 0, room.lobby_timer = NULL, room.lobby_version = due.version,
-            room.lobby_timer_reached = '1970-01-01' + INTERVAL due.timer SECOND
+            room.lobby_timer_reached = TIMESTAMP'1970-01-01 00:00:00' + INTERVAL due.timer SECOND
         WHERE TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer) = due.timer",
     insert_outbox: "\
         INSERT INTO lobbyd_outbox
                (id, type, token, data, created_at, due_at, available_at, attempts)
-        SELECT id, type, token, data, '1970-01-01' + INTERVAL created_at * 1000 MICROSECOND,
-               '1970-01-01' + INTERVAL due_at SECOND,
-               '1970-01-01' + INTERVAL available_at * 1000 MICROSECOND, attempts
+        SELECT id, type, token, data, TIMESTAMP'1970-01-01 00:00:00' + INTERVAL created_at * 1000 MICROSECOND,
+               TIMESTAMP'1970-01-01 00:00:00' + INTERVAL due_at SECOND,
+               TIMESTAMP'1970-01-01 00:00:00' + INTERVAL available_at * 1000 MICROSECOND, attempts
         FROM JSON_TABLE(?, '$[*]' COLUMNS (
                  id CHAR(36) PATH '$.id', type VARCHAR(64) PATH '$.type',
                  token VARCHAR(32) PATH '$.token', data TEXT PATH '$.data',
@@ -83,7 +83,7 @@ const STATEMENTS: Statements = Statements {
     next_due: concat!(
         "\
         SELECT TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_timer) FROM lobbyd_rooms
-        WHERE lobby_timer > '1970-01-01' + INTERVAL ? SECOND AND ",
+        WHERE lobby_timer > TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ? SECOND AND ",
         usable!(),
         "
         ORDER BY lobby_timer LIMIT 1"
@@ -94,37 +94,37 @@ const STATEMENTS: Statements = Statements {
                TIMESTAMPDIFF(SECOND, '1970-01-01', due_at), CAST(attempts AS SIGNED)
         FROM lobbyd_outbox
         WHERE published_at IS NULL
-          AND available_at <= '1970-01-01' + INTERVAL ? * 1000 MICROSECOND
+          AND available_at <= TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ? * 1000 MICROSECOND
         ORDER BY available_at, id LIMIT ?
         FOR UPDATE SKIP LOCKED",
     claim: concat!(
         "UPDATE ",
         ids!(),
         " STRAIGHT_JOIN lobbyd_outbox AS event ON event.id = ids.id
-        SET event.available_at = '1970-01-01' + INTERVAL ? * 1000 MICROSECOND,
+        SET event.available_at = TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ? * 1000 MICROSECOND,
             event.attempts = event.attempts + 1"
     ),
     release: concat!(
         "UPDATE ",
         ids!(),
         " STRAIGHT_JOIN lobbyd_outbox AS event ON event.id = ids.id
-        SET event.available_at = '1970-01-01' + INTERVAL ? * 1000 MICROSECOND
-        WHERE event.published_at IS NULL"
+        SET event.available_at = TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ? * 1000 MICROSECOND"
     ),
     mark_published: concat!(
         "UPDATE ",
         ids!(),
         " STRAIGHT_JOIN lobbyd_outbox AS event ON event.id = ids.id
-        SET event.published_at = '1970-01-01' + INTERVAL ? * 1000 MICROSECOND
-        WHERE event.published_at IS NULL"
+        SET event.published_at = TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ? * 1000 MICROSECOND"
     ),
     prune_published: "\
         DELETE FROM lobbyd_outbox
-        WHERE published_at < '1970-01-01' + INTERVAL ? * 1000 MICROSECOND",
+        WHERE published_at < TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ? * 1000 MICROSECOND
+        LIMIT ?",
     prune_dead: "\
         DELETE FROM lobbyd_outbox
         WHERE published_at IS NULL
-          AND created_at < '1970-01-01' + INTERVAL ? * 1000 MICROSECOND",
+          AND created_at < TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ? * 1000 MICROSECOND
+        LIMIT ?",
     backlog: concat!(
         "\
         SELECT (SELECT count(*) FROM lobbyd_rooms
@@ -142,7 +142,7 @@ const STATEMENTS: Statements = Statements {
     ),
     fired_since: "\
         SELECT count(*) FROM lobbyd_outbox
-        WHERE due_at IS NOT NULL AND created_at >= '1970-01-01' + INTERVAL ? * 1000 MICROSECOND",
+        WHERE due_at IS NOT NULL AND created_at >= TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ? * 1000 MICROSECOND",
 };
 
 impl Dialect for MySql {
@@ -165,9 +165,7 @@ impl Dialect for MySql {
         // A migration that was interrupted has done some of its work, because MySQL commits every
         // change of a table at once. All of them can be repeated.
         connection.ensure_migrations_table(MIGRATIONS).await?;
-        connection
-            .execute("DELETE FROM lobbyd_migrations WHERE success = FALSE")
-            .await?;
+        connection.execute("DELETE FROM lobbyd_migrations WHERE success = FALSE").await?;
         migrator.run_direct(None, connection, false).await
     }
 
@@ -181,12 +179,11 @@ impl Dialect for MySql {
 }
 
 pub(super) fn connect(url: &str, options: Options) -> Result<Arc<dyn Store>> {
-    let connect: MySqlConnectOptions = url.parse().map_err(StoreError::unusable_url)?;
+    let connect: MySqlConnectOptions =
+        url.parse().map_err(|error| StoreError::unusable_url(&error))?;
     // Lock waits end before the use of the connection does.
-    let lock_wait = format!(
-        "SET SESSION innodb_lock_wait_timeout = {}",
-        lock_wait_seconds(options.timeout)
-    );
+    let lock_wait =
+        format!("SET SESSION innodb_lock_wait_timeout = {}", lock_wait_seconds(options.timeout));
     let pool = pool_options(MySqlPoolOptions::new(), options)
         .after_connect(move |connection, _| {
             let lock_wait = AssertSqlSafe(lock_wait.clone());

@@ -1,4 +1,8 @@
-//! PostgreSQL's statements. SQLite takes over most of them.
+//! PostgreSQL's statements. SQLite takes over some of them.
+//!
+//! A set of ids is compared as an array, `= ANY (ARRAY(…))`, and with nothing beside it: after a
+//! burst the planner's statistics are those of a nearly empty table, and it would choose a nested
+//! loop for a join, or the index of the pending events, each of which takes a second per batch.
 
 use std::sync::Arc;
 
@@ -79,20 +83,24 @@ pub(super) const STATEMENTS: Statements = Statements {
     claim: "\
         UPDATE lobbyd_outbox
         SET available_at = to_timestamp($2 / 1000.0), attempts = attempts + 1
-        WHERE id IN (SELECT json_array_elements_text(CAST($1 AS json)))",
+        WHERE id = ANY (ARRAY(SELECT json_array_elements_text(CAST($1 AS json))))",
     release: "\
         UPDATE lobbyd_outbox SET available_at = to_timestamp($2 / 1000.0)
-        WHERE published_at IS NULL
-          AND id IN (SELECT json_array_elements_text(CAST($1 AS json)))",
+        WHERE id = ANY (ARRAY(SELECT json_array_elements_text(CAST($1 AS json))))",
     mark_published: "\
         UPDATE lobbyd_outbox SET published_at = to_timestamp($2 / 1000.0)
-        WHERE published_at IS NULL
-          AND id IN (SELECT json_array_elements_text(CAST($1 AS json)))",
+        WHERE id = ANY (ARRAY(SELECT json_array_elements_text(CAST($1 AS json))))",
     prune_published: "\
-        DELETE FROM lobbyd_outbox WHERE published_at < to_timestamp($1 / 1000.0)",
+        DELETE FROM lobbyd_outbox WHERE id IN (
+            SELECT id FROM lobbyd_outbox
+            WHERE published_at < to_timestamp($1 / 1000.0) LIMIT $2
+        )",
     prune_dead: "\
-        DELETE FROM lobbyd_outbox
-        WHERE published_at IS NULL AND created_at < to_timestamp($1 / 1000.0)",
+        DELETE FROM lobbyd_outbox WHERE id IN (
+            SELECT id FROM lobbyd_outbox
+            WHERE published_at IS NULL
+              AND created_at < to_timestamp($1 / 1000.0) LIMIT $2
+        )",
     backlog: concat!(
         "\
         SELECT (SELECT count(*) FROM lobbyd_rooms
@@ -141,7 +149,8 @@ impl Dialect for Postgres {
 }
 
 pub(super) fn connect(url: &str, options: Options) -> Result<Arc<dyn Store>> {
-    let connect: PgConnectOptions = url.parse().map_err(StoreError::unusable_url)?;
+    let connect: PgConnectOptions =
+        url.parse().map_err(|error| StoreError::unusable_url(&error))?;
     // The server gives up as well, so that a statement whose client is gone holds no lock.
     let limit = options.timeout.as_millis().to_string();
     let connect = connect.application_name("lobbyd").options([

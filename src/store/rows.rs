@@ -44,7 +44,7 @@ impl Due {
             ))
         };
         let (id, token, room_type, state, timer, version, sip_enabled) =
-            read().map_err(StoreError::unreadable)?;
+            read().map_err(|error| StoreError::unreadable(&error))?;
         Ok(Self {
             id: RoomId(id),
             token: RoomToken::stored(token),
@@ -157,7 +157,7 @@ where
         ))
     };
     let (id, token, room_type, object_type, state, timer, version, timer_reached, sip_enabled) =
-        read().map_err(StoreError::unreadable)?;
+        read().map_err(|error| StoreError::unreadable(&error))?;
     Ok(Room {
         id: RoomId(id),
         token: RoomToken::stored(token),
@@ -194,7 +194,7 @@ where
         ))
     };
     let (id, event_type, token, data, created_at, due_at, attempts) =
-        read().map_err(StoreError::unreadable)?;
+        read().map_err(|error| StoreError::unreadable(&error))?;
     Ok(Outgoing {
         id: EventId::stored(id),
         event_type,
@@ -202,9 +202,7 @@ where
         data,
         created_at: instant_from_millis(created_at)?,
         due_at: due_at.map(instant_from_seconds).transpose()?,
-        attempt: u32::try_from(attempts)
-            .unwrap_or(u32::MAX)
-            .saturating_add(1),
+        attempt: u32::try_from(attempts).unwrap_or(u32::MAX).saturating_add(1),
     })
 }
 

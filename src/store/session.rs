@@ -35,17 +35,11 @@ where
     pub(super) async fn open(pool: &Pool<D>, limit: Duration) -> Result<Self> {
         let deadline = Instant::now() + limit;
         let connection = bounded::<D, _>(deadline, limit, pool.acquire()).await?;
-        Ok(Self {
-            connection: Some(connection),
-            deadline,
-            limit,
-        })
+        Ok(Self { connection: Some(connection), deadline, limit })
     }
 
     pub(super) async fn begin(&mut self) -> Result<()> {
-        self.execute(sqlx::query(D::STATEMENTS.begin))
-            .await
-            .map(|_rows| ())
+        self.execute(sqlx::query(D::STATEMENTS.begin)).await.map(|_rows| ())
     }
 
     /// Makes the changes durable and gives the connection back.
@@ -84,9 +78,7 @@ where
     pub(super) async fn prepare(&mut self, sql: &'static str) -> Result<()> {
         let (deadline, limit) = (self.deadline, self.limit);
         let sql = sqlx::SqlSafeStr::into_sql_str(sql);
-        bounded::<D, _>(deadline, limit, self.connection().prepare(sql))
-            .await
-            .map(|_statement| ())
+        bounded::<D, _>(deadline, limit, self.connection().prepare(sql)).await.map(|_statement| ())
     }
 
     /// Gives the connection back to the pool.
@@ -102,9 +94,7 @@ where
     }
 
     fn connection(&mut self) -> &mut D::Connection {
-        self.connection
-            .as_mut()
-            .expect("a session has its connection until it is finished")
+        self.connection.as_mut().expect("a session has its connection until it is finished")
     }
 }
 

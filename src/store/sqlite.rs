@@ -87,18 +87,22 @@ const STATEMENTS: Statements = Statements {
     release: "\
         UPDATE lobbyd_outbox
         SET available_at = strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch')
-        WHERE published_at IS NULL AND id IN (SELECT value FROM json_each($1))",
+        WHERE id IN (SELECT value FROM json_each($1))",
     mark_published: "\
         UPDATE lobbyd_outbox
         SET published_at = strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch')
-        WHERE published_at IS NULL AND id IN (SELECT value FROM json_each($1))",
+        WHERE id IN (SELECT value FROM json_each($1))",
     prune_published: "\
-        DELETE FROM lobbyd_outbox
-        WHERE published_at < strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')",
+        DELETE FROM lobbyd_outbox WHERE id IN (
+            SELECT id FROM lobbyd_outbox
+            WHERE published_at < strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch') LIMIT $2
+        )",
     prune_dead: "\
-        DELETE FROM lobbyd_outbox
-        WHERE published_at IS NULL
-          AND created_at < strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')",
+        DELETE FROM lobbyd_outbox WHERE id IN (
+            SELECT id FROM lobbyd_outbox
+            WHERE published_at IS NULL
+              AND created_at < strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch') LIMIT $2
+        )",
     backlog: concat!("\
         SELECT (SELECT count(*) FROM lobbyd_rooms
                 WHERE lobby_timer IS NOT NULL AND lobby_state = 1 AND ", usable!(), "),
@@ -151,7 +155,8 @@ pub(super) fn connect(url: &str, options: Options) -> Result<Arc<dyn Store>> {
             "a database in memory would be another one for each connection; name a file".to_owned(),
         ));
     }
-    let connect: SqliteConnectOptions = url.parse().map_err(StoreError::unusable_url)?;
+    let connect: SqliteConnectOptions =
+        url.parse().map_err(|error| StoreError::unusable_url(&error))?;
     let busy = Duration::from_secs_f64(options.timeout.as_secs_f64() * BUSY_SHARE);
     let connect = connect
         .journal_mode(SqliteJournalMode::Wal)

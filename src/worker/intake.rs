@@ -50,8 +50,8 @@ pub struct Intake {
 enum Verdict {
     Ack,
     DeadLetter(String),
-    /// There is no such room, or not yet.
-    AwaitRoom,
+    /// There is no such room, or not yet. The change keeps its instant of receipt.
+    AwaitRoom(LobbyChanged, Version),
 }
 
 impl Intake {
@@ -66,15 +66,7 @@ impl Intake {
         unknown_room_grace: Duration,
     ) -> Self {
         let received = Mutex::new(Version::ZERO);
-        Self {
-            store,
-            bus,
-            clock,
-            health,
-            armed,
-            unknown_room_grace,
-            received,
-        }
+        Self { store, bus, clock, health, armed, unknown_room_grace, received }
     }
 
     /// Runs until `stop`, over as many connections as it takes. What is not settled then is
@@ -134,7 +126,7 @@ impl Intake {
         match wire::parse_lobby_changed(&delivery.body, delivery.content_type.as_deref()) {
             Ok(change) => {
                 let received = self.received_now();
-                self.apply(&change, received, stop).await
+                self.apply(change, received, stop).await
             }
             Err(malformed) => {
                 count("malformed");
@@ -146,13 +138,13 @@ impl Intake {
     /// Applies a change, however long the database is away. `None` if the process stops first.
     async fn apply(
         &self,
-        change: &LobbyChanged,
+        change: LobbyChanged,
         received: Version,
         stop: &CancellationToken,
     ) -> Option<Verdict> {
         let mut backoff = Backoff::new(Backoff::LOOPS);
         loop {
-            match self.store.apply(change, received).await {
+            match self.store.apply(&change, received).await {
                 Ok(applied) => return Some(self.verdict(change, received, applied)),
                 Err(error @ (StoreError::Rejected(_) | StoreError::Corrupt(_))) => {
                     count("rejected");
@@ -176,7 +168,7 @@ impl Intake {
     }
 
     /// Reports what became of a change.
-    fn verdict(&self, change: &LobbyChanged, received: Version, applied: Applied) -> Verdict {
+    fn verdict(&self, change: LobbyChanged, received: Version, applied: Applied) -> Verdict {
         let room = &change.token;
         let version = change.version.unwrap_or(received).milliseconds();
         match applied {
@@ -186,17 +178,15 @@ impl Intake {
                     metrics::counter!(telemetry::SUPERSEDED).increment(1);
                     tracing::info!(room.token = %room, timer.due_at = %superseded, "timer superseded");
                 }
-                match lobby.scheduled() {
-                    Some(due_at) => {
-                        tracing::info!(room.token = %room, version, timer.due_at = %due_at, "timer armed");
-                        self.armed.notify_one();
-                    }
-                    None => tracing::info!(
-                        room.token = %room,
-                        version,
-                        lobby.state = lobby.state.number(),
-                        "lobby set"
-                    ),
+                tracing::info!(
+                    room.token = %room,
+                    version,
+                    lobby.state = lobby.state.number(),
+                    timer.due_at = lobby.timer.map(tracing::field::display),
+                    "lobby set"
+                );
+                if lobby.scheduled().is_some() {
+                    self.armed.notify_one();
                 }
                 Verdict::Ack
             }
@@ -209,7 +199,7 @@ impl Intake {
                 count("no_lobby");
                 Verdict::DeadLetter(format!("room {room} is of a type or object without lobby"))
             }
-            Applied::UnknownRoom => Verdict::AwaitRoom,
+            Applied::UnknownRoom => Verdict::AwaitRoom(change, received),
         }
     }
 
@@ -223,15 +213,17 @@ impl Intake {
         let reason = match verdict {
             Verdict::Ack => return delivery.receipt.ack().await,
             Verdict::DeadLetter(reason) => reason,
-            Verdict::AwaitRoom => match self.await_room(&delivery, stop).await {
-                None => return Ok(()),
-                Some(Verdict::Ack) => return delivery.receipt.ack().await,
-                Some(Verdict::DeadLetter(reason)) => reason,
-                Some(Verdict::AwaitRoom) => {
-                    count("unknown_room");
-                    format!("no such room, not even {:?} later", self.unknown_room_grace)
+            Verdict::AwaitRoom(change, received) => {
+                match self.await_room(change, received, stop).await {
+                    None => return Ok(()),
+                    Some(Verdict::Ack) => return delivery.receipt.ack().await,
+                    Some(Verdict::DeadLetter(reason)) => reason,
+                    Some(Verdict::AwaitRoom(..)) => {
+                        count("unknown_room");
+                        format!("no such room, not even {:?} later", self.unknown_room_grace)
+                    }
                 }
-            },
+            }
         };
         tracing::warn!(reason, "event goes to the dead letters");
         let mut backoff = Backoff::new(Backoff::LOOPS);
@@ -242,14 +234,19 @@ impl Intake {
         delivery.receipt.ack().await
     }
 
-    /// Tries an event again until its room is there or the grace is over.
-    async fn await_room(&self, delivery: &Delivery, stop: &CancellationToken) -> Option<Verdict> {
+    /// Tries a change again until its room is there or the grace is over.
+    async fn await_room(
+        &self,
+        mut change: LobbyChanged,
+        received: Version,
+        stop: &CancellationToken,
+    ) -> Option<Verdict> {
         let over = Instant::now() + self.unknown_room_grace;
         let mut backoff = Backoff::new(ROOM_WAIT);
         loop {
             sleep(backoff.next_wait()).await;
-            match self.judge(delivery, stop).await {
-                Some(Verdict::AwaitRoom) if Instant::now() < over => {}
+            match self.apply(change, received, stop).await {
+                Some(Verdict::AwaitRoom(again, _)) if Instant::now() < over => change = again,
                 settled => return settled,
             }
         }

@@ -36,7 +36,7 @@ const HANDOFF_BATCHES: usize = 4;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Longest wait before an event that no queue takes is sent again.
-const LONGEST_RETURN_WAIT: Duration = Duration::from_secs(60);
+const LONGEST_RETURN_WAIT: Duration = Duration::from_mins(1);
 
 /// The timer loop's end of the way to the relay.
 #[derive(Debug)]
@@ -65,10 +65,7 @@ impl Handoff {
     #[must_use]
     pub fn reserve(&self) -> Option<Slot<'_>> {
         let permit = self.batches.try_reserve().ok()?;
-        Some(Slot {
-            permit,
-            until: Instant::now() + CLAIM,
-        })
+        Some(Slot { permit, until: Instant::now() + CLAIM })
     }
 
     /// Tells the relay that events were stored and not handed over.
@@ -86,10 +83,7 @@ impl Slot<'_> {
 
     /// Hands over events that are claimed.
     pub fn send(self, events: Vec<Outgoing>) {
-        self.permit.send(Batch {
-            events,
-            until: self.until,
-        });
+        self.permit.send(Batch { events, until: self.until });
     }
 }
 
@@ -128,22 +122,8 @@ impl Relay {
     ) -> (Self, Handoff) {
         let (batches, fresh) = mpsc::channel(HANDOFF_BATCHES);
         let left = Arc::new(Notify::new());
-        let handoff = Handoff {
-            batches,
-            left: Arc::clone(&left),
-        };
-        (
-            Self {
-                store,
-                bus,
-                clock,
-                health,
-                fresh,
-                left,
-                batch,
-            },
-            handoff,
-        )
+        let handoff = Handoff { batches, left: Arc::clone(&left) };
+        (Self { store, bus, clock, health, fresh, left, batch }, handoff)
     }
 
     /// Runs until the timer loop is gone, then flushes the outbox as far as the broker takes it.
@@ -178,10 +158,7 @@ impl Relay {
             }
         }
         if let Err(error) = self.sweep().await {
-            tracing::warn!(
-                error = telemetry::causes(&error),
-                "outbox is left to the next worker"
-            );
+            tracing::warn!(error = telemetry::causes(&error), "outbox is left to the next worker");
         }
         Ok(())
     }
@@ -194,10 +171,7 @@ impl Relay {
         }
         loop {
             let now = self.store.now().await?;
-            let events = self
-                .store
-                .claim_outbox(now, self.batch, now + CLAIM)
-                .await?;
+            let events = self.store.claim_outbox(now, self.batch, now + CLAIM).await?;
             let last = u64::try_from(events.len()).is_ok_and(|count| count < u64::from(self.batch));
             if !events.is_empty() {
                 self.deliver(events).await?;
@@ -233,10 +207,7 @@ impl Relay {
                 Confirmation::Returned(why) => {
                     count("returned");
                     tracing::warn!(event.id = %event.id, why, "event came back and is kept");
-                    returned
-                        .entry(return_wait(event.attempt))
-                        .or_default()
-                        .push(event.id);
+                    returned.entry(return_wait(event.attempt)).or_default().push(event.id);
                 }
                 Confirmation::Unconfirmed(why) => {
                     count("unconfirmed");
@@ -274,10 +245,7 @@ impl Relay {
     async fn release(&self, ids: Vec<EventId>, wait: Duration) {
         let available_at = self.clock.now() + wait;
         if let Err(error) = self.store.release_outbox(&ids, available_at).await {
-            tracing::debug!(
-                error = telemetry::causes(&error),
-                "claim is left to end by itself"
-            );
+            tracing::debug!(error = telemetry::causes(&error), "claim is left to end by itself");
         }
     }
 
@@ -312,9 +280,7 @@ fn report_confirmed(event: &Outgoing, now: DateTime<Utc>) {
 
 /// The wait before an event that came back is sent again: one second, doubling.
 fn return_wait(attempt: u32) -> Duration {
-    let seconds = 2_u64
-        .checked_pow(attempt.saturating_sub(1))
-        .unwrap_or(u64::MAX);
+    let seconds = 2_u64.checked_pow(attempt.saturating_sub(1)).unwrap_or(u64::MAX);
     Duration::from_secs(seconds).min(LONGEST_RETURN_WAIT)
 }
 

@@ -46,14 +46,7 @@ impl TimerLoop {
         handoff: Handoff,
         batch: u32,
     ) -> Self {
-        Self {
-            store,
-            clock,
-            health,
-            armed,
-            handoff,
-            batch,
-        }
+        Self { store, clock, health, armed, handoff, batch }
     }
 
     /// Runs until `stop`. A transaction that has begun is finished.
@@ -64,7 +57,6 @@ impl TimerLoop {
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut backoff = Backoff::new(Backoff::LOOPS);
         while !stop.is_cancelled() {
-            self.health.made_round();
             let nap = match self.round(&stop).await {
                 Ok(nap) => {
                     backoff.reset();
@@ -91,13 +83,13 @@ impl TimerLoop {
 
     /// Fires all that is due, and says for how long there is nothing to do.
     async fn round(&self, stop: &CancellationToken) -> store::Result<Duration> {
+        self.health.made_round();
         let now = self.store.now().await?;
         self.clock.observe(now);
         loop {
+            self.health.made_round();
             let slot = self.handoff.reserve();
-            let claimed_until = slot
-                .as_ref()
-                .map(|slot| slot.claimed_until(self.clock.now()));
+            let claimed_until = slot.as_ref().map(|slot| slot.claimed_until(self.clock.now()));
             let fired = self.store.fire_due(now, self.batch, claimed_until).await?;
             let count = fired.events.len() + fired.tidied;
             self.report(&fired);
@@ -114,9 +106,7 @@ impl TimerLoop {
             }
         }
         let next = self.store.next_due(now).await?;
-        Ok(next.map_or(LOOK_INTERVAL, |due_at| {
-            self.clock.until(due_at).min(LOOK_INTERVAL)
-        }))
+        Ok(next.map_or(LOOK_INTERVAL, |due_at| self.clock.until(due_at).min(LOOK_INTERVAL)))
     }
 
     fn report(&self, fired: &Fired) {

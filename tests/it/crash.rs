@@ -70,17 +70,11 @@ async fn die_at_random(kind: Kind) {
 /// The end of every story: each room was opened by one reset, and each reset was announced.
 async fn all_opened_once(site: &Site, client: &Client, seen: &[String]) {
     let database = &site.database;
-    eventually("every confirm", || async {
-        (database.unpublished().await == 0).then_some(())
-    })
-    .await;
+    eventually("every confirm", || async { (database.unpublished().await == 0).then_some(()) })
+        .await;
     assert_eq!(database.closed_rooms().await, 0);
-    let stored = database
-        .texts("SELECT id FROM lobbyd_outbox ORDER BY id")
-        .await;
-    let rooms = database
-        .texts("SELECT DISTINCT token FROM lobbyd_outbox")
-        .await;
+    let stored = database.texts("SELECT id FROM lobbyd_outbox ORDER BY id").await;
+    let rooms = database.texts("SELECT DISTINCT token FROM lobbyd_outbox").await;
     assert_eq!(stored.len(), rooms.len(), "a room was reset twice");
     assert_eq!(seen, stored, "announcements and resets differ");
     let early = "SELECT count(*) FROM lobbyd_outbox WHERE created_at < due_at";
@@ -102,13 +96,10 @@ async fn a_worker_that_dies_before_the_confirm_has_its_event_published_again() {
     let timer = site.database.now().await + 2;
     site.database.insert_rooms("room", 10, timer).await;
     // The bytes stop just before the timers are due: committed, sent, and never confirmed.
-    sleep(Duration::from_millis(1000)).await;
+    sleep(Duration::from_secs(1)).await;
     proxy.set(Mode::Freeze);
     let database = &site.database;
-    eventually("the reset", || async {
-        (database.closed_rooms().await == 0).then_some(())
-    })
-    .await;
+    eventually("the reset", || async { (database.closed_rooms().await == 0).then_some(()) }).await;
     assert_eq!(database.unpublished().await, 10);
     drop(worker);
 
@@ -147,16 +138,9 @@ async fn a_worker_that_stops_flushes_its_outbox() {
     let site = Site::new(Kind::Postgres).await;
     let client = site.client().await;
     let mut worker = site.worker().await;
-    site.database
-        .insert_rooms("room", 3000, site.database.now().await - 1)
-        .await;
+    site.database.insert_rooms("room", 3000, site.database.now().await - 1).await;
     let begin = Instant::now();
-    while site
-        .database
-        .number("SELECT count(*) FROM lobbyd_outbox")
-        .await
-        == 0
-    {
+    while site.database.number("SELECT count(*) FROM lobbyd_outbox").await == 0 {
         assert!(begin.elapsed() < PATIENCE);
         sleep(Duration::from_millis(1)).await;
     }

@@ -10,9 +10,9 @@ fn sources() -> Vec<(String, String)> {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                collect(&path, found)
+                collect(&path, found);
             } else {
-                found.push(path)
+                found.push(path);
             }
         }
     }
@@ -28,7 +28,7 @@ fn sources() -> Vec<(String, String)> {
         .collect()
 }
 
-/// The lines of code that mention `word`, as "file:line".
+/// The lines of code that mention `word`, as file and line.
 fn mentions(word: &str, allowed: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for (name, text) in sources() {
@@ -50,10 +50,7 @@ fn each_library_is_known_in_one_place() {
         ("sqlx::", ["store/"].as_slice()),
         ("lapin::", &["events/amqp/"]),
         ("axum::", &["http/"]),
-        (
-            "tokio_cron_scheduler",
-            &["worker/housekeeping.rs", "telemetry.rs"],
-        ),
+        ("tokio_cron_scheduler", &["worker/housekeeping.rs", "telemetry.rs"]),
         ("sd_notify", &["systemd.rs"]),
         (
             "anyhow",
@@ -70,38 +67,20 @@ fn each_library_is_known_in_one_place() {
         ),
     ] {
         let strangers = mentions(library, home);
-        assert!(
-            strangers.is_empty(),
-            "{library} outside of {home:?}: {strangers:#?}"
-        );
+        assert!(strangers.is_empty(), "{library} outside of {home:?}: {strangers:#?}");
     }
 }
 
 #[test]
 fn nobody_imports_against_the_order() {
     for (module, forbidden) in [
-        (
-            "domain/",
-            [
-                "store",
-                "events",
-                "worker",
-                "http",
-                "app",
-                "config",
-                "telemetry",
-            ]
-            .as_slice(),
-        ),
+        ("domain/", ["store", "events", "worker", "http", "app", "config", "telemetry"].as_slice()),
         ("store/", &["events", "worker", "http", "app", "config"]),
         ("events/", &["store", "worker", "http", "app", "config"]),
         ("worker/", &["http", "app", "config"]),
         ("http/", &["store", "events", "worker", "app", "config"]),
     ] {
-        for (name, text) in sources()
-            .into_iter()
-            .filter(|(name, _)| name.starts_with(module))
-        {
+        for (name, text) in sources().into_iter().filter(|(name, _)| name.starts_with(module)) {
             for other in forbidden {
                 let imports = [format!("crate::{other}"), format!("    {other}::{{")];
                 let found = imports.iter().any(|import| text.contains(import));
@@ -122,10 +101,7 @@ fn no_file_is_too_long_to_be_read() {
 #[test]
 fn every_module_says_what_it_is_for() {
     for (name, text) in sources() {
-        assert!(
-            text.starts_with("//! "),
-            "{name} begins without a word about itself"
-        );
+        assert!(text.starts_with("//! "), "{name} begins without a word about itself");
     }
 }
 

@@ -13,11 +13,11 @@ use crate::support::{
     site::Site,
 };
 
+/// Environment, arguments, and the key that the complaint names.
+type BadConfiguration<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
+
 fn settings(pairs: &[(&str, &str)]) -> Settings {
-    pairs
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-        .collect()
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -26,10 +26,7 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn the_demo_shows_the_whole_chain() {
-    let output = run(
-        &settings(&[("LOBBYD__DATABASE__URL", "nonsense")]),
-        &["demo", "--in", "2"],
-    );
+    let output = run(&settings(&[("LOBBYD__DATABASE__URL", "nonsense")]), &["demo", "--in", "2"]);
     let (shown, complaints) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{shown}{complaints}");
     assert_eq!(complaints, "");
@@ -44,9 +41,7 @@ fn the_demo_shows_the_whole_chain() {
         "\"reason\": \"lobby_timer_reached\"",
         "How to go on",
     ] {
-        let place = rest
-            .find(step)
-            .unwrap_or_else(|| panic!("no {step:?} in {shown}"));
+        let place = rest.find(step).unwrap_or_else(|| panic!("no {step:?} in {shown}"));
         rest = &rest[place..];
     }
 }
@@ -61,73 +56,26 @@ fn help_teaches_every_command() {
         assert!(output.status.success(), "{command}");
     }
     assert!(help.contains("LOBBYD__DATABASE__URL="), "{help}");
-    assert_eq!(
-        run(&settings(&[]), &["no-such-command"]).status.code(),
-        Some(2)
-    );
+    assert_eq!(run(&settings(&[]), &["no-such-command"]).status.code(), Some(2));
 }
 
 #[test]
 fn a_configuration_error_ends_with_78_and_one_line_that_names_the_key() {
     let file = folder("config-").join("bad.toml");
     fs::write(&file, "[database]\nurls = \"x\"\n").unwrap();
-    let cases: [(&[(&str, &str)], &[&str], &str); 12] = [
-        (
-            &[("LOBBYD__DATABASE__URL", "oracle://x")],
-            &["worker"],
-            "database.url",
-        ),
-        (
-            &[("LOBBYD__DATABASE__URL", "sqlite::memory:")],
-            &["worker"],
-            "database.url",
-        ),
-        (
-            &[("LOBBYD__EVENTS__URL", "kafka://x")],
-            &["worker"],
-            "events.url",
-        ),
-        (
-            &[("LOBBYD__EVENTS__URL", "amqp://[")],
-            &["worker"],
-            "events.url",
-        ),
-        (
-            &[("LOBBYD__EVENTS__URL_FILE", "/nowhere")],
-            &["worker"],
-            "events.url_file",
-        ),
-        (
-            &[("LOBBYD__DATABASE__MAX_CONNECTIONS", "0")],
-            &["config", "check"],
-            "max_connections",
-        ),
-        (
-            &[("LOBBYD__DATABASE__TIMEOUT", "soon")],
-            &["config", "check"],
-            "timeout",
-        ),
-        (
-            &[("LOBBYD__OPS__LISTEN", "here")],
-            &["config", "check"],
-            "listen",
-        ),
-        (
-            &[("LOBBYD__OPS__LISTNE", "here")],
-            &["config", "check"],
-            "listne",
-        ),
-        (
-            &[("LOBBYD__HOUSEKEEPING__PRUNE", "often")],
-            &["run"],
-            "housekeeping.prune",
-        ),
+    let cases: [BadConfiguration; 12] = [
+        (&[("LOBBYD__DATABASE__URL", "oracle://x")], &["worker"], "database.url"),
+        (&[("LOBBYD__DATABASE__URL", "sqlite::memory:")], &["worker"], "database.url"),
+        (&[("LOBBYD__EVENTS__URL", "kafka://x")], &["worker"], "events.url"),
+        (&[("LOBBYD__EVENTS__URL", "amqp://[")], &["worker"], "events.url"),
+        (&[("LOBBYD__EVENTS__URL_FILE", "/nowhere")], &["worker"], "events.url_file"),
+        (&[("LOBBYD__DATABASE__MAX_CONNECTIONS", "0")], &["config", "check"], "max_connections"),
+        (&[("LOBBYD__DATABASE__TIMEOUT", "soon")], &["config", "check"], "timeout"),
+        (&[("LOBBYD__OPS__LISTEN", "here")], &["config", "check"], "listen"),
+        (&[("LOBBYD__OPS__LISTNE", "here")], &["config", "check"], "listne"),
+        (&[("LOBBYD__HOUSEKEEPING__PRUNE", "often")], &["run"], "housekeeping.prune"),
         (&[("LOBBYD__LOG__LEVEL", "a=b=c")], &["worker"], "log.level"),
-        (
-            &[],
-            &["--config", file.to_str().unwrap(), "config", "check"],
-            "urls",
-        ),
+        (&[], &["--config", file.to_str().unwrap(), "config", "check"], "urls"),
     ];
     for (environment, arguments, key) in cases {
         let output = run(&settings(environment), arguments);
@@ -148,17 +96,11 @@ fn the_environment_wins_over_the_file_and_secrets_stay_hidden() {
     fs::write(&secret, "amqps://lobbyd:marker-secret@mq/%2f\n").unwrap();
     let environment = settings(&[
         ("LOBBYD__TIMERS__BATCH", "8"),
-        (
-            "LOBBYD__DATABASE__URL",
-            "postgres://lobbyd:marker-secret@db/lobbyd",
-        ),
+        ("LOBBYD__DATABASE__URL", "postgres://lobbyd:marker-secret@db/lobbyd"),
         ("LOBBYD__EVENTS__URL_FILE", secret.to_str().unwrap()),
         ("LOBBYD_PORT", "tcp://10.0.0.1:80"),
     ]);
-    let output = run(
-        &environment,
-        &["--config", file.to_str().unwrap(), "config", "check"],
-    );
+    let output = run(&environment, &["--config", file.to_str().unwrap(), "config", "check"]);
     let shown = text(&output.stdout);
     assert!(output.status.success(), "{output:?}");
     for line in [
@@ -190,10 +132,8 @@ fn migrate_brings_a_database_up_to_date() {
         assert!(output.status.success(), "{output:?}");
         assert_eq!(text(&output.stdout), "the database is up to date\n");
     }
-    let output = run(
-        &settings(&[("LOBBYD__DATABASE__URL", "sqlite:///nowhere/x.db")]),
-        &["migrate"],
-    );
+    let output =
+        run(&settings(&[("LOBBYD__DATABASE__URL", "sqlite:///nowhere/x.db")]), &["migrate"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
 }
 
@@ -208,17 +148,10 @@ async fn laptop() -> (Database, Settings) {
 async fn without_any_server_rooms_open_too() {
     let (database, settings) = laptop().await;
     let mut worker = Daemon::start_ready(&settings).await;
-    database
-        .insert_rooms("room", 3, database.now().await + 1)
+    database.insert_rooms("room", 3, database.now().await + 1).await;
+    eventually("the resets", || async { (database.closed_rooms().await == 0).then_some(()) }).await;
+    eventually("the confirms", || async { (database.unpublished().await == 0).then_some(()) })
         .await;
-    eventually("the resets", || async {
-        (database.closed_rooms().await == 0).then_some(())
-    })
-    .await;
-    eventually("the confirms", || async {
-        (database.unpublished().await == 0).then_some(())
-    })
-    .await;
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         worker.signal(signal);
         assert!(worker.ended().await.success());
@@ -233,17 +166,11 @@ async fn a_second_worker_on_the_same_address_says_so() {
     let (_database, settings) = laptop().await;
     let worker = Daemon::start_ready(&settings).await;
     let listen = format!("127.0.0.1:{}", worker.ops_port);
-    let output = program(&settings)
-        .arg("worker")
-        .env("LOBBYD__OPS__LISTEN", &listen)
-        .output()
-        .unwrap();
+    let output =
+        program(&settings).arg("worker").env("LOBBYD__OPS__LISTEN", &listen).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let complaint = text(&output.stderr);
-    assert!(
-        complaint.contains(&format!("ops.listen: cannot listen on {listen}")),
-        "{complaint}"
-    );
+    assert!(complaint.contains(&format!("ops.listen: cannot listen on {listen}")), "{complaint}");
 }
 
 #[tokio::test]
@@ -267,25 +194,14 @@ async fn metrics_can_be_scraped_from_the_start() {
 #[tokio::test]
 async fn housekeeping_counts_and_prunes() {
     let (database, mut settings) = laptop().await;
-    settings.push((
-        "LOBBYD__HOUSEKEEPING__PRUNE".to_owned(),
-        "* * * * * *".to_owned(),
-    ));
-    settings.push((
-        "LOBBYD__HOUSEKEEPING__SUMMARY".to_owned(),
-        "* * * * * *".to_owned(),
-    ));
+    settings.push(("LOBBYD__HOUSEKEEPING__PRUNE".to_owned(), "* * * * * *".to_owned()));
+    settings.push(("LOBBYD__HOUSEKEEPING__SUMMARY".to_owned(), "* * * * * *".to_owned()));
     settings.push(("LOBBYD__OUTBOX__HISTORY".to_owned(), "1s".to_owned()));
     let worker = Daemon::start_ready(&settings).await;
     database.insert_rooms("due", 3, database.now().await).await;
-    database
-        .insert_rooms("later", 2, database.now().await + 1000)
-        .await;
+    database.insert_rooms("later", 2, database.now().await + 1000).await;
     eventually("the summary", || async {
-        worker
-            .log()
-            .contains("timers.fired=3 timers.pending=2")
-            .then_some(())
+        worker.log().contains("timers.fired=3 timers.pending=2").then_some(())
     })
     .await;
     eventually("the pruning", || async {
@@ -293,10 +209,7 @@ async fn housekeeping_counts_and_prunes() {
     })
     .await;
     eventually("the gauge", || async {
-        worker
-            .metric("lobbyd_timers_pending")
-            .await
-            .filter(|pending| *pending as u32 == 2)
+        worker.metric("lobbyd_timers_pending").await.filter(|pending| *pending == 2)
     })
     .await;
 }
@@ -306,9 +219,7 @@ async fn systemd_is_told() {
     let (_database, mut settings) = laptop().await;
     let socket = folder("notify-").join("socket");
     let listener = UnixDatagram::bind(&socket).unwrap();
-    listener
-        .set_read_timeout(Some(Duration::from_secs(30)))
-        .unwrap();
+    listener.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     settings.push(("NOTIFY_SOCKET".to_owned(), socket.display().to_string()));
     settings.push(("WATCHDOG_USEC".to_owned(), "200000".to_owned()));
     let mut worker = Daemon::start_ready(&settings).await;
@@ -329,21 +240,14 @@ async fn systemd_is_told() {
 async fn logs_can_be_json_and_never_show_a_password() {
     let mut site = Site::new(Kind::Postgres).await;
     let _client = site.client().await;
-    let marked = site
-        .database
-        .url
-        .replace("lobbyd@", "lobbyd:marker-secret@");
+    let marked = site.database.url.replace("lobbyd@", "lobbyd:marker-secret@");
     site.set("DATABASE__URL", &marked);
     site.set("LOG__FORMAT", "json");
     site.set("LOG__LEVEL", "trace");
     let mut worker = site.worker().await;
-    site.database
-        .insert_rooms("room", 1, site.database.now().await)
+    site.database.insert_rooms("room", 1, site.database.now().await).await;
+    eventually("the confirm", || async { worker.log().contains("event published").then_some(()) })
         .await;
-    eventually("the confirm", || async {
-        worker.log().contains("event published").then_some(())
-    })
-    .await;
     assert!(worker.stop().await.success());
     let log = worker.log();
     assert!(!log.contains("marker-secret"));
@@ -369,9 +273,7 @@ async fn memory_does_not_grow_with_pending_timers() {
         for pending in [100, 100_000] {
             let database = Database::create(kind).await;
             database.store().await;
-            database
-                .insert_rooms("room", pending, database.now().await + 100_000)
-                .await;
+            database.insert_rooms("room", pending, database.now().await + 100_000).await;
             let settings = settings(&[
                 ("LOBBYD__DATABASE__URL", &database.url),
                 ("LOBBYD__HOUSEKEEPING__GAUGES", "* * * * * *"),
@@ -379,23 +281,18 @@ async fn memory_does_not_grow_with_pending_timers() {
             let worker = Daemon::start_ready(&settings).await;
             eventually("that they are counted", || async {
                 let counted = worker.metric("lobbyd_timers_pending").await?;
-                (counted as u32 == pending).then_some(())
+                (counted == u64::from(pending)).then_some(())
             })
             .await;
             // Timers that fire among them.
-            database
-                .insert_rooms("due", 100, database.now().await + 1)
-                .await;
+            database.insert_rooms("due", 100, database.now().await + 1).await;
             eventually("the resets", || async {
-                (worker.metric("lobbyd_timers_fired_total").await? as u32 == 100).then_some(())
+                (worker.metric("lobbyd_timers_fired_total").await? == 100).then_some(())
             })
             .await;
             memory.push(worker.memory());
         }
         println!("{kind:?}: {memory:?} bytes with 100 and 100,000 pending timers");
-        assert!(
-            memory[1] <= memory[0] + 5 * 1024 * 1024,
-            "{kind:?}: {memory:?}"
-        );
+        assert!(memory[1] <= memory[0] + 5 * 1024 * 1024, "{kind:?}: {memory:?}");
     }
 }

@@ -9,14 +9,10 @@ const KINDS: [Kind; 3] = [Kind::Sqlite, Kind::Postgres, Kind::MariaDb];
 #[test]
 fn each_database_has_the_same_files() {
     let files = |folder: &str| -> BTreeSet<String> {
-        fs::read_dir(
-            Path::new(env!("CARGO_MANIFEST_DIR"))
-                .join("migrations")
-                .join(folder),
-        )
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect()
+        fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(folder))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
     };
     assert!(!files("postgres").is_empty());
     assert_eq!(files("postgres"), files("mysql"));
@@ -34,10 +30,7 @@ async fn each_database_has_the_same_tables_columns_and_indexes() {
         let indexes: BTreeSet<String> =
             database.texts(indexes_of(kind)).await.into_iter().collect();
         assert!(columns.contains("lobbyd_rooms.lobby_timer"), "{columns:?}");
-        assert!(
-            indexes.contains("lobbyd_rooms_lobby_timer_idx"),
-            "{indexes:?}"
-        );
+        assert!(indexes.contains("lobbyd_rooms_lobby_timer_idx"), "{indexes:?}");
         described.push((columns, indexes));
     }
     assert_eq!(described[0], described[1]);
@@ -92,9 +85,7 @@ async fn a_migration_that_was_interrupted_is_finished() {
     // Only MySQL leaves one behind: it commits each change of a table at once.
     let database = Database::create(Kind::MariaDb).await;
     database.store().await;
-    database
-        .execute("UPDATE lobbyd_migrations SET success = FALSE WHERE version = 2")
-        .await;
+    database.execute("UPDATE lobbyd_migrations SET success = FALSE WHERE version = 2").await;
     database.store().await;
     let done = "SELECT count(*) FROM lobbyd_migrations WHERE success = TRUE";
     assert_eq!(database.number(done).await, 2);
@@ -105,24 +96,10 @@ async fn sqlite_refuses_a_timer_that_would_not_sort() {
     let database = Database::create(Kind::Sqlite).await;
     database.store().await;
     let insert = "INSERT INTO lobbyd_rooms (token, type, name, lobby_timer) VALUES";
-    for bad in [
-        "'2026-01-01T00:00:00Z'",
-        "'2026-01-01 00:00:00+00:00'",
-        "1767225600",
-        "'soon'",
-    ] {
-        let refused = database
-            .try_execute(&format!("{insert} ('a', 3, '', {bad})"))
-            .await;
+    for bad in ["'2026-01-01T00:00:00Z'", "'2026-01-01 00:00:00+00:00'", "1767225600", "'soon'"] {
+        let refused = database.try_execute(&format!("{insert} ('a', 3, '', {bad})")).await;
         let error = refused.unwrap_err().to_string();
-        assert!(
-            error.contains("lobbyd_rooms_lobby_timer_is_utc_text"),
-            "{bad}: {error}"
-        );
+        assert!(error.contains("lobbyd_rooms_lobby_timer_is_utc_text"), "{bad}: {error}");
     }
-    database
-        .execute(&format!(
-            "{insert} ('a', 3, '', datetime('now', '+3 seconds'))"
-        ))
-        .await;
+    database.execute(&format!("{insert} ('a', 3, '', datetime('now', '+3 seconds'))")).await;
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
-    amqp::Client,
+    amqp::{Client, Published},
     daemon::Daemon,
     database::{Database, Kind},
     eventually,
@@ -22,19 +22,13 @@ const ROOMS: u32 = 200;
 /// nothing doubled.
 async fn everything_is_done(site: &Site, client: &Client, rooms: u32) {
     let database = &site.database;
-    eventually("every reset", || async {
-        (database.closed_rooms().await == 0).then_some(())
-    })
-    .await;
-    let updates = client
-        .take_ids(&site.updates, usize::try_from(rooms).unwrap())
+    eventually("every reset", || async { (database.closed_rooms().await == 0).then_some(()) })
         .await;
-    let tokens: BTreeSet<String> = updates.values().map(|update| update.token()).collect();
+    let updates = client.take_ids(&site.updates, usize::try_from(rooms).unwrap()).await;
+    let tokens: BTreeSet<String> = updates.values().map(Published::token).collect();
     assert_eq!(tokens.len(), updates.len(), "a room was reset twice");
-    eventually("every confirm", || async {
-        (database.unpublished().await == 0).then_some(())
-    })
-    .await;
+    eventually("every confirm", || async { (database.unpublished().await == 0).then_some(()) })
+        .await;
     let count = database.number("SELECT count(*) FROM lobbyd_outbox").await;
     assert_eq!(count, i64::from(rooms));
 }
@@ -44,9 +38,7 @@ async fn insert_load(site: &Site, first_in: i64) {
     let now = site.database.now().await;
     for second in 0..10 {
         let prefix = format!("at{second}x");
-        site.database
-            .insert_rooms(&prefix, ROOMS / 10, now + first_in + second)
-            .await;
+        site.database.insert_rooms(&prefix, ROOMS / 10, now + first_in + second).await;
     }
 }
 
@@ -66,10 +58,7 @@ async fn a_broker_that_is_killed_and_comes_back_gets_every_event() {
     assert_eq!(site.database.number(overdue).await, 0);
     let (status, problems) = worker.get("/readyz").await.unwrap();
     assert_eq!(status, 503);
-    assert!(
-        problems.contains("consumer: ") && problems.contains("publisher: "),
-        "{problems}"
-    );
+    assert!(problems.contains("consumer: ") && problems.contains("publisher: "), "{problems}");
     assert_eq!(worker.get("/livez").await.unwrap().0, 200);
 
     broker.server.start();
@@ -83,9 +72,7 @@ async fn a_broker_that_is_killed_and_comes_back_gets_every_event() {
     // Events come in again as well.
     site.database.insert_room("after").await;
     let timer = site.database.now().await + 1;
-    client
-        .publish(&json!({"token": "after", "state": 1, "timer": timer}))
-        .await;
+    client.publish(&json!({"token": "after", "state": 1, "timer": timer})).await;
     let update = eventually("the next update", || client.take(&site.updates)).await;
     assert_eq!(update.token(), "after");
 }
@@ -110,17 +97,12 @@ async fn kill_database(kind: Kind, mut server: Server) {
     server.kill();
 
     eventually("that the worker notices", || async {
-        worker
-            .get("/readyz")
-            .await
-            .filter(|(status, _)| *status == 503)
+        worker.get("/readyz").await.filter(|(status, _)| *status == 503)
     })
     .await;
     assert_eq!(worker.get("/livez").await.unwrap().0, 200);
     // What comes in meanwhile waits at the broker.
-    client
-        .publish(&json!({"token": "changed", "state": 1}))
-        .await;
+    client.publish(&json!({"token": "changed", "state": 1})).await;
     sleep(Duration::from_secs(1)).await;
 
     server.start();
@@ -131,9 +113,7 @@ async fn kill_database(kind: Kind, mut server: Server) {
         (site.database.lobby_state("changed").await == 1).then_some(())
     })
     .await;
-    site.database
-        .execute("DELETE FROM lobbyd_rooms WHERE token = 'changed'")
-        .await;
+    site.database.execute("DELETE FROM lobbyd_rooms WHERE token = 'changed'").await;
     everything_is_done(&site, &client, ROOMS).await;
     assert!(client.take_rest(&site.dead_letters).await.is_empty());
 }
@@ -143,10 +123,8 @@ async fn a_database_that_freezes_costs_no_connection() {
     let proxy = Proxy::to(POSTGRES.port).await;
     let mut site = Site::new(Kind::Postgres).await;
     let client = site.client().await;
-    let url = site
-        .database
-        .url
-        .replace(&format!(":{}", POSTGRES.port), &format!(":{}", proxy.port));
+    let url =
+        site.database.url.replace(&format!(":{}", POSTGRES.port), &format!(":{}", proxy.port));
     site.set("DATABASE__URL", &url);
     site.set("DATABASE__TIMEOUT", "1s");
     site.set("DATABASE__MAX_CONNECTIONS", "3");
@@ -154,14 +132,9 @@ async fn a_database_that_freezes_costs_no_connection() {
     site.database.insert_room("changed").await;
     for round in 0..4 {
         proxy.set(Mode::Freeze);
-        client
-            .publish(&json!({"token": "changed", "state": round % 2}))
-            .await;
+        client.publish(&json!({"token": "changed", "state": round % 2})).await;
         eventually("that the worker notices", || async {
-            worker
-                .get("/readyz")
-                .await
-                .filter(|(status, _)| *status == 503)
+            worker.get("/readyz").await.filter(|(status, _)| *status == 503)
         })
         .await;
         // Long enough for every connection of the pool to be lost.
@@ -169,17 +142,13 @@ async fn a_database_that_freezes_costs_no_connection() {
         proxy.set(Mode::Pass);
         worker.ready().await;
         let prefix = format!("room{round}x");
-        site.database
-            .insert_rooms(&prefix, 5, site.database.now().await)
-            .await;
+        site.database.insert_rooms(&prefix, 5, site.database.now().await).await;
         eventually("the event that waited", || async {
             (site.database.lobby_state("changed").await == round % 2).then_some(())
         })
         .await;
     }
-    site.database
-        .execute("DELETE FROM lobbyd_rooms WHERE token = 'changed'")
-        .await;
+    site.database.execute("DELETE FROM lobbyd_rooms WHERE token = 'changed'").await;
     everything_is_done(&site, &client, 20).await;
 }
 
@@ -191,19 +160,11 @@ async fn a_broker_that_freezes_delays_no_room() {
     site.set("EVENTS__URL", &amqp_url(proxy.port));
     let worker = site.worker().await;
     proxy.set(Mode::Freeze);
-    site.database
-        .insert_rooms("room", 50, site.database.now().await + 1)
-        .await;
+    site.database.insert_rooms("room", 50, site.database.now().await + 1).await;
     let database = &site.database;
-    eventually("the resets", || async {
-        (database.closed_rooms().await == 0).then_some(())
-    })
-    .await;
+    eventually("the resets", || async { (database.closed_rooms().await == 0).then_some(()) }).await;
     eventually("that the worker notices", || async {
-        worker
-            .get("/readyz")
-            .await
-            .filter(|(status, _)| *status == 503)
+        worker.get("/readyz").await.filter(|(status, _)| *status == 503)
     })
     .await;
     assert_eq!(database.unpublished().await, 50);
@@ -213,16 +174,10 @@ async fn a_broker_that_freezes_delays_no_room() {
 
 #[tokio::test]
 async fn connections_that_are_cut_again_and_again_lose_nothing() {
-    let (events, rows) = (
-        Proxy::to(BROKER.server.port).await,
-        Proxy::to(POSTGRES.port).await,
-    );
+    let (events, rows) = (Proxy::to(BROKER.server.port).await, Proxy::to(POSTGRES.port).await);
     let mut site = Site::new(Kind::Postgres).await;
     let client = site.client().await;
-    let url = site
-        .database
-        .url
-        .replace(&format!(":{}", POSTGRES.port), &format!(":{}", rows.port));
+    let url = site.database.url.replace(&format!(":{}", POSTGRES.port), &format!(":{}", rows.port));
     site.set("DATABASE__URL", &url);
     site.set("EVENTS__URL", &amqp_url(events.port));
     let _worker = site.worker().await;
@@ -254,19 +209,14 @@ async fn a_broker_without_memory_still_delivers_and_gets_all_events_later() {
     .await;
 
     broker.control(&["set_vm_memory_high_watermark", "absolute", "1000000"]);
-    site.database
-        .insert_rooms("room", 100, site.database.now().await)
-        .await;
+    site.database.insert_rooms("room", 100, site.database.now().await).await;
     eventually("the resets", || async {
         let due = "SELECT count(*) FROM lobbyd_rooms WHERE lobby_timer IS NOT NULL";
         (site.database.number(due).await == 0).then_some(())
     })
     .await;
     eventually("that the worker notices", || async {
-        worker
-            .metric("lobbyd_broker_blocked")
-            .await
-            .filter(|blocked| *blocked > 0.5)
+        worker.metric("lobbyd_broker_blocked").await.filter(|blocked| *blocked == 1)
     })
     .await;
     assert_eq!(site.database.unpublished().await, 100);
@@ -282,9 +232,7 @@ async fn an_event_that_no_queue_takes_is_kept_until_one_does() {
     let site = Site::new(Kind::Sqlite).await;
     let client = Client::connect(&site.amqp_url, &site.exchange).await;
     let worker = site.worker().await;
-    site.database
-        .insert_rooms("room", 3, site.database.now().await)
-        .await;
+    site.database.insert_rooms("room", 3, site.database.now().await).await;
     let returned = r#"lobbyd_events_published_total{outcome="returned"}"#;
     eventually("that it comes back", || worker.metric(returned)).await;
     assert_eq!(site.database.closed_rooms().await, 0);
@@ -306,9 +254,7 @@ async fn a_queue_that_is_deleted_is_declared_again() {
     })
     .await;
     worker.ready().await;
-    client
-        .publish(&json!({"token": "webinar", "state": 1}))
-        .await;
+    client.publish(&json!({"token": "webinar", "state": 1})).await;
     eventually("the lobby", || async {
         (site.database.lobby_state("webinar").await == 1).then_some(())
     })
@@ -317,19 +263,14 @@ async fn a_queue_that_is_deleted_is_declared_again() {
 
 #[tokio::test]
 async fn a_worker_that_starts_first_waits_for_database_and_broker() {
-    let proxies = [
-        Proxy::to(POSTGRES.port).await,
-        Proxy::to(BROKER.server.port).await,
-    ];
+    let proxies = [Proxy::to(POSTGRES.port).await, Proxy::to(BROKER.server.port).await];
     let mut site = Site::new(Kind::Postgres).await;
     let client = site.client().await;
     for proxy in &proxies {
         proxy.set(Mode::Cut);
     }
-    let url = site.database.url.replace(
-        &format!(":{}", POSTGRES.port),
-        &format!(":{}", proxies[0].port),
-    );
+    let url =
+        site.database.url.replace(&format!(":{}", POSTGRES.port), &format!(":{}", proxies[0].port));
     site.set("DATABASE__URL", &url);
     site.set("EVENTS__URL", &amqp_url(proxies[1].port));
     let worker = Daemon::start(&site.settings);
@@ -341,8 +282,6 @@ async fn a_worker_that_starts_first_waits_for_database_and_broker() {
         proxy.set(Mode::Pass);
     }
     worker.ready().await;
-    site.database
-        .insert_rooms("room", 1, site.database.now().await)
-        .await;
+    site.database.insert_rooms("room", 1, site.database.now().await).await;
     everything_is_done(&site, &client, 1).await;
 }

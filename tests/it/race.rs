@@ -9,6 +9,7 @@ use lobbyd::{
 use tokio::{sync::Barrier, task::JoinSet, time::sleep};
 
 use crate::support::{
+    amqp::Published,
     database::{Database, Kind},
     eventually,
     site::Site,
@@ -46,16 +47,13 @@ async fn two_workers_open_each_room_once(kind: Kind) {
     site.database.insert_rooms("room", ROOMS, timer).await;
 
     let updates = client.take_ids(&site.updates, 2000).await;
-    let mut tokens: Vec<String> = updates.values().map(|update| update.token()).collect();
+    let mut tokens: Vec<String> = updates.values().map(Published::token).collect();
     tokens.sort();
     tokens.dedup();
     assert_eq!(tokens.len(), 2000);
     for update in updates.values() {
-        let fired_at: chrono::DateTime<chrono::Utc> = update.json()["data"]["firedAt"]
-            .as_str()
-            .unwrap()
-            .parse()
-            .unwrap();
+        let fired_at: chrono::DateTime<chrono::Utc> =
+            update.json()["data"]["firedAt"].as_str().unwrap().parse().unwrap();
         assert!(fired_at.timestamp() >= timer, "early: {fired_at}");
     }
     assert_eq!(site.database.closed_rooms().await, 0);
@@ -63,20 +61,15 @@ async fn two_workers_open_each_room_once(kind: Kind) {
         (site.database.unpublished().await == 0).then_some(())
     })
     .await;
-    assert_eq!(
-        site.database
-            .number("SELECT count(*) FROM lobbyd_outbox")
-            .await,
-        2000
-    );
+    assert_eq!(site.database.number("SELECT count(*) FROM lobbyd_outbox").await, 2000);
     // Announced once: nobody crashed, so there is no second publication either.
     sleep(Duration::from_secs(1)).await;
     assert!(client.take_rest(&site.updates).await.is_empty());
-    let mut fired = 0.0;
+    let mut fired = 0;
     for worker in &workers {
         fired += worker.metric("lobbyd_timers_fired_total").await.unwrap();
     }
-    assert_eq!(fired as u32, ROOMS);
+    assert_eq!(fired, u64::from(ROOMS));
 }
 
 /// P4: whichever comes first, the outcome is that of one of the two orders.
@@ -94,19 +87,12 @@ async fn a_new_setting_races_with_the_reset(kind: Kind) {
     }
     let mut setting = JoinSet::new();
     for half in 0..2 {
-        setting.spawn(move_all(
-            Arc::clone(&store),
-            Arc::clone(&start),
-            half,
-            ROOMS,
-        ));
+        setting.spawn(move_all(Arc::clone(&store), Arc::clone(&start), half, ROOMS));
     }
     let moved: Vec<(String, bool)> = setting.join_all().await.into_iter().flatten().collect();
     firing.join_all().await;
 
-    let fired = database
-        .texts("SELECT token FROM lobbyd_outbox ORDER BY token")
-        .await;
+    let fired = database.texts("SELECT token FROM lobbyd_outbox ORDER BY token").await;
     for (token, replaced_the_due_timer) in &moved {
         let resets = fired.iter().filter(|other| *other == token).count();
         assert_eq!(resets, usize::from(!replaced_the_due_timer), "{token}");
@@ -114,14 +100,7 @@ async fn a_new_setting_races_with_the_reset(kind: Kind) {
     // In both orders the new timer stands.
     assert_eq!(database.closed_rooms().await, i64::from(ROOMS));
     let now = store.now().await.unwrap();
-    assert!(
-        store
-            .fire_due(now, 1000, None)
-            .await
-            .unwrap()
-            .events
-            .is_empty()
-    );
+    assert!(store.fire_due(now, 1000, None).await.unwrap().events.is_empty());
 }
 
 async fn fire_all(store: Arc<dyn Store>, start: Arc<Barrier>) {
@@ -151,20 +130,15 @@ async fn move_all(
     // From the end, while the reset comes from the beginning.
     for index in (1..=rooms).rev().filter(|index| index % 2 == half) {
         let token = RoomToken::parse(&format!("room{index}")).unwrap();
-        let change = LobbyChanged {
-            token: token.clone(),
-            lobby: later,
-            version: Some(Version::of(now)),
-        };
+        let change =
+            LobbyChanged { token: token.clone(), lobby: later, version: Some(Version::of(now)) };
         let applied = loop {
             match store.apply(&change, Version::ZERO).await {
                 Ok(applied) => break applied,
                 Err(error) => assert!(!error.to_string().contains("refused"), "{error}"),
             }
         };
-        let Applied::Set { replaced, .. } = applied else {
-            panic!("{applied:?}")
-        };
+        let Applied::Set { replaced, .. } = applied else { panic!("{applied:?}") };
         moved.push((token.to_string(), replaced.is_some()));
     }
     moved

@@ -28,13 +28,7 @@ impl Subject {
     }
 
     async fn version(&self, room: &str) -> i64 {
-        self.store
-            .room(&token(room))
-            .await
-            .unwrap()
-            .unwrap()
-            .version
-            .milliseconds()
+        self.store.room(&token(room)).await.unwrap().unwrap().version.milliseconds()
     }
 
     async fn apply(&self, change: &LobbyChanged) -> Applied {
@@ -44,11 +38,7 @@ impl Subject {
     /// Fires all that is due at `now`; the tokens of the rooms that were reset.
     async fn fire(&self, now: DateTime<Utc>) -> Vec<String> {
         let fired = self.store.fire_due(now, 100, None).await.unwrap();
-        fired
-            .events
-            .iter()
-            .map(|event| event.token.to_string())
-            .collect()
+        fired.events.iter().map(|event| event.token.to_string()).collect()
     }
 }
 
@@ -93,6 +83,7 @@ on_every_database! {
     a_published_event_stays_as_history,
     fired_events_can_be_claimed_for_the_one_who_fired,
     old_rows_are_pruned,
+    pruning_keeps_to_its_limit,
     what_waits_is_counted,
     a_room_is_made_once,
 }
@@ -109,19 +100,14 @@ fn token(text: &str) -> RoomToken {
 }
 
 fn closed_until(timer: Option<DateTime<Utc>>) -> Lobby {
-    Lobby {
-        state: LobbyState::NonModerators,
-        timer,
-    }
+    Lobby { state: LobbyState::NonModerators, timer }
 }
 
 fn change(room: &str, lobby: Lobby, version: impl Into<Option<i64>>) -> LobbyChanged {
     LobbyChanged {
         token: token(room),
         lobby,
-        version: version
-            .into()
-            .map(|version| Version::parse(version).unwrap()),
+        version: version.into().map(|version| Version::parse(version).unwrap()),
     }
 }
 
@@ -148,44 +134,20 @@ async fn a_change_arms_moves_and_disarms(subject: Subject) {
     subject.database.insert_room("a").await;
     let armed = closed_until(Some(at(10)));
     let applied = subject.apply(&change("a", armed, 1)).await;
-    assert_eq!(
-        applied,
-        Applied::Set {
-            lobby: armed,
-            replaced: None
-        }
-    );
+    assert_eq!(applied, Applied::Set { lobby: armed, replaced: None });
     assert_eq!(subject.lobby("a").await, armed);
 
     let moved = closed_until(Some(at(20)));
     let applied = subject.apply(&change("a", moved, 2)).await;
-    assert_eq!(
-        applied,
-        Applied::Set {
-            lobby: moved,
-            replaced: Some(at(10))
-        }
-    );
+    assert_eq!(applied, Applied::Set { lobby: moved, replaced: Some(at(10)) });
     assert_eq!(subject.lobby("a").await, moved);
 
     let applied = subject.apply(&change("a", closed_until(None), 3)).await;
-    assert_eq!(
-        applied,
-        Applied::Set {
-            lobby: closed_until(None),
-            replaced: Some(at(20))
-        }
-    );
+    assert_eq!(applied, Applied::Set { lobby: closed_until(None), replaced: Some(at(20)) });
     assert_eq!(subject.lobby("a").await, closed_until(None));
 
     let applied = subject.apply(&change("a", Lobby::OPEN, 4)).await;
-    assert_eq!(
-        applied,
-        Applied::Set {
-            lobby: Lobby::OPEN,
-            replaced: None
-        }
-    );
+    assert_eq!(applied, Applied::Set { lobby: Lobby::OPEN, replaced: None });
     assert_eq!(subject.lobby("a").await, Lobby::OPEN);
     assert_eq!(subject.version("a").await, 4);
 }
@@ -203,9 +165,7 @@ async fn a_change_that_is_not_newer_changes_nothing(subject: Subject) {
 }
 
 async fn a_change_of_an_unknown_room_changes_nothing(subject: Subject) {
-    let applied = subject
-        .apply(&change("nowhere", closed_until(None), 1))
-        .await;
+    let applied = subject.apply(&change("nowhere", closed_until(None), 1)).await;
     assert_eq!(applied, Applied::UnknownRoom);
     assert_eq!(subject.store.room(&token("nowhere")).await.unwrap(), None);
 }
@@ -214,9 +174,7 @@ async fn a_room_of_another_kind_gets_no_lobby(subject: Subject) {
     let insert = "INSERT INTO lobbyd_rooms (token, type, name, object_type) VALUES";
     subject
         .database
-        .execute(&format!(
-            "{insert} ('one', 1, '', ''), ('file', 3, '', 'file')"
-        ))
+        .execute(&format!("{insert} ('one', 1, '', ''), ('file', 3, '', 'file')"))
         .await;
     for room in ["one", "file"] {
         let applied = subject.apply(&change(room, closed_until(None), 1)).await;
@@ -239,9 +197,7 @@ async fn a_redelivered_timer_does_not_reset_twice(subject: Subject) {
 
 async fn a_due_timer_fires_once(subject: Subject) {
     subject.database.insert_room("a").await;
-    subject
-        .apply(&change("a", closed_until(Some(at(10))), 7))
-        .await;
+    subject.apply(&change("a", closed_until(Some(at(10))), 7)).await;
     let now = at(10) + TimeDelta::milliseconds(3);
     let fired = subject.store.fire_due(now, 100, None).await.unwrap();
     assert_eq!((fired.events.len(), fired.tidied), (1, 0));
@@ -260,28 +216,15 @@ async fn a_due_timer_fires_once(subject: Subject) {
     let stored = subject.store.claim_outbox(now, 100, at(60)).await.unwrap();
     assert_eq!(stored.len(), 1);
     assert_eq!(
-        (
-            &stored[0].id,
-            &stored[0].data,
-            stored[0].created_at,
-            stored[0].due_at,
-            stored[0].attempt
-        ),
+        (&stored[0].id, &stored[0].data, stored[0].created_at, stored[0].due_at, stored[0].attempt),
         (&event.id, &event.data, now, Some(at(10)), 1)
     );
 }
 
 async fn a_timer_is_never_early(subject: Subject) {
     subject.database.insert_room("a").await;
-    subject
-        .apply(&change("a", closed_until(Some(at(10))), 1))
-        .await;
-    assert!(
-        subject
-            .fire(at(9) + TimeDelta::milliseconds(999))
-            .await
-            .is_empty()
-    );
+    subject.apply(&change("a", closed_until(Some(at(10))), 1)).await;
+    assert!(subject.fire(at(9) + TimeDelta::milliseconds(999)).await.is_empty());
     assert_eq!(subject.lobby("a").await, closed_until(Some(at(10))));
     assert_eq!(subject.fire(at(10)).await, ["a"]);
 }
@@ -289,16 +232,10 @@ async fn a_timer_is_never_early(subject: Subject) {
 async fn a_superseded_timer_never_fires(subject: Subject) {
     for room in ["moved", "removed", "opened"] {
         subject.database.insert_room(room).await;
-        subject
-            .apply(&change(room, closed_until(Some(at(10))), 1))
-            .await;
+        subject.apply(&change(room, closed_until(Some(at(10))), 1)).await;
     }
-    subject
-        .apply(&change("moved", closed_until(Some(at(30))), 2))
-        .await;
-    subject
-        .apply(&change("removed", closed_until(None), 2))
-        .await;
+    subject.apply(&change("moved", closed_until(Some(at(30))), 2)).await;
+    subject.apply(&change("removed", closed_until(None), 2)).await;
     subject.apply(&change("opened", Lobby::OPEN, 2)).await;
     assert!(subject.fire(at(20)).await.is_empty());
     assert_eq!(subject.lobby("removed").await, closed_until(None));
@@ -309,10 +246,7 @@ async fn a_superseded_timer_never_fires(subject: Subject) {
 }
 
 async fn a_row_written_by_anybody_is_a_timer(subject: Subject) {
-    subject
-        .database
-        .insert_rooms("room", 3, at(5).timestamp())
-        .await;
+    subject.database.insert_rooms("room", 3, at(5).timestamp()).await;
     assert_eq!(subject.store.next_due(at(0)).await.unwrap(), Some(at(5)));
     assert!(subject.fire(at(4)).await.is_empty());
     let mut fired = subject.fire(at(5)).await;
@@ -321,14 +255,8 @@ async fn a_row_written_by_anybody_is_a_timer(subject: Subject) {
 }
 
 async fn an_open_room_with_a_timer_is_only_tidied(subject: Subject) {
-    subject
-        .database
-        .insert_rooms("a", 1, at(5).timestamp())
-        .await;
-    subject
-        .database
-        .execute("UPDATE lobbyd_rooms SET lobby_state = 0, lobby_version = 9")
-        .await;
+    subject.database.insert_rooms("a", 1, at(5).timestamp()).await;
+    subject.database.execute("UPDATE lobbyd_rooms SET lobby_state = 0, lobby_version = 9").await;
     let fired = subject.store.fire_due(at(5), 100, None).await.unwrap();
     assert_eq!((fired.events.len(), fired.tidied), (0, 1));
     assert_eq!(subject.lobby("a1").await, Lobby::OPEN);
@@ -337,22 +265,10 @@ async fn an_open_room_with_a_timer_is_only_tidied(subject: Subject) {
 }
 
 async fn a_timer_where_no_lobby_can_be_is_left_alone(subject: Subject) {
-    subject
-        .database
-        .insert_rooms("one", 1, at(5).timestamp())
-        .await;
-    subject
-        .database
-        .execute("UPDATE lobbyd_rooms SET type = 1")
-        .await;
-    subject
-        .database
-        .insert_rooms("file", 1, at(5).timestamp())
-        .await;
-    subject
-        .database
-        .execute("UPDATE lobbyd_rooms SET object_type = 'file' WHERE type = 3")
-        .await;
+    subject.database.insert_rooms("one", 1, at(5).timestamp()).await;
+    subject.database.execute("UPDATE lobbyd_rooms SET type = 1").await;
+    subject.database.insert_rooms("file", 1, at(5).timestamp()).await;
+    subject.database.execute("UPDATE lobbyd_rooms SET object_type = 'file' WHERE type = 3").await;
     assert!(subject.fire(at(5)).await.is_empty());
     assert_eq!(subject.store.next_due(at(0)).await.unwrap(), None);
     assert_eq!(subject.lobby("one1").await, closed_until(Some(at(5))));
@@ -361,23 +277,12 @@ async fn a_timer_where_no_lobby_can_be_is_left_alone(subject: Subject) {
 }
 
 async fn a_batch_takes_the_longest_overdue_first(subject: Subject) {
-    subject
-        .database
-        .insert_rooms("late", 3, at(9).timestamp())
-        .await;
-    subject
-        .database
-        .insert_rooms("early", 3, at(5).timestamp())
-        .await;
+    subject.database.insert_rooms("late", 3, at(9).timestamp()).await;
+    subject.database.insert_rooms("early", 3, at(5).timestamp()).await;
     for expected in ["early", "late"] {
         let fired = subject.store.fire_due(at(10), 3, None).await.unwrap();
         assert_eq!(fired.events.len(), 3);
-        assert!(
-            fired
-                .events
-                .iter()
-                .all(|event| event.token.as_str().starts_with(expected))
-        );
+        assert!(fired.events.iter().all(|event| event.token.as_str().starts_with(expected)));
     }
     assert!(subject.fire(at(10)).await.is_empty());
 }
@@ -393,37 +298,23 @@ async fn tokens_differ_by_case(subject: Subject) {
 async fn the_last_second_of_the_calendar_is_kept(subject: Subject) {
     subject.database.insert_room("a").await;
     let last = DateTime::from_timestamp(253_402_300_799, 0).unwrap();
-    subject
-        .apply(&change("a", closed_until(Some(last)), 1))
-        .await;
+    subject.apply(&change("a", closed_until(Some(last)), 1)).await;
     assert_eq!(subject.lobby("a").await, closed_until(Some(last)));
     assert_eq!(subject.store.next_due(at(0)).await.unwrap(), Some(last));
 }
 
 async fn the_next_due_instant_is_after_now(subject: Subject) {
     assert_eq!(subject.store.next_due(at(0)).await.unwrap(), None);
-    subject
-        .database
-        .insert_rooms("a", 2, at(5).timestamp())
-        .await;
-    subject
-        .database
-        .insert_rooms("b", 2, at(8).timestamp())
-        .await;
+    subject.database.insert_rooms("a", 2, at(5).timestamp()).await;
+    subject.database.insert_rooms("b", 2, at(8).timestamp()).await;
     let next = |now| subject.store.next_due(now);
     assert_eq!(next(at(4)).await.unwrap(), Some(at(5)));
-    assert_eq!(
-        next(at(5) + TimeDelta::milliseconds(1)).await.unwrap(),
-        Some(at(8))
-    );
+    assert_eq!(next(at(5) + TimeDelta::milliseconds(1)).await.unwrap(), Some(at(8)));
     assert_eq!(next(at(8)).await.unwrap(), None);
 }
 
 async fn a_claim_is_exclusive_until_it_ends(subject: Subject) {
-    subject
-        .database
-        .insert_rooms("a", 3, at(0).timestamp())
-        .await;
+    subject.database.insert_rooms("a", 3, at(0).timestamp()).await;
     subject.fire(at(0)).await;
     let claim = |now, limit| subject.store.claim_outbox(now, limit, at(10));
     assert_eq!(claim(at(1), 2).await.unwrap().len(), 2);
@@ -435,33 +326,17 @@ async fn a_claim_is_exclusive_until_it_ends(subject: Subject) {
 }
 
 async fn a_released_event_can_be_claimed_again(subject: Subject) {
-    subject
-        .database
-        .insert_rooms("a", 1, at(0).timestamp())
-        .await;
+    subject.database.insert_rooms("a", 1, at(0).timestamp()).await;
     subject.fire(at(0)).await;
     let claimed = subject.store.claim_outbox(at(0), 5, at(100)).await.unwrap();
     let ids = [claimed[0].id.clone()];
     subject.store.release_outbox(&ids, at(7)).await.unwrap();
-    assert!(
-        subject
-            .store
-            .claim_outbox(at(6), 5, at(100))
-            .await
-            .unwrap()
-            .is_empty()
-    );
-    assert_eq!(
-        subject.store.claim_outbox(at(7), 5, at(100)).await.unwrap()[0].id,
-        ids[0]
-    );
+    assert!(subject.store.claim_outbox(at(6), 5, at(100)).await.unwrap().is_empty());
+    assert_eq!(subject.store.claim_outbox(at(7), 5, at(100)).await.unwrap()[0].id, ids[0]);
 }
 
 async fn a_published_event_stays_as_history(subject: Subject) {
-    subject
-        .database
-        .insert_rooms("a", 2, at(0).timestamp())
-        .await;
+    subject.database.insert_rooms("a", 2, at(0).timestamp()).await;
     subject.fire(at(0)).await;
     let claimed = subject.store.claim_outbox(at(0), 1, at(1)).await.unwrap();
     let ids: Vec<EventId> = claimed.into_iter().map(|event| event.id).collect();
@@ -469,88 +344,48 @@ async fn a_published_event_stays_as_history(subject: Subject) {
     // A second worker whose claim took over says the same, later: it changes nothing.
     subject.store.mark_published(&ids, at(3)).await.unwrap();
     subject.store.release_outbox(&ids, at(0)).await.unwrap();
-    assert_eq!(
-        subject
-            .store
-            .claim_outbox(at(50), 5, at(60))
-            .await
-            .unwrap()
-            .len(),
-        1
-    );
-    assert_eq!(
-        subject
-            .database
-            .number("SELECT count(*) FROM lobbyd_outbox")
-            .await,
-        2
-    );
+    assert_eq!(subject.store.claim_outbox(at(50), 5, at(60)).await.unwrap().len(), 1);
+    assert_eq!(subject.database.number("SELECT count(*) FROM lobbyd_outbox").await, 2);
     assert_eq!(subject.database.unpublished().await, 1);
 }
 
 async fn fired_events_can_be_claimed_for_the_one_who_fired(subject: Subject) {
-    subject
-        .database
-        .insert_rooms("a", 1, at(0).timestamp())
-        .await;
+    subject.database.insert_rooms("a", 1, at(0).timestamp()).await;
     let fired = subject.store.fire_due(at(0), 5, Some(at(5))).await.unwrap();
     assert_eq!(fired.events[0].attempt, 1);
-    assert!(
-        subject
-            .store
-            .claim_outbox(at(4), 5, at(9))
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert!(subject.store.claim_outbox(at(4), 5, at(9)).await.unwrap().is_empty());
     let taken_over = subject.store.claim_outbox(at(5), 5, at(9)).await.unwrap();
-    assert_eq!(
-        (&taken_over[0].id, taken_over[0].attempt),
-        (&fired.events[0].id, 2)
-    );
+    assert_eq!((&taken_over[0].id, taken_over[0].attempt), (&fired.events[0].id, 2));
 }
 
 async fn old_rows_are_pruned(subject: Subject) {
     for (prefix, due) in [("old", 0), ("new", 100)] {
-        subject
-            .database
-            .insert_rooms(prefix, 2, at(due).timestamp())
-            .await;
+        subject.database.insert_rooms(prefix, 2, at(due).timestamp()).await;
         let fired = subject.store.fire_due(at(due), 5, None).await.unwrap();
         let published = [fired.events[0].id.clone()];
-        subject
-            .store
-            .mark_published(&published, at(due))
-            .await
-            .unwrap();
+        subject.store.mark_published(&published, at(due)).await.unwrap();
     }
-    let pruned = subject.store.prune_outbox(at(50), at(50)).await.unwrap();
-    assert_eq!(pruned, (1, 1));
-    assert_eq!(
-        subject.store.prune_outbox(at(100), at(100)).await.unwrap(),
-        (0, 0)
-    );
-    assert_eq!(
-        subject
-            .database
-            .number("SELECT count(*) FROM lobbyd_outbox")
-            .await,
-        2
-    );
+    assert_eq!(subject.store.prune_published(at(50), 10).await.unwrap(), 1);
+    assert_eq!(subject.store.prune_dead(at(50), 10).await.unwrap(), 1);
+    assert_eq!(subject.store.prune_published(at(100), 10).await.unwrap(), 0);
+    assert_eq!(subject.store.prune_dead(at(100), 10).await.unwrap(), 0);
+    assert_eq!(subject.database.number("SELECT count(*) FROM lobbyd_outbox").await, 2);
+}
+
+async fn pruning_keeps_to_its_limit(subject: Subject) {
+    subject.database.insert_rooms("dead", 5, at(0).timestamp()).await;
+    subject.fire(at(0)).await;
+    for expected in [3, 2, 0] {
+        assert_eq!(subject.store.prune_dead(at(1), 3).await.unwrap(), expected);
+    }
 }
 
 async fn what_waits_is_counted(subject: Subject) {
     let backlog = subject.store.backlog().await.unwrap();
     assert_eq!((backlog.timers_pending, backlog.outbox_pending), (0, 0));
     assert_eq!(backlog.outbox_oldest, None);
-    subject
-        .database
-        .insert_rooms("due", 2, at(3).timestamp())
-        .await;
-    subject
-        .database
-        .insert_rooms("later", 3, at(50).timestamp())
-        .await;
+    subject.database.insert_rooms("due", 2, at(3).timestamp()).await;
+    subject.database.insert_rooms("later", 3, at(50).timestamp()).await;
     subject.fire(at(3)).await;
     let backlog = subject.store.backlog().await.unwrap();
     assert_eq!((backlog.timers_pending, backlog.outbox_pending), (3, 2));
@@ -560,20 +395,13 @@ async fn what_waits_is_counted(subject: Subject) {
 }
 
 async fn a_room_is_made_once(subject: Subject) {
-    subject
-        .store
-        .create_room(&token("a"), 2, "Webinar")
-        .await
-        .unwrap();
+    subject.store.create_room(&token("a"), 2, "Webinar").await.unwrap();
     let twice = subject.store.create_room(&token("a"), 2, "Webinar").await;
     assert!(matches!(twice, Err(StoreError::Rejected(_))), "{twice:?}");
     let room = subject.store.room(&token("a")).await.unwrap().unwrap();
     assert_eq!((room.room_type, room.lobby), (2, Lobby::OPEN));
     // The pool is as good as before.
     for _ in 0..20 {
-        tokio::time::timeout(Duration::from_secs(20), subject.store.now())
-            .await
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(20), subject.store.now()).await.unwrap().unwrap();
     }
 }

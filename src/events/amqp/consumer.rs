@@ -39,12 +39,7 @@ impl AmqpSubscription {
             ),
         )
         .await?;
-        Ok(Self {
-            _connection: connection,
-            _channel: channel,
-            consumer,
-            publisher,
-        })
+        Ok(Self { _connection: connection, _channel: channel, consumer, publisher })
     }
 }
 
@@ -53,11 +48,7 @@ impl Subscription for AmqpSubscription {
     async fn next(&mut self) -> Result<Delivery> {
         match self.consumer.next().await {
             Some(Ok(delivery)) => Ok(Delivery {
-                content_type: delivery
-                    .properties
-                    .content_type()
-                    .as_ref()
-                    .map(|content_type| content_type.to_string()),
+                content_type: delivery.properties.content_type().as_ref().map(ToString::to_string),
                 body: delivery.data,
                 receipt: Box::new(AmqpReceipt {
                     acker: delivery.acker,
@@ -85,18 +76,13 @@ struct AmqpReceipt {
 #[async_trait]
 impl Receipt for AmqpReceipt {
     async fn ack(&mut self) -> Result<()> {
-        answered(
-            "take an acknowledgement",
-            self.acker.ack(BasicAckOptions::default()),
-        )
-        .await
-        .map(|_acked| ())
+        answered("take an acknowledgement", self.acker.ack(BasicAckOptions::default()))
+            .await
+            .map(|_acked| ())
     }
 
     async fn dead_letter(&mut self, body: &[u8], reason: &str) -> Result<()> {
         let origin = (self.exchange.as_str(), self.routing_key.as_str());
-        self.publisher
-            .dead_letter(body, self.properties.clone(), origin, reason)
-            .await
+        self.publisher.dead_letter(body, self.properties.clone(), origin, reason).await
     }
 }

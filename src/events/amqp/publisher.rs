@@ -7,7 +7,7 @@ use lapin::{
     BasicProperties, Channel, Connection, PublisherConfirm,
     message::BasicReturnMessage,
     options::{BasicPublishOptions, ConfirmSelectOptions},
-    types::{AMQPValue, FieldTable},
+    types::AMQPValue,
 };
 use tokio::{
     sync::Mutex,
@@ -47,10 +47,7 @@ struct Link {
 
 impl Publisher {
     pub(super) fn new(broker: Arc<Broker>) -> Self {
-        Self {
-            broker,
-            link: Mutex::new(None),
-        }
+        Self { broker, link: Mutex::new(None) }
     }
 
     /// See [`Bus::publish`](crate::events::Bus::publish).
@@ -68,15 +65,8 @@ impl Publisher {
                 .with_type(message.event_type.as_str().into())
                 .with_app_id("lobbyd".into());
             confirms.push(
-                send(
-                    &link,
-                    deadline,
-                    exchange,
-                    &message.routing_key,
-                    &message.body,
-                    properties,
-                )
-                .await,
+                send(&link, deadline, exchange, &message.routing_key, &message.body, properties)
+                    .await,
             );
         }
         // The broker may confirm in any order, and many at once.
@@ -87,10 +77,7 @@ impl Publisher {
             }
         }))
         .await;
-        if confirmations
-            .iter()
-            .any(|each| matches!(each, Confirmation::Unconfirmed(_)))
-        {
+        if confirmations.iter().any(|each| matches!(each, Confirmation::Unconfirmed(_))) {
             self.forget(&link).await;
         }
         Ok(confirmations)
@@ -115,9 +102,7 @@ impl Publisher {
         ] {
             headers.insert(key.into(), AMQPValue::LongString(value.into()));
         }
-        let properties = properties
-            .with_headers(FieldTable::from(headers))
-            .with_delivery_mode(PERSISTENT);
+        let properties = properties.with_headers(headers).with_delivery_mode(PERSISTENT);
         let queue = self.broker.options.dead_letter_queue.as_str();
         let confirmation = match send(&link, deadline, "", queue, body, properties).await {
             Ok(confirm) => confirmation(deadline, confirm).await,
@@ -145,20 +130,13 @@ impl Publisher {
     /// The connection, made anew if there is none that works.
     async fn link(&self) -> Result<Arc<Link>> {
         let mut slot = self.link.lock().await;
-        let link = match slot
-            .as_ref()
-            .filter(|link| link.channel.status().connected())
-        {
+        let link = match slot.as_ref().filter(|link| link.channel.status().connected()) {
             Some(link) => Arc::clone(link),
             None => Arc::clone(slot.insert(Arc::new(Link::open(&self.broker).await?))),
         };
         let blocked = link.connection.status().blocked();
-        metrics::gauge!(telemetry::BLOCKED).set(if blocked { 1 } else { 0 });
-        if blocked {
-            Err(BusError::Blocked)
-        } else {
-            Ok(link)
-        }
+        metrics::gauge!(telemetry::BLOCKED).set(i32::from(blocked));
+        if blocked { Err(BusError::Blocked) } else { Ok(link) }
     }
 
     /// Drops a connection whose state is not known, unless it was replaced already.
@@ -177,15 +155,8 @@ impl Link {
     async fn open(target: &Broker) -> Result<Self> {
         let connection = target.connect("publisher").await?;
         let channel = answered("open a channel", connection.create_channel()).await?;
-        answered(
-            "confirm",
-            channel.confirm_select(ConfirmSelectOptions::default()),
-        )
-        .await?;
-        Ok(Self {
-            connection,
-            channel,
-        })
+        answered("confirm", channel.confirm_select(ConfirmSelectOptions::default())).await?;
+        Ok(Self { connection, channel })
     }
 }
 
@@ -197,10 +168,7 @@ async fn send(
     body: &[u8],
     properties: BasicProperties,
 ) -> Result<PublisherConfirm> {
-    let mandatory = BasicPublishOptions {
-        mandatory: true,
-        ..BasicPublishOptions::default()
-    };
+    let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let sending = link.channel.basic_publish(
         exchange.into(),
         routing_key.into(),
@@ -235,10 +203,7 @@ async fn confirmation(deadline: Instant, confirm: PublisherConfirm) -> Confirmat
 }
 
 fn returned_because(back: &BasicReturnMessage) -> String {
-    format!(
-        "no queue is bound for {}: {}",
-        back.delivery.routing_key, back.reply_text
-    )
+    format!("no queue is bound for {}: {}", back.delivery.routing_key, back.reply_text)
 }
 
 fn cut(reason: &str) -> &str {

@@ -25,18 +25,12 @@ pub(super) async fn declare(connection: &Connection, options: &Options) -> Resul
         channel.exchange_declare(
             options.exchange.as_str().into(),
             ExchangeKind::Topic,
-            ExchangeDeclareOptions {
-                durable: true,
-                ..ExchangeDeclareOptions::default()
-            },
+            ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() },
             FieldTable::default(),
         ),
     )
     .await?;
-    let durable = QueueDeclareOptions {
-        durable: true,
-        ..QueueDeclareOptions::default()
-    };
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     answered(
         "declare the dead-letter queue",
         channel.queue_declare(
@@ -55,10 +49,7 @@ pub(super) async fn declare(connection: &Connection, options: &Options) -> Resul
                 ("x-queue-type", text("quorum")),
                 ("x-delivery-limit", AMQPValue::LongInt(DELIVERY_LIMIT)),
                 ("x-dead-letter-exchange", text("")),
-                (
-                    "x-dead-letter-routing-key",
-                    text(&options.dead_letter_queue),
-                ),
+                ("x-dead-letter-routing-key", text(&options.dead_letter_queue)),
                 // With the default, at-most-once, a broker that fails while it moves an event to
                 // the dead letters loses it. The overflow setting is what this one requires.
                 ("x-dead-letter-strategy", text("at-least-once")),
@@ -78,11 +69,7 @@ pub(super) async fn declare(connection: &Connection, options: &Options) -> Resul
         ),
     )
     .await?;
-    answered(
-        "close a channel",
-        channel.close(super::REPLY_SUCCESS, "declared".into()),
-    )
-    .await
+    answered("close a channel", channel.close(super::REPLY_SUCCESS, "declared".into())).await
 }
 
 fn text(value: &str) -> AMQPValue {

@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use lapin::{
-    BasicProperties, Channel, Connection, ConnectionProperties,
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, PublisherConfirm,
     options::{
         BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
         QueueBindOptions, QueueDeclareOptions,
     },
-    types::{AMQPValue, FieldTable},
+    types::FieldTable,
 };
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -48,63 +48,38 @@ impl Client {
     pub async fn connect(url: &str, exchange: &str) -> Self {
         let connection = eventually("a broker that answers", || async {
             let connecting = Connection::connect(url, ConnectionProperties::default());
-            tokio::time::timeout(Duration::from_secs(5), connecting)
-                .await
-                .ok()?
-                .ok()
+            tokio::time::timeout(Duration::from_secs(5), connecting).await.ok()?.ok()
         })
         .await;
         let channel = connection.create_channel().await.unwrap();
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await
-            .unwrap();
-        Self {
-            _connection: connection,
-            channel,
-            exchange: exchange.to_owned(),
-        }
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        Self { _connection: connection, channel, exchange: exchange.to_owned() }
     }
 
     /// Publishes a lobby change as bare data.
     pub async fn publish(&self, body: &Value) {
-        self.publish_bytes(body.to_string().as_bytes(), "application/json")
-            .await;
+        self.publish_bytes(body.to_string().as_bytes(), "application/json").await;
     }
 
     pub async fn publish_bytes(&self, body: &[u8], content_type: &str) {
-        let properties = BasicProperties::default()
-            .with_content_type(content_type.into())
-            .with_delivery_mode(2);
-        let confirm = self
-            .channel
-            .basic_publish(
-                self.exchange.as_str().into(),
-                "lobby.changed".into(),
-                BasicPublishOptions {
-                    mandatory: true,
-                    ..BasicPublishOptions::default()
-                },
-                body,
-                properties,
-            )
+        let confirm = self.send("lobby.changed", body, content_type).await;
+        assert_eq!(confirm.await.unwrap(), Confirmation::Ack(None), "the event was not taken");
+    }
+
+    /// Publishes a persistent, mandatory message; the confirm is still to be awaited.
+    pub async fn send(&self, key: &str, body: &[u8], content_type: &str) -> PublisherConfirm {
+        let properties =
+            BasicProperties::default().with_content_type(content_type.into()).with_delivery_mode(2);
+        let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        self.channel
+            .basic_publish(self.exchange.as_str().into(), key.into(), mandatory, body, properties)
             .await
             .unwrap()
-            .await
-            .unwrap();
-        assert_eq!(
-            confirm,
-            lapin::Confirmation::Ack(None),
-            "the event was not taken"
-        );
     }
 
     /// A durable queue that takes every room update from now on.
     pub async fn record(&self, queue: &str) {
-        let topic = ExchangeDeclareOptions {
-            durable: true,
-            ..ExchangeDeclareOptions::default()
-        };
+        let topic = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         self.channel
             .exchange_declare(
                 self.exchange.as_str().into(),
@@ -114,14 +89,8 @@ impl Client {
             )
             .await
             .unwrap();
-        let durable = QueueDeclareOptions {
-            durable: true,
-            ..QueueDeclareOptions::default()
-        };
-        self.channel
-            .queue_declare(queue.into(), durable, FieldTable::default())
-            .await
-            .unwrap();
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        self.channel.queue_declare(queue.into(), durable, FieldTable::default()).await.unwrap();
         self.channel
             .queue_bind(
                 queue.into(),
@@ -144,13 +113,9 @@ impl Client {
     /// Takes one message, if there is one.
     pub async fn take(&self, queue: &str) -> Option<Published> {
         let no_ack = BasicGetOptions { no_ack: true };
-        let got = self
-            .channel
-            .basic_get(queue.into(), no_ack)
-            .await
-            .unwrap()?;
+        let got = self.channel.basic_get(queue.into(), no_ack).await.unwrap()?;
         let properties = &got.delivery.properties;
-        let headers = properties.headers().iter().flat_map(|table| table.inner());
+        let headers = properties.headers().iter().flat_map(FieldTable::inner);
         let text = |text: &Option<lapin::types::ShortString>| {
             text.as_ref().map(ToString::to_string).unwrap_or_default()
         };
@@ -160,9 +125,9 @@ impl Client {
             content_type: text(properties.content_type()),
             delivery_mode: properties.delivery_mode().unwrap_or_default(),
             headers: headers
-                .filter_map(|(key, value)| match value {
-                    AMQPValue::LongString(text) => Some((key.to_string(), text.to_string())),
-                    _ => None,
+                .filter_map(|(key, value)| {
+                    let text = value.as_long_string()?;
+                    Some((key.to_string(), text.to_string()))
                 })
                 .collect(),
             body: got.delivery.data.clone(),
@@ -178,11 +143,7 @@ impl Client {
                 Some(message) => drop(seen.insert(message.message_id.clone(), message)),
                 None => sleep(Duration::from_millis(20)).await,
             }
-            assert!(
-                begin.elapsed() < PATIENCE * 2,
-                "{} of {number} messages came",
-                seen.len()
-            );
+            assert!(begin.elapsed() < PATIENCE * 2, "{} of {number} messages came", seen.len());
         }
         seen
     }

@@ -26,10 +26,7 @@ pub type Settings = Vec<(String, String)>;
 /// The program, not started: alone in a new folder, without the environment of the tests.
 pub fn program(settings: &Settings) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lobbyd"));
-    command
-        .env_clear()
-        .envs(settings.iter().cloned())
-        .current_dir(folder("cwd-"));
+    command.env_clear().envs(settings.iter().cloned()).current_dir(folder("cwd-"));
     command.stdin(Stdio::null());
     command
 }
@@ -57,11 +54,7 @@ impl Daemon {
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        Self {
-            child,
-            ops_port,
-            log,
-        }
+        Self { child, ops_port, log }
     }
 
     /// Starts one and waits until it is ready.
@@ -73,18 +66,14 @@ impl Daemon {
 
     pub async fn ready(&self) {
         eventually("a worker that is ready", || async {
-            self.get("/readyz")
-                .await
-                .filter(|(status, _)| *status == 200)
+            self.get("/readyz").await.filter(|(status, _)| *status == 200)
         })
         .await;
     }
 
     /// Asks the ops listener: status and body.
     pub async fn get(&self, path: &str) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.ops_port))
-            .await
-            .ok()?;
+        let mut stream = TcpStream::connect(("127.0.0.1", self.ops_port)).await.ok()?;
         let request =
             format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
@@ -96,20 +85,15 @@ impl Daemon {
     }
 
     /// The value of a metric, by its name with labels.
-    pub async fn metric(&self, name: &str) -> Option<f64> {
+    pub async fn metric(&self, name: &str) -> Option<u64> {
         let (_status, text) = self.get("/metrics").await?;
-        let line = text
-            .lines()
-            .find(|line| line.rsplit_once(' ').is_some_and(|(n, _)| n == name))?;
+        let line =
+            text.lines().find(|line| line.rsplit_once(' ').is_some_and(|(n, _)| n == name))?;
         line.rsplit_once(' ')?.1.parse().ok()
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill(
-            Pid::from_raw(i32::try_from(self.child.id()).unwrap()),
-            signal,
-        )
-        .unwrap();
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
     /// Asks it to stop, and waits until it has.
@@ -120,19 +104,14 @@ impl Daemon {
 
     pub async fn ended(&mut self) -> ExitStatus {
         let child = std::cell::RefCell::new(&mut self.child);
-        eventually("the end of the worker", || async {
-            child.borrow_mut().try_wait().unwrap()
-        })
-        .await
+        eventually("the end of the worker", || async { child.borrow_mut().try_wait().unwrap() })
+            .await
     }
 
     /// Resident memory in bytes.
     pub fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         let kibibytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kibibytes * 1024
     }

@@ -51,15 +51,7 @@ impl Database {
         let create = || AssertSqlSafe(format!("CREATE DATABASE {name}"));
         let server = Self::open(
             kind,
-            url(
-                kind,
-                port,
-                if kind == Kind::Postgres {
-                    "postgres"
-                } else {
-                    "mysql"
-                },
-            ),
+            url(kind, port, if kind == Kind::Postgres { "postgres" } else { "mysql" }),
         );
         super::eventually("a database server that answers", || async {
             match &server.sql {
@@ -84,10 +76,8 @@ impl Database {
 
     /// lobbyd's own store on it, with its tables.
     pub async fn store(&self) -> Arc<dyn Store> {
-        let options = store::Options {
-            max_connections: 5,
-            timeout: std::time::Duration::from_secs(20),
-        };
+        let options =
+            store::Options { max_connections: 5, timeout: std::time::Duration::from_secs(20) };
         let store = store::connect(&self.url, options).unwrap();
         store.migrate().await.unwrap();
         store
@@ -96,18 +86,13 @@ impl Database {
     /// Locks the table of rooms of a PostgreSQL database against writers, until the holder drops.
     pub async fn hold_rooms(url: &str) -> PgConnection {
         let mut holder = <PgConnection as Connection>::connect(url).await.unwrap();
-        holder
-            .execute("BEGIN; LOCK TABLE lobbyd_rooms IN SHARE MODE")
-            .await
-            .unwrap();
+        holder.execute("BEGIN; LOCK TABLE lobbyd_rooms IN SHARE MODE").await.unwrap();
         holder
     }
 
     /// Runs a statement, as anybody might who shares the database.
     pub async fn execute(&self, sql: &str) -> u64 {
-        self.try_execute(sql)
-            .await
-            .unwrap_or_else(|error| panic!("{sql}: {error}"))
+        self.try_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
     pub async fn try_execute(&self, sql: &str) -> sqlx::Result<u64> {
@@ -123,9 +108,9 @@ impl Database {
     pub async fn numbers(&self, sql: &str) -> Vec<i64> {
         let sql = AssertSqlSafe(sql.to_owned());
         match &self.sql {
-            Sql::Sqlite(pool) => rows(pool.fetch_all(sql).await.unwrap(), |row| row.get(0)),
-            Sql::Postgres(pool) => rows(pool.fetch_all(sql).await.unwrap(), |row| row.get(0)),
-            Sql::MariaDb(pool) => rows(pool.fetch_all(sql).await.unwrap(), |row| row.get(0)),
+            Sql::Sqlite(pool) => rows(&pool.fetch_all(sql).await.unwrap(), |row| row.get(0)),
+            Sql::Postgres(pool) => rows(&pool.fetch_all(sql).await.unwrap(), |row| row.get(0)),
+            Sql::MariaDb(pool) => rows(&pool.fetch_all(sql).await.unwrap(), |row| row.get(0)),
         }
     }
 
@@ -138,17 +123,16 @@ impl Database {
     pub async fn texts(&self, sql: &str) -> Vec<String> {
         let sql = AssertSqlSafe(sql.to_owned());
         match &self.sql {
-            Sql::Sqlite(pool) => rows(pool.fetch_all(sql).await.unwrap(), |row| row.get(0)),
-            Sql::Postgres(pool) => rows(pool.fetch_all(sql).await.unwrap(), |row| row.get(0)),
-            Sql::MariaDb(pool) => rows(pool.fetch_all(sql).await.unwrap(), |row| row.get(0)),
+            Sql::Sqlite(pool) => rows(&pool.fetch_all(sql).await.unwrap(), |row| row.get(0)),
+            Sql::Postgres(pool) => rows(&pool.fetch_all(sql).await.unwrap(), |row| row.get(0)),
+            Sql::MariaDb(pool) => rows(&pool.fetch_all(sql).await.unwrap(), |row| row.get(0)),
         }
     }
 
     /// A room, with no more than the contract asks for.
     pub async fn insert_room(&self, token: &str) {
         let insert = "INSERT INTO lobbyd_rooms (token, type, name) VALUES";
-        self.execute(&format!("{insert} ('{token}', 3, 'Webinar')"))
-            .await;
+        self.execute(&format!("{insert} ('{token}', 3, 'Webinar')")).await;
     }
 
     /// Many rooms at once: PREFIX1, PREFIX2, … with a lobby until `timer` (Unix seconds).
@@ -160,8 +144,7 @@ impl Database {
                 .map(|index| format!("('{prefix}{index}', 3, 'Webinar', 1, {timer})"))
                 .collect();
             let insert = "INSERT INTO lobbyd_rooms (token, type, name, lobby_state, lobby_timer)";
-            self.execute(&format!("{insert} VALUES {}", values.join(",")))
-                .await;
+            self.execute(&format!("{insert} VALUES {}", values.join(","))).await;
         }
     }
 
@@ -196,10 +179,7 @@ impl Database {
             Kind::Sqlite => "lobby_state",
             Kind::MariaDb => "CAST(lobby_state AS SIGNED)",
         };
-        self.number(&format!(
-            "SELECT {column} FROM lobbyd_rooms WHERE token = '{token}'"
-        ))
-        .await
+        self.number(&format!("SELECT {column} FROM lobbyd_rooms WHERE token = '{token}'")).await
     }
 
     /// How many rooms have a lobby or a timer.
@@ -212,8 +192,7 @@ impl Database {
 
     /// How many events wait for their confirm.
     pub async fn unpublished(&self) -> i64 {
-        self.number("SELECT count(*) FROM lobbyd_outbox WHERE published_at IS NULL")
-            .await
+        self.number("SELECT count(*) FROM lobbyd_outbox WHERE published_at IS NULL").await
     }
 }
 
@@ -225,6 +204,6 @@ fn url(kind: Kind, port: u16, name: &str) -> String {
     }
 }
 
-fn rows<R, T>(rows: Vec<R>, read: impl Fn(&R) -> T) -> Vec<T> {
+fn rows<R, T>(rows: &[R], read: impl Fn(&R) -> T) -> Vec<T> {
     rows.iter().map(read).collect()
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 /// Longest wait for something that has to happen. Generous, because the machine may be busy: it
 /// only decides how soon a failure is reported.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Waits until `probe` has an answer.
 pub async fn eventually<T, F>(what: &str, mut probe: impl FnMut() -> F) -> T

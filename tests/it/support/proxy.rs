@@ -53,11 +53,7 @@ impl Proxy {
                 pipes.spawn(pipe(far_in, near_out, modes.subscribe()));
             }
         });
-        Self {
-            port,
-            mode,
-            _connections: connections,
-        }
+        Self { port, mode, _connections: connections }
     }
 
     pub fn set(&self, mode: Mode) {

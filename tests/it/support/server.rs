@@ -19,22 +19,14 @@ use super::PATIENCE;
 
 /// A port that is free now.
 pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// The temporary folder of this test process; removed when the process has ended.
 pub fn sandbox() -> &'static Path {
     static SANDBOX: OnceLock<(PathBuf, Child)> = OnceLock::new();
     let (path, _janitor) = SANDBOX.get_or_init(|| {
-        let path = tempfile::Builder::new()
-            .prefix("lobbyd-test-")
-            .tempdir()
-            .unwrap()
-            .keep();
+        let path = tempfile::Builder::new().prefix("lobbyd-test-").tempdir().unwrap().keep();
         // The servers run as users of their own.
         run(Command::new("chmod").arg("755").arg(&path));
         let script = r#"cat >/dev/null; sleep 2; rm -rf "$1""#;
@@ -54,11 +46,7 @@ pub fn sandbox() -> &'static Path {
 
 /// A new folder in the sandbox.
 pub fn folder(name: &str) -> PathBuf {
-    tempfile::Builder::new()
-        .prefix(name)
-        .tempdir_in(sandbox())
-        .unwrap()
-        .keep()
+    tempfile::Builder::new().prefix(name).tempdir_in(sandbox()).unwrap().keep()
 }
 
 /// A server process and the shell that watches over it.
@@ -75,24 +63,16 @@ impl Process {
             "$@" </dev/null 3<&- >>"$log" 2>&1
         "#;
         let mut guard = Command::new("sh");
-        guard
-            .args(["-c", script, "guard"])
-            .arg(log)
-            .arg(command.get_program());
+        guard.args(["-c", script, "guard"]).arg(log).arg(command.get_program());
         guard.args(command.get_args()).process_group(0);
-        guard
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         for (key, value) in command.get_envs() {
             guard.env(key, value.unwrap());
         }
         if let Some(folder) = command.get_current_dir() {
             guard.current_dir(folder);
         }
-        Self {
-            guard: guard.spawn().unwrap(),
-        }
+        Self { guard: guard.spawn().unwrap() }
     }
 
     fn has_ended(&mut self) -> bool {
@@ -120,13 +100,7 @@ pub struct Server {
 
 impl Server {
     fn new(port: u16, folder: PathBuf, command: Command, companion: Option<Process>) -> Self {
-        let mut server = Self {
-            port,
-            folder,
-            command,
-            _companion: companion,
-            process: None,
-        };
+        let mut server = Self { port, folder, command, _companion: companion, process: None };
         server.start();
         server
     }
@@ -168,9 +142,7 @@ fn run(command: &mut Command) {
 fn command_as(user: &str, program: impl AsRef<Path>) -> Command {
     if nix::unistd::getuid().is_root() {
         let mut command = Command::new("setpriv");
-        command
-            .args(["--reuid", user, "--regid", user, "--clear-groups"])
-            .arg(program.as_ref());
+        command.args(["--reuid", user, "--regid", user, "--clear-groups"]).arg(program.as_ref());
         command
     } else {
         Command::new(program.as_ref())
@@ -180,9 +152,7 @@ fn command_as(user: &str, program: impl AsRef<Path>) -> Command {
 fn folder_of(user: &str, name: &str) -> PathBuf {
     let folder = folder(name);
     if nix::unistd::getuid().is_root() {
-        run(Command::new("chown")
-            .arg(format!("{user}:{user}"))
-            .arg(&folder));
+        run(Command::new("chown").arg(format!("{user}:{user}")).arg(&folder));
     }
     folder
 }
@@ -193,42 +163,23 @@ pub fn start_postgres() -> Server {
     let folder = folder_of("postgres", "postgres-");
     let data = folder.join("data");
     run(command_as("postgres", binaries.join("initdb"))
-        .args([
-            "--auth=trust",
-            "--username=lobbyd",
-            "--no-sync",
-            "--encoding=UTF8",
-            "--pgdata",
-        ])
+        .args(["--auth=trust", "--username=lobbyd", "--no-sync", "--encoding=UTF8", "--pgdata"])
         .arg(&data)
         .current_dir(&folder));
     let port = free_port();
     let mut command = command_as("postgres", binaries.join("postgres"));
-    command
-        .arg("-D")
-        .arg(&data)
-        .args(["-p", &port.to_string(), "-h", "127.0.0.1"]);
-    command
-        .arg("-k")
-        .arg(&folder)
-        .args(["-c", "max_connections=300"])
-        .current_dir(&folder);
+    command.arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "127.0.0.1"]);
+    command.arg("-k").arg(&folder).args(["-c", "max_connections=300"]).current_dir(&folder);
     Server::new(port, folder, command, None)
 }
 
 fn newest_postgres() -> PathBuf {
     let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
-        .map(|entries| {
-            entries
-                .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
-                .collect()
-        })
+        .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path().join("bin"))).collect())
         .unwrap_or_default();
     versions.retain(|binaries| binaries.join("postgres").exists());
     versions.sort();
-    versions
-        .pop()
-        .expect("PostgreSQL is not installed; `make test` installs it")
+    versions.pop().expect("PostgreSQL is not installed; `make test` installs it")
 }
 
 /// A private MariaDB.
@@ -236,11 +187,7 @@ pub fn start_mariadb() -> Server {
     let folder = folder_of("mysql", "mariadb-");
     let data = folder.join("data");
     run(command_as("mysql", "/usr/bin/mariadb-install-db")
-        .args([
-            "--no-defaults",
-            "--skip-test-db",
-            "--auth-root-authentication-method=normal",
-        ])
+        .args(["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal"])
         .arg(format!("--datadir={}", data.display()))
         .current_dir(&folder));
     let users = folder.join("users.sql");
@@ -252,16 +199,10 @@ pub fn start_mariadb() -> Server {
     .unwrap();
     let port = free_port();
     let mut command = command_as("mysql", "/usr/sbin/mariadbd");
-    command
-        .arg("--no-defaults")
-        .args(["--bind-address=127.0.0.1", "--skip-name-resolve"]);
-    command
-        .arg(format!("--port={port}"))
-        .arg(format!("--datadir={}", data.display()));
+    command.arg("--no-defaults").args(["--bind-address=127.0.0.1", "--skip-name-resolve"]);
+    command.arg(format!("--port={port}")).arg(format!("--datadir={}", data.display()));
     command.arg(format!("--socket={}", folder.join("socket").display()));
-    command
-        .arg(format!("--init-file={}", users.display()))
-        .current_dir(&folder);
+    command.arg(format!("--init-file={}", users.display())).current_dir(&folder);
     Server::new(port, folder, command, None)
 }
 
@@ -278,11 +219,7 @@ impl Broker {
     pub fn start() -> Self {
         let folder = folder("rabbitmq-");
         fs::write(folder.join("plugins"), "[].").unwrap();
-        fs::write(
-            folder.join("rabbitmq.conf"),
-            "disk_free_limit.absolute = 50MB\n",
-        )
-        .unwrap();
+        fs::write(folder.join("rabbitmq.conf"), "disk_free_limit.absolute = 50MB\n").unwrap();
         fs::write(folder.join("rabbitmq-env.conf"), "").unwrap();
         let path = |name: &str| folder.join(name).display().to_string();
         let (port, names_port) = (free_port(), free_port());
@@ -305,21 +242,14 @@ impl Broker {
         names.envs(environment.iter().cloned());
         let names = Process::start(&names, &folder.join("epmd.log"));
         let mut command = Command::new(format!("{RABBITMQ}/rabbitmq-server"));
-        command
-            .envs(environment.iter().cloned())
-            .current_dir(&folder);
-        Self {
-            server: Server::new(port, folder, command, Some(names)),
-            environment,
-        }
+        command.envs(environment.iter().cloned()).current_dir(&folder);
+        Self { server: Server::new(port, folder, command, Some(names)), environment }
     }
 
     /// Runs `rabbitmqctl` on this broker.
     pub fn control(&self, arguments: &[&str]) {
         let mut command = Command::new(format!("{RABBITMQ}/rabbitmqctl"));
-        run(command
-            .args(arguments)
-            .envs(self.environment.iter().cloned()));
+        run(command.args(arguments).envs(self.environment.iter().cloned()));
     }
 
     pub fn url(&self) -> String {

@@ -1,0 +1,200 @@
+//! How late, and how fast: `make bench`.
+//!
+//! The real program in its release build, against private servers on this machine. Beside the
+//! rates of lobbyd stand those of the two things that it cannot be faster than, in the same run:
+//! a bare set-based SQL loop, and bare confirmed publishing.
+
+#![expect(
+    dead_code,
+    unreachable_pub,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    clippy::as_conversions,
+    reason = "a benchmark fails by panicking, and borrows a part of the tests' support"
+)]
+
+#[path = "../tests/it/support/mod.rs"]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use lapin::Confirmation;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use support::{
+    daemon::{Daemon, Settings},
+    database::{Database, Kind},
+    eventually,
+    site::Site,
+};
+
+/// Single timers, one a second: timers are whole seconds.
+const SINGLE: u32 = 100;
+
+/// Timers that are due in the same second.
+const BURST: u32 = 20_000;
+
+/// Rows per transaction, messages per round of confirms: lobbyd's own defaults.
+const BATCH: u32 = 500;
+
+#[tokio::main]
+async fn main() {
+    println!("PostgreSQL and RabbitMQ");
+    let mut site = Site::new(Kind::Postgres).await;
+    site.set("LOG__FORMAT", "json");
+    let client = site.client().await;
+    single(&site.database, &site.settings).await;
+    let drained = burst(&site.database, &site.settings).await;
+    client.delete_queue(&site.updates).await;
+    let bare = bare_sql(Kind::Postgres).await;
+    let published = bare_publishing(&site).await;
+    let both = 1.0 / (1.0 / bare + 1.0 / published);
+    println!("  bare SQL loop            {bare:>8.0} rooms/s");
+    println!("  bare confirmed publish   {published:>8.0} events/s");
+    println!(
+        "  one after the other      {both:>8.0} rooms/s; lobbyd: {:.0} % of it",
+        drained / both * 100.0
+    );
+
+    println!("SQLite and the in-process bus");
+    let database = Database::create(Kind::Sqlite).await;
+    let settings: Settings = vec![
+        ("LOBBYD__DATABASE__URL".to_owned(), database.url.clone()),
+        ("LOBBYD__LOG__FORMAT".to_owned(), "json".to_owned()),
+    ];
+    single(&database, &settings).await;
+    let drained = burst(&database, &settings).await;
+    let bare = bare_sql(Kind::Sqlite).await;
+    println!(
+        "  bare SQL loop            {bare:>8.0} rooms/s; lobbyd: {:.0} % of it",
+        drained / bare * 100.0
+    );
+}
+
+/// Prints the lag of timers that are due one at a time, from the instant to the confirm.
+async fn single(database: &Database, settings: &Settings) {
+    let worker = Daemon::start_ready(settings).await;
+    let first = database.now().await + 2;
+    for index in 0..SINGLE {
+        database.insert_rooms(&format!("single{index}x"), 1, first + i64::from(index)).await;
+    }
+    sleep(Duration::from_secs(u64::from(SINGLE) + 2)).await;
+    let mut lags = lags(&worker, "event published");
+    assert_eq!(lags.len(), SINGLE as usize, "{}", worker.log());
+    lags.sort_by(f64::total_cmp);
+    let at = |share: f64| lags[((lags.len() - 1) as f64 * share).round() as usize] * 1000.0;
+    println!(
+        "  {SINGLE} single timers: lag to the confirm p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
+}
+
+/// Prints how long a burst takes from its instant to the last confirm. Returns rooms per second.
+async fn burst(database: &Database, settings: &Settings) -> f64 {
+    let worker = Daemon::start_ready(settings).await;
+    database.insert_rooms("burst", BURST, database.now().await + 5).await;
+    eventually("the last confirm", || async {
+        sleep(Duration::from_millis(500)).await;
+        let confirmed = r#"lobbyd_events_published_total{outcome="confirmed"}"#;
+        worker.metric(confirmed).await.filter(|confirmed| *confirmed >= u64::from(BURST))
+    })
+    .await;
+    let last = |lags: Vec<f64>| lags.into_iter().fold(0.0, f64::max);
+    let opened = last(lags(&worker, "room opened"));
+    let confirmed = last(lags(&worker, "event published"));
+    let rate = f64::from(BURST) / confirmed;
+    println!(
+        "  {BURST} timers due at once: all rooms open after {opened:.2} s, all confirmed after \
+         {confirmed:.2} s"
+    );
+    println!("  lobbyd, to the confirm   {rate:>8.0} rooms/s");
+    rate
+}
+
+/// The lags that the worker logged with this message, in seconds.
+fn lags(worker: &Daemon, message: &str) -> Vec<f64> {
+    let entry = |line: &str| serde_json::from_str::<Value>(line).ok();
+    let log = worker.log();
+    log.lines()
+        .filter_map(entry)
+        .filter(|entry| entry["message"] == message)
+        .filter_map(|entry| entry["lag_seconds"].as_f64())
+        .collect()
+}
+
+/// Rooms per second of SQL that resets rooms and writes outbox rows in batches, and nothing else.
+async fn bare_sql(kind: Kind) -> f64 {
+    let database = Database::create(kind).await;
+    database.store().await;
+    let due = database.now().await - 1;
+    database.insert_rooms("bare", BURST, due).await;
+    let begin = Instant::now();
+    for _ in 0..BURST / BATCH {
+        match kind {
+            Kind::Postgres => database.execute(&postgres_batch()).await,
+            Kind::Sqlite => database.execute(&sqlite_batch()).await,
+            Kind::MariaDb => unreachable!("not measured"),
+        };
+    }
+    let rate = f64::from(BURST) / begin.elapsed().as_secs_f64();
+    assert_eq!(database.closed_rooms().await, 0);
+    assert_eq!(database.unpublished().await, i64::from(BURST));
+    rate
+}
+
+fn postgres_batch() -> String {
+    format!(
+        "WITH due AS (
+             SELECT id FROM lobbyd_rooms WHERE lobby_timer <= now()
+             ORDER BY lobby_timer, id LIMIT {BATCH} FOR UPDATE SKIP LOCKED
+         ), reset AS (
+             UPDATE lobbyd_rooms AS room
+             SET lobby_state = 0, lobby_timer = NULL, lobby_version = lobby_version + 1
+             FROM due WHERE room.id = due.id RETURNING room.token
+         )
+         INSERT INTO lobbyd_outbox (id, type, token, data, created_at, available_at)
+         SELECT gen_random_uuid(), 'room.updated.v1', token, repeat('x', 200), now(), now()
+         FROM reset"
+    )
+}
+
+fn sqlite_batch() -> String {
+    let due = format!(
+        "SELECT id FROM lobbyd_rooms WHERE lobby_timer <= datetime('now')
+         ORDER BY lobby_timer, id LIMIT {BATCH}"
+    );
+    format!(
+        "BEGIN IMMEDIATE;
+         INSERT INTO lobbyd_outbox (id, type, token, data, created_at, available_at)
+         SELECT hex(randomblob(16)), 'room.updated.v1', token, hex(zeroblob(100)),
+                datetime('now'), datetime('now')
+         FROM lobbyd_rooms WHERE id IN ({due});
+         UPDATE lobbyd_rooms
+         SET lobby_state = 0, lobby_timer = NULL, lobby_version = lobby_version + 1
+         WHERE id IN ({due});
+         COMMIT"
+    )
+}
+
+/// Events per second of one channel that publishes batches and waits for their confirms.
+async fn bare_publishing(site: &Site) -> f64 {
+    let client = site.client().await;
+    let body = json!({"data": "x".repeat(400)}).to_string();
+    let begin = Instant::now();
+    for _ in 0..BURST / BATCH {
+        let mut confirms = Vec::new();
+        for index in 0..BATCH {
+            let key = format!("room.updated.{index}");
+            confirms.push(client.send(&key, body.as_bytes(), "application/json").await);
+        }
+        for confirm in confirms {
+            assert_eq!(confirm.await.unwrap(), Confirmation::Ack(None));
+        }
+    }
+    f64::from(BURST) / begin.elapsed().as_secs_f64()
+}

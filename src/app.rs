@@ -83,7 +83,7 @@ impl App {
         let health = Arc::new(Health::new());
         let mut loops = Supervisor::new(stop.clone());
         let ops = http::ops::serve(ops, Arc::clone(&health), metrics.clone(), stop.clone());
-        loops.start("ops listener", ops);
+        loops.start_fallible("ops listener", ops);
         loops.start("metrics upkeep", telemetry::upkeep(metrics, stop.clone()));
         if let Some(clock) = self.await_database(&health, &stop).await? {
             self.start_loops(&mut loops, &health, &Arc::new(clock), &stop);
@@ -138,7 +138,7 @@ impl App {
         loops.start("timer loop", timers.run(stop.clone()));
         loops.start("intake", intake.run(stop.clone()));
         loops.start("relay", relay.run(stop.clone()));
-        loops.start("housekeeping", housekeeping.run(schedules, stop.clone()));
+        loops.start_fallible("housekeeping", housekeeping.run(schedules, stop.clone()));
         loops.start("systemd link", systemd::run(Arc::clone(health), stop.clone()));
     }
 

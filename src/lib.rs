@@ -19,17 +19,36 @@
 //! 4. The relay publishes it, waits for the confirm, and notes it. Had the process died in between,
 //!    the claim on the event would end by itself, and another relay would publish it.
 //!
+//! # Promises
+//!
+//! The tests name them by their numbers.
+//!
+//! - **P1 never early.** A room is not reset before its timer, by the database's clock.
+//! - **P2 exactly once.** One setting of a timer resets its room at most once.
+//! - **P3 always announced.** Each reset is published at least once, always with the same id.
+//! - **P4 the newer setting wins.** A timer that was moved or removed never resets the room.
+//! - **P5 harmless input.** A duplicate, stale, reordered or malformed event changes nothing.
+//! - **P6 nothing is lost.** An event is acknowledged after its effect is durable, and the room's
+//!   row is the schedule.
+//! - **P7 outages delay, they do not lose.**
+//! - **P8 cost follows what is due**, not what is pending.
+//!
 //! # Code map
 //!
 //! | module | answers for |
 //! | --- | --- |
 //! | [`domain`] | the rules, pure |
 //! | [`store`] | rows and transactions; the only SQL |
-//! | [`events`] | bytes to and from the broker; the only AMQP and JSON bodies |
+//! | [`events`] | bytes to and from the broker; the only AMQP and CloudEvents |
 //! | [`worker`] | the loops |
 //! | [`http`] | the ops listener |
 //! | [`app`] | connects all of it |
-//! | [`config`], [`telemetry`], [`health`], [`clock`], [`backoff`], [`shutdown`], [`systemd`] | what they say |
+//! | [`clock`] | the database's time between two looks at it |
+//! | [`config`] | defaults, file and environment |
+//! | [`telemetry`] | logs and the names of metrics |
+//! | [`health`] | what is reached at the moment |
+//! | [`systemd`] | what systemd is told |
+//! | [`backoff`], [`shutdown`] | waits between attempts; the end of the process |
 //!
 //! # Invariants
 //!

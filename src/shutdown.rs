@@ -14,6 +14,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// Status of a process that was stopped by a second signal: that of a shell's interrupted command.
+const IMPATIENT: i32 = 130;
+
 /// Holds the loops of the process.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -29,7 +32,15 @@ impl Supervisor {
     }
 
     /// Adds a loop, which has to end soon after the stop token is cancelled.
-    pub fn start(
+    pub fn start(&mut self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        self.start_fallible(name, async {
+            work.await;
+            Ok(())
+        });
+    }
+
+    /// The same, with a loop that may find that it cannot go on.
+    pub fn start_fallible(
         &mut self,
         name: &'static str,
         work: impl Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -100,7 +111,7 @@ pub async fn on_signal(stop: CancellationToken) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     tracing::warn!("stopping at once, on a second signal");
-    std::process::exit(130);
+    std::process::exit(IMPATIENT);
 }
 
 #[cfg(test)]
@@ -109,18 +120,13 @@ mod tests {
 
     const GRACE: Duration = Duration::from_secs(10);
 
-    async fn until_stopped(stop: CancellationToken) -> anyhow::Result<()> {
-        stop.cancelled().await;
-        Ok(())
-    }
-
     #[tokio::test(start_paused = true)]
     async fn a_loop_that_fails_panics_or_returns_ends_the_others_with_an_error() {
         for fault in ["error", "panic", "return"] {
             let stop = CancellationToken::new();
             let mut supervisor = Supervisor::new(stop.clone());
-            supervisor.start("good loop", until_stopped(stop.clone()));
-            supervisor.start("bad loop", async move {
+            supervisor.start("good loop", stop.clone().cancelled_owned());
+            supervisor.start_fallible("bad loop", async move {
                 match fault {
                     "error" => Err(anyhow!("out of luck")),
                     "panic" => panic!("out of luck"),
@@ -137,10 +143,7 @@ mod tests {
     async fn a_loop_that_does_not_end_is_aborted_after_the_grace_period() {
         let stop = CancellationToken::new();
         let mut supervisor = Supervisor::new(stop.clone());
-        supervisor.start("stuck loop", async {
-            std::future::pending::<()>().await;
-            Ok(())
-        });
+        supervisor.start("stuck loop", std::future::pending());
         let begin = Instant::now();
         stop.cancel();
         supervisor.run(GRACE).await.unwrap();

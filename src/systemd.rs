@@ -15,11 +15,7 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Says that the process is ready, feeds the watchdog while the timer loop makes rounds, and says
 /// that the process stops.
-///
-/// # Errors
-///
-/// None: what cannot be told is not.
-pub async fn run(health: Arc<Health>, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(health: Arc<Health>, stop: CancellationToken) {
     // Twice within the watchdog's time, as its manual advises.
     let round = sd_notify::watchdog_enabled().map_or(STATUS_INTERVAL, |limit| limit / 2);
     let mut round = interval(round.min(STATUS_INTERVAL));
@@ -28,7 +24,7 @@ pub async fn run(health: Arc<Health>, stop: CancellationToken) -> anyhow::Result
         tokio::select! {
             () = stop.cancelled() => {
                 tell(&[NotifyState::Stopping]);
-                return Ok(());
+                return;
             }
             _ = round.tick() => {}
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{
     EnvFilter, filter::Directive, layer::SubscriberExt, util::SubscriberInitExt,
@@ -48,22 +49,33 @@ const LAG_BUCKETS: [f64; 14] =
 /// A burst of ten thousand timers leaves 160 KiB of samples until they are condensed.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line, for machines.
+    Json,
+}
+
 /// Starts logging to stderr.
 ///
 /// # Errors
 ///
 /// `level` is no filter.
-pub fn init_logging(json: bool, level: &str) -> anyhow::Result<()> {
+pub fn init_logging(format: LogFormat, level: &str) -> anyhow::Result<()> {
     // The scheduler logs its own start at INFO, for every process and job.
     let quiet: Directive = "tokio_cron_scheduler=warn".parse().context("a valid directive")?;
     let filter = EnvFilter::try_new(level)?.add_directive(quiet);
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    if json {
-        registry.with(layer.json().flatten_event(true)).try_init()?;
-    } else {
-        let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-        registry.with(layer.with_ansi(colours)).try_init()?;
+    match format {
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init()?,
+        LogFormat::Text => {
+            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            registry.with(layer.with_ansi(colours)).try_init()?;
+        }
     }
     Ok(())
 }
@@ -116,15 +128,11 @@ pub fn causes(error: &dyn std::error::Error) -> String {
 }
 
 /// Condenses the samples of histograms, which otherwise pile up while nobody reads the metrics.
-///
-/// # Errors
-///
-/// None.
-pub async fn upkeep(handle: PrometheusHandle, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn upkeep(handle: PrometheusHandle, stop: CancellationToken) {
     let mut round = tokio::time::interval(UPKEEP_INTERVAL);
     loop {
         tokio::select! {
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => return,
             _ = round.tick() => handle.run_upkeep(),
         }
     }

@@ -15,10 +15,14 @@ use lobbyd::{
     events::{Bus, MemoryBus, Message, wire},
     shutdown,
     store::Store,
-    telemetry,
+    telemetry::{self, LogFormat},
 };
 use serde::Deserialize;
-use tokio::{net::TcpListener, sync::broadcast, time::sleep, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::broadcast,
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::say;
@@ -40,7 +44,7 @@ pub(crate) struct Demo {
 
 impl Demo {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        telemetry::init_logging(false, "warn")?;
+        telemetry::init_logging(LogFormat::Text, "warn")?;
         let folder = tempfile::tempdir().context("temporary folder")?;
         let database = folder.path().join("demo.db");
         let mut config = Config::defaults();
@@ -57,12 +61,9 @@ impl Demo {
             told
         };
         let worker = app.run_worker(ops, telemetry::init_metrics()?, stop.clone());
-        let both = async {
-            let (told, ended) = tokio::join!(story, worker);
-            told.and(ended)
-        };
+        let both = async { tokio::try_join!(story, worker) };
         tokio::select! {
-            outcome = both => outcome,
+            outcome = both => outcome.map(|_| ()),
             Err(error) = shutdown::on_signal(stop.clone()) => Err(error),
         }
     }
@@ -125,12 +126,14 @@ How to go on:
 
 /// Makes the room as soon as the worker has made the tables.
 async fn make_room(store: &dyn Store, token: &RoomToken) -> anyhow::Result<()> {
-    let made = async {
-        while store.create_room(token, GROUP, "Quarterly webinar").await.is_err() {
-            sleep(Duration::from_millis(20)).await;
+    let begin = Instant::now();
+    loop {
+        match store.create_room(token, GROUP, "Quarterly webinar").await {
+            Ok(()) => return Ok(()),
+            Err(error) if begin.elapsed() > PATIENCE => return Err(error.into()),
+            Err(_no_table_yet) => sleep(Duration::from_millis(20)).await,
         }
-    };
-    timeout(PATIENCE, made).await.context("the worker did not start")
+    }
 }
 
 async fn await_room(

@@ -5,14 +5,14 @@ mod publish;
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use lobbyd::{
     app::{self, App},
-    config::{Config, ConfigError, LogFormat},
+    config::{Config, ConfigError},
     shutdown, telemetry,
 };
 use tokio::net::TcpListener;
@@ -43,14 +43,15 @@ Run it for real: create a PostgreSQL database and a RabbitMQ user, then
   lobbyd run
   lobbyd publish TOKEN --state 1 --in 30s
 
-Exit status: 0 done, 1 failed, 2 wrong arguments, 78 wrong configuration.
+Exit status: 0 done, 1 failed, 2 wrong arguments, 78 wrong configuration, 130 stopped by a second
+signal.
 `lobbyd config check` prints the configuration; config/lobbyd.toml explains every key.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show the whole chain in a few seconds, in a temporary place
     Demo(demo::Demo),
-    /// Run everything in one process
+    /// Run the daemon, and with it what lobbyd can besides, in one process
     Run,
     /// Run the daemon: take in events, open rooms, publish updates
     Worker,
@@ -74,21 +75,24 @@ enum ConfigCommand {
 impl Cli {
     /// Does what was asked for.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        // The demo shows the embedded defaults, whatever is configured here.
-        if let Command::Demo(demo) = self.command {
-            return demo.run().await;
-        }
-        let config = Config::load(self.config.as_deref())?;
-        telemetry::init_logging(config.log.format == LogFormat::Json, &config.log.level)
-            .map_err(|error| ConfigError::new("log.level", error))?;
+        let load = || load(self.config.as_deref());
         match self.command {
-            Command::Demo(_) => Ok(()),
-            Command::Run | Command::Worker => worker(config).await,
-            Command::Migrate => migrate(&config).await,
-            Command::Publish(publish) => publish.run(&config).await,
-            Command::Config { command: ConfigCommand::Check } => check(config),
+            // It shows the embedded defaults, whatever is configured here.
+            Command::Demo(demo) => demo.run().await,
+            Command::Run | Command::Worker => worker(load()?).await,
+            Command::Migrate => migrate(&load()?).await,
+            Command::Publish(publish) => publish.run(&load()?).await,
+            Command::Config { command: ConfigCommand::Check } => check(load()?),
         }
     }
+}
+
+/// Reads the configuration and starts to log as it says.
+fn load(file: Option<&Path>) -> anyhow::Result<Config> {
+    let config = Config::load(file)?;
+    telemetry::init_logging(config.log.format, &config.log.level)
+        .map_err(|error| ConfigError::new("log.level", error))?;
+    Ok(config)
 }
 
 async fn worker(config: Config) -> anyhow::Result<()> {

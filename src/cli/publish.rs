@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
-use chrono::{DateTime, SubsecRound, Utc};
+use anyhow::{Context, bail};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use clap::Args;
 use lobbyd::{
     app,
@@ -50,7 +50,14 @@ impl Publish {
             .into());
         }
         let now = Utc::now();
-        let timer = self.at.or_else(|| self.after.map(|after| round_up(now + after)));
+        let timer = match (self.at, self.after) {
+            (Some(at), _) => Some(round_up(at)),
+            (None, Some(after)) => {
+                let at = TimeDelta::from_std(after).ok().and_then(|d| now.checked_add_signed(d));
+                Some(round_up(at.context("--in goes beyond the calendar")?))
+            }
+            (None, None) => None,
+        };
         if self.state == LobbyState::None && timer.is_some() {
             bail!("--in and --at need --state 1: without a lobby there is nothing to open");
         }
@@ -94,4 +101,17 @@ fn state(text: &str) -> Result<LobbyState, String> {
         .ok()
         .and_then(LobbyState::from_number)
         .ok_or_else(|| "expected 0 (no lobby) or 1 (non-moderators wait)".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fraction_of_a_second_is_rounded_up() {
+        let instant = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        let whole = instant("2026-12-01T18:00:00Z");
+        assert_eq!(round_up(whole), whole);
+        assert_eq!(round_up(instant("2026-12-01T17:59:59.001Z")), whole);
+    }
 }

@@ -54,7 +54,7 @@ pub enum Reason {
     LobbyTimerReached,
 }
 
-/// `data` of a `room.updated.v1` event: the room after the change (contract section 6).
+/// `data` of a `room.updated.v1` event: the room after the change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RoomUpdated {

@@ -21,8 +21,8 @@ pub struct LobbyChanged {
 /// What a change means for a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// The row gets this lobby and version.
-    Set(Lobby, Version),
+    /// The row gets the change's lobby, and this version.
+    Set(Version),
     /// The change is older than the room, or a repetition of one that has had its effect.
     Stale,
     /// This kind of room cannot have a lobby.
@@ -32,10 +32,8 @@ pub enum Decision {
 /// What became of a change that was taken in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
-    /// The row has the new lobby; `replaced` is the pending timer that it superseded.
+    /// The row has the change's lobby.
     Set {
-        /// The lobby after the change.
-        lobby: Lobby,
         /// The timer that was pending before and is no more.
         replaced: Option<DateTime<Utc>>,
     },
@@ -48,7 +46,7 @@ pub enum Applied {
 }
 
 /// Compares a change with the room. `received` stands in for the version of a change that has
-/// none (contract section 6).
+/// none.
 #[must_use]
 pub fn decide(room: &Room, change: &LobbyChanged, received: Version) -> Decision {
     let version = change.version.unwrap_or(received);
@@ -57,12 +55,12 @@ pub fn decide(room: &Room, change: &LobbyChanged, received: Version) -> Decision
     }
     match change.lobby.state {
         LobbyState::NonModerators if !room.can_have_lobby() => Decision::NoLobby,
-        LobbyState::NonModerators | LobbyState::None => Decision::Set(change.lobby, version),
+        LobbyState::NonModerators | LobbyState::None => Decision::Set(version),
     }
 }
 
 /// A change without a version that arms just the timer which reset the room last is a redelivery:
-/// its instant of receipt is new, but one setting of a timer resets its room at most once (P2).
+/// its instant of receipt is new, but one setting of a timer resets its room at most once.
 fn repeats_reached_timer(room: &Room, change: &LobbyChanged) -> bool {
     change.version.is_none()
         && room.lobby == Lobby::OPEN
@@ -108,7 +106,7 @@ mod tests {
     fn only_a_newer_version_applies() {
         let newer = change(LobbyState::NonModerators, Some(99), Some(11));
         let decision = decide(&room(), &newer, RECEIVED);
-        assert_eq!(decision, Decision::Set(newer.lobby, Version::stored(11)));
+        assert_eq!(decision, Decision::Set(Version::stored(11)));
         for version in [9, 10] {
             let old = change(LobbyState::NonModerators, Some(99), Some(version));
             assert_eq!(decide(&room(), &old, RECEIVED), Decision::Stale);
@@ -119,7 +117,7 @@ mod tests {
     fn a_change_without_version_has_that_of_its_receipt() {
         let bare = change(LobbyState::None, None, None);
         let received = Version::stored(11);
-        assert_eq!(decide(&room(), &bare, received), Decision::Set(Lobby::OPEN, received));
+        assert_eq!(decide(&room(), &bare, received), Decision::Set(received));
         assert_eq!(decide(&room(), &bare, Version::stored(10)), Decision::Stale);
     }
 
@@ -130,7 +128,7 @@ mod tests {
         let same = change(LobbyState::NonModerators, Some(99), None);
         assert_eq!(decide(&reached, &same, received), Decision::Stale);
         let other = change(LobbyState::NonModerators, Some(98), None);
-        assert_eq!(decide(&reached, &other, received), Decision::Set(other.lobby, received));
+        assert_eq!(decide(&reached, &other, received), Decision::Set(received));
         let deliberate = change(LobbyState::NonModerators, Some(99), Some(500));
         assert!(matches!(decide(&reached, &deliberate, received), Decision::Set(..)));
     }
@@ -153,8 +151,8 @@ mod tests {
             let mut room = room();
             for &version in &versions {
                 let change = change(LobbyState::NonModerators, Some(version * 100), Some(version));
-                if let Decision::Set(lobby, version) = decide(&room, &change, RECEIVED) {
-                    room = Room { lobby, version, ..room };
+                if let Decision::Set(version) = decide(&room, &change, RECEIVED) {
+                    room = Room { lobby: change.lobby, version, ..room };
                 }
             }
             let newest = versions.iter().copied().max().unwrap();

@@ -1,4 +1,5 @@
-//! The rules of the lobby, pure: no I/O, no async, no framework, no clock.
+//! The rules of the lobby, pure: no I/O, no async, no framework. (Only a new event id is drawn from
+//! time and chance.)
 //!
 //! Whatever the time or the database must say is passed in as a value. Everybody may use these
 //! types; they use nobody's.

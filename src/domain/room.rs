@@ -105,7 +105,7 @@ impl Version {
     }
 }
 
-/// Whether others than moderators have to wait (contract section 3).
+/// Whether others than moderators have to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LobbyState {
     /// The room is open: 0.

@@ -1,7 +1,7 @@
 //! The in-process bus: the same chain with nothing installed.
 //!
-//! It lives and dies with the process, and nothing outside reaches it. What makes that safe is
-//! that the room's row is the schedule: events only say where to look. Dead letters go to the log,
+//! It lives and dies with the process, and nothing outside reaches it: a change that waits in it
+//! when the process dies is lost, while a timer in a room's row is not. Dead letters go to the log,
 //! with body and reason, because there is no queue that would outlive the process.
 
 use std::sync::Arc;

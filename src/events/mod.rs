@@ -15,10 +15,14 @@ use async_trait::async_trait;
 pub use self::memory::MemoryBus;
 pub use self::wire::Message;
 
+/// Bound of one round of publishing, from the first message to the last confirm, a connection that
+/// has to be made first included.
+pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(4);
+
 /// Result of a bus method.
 pub type Result<T> = std::result::Result<T, BusError>;
 
-/// Why the bus cannot do something now. All of it may work later, over a new connection.
+/// Why the bus cannot do something. All but a URL may work later, over a new connection.
 #[derive(Debug, thiserror::Error)]
 pub enum BusError {
     /// The broker is not reachable, refused, or the connection was lost.
@@ -52,7 +56,7 @@ pub enum Confirmation {
     Unconfirmed(String),
 }
 
-/// A broker of events. Clones of the handle share its connections.
+/// A broker of events.
 #[async_trait]
 pub trait Bus: Send + Sync + 'static {
     /// Starts a consumer of lobby changes.

@@ -1,4 +1,4 @@
-//! The bodies of messages: the only place that knows CloudEvents and JSON (contract section 6).
+//! The bodies of messages: the only place that knows CloudEvents, and reads foreign JSON.
 //!
 //! What comes in may be anything, so size and depth are checked before it is parsed, and every
 //! refusal says what is wrong and what was expected: the reason travels with the dead letter.
@@ -137,12 +137,9 @@ pub fn parse_lobby_changed(
     let says_envelope = says_cloudevent(content_type)?;
     if says_envelope || json::<Probe>(body)?.specversion.is_some() {
         let envelope: Envelope<LobbyData> = json(body)?;
-        let time = envelope.time;
-        let mut change = lobby_change(&checked_data(envelope)?)?;
-        // An event that is older than 1970 is older than any room.
-        let version_of_time = || time.map(|time| Version::of(time).max(Version::ZERO));
-        change.version = change.version.or_else(version_of_time);
-        Ok(change)
+        let time = envelope.time.map(|time| time.timestamp_millis());
+        let data = checked_data(envelope)?;
+        lobby_change(&LobbyData { version: data.version.or(time), ..data })
     } else {
         lobby_change(&json(body)?)
     }
@@ -218,11 +215,13 @@ pub fn lobby_changed(change: &LobbyChanged, id: EventId, time: DateTime<Utc>) ->
 }
 
 /// Writes an event of the outbox.
-#[must_use]
-pub fn outgoing(event: &Outgoing) -> Message {
-    let data = RawValue::from_string(event.data.clone())
-        .unwrap_or_else(|_not_json| RawValue::NULL.to_owned());
-    message(event.id.clone(), &event.event_type, &event.token, event.created_at, data)
+///
+/// # Errors
+///
+/// Its data is no JSON: somebody else wrote the row.
+pub fn outgoing(event: &Outgoing) -> Result<Message, serde_json::Error> {
+    let data = RawValue::from_string(event.data.clone())?;
+    Ok(message(event.id.clone(), &event.event_type, &event.token, event.created_at, data))
 }
 
 fn message(
@@ -351,8 +350,9 @@ mod tests {
             due_at: None,
             attempt: 1,
         };
-        let message = outgoing(&event);
+        let message = outgoing(&event).unwrap();
         assert_eq!(message.routing_key, "room.updated.abc");
+        assert!(outgoing(&Outgoing { data: "garbage".to_owned(), ..event }).is_err());
         let body: serde_json::Value = serde_json::from_slice(&message.body).unwrap();
         let expected = serde_json::json!({
             "specversion": "1.0", "id": "0199-id", "source": "lobbyd", "type": "room.updated.v1",
@@ -377,6 +377,11 @@ mod tests {
             (r#"{"token":"abc","state":1,"timer":-1}"#, "timer -1 is out of range"),
             (r#"{"token":"abc","state":1,"timer":1767225600000}"#, "expected seconds since 1970"),
             (r#"{"token":"abc","state":1,"version":1767225600000000}"#, "expected milliseconds"),
+            (
+                r#"{"specversion":"1.0","id":"1","source":"t","type":"lobby.changed.v1",
+                    "time":"9999-01-01T00:00:00Z","data":{"token":"abc","state":1}}"#,
+                "version 253370764800000 is out of range",
+            ),
             (
                 r#"{"specversion":"0.3","id":"1","source":"t","type":"lobby.changed.v1",
                     "data":{"token":"abc","state":1}}"#,

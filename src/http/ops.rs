@@ -1,4 +1,4 @@
-//! The ops listener: `/livez`, `/readyz`, `/metrics` (contract section 9).
+//! The ops listener: `/livez`, `/readyz`, `/metrics`.
 
 use std::{fmt::Write, sync::Arc};
 

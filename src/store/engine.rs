@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{
-    ColumnIndex, Decode, Encode, Executor, IntoArguments, Pool, Row, Type, migrate::Migrate,
+    ColumnIndex, Decode, Encode, Executor, IntoArguments, Pool, Type, migrate::Migrate,
     pool::PoolOptions,
 };
 
@@ -13,10 +13,7 @@ use super::{
     Backlog, Fired, Options, Result, Store, StoreError,
     dialect::Dialect,
     migration,
-    rows::{
-        Due, OutboxRow, Reset, instant_from_millis, instant_from_seconds, json, outgoing_of,
-        room_of,
-    },
+    rows::{self, Due, OutboxRow, Reset, instant_from_millis, instant_from_seconds, json},
     session::{self, Session},
 };
 use crate::domain::{
@@ -67,9 +64,9 @@ where
 
     async fn now(&self) -> Result<DateTime<Utc>> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
-        let row = session.fetch_one(sqlx::query(D::STATEMENTS.now)).await?;
+        let (now,) = session.fetch_one(sqlx::query(D::STATEMENTS.now)).await?;
         session.finish();
-        instant_from_millis(row.try_get(0).map_err(|error| StoreError::unreadable(&error))?)
+        instant_from_millis(now)
     }
 
     async fn apply(&self, change: &LobbyChanged, received: Version) -> Result<Applied> {
@@ -80,19 +77,19 @@ where
         let applied = match session.fetch_optional(read).await? {
             None => Applied::UnknownRoom,
             Some(row) => {
-                let room = room_of::<D>(&row)?;
+                let room = rows::room(row)?;
                 match decide(&room, change, received) {
                     Decision::Stale => Applied::Stale,
                     Decision::NoLobby => Applied::NoLobby,
-                    Decision::Set(lobby, version) => {
+                    Decision::Set(version) => {
                         let write = sqlx::query(D::STATEMENTS.set_lobby)
-                            .bind(lobby.state.number())
-                            .bind(lobby.timer.map(|timer| timer.timestamp()))
+                            .bind(change.lobby.state.number())
+                            .bind(change.lobby.timer.map(|timer| timer.timestamp()))
                             .bind(version.milliseconds())
                             .bind(room.id.0)
                             .bind(room.version.milliseconds());
                         matched(session.execute(write).await?, 1, "lobbyd_rooms")?;
-                        Applied::Set { lobby, replaced: room.lobby.scheduled() }
+                        Applied::Set { replaced: room.lobby.scheduled() }
                     }
                 }
             }
@@ -111,26 +108,23 @@ where
         session.begin().await?;
         let look = sqlx::query(D::STATEMENTS.due).bind(now.timestamp()).bind(i64::from(limit));
         let due = session.fetch_all(look).await?;
-        let due = due.iter().map(Due::of::<D>).collect::<Result<Vec<_>>>()?;
+        let due = due.into_iter().map(Due::new).collect::<Result<Vec<_>>>()?;
         if due.is_empty() {
             session.commit().await?;
             return Ok(Fired::default());
         }
 
         let resets: Vec<Reset> = due.iter().map(Due::reset).collect();
-        let reset = sqlx::query(D::STATEMENTS.reset).bind(json(&resets)?);
+        let reset = sqlx::query(D::STATEMENTS.reset).bind(json(&resets));
         matched(session.execute(reset).await?, due.len(), "lobbyd_rooms")?;
 
         let attempt = u32::from(claimed_until.is_some());
-        let events = due
-            .iter()
-            .filter_map(|due| due.event(now, attempt).transpose())
-            .collect::<Result<Vec<_>>>()?;
+        let events: Vec<Outgoing> = due.iter().filter_map(|due| due.event(now, attempt)).collect();
         if !events.is_empty() {
             let available_at = claimed_until.unwrap_or(now).timestamp_millis();
             let rows: Vec<OutboxRow> =
                 events.iter().map(|event| OutboxRow::of(event, available_at)).collect();
-            let insert = sqlx::query(D::STATEMENTS.insert_outbox).bind(json(&rows)?);
+            let insert = sqlx::query(D::STATEMENTS.insert_outbox).bind(json(&rows));
             matched(session.execute(insert).await?, rows.len(), "lobbyd_outbox")?;
         }
         session.commit().await?;
@@ -140,12 +134,9 @@ where
     async fn next_due(&self, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         let look = sqlx::query(D::STATEMENTS.next_due).bind(now.timestamp());
-        let row = session.fetch_optional(look).await?;
+        let next: Option<(i64,)> = session.fetch_optional(look).await?;
         session.finish();
-        row.map(|row| {
-            instant_from_seconds(row.try_get(0).map_err(|error| StoreError::unreadable(&error))?)
-        })
-        .transpose()
+        next.map(|(seconds,)| instant_from_seconds(seconds)).transpose()
     }
 
     async fn claim_outbox(
@@ -160,11 +151,11 @@ where
             .bind(now.timestamp_millis())
             .bind(i64::from(limit));
         let rows = session.fetch_all(look).await?;
-        let events = rows.iter().map(outgoing_of::<D>).collect::<Result<Vec<_>>>()?;
+        let events = rows.into_iter().map(rows::outgoing).collect::<Result<Vec<_>>>()?;
         if !events.is_empty() {
             let ids: Vec<&EventId> = events.iter().map(|event| &event.id).collect();
             let claim =
-                sqlx::query(D::STATEMENTS.claim).bind(json(&ids)?).bind(until.timestamp_millis());
+                sqlx::query(D::STATEMENTS.claim).bind(json(&ids)).bind(until.timestamp_millis());
             matched(session.execute(claim).await?, ids.len(), "lobbyd_outbox")?;
         }
         session.commit().await?;
@@ -189,17 +180,13 @@ where
 
     async fn backlog(&self) -> Result<Backlog> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
-        let row = session.fetch_one(sqlx::query(D::STATEMENTS.backlog)).await?;
+        let counts = session.fetch_one(sqlx::query(D::STATEMENTS.backlog)).await?;
         session.finish();
-        let count = |column: usize| -> Result<u64> {
-            let count: i64 = row.try_get(column).map_err(|error| StoreError::unreadable(&error))?;
-            Ok(count.unsigned_abs())
-        };
-        let oldest: Option<i64> = row.try_get(3).map_err(|error| StoreError::unreadable(&error))?;
+        let (pending, unusable, unpublished, oldest): (i64, i64, i64, Option<i64>) = counts;
         Ok(Backlog {
-            timers_pending: count(0)?,
-            timers_unusable: count(1)?,
-            outbox_pending: count(2)?,
+            timers_pending: pending.unsigned_abs(),
+            timers_unusable: unusable.unsigned_abs(),
+            outbox_pending: unpublished.unsigned_abs(),
             outbox_oldest: oldest.map(instant_from_millis).transpose()?,
         })
     }
@@ -207,10 +194,9 @@ where
     async fn fired_since(&self, since: DateTime<Utc>) -> Result<u64> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         let count = sqlx::query(D::STATEMENTS.fired_since).bind(since.timestamp_millis());
-        let row = session.fetch_one(count).await?;
+        let (fired,): (i64,) = session.fetch_one(count).await?;
         session.finish();
-        let count: i64 = row.try_get(0).map_err(|error| StoreError::unreadable(&error))?;
-        Ok(count.unsigned_abs())
+        Ok(fired.unsigned_abs())
     }
 
     async fn create_room(&self, token: &RoomToken, room_type: i64, name: &str) -> Result<()> {
@@ -229,7 +215,7 @@ where
         let read = sqlx::query(D::STATEMENTS.room).bind(token.as_str().to_owned());
         let row = session.fetch_optional(read).await?;
         session.finish();
-        row.as_ref().map(room_of::<D>).transpose()
+        row.map(rows::room).transpose()
     }
 
     async fn prepare_all(&self) -> Result<()> {
@@ -265,7 +251,7 @@ where
         instant: DateTime<Utc>,
     ) -> Result<()> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
-        let update = sqlx::query(sql).bind(json(ids)?).bind(instant.timestamp_millis());
+        let update = sqlx::query(sql).bind(json(ids)).bind(instant.timestamp_millis());
         session.execute(update).await?;
         session.finish();
         Ok(())

@@ -16,7 +16,7 @@ use super::{Result, StoreError, dialect::Dialect};
 
 /// Bound of all migrations together, waiting for another process included. Building an index over
 /// millions of rows may take minutes.
-const MIGRATION_TIMEOUT: Duration = Duration::from_mins(10);
+pub(super) const MIGRATION_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// What sqlx notes down.
 pub(super) const MIGRATIONS: &str = "lobbyd_migrations";

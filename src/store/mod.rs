@@ -50,7 +50,10 @@ pub enum StoreError {
         /// What was read just before.
         expected: usize,
     },
-    /// A row that this version of lobbyd cannot read.
+    /// A column has another type than lobbyd's tables have.
+    #[error("database holds a column that cannot be read")]
+    Unreadable(#[source] sqlx::Error),
+    /// A row holds a value that means nothing.
     #[error("{0}")]
     Corrupt(String),
     /// The migrations could not be applied.
@@ -69,10 +72,6 @@ impl StoreError {
         }
         Self::Url(error.to_string())
     }
-
-    fn unreadable(error: &sqlx::Error) -> Self {
-        Self::Corrupt(format!("a column has an unexpected type: {error}"))
-    }
 }
 
 /// One batch of fired timers.
@@ -82,6 +81,14 @@ pub struct Fired {
     pub events: Vec<Outgoing>,
     /// Rooms that were open already and only lost their timer.
     pub tidied: usize,
+}
+
+impl Fired {
+    /// Whether fewer rooms were due than the batch could take, so that it was the last one.
+    #[must_use]
+    pub fn is_short_of(&self, limit: u32) -> bool {
+        u64::try_from(self.events.len() + self.tidied).is_ok_and(|count| count < u64::from(limit))
+    }
 }
 
 /// How much waits, for metrics and the daily summary.
@@ -143,7 +150,7 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes events that were published before `before`, at most `limit`. Returns their number.
     async fn prune_published(&self, before: DateTime<Utc>, limit: u32) -> Result<u64>;
 
-    /// Deletes events that were made before `before` and that nothing ever took, at most `limit`.
+    /// Deletes events that were made before `before` and never confirmed, at most `limit`.
     /// Returns their number.
     async fn prune_dead(&self, before: DateTime<Utc>, limit: u32) -> Result<u64>;
 

@@ -16,7 +16,7 @@ use super::{
     Options, Result, Store, StoreError,
     dialect::{Dialect, Statements, sqlstate_refuses_values, usable},
     engine::{SqlStore, pool_options},
-    migration::MIGRATIONS,
+    migration::{MIGRATION_TIMEOUT, MIGRATIONS},
 };
 
 /// Reads a room by its token.
@@ -157,8 +157,11 @@ impl Dialect for MySql {
         connection: &mut MySqlConnection,
     ) -> std::result::Result<(), MigrateError> {
         // A lock of the session, among those of the whole server.
-        let lock = "SELECT GET_LOCK(CONCAT('lobbyd_migrations ', DATABASE()), 600)";
-        let locked: Option<i64> = sqlx::query_scalar(lock).fetch_one(&mut *connection).await?;
+        let lock = "SELECT GET_LOCK(CONCAT('lobbyd_migrations ', DATABASE()), ?)";
+        let locked: Option<i64> = sqlx::query_scalar(lock)
+            .bind(MIGRATION_TIMEOUT.as_secs())
+            .fetch_one(&mut *connection)
+            .await?;
         if locked != Some(1) {
             return Err(Error::Protocol("another process migrates for too long".into()).into());
         }

@@ -134,7 +134,7 @@ impl Dialect for Postgres {
     ) -> std::result::Result<(), MigrateError> {
         // A lock of the session. The number is "lobbyd" in ASCII, so that nobody else takes it.
         connection
-            .execute("SET statement_timeout = 0; SELECT pg_advisory_lock(119212180927844)")
+            .execute("SET statement_timeout = 0; SELECT pg_advisory_lock(x'6c6f62627964'::bigint)")
             .await?;
         migrator.run_direct(None, connection, false).await
     }

@@ -4,13 +4,53 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::{ColumnIndex, Decode, Row, Type};
 
-use super::{Result, StoreError, dialect::Dialect};
+use super::{Result, StoreError};
 use crate::domain::{
     EventId, Lobby, LobbyState, Outgoing, ROOM_UPDATED, Room, RoomId, RoomToken, RoomUpdated,
     Version,
 };
+
+/// A row of `Statements::room`: id, token, type, object type, state, timer, version, timer reached,
+/// SIP.
+pub(super) type RoomRow = (i64, String, i64, String, i64, Option<i64>, i64, Option<i64>, i64);
+
+/// A row of `Statements::due`: id, token, type, state, timer, version, SIP.
+pub(super) type DueRow = (i64, String, i64, i64, i64, i64, i64);
+
+/// A row of `Statements::available`: id, type, token, data, created at, due at, attempts so far.
+pub(super) type EventRow = (String, String, String, String, i64, Option<i64>, i64);
+
+pub(super) fn room(row: RoomRow) -> Result<Room> {
+    let (id, token, room_type, object_type, state, timer, version, timer_reached, sip_enabled) =
+        row;
+    Ok(Room {
+        id: RoomId(id),
+        token: RoomToken::stored(token),
+        room_type,
+        object_type,
+        lobby: Lobby {
+            state: lobby_state(state)?,
+            timer: timer.map(instant_from_seconds).transpose()?,
+        },
+        version: Version::stored(version),
+        timer_reached: timer_reached.map(instant_from_seconds).transpose()?,
+        sip_enabled,
+    })
+}
+
+pub(super) fn outgoing(row: EventRow) -> Result<Outgoing> {
+    let (id, event_type, token, data, created_at, due_at, attempts) = row;
+    Ok(Outgoing {
+        id: EventId::stored(id),
+        event_type,
+        token: RoomToken::stored(token),
+        data,
+        created_at: instant_from_millis(created_at)?,
+        due_at: due_at.map(instant_from_seconds).transpose()?,
+        attempt: u32::try_from(attempts).unwrap_or(u32::MAX).saturating_add(1),
+    })
+}
 
 /// A room whose timer is due, locked.
 pub(super) struct Due {
@@ -24,27 +64,8 @@ pub(super) struct Due {
 }
 
 impl Due {
-    /// Reads a row of `Statements::due`.
-    pub(super) fn of<D>(row: &D::Row) -> Result<Self>
-    where
-        D: Dialect,
-        for<'v> i64: Decode<'v, D> + Type<D>,
-        for<'v> String: Decode<'v, D> + Type<D>,
-        usize: ColumnIndex<D::Row>,
-    {
-        let read = || -> sqlx::Result<_> {
-            Ok((
-                row.try_get(0)?,
-                row.try_get(1)?,
-                row.try_get(2)?,
-                row.try_get::<i64, _>(3)?,
-                row.try_get(4)?,
-                row.try_get(5)?,
-                row.try_get(6)?,
-            ))
-        };
-        let (id, token, room_type, state, timer, version, sip_enabled) =
-            read().map_err(|error| StoreError::unreadable(&error))?;
+    pub(super) fn new(row: DueRow) -> Result<Self> {
+        let (id, token, room_type, state, timer, version, sip_enabled) = row;
         Ok(Self {
             id: RoomId(id),
             token: RoomToken::stored(token),
@@ -57,7 +78,7 @@ impl Due {
     }
 
     /// The smallest newer version: a setting that was made before this reset, but arrives after
-    /// it, is still newer, and wins (P4). A room that is only tidied keeps its version.
+    /// it, is still newer, and wins. A room that is only tidied keeps its version.
     fn next_version(&self) -> Version {
         match self.state {
             LobbyState::None => self.version,
@@ -74,9 +95,9 @@ impl Due {
     }
 
     /// The event of the reset; a room that is only tidied has none.
-    pub(super) fn event(&self, fired_at: DateTime<Utc>, attempt: u32) -> Result<Option<Outgoing>> {
+    pub(super) fn event(&self, fired_at: DateTime<Utc>, attempt: u32) -> Option<Outgoing> {
         if self.state == LobbyState::None {
-            return Ok(None);
+            return None;
         }
         let data = RoomUpdated::timer_reached(
             &self.token,
@@ -86,15 +107,15 @@ impl Due {
             self.timer,
             fired_at,
         );
-        Ok(Some(Outgoing {
+        Some(Outgoing {
             id: EventId::new(),
             event_type: ROOM_UPDATED.to_owned(),
             token: self.token.clone(),
-            data: json(&data)?,
+            data: json(&data),
             created_at: fired_at,
             due_at: Some(self.timer),
             attempt,
-        }))
+        })
     }
 }
 
@@ -134,78 +155,6 @@ impl<'a> OutboxRow<'a> {
     }
 }
 
-/// Reads a row of `Statements::room`: id, token, type, object type, state, timer, version, timer
-/// reached, SIP.
-pub(super) fn room_of<D>(row: &D::Row) -> Result<Room>
-where
-    D: Dialect,
-    for<'v> i64: Decode<'v, D> + Type<D>,
-    for<'v> String: Decode<'v, D> + Type<D>,
-    usize: ColumnIndex<D::Row>,
-{
-    let read = || -> sqlx::Result<_> {
-        Ok((
-            row.try_get(0)?,
-            row.try_get(1)?,
-            row.try_get(2)?,
-            row.try_get(3)?,
-            row.try_get::<i64, _>(4)?,
-            row.try_get::<Option<i64>, _>(5)?,
-            row.try_get(6)?,
-            row.try_get::<Option<i64>, _>(7)?,
-            row.try_get(8)?,
-        ))
-    };
-    let (id, token, room_type, object_type, state, timer, version, timer_reached, sip_enabled) =
-        read().map_err(|error| StoreError::unreadable(&error))?;
-    Ok(Room {
-        id: RoomId(id),
-        token: RoomToken::stored(token),
-        room_type,
-        object_type,
-        lobby: Lobby {
-            state: lobby_state(state)?,
-            timer: timer.map(instant_from_seconds).transpose()?,
-        },
-        version: Version::stored(version),
-        timer_reached: timer_reached.map(instant_from_seconds).transpose()?,
-        sip_enabled,
-    })
-}
-
-/// Reads a row of `Statements::available`: id, type, token, data, created at, due at, attempts so
-/// far.
-pub(super) fn outgoing_of<D>(row: &D::Row) -> Result<Outgoing>
-where
-    D: Dialect,
-    for<'v> i64: Decode<'v, D> + Type<D>,
-    for<'v> String: Decode<'v, D> + Type<D>,
-    usize: ColumnIndex<D::Row>,
-{
-    let read = || -> sqlx::Result<_> {
-        Ok((
-            row.try_get(0)?,
-            row.try_get(1)?,
-            row.try_get(2)?,
-            row.try_get(3)?,
-            row.try_get(4)?,
-            row.try_get::<Option<i64>, _>(5)?,
-            row.try_get::<i64, _>(6)?,
-        ))
-    };
-    let (id, event_type, token, data, created_at, due_at, attempts) =
-        read().map_err(|error| StoreError::unreadable(&error))?;
-    Ok(Outgoing {
-        id: EventId::stored(id),
-        event_type,
-        token: RoomToken::stored(token),
-        data,
-        created_at: instant_from_millis(created_at)?,
-        due_at: due_at.map(instant_from_seconds).transpose()?,
-        attempt: u32::try_from(attempts).unwrap_or(u32::MAX).saturating_add(1),
-    })
-}
-
 fn lobby_state(number: i64) -> Result<LobbyState> {
     LobbyState::from_number(number)
         .ok_or_else(|| StoreError::Corrupt(format!("{number} is no lobby state")))
@@ -222,7 +171,6 @@ pub(super) fn instant_from_millis(milliseconds: i64) -> Result<DateTime<Utc>> {
 }
 
 /// A set of values as the one parameter that all three databases can read as a table.
-pub(super) fn json(values: &(impl Serialize + ?Sized)) -> Result<String> {
-    serde_json::to_string(values)
-        .map_err(|error| StoreError::Corrupt(format!("cannot be written as JSON: {error}")))
+pub(super) fn json(values: &(impl Serialize + ?Sized)) -> String {
+    serde_json::to_string(values).expect("plain values can be written as JSON")
 }

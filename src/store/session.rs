@@ -8,7 +8,8 @@
 use std::{future::Future, time::Duration};
 
 use sqlx::{
-    Connection, Database, Executor, IntoArguments, Pool, pool::PoolConnection, query::Query,
+    Connection, Database, Executor, FromRow, IntoArguments, Pool, pool::PoolConnection,
+    query::Query,
 };
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -49,22 +50,32 @@ where
         Ok(())
     }
 
-    pub(super) async fn fetch_all(&mut self, statement: Statement<D>) -> Result<Vec<D::Row>> {
+    pub(super) async fn fetch_all<T>(&mut self, statement: Statement<D>) -> Result<Vec<T>>
+    where
+        T: for<'r> FromRow<'r, D::Row>,
+    {
         let (deadline, limit) = (self.deadline, self.limit);
-        bounded::<D, _>(deadline, limit, statement.fetch_all(self.connection())).await
+        let rows = bounded::<D, _>(deadline, limit, statement.fetch_all(self.connection())).await?;
+        rows.iter().map(|row| T::from_row(row).map_err(StoreError::Unreadable)).collect()
     }
 
-    pub(super) async fn fetch_optional(
-        &mut self,
-        statement: Statement<D>,
-    ) -> Result<Option<D::Row>> {
+    pub(super) async fn fetch_optional<T>(&mut self, statement: Statement<D>) -> Result<Option<T>>
+    where
+        T: for<'r> FromRow<'r, D::Row>,
+    {
         let (deadline, limit) = (self.deadline, self.limit);
-        bounded::<D, _>(deadline, limit, statement.fetch_optional(self.connection())).await
+        let row =
+            bounded::<D, _>(deadline, limit, statement.fetch_optional(self.connection())).await?;
+        row.map(|row| T::from_row(&row).map_err(StoreError::Unreadable)).transpose()
     }
 
-    pub(super) async fn fetch_one(&mut self, statement: Statement<D>) -> Result<D::Row> {
+    pub(super) async fn fetch_one<T>(&mut self, statement: Statement<D>) -> Result<T>
+    where
+        T: for<'r> FromRow<'r, D::Row>,
+    {
         let (deadline, limit) = (self.deadline, self.limit);
-        bounded::<D, _>(deadline, limit, statement.fetch_one(self.connection())).await
+        let row = bounded::<D, _>(deadline, limit, statement.fetch_one(self.connection())).await?;
+        T::from_row(&row).map_err(StoreError::Unreadable)
     }
 
     /// Returns the number of rows that the statement matched.

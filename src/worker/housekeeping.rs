@@ -37,7 +37,7 @@ pub struct Schedules {
 pub struct Retention {
     /// Published ones.
     pub history: Duration,
-    /// Ones that nothing ever took.
+    /// Ones that were never confirmed.
     pub dead_after: Duration,
 }
 
@@ -112,30 +112,17 @@ impl Housekeeping {
 
     async fn prune(self) -> store::Result<()> {
         let now = self.clock.now();
-        let mut history = 0;
-        loop {
-            let rows =
-                self.store.prune_published(now - self.retention.history, PRUNE_BATCH).await?;
-            history += rows;
-            if rows < u64::from(PRUNE_BATCH) {
-                break;
-            }
-        }
-        let mut dead = 0;
-        loop {
-            let rows = self.store.prune_dead(now - self.retention.dead_after, PRUNE_BATCH).await?;
-            dead += rows;
-            if rows < u64::from(PRUNE_BATCH) {
-                break;
-            }
-        }
+        let (published, made) = (now - self.retention.history, now - self.retention.dead_after);
+        let store = &self.store;
+        let history = in_batches(|| store.prune_published(published, PRUNE_BATCH)).await?;
+        let dead = in_batches(|| store.prune_dead(made, PRUNE_BATCH)).await?;
         metrics::counter!(telemetry::PRUNED, "kind" => "history").increment(history);
         metrics::counter!(telemetry::PRUNED, "kind" => "dead").increment(dead);
         if history > 0 {
             tracing::info!(rows = history, "history pruned");
         }
         if dead > 0 {
-            tracing::warn!(rows = dead, "events given up that no queue ever took");
+            tracing::warn!(rows = dead, "events given up that were never confirmed");
         }
         Ok(())
     }
@@ -176,6 +163,21 @@ impl Housekeeping {
         metrics::gauge!(telemetry::OUTBOX_PENDING).set(backlog.outbox_pending as f64);
         metrics::gauge!(telemetry::OUTBOX_OLDEST).set(age);
         Ok(backlog)
+    }
+}
+
+/// Deletes batch after batch until one comes back short. Returns the number of rows.
+async fn in_batches<F>(delete: impl Fn() -> F) -> store::Result<u64>
+where
+    F: Future<Output = store::Result<u64>>,
+{
+    let mut total = 0;
+    loop {
+        let rows = delete().await?;
+        total += rows;
+        if rows < u64::from(PRUNE_BATCH) {
+            return Ok(total);
+        }
     }
 }
 

@@ -1,10 +1,9 @@
 //! Takes in lobby changes: delivery, rule, commit, acknowledgement, in this order.
 //!
 //! Changes are applied one after another, in the order of their delivery. What has to wait for
-//! something else than the database (for its room, or for the dead-letter queue) waits beside
-//! that, so that it holds up nobody. While the database is away nothing more is taken in: the
-//! delivery at hand waits, and the prefetch bounds the rest. Nothing is acknowledged before the
-//! commit.
+//! something else (for its room, or for the dead-letter queue) is put aside and settled there, so
+//! that it holds up nobody. While the database is away nothing more is taken in: the delivery at
+//! hand waits, and the prefetch bounds the rest. Nothing is acknowledged before the commit.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -13,7 +12,7 @@ use std::{
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
-    sync::Notify,
+    sync::{Notify, mpsc},
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -22,7 +21,7 @@ use crate::{
     backoff::Backoff,
     clock::DatabaseClock,
     domain::{Applied, LobbyChanged, Version},
-    events::{Bus, BusError, Delivery, wire},
+    events::{Bus, BusError, Delivery, Subscription, wire},
     health::{Health, Part},
     store::{Store, StoreError},
     telemetry,
@@ -50,8 +49,15 @@ pub struct Intake {
 enum Verdict {
     Ack,
     DeadLetter(String),
-    /// There is no such room, or not yet. The change keeps its instant of receipt.
-    AwaitRoom(LobbyChanged, Version),
+    /// There is no such room, or not yet.
+    AwaitRoom,
+}
+
+/// A delivery that waits for something else than the database.
+enum Aside {
+    DeadLetter(Delivery, String),
+    /// The change keeps its instant of receipt, so that a newer one overtakes it for good.
+    AwaitRoom(Delivery, LobbyChanged, Version),
 }
 
 impl Intake {
@@ -71,22 +77,17 @@ impl Intake {
 
     /// Runs until `stop`, over as many connections as it takes. What is not settled then is
     /// delivered again to somebody else.
-    ///
-    /// # Errors
-    ///
-    /// None: whatever fails is tried again.
-    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Backoff::LOOPS);
         while let Err(lost) = self.consume(&mut backoff, &stop).await {
             if self.health.fails(Part::Consumer, telemetry::causes(&lost)) {
                 tracing::warn!(error = telemetry::causes(&lost), "no events come in");
             }
             tokio::select! {
-                () = stop.cancelled() => break,
+                () = stop.cancelled() => return,
                 () = sleep(backoff.next_wait()) => {}
             }
         }
-        Ok(())
     }
 
     /// Takes in events over one connection, until it is lost or `stop`.
@@ -95,7 +96,7 @@ impl Intake {
         backoff: &mut Backoff,
         stop: &CancellationToken,
     ) -> Result<(), BusError> {
-        let mut subscription = tokio::select! {
+        let subscription = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             subscription = self.bus.subscribe() => subscription?,
         };
@@ -103,50 +104,72 @@ impl Intake {
         if self.health.works(Part::Consumer) {
             tracing::info!("events come in");
         }
-        let mut waiting = FuturesUnordered::new();
+        let (put_aside, aside) = mpsc::unbounded_channel();
+        // Both go on at the same time: neither waits for what the other one holds.
+        tokio::select! {
+            ended = self.take_in_all(subscription, put_aside, stop) => ended,
+            ended = self.settle_all(aside, stop) => ended,
+        }
+    }
+
+    /// Takes in one event after another.
+    async fn take_in_all(
+        &self,
+        mut subscription: Box<dyn Subscription>,
+        aside: mpsc::UnboundedSender<Aside>,
+        stop: &CancellationToken,
+    ) -> Result<(), BusError> {
         loop {
-            tokio::select! {
+            let delivery = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                Some(settled) = waiting.next() => settled?,
-                delivery = subscription.next() => {
-                    let mut delivery = delivery?;
-                    match self.judge(&delivery, stop).await {
-                        None => return Ok(()),
-                        Some(Verdict::Ack) => delivery.receipt.ack().await?,
-                        Some(later) => waiting.push(self.settle_later(delivery, later, stop)),
-                    }
-                }
+                delivery = subscription.next() => delivery?,
+            };
+            if let Some(later) = self.take_in(delivery, stop).await? {
+                // The receiver lives as long as this future.
+                aside.send(later).ok();
             }
         }
     }
 
-    /// Applies an event and says what is to be done with its delivery; `None` if the process
-    /// stops before that is known.
-    async fn judge(&self, delivery: &Delivery, stop: &CancellationToken) -> Option<Verdict> {
-        match wire::parse_lobby_changed(&delivery.body, delivery.content_type.as_deref()) {
-            Ok(change) => {
-                let received = self.received_now();
-                self.apply(change, received, stop).await
-            }
+    /// Applies an event and acknowledges it, or says what it has to wait for.
+    async fn take_in(
+        &self,
+        mut delivery: Delivery,
+        stop: &CancellationToken,
+    ) -> Result<Option<Aside>, BusError> {
+        let content_type = delivery.content_type.as_deref();
+        let change = match wire::parse_lobby_changed(&delivery.body, content_type) {
+            Ok(change) => change,
             Err(malformed) => {
                 count("malformed");
-                Some(Verdict::DeadLetter(malformed.to_string()))
+                return Ok(Some(Aside::DeadLetter(delivery, malformed.to_string())));
             }
+        };
+        let received = self.received_now();
+        match self.apply(&change, received, stop).await {
+            None => Ok(None),
+            Some(Verdict::Ack) => delivery.receipt.ack().await.map(|()| None),
+            Some(Verdict::DeadLetter(reason)) => Ok(Some(Aside::DeadLetter(delivery, reason))),
+            Some(Verdict::AwaitRoom) => Ok(Some(Aside::AwaitRoom(delivery, change, received))),
         }
     }
 
     /// Applies a change, however long the database is away. `None` if the process stops first.
     async fn apply(
         &self,
-        change: LobbyChanged,
+        change: &LobbyChanged,
         received: Version,
         stop: &CancellationToken,
     ) -> Option<Verdict> {
         let mut backoff = Backoff::new(Backoff::LOOPS);
         loop {
-            match self.store.apply(&change, received).await {
+            match self.store.apply(change, received).await {
                 Ok(applied) => return Some(self.verdict(change, received, applied)),
-                Err(error @ (StoreError::Rejected(_) | StoreError::Corrupt(_))) => {
+                Err(
+                    error @ (StoreError::Rejected(_)
+                    | StoreError::Corrupt(_)
+                    | StoreError::Unreadable(_)),
+                ) => {
                     count("rejected");
                     return Some(Verdict::DeadLetter(telemetry::causes(&error)));
                 }
@@ -167,16 +190,20 @@ impl Intake {
         }
     }
 
-    /// Reports what became of a change.
-    fn verdict(&self, change: LobbyChanged, received: Version, applied: Applied) -> Verdict {
-        let room = &change.token;
+    /// Reports a change, rings the timer loop if it armed a timer, and says how to settle it.
+    fn verdict(&self, change: &LobbyChanged, received: Version, applied: Applied) -> Verdict {
+        let (room, lobby) = (&change.token, change.lobby);
         let version = change.version.unwrap_or(received).milliseconds();
         match applied {
-            Applied::Set { lobby, replaced } => {
+            Applied::Set { replaced } => {
                 count("applied");
                 if let Some(superseded) = replaced.filter(|&timer| Some(timer) != lobby.timer) {
                     metrics::counter!(telemetry::SUPERSEDED).increment(1);
-                    tracing::info!(room.token = %room, timer.due_at = %superseded, "timer superseded");
+                    tracing::info!(
+                        room.token = %room,
+                        timer.due_at = %superseded,
+                        "timer superseded"
+                    );
                 }
                 tracing::info!(
                     room.token = %room,
@@ -199,29 +226,33 @@ impl Intake {
                 count("no_lobby");
                 Verdict::DeadLetter(format!("room {room} is of a type or object without lobby"))
             }
-            Applied::UnknownRoom => Verdict::AwaitRoom(change, received),
+            Applied::UnknownRoom => Verdict::AwaitRoom,
         }
     }
 
-    /// Settles a delivery that has to wait for something else than the database.
-    async fn settle_later(
+    /// Settles what was put aside, all at the same time.
+    async fn settle_all(
         &self,
-        mut delivery: Delivery,
-        verdict: Verdict,
+        mut aside: mpsc::UnboundedReceiver<Aside>,
         stop: &CancellationToken,
     ) -> Result<(), BusError> {
-        let reason = match verdict {
-            Verdict::Ack => return delivery.receipt.ack().await,
-            Verdict::DeadLetter(reason) => reason,
-            Verdict::AwaitRoom(change, received) => {
-                match self.await_room(change, received, stop).await {
+        let mut waiting = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                Some(settled) = waiting.next() => settled?,
+                Some(later) = aside.recv() => waiting.push(self.settle(later, stop)),
+            }
+        }
+    }
+
+    async fn settle(&self, aside: Aside, stop: &CancellationToken) -> Result<(), BusError> {
+        let (mut delivery, reason) = match aside {
+            Aside::DeadLetter(delivery, reason) => (delivery, reason),
+            Aside::AwaitRoom(mut delivery, change, received) => {
+                match self.await_room(&change, received, stop).await {
                     None => return Ok(()),
-                    Some(Verdict::Ack) => return delivery.receipt.ack().await,
-                    Some(Verdict::DeadLetter(reason)) => reason,
-                    Some(Verdict::AwaitRoom(..)) => {
-                        count("unknown_room");
-                        format!("no such room, not even {:?} later", self.unknown_room_grace)
-                    }
+                    Some(Ok(())) => return delivery.receipt.ack().await,
+                    Some(Err(reason)) => (delivery, reason),
                 }
             }
         };
@@ -234,20 +265,27 @@ impl Intake {
         delivery.receipt.ack().await
     }
 
-    /// Tries a change again until its room is there or the grace is over.
+    /// Tries a change again until its room is there or the grace is over: then the error is the
+    /// reason for a dead letter. `None` if the process stops first.
     async fn await_room(
         &self,
-        mut change: LobbyChanged,
+        change: &LobbyChanged,
         received: Version,
         stop: &CancellationToken,
-    ) -> Option<Verdict> {
+    ) -> Option<Result<(), String>> {
         let over = Instant::now() + self.unknown_room_grace;
         let mut backoff = Backoff::new(ROOM_WAIT);
         loop {
             sleep(backoff.next_wait()).await;
-            match self.apply(change, received, stop).await {
-                Some(Verdict::AwaitRoom(again, _)) if Instant::now() < over => change = again,
-                settled => return settled,
+            match self.apply(change, received, stop).await? {
+                Verdict::Ack => return Some(Ok(())),
+                Verdict::DeadLetter(reason) => return Some(Err(reason)),
+                Verdict::AwaitRoom if Instant::now() < over => {}
+                Verdict::AwaitRoom => {
+                    count("unknown_room");
+                    let (room, grace) = (&change.token, self.unknown_room_grace);
+                    return Some(Err(format!("no room {room}, not even {grace:?} later")));
+                }
             }
         }
     }

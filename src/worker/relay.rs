@@ -18,15 +18,15 @@ use crate::{
     backoff::Backoff,
     clock::DatabaseClock,
     domain::{EventId, Outgoing},
-    events::{Bus, BusError, Confirmation, wire},
+    events::{Bus, BusError, Confirmation, Message, PUBLISH_TIMEOUT, wire},
     health::{Health, Part},
     store::{Store, StoreError},
     telemetry,
 };
 
-/// How long a claim holds. Longer than one round of publishing may take; short, because it is what
-/// the events of a worker that died have to wait.
-const CLAIM: Duration = Duration::from_secs(5);
+/// How long a claim holds: one round of publishing, and some time to wait for it. Short, because it
+/// is what the events of a worker that died have to wait.
+const CLAIM: Duration = PUBLISH_TIMEOUT.saturating_add(Duration::from_secs(2));
 
 /// Batches on their way from the timer loop. More would only wait here for the broker until their
 /// claims end.
@@ -78,7 +78,7 @@ impl Slot<'_> {
     /// The end of the claim by the database's clock, which shows `now`.
     #[must_use]
     pub fn claimed_until(&self, now: DateTime<Utc>) -> DateTime<Utc> {
-        now + self.until.saturating_duration_since(Instant::now())
+        now + CLAIM
     }
 
     /// Hands over events that are claimed.
@@ -127,19 +127,19 @@ impl Relay {
     }
 
     /// Runs until the timer loop is gone, then flushes the outbox as far as the broker takes it.
-    /// `stop` only cuts waits short.
-    ///
-    /// # Errors
-    ///
-    /// None: what fails stays in the outbox and is tried again.
-    pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+    /// What fails stays in the outbox and is tried again; `stop` only cuts waits short.
+    pub async fn run(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Backoff::LOOPS);
         let mut look = interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let round = tokio::select! {
                 batch = self.fresh.recv() => match batch {
-                    Some(batch) if batch.until <= Instant::now() => Ok(()),
+                    // It waited for the broker for so long that its claim might end meanwhile.
+                    Some(batch) if batch.until < Instant::now() + PUBLISH_TIMEOUT => {
+                        self.release(ids(&batch.events), Duration::ZERO).await;
+                        continue;
+                    }
                     Some(batch) => self.deliver(batch.events).await,
                     None => break,
                 },
@@ -160,7 +160,6 @@ impl Relay {
         if let Err(error) = self.sweep().await {
             tracing::warn!(error = telemetry::causes(&error), "outbox is left to the next worker");
         }
-        Ok(())
     }
 
     /// Publishes what nobody holds.
@@ -184,7 +183,7 @@ impl Relay {
 
     /// Publishes claimed events and notes which the broker has. The others can be claimed again.
     async fn deliver(&self, events: Vec<Outgoing>) -> Result<(), RelayError> {
-        let messages: Vec<_> = events.iter().map(wire::outgoing).collect();
+        let (events, messages) = self.written(events).await;
         let confirmations = match self.bus.publish(&messages).await {
             Ok(confirmations) => confirmations,
             Err(error) => {
@@ -229,6 +228,25 @@ impl Relay {
         }
     }
 
+    /// Writes the messages. An event that cannot be written is put off, and holds up no other.
+    async fn written(&self, events: Vec<Outgoing>) -> (Vec<Outgoing>, Vec<Message>) {
+        let mut written = (Vec::with_capacity(events.len()), Vec::with_capacity(events.len()));
+        for event in events {
+            match wire::outgoing(&event) {
+                Ok(message) => {
+                    written.0.push(event);
+                    written.1.push(message);
+                }
+                Err(error) => {
+                    count("unreadable");
+                    tracing::error!(event.id = %event.id, %error, "event in the outbox is no JSON");
+                    self.release(vec![event.id], LONGEST_RETURN_WAIT).await;
+                }
+            }
+        }
+        written
+    }
+
     /// Notes the confirms, however long the database is away: else the events would go out again.
     async fn mark_published(&self, ids: Vec<EventId>) {
         if ids.is_empty() {
@@ -252,8 +270,11 @@ impl Relay {
     fn report(&self, error: &RelayError) {
         let problem = telemetry::causes(error);
         match error {
-            // The timer loop tells of the database.
-            RelayError::Store(_) => tracing::debug!(error = problem, "outbox cannot be read"),
+            // The timer loop tells of a database that is away.
+            RelayError::Store(StoreError::Unavailable(_) | StoreError::TimedOut(_)) => {
+                tracing::debug!(error = problem, "outbox cannot be read now");
+            }
+            RelayError::Store(_) => tracing::error!(error = problem, "outbox cannot be read"),
             RelayError::Bus(_) | RelayError::Unconfirmed(_) => {
                 if self.health.fails(Part::Publisher, problem.as_str()) {
                     tracing::warn!(error = problem, "events stay in the outbox");

@@ -49,12 +49,9 @@ impl TimerLoop {
         Self { store, clock, health, armed, handoff, batch }
     }
 
-    /// Runs until `stop`. A transaction that has begun is finished.
-    ///
-    /// # Errors
-    ///
-    /// None: whatever fails is tried again, and a due room that was not reset is still due.
-    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+    /// Runs until `stop`. A transaction that has begun is finished. Whatever fails is tried again: a
+    /// due room that was not reset is still due.
+    pub async fn run(self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Backoff::LOOPS);
         while !stop.is_cancelled() {
             let nap = match self.round(&stop).await {
@@ -78,7 +75,6 @@ impl TimerLoop {
                 () = sleep(nap) => {}
             }
         }
-        Ok(())
     }
 
     /// Fires all that is due, and says for how long there is nothing to do.
@@ -91,17 +87,14 @@ impl TimerLoop {
             let slot = self.handoff.reserve();
             let claimed_until = slot.as_ref().map(|slot| slot.claimed_until(self.clock.now()));
             let fired = self.store.fire_due(now, self.batch, claimed_until).await?;
-            let count = fired.events.len() + fired.tidied;
+            let last = fired.is_short_of(self.batch);
             self.report(&fired);
             match slot {
                 _ if fired.events.is_empty() => {}
                 Some(slot) => slot.send(fired.events),
                 None => self.handoff.left_in_outbox(),
             }
-            // A short batch was the last one.
-            if u64::try_from(count).is_ok_and(|count| count < u64::from(self.batch))
-                || stop.is_cancelled()
-            {
+            if last || stop.is_cancelled() {
                 break;
             }
         }

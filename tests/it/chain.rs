@@ -6,32 +6,17 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::support::{amqp::Published, daemon::run, database::Kind, eventually, site::Site};
+use crate::support::{amqp::Published, daemon::run, eventually, site::Site};
 
 /// Long enough for what must not happen to happen.
 const QUIET: Duration = Duration::from_millis(1500);
 
-macro_rules! on_every_database {
-    ($($chain:ident,)*) => {
-        on_every_database!(@ sqlite, Sqlite, $($chain,)*);
-        on_every_database!(@ postgres, Postgres, $($chain,)*);
-        on_every_database!(@ mariadb, MariaDb, $($chain,)*);
-    };
-    (@ $module:ident, $kind:ident, $($chain:ident,)*) => {
-        mod $module {
-            $(#[tokio::test]
-            async fn $chain() {
-                super::$chain(super::Site::new(super::Kind::$kind).await).await;
-            })*
-        }
-    };
-}
-
-on_every_database! {
+on_every_database! { crate::support::site::Site::new:
     a_room_opens_at_its_instant_and_one_update_arrives,
     the_newest_setting_wins,
     what_cannot_be_applied_becomes_a_dead_letter,
     a_timer_whose_event_never_came_fires,
+    unknown_rooms_hold_up_nobody,
     the_program_publishes_a_change,
 }
 
@@ -42,10 +27,7 @@ async fn a_room_opens_at_its_instant_and_one_update_arrives(site: Site) {
     database.insert_room("webinar").await;
     let timer = database.now().await + 3;
     client.publish(&json!({"token": "webinar", "state": 1, "timer": timer})).await;
-    eventually("the lobby", || async {
-        (database.lobby_state("webinar").await == 1).then_some(())
-    })
-    .await;
+    database.lobby_becomes("webinar", 1).await;
 
     while database.lobby_state("webinar").await == 1 {
         sleep(Duration::from_millis(1)).await;
@@ -163,10 +145,7 @@ async fn what_cannot_be_applied_becomes_a_dead_letter(site: Site) {
     // The event can overtake the commit that makes its room.
     sleep(Duration::from_millis(500)).await;
     site.database.insert_room("late").await;
-    eventually("the lobby of a late room", || async {
-        (site.database.lobby_state("late").await == 1).then_some(())
-    })
-    .await;
+    site.database.lobby_becomes("late", 1).await;
 
     let mut letters = Vec::new();
     while letters.len() < cases.len() + 1 {
@@ -185,7 +164,7 @@ async fn what_cannot_be_applied_becomes_a_dead_letter(site: Site) {
     let unknown = letters
         .iter()
         .find(|letter| letter.body.starts_with(b"{\"state\":1,\"token\":\"nowhere\""));
-    assert_eq!(unknown.unwrap().headers["lobbyd-reason"], "no such room, not even 2s later");
+    assert_eq!(unknown.unwrap().headers["lobbyd-reason"], "no room nowhere, not even 2s later");
 
     sleep(QUIET).await;
     assert!(client.take_rest(&site.dead_letters).await.is_empty());
@@ -203,6 +182,27 @@ async fn a_timer_whose_event_never_came_fires(site: Site) {
     assert_eq!(updates, BTreeMap::from(expected));
 }
 
+async fn unknown_rooms_hold_up_nobody(site: Site) {
+    let client = site.client().await;
+    let worker = site.worker().await;
+    site.database.insert_room("known").await;
+    for index in 0..40 {
+        client.publish(&json!({"token": format!("unknown{index}"), "state": 1})).await;
+        client.publish(&json!({"token": "known", "state": index % 2})).await;
+        client.publish_bytes(b"garbage", "application/json").await;
+    }
+    for (outcome, expected) in [("applied", 40), ("malformed", 40), ("unknown_room", 40)] {
+        let counter = format!("lobbyd_events_received_total{{outcome=\"{outcome}\"}}");
+        eventually(&counter, || async {
+            worker.metric(&counter).await.filter(|count| *count == expected)
+        })
+        .await;
+    }
+    let timer = site.database.now().await;
+    site.database.insert_rooms("due", 1, timer).await;
+    assert_eq!(client.take_ids(&site.updates, 1).await.len(), 1);
+}
+
 async fn the_program_publishes_a_change(site: Site) {
     let client = site.client().await;
     let _worker = site.worker().await;
@@ -218,10 +218,7 @@ async fn the_program_publishes_a_change(site: Site) {
     {
         let published = run(&site.settings, &[&["publish", "webinar"], arguments].concat());
         assert!(published.status.success(), "{published:?}");
-        eventually("the change", || async {
-            (site.database.lobby_state("webinar").await == state).then_some(())
-        })
-        .await;
+        site.database.lobby_becomes("webinar", state).await;
     }
 }
 

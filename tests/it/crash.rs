@@ -10,7 +10,6 @@ use crate::support::{
     amqp::Client,
     daemon::Daemon,
     database::{Database, Kind},
-    eventually,
     proxy::{Mode, Proxy},
     server::{BROKER, POSTGRES, amqp_url},
     site::Site,
@@ -22,23 +21,11 @@ const ROOMS: usize = 300;
 /// Workers that die in one test.
 const KILLS: u32 = 12;
 
-#[tokio::test]
-async fn workers_that_die_at_random_lose_and_double_nothing_on_sqlite() {
-    die_at_random(Kind::Sqlite).await;
+on_every_database! { crate::support::site::Site::new:
+    workers_that_die_at_random_lose_and_double_nothing,
 }
 
-#[tokio::test]
-async fn workers_that_die_at_random_lose_and_double_nothing_on_postgres() {
-    die_at_random(Kind::Postgres).await;
-}
-
-#[tokio::test]
-async fn workers_that_die_at_random_lose_and_double_nothing_on_mariadb() {
-    die_at_random(Kind::MariaDb).await;
-}
-
-async fn die_at_random(kind: Kind) {
-    let site = Site::new(kind).await;
+async fn workers_that_die_at_random_lose_and_double_nothing(site: Site) {
     let client = site.client().await;
     drop(site.worker().await);
     for index in 0..ROOMS {
@@ -70,8 +57,7 @@ async fn die_at_random(kind: Kind) {
 /// The end of every story: each room was opened by one reset, and each reset was announced.
 async fn all_opened_once(site: &Site, client: &Client, seen: &[String]) {
     let database = &site.database;
-    eventually("every confirm", || async { (database.unpublished().await == 0).then_some(()) })
-        .await;
+    database.all_published().await;
     assert_eq!(database.closed_rooms().await, 0);
     let stored = database.texts("SELECT id FROM lobbyd_outbox ORDER BY id").await;
     let rooms = database.texts("SELECT DISTINCT token FROM lobbyd_outbox").await;
@@ -99,7 +85,7 @@ async fn a_worker_that_dies_before_the_confirm_has_its_event_published_again() {
     sleep(Duration::from_secs(1)).await;
     proxy.set(Mode::Freeze);
     let database = &site.database;
-    eventually("the reset", || async { (database.closed_rooms().await == 0).then_some(()) }).await;
+    database.all_open().await;
     assert_eq!(database.unpublished().await, 10);
     drop(worker);
 
@@ -115,8 +101,7 @@ async fn a_worker_that_dies_inside_a_transaction_leaves_the_timer_to_the_next() 
     let mut site = Site::new(Kind::Postgres).await;
     let client = site.client().await;
     let direct = site.database.url.clone();
-    let through = direct.replace(&format!(":{}", POSTGRES.port), &format!(":{}", proxy.port));
-    site.set("DATABASE__URL", &through);
+    site.set("DATABASE__URL", &site.database.url_through(proxy.port));
     let worker = site.worker().await;
     let timer = site.database.now().await + 2;
     site.database.insert_rooms("room", 10, timer).await;

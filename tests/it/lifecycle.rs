@@ -149,9 +149,8 @@ async fn without_any_server_rooms_open_too() {
     let (database, settings) = laptop().await;
     let mut worker = Daemon::start_ready(&settings).await;
     database.insert_rooms("room", 3, database.now().await + 1).await;
-    eventually("the resets", || async { (database.closed_rooms().await == 0).then_some(()) }).await;
-    eventually("the confirms", || async { (database.unpublished().await == 0).then_some(()) })
-        .await;
+    database.all_open().await;
+    database.all_published().await;
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         worker.signal(signal);
         assert!(worker.ended().await.success());

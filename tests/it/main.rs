@@ -12,6 +12,25 @@
     reason = "a test fails by panicking, prints what it measures, and nothing of it is public"
 )]
 
+/// Each of these functions as a test per database. They are given what `$setup` makes of a
+/// `Kind`.
+macro_rules! on_every_database {
+    ($setup:path: $($test:ident,)*) => {
+        on_every_database!(@ sqlite, Sqlite, $setup: $($test,)*);
+        on_every_database!(@ postgres, Postgres, $setup: $($test,)*);
+        on_every_database!(@ mariadb, MariaDb, $setup: $($test,)*);
+    };
+    (@ $module:ident, $kind:ident, $setup:path: $($test:ident,)*) => {
+        mod $module {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                let subject = $setup($crate::support::database::Kind::$kind).await;
+                super::$test(subject).await;
+            })*
+        }
+    };
+}
+
 mod chain;
 mod crash;
 mod house_rules;

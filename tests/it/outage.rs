@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -22,13 +23,11 @@ const ROOMS: u32 = 200;
 /// nothing doubled.
 async fn everything_is_done(site: &Site, client: &Client, rooms: u32) {
     let database = &site.database;
-    eventually("every reset", || async { (database.closed_rooms().await == 0).then_some(()) })
-        .await;
+    database.all_open().await;
     let updates = client.take_ids(&site.updates, usize::try_from(rooms).unwrap()).await;
     let tokens: BTreeSet<String> = updates.values().map(Published::token).collect();
     assert_eq!(tokens.len(), updates.len(), "a room was reset twice");
-    eventually("every confirm", || async { (database.unpublished().await == 0).then_some(()) })
-        .await;
+    database.all_published().await;
     let count = database.number("SELECT count(*) FROM lobbyd_outbox").await;
     assert_eq!(count, i64::from(rooms));
 }
@@ -56,8 +55,7 @@ async fn a_broker_that_is_killed_and_comes_back_gets_every_event() {
     sleep(Duration::from_secs(3)).await;
     let overdue = "SELECT count(*) FROM lobbyd_rooms WHERE lobby_timer < now() - interval '1.5 s'";
     assert_eq!(site.database.number(overdue).await, 0);
-    let (status, problems) = worker.get("/readyz").await.unwrap();
-    assert_eq!(status, 503);
+    let problems = worker.unready().await;
     assert!(problems.contains("consumer: ") && problems.contains("publisher: "), "{problems}");
     assert_eq!(worker.get("/livez").await.unwrap().0, 200);
 
@@ -96,10 +94,7 @@ async fn kill_database(kind: Kind, mut server: Server) {
     sleep(Duration::from_secs(4)).await;
     server.kill();
 
-    eventually("that the worker notices", || async {
-        worker.get("/readyz").await.filter(|(status, _)| *status == 503)
-    })
-    .await;
+    worker.unready().await;
     assert_eq!(worker.get("/livez").await.unwrap().0, 200);
     // What comes in meanwhile waits at the broker.
     client.publish(&json!({"token": "changed", "state": 1})).await;
@@ -109,10 +104,7 @@ async fn kill_database(kind: Kind, mut server: Server) {
     let begin = Instant::now();
     worker.ready().await;
     println!("{kind:?} back, worker ready after {:?}", begin.elapsed());
-    eventually("the event that waited", || async {
-        (site.database.lobby_state("changed").await == 1).then_some(())
-    })
-    .await;
+    site.database.lobby_becomes("changed", 1).await;
     site.database.execute("DELETE FROM lobbyd_rooms WHERE token = 'changed'").await;
     everything_is_done(&site, &client, ROOMS).await;
     assert!(client.take_rest(&site.dead_letters).await.is_empty());
@@ -123,8 +115,7 @@ async fn a_database_that_freezes_costs_no_connection() {
     let proxy = Proxy::to(POSTGRES.port).await;
     let mut site = Site::new(Kind::Postgres).await;
     let client = site.client().await;
-    let url =
-        site.database.url.replace(&format!(":{}", POSTGRES.port), &format!(":{}", proxy.port));
+    let url = site.database.url_through(proxy.port);
     site.set("DATABASE__URL", &url);
     site.set("DATABASE__TIMEOUT", "1s");
     site.set("DATABASE__MAX_CONNECTIONS", "3");
@@ -133,20 +124,14 @@ async fn a_database_that_freezes_costs_no_connection() {
     for round in 0..4 {
         proxy.set(Mode::Freeze);
         client.publish(&json!({"token": "changed", "state": round % 2})).await;
-        eventually("that the worker notices", || async {
-            worker.get("/readyz").await.filter(|(status, _)| *status == 503)
-        })
-        .await;
+        worker.unready().await;
         // Long enough for every connection of the pool to be lost.
         sleep(Duration::from_secs(3)).await;
         proxy.set(Mode::Pass);
         worker.ready().await;
         let prefix = format!("room{round}x");
         site.database.insert_rooms(&prefix, 5, site.database.now().await).await;
-        eventually("the event that waited", || async {
-            (site.database.lobby_state("changed").await == round % 2).then_some(())
-        })
-        .await;
+        site.database.lobby_becomes("changed", round % 2).await;
     }
     site.database.execute("DELETE FROM lobbyd_rooms WHERE token = 'changed'").await;
     everything_is_done(&site, &client, 20).await;
@@ -162,11 +147,8 @@ async fn a_broker_that_freezes_delays_no_room() {
     proxy.set(Mode::Freeze);
     site.database.insert_rooms("room", 50, site.database.now().await + 1).await;
     let database = &site.database;
-    eventually("the resets", || async { (database.closed_rooms().await == 0).then_some(()) }).await;
-    eventually("that the worker notices", || async {
-        worker.get("/readyz").await.filter(|(status, _)| *status == 503)
-    })
-    .await;
+    database.all_open().await;
+    worker.unready().await;
     assert_eq!(database.unpublished().await, 50);
     proxy.set(Mode::Pass);
     everything_is_done(&site, &client, 50).await;
@@ -177,7 +159,7 @@ async fn connections_that_are_cut_again_and_again_lose_nothing() {
     let (events, rows) = (Proxy::to(BROKER.server.port).await, Proxy::to(POSTGRES.port).await);
     let mut site = Site::new(Kind::Postgres).await;
     let client = site.client().await;
-    let url = site.database.url.replace(&format!(":{}", POSTGRES.port), &format!(":{}", rows.port));
+    let url = site.database.url_through(rows.port);
     site.set("DATABASE__URL", &url);
     site.set("EVENTS__URL", &amqp_url(events.port));
     let _worker = site.worker().await;
@@ -199,16 +181,18 @@ async fn a_broker_without_memory_still_delivers_and_gets_all_events_later() {
     let client = site.client().await;
     let worker = site.worker().await;
     site.database.insert_room("changed").await;
-    let change = |state| json!({"token": "changed", "state": state});
+    // These wait in the queue while the alarm begins, because the worker stands still.
+    worker.signal(Signal::SIGSTOP);
     for state in [1, 0, 1, 0, 1] {
-        client.publish(&change(state)).await;
+        client.publish(&json!({"token": "changed", "state": state})).await;
     }
-    eventually("the lobby", || async {
-        (site.database.lobby_state("changed").await == 1).then_some(())
+    broker.control(&["set_vm_memory_high_watermark", "absolute", "1000000"]);
+    worker.signal(Signal::SIGCONT);
+    eventually("five events", || async {
+        let applied = r#"lobbyd_events_received_total{outcome="applied"}"#;
+        worker.metric(applied).await.filter(|applied| *applied == 5)
     })
     .await;
-
-    broker.control(&["set_vm_memory_high_watermark", "absolute", "1000000"]);
     site.database.insert_rooms("room", 100, site.database.now().await).await;
     eventually("the resets", || async {
         let due = "SELECT count(*) FROM lobbyd_rooms WHERE lobby_timer IS NOT NULL";
@@ -255,10 +239,7 @@ async fn a_queue_that_is_deleted_is_declared_again() {
     .await;
     worker.ready().await;
     client.publish(&json!({"token": "webinar", "state": 1})).await;
-    eventually("the lobby", || async {
-        (site.database.lobby_state("webinar").await == 1).then_some(())
-    })
-    .await;
+    site.database.lobby_becomes("webinar", 1).await;
 }
 
 #[tokio::test]
@@ -269,13 +250,11 @@ async fn a_worker_that_starts_first_waits_for_database_and_broker() {
     for proxy in &proxies {
         proxy.set(Mode::Cut);
     }
-    let url =
-        site.database.url.replace(&format!(":{}", POSTGRES.port), &format!(":{}", proxies[0].port));
+    let url = site.database.url_through(proxies[0].port);
     site.set("DATABASE__URL", &url);
     site.set("EVENTS__URL", &amqp_url(proxies[1].port));
     let worker = Daemon::start(&site.settings);
-    let (status, problems) = eventually("an answer", || worker.get("/readyz")).await;
-    assert_eq!(status, 503);
+    let problems = worker.unready().await;
     assert!(problems.contains("database: "), "{problems}");
     for proxy in &proxies {
         sleep(Duration::from_secs(1)).await;

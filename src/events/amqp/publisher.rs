@@ -1,6 +1,6 @@
 //! The publishing connection: persistent, mandatory, confirmed.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use lapin::{
@@ -16,13 +16,9 @@ use tokio::{
 
 use super::{Broker, REPLY_SUCCESS, answered, broker};
 use crate::{
-    events::{BusError, Confirmation, Message, Result, wire::CLOUDEVENTS_JSON},
+    events::{BusError, Confirmation, Message, PUBLISH_TIMEOUT, Result, wire::CLOUDEVENTS_JSON},
     telemetry,
 };
-
-/// Bound of one round, from its first message to its last confirm. Shorter than a claim on the
-/// outbox, so that nobody else sends the same events meanwhile.
-const PUBLISH_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// AMQP's delivery mode of messages that survive a restart of the broker.
 const PERSISTENT: u8 = 2;
@@ -52,9 +48,9 @@ impl Publisher {
 
     /// See [`Bus::publish`](crate::events::Bus::publish).
     pub(super) async fn publish(&self, messages: &[Message]) -> Result<Vec<Confirmation>> {
-        let link = self.link().await?;
-        let exchange = self.broker.options.exchange.as_str();
         let deadline = Instant::now() + PUBLISH_TIMEOUT;
+        let link = self.link_by(deadline).await?;
+        let exchange = self.broker.options.exchange.as_str();
 
         let mut confirms = Vec::with_capacity(messages.len());
         for message in messages {
@@ -70,13 +66,8 @@ impl Publisher {
             );
         }
         // The broker may confirm in any order, and many at once.
-        let confirmations = join_all(confirms.into_iter().map(|confirm| async {
-            match confirm {
-                Ok(confirm) => confirmation(deadline, confirm).await,
-                Err(error) => Confirmation::Unconfirmed(error.to_string()),
-            }
-        }))
-        .await;
+        let confirmations =
+            join_all(confirms.into_iter().map(|sent| confirmation(deadline, sent))).await;
         if confirmations.iter().any(|each| matches!(each, Confirmation::Unconfirmed(_))) {
             self.forget(&link).await;
         }
@@ -91,8 +82,8 @@ impl Publisher {
         origin: (&str, &str),
         reason: &str,
     ) -> Result<()> {
-        let link = self.link().await?;
         let deadline = Instant::now() + PUBLISH_TIMEOUT;
+        let link = self.link_by(deadline).await?;
         let mut headers = properties.headers().clone().unwrap_or_default();
         let (exchange, routing_key) = origin;
         for (key, value) in [
@@ -104,11 +95,8 @@ impl Publisher {
         }
         let properties = properties.with_headers(headers).with_delivery_mode(PERSISTENT);
         let queue = self.broker.options.dead_letter_queue.as_str();
-        let confirmation = match send(&link, deadline, "", queue, body, properties).await {
-            Ok(confirm) => confirmation(deadline, confirm).await,
-            Err(error) => Confirmation::Unconfirmed(error.to_string()),
-        };
-        match confirmation {
+        let sent = send(&link, deadline, "", queue, body, properties).await;
+        match confirmation(deadline, sent).await {
             Confirmation::Confirmed => Ok(()),
             Confirmation::Returned(why) => Err(BusError::NotTaken(why)),
             Confirmation::Unconfirmed(why) => {
@@ -125,6 +113,10 @@ impl Publisher {
                 tracing::debug!(%error, "broker connection was closed without a goodbye");
             }
         }
+    }
+
+    async fn link_by(&self, deadline: Instant) -> Result<Arc<Link>> {
+        timeout_at(deadline, self.link()).await.unwrap_or_else(|_elapsed| Err(late("connect")))
     }
 
     /// The connection, made anew if there is none that works.
@@ -178,12 +170,16 @@ async fn send(
     );
     match timeout_at(deadline, sending).await {
         Ok(sent) => sent.map_err(broker),
-        Err(_elapsed) => Err(BusError::TimedOut("take a message", PUBLISH_TIMEOUT)),
+        Err(_elapsed) => Err(late("take a message")),
     }
 }
 
-async fn confirmation(deadline: Instant, confirm: PublisherConfirm) -> Confirmation {
-    match timeout_at(deadline, confirm).await {
+async fn confirmation(deadline: Instant, sent: Result<PublisherConfirm>) -> Confirmation {
+    let answer = match sent {
+        Ok(confirm) => timeout_at(deadline, confirm).await,
+        Err(error) => return Confirmation::Unconfirmed(telemetry::causes(&error)),
+    };
+    match answer {
         Ok(Ok(lapin::Confirmation::Ack(None))) => Confirmation::Confirmed,
         // A mandatory message without a queue comes back, and is "confirmed" all the same.
         Ok(Ok(lapin::Confirmation::Ack(Some(back)) | lapin::Confirmation::Nack(Some(back)))) => {
@@ -196,10 +192,12 @@ async fn confirmation(deadline: Instant, confirm: PublisherConfirm) -> Confirmat
             Confirmation::Unconfirmed("channel is not in confirm mode".to_owned())
         }
         Ok(Err(error)) => Confirmation::Unconfirmed(error.to_string()),
-        Err(_elapsed) => Confirmation::Unconfirmed(
-            BusError::TimedOut("confirm a message", PUBLISH_TIMEOUT).to_string(),
-        ),
+        Err(_elapsed) => Confirmation::Unconfirmed(late("confirm a message").to_string()),
     }
+}
+
+fn late(action: &'static str) -> BusError {
+    BusError::TimedOut(action, PUBLISH_TIMEOUT)
 }
 
 fn returned_because(back: &BasicReturnMessage) -> String {

@@ -1,4 +1,4 @@
-//! Exchange, queues and bindings, in one place (contract section 6).
+//! Exchange, queues and bindings, in one place.
 
 use lapin::{
     Connection, ExchangeKind,

@@ -71,6 +71,15 @@ impl Daemon {
         .await;
     }
 
+    /// Waits until it says that something is not reached, and returns what.
+    pub async fn unready(&self) -> String {
+        eventually("a worker that is not ready", || async {
+            let (status, problems) = self.get("/readyz").await?;
+            (status == 503).then_some(problems)
+        })
+        .await
+    }
+
     /// Asks the ops listener: status and body.
     pub async fn get(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.ops_port)).await.ok()?;

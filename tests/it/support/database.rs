@@ -8,7 +8,10 @@ use std::sync::{
 use lobbyd::store::{self, Store};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlPool, PgConnection, PgPool, Row, SqlitePool};
 
-use super::server::{MARIADB, POSTGRES, folder};
+use super::{
+    eventually,
+    server::{MARIADB, POSTGRES, folder},
+};
 
 /// The kinds that lobbyd runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +56,7 @@ impl Database {
             kind,
             url(kind, port, if kind == Kind::Postgres { "postgres" } else { "mysql" }),
         );
-        super::eventually("a database server that answers", || async {
+        eventually("a database server that answers", || async {
             match &server.sql {
                 Sql::Postgres(pool) => pool.execute(create()).await.map(drop),
                 Sql::MariaDb(pool) => pool.execute(create()).await.map(drop),
@@ -180,6 +183,33 @@ impl Database {
             Kind::MariaDb => "CAST(lobby_state AS SIGNED)",
         };
         self.number(&format!("SELECT {column} FROM lobbyd_rooms WHERE token = '{token}'")).await
+    }
+
+    /// The URL of the same database through another port.
+    pub fn url_through(&self, port: u16) -> String {
+        let (start, end) = self.url.split_once("127.0.0.1:").unwrap();
+        let (_port, name) = end.split_once('/').unwrap();
+        format!("{start}127.0.0.1:{port}/{name}")
+    }
+
+    /// Waits until a room has this lobby state.
+    pub async fn lobby_becomes(&self, token: &str, state: i64) {
+        eventually(&format!("lobby state {state} of {token}"), || async {
+            (self.lobby_state(token).await == state).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until no room has a lobby or a timer.
+    pub async fn all_open(&self) {
+        eventually("every reset", || async { (self.closed_rooms().await == 0).then_some(()) })
+            .await;
+    }
+
+    /// Waits until no event waits for its confirm.
+    pub async fn all_published(&self) {
+        eventually("every confirm", || async { (self.unpublished().await == 0).then_some(()) })
+            .await;
     }
 
     /// How many rooms have a lobby or a timer.

@@ -85,12 +85,12 @@ async fn single(database: &Database, settings: &Settings) {
     let mut lags = lags(&worker, "event published");
     assert_eq!(lags.len(), SINGLE as usize, "{}", worker.log());
     lags.sort_by(f64::total_cmp);
-    let at = |share: f64| lags[((lags.len() - 1) as f64 * share).round() as usize] * 1000.0;
+    let at = |percent: usize| lags[(lags.len() - 1) * percent / 100] * 1000.0;
     println!(
         "  {SINGLE} single timers: lag to the confirm p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
-        at(0.5),
-        at(0.99),
-        at(1.0)
+        at(50),
+        at(99),
+        at(100)
     );
 }
 

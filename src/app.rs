@@ -85,12 +85,12 @@ impl App {
         let ops = http::ops::serve(ops, Arc::clone(&health), metrics.clone(), stop.clone());
         loops.start_fallible("ops listener", ops);
         loops.start("metrics upkeep", telemetry::upkeep(metrics, stop.clone()));
+        loops.start("systemd link", systemd::run(Arc::clone(&health), stop.clone()));
         if let Some(clock) = self.await_database(&health, &stop).await? {
             self.start_loops(&mut loops, &health, &Arc::new(clock), &stop);
         }
         let verdict = loops.run(self.config.shutdown.grace).await;
-        self.bus.close().await;
-        self.store.close().await;
+        tokio::join!(self.bus.close(), self.store.close());
         verdict
     }
 
@@ -139,7 +139,6 @@ impl App {
         loops.start("intake", intake.run(stop.clone()));
         loops.start("relay", relay.run(stop.clone()));
         loops.start_fallible("housekeeping", housekeeping.run(schedules, stop.clone()));
-        loops.start("systemd link", systemd::run(Arc::clone(health), stop.clone()));
     }
 
     /// Waits for the database and brings it up to date. `None` if the process stops first.

@@ -233,11 +233,28 @@ impl Config {
             .prefix_separator(SEPARATOR)
             .separator(SEPARATOR)
             .ignore_empty(true);
-        let loaded = builder
+        let unusable = |error: ::config::ConfigError| ConfigError(one_line(&error.to_string()));
+        let above = ::config::Config::builder()
+            .add_source(environment.clone())
+            .build()
+            .map_err(unusable)?;
+        let mut loaded: Self = builder
             .add_source(environment)
             .build()
-            .and_then(::config::Config::try_deserialize::<Self>);
-        loaded.map_err(|error| ConfigError(one_line(&error.to_string())))?.with_secrets()
+            .and_then(::config::Config::try_deserialize)
+            .map_err(unusable)?;
+        // A URL in the environment stands over a file with the URL that is named below it.
+        let overrules = |section: &str| {
+            above.get_string(&format!("{section}.url")).is_ok()
+                && above.get_string(&format!("{section}.url_file")).is_err()
+        };
+        if overrules("database") {
+            loaded.database.url_file = None;
+        }
+        if overrules("events") {
+            loaded.events.url_file = None;
+        }
+        loaded.with_secrets()
     }
 
     /// The defaults alone, whatever file and environment say.

@@ -88,6 +88,12 @@ impl Health {
         self.state().last_round.is_none_or(|round| round.elapsed() < STUCK_AFTER)
     }
 
+    /// Whether the part works.
+    #[must_use]
+    pub fn reaches(&self, part: Part) -> bool {
+        self.state().parts.contains(&(part, Condition::Works))
+    }
+
     /// What does not work, and why; empty if the process is ready.
     #[must_use]
     pub fn problems(&self) -> Vec<(Part, String)> {

@@ -57,6 +57,8 @@ impl Supervisor {
     pub async fn run(mut self, grace: Duration) -> anyhow::Result<()> {
         let mut verdict = Ok(());
         tokio::select! {
+            // In this order: a loop that ends because of the stop is not taken for a dead one.
+            biased;
             () = self.stop.cancelled() => {}
             Some(ended) = self.loops.join_next() => verdict = Err(died(ended)),
         }
@@ -136,6 +138,18 @@ mod tests {
             let verdict = supervisor.run(GRACE).await;
             assert!(verdict.is_err(), "{fault}");
             assert!(stop.is_cancelled());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_ends_at_the_stop_is_not_taken_for_a_dead_one() {
+        for _ in 0..100 {
+            let stop = CancellationToken::new();
+            let mut supervisor = Supervisor::new(stop.clone());
+            supervisor.start("good loop", stop.clone().cancelled_owned());
+            stop.cancel();
+            tokio::task::yield_now().await;
+            supervisor.run(GRACE).await.unwrap();
         }
     }
 

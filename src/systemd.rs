@@ -8,18 +8,22 @@ use sd_notify::NotifyState;
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
-use crate::health::Health;
+use crate::health::{Health, Part};
 
 /// How often the status line is renewed where no watchdog wants it more often.
-const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Says that the process is ready, feeds the watchdog while the timer loop makes rounds, and says
-/// that the process stops.
+/// Microseconds that the start may take longer, each time that the database was waited for.
+const WAIT: u32 = 30_000_000;
+
+/// Says that the process is ready when it has reached the database, feeds the watchdog while the
+/// timer loop makes progress, and says that the process stops. The broker does not matter for
+/// readiness here: rooms open on time without it.
 pub async fn run(health: Arc<Health>, stop: CancellationToken) {
     // Twice within the watchdog's time, as its manual advises.
     let round = sd_notify::watchdog_enabled().map_or(STATUS_INTERVAL, |limit| limit / 2);
     let mut round = interval(round.min(STATUS_INTERVAL));
-    tell(&[NotifyState::Ready]);
+    let mut ready = false;
     loop {
         tokio::select! {
             () = stop.cancelled() => {
@@ -29,11 +33,20 @@ pub async fn run(health: Arc<Health>, stop: CancellationToken) {
             _ = round.tick() => {}
         }
         let status = status(&health);
-        if health.is_alive() {
-            tell(&[NotifyState::Status(&status), NotifyState::Watchdog]);
-        } else {
-            tell(&[NotifyState::Status(&status)]);
+        let mut states = vec![NotifyState::Status(&status)];
+        if !ready {
+            ready = health.reaches(Part::Database);
+            // The wait for the database is not a start that failed.
+            states.push(if ready {
+                NotifyState::Ready
+            } else {
+                NotifyState::ExtendTimeoutUsec(WAIT)
+            });
         }
+        if health.is_alive() {
+            states.push(NotifyState::Watchdog);
+        }
+        tell(&states);
     }
 }
 

@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS lobbyd_rooms (
     CONSTRAINT lobbyd_rooms_token_key UNIQUE (token),
     CONSTRAINT lobbyd_rooms_type_check CHECK (type BETWEEN 1 AND 6),
     CONSTRAINT lobbyd_rooms_lobby_state_check CHECK (lobby_state IN (0, 1)),
+    CONSTRAINT lobbyd_rooms_lobby_timer_check CHECK (lobby_timer >= '1970-01-01 00:00:00'),
     CONSTRAINT lobbyd_rooms_sip_enabled_check CHECK (sip_enabled IN (0, 1, 2)),
     -- What is due. MySQL has no partial index, so rooms without a timer are in it too; a search
     -- for due timers is a range that never touches them.

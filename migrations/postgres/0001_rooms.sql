@@ -19,6 +19,8 @@ CREATE TABLE lobbyd_rooms (
     CONSTRAINT lobbyd_rooms_token_key UNIQUE (token),
     CONSTRAINT lobbyd_rooms_type_check CHECK (type BETWEEN 1 AND 6),
     CONSTRAINT lobbyd_rooms_lobby_state_check CHECK (lobby_state IN (0, 1)),
+    CONSTRAINT lobbyd_rooms_lobby_timer_check
+        CHECK (lobby_timer BETWEEN '1970-01-01 00:00:00+00' AND '9999-12-31 23:59:59+00'),
     CONSTRAINT lobbyd_rooms_sip_enabled_check CHECK (sip_enabled IN (0, 1, 2))
 );
 

@@ -21,7 +21,8 @@ CREATE TABLE lobbyd_rooms (
     CONSTRAINT lobbyd_rooms_token_check CHECK (length(token) BETWEEN 1 AND 32),
     CONSTRAINT lobbyd_rooms_type_check CHECK (type BETWEEN 1 AND 6),
     CONSTRAINT lobbyd_rooms_lobby_state_check CHECK (lobby_state IN (0, 1)),
-    CONSTRAINT lobbyd_rooms_lobby_timer_is_utc_text CHECK (lobby_timer IS datetime(lobby_timer)),
+    CONSTRAINT lobbyd_rooms_lobby_timer_check
+        CHECK (lobby_timer IS datetime(lobby_timer) AND coalesce(lobby_timer >= '1970', TRUE)),
     CONSTRAINT lobbyd_rooms_sip_enabled_check CHECK (sip_enabled IN (0, 1, 2))
 );
 

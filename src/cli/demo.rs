@@ -56,7 +56,10 @@ impl Demo {
         let stop = CancellationToken::new();
         let rooms = app.store();
         let story = async {
-            let told = self.tell(&bus, rooms.as_ref()).await;
+            let told = tokio::select! {
+                told = self.tell(&bus, rooms.as_ref()) => told,
+                () = stop.cancelled() => Ok(()),
+            };
             stop.cancel();
             told
         };

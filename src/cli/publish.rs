@@ -76,7 +76,7 @@ impl Publish {
                 Some(timer) => say(&format!("{}: lobby until {timer}", change.token)),
                 None => say(&format!("{}: lobby state {}", change.token, self.state.number())),
             },
-            Some(Confirmation::Returned(why) | Confirmation::Unconfirmed(why)) => {
+            Some(Confirmation::Refused(why) | Confirmation::Unconfirmed(why)) => {
                 bail!("the broker did not take the event: {why}")
             }
             None => bail!("the broker did not answer"),

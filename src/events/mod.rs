@@ -50,9 +50,9 @@ pub enum BusError {
 pub enum Confirmation {
     /// Stored by the broker.
     Confirmed,
-    /// No queue takes it, so the broker gave it back.
-    Returned(String),
-    /// Refused, or the answer was lost: it may have been stored, and is to be sent again.
+    /// The broker did not take it: no queue is bound for it, or one is full.
+    Refused(String),
+    /// The answer was lost: it may have been stored, and is to be sent again.
     Unconfirmed(String),
 }
 

@@ -5,9 +5,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{
-    ColumnIndex, Decode, Encode, Executor, IntoArguments, Pool, Type, migrate::Migrate,
+    ColumnIndex, Connection, Decode, Encode, Executor, IntoArguments, Pool, Type, migrate::Migrate,
     pool::PoolOptions,
 };
+use tokio::time::timeout;
 
 use super::{
     Backlog, Fired, Options, Result, Store, StoreError,
@@ -20,11 +21,14 @@ use crate::domain::{
     Applied, Decision, EventId, LobbyChanged, Outgoing, Room, RoomToken, Version, decide,
 };
 
-/// An idle connection may have died without a sign, and each such one costs a wait.
+/// An idle connection may have died without a sign, and each such one costs this wait.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// So there should not be many of them.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Longest wait for the goodbyes of the connections at the end.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The store on one kind of database.
 pub(super) struct SqlStore<D: Dialect> {
@@ -38,6 +42,14 @@ pub(super) fn pool_options<D: Dialect>(pool: PoolOptions<D>, options: Options) -
     pool.max_connections(options.max_connections)
         .acquire_timeout(options.timeout)
         .idle_timeout(IDLE_TIMEOUT)
+        // sqlx's own test of an idle connection has no bound.
+        .test_before_acquire(false)
+        .before_acquire(|connection, _metadata| {
+            Box::pin(async move {
+                let alive = timeout(PING_TIMEOUT, connection.ping()).await;
+                alive.map_err(|_elapsed| sqlx::Error::PoolTimedOut)?.map(|()| true)
+            })
+        })
 }
 
 impl<D: Dialect> SqlStore<D> {

@@ -40,6 +40,10 @@ where
     match timeout(MIGRATION_TIMEOUT, migrating).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(MigrateError::Execute(cause))) => Err(StoreError::Unavailable(cause)),
+        // The connection was lost: the statement itself is not to blame.
+        Ok(Err(MigrateError::ExecuteMigration(cause @ sqlx::Error::Io(_), _version))) => {
+            Err(StoreError::Unavailable(cause))
+        }
         Ok(Err(other)) => Err(StoreError::Migration(other)),
         Err(_elapsed) => Err(StoreError::TimedOut(MIGRATION_TIMEOUT)),
     }

@@ -154,7 +154,7 @@ pub trait Store: Send + Sync + 'static {
     /// Returns their number.
     async fn prune_dead(&self, before: DateTime<Utc>, limit: u32) -> Result<u64>;
 
-    /// Counts what waits. Costs a look at every pending timer's index entry.
+    /// Counts what waits. Costs a look at every row that has a timer.
     async fn backlog(&self) -> Result<Backlog>;
 
     /// Counts the timers that reset their room at `since` or later, as far as history goes back.

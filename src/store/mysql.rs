@@ -185,8 +185,13 @@ pub(super) fn connect(url: &str, options: Options) -> Result<Arc<dyn Store>> {
     let connect: MySqlConnectOptions =
         url.parse().map_err(|error| StoreError::unusable_url(&error))?;
     // Lock waits end before the use of the connection does.
-    let lock_wait =
-        format!("SET SESSION innodb_lock_wait_timeout = {}", lock_wait_seconds(options.timeout));
+    // MariaDB also ends a transaction whose client has gone silent, as PostgreSQL does, and so
+    // frees its rooms for the other workers; MySQL has no such setting.
+    let seconds = lock_wait_seconds(options.timeout);
+    let lock_wait = format!(
+        "SET SESSION innodb_lock_wait_timeout = {seconds} \
+         /*M!100300 , SESSION idle_transaction_timeout = {seconds} */"
+    );
     let pool = pool_options(MySqlPoolOptions::new(), options)
         .after_connect(move |connection, _| {
             let lock_wait = AssertSqlSafe(lock_wait.clone());

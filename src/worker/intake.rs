@@ -1,8 +1,8 @@
 //! Takes in lobby changes: delivery, rule, commit, acknowledgement, in this order.
 //!
 //! Changes are applied one after another, in the order of their delivery. What has to wait for
-//! something else (for its room, or for the dead-letter queue) is put aside and settled there, so
-//! that it holds up nobody. While the database is away nothing more is taken in: the delivery at
+//! something else (for its room, or for the dead-letter queue) is put aside and settled there; it
+//! holds up the others only when it makes up the whole prefetch. While the database is away nothing more is taken in: the delivery at
 //! hand waits, and the prefetch bounds the rest. Nothing is acknowledged before the commit.
 
 use std::{
@@ -259,7 +259,9 @@ impl Intake {
         tracing::warn!(reason, "event goes to the dead letters");
         let mut backoff = Backoff::new(Backoff::LOOPS);
         while let Err(error) = delivery.receipt.dead_letter(&delivery.body, &reason).await {
-            tracing::debug!(error = telemetry::causes(&error), "dead letter has to wait");
+            if backoff.is_fresh() {
+                tracing::warn!(error = telemetry::causes(&error), "dead letter has to wait");
+            }
             sleep(backoff.next_wait()).await;
         }
         delivery.receipt.ack().await

@@ -35,8 +35,8 @@ const HANDOFF_BATCHES: usize = 4;
 /// How often the outbox is searched for what others left behind.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Longest wait before an event that no queue takes is sent again.
-const LONGEST_RETURN_WAIT: Duration = Duration::from_mins(1);
+/// Longest wait before an event that the broker did not take is sent again.
+const LONGEST_REFUSAL_WAIT: Duration = Duration::from_mins(1);
 
 /// The timer loop's end of the way to the relay.
 #[derive(Debug)]
@@ -61,6 +61,12 @@ struct Batch {
 }
 
 impl Handoff {
+    /// The end of a claim that begins now, by the database's clock.
+    #[must_use]
+    pub fn claimed_until(now: DateTime<Utc>) -> DateTime<Utc> {
+        now + CLAIM
+    }
+
     /// Room for a batch, if the relay keeps up. Without, events are left to the outbox.
     #[must_use]
     pub fn reserve(&self) -> Option<Slot<'_>> {
@@ -75,12 +81,6 @@ impl Handoff {
 }
 
 impl Slot<'_> {
-    /// The end of the claim by the database's clock, which shows `now`.
-    #[must_use]
-    pub fn claimed_until(&self, now: DateTime<Utc>) -> DateTime<Utc> {
-        now + CLAIM
-    }
-
     /// Hands over events that are claimed.
     pub fn send(self, events: Vec<Outgoing>) {
         self.permit.send(Batch { events, until: self.until });
@@ -135,12 +135,7 @@ impl Relay {
         loop {
             let round = tokio::select! {
                 batch = self.fresh.recv() => match batch {
-                    // It waited for the broker for so long that its claim might end meanwhile.
-                    Some(batch) if batch.until < Instant::now() + PUBLISH_TIMEOUT => {
-                        self.release(ids(&batch.events), Duration::ZERO).await;
-                        continue;
-                    }
-                    Some(batch) => self.deliver(batch.events).await,
+                    Some(batch) => self.deliver_fresh(batch).await,
                     None => break,
                 },
                 () = self.left.notified() => self.sweep().await,
@@ -157,28 +152,48 @@ impl Relay {
                 }
             }
         }
-        if let Err(error) = self.sweep().await {
-            tracing::warn!(error = telemetry::causes(&error), "outbox is left to the next worker");
+        // The supervisor ends this when the grace period is over.
+        while let Err(error) = self.publish_left().await {
+            self.report(&error);
+            sleep(backoff.next_wait()).await;
         }
     }
 
-    /// Publishes what nobody holds.
-    async fn sweep(&self) -> Result<(), RelayError> {
+    /// Makes sure of the connection, and publishes what nobody holds.
+    async fn sweep(&mut self) -> Result<(), RelayError> {
         self.bus.publish(&[]).await?;
         if self.health.works(Part::Publisher) {
             tracing::info!("events go out");
         }
+        self.publish_left().await
+    }
+
+    /// Publishes what nobody holds, and in between what has just fired.
+    async fn publish_left(&mut self) -> Result<(), RelayError> {
         loop {
+            while let Ok(batch) = self.fresh.try_recv() {
+                self.deliver_fresh(batch).await?;
+            }
             let now = self.store.now().await?;
             let events = self.store.claim_outbox(now, self.batch, now + CLAIM).await?;
-            let last = u64::try_from(events.len()).is_ok_and(|count| count < u64::from(self.batch));
-            if !events.is_empty() {
-                self.deliver(events).await?;
-            }
-            if last {
+            if events.is_empty() {
                 return Ok(());
             }
+            self.deliver(events).await?;
         }
+    }
+
+    /// Publishes what the timer loop handed over, unless it had to wait for so long that its claim
+    /// might end meanwhile.
+    async fn deliver_fresh(&self, batch: Batch) -> Result<(), RelayError> {
+        let left = batch.until.saturating_duration_since(Instant::now());
+        if left >= PUBLISH_TIMEOUT {
+            return self.deliver(batch.events).await;
+        }
+        if !left.is_zero() {
+            self.release(ids(&batch.events), Duration::ZERO).await;
+        }
+        Ok(())
     }
 
     /// Publishes claimed events and notes which the broker has. The others can be claimed again.
@@ -194,7 +209,7 @@ impl Relay {
 
         let now = self.clock.now();
         let mut confirmed = Vec::with_capacity(events.len());
-        let mut returned: BTreeMap<Duration, Vec<EventId>> = BTreeMap::new();
+        let mut refused: BTreeMap<Duration, Vec<EventId>> = BTreeMap::new();
         let mut lost = Vec::new();
         let mut failure = None;
         for (event, confirmation) in events.into_iter().zip(confirmations) {
@@ -203,10 +218,10 @@ impl Relay {
                     report_confirmed(&event, now);
                     confirmed.push(event.id);
                 }
-                Confirmation::Returned(why) => {
-                    count("returned");
-                    tracing::warn!(event.id = %event.id, why, "event came back and is kept");
-                    returned.entry(return_wait(event.attempt)).or_default().push(event.id);
+                Confirmation::Refused(why) => {
+                    count("refused");
+                    tracing::warn!(event.id = %event.id, why, "event was not taken and is kept");
+                    refused.entry(refusal_wait(event.attempt)).or_default().push(event.id);
                 }
                 Confirmation::Unconfirmed(why) => {
                     count("unconfirmed");
@@ -216,7 +231,7 @@ impl Relay {
             }
         }
         self.mark_published(confirmed).await;
-        for (wait, ids) in returned {
+        for (wait, ids) in refused {
             self.release(ids, wait).await;
         }
         match failure {
@@ -240,7 +255,7 @@ impl Relay {
                 Err(error) => {
                     count("unreadable");
                     tracing::error!(event.id = %event.id, %error, "event in the outbox is no JSON");
-                    self.release(vec![event.id], LONGEST_RETURN_WAIT).await;
+                    self.release(vec![event.id], LONGEST_REFUSAL_WAIT).await;
                 }
             }
         }
@@ -299,10 +314,10 @@ fn report_confirmed(event: &Outgoing, now: DateTime<Utc>) {
     );
 }
 
-/// The wait before an event that came back is sent again: one second, doubling.
-fn return_wait(attempt: u32) -> Duration {
+/// The wait before an event that was not taken is sent again: one second, doubling.
+fn refusal_wait(attempt: u32) -> Duration {
     let seconds = 2_u64.checked_pow(attempt.saturating_sub(1)).unwrap_or(u64::MAX);
-    Duration::from_secs(seconds).min(LONGEST_RETURN_WAIT)
+    Duration::from_secs(seconds).min(LONGEST_REFUSAL_WAIT)
 }
 
 fn ids(events: &[Outgoing]) -> Vec<EventId> {

@@ -79,13 +79,12 @@ impl TimerLoop {
 
     /// Fires all that is due, and says for how long there is nothing to do.
     async fn round(&self, stop: &CancellationToken) -> store::Result<Duration> {
-        self.health.made_round();
-        let now = self.store.now().await?;
-        self.clock.observe(now);
-        loop {
+        let now = loop {
             self.health.made_round();
+            let now = self.store.now().await?;
+            self.clock.observe(now);
             let slot = self.handoff.reserve();
-            let claimed_until = slot.as_ref().map(|slot| slot.claimed_until(self.clock.now()));
+            let claimed_until = slot.as_ref().map(|_slot| Handoff::claimed_until(self.clock.now()));
             let fired = self.store.fire_due(now, self.batch, claimed_until).await?;
             let last = fired.is_short_of(self.batch);
             self.report(&fired);
@@ -95,9 +94,9 @@ impl TimerLoop {
                 None => self.handoff.left_in_outbox(),
             }
             if last || stop.is_cancelled() {
-                break;
+                break now;
             }
-        }
+        };
         let next = self.store.next_due(now).await?;
         Ok(next.map_or(LOOK_INTERVAL, |due_at| self.clock.until(due_at).min(LOOK_INTERVAL)))
     }

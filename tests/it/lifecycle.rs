@@ -115,6 +115,20 @@ fn the_environment_wins_over_the_file_and_secrets_stay_hidden() {
 }
 
 #[test]
+fn a_url_in_the_environment_wins_over_a_file_with_one() {
+    let folder = folder("config-");
+    let (file, secret) = (folder.join("lobbyd.toml"), folder.join("secret"));
+    fs::write(&file, format!("[database]\nurl_file = \"{}\"\n", secret.display())).unwrap();
+    fs::write(&secret, "postgres://production/lobbyd").unwrap();
+    let shown = |environment: &Settings| {
+        text(&run(environment, &["--config", file.to_str().unwrap(), "config", "check"]).stdout)
+    };
+    assert!(shown(&settings(&[])).contains("postgres://production/lobbyd"));
+    let trial = settings(&[("LOBBYD__DATABASE__URL", "sqlite://trial.db")]);
+    assert!(shown(&trial).contains("sqlite://trial.db"));
+}
+
+#[test]
 fn a_bus_inside_another_process_cannot_be_published_to() {
     let output = run(&settings(&[]), &["publish", "abc", "--state", "1"]);
     assert_eq!(output.status.code(), Some(78));
@@ -196,6 +210,7 @@ async fn housekeeping_counts_and_prunes() {
     settings.push(("LOBBYD__HOUSEKEEPING__PRUNE".to_owned(), "* * * * * *".to_owned()));
     settings.push(("LOBBYD__HOUSEKEEPING__SUMMARY".to_owned(), "* * * * * *".to_owned()));
     settings.push(("LOBBYD__OUTBOX__HISTORY".to_owned(), "1s".to_owned()));
+    settings.push(("LOBBYD__HOUSEKEEPING__GAUGES".to_owned(), "* * * * * *".to_owned()));
     let worker = Daemon::start_ready(&settings).await;
     database.insert_rooms("due", 3, database.now().await).await;
     database.insert_rooms("later", 2, database.now().await + 1000).await;
@@ -221,16 +236,20 @@ async fn systemd_is_told() {
     listener.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     settings.push(("NOTIFY_SOCKET".to_owned(), socket.display().to_string()));
     settings.push(("WATCHDOG_USEC".to_owned(), "200000".to_owned()));
+    let systemd = std::thread::spawn(move || {
+        let mut told = String::new();
+        while !told.contains("STOPPING=1") {
+            let mut buffer = [0; 1024];
+            let length = listener.recv(&mut buffer).unwrap();
+            told.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
+        }
+        told
+    });
     let mut worker = Daemon::start_ready(&settings).await;
     sleep(Duration::from_millis(500)).await;
     assert!(worker.stop().await.success());
-    let mut told = String::new();
-    while !told.contains("STOPPING=1") {
-        let mut buffer = [0; 1024];
-        let length = listener.recv(&mut buffer).unwrap();
-        told.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
-    }
-    assert!(told.starts_with("READY=1\n"), "{told}");
+    let told = systemd.join().unwrap();
+    assert_eq!(told.matches("READY=1\n").count(), 1, "{told}");
     assert!(told.contains("STATUS=opening rooms on time\n"), "{told}");
     assert!(told.matches("WATCHDOG=1").count() >= 3, "{told}");
 }

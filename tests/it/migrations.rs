@@ -92,6 +92,25 @@ async fn a_migration_that_was_interrupted_is_finished() {
 }
 
 #[tokio::test]
+async fn no_row_can_have_a_timer_that_stops_all_others() {
+    for (kind, bad) in [
+        (Kind::Postgres, "'infinity'"),
+        (Kind::Postgres, "'-infinity'"),
+        (Kind::Postgres, "'10000-01-01 00:00:00+00'"),
+        (Kind::MariaDb, "0"),
+        (Kind::MariaDb, "'1969-12-31 23:59:59'"),
+        (Kind::Sqlite, "'1969-12-31 23:59:59'"),
+    ] {
+        let database = Database::create(kind).await;
+        database.store().await;
+        let insert = "INSERT INTO lobbyd_rooms (token, type, name, lobby_timer) VALUES";
+        let refused = database.try_execute(&format!("{insert} ('a', 3, '', {bad})")).await;
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains("lobbyd_rooms_lobby_timer_check"), "{kind:?} {bad}: {error}");
+    }
+}
+
+#[tokio::test]
 async fn sqlite_refuses_a_timer_that_would_not_sort() {
     let database = Database::create(Kind::Sqlite).await;
     database.store().await;
@@ -99,7 +118,7 @@ async fn sqlite_refuses_a_timer_that_would_not_sort() {
     for bad in ["'2026-01-01T00:00:00Z'", "'2026-01-01 00:00:00+00:00'", "1767225600", "'soon'"] {
         let refused = database.try_execute(&format!("{insert} ('a', 3, '', {bad})")).await;
         let error = refused.unwrap_err().to_string();
-        assert!(error.contains("lobbyd_rooms_lobby_timer_is_utc_text"), "{bad}: {error}");
+        assert!(error.contains("lobbyd_rooms_lobby_timer_check"), "{bad}: {error}");
     }
     database.execute(&format!("{insert} ('a', 3, '', datetime('now', '+3 seconds'))")).await;
 }

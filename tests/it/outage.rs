@@ -4,7 +4,11 @@ use std::{collections::BTreeSet, time::Duration};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    io::AsyncReadExt,
+    net::TcpListener,
+    time::{Instant, sleep, timeout},
+};
 
 use crate::support::{
     amqp::{Client, Published},
@@ -217,12 +221,61 @@ async fn an_event_that_no_queue_takes_is_kept_until_one_does() {
     let client = Client::connect(&site.amqp_url, &site.exchange).await;
     let worker = site.worker().await;
     site.database.insert_rooms("room", 3, site.database.now().await).await;
-    let returned = r#"lobbyd_events_published_total{outcome="returned"}"#;
-    eventually("that it comes back", || worker.metric(returned)).await;
+    let refused = r#"lobbyd_events_published_total{outcome="refused"}"#;
+    eventually("that it comes back", || worker.metric(refused)).await;
     assert_eq!(site.database.closed_rooms().await, 0);
     assert_eq!(site.database.unpublished().await, 3);
     client.record(&site.updates).await;
     everything_is_done(&site, &client, 3).await;
+}
+
+#[tokio::test]
+async fn of_a_batch_only_what_a_queue_takes_is_published() {
+    let site = Site::new(Kind::Postgres).await;
+    let client = Client::connect(&site.amqp_url, &site.exchange).await;
+    // Every second room has a queue of its own, the others have none.
+    let keys: Vec<String> = (1..=100).step_by(2).map(|i| format!("room.updated.room{i}")).collect();
+    client.record_keys(&site.updates, &keys).await;
+    let worker = site.worker().await;
+    for _ in 0..3 {
+        site.database.execute("DELETE FROM lobbyd_rooms").await;
+        site.database.execute("DELETE FROM lobbyd_outbox").await;
+        site.database.insert_rooms("room", 100, site.database.now().await).await;
+        let updates = client.take_ids(&site.updates, 50).await;
+        let tokens: BTreeSet<String> = updates.values().map(Published::token).collect();
+        assert_eq!(tokens.len(), 50);
+        eventually("fifty events that wait", || async {
+            (site.database.unpublished().await == 50).then_some(())
+        })
+        .await;
+        let waiting = "SELECT token FROM lobbyd_outbox WHERE published_at IS NULL";
+        for token in site.database.texts(waiting).await {
+            assert!(!tokens.contains(&token), "{token} was published and still waits");
+        }
+    }
+    worker.ready().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_accepts_and_says_nothing_costs_no_descriptors() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let mut site = Site::new(Kind::Sqlite).await;
+    site.set("EVENTS__URL", &amqp_url(listener.local_addr().unwrap().port()));
+    let worker = Daemon::start(&site.settings);
+    let mut accepted = Vec::new();
+    while accepted.len() < 8 {
+        accepted.push(listener.accept().await.unwrap().0);
+    }
+    let problems = worker.unready().await;
+    assert!(problems.contains("broker did not accept a connection within 5s"), "{problems}");
+    let mut open = 0;
+    for stream in &mut accepted {
+        let mut heard = Vec::new();
+        let closed = timeout(Duration::from_millis(10), stream.read_to_end(&mut heard)).await;
+        open += u32::from(closed.is_err());
+    }
+    // Two that lapin tried, and two that are asked now.
+    assert!(open <= 4, "{open} of 8 connections are still open");
 }
 
 #[tokio::test]

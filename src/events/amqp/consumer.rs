@@ -83,6 +83,6 @@ impl Receipt for AmqpReceipt {
 
     async fn dead_letter(&mut self, body: &[u8], reason: &str) -> Result<()> {
         let origin = (self.exchange.as_str(), self.routing_key.as_str());
-        self.publisher.dead_letter(body, self.properties.clone(), origin, reason).await
+        self.publisher.dead_letter(body, &self.properties, origin, reason).await
     }
 }

@@ -10,11 +10,25 @@ mod consumer;
 mod publisher;
 mod topology;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use lapin::{Connection, ConnectionProperties, uri::AMQPUri};
-use tokio::time::timeout;
+use lapin::{
+    Connection, ConnectionProperties,
+    uri::{AMQPScheme, AMQPUri},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 use self::publisher::Publisher;
 use super::{Bus, BusError, Confirmation, Message, Options, Result, Subscription};
@@ -25,9 +39,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bound of one request that the broker answers.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Bound of the goodbye, which is mere politeness.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Seconds between heartbeats. A frozen connection is noticed after two of them; the broker's
 /// documentation warns of false alarms below five.
 const HEARTBEAT: u16 = 10;
+
+const SILENCE: BusError = BusError::TimedOut("accept a connection", CONNECT_TIMEOUT);
+
+/// What a client says first: AMQP 0-9-1.
+const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
 
 /// AMQP's code for a regular goodbye.
 const REPLY_SUCCESS: u16 = 200;
@@ -36,24 +58,46 @@ const REPLY_SUCCESS: u16 = 200;
 pub(super) struct Broker {
     uri: AMQPUri,
     options: Options,
+    /// Whether the last attempt met a peer that accepts and says nothing.
+    silent: AtomicBool,
 }
 
 impl Broker {
     /// Opens a connection and makes sure of the topology. `role` shows in the broker's list.
     async fn connect(&self, role: &str) -> Result<Connection> {
+        if self.silent.load(Ordering::Relaxed) {
+            self.await_first_word().await?;
+        }
         let name = format!("lobbyd {role}, process {}", std::process::id());
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let connecting = Connection::connect_uri(self.uri.clone(), properties);
-        let connection = match timeout(CONNECT_TIMEOUT, connecting).await {
-            Ok(connected) => connected.map_err(broker)?,
-            Err(_elapsed) => {
-                return Err(BusError::TimedOut("accept a connection", CONNECT_TIMEOUT));
-            }
-        };
+        let connected = timeout(CONNECT_TIMEOUT, connecting).await;
+        self.silent.store(connected.is_err(), Ordering::Relaxed);
+        let connection = connected.map_err(|_elapsed| SILENCE)?.map_err(broker)?;
         if self.options.declare {
             topology::declare(&connection, &self.options).await?;
         }
         Ok(connection)
+    }
+
+    /// Waits until the peer answers the protocol's header at all. lapin keeps thread and socket of
+    /// an attempt that was given up for as long as the peer keeps silent, so a peer that did it once
+    /// is first asked without lapin. (Behind TLS it cannot be asked so plainly.)
+    async fn await_first_word(&self) -> Result<()> {
+        if self.uri.scheme == AMQPScheme::AMQPS {
+            return Ok(());
+        }
+        let authority = &self.uri.authority;
+        let asking = async {
+            let mut stream = TcpStream::connect((authority.host.as_str(), authority.port)).await?;
+            stream.write_all(PROTOCOL_HEADER).await?;
+            stream.read_u8().await
+        };
+        match timeout(CONNECT_TIMEOUT, asking).await {
+            Ok(Ok(_first_byte)) => Ok(()),
+            Ok(Err(error)) => Err(BusError::Broker(Box::new(error))),
+            Err(_elapsed) => Err(SILENCE),
+        }
     }
 }
 
@@ -67,7 +111,7 @@ impl AmqpBus {
     pub(super) fn new(url: &str, options: Options) -> Result<Self> {
         let mut uri: AMQPUri = url.parse().map_err(BusError::Url)?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
-        let broker = Arc::new(Broker { uri, options });
+        let broker = Arc::new(Broker { uri, options, silent: AtomicBool::new(false) });
         let publisher = Arc::new(Publisher::new(Arc::clone(&broker)));
         Ok(Self { broker, publisher })
     }

@@ -1,20 +1,20 @@
 //! The publishing connection: persistent, mandatory, confirmed.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use futures_util::future::join_all;
 use lapin::{
     BasicProperties, Channel, Connection, PublisherConfirm,
     message::BasicReturnMessage,
     options::{BasicPublishOptions, ConfirmSelectOptions},
-    types::AMQPValue,
+    types::{AMQPValue, FieldTable},
 };
 use tokio::{
     sync::Mutex,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
-use super::{Broker, REPLY_SUCCESS, answered, broker};
+use super::{Broker, GOODBYE_TIMEOUT, REPLY_SUCCESS, answered, broker};
 use crate::{
     events::{BusError, Confirmation, Message, PUBLISH_TIMEOUT, Result, wire::CLOUDEVENTS_JSON},
     telemetry,
@@ -26,8 +26,12 @@ const PERSISTENT: u8 = 2;
 /// Header of a dead letter that says why it is one.
 const REASON: &str = "lobbyd-reason";
 
-/// Longest reason, in bytes, so that headers stay small.
-const MAX_REASON: usize = 1000;
+/// Longest text in a dead letter's headers, in bytes, and the most headers that are kept: together
+/// they fit into a frame.
+const MAX_TEXT: usize = 1000;
+const MAX_HEADERS: usize = 32;
+
+const NOT_STORED: &str = "broker could not store the message";
 
 /// The publishing connection, made when it is needed.
 pub(super) struct Publisher {
@@ -35,10 +39,11 @@ pub(super) struct Publisher {
     link: Mutex<Option<Arc<Link>>>,
 }
 
-/// A connection in confirm mode. Dropping it closes it.
+/// A connection with its channels in confirm mode. Dropping it closes it.
 struct Link {
     connection: Connection,
-    channel: Channel,
+    events: Channel,
+    letters: Mutex<Channel>,
 }
 
 impl Publisher {
@@ -48,11 +53,15 @@ impl Publisher {
 
     /// See [`Bus::publish`](crate::events::Bus::publish).
     pub(super) async fn publish(&self, messages: &[Message]) -> Result<Vec<Confirmation>> {
+        if messages.is_empty() {
+            // Nothing is claimed meanwhile, so a slow connection may take its time.
+            return self.link().await.map(|_link| Vec::new());
+        }
         let deadline = Instant::now() + PUBLISH_TIMEOUT;
         let link = self.link_by(deadline).await?;
         let exchange = self.broker.options.exchange.as_str();
 
-        let mut confirms = Vec::with_capacity(messages.len());
+        let mut sent = Vec::with_capacity(messages.len());
         for message in messages {
             let properties = BasicProperties::default()
                 .with_content_type(CLOUDEVENTS_JSON.into())
@@ -60,14 +69,12 @@ impl Publisher {
                 .with_message_id(message.id.as_str().into())
                 .with_type(message.event_type.as_str().into())
                 .with_app_id("lobbyd".into());
-            confirms.push(
-                send(&link, deadline, exchange, &message.routing_key, &message.body, properties)
-                    .await,
-            );
+            let (key, body) = (&message.routing_key, &message.body);
+            sent.push(send(&link.events, deadline, exchange, key, body, properties).await);
         }
         // The broker may confirm in any order, and many at once.
-        let confirmations =
-            join_all(confirms.into_iter().map(|sent| confirmation(deadline, sent))).await;
+        let answers = join_all(sent.into_iter().map(|sent| answer(deadline, sent))).await;
+        let confirmations = confirmations(messages, answers);
         if confirmations.iter().any(|each| matches!(each, Confirmation::Unconfirmed(_))) {
             self.forget(&link).await;
         }
@@ -78,30 +85,26 @@ impl Publisher {
     pub(super) async fn dead_letter(
         &self,
         body: &[u8],
-        properties: BasicProperties,
+        original: &BasicProperties,
         origin: (&str, &str),
         reason: &str,
     ) -> Result<()> {
         let deadline = Instant::now() + PUBLISH_TIMEOUT;
         let link = self.link_by(deadline).await?;
-        let mut headers = properties.headers().clone().unwrap_or_default();
-        let (exchange, routing_key) = origin;
-        for (key, value) in [
-            (REASON, cut(reason)),
-            ("lobbyd-exchange", exchange),
-            ("lobbyd-routing-key", routing_key),
-        ] {
-            headers.insert(key.into(), AMQPValue::LongString(value.into()));
-        }
-        let properties = properties.with_headers(headers).with_delivery_mode(PERSISTENT);
+        let properties = letter_properties(original, origin, reason);
         let queue = self.broker.options.dead_letter_queue.as_str();
-        let sent = send(&link, deadline, "", queue, body, properties).await;
-        match confirmation(deadline, sent).await {
-            Confirmation::Confirmed => Ok(()),
-            Confirmation::Returned(why) => Err(BusError::NotTaken(why)),
-            Confirmation::Unconfirmed(why) => {
+        // One at a time, so that a letter that comes back is known to be this one.
+        let letters = link.letters.lock().await;
+        let sent = send(&letters, deadline, "", queue, body, properties).await;
+        match answer(deadline, sent).await {
+            Ok(lapin::Confirmation::Ack(None)) => Ok(()),
+            Ok(lapin::Confirmation::Ack(Some(back))) => Err(BusError::NotTaken(why(&back))),
+            Ok(lapin::Confirmation::Nack(_) | lapin::Confirmation::NotRequested) => {
+                Err(BusError::NotTaken(NOT_STORED.to_owned()))
+            }
+            Err(problem) => {
                 self.forget(&link).await;
-                Err(BusError::NotTaken(why))
+                Err(BusError::NotTaken(problem))
             }
         }
     }
@@ -109,8 +112,8 @@ impl Publisher {
     pub(super) async fn close(&self) {
         if let Some(link) = self.link.lock().await.take() {
             let goodbye = link.connection.close(REPLY_SUCCESS, "goodbye".into());
-            if let Err(error) = answered("say goodbye", goodbye).await {
-                tracing::debug!(%error, "broker connection was closed without a goodbye");
+            if timeout(GOODBYE_TIMEOUT, goodbye).await.is_err() {
+                tracing::debug!("broker connection was closed without a goodbye");
             }
         }
     }
@@ -122,7 +125,7 @@ impl Publisher {
     /// The connection, made anew if there is none that works.
     async fn link(&self) -> Result<Arc<Link>> {
         let mut slot = self.link.lock().await;
-        let link = match slot.as_ref().filter(|link| link.channel.status().connected()) {
+        let link = match slot.as_ref().filter(|link| link.events.status().connected()) {
             Some(link) => Arc::clone(link),
             None => Arc::clone(slot.insert(Arc::new(Link::open(&self.broker).await?))),
         };
@@ -146,14 +149,20 @@ impl Publisher {
 impl Link {
     async fn open(target: &Broker) -> Result<Self> {
         let connection = target.connect("publisher").await?;
-        let channel = answered("open a channel", connection.create_channel()).await?;
-        answered("confirm", channel.confirm_select(ConfirmSelectOptions::default())).await?;
-        Ok(Self { connection, channel })
+        let (events, letters) =
+            (confirming_channel(&connection).await?, confirming_channel(&connection).await?);
+        Ok(Self { connection, events, letters: Mutex::new(letters) })
     }
 }
 
+async fn confirming_channel(connection: &Connection) -> Result<Channel> {
+    let channel = answered("open a channel", connection.create_channel()).await?;
+    answered("confirm", channel.confirm_select(ConfirmSelectOptions::default())).await?;
+    Ok(channel)
+}
+
 async fn send(
-    link: &Link,
+    channel: &Channel,
     deadline: Instant,
     exchange: &str,
     routing_key: &str,
@@ -161,50 +170,102 @@ async fn send(
     properties: BasicProperties,
 ) -> Result<PublisherConfirm> {
     let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let sending = link.channel.basic_publish(
-        exchange.into(),
-        routing_key.into(),
-        mandatory,
-        body,
-        properties,
-    );
+    let sending =
+        channel.basic_publish(exchange.into(), routing_key.into(), mandatory, body, properties);
     match timeout_at(deadline, sending).await {
         Ok(sent) => sent.map_err(broker),
         Err(_elapsed) => Err(late("take a message")),
     }
 }
 
-async fn confirmation(deadline: Instant, sent: Result<PublisherConfirm>) -> Confirmation {
-    let answer = match sent {
-        Ok(confirm) => timeout_at(deadline, confirm).await,
-        Err(error) => return Confirmation::Unconfirmed(telemetry::causes(&error)),
-    };
-    match answer {
-        Ok(Ok(lapin::Confirmation::Ack(None))) => Confirmation::Confirmed,
-        // A mandatory message without a queue comes back, and is "confirmed" all the same.
-        Ok(Ok(lapin::Confirmation::Ack(Some(back)) | lapin::Confirmation::Nack(Some(back)))) => {
-            Confirmation::Returned(returned_because(&back))
-        }
-        Ok(Ok(lapin::Confirmation::Nack(None))) => {
-            Confirmation::Unconfirmed("broker could not store the message".to_owned())
-        }
-        Ok(Ok(lapin::Confirmation::NotRequested)) => {
-            Confirmation::Unconfirmed("channel is not in confirm mode".to_owned())
-        }
-        Ok(Err(error)) => Confirmation::Unconfirmed(error.to_string()),
-        Err(_elapsed) => Confirmation::Unconfirmed(late("confirm a message").to_string()),
+/// Waits for the broker's answer; the error says why there was none.
+async fn answer(
+    deadline: Instant,
+    sent: Result<PublisherConfirm>,
+) -> std::result::Result<lapin::Confirmation, String> {
+    let confirm = sent.map_err(|error| telemetry::causes(&error))?;
+    match timeout_at(deadline, confirm).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_elapsed) => Err(late("confirm a message").to_string()),
     }
+}
+
+/// Makes of the answers what became of each message.
+///
+/// A mandatory message without a queue comes back and is confirmed all the same. lapin hands it out
+/// with the confirm that comes next, which may be that of another message when the broker confirms
+/// several at once, so what came back is known by its id.
+fn confirmations(
+    messages: &[Message],
+    answers: Vec<std::result::Result<lapin::Confirmation, String>>,
+) -> Vec<Confirmation> {
+    let mut refused = HashMap::new();
+    for answer in answers.iter().flatten() {
+        if let lapin::Confirmation::Ack(Some(back)) | lapin::Confirmation::Nack(Some(back)) = answer
+            && let Some(id) = back.delivery.properties.message_id()
+        {
+            refused.insert(id.to_string(), why(back));
+        }
+    }
+    messages
+        .iter()
+        .zip(answers)
+        .map(|(message, answer)| match (refused.remove(message.id.as_str()), answer) {
+            (Some(why), _) => Confirmation::Refused(why),
+            (None, Ok(lapin::Confirmation::Ack(_))) => Confirmation::Confirmed,
+            (None, Ok(lapin::Confirmation::Nack(_))) => {
+                Confirmation::Refused(NOT_STORED.to_owned())
+            }
+            (None, Ok(lapin::Confirmation::NotRequested)) => {
+                Confirmation::Unconfirmed("channel is not in confirm mode".to_owned())
+            }
+            (None, Err(problem)) => Confirmation::Unconfirmed(problem),
+        })
+        .collect()
+}
+
+/// The properties of a dead letter. Of the original ones those are kept that help to repair it; an
+/// expiry would delete it, a user id would be refused, and CC would send it elsewhere too.
+fn letter_properties(
+    original: &BasicProperties,
+    (exchange, routing_key): (&str, &str),
+    reason: &str,
+) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    for (key, value) in original.headers().iter().flat_map(FieldTable::inner) {
+        let short = value.as_long_string().is_some_and(|text| text.as_bytes().len() <= MAX_TEXT);
+        if short && headers.inner().len() < MAX_HEADERS {
+            headers.insert(key.clone(), value.clone());
+        }
+    }
+    for (key, value) in
+        [(REASON, cut(reason)), ("lobbyd-exchange", exchange), ("lobbyd-routing-key", routing_key)]
+    {
+        headers.insert(key.into(), AMQPValue::LongString(value.into()));
+    }
+    let mut properties =
+        BasicProperties::default().with_headers(headers).with_delivery_mode(PERSISTENT);
+    if let Some(content_type) = original.content_type() {
+        properties = properties.with_content_type(content_type.clone());
+    }
+    if let Some(message_id) = original.message_id() {
+        properties = properties.with_message_id(message_id.clone());
+    }
+    if let Some(kind) = original.kind() {
+        properties = properties.with_type(kind.clone());
+    }
+    properties
 }
 
 fn late(action: &'static str) -> BusError {
     BusError::TimedOut(action, PUBLISH_TIMEOUT)
 }
 
-fn returned_because(back: &BasicReturnMessage) -> String {
+fn why(back: &BasicReturnMessage) -> String {
     format!("no queue is bound for {}: {}", back.delivery.routing_key, back.reply_text)
 }
 
 fn cut(reason: &str) -> &str {
-    let end = reason.floor_char_boundary(MAX_REASON.min(reason.len()));
+    let end = reason.floor_char_boundary(MAX_TEXT.min(reason.len()));
     reason.get(..end).unwrap_or(reason)
 }

@@ -79,6 +79,11 @@ impl Client {
 
     /// A durable queue that takes every room update from now on.
     pub async fn record(&self, queue: &str) {
+        self.record_keys(queue, &["room.updated.#".to_owned()]).await;
+    }
+
+    /// A durable queue that takes what has one of these routing keys.
+    pub async fn record_keys(&self, queue: &str, keys: &[String]) {
         let topic = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         self.channel
             .exchange_declare(
@@ -91,16 +96,14 @@ impl Client {
             .unwrap();
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         self.channel.queue_declare(queue.into(), durable, FieldTable::default()).await.unwrap();
-        self.channel
-            .queue_bind(
-                queue.into(),
-                self.exchange.as_str().into(),
-                "room.updated.#".into(),
-                QueueBindOptions::default(),
-                FieldTable::default(),
-            )
-            .await
-            .unwrap();
+        for key in keys {
+            let (queue, exchange) = (queue.into(), self.exchange.as_str().into());
+            let options = QueueBindOptions::default();
+            let arguments = FieldTable::default();
+            let binding =
+                self.channel.queue_bind(queue, exchange, key.as_str().into(), options, arguments);
+            binding.await.unwrap();
+        }
     }
 
     pub async fn delete_queue(&self, queue: &str) {

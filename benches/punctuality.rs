@@ -10,7 +10,6 @@
     clippy::print_stdout,
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::cast_precision_loss,
     clippy::as_conversions,
     reason = "a benchmark fails by panicking, and borrows a part of the tests' support"
 )]

@@ -32,25 +32,25 @@ pub async fn run(health: Arc<Health>, stop: CancellationToken) {
             }
             _ = round.tick() => {}
         }
-        let status = status(&health);
-        let mut states = vec![NotifyState::Status(&status)];
+        let line = status_line(&health);
+        let mut news = vec![NotifyState::Status(&line)];
         if !ready {
             ready = health.reaches(Part::Database);
             // The wait for the database is not a start that failed.
-            states.push(if ready {
+            news.push(if ready {
                 NotifyState::Ready
             } else {
                 NotifyState::ExtendTimeoutUsec(WAIT)
             });
         }
         if health.is_alive() {
-            states.push(NotifyState::Watchdog);
+            news.push(NotifyState::Watchdog);
         }
-        tell(&states);
+        tell(&news);
     }
 }
 
-fn status(health: &Health) -> String {
+fn status_line(health: &Health) -> String {
     let problems: Vec<String> = health
         .problems()
         .into_iter()
@@ -59,8 +59,8 @@ fn status(health: &Health) -> String {
     if problems.is_empty() { "opening rooms on time".to_owned() } else { problems.join("; ") }
 }
 
-fn tell(states: &[NotifyState]) {
-    if let Err(error) = sd_notify::notify(states) {
+fn tell(news: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(news) {
         tracing::debug!(%error, "systemd could not be told");
     }
 }

@@ -1,7 +1,7 @@
 //! The ways in and out: lobby changes are taken in, room updates are published.
 //!
-//! One seam, [`Bus`], with two sides behind it: RabbitMQ ([`amqp`]) and the process itself
-//! ([`memory`]). A bus moves bytes and settles deliveries. It decides nothing about them, never
+//! One seam, [`Bus`], with two sides behind it: RabbitMQ (`amqp`) and the process itself
+//! (`memory`). A bus moves bytes and settles deliveries. It decides nothing about them, never
 //! retries and never acknowledges on its own: the loops in `worker` do.
 
 mod amqp;

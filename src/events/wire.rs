@@ -55,7 +55,7 @@ pub enum Malformed {
     /// Larger than [`MAX_BODY`].
     #[error("body has {0} bytes, at most {MAX_BODY} are taken")]
     TooLarge(usize),
-    /// Nested more deeply than [`MAX_DEPTH`].
+    /// Nested more deeply than `MAX_DEPTH`.
     #[error("body is nested more than {MAX_DEPTH} levels deep")]
     TooDeep,
     /// Not JSON by its sender's own word.

@@ -4,8 +4,8 @@
 //! half of one. The rules come from `domain`; this module never decides when to look again, it
 //! does not retry, and it publishes nothing. All loops and the command line use it.
 //!
-//! One engine ([`engine`]) runs the same flow on all databases; only the texts of the statements
-//! differ ([`dialect`]). To add a statement: name it in `Statements`, and the compiler asks for it
+//! One engine (`engine`) runs the same flow on all databases; only the texts of the statements
+//! differ (`dialect`). To add a statement: name it in `Statements`, and the compiler asks for it
 //! in all three tables.
 
 mod dialect;

@@ -114,14 +114,17 @@ fn describe() {
     metrics::gauge!(BLOCKED).set(0);
 }
 
-/// An error with its causes, in one line.
+/// An error with its causes, in one line. A cause that the line ends with already is not repeated:
+/// some libraries put it into their own text.
 #[must_use]
 pub fn causes(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {
-        line.push_str(": ");
-        line.push_str(&next.to_string());
+        let text = next.to_string();
+        if !line.ends_with(&text) {
+            line = format!("{line}: {text}");
+        }
         cause = next.source();
     }
     line

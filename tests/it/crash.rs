@@ -7,7 +7,6 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::{
     PATIENCE,
-    amqp::Client,
     daemon::Daemon,
     database::{Database, Kind},
     proxy::{Mode, Proxy},
@@ -16,7 +15,7 @@ use crate::support::{
 };
 
 /// Rooms whose timers come due while the workers die.
-const ROOMS: usize = 300;
+const ROOMS: u32 = 300;
 
 /// Workers that die in one test.
 const KILLS: u32 = 12;
@@ -35,7 +34,7 @@ async fn workers_that_die_at_random_lose_and_double_nothing(site: Site) {
     // Half the events have a version, half are what any script sends.
     let now = site.database.now().await;
     for index in 0..ROOMS {
-        let timer = now + 2 + i64::try_from(index % 8).unwrap();
+        let timer = now + 2 + i64::from(index % 8);
         let mut change = json!({"token": format!("room{index}"), "state": 1, "timer": timer});
         if index % 2 == 0 {
             change["version"] = json!(1);
@@ -50,26 +49,7 @@ async fn workers_that_die_at_random_lose_and_double_nothing(site: Site) {
     }
 
     let _last = site.worker().await;
-    let updates = client.take_ids(&site.updates, ROOMS).await;
-    all_opened_once(&site, &client, &updates.into_keys().collect::<Vec<_>>()).await;
-}
-
-/// The end of every story: each room was opened by one reset, and each reset was announced.
-async fn all_opened_once(site: &Site, client: &Client, seen: &[String]) {
-    let database = &site.database;
-    database.all_published().await;
-    assert_eq!(database.closed_rooms().await, 0);
-    let stored = database.texts("SELECT id FROM lobbyd_outbox ORDER BY id").await;
-    let rooms = database.texts("SELECT DISTINCT token FROM lobbyd_outbox").await;
-    assert_eq!(stored.len(), rooms.len(), "a room was reset twice");
-    assert_eq!(seen, stored, "announcements and resets differ");
-    let early = "SELECT count(*) FROM lobbyd_outbox WHERE created_at < due_at";
-    assert_eq!(database.number(early).await, 0);
-    // Publications that come twice have the same id.
-    for again in client.take_rest(&site.updates).await {
-        assert!(stored.contains(&again.message_id));
-    }
-    assert!(client.take_rest(&site.dead_letters).await.is_empty());
+    site.all_done(&client, ROOMS).await;
 }
 
 #[tokio::test]
@@ -91,8 +71,7 @@ async fn a_worker_that_dies_before_the_confirm_has_its_event_published_again() {
 
     site.set("EVENTS__URL", &BROKER.url());
     let _next = site.worker().await;
-    let updates = client.take_ids(&site.updates, 10).await;
-    all_opened_once(&site, &client, &updates.into_keys().collect::<Vec<_>>()).await;
+    site.all_done(&client, 10).await;
 }
 
 #[tokio::test]
@@ -114,8 +93,7 @@ async fn a_worker_that_dies_inside_a_transaction_leaves_the_timer_to_the_next() 
     proxy.set(Mode::Pass);
 
     let _next = site.worker().await;
-    let updates = client.take_ids(&site.updates, 10).await;
-    all_opened_once(&site, &client, &updates.into_keys().collect::<Vec<_>>()).await;
+    site.all_done(&client, 10).await;
 }
 
 #[tokio::test]
@@ -133,6 +111,5 @@ async fn a_worker_that_stops_flushes_its_outbox() {
     assert_eq!(site.database.unpublished().await, 0);
 
     let _next = site.worker().await;
-    let updates = client.take_ids(&site.updates, 3000).await;
-    all_opened_once(&site, &client, &updates.into_keys().collect::<Vec<_>>()).await;
+    site.all_done(&client, 3000).await;
 }

@@ -23,20 +23,7 @@ use crate::support::{
 /// Rooms that come due one after another, from before an outage until after it.
 const ROOMS: u32 = 200;
 
-/// Waits until every room is open and every event confirmed, and checks that nothing is lost and
-/// nothing doubled.
-async fn everything_is_done(site: &Site, client: &Client, rooms: u32) {
-    let database = &site.database;
-    database.all_open().await;
-    let updates = client.take_ids(&site.updates, usize::try_from(rooms).unwrap()).await;
-    let tokens: BTreeSet<String> = updates.values().map(Published::token).collect();
-    assert_eq!(tokens.len(), updates.len(), "a room was reset twice");
-    database.all_published().await;
-    let count = database.number("SELECT count(*) FROM lobbyd_outbox").await;
-    assert_eq!(count, i64::from(rooms));
-}
-
-/// Timers for every 50 ms of the next ten seconds.
+/// Timers in every one of ten seconds.
 async fn insert_load(site: &Site, first_in: i64) {
     let now = site.database.now().await;
     for second in 0..10 {
@@ -69,7 +56,7 @@ async fn a_broker_that_is_killed_and_comes_back_gets_every_event() {
     let begin = Instant::now();
     worker.ready().await;
     println!("broker back, worker ready after {:?}", begin.elapsed());
-    everything_is_done(&site, &client, ROOMS).await;
+    site.all_done(&client, ROOMS).await;
 
     // Events come in again as well.
     site.database.insert_room("after").await;
@@ -110,8 +97,7 @@ async fn kill_database(kind: Kind, mut server: Server) {
     println!("{kind:?} back, worker ready after {:?}", begin.elapsed());
     site.database.lobby_becomes("changed", 1).await;
     site.database.execute("DELETE FROM lobbyd_rooms WHERE token = 'changed'").await;
-    everything_is_done(&site, &client, ROOMS).await;
-    assert!(client.take_rest(&site.dead_letters).await.is_empty());
+    site.all_done(&client, ROOMS).await;
 }
 
 #[tokio::test]
@@ -138,7 +124,7 @@ async fn a_database_that_freezes_costs_no_connection() {
         site.database.lobby_becomes("changed", round % 2).await;
     }
     site.database.execute("DELETE FROM lobbyd_rooms WHERE token = 'changed'").await;
-    everything_is_done(&site, &client, 20).await;
+    site.all_done(&client, 20).await;
 }
 
 #[tokio::test]
@@ -155,7 +141,7 @@ async fn a_broker_that_freezes_delays_no_room() {
     worker.unready().await;
     assert_eq!(database.unpublished().await, 50);
     proxy.set(Mode::Pass);
-    everything_is_done(&site, &client, 50).await;
+    site.all_done(&client, 50).await;
 }
 
 #[tokio::test]
@@ -175,7 +161,7 @@ async fn connections_that_are_cut_again_and_again_lose_nothing() {
         proxy.set(Mode::Pass);
         sleep(Duration::from_millis(rand::random_range(50..400))).await;
     }
-    everything_is_done(&site, &client, ROOMS).await;
+    site.all_done(&client, ROOMS).await;
 }
 
 #[tokio::test]
@@ -226,7 +212,7 @@ async fn an_event_that_no_queue_takes_is_kept_until_one_does() {
     assert_eq!(site.database.closed_rooms().await, 0);
     assert_eq!(site.database.unpublished().await, 3);
     client.record(&site.updates).await;
-    everything_is_done(&site, &client, 3).await;
+    site.all_done(&client, 3).await;
 }
 
 #[tokio::test]
@@ -315,5 +301,5 @@ async fn a_worker_that_starts_first_waits_for_database_and_broker() {
     }
     worker.ready().await;
     site.database.insert_rooms("room", 1, site.database.now().await).await;
-    everything_is_done(&site, &client, 1).await;
+    site.all_done(&client, 1).await;
 }

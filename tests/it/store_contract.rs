@@ -69,6 +69,7 @@ on_every_database! { super::Subject::new:
     pruning_keeps_to_its_limit,
     what_waits_is_counted,
     a_room_is_made_once,
+    a_closed_store_says_so_at_once,
 }
 
 const RECEIVED: Version = Version::ZERO;
@@ -387,4 +388,11 @@ async fn a_room_is_made_once(subject: Subject) {
     for _ in 0..20 {
         tokio::time::timeout(Duration::from_secs(20), subject.store.now()).await.unwrap().unwrap();
     }
+}
+
+async fn a_closed_store_says_so_at_once(subject: Subject) {
+    subject.store.now().await.unwrap();
+    subject.store.close().await;
+    let refused = subject.store.now().await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
 }

@@ -178,7 +178,8 @@ fn newest_postgres() -> PathBuf {
         .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path().join("bin"))).collect())
         .unwrap_or_default();
     versions.retain(|binaries| binaries.join("postgres").exists());
-    versions.sort();
+    // By number: 9.6 is older than 15.
+    versions.sort_by_key(|binaries| (binaries.as_os_str().len(), binaries.clone()));
     versions.pop().expect("PostgreSQL is not installed; `make test` installs it")
 }
 

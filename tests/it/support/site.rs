@@ -66,4 +66,26 @@ impl Site {
     pub async fn worker(&self) -> Daemon {
         Daemon::start_ready(&self.settings).await
     }
+
+    /// The end of every story: waits until every room is open and every event confirmed, and checks
+    /// that this many rooms were each opened by one reset, not early, and that each reset was
+    /// announced.
+    pub async fn all_done(&self, client: &Client, rooms: u32) {
+        let database = &self.database;
+        database.all_open().await;
+        let updates = client.take_ids(&self.updates, usize::try_from(rooms).unwrap()).await;
+        database.all_published().await;
+        let stored = database.texts("SELECT id FROM lobbyd_outbox ORDER BY id").await;
+        let opened = database.texts("SELECT DISTINCT token FROM lobbyd_outbox").await;
+        assert_eq!(stored.len(), opened.len(), "a room was reset twice");
+        let seen: Vec<String> = updates.into_keys().collect();
+        assert_eq!(seen, stored, "announcements and resets differ");
+        let early = "SELECT count(*) FROM lobbyd_outbox WHERE created_at < due_at";
+        assert_eq!(database.number(early).await, 0);
+        // Publications that come twice have the same id.
+        for again in client.take_rest(&self.updates).await {
+            assert!(stored.contains(&again.message_id));
+        }
+        assert!(client.take_rest(&self.dead_letters).await.is_empty());
+    }
 }

@@ -6,7 +6,7 @@
 //! taking in, the timer loop finishes its transaction, the relay flushes the outbox, and at last
 //! the connections are closed.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::Notify, time::sleep};
@@ -27,6 +27,10 @@ use crate::{
         housekeeping::{Housekeeping, Retention, Schedules, check_schedule},
     },
 };
+
+/// After this time without progress the timer loop is stuck, beyond the three uses of the database
+/// that a step may take.
+const STUCK_MARGIN: Duration = Duration::from_secs(30);
 
 /// The program, put together and not yet started.
 pub struct App {
@@ -80,7 +84,7 @@ impl App {
         metrics: PrometheusHandle,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        let health = Arc::new(Health::new());
+        let health = Arc::new(Health::new(STUCK_MARGIN + 3 * self.config.database.timeout));
         let mut loops = Supervisor::new(stop.clone());
         let ops = http::ops::serve(ops, Arc::clone(&health), metrics.clone(), stop.clone());
         loops.start_fallible("ops listener", ops);

@@ -7,10 +7,6 @@ use std::{
 
 use tokio::time::Instant;
 
-/// The process is stuck if its timer loop made no progress for this long: between two steps there
-/// are at most some uses of the database, each bounded, and a wait of a second.
-const STUCK_AFTER: Duration = Duration::from_secs(30);
-
 /// A part that readiness depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -36,7 +32,11 @@ impl Part {
 
 /// The state of all parts.
 #[derive(Debug)]
-pub struct Health(Mutex<State>);
+pub struct Health {
+    state: Mutex<State>,
+    /// The process is stuck if its timer loop made no progress for this long.
+    stuck_after: Duration,
+}
 
 #[derive(Debug)]
 struct State {
@@ -55,14 +55,16 @@ enum Condition {
 }
 
 impl Health {
-    /// Nothing is known yet.
+    /// Nothing is known yet. Between two steps of the timer loop there may be less than
+    /// `stuck_after`.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(stuck_after: Duration) -> Self {
         let parts = [Part::Database, Part::Consumer, Part::Publisher];
-        Self(Mutex::new(State {
+        let state = Mutex::new(State {
             parts: parts.map(|part| (part, Condition::Unknown)),
             last_round: None,
-        }))
+        });
+        Self { state, stuck_after }
     }
 
     /// Notes that the part works. Returns whether that is news.
@@ -85,7 +87,7 @@ impl Health {
     /// Whether the timer loop, once started, makes progress.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.state().last_round.is_none_or(|round| round.elapsed() < STUCK_AFTER)
+        self.state().last_round.is_none_or(|round| round.elapsed() < self.stuck_after)
     }
 
     /// Whether the part works.
@@ -116,13 +118,7 @@ impl Health {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Default for Health {
-    fn default() -> Self {
-        Self::new()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -130,9 +126,11 @@ impl Default for Health {
 mod tests {
     use super::*;
 
+    const STUCK_AFTER: Duration = Duration::from_secs(30);
+
     #[tokio::test(start_paused = true)]
     async fn the_process_is_ready_when_every_part_works() {
-        let health = Health::new();
+        let health = Health::new(STUCK_AFTER);
         assert_eq!(health.problems().len(), 3);
         for part in [Part::Database, Part::Consumer, Part::Publisher] {
             assert!(health.fails(part, "gone"));
@@ -147,7 +145,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_timer_loop_without_rounds_is_not_alive() {
-        let health = Health::new();
+        let health = Health::new(STUCK_AFTER);
         tokio::time::advance(STUCK_AFTER).await;
         assert!(health.is_alive(), "it waits for the database");
         health.made_round();

@@ -59,7 +59,7 @@
 //! - **Invariant:** a connection that did not answer in time is closed, never reused.
 //! - **Invariant:** timers are not held in memory.
 //! - **Invariant:** nothing is spawned that [`shutdown`] does not wait for, except the bounded
-//!   return of a database connection.
+//!   return of a database connection, and what lapin and the cron scheduler run by themselves.
 //! - **Invariant:** `domain` knows nobody, and `worker`, `http` and `events` do not know each
 //!   other's libraries; a test reads the source and keeps it so.
 //!

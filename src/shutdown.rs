@@ -1,6 +1,6 @@
 //! How the process ends: by a signal, or because one of its loops died.
 //!
-//! Nothing is spawned that the end does not wait for. A loop that ends before it was asked to, by
+//! No loop is spawned that the end does not wait for. A loop that ends before it was asked to, by
 //! an error, a panic or an early return, takes the process down, so that the process's own
 //! supervisor starts it anew.
 
@@ -93,7 +93,8 @@ fn died(
     }
 }
 
-/// Cancels `stop` at the first SIGTERM or SIGINT; a second one ends the process at once.
+/// Cancels `stop` at the first SIGTERM or SIGINT; one that comes after the stop ends the process at
+/// once. Never returns otherwise: it is dropped when the process has ended its work.
 ///
 /// # Errors
 ///
@@ -104,7 +105,7 @@ pub async fn on_signal(stop: CancellationToken) -> anyhow::Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        () = stop.cancelled() => return Ok(()),
+        () = stop.cancelled() => {}
     }
     tracing::info!("stopping: no more events are taken in, the outbox is flushed");
     stop.cancel();

@@ -121,11 +121,13 @@ impl Demo {
 const HOW_TO_GO_ON: &str = "\
 Everybody is in. Nothing was installed, and the temporary folder is gone.
 
-How to go on:
-  make test                      the whole chain on RabbitMQ, PostgreSQL and MariaDB
-  lobbyd run                     the same daemon on a SQLite file in this folder
-  lobbyd --help                  all commands, and how to connect a broker and a database
-  lobbyd config check            the configuration that is in force";
+How to go on, in a checkout:
+  make test                          the whole chain on RabbitMQ, PostgreSQL and MariaDB
+  cargo install --locked --path .    puts lobbyd on your path
+Then:
+  lobbyd run                         the same daemon, on a SQLite file in this folder
+  lobbyd --help                      all commands, and how to connect a broker and a database
+  lobbyd config check                the configuration that is in force";
 
 /// Makes the room as soon as the worker has made the tables.
 async fn make_room(store: &dyn Store, token: &RoomToken) -> anyhow::Result<()> {

@@ -136,9 +136,9 @@ pub fn parse_lobby_changed(
     }
     let says_envelope = says_cloudevent(content_type)?;
     if says_envelope || json::<Probe>(body)?.specversion.is_some() {
-        let envelope: Envelope<LobbyData> = json(body)?;
+        let envelope: Envelope<Box<RawValue>> = json(body)?;
         let time = envelope.time.map(|time| time.timestamp_millis());
-        let data = checked_data(envelope)?;
+        let data = checked_data(&envelope)?;
         lobby_change(&LobbyData { version: data.version.or(time), ..data })
     } else {
         lobby_change(&json(body)?)
@@ -159,7 +159,7 @@ fn says_cloudevent(content_type: Option<&str>) -> Result<bool, Malformed> {
     }
 }
 
-fn checked_data(envelope: Envelope<LobbyData>) -> Result<LobbyData, Malformed> {
+fn checked_data(envelope: &Envelope<Box<RawValue>>) -> Result<LobbyData, Malformed> {
     let expect = |attribute, value: &str, expected| {
         if value == expected {
             return Ok(());
@@ -177,7 +177,7 @@ fn checked_data(envelope: Envelope<LobbyData>) -> Result<LobbyData, Malformed> {
             return Err(Malformed::Empty(attribute));
         }
     }
-    Ok(envelope.data)
+    json(envelope.data.get().as_bytes())
 }
 
 fn lobby_change(data: &LobbyData) -> Result<LobbyChanged, Malformed> {
@@ -248,7 +248,12 @@ fn message(
     Message { id, event_type: event_type.to_owned(), routing_key, body }
 }
 
+/// Reads an object. (A struct could be read from an array as well, by the order of its fields.)
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Malformed> {
+    match body.trim_ascii_start().first() {
+        None | Some(b'{') => {}
+        Some(_) => return Err(Malformed::Json("expected an object".to_owned())),
+    }
     serde_json::from_slice(body).map_err(|error| Malformed::Json(error.to_string()))
 }
 
@@ -366,7 +371,13 @@ mod tests {
     fn a_refusal_says_what_is_wrong() {
         let cases = [
             ("", "body cannot be read: EOF"),
-            ("nonsense", "body cannot be read: expected ident"),
+            ("nonsense", "body cannot be read: expected an object"),
+            (r#"["abc",1]"#, "expected an object"),
+            (
+                r#"{"specversion":"1.0","id":"1","source":"t","type":"lobby.changed.v1",
+                    "data":["abc",0]}"#,
+                "expected an object",
+            ),
             (r#"{"state":1}"#, "missing field `token`"),
             (r#"{"token":"abc"}"#, "missing field `state`"),
             (r#"{"token":"abc","state":1,"state":0}"#, "duplicate field `state`"),

@@ -66,7 +66,7 @@ pub(super) struct Statements {
 }
 
 impl Statements {
-    /// Every text that can be prepared. (`begin` cannot: MySQL's protocol does not prepare it.)
+    /// Every text that is prepared; MySQL does not prepare `begin`.
     pub(super) fn all(&self) -> [&'static str; 17] {
         // Taken apart, so that no statement is forgotten.
         let Self {

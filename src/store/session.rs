@@ -40,12 +40,12 @@ where
     }
 
     pub(super) async fn begin(&mut self) -> Result<()> {
-        self.execute(sqlx::query(D::STATEMENTS.begin)).await.map(|_rows| ())
+        self.control(D::STATEMENTS.begin).await
     }
 
     /// Makes the changes durable and gives the connection back.
     pub(super) async fn commit(mut self) -> Result<()> {
-        self.execute(sqlx::query("COMMIT")).await?;
+        self.control("COMMIT").await?;
         self.finish();
         Ok(())
     }
@@ -83,6 +83,12 @@ where
         let (deadline, limit) = (self.deadline, self.limit);
         let done = bounded::<D, _>(deadline, limit, statement.execute(self.connection())).await?;
         Ok(D::rows_affected(&done))
+    }
+
+    /// Runs a statement of transaction control, which MySQL does not prepare.
+    async fn control(&mut self, sql: &'static str) -> Result<()> {
+        let (deadline, limit) = (self.deadline, self.limit);
+        bounded::<D, _>(deadline, limit, self.connection().execute(sql)).await.map(|_done| ())
     }
 
     /// Has the database parse the statement without running it.

@@ -12,8 +12,8 @@ use std::{
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
-    sync::{Notify, mpsc},
-    time::{Instant, sleep},
+    sync::{Notify, Semaphore, mpsc},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +42,8 @@ pub struct Intake {
     unknown_room_grace: Duration,
     /// The last instant of receipt that was given out.
     received: Mutex<Version>,
+    /// One retry at a time, so that many unknown rooms do not take all the connections.
+    retries: Semaphore,
 }
 
 /// What is to be done with a delivery.
@@ -72,7 +74,8 @@ impl Intake {
         unknown_room_grace: Duration,
     ) -> Self {
         let received = Mutex::new(Version::ZERO);
-        Self { store, bus, clock, health, armed, unknown_room_grace, received }
+        let retries = Semaphore::new(1);
+        Self { store, bus, clock, health, armed, unknown_room_grace, received, retries }
     }
 
     /// Runs until `stop`, over as many connections as it takes. What is not settled then is
@@ -220,6 +223,8 @@ impl Intake {
             Applied::Stale => {
                 count("stale");
                 tracing::info!(room.token = %room, version, "stale event changes nothing");
+                // The timer loop passes over a row that is locked, as this one was.
+                self.armed.notify_one();
                 Verdict::Ack
             }
             Applied::NoLobby => {
@@ -275,14 +280,20 @@ impl Intake {
         received: Version,
         stop: &CancellationToken,
     ) -> Option<Result<(), String>> {
-        let over = Instant::now() + self.unknown_room_grace;
+        // Only the waits count: while the database is away nobody can tell whether the room is there.
+        let mut left = self.unknown_room_grace;
         let mut backoff = Backoff::new(ROOM_WAIT);
         loop {
-            sleep(backoff.next_wait()).await;
-            match self.apply(change, received, stop).await? {
+            let wait = backoff.next_wait();
+            sleep(wait).await;
+            left = left.saturating_sub(wait);
+            let turn = self.retries.acquire().await.expect("nobody closes the semaphore");
+            let verdict = self.apply(change, received, stop).await?;
+            drop(turn);
+            match verdict {
                 Verdict::Ack => return Some(Ok(())),
                 Verdict::DeadLetter(reason) => return Some(Err(reason)),
-                Verdict::AwaitRoom if Instant::now() < over => {}
+                Verdict::AwaitRoom if !left.is_zero() => {}
                 Verdict::AwaitRoom => {
                     count("unknown_room");
                     let (room, grace) = (&change.token, self.unknown_room_grace);

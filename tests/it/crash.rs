@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::support::{
-    PATIENCE,
     daemon::Daemon,
     database::{Database, Kind},
     proxy::{Mode, Proxy},
@@ -98,18 +98,20 @@ async fn a_worker_that_dies_inside_a_transaction_leaves_the_timer_to_the_next() 
 
 #[tokio::test]
 async fn a_worker_that_stops_flushes_its_outbox() {
-    let site = Site::new(Kind::Postgres).await;
+    let proxy = Proxy::to(BROKER.server.port).await;
+    let mut site = Site::new(Kind::Postgres).await;
     let client = site.client().await;
+    site.set("EVENTS__URL", &amqp_url(proxy.port));
     let mut worker = site.worker().await;
-    site.database.insert_rooms("room", 3000, site.database.now().await - 1).await;
-    let begin = Instant::now();
-    while site.database.number("SELECT count(*) FROM lobbyd_outbox").await == 0 {
-        assert!(begin.elapsed() < PATIENCE);
-        sleep(Duration::from_millis(1)).await;
-    }
-    assert!(worker.stop().await.success());
+    proxy.set(Mode::Freeze);
+    site.database.insert_rooms("room", 3000, site.database.now().await).await;
+    site.database.all_open().await;
+    assert_eq!(site.database.unpublished().await, 3000);
+    worker.signal(Signal::SIGTERM);
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(site.database.unpublished().await, 3000);
+    proxy.set(Mode::Pass);
+    assert!(worker.ended().await.success());
     assert_eq!(site.database.unpublished().await, 0);
-
-    let _next = site.worker().await;
     site.all_done(&client, 3000).await;
 }

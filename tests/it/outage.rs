@@ -128,7 +128,7 @@ async fn a_database_that_freezes_costs_no_connection() {
 }
 
 #[tokio::test]
-async fn a_broker_that_freezes_delays_no_room() {
+async fn a_broker_that_freezes_holds_back_no_reset() {
     let proxy = Proxy::to(BROKER.server.port).await;
     let mut site = Site::new(Kind::MariaDb).await;
     let client = site.client().await;

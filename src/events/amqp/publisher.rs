@@ -89,12 +89,12 @@ impl Publisher {
         origin: (&str, &str),
         reason: &str,
     ) -> Result<()> {
-        let deadline = Instant::now() + PUBLISH_TIMEOUT;
-        let link = self.link_by(deadline).await?;
+        let link = self.link_by(Instant::now() + PUBLISH_TIMEOUT).await?;
         let properties = letter_properties(original, origin, reason);
         let queue = self.broker.options.dead_letter_queue.as_str();
         // One at a time, so that a letter that comes back is known to be this one.
         let letters = link.letters.lock().await;
+        let deadline = Instant::now() + PUBLISH_TIMEOUT;
         let sent = send(&letters, deadline, "", queue, body, properties).await;
         match answer(deadline, sent).await {
             Ok(lapin::Confirmation::Ack(None)) => Ok(()),

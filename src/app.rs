@@ -90,7 +90,13 @@ impl App {
         loops.start_fallible("ops listener", ops);
         loops.start("metrics upkeep", telemetry::upkeep(metrics, stop.clone()));
         loops.start("systemd link", systemd::run(Arc::clone(&health), stop.clone()));
-        if let Some(clock) = self.await_database(&health, &stop).await? {
+        let clock = tokio::select! {
+            // In this order: what ends because of the stop is not taken for dead.
+            biased;
+            clock = self.await_database(&health, &stop) => clock?,
+            error = loops.death() => return Err(error),
+        };
+        if let Some(clock) = clock {
             self.start_loops(&mut loops, &health, &Arc::new(clock), &stop);
         }
         let verdict = loops.run(self.config.shutdown.grace).await;

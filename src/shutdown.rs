@@ -48,6 +48,14 @@ impl Supervisor {
         self.loops.spawn(async move { (name, work.await) });
     }
 
+    /// Waits for a loop to end, which before the stop none should. May be dropped while it waits.
+    pub async fn death(&mut self) -> anyhow::Error {
+        match self.loops.join_next().await {
+            Some(ended) => died(ended),
+            None => std::future::pending().await,
+        }
+    }
+
     /// Waits until the stop token is cancelled or a loop dies, then up to `grace` for the others
     /// to end. What is left then is aborted: it is safe at any point, only not polite.
     ///
@@ -56,13 +64,14 @@ impl Supervisor {
     /// The death of a loop.
     pub async fn run(mut self, grace: Duration) -> anyhow::Result<()> {
         let mut verdict = Ok(());
+        let stop = self.stop.clone();
         tokio::select! {
             // In this order: a loop that ends because of the stop is not taken for a dead one.
             biased;
-            () = self.stop.cancelled() => {}
-            Some(ended) = self.loops.join_next() => verdict = Err(died(ended)),
+            () = stop.cancelled() => {}
+            error = self.death() => verdict = Err(error),
         }
-        self.stop.cancel();
+        stop.cancel();
 
         let deadline = Instant::now() + grace;
         loop {

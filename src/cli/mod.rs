@@ -51,7 +51,7 @@ signal.
 enum Command {
     /// Show the whole chain in a few seconds, in a temporary place
     Demo(demo::Demo),
-    /// Run the daemon, and with it what lobbyd can besides, in one process
+    /// Run everything in one process: the daemon, and the HTTP API when it is there
     Run,
     /// Run the daemon: take in events, open rooms, publish updates
     Worker,

@@ -26,7 +26,7 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn the_demo_shows_the_whole_chain() {
-    let output = run(&settings(&[("LOBBYD__DATABASE__URL", "nonsense")]), &["demo", "--in", "2"]);
+    let output = run(&settings(&[("LOBBYD__DATABASE__URL", "nonsense")]), &["demo", "--in", "4"]);
     let (shown, complaints) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{shown}{complaints}");
     assert_eq!(complaints, "");

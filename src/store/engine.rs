@@ -71,7 +71,7 @@ where
     usize: ColumnIndex<D::Row>,
 {
     async fn migrate(&self) -> Result<()> {
-        migration::migrate(&self.pool).await
+        migration::migrate(&self.pool, self.limit).await
     }
 
     async fn now(&self) -> Result<DateTime<Utc>> {

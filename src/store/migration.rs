@@ -12,7 +12,7 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-use super::{Result, StoreError, dialect::Dialect};
+use super::{Result, StoreError, dialect::Dialect, session};
 
 /// Bound of all migrations together, waiting for another process included. Building an index over
 /// millions of rows may take minutes.
@@ -21,14 +21,14 @@ pub(super) const MIGRATION_TIMEOUT: Duration = Duration::from_mins(10);
 /// What sqlx notes down.
 pub(super) const MIGRATIONS: &str = "lobbyd_migrations";
 
-pub(super) async fn migrate<D>(pool: &Pool<D>) -> Result<()>
+pub(super) async fn migrate<D>(pool: &Pool<D>, limit: Duration) -> Result<()>
 where
     D: Dialect,
     D::Connection: Migrate,
 {
+    // A connection that is closed afterwards, and with it every lock and setting.
+    let mut connection = session::connect(pool, limit).await?;
     let migrating = async {
-        // A connection that is closed afterwards, and with it every lock and setting.
-        let mut connection = pool.acquire().await?.detach();
         let mut migrator = D::migrator();
         migrator.dangerous_set_table_name(MIGRATIONS);
         // A newer version may have been here: an older one works on its tables too.

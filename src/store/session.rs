@@ -15,6 +15,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Result, StoreError, dialect::Dialect};
 
+/// How long a connection may take that is only made to learn why there is none.
+const REASON_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// A statement with its values.
 pub(super) type Statement<D> = Query<'static, D, <D as Database>::Arguments>;
 
@@ -35,8 +38,14 @@ where
     /// Borrows a connection. All that is done with it has to be done within `limit`.
     pub(super) async fn open(pool: &Pool<D>, limit: Duration) -> Result<Self> {
         let deadline = Instant::now() + limit;
-        let connection = bounded::<D, _>(deadline, limit, pool.acquire()).await?;
-        Ok(Self { connection: Some(connection), deadline, limit })
+        match bounded::<D, _>(deadline, limit, pool.acquire()).await {
+            Ok(connection) => Ok(Self { connection: Some(connection), deadline, limit }),
+            // The pool has tried again and again, and keeps the reason to itself.
+            Err(StoreError::TimedOut(_)) => Err(connect(pool, REASON_TIMEOUT)
+                .await
+                .map_or_else(|reason| reason, |_connection| StoreError::TimedOut(limit))),
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) async fn begin(&mut self) -> Result<()> {
@@ -122,6 +131,13 @@ impl<D: Dialect> Drop for Session<D> {
             drop(connection.detach());
         }
     }
+}
+
+/// Makes a connection beside the pool.
+pub(super) async fn connect<D: Dialect>(pool: &Pool<D>, limit: Duration) -> Result<D::Connection> {
+    let options = pool.connect_options();
+    let connecting = D::Connection::connect_with(&options);
+    bounded::<D, _>(Instant::now() + limit, limit, connecting).await
 }
 
 async fn bounded<D: Dialect, T>(

@@ -151,6 +151,26 @@ fn migrate_brings_a_database_up_to_date() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
 }
 
+#[tokio::test]
+async fn a_database_that_is_not_there_is_named_as_the_reason() {
+    let url = format!("postgres://lobbyd:marker-secret@127.0.0.1:{}/lobbyd", free_port());
+    for migrate in ["true", "false"] {
+        let worker = Daemon::start(&settings(&[
+            ("LOBBYD__DATABASE__URL", &url),
+            ("LOBBYD__DATABASE__TIMEOUT", "1s"),
+            ("LOBBYD__DATABASE__MIGRATE", migrate),
+        ]));
+        eventually("the reason", || async {
+            let log = worker.log();
+            (log.contains("waiting for the database") && log.contains("Connection refused"))
+                .then_some(())
+        })
+        .await;
+        assert!(worker.unready().await.contains("Connection refused"));
+        assert!(!worker.log().contains("marker-secret"));
+    }
+}
+
 /// An installation with nothing but a file.
 async fn laptop() -> (Database, Settings) {
     let database = Database::create(Kind::Sqlite).await;

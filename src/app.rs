@@ -32,6 +32,12 @@ use crate::{
 /// that a step may take.
 const STUCK_MARGIN: Duration = Duration::from_secs(30);
 
+/// A connection has to be made within it.
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Events are not kept for longer: 100 years.
+const OLDEST: Duration = Duration::from_hours(100 * 366 * 24);
+
 /// The program, put together and not yet started.
 pub struct App {
     config: Config,
@@ -57,6 +63,7 @@ impl App {
     /// A value of the configuration that its part cannot use.
     pub fn with_bus(config: Config, bus: Arc<dyn Bus>) -> Result<Self, ConfigError> {
         let store = open_store(&config)?;
+        check_durations(&config)?;
         for (key, schedule) in [
             ("housekeeping.prune", &config.housekeeping.prune),
             ("housekeeping.gauges", &config.housekeeping.gauges),
@@ -187,6 +194,23 @@ impl App {
         self.store.prepare_all().await?;
         self.store.now().await.map(DatabaseClock::new)
     }
+}
+
+/// Refuses durations that cannot be meant: a use of the database that no database can keep, and a
+/// look back beyond the calendar.
+fn check_durations(config: &Config) -> Result<(), ConfigError> {
+    if config.database.timeout < SHORTEST_TIMEOUT {
+        let problem = format!("at least {SHORTEST_TIMEOUT:?}");
+        return Err(ConfigError::new("database.timeout", problem));
+    }
+    for (key, age) in
+        [("outbox.history", config.outbox.history), ("outbox.dead_after", config.outbox.dead_after)]
+    {
+        if age > OLDEST {
+            return Err(ConfigError::new(key, "at most 100 years"));
+        }
+    }
+    Ok(())
 }
 
 /// The store that the configuration names.

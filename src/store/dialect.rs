@@ -47,7 +47,7 @@ pub(super) struct Statements {
     pub(super) insert_outbox: &'static str,
     /// now (seconds) → seconds.
     pub(super) next_due: &'static str,
-    /// now (milliseconds), limit → the columns of [`EventRow`](super::rows::EventRow); locked.
+    /// now (milliseconds), limit → the columns of [`EventRow`](super::rows::EventRow), locked.
     pub(super) available: &'static str,
     /// JSON of ids, until (milliseconds).
     pub(super) claim: &'static str,

@@ -254,8 +254,7 @@ where
     for<'v> i64: Encode<'v, D> + Type<D>,
     for<'v> String: Encode<'v, D> + Type<D>,
 {
-    /// Runs a statement over a set of events. It may match fewer: another worker that took over an
-    /// expired claim may have been faster, which is as good.
+    /// Runs a statement over a set of events. It may match fewer: some may have been pruned since.
     async fn update_outbox(
         &self,
         sql: &'static str,

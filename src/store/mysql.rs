@@ -47,7 +47,8 @@ const STATEMENTS: Statements = Statements {
     room_for_update: concat!(room!(), " FOR UPDATE"),
     set_lobby: "\
         UPDATE lobbyd_rooms
-        SET lobby_state = ?, lobby_timer = TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ? SECOND, lobby_version = ?
+        SET lobby_state = ?, lobby_timer = TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ? SECOND,
+            lobby_version = ?
         WHERE id = ? AND lobby_version = ?",
     due: concat!(
         "\
@@ -71,7 +72,8 @@ const STATEMENTS: Statements = Statements {
     insert_outbox: "\
         INSERT INTO lobbyd_outbox
                (id, type, token, data, created_at, due_at, available_at, attempts)
-        SELECT id, type, token, data, TIMESTAMP'1970-01-01 00:00:00' + INTERVAL created_at * 1000 MICROSECOND,
+        SELECT id, type, token, data,
+               TIMESTAMP'1970-01-01 00:00:00' + INTERVAL created_at * 1000 MICROSECOND,
                TIMESTAMP'1970-01-01 00:00:00' + INTERVAL due_at SECOND,
                TIMESTAMP'1970-01-01 00:00:00' + INTERVAL available_at * 1000 MICROSECOND, attempts
         FROM JSON_TABLE(?, '$[*]' COLUMNS (
@@ -142,7 +144,8 @@ const STATEMENTS: Statements = Statements {
     ),
     fired_since: "\
         SELECT count(*) FROM lobbyd_outbox
-        WHERE due_at IS NOT NULL AND created_at >= TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ? * 1000 MICROSECOND",
+        WHERE due_at IS NOT NULL
+          AND created_at >= TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ? * 1000 MICROSECOND",
 };
 
 impl Dialect for MySql {
@@ -184,9 +187,9 @@ impl Dialect for MySql {
 pub(super) fn connect(url: &str, options: Options) -> Result<Arc<dyn Store>> {
     let connect: MySqlConnectOptions =
         url.parse().map_err(|error| StoreError::unusable_url(&error))?;
-    // Lock waits end before the use of the connection does.
-    // MariaDB also ends a transaction whose client has gone silent, as PostgreSQL does, and so
-    // frees its rooms for the other workers; MySQL has no such setting.
+    // Lock waits end before the use of the connection does. MariaDB also ends a transaction whose
+    // client has gone silent, as PostgreSQL does, and so frees its rooms for the other workers;
+    // MySQL has no such setting.
     let seconds = lock_wait_seconds(options.timeout);
     let lock_wait = format!(
         "SET SESSION innodb_lock_wait_timeout = {seconds} \

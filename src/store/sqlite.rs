@@ -36,8 +36,8 @@ macro_rules! room {
     };
 }
 
-/// Page cache of one connection: 512 KiB. What is due lies together in a few pages of the index, and
-/// the system's own cache holds the others, so that memory does not grow with the number of rooms.
+/// Page cache of one connection: 512 KiB. What is due lies together in a few pages of the index,
+/// and the system's own cache holds the others, so that memory does not grow with the rooms.
 const CACHE_SIZE: &str = "-512";
 
 const STATEMENTS: Statements = Statements {
@@ -51,11 +51,15 @@ const STATEMENTS: Statements = Statements {
         UPDATE lobbyd_rooms
         SET lobby_state = $1, lobby_timer = datetime($2, 'unixepoch'), lobby_version = $3
         WHERE id = $4 AND lobby_version = $5",
-    due: concat!("\
+    due: concat!(
+        "\
         SELECT id, token, type, lobby_state, unixepoch(lobby_timer), lobby_version, sip_enabled
         FROM lobbyd_rooms
-        WHERE lobby_timer <= datetime($1, 'unixepoch') AND ", usable!(), "
-        ORDER BY lobby_timer, id LIMIT $2"),
+        WHERE lobby_timer <= datetime($1, 'unixepoch') AND ",
+        usable!(),
+        "
+        ORDER BY lobby_timer, id LIMIT $2"
+    ),
     reset: "\
         UPDATE lobbyd_rooms
         SET lobby_state = 0, lobby_timer = NULL, lobby_version = due.value ->> 'version',
@@ -72,12 +76,17 @@ const STATEMENTS: Statements = Statements {
                strftime('%Y-%m-%d %H:%M:%f', (value ->> 'available_at') / 1000.0, 'unixepoch'),
                value ->> 'attempts'
         FROM json_each($1)",
-    next_due: concat!("\
+    next_due: concat!(
+        "\
         SELECT unixepoch(lobby_timer) FROM lobbyd_rooms
-        WHERE lobby_timer > datetime($1, 'unixepoch') AND ", usable!(), "
-        ORDER BY lobby_timer LIMIT 1"),
+        WHERE lobby_timer > datetime($1, 'unixepoch') AND ",
+        usable!(),
+        "
+        ORDER BY lobby_timer LIMIT 1"
+    ),
     available: "\
-        SELECT id, type, token, data, CAST(round(unixepoch(created_at, 'subsec') * 1000) AS INTEGER),
+        SELECT id, type, token, data,
+               CAST(round(unixepoch(created_at, 'subsec') * 1000) AS INTEGER),
                unixepoch(due_at), attempts
         FROM lobbyd_outbox
         WHERE published_at IS NULL
@@ -107,18 +116,25 @@ const STATEMENTS: Statements = Statements {
             WHERE published_at IS NULL
               AND created_at < strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch') LIMIT $2
         )",
-    backlog: concat!("\
+    backlog: concat!(
+        "\
         SELECT (SELECT count(*) FROM lobbyd_rooms
-                WHERE lobby_timer IS NOT NULL AND lobby_state = 1 AND ", usable!(), "),
+                WHERE lobby_timer IS NOT NULL AND lobby_state = 1 AND ",
+        usable!(),
+        "),
                (SELECT count(*) FROM lobbyd_rooms
                 WHERE lobby_timer IS NOT NULL
-                  AND NOT (", usable!(), ")),
+                  AND NOT (",
+        usable!(),
+        ")),
                (SELECT count(*) FROM lobbyd_outbox WHERE published_at IS NULL),
                (SELECT CAST(round(unixepoch(min(created_at), 'subsec') * 1000) AS INTEGER)
-                FROM lobbyd_outbox WHERE published_at IS NULL)"),
+                FROM lobbyd_outbox WHERE published_at IS NULL)"
+    ),
     fired_since: "\
         SELECT count(*) FROM lobbyd_outbox
-        WHERE due_at IS NOT NULL AND created_at >= strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')",
+        WHERE due_at IS NOT NULL
+          AND created_at >= strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')",
     ..postgres::STATEMENTS
 };
 

@@ -2,8 +2,9 @@
 //!
 //! Changes are applied one after another, in the order of their delivery. What has to wait for
 //! something else (for its room, or for the dead-letter queue) is put aside and settled there; it
-//! holds up the others only when it makes up the whole prefetch. While the database is away nothing more is taken in: the delivery at
-//! hand waits, and the prefetch bounds the rest. Nothing is acknowledged before the commit.
+//! holds up the others only when it makes up the whole prefetch. While the database is away nothing
+//! more is taken in: the delivery at hand waits, and the prefetch bounds the rest. Nothing is
+//! acknowledged before the commit.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -280,7 +281,7 @@ impl Intake {
         received: Version,
         stop: &CancellationToken,
     ) -> Option<Result<(), String>> {
-        // Only the waits count: while the database is away nobody can tell whether the room is there.
+        // Only the waits count: while the database is away nobody can tell if the room is there.
         let mut left = self.unknown_room_grace;
         let mut backoff = Backoff::new(ROOM_WAIT);
         loop {

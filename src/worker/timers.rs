@@ -49,8 +49,8 @@ impl TimerLoop {
         Self { store, clock, health, armed, handoff, batch }
     }
 
-    /// Runs until `stop`. A transaction that has begun is finished. Whatever fails is tried again: a
-    /// due room that was not reset is still due.
+    /// Runs until `stop`. A transaction that has begun is finished. Whatever fails is tried again:
+    /// a due room that was not reset is still due.
     pub async fn run(self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Backoff::LOOPS);
         while !stop.is_cancelled() {

@@ -63,7 +63,7 @@ fn help_teaches_every_command() {
 fn a_configuration_error_ends_with_78_and_one_line_that_names_the_key() {
     let file = folder("config-").join("bad.toml");
     fs::write(&file, "[database]\nurls = \"x\"\n").unwrap();
-    let cases: [BadConfiguration; 12] = [
+    let cases: [BadConfiguration; 14] = [
         (&[("LOBBYD__DATABASE__URL", "oracle://x")], &["worker"], "database.url"),
         (&[("LOBBYD__DATABASE__URL", "sqlite::memory:")], &["worker"], "database.url"),
         (&[("LOBBYD__EVENTS__URL", "kafka://x")], &["worker"], "events.url"),
@@ -71,6 +71,8 @@ fn a_configuration_error_ends_with_78_and_one_line_that_names_the_key() {
         (&[("LOBBYD__EVENTS__URL_FILE", "/nowhere")], &["worker"], "events.url_file"),
         (&[("LOBBYD__DATABASE__MAX_CONNECTIONS", "0")], &["config", "check"], "max_connections"),
         (&[("LOBBYD__DATABASE__TIMEOUT", "soon")], &["config", "check"], "timeout"),
+        (&[("LOBBYD__DATABASE__TIMEOUT", "0s")], &["config", "check"], "database.timeout"),
+        (&[("LOBBYD__OUTBOX__HISTORY", "9999years")], &["config", "check"], "outbox.history"),
         (&[("LOBBYD__OPS__LISTEN", "here")], &["config", "check"], "listen"),
         (&[("LOBBYD__OPS__LISTNE", "here")], &["config", "check"], "listne"),
         (&[("LOBBYD__HOUSEKEEPING__PRUNE", "often")], &["run"], "housekeeping.prune"),

@@ -325,7 +325,8 @@ async fn a_published_event_stays_as_history(subject: Subject) {
     let claimed = subject.store.claim_outbox(at(0), 1, at(1)).await.unwrap();
     let ids: Vec<EventId> = claimed.into_iter().map(|event| event.id).collect();
     subject.store.mark_published(&ids, at(2)).await.unwrap();
-    // A second worker whose claim took over says the same, later: it changes nothing.
+    // A second worker, whose claim took over, says the same later, and a third one gives back what
+    // it never sent: the event stays published.
     subject.store.mark_published(&ids, at(3)).await.unwrap();
     subject.store.release_outbox(&ids, at(0)).await.unwrap();
     assert_eq!(subject.store.claim_outbox(at(50), 5, at(60)).await.unwrap().len(), 1);

@@ -81,8 +81,8 @@ impl Broker {
     }
 
     /// Waits until the peer answers the protocol's header at all. lapin keeps thread and socket of
-    /// an attempt that was given up for as long as the peer keeps silent, so a peer that did it once
-    /// is first asked without lapin. (Behind TLS it cannot be asked so plainly.)
+    /// an attempt that was given up for as long as the peer keeps silent, so a peer that did it
+    /// once is first asked without lapin. (Behind TLS it cannot be asked so plainly.)
     async fn await_first_word(&self) -> Result<()> {
         if self.uri.scheme == AMQPScheme::AMQPS {
             return Ok(());

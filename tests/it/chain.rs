@@ -6,7 +6,9 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::support::{amqp::Published, daemon::run, eventually, site::Site};
+use crate::support::{
+    amqp::Published, daemon::run, database::Kind, eventually, server::BROKER, site::Site,
+};
 
 /// Long enough for what must not happen to happen.
 const QUIET: Duration = Duration::from_millis(1500);
@@ -220,6 +222,28 @@ async fn the_program_publishes_a_change(site: Site) {
         assert!(published.status.success(), "{published:?}");
         site.database.lobby_becomes("webinar", state).await;
     }
+}
+
+/// The README gives its user no more than this.
+#[tokio::test]
+async fn the_permissions_of_the_first_installation_suffice() {
+    BROKER.control(&["add_user", "lobbyd", "secret"]);
+    BROKER.control(&["set_permissions", "lobbyd", r"^lobbyd\.", ".*", ".*"]);
+    let mut site = Site::new(Kind::Sqlite).await;
+    site.exchange = "lobbyd.events".to_owned();
+    site.dead_letters = "lobbyd.dead-letters".to_owned();
+    site.set("EVENTS__EXCHANGE", "lobbyd.events");
+    site.set("EVENTS__QUEUE", "lobbyd.lobby-changed");
+    site.set("EVENTS__DEAD_LETTER_QUEUE", "lobbyd.dead-letters");
+    site.set("EVENTS__URL", &BROKER.url().replace("guest:guest", "lobbyd:secret"));
+    let client = site.client().await;
+    let _worker = site.worker().await;
+    site.database.insert_room("webinar").await;
+    let timer = site.database.now().await;
+    client.publish(&json!({"token": "webinar", "state": 1, "timer": timer})).await;
+    client.publish_bytes(b"garbage", "application/json").await;
+    assert_eq!(client.take_ids(&site.updates, 1).await.len(), 1);
+    eventually("the dead letter", || client.take(&site.dead_letters)).await;
 }
 
 fn rfc3339(seconds: i64) -> String {

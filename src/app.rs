@@ -20,7 +20,7 @@ use crate::{
     health::{Health, Part},
     http,
     shutdown::Supervisor,
-    store::{self, Store, StoreError},
+    store::{self, Database, Store, StoreError},
     systemd, telemetry,
     worker::{
         Intake, Relay, TimerLoop,
@@ -41,7 +41,7 @@ const OLDEST: Duration = Duration::from_hours(100 * 366 * 24);
 /// The program, put together and not yet started.
 pub struct App {
     config: Config,
-    store: Arc<dyn Store>,
+    database: Arc<dyn Database>,
     bus: Arc<dyn Bus>,
 }
 
@@ -62,7 +62,7 @@ impl App {
     ///
     /// A value of the configuration that its part cannot use.
     pub fn with_bus(config: Config, bus: Arc<dyn Bus>) -> Result<Self, ConfigError> {
-        let store = open_store(&config)?;
+        let database = open_database(&config)?;
         check_durations(&config)?;
         for (key, schedule) in [
             ("housekeeping.prune", &config.housekeeping.prune),
@@ -71,13 +71,13 @@ impl App {
         ] {
             check_schedule(schedule).map_err(|problem| ConfigError::new(key, problem))?;
         }
-        Ok(Self { config, store, bus })
+        Ok(Self { config, database, bus })
     }
 
     /// Rooms and outbox.
     #[must_use]
     pub fn store(&self) -> Arc<dyn Store> {
-        Arc::clone(&self.store)
+        Arc::<dyn Database>::clone(&self.database)
     }
 
     /// Runs the worker until `stop`, answering probes on `ops`.
@@ -107,7 +107,7 @@ impl App {
             self.start_loops(&mut loops, &health, &Arc::new(clock), &stop);
         }
         let verdict = loops.run(self.config.shutdown.grace).await;
-        tokio::join!(self.bus.close(), self.store.close());
+        tokio::join!(self.bus.close(), self.database.close());
         verdict
     }
 
@@ -189,10 +189,10 @@ impl App {
 
     async fn open_database(&self) -> store::Result<DatabaseClock> {
         if self.config.database.migrate {
-            self.store.migrate().await?;
+            self.database.migrate().await?;
         }
-        self.store.prepare_all().await?;
-        self.store.now().await.map(DatabaseClock::new)
+        self.database.prepare_all().await?;
+        self.database.now().await.map(DatabaseClock::new)
     }
 }
 
@@ -213,12 +213,12 @@ fn check_durations(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// The store that the configuration names.
+/// The database that the configuration names.
 ///
 /// # Errors
 ///
 /// `database.url` cannot be used.
-pub fn open_store(config: &Config) -> Result<Arc<dyn Store>, ConfigError> {
+pub fn open_database(config: &Config) -> Result<Arc<dyn Database>, ConfigError> {
     let options = store::Options {
         max_connections: config.database.max_connections.get(),
         timeout: config.database.timeout,

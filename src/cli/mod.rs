@@ -112,7 +112,7 @@ async fn worker(config: Config) -> anyhow::Result<()> {
 }
 
 async fn migrate(config: &Config) -> anyhow::Result<()> {
-    let store = app::open_store(config)?;
+    let store = app::open_database(config)?;
     store.migrate().await?;
     store.close().await;
     say("the database is up to date")

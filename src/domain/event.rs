@@ -5,10 +5,16 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::room::{LobbyState, RoomToken, Version};
+use super::{
+    participant::Actor,
+    room::{Lobby, LobbyState, Room, RoomToken, Version},
+};
 
 /// CloudEvents type of [`RoomUpdated`].
 pub const ROOM_UPDATED: &str = "room.updated.v1";
+
+/// CloudEvents type of [`LobbyData`].
+pub const LOBBY_CHANGED: &str = "lobby.changed.v1";
 
 /// Identity of one change, the same for every publication of it: a UUID in text form.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -46,12 +52,172 @@ impl fmt::Display for EventId {
     }
 }
 
-/// Why a room was updated.
+/// Why a room was updated. Its name on the wire is also that of the system message in the chat, for
+/// what the chat shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// Its timer was due.
     LobbyTimerReached,
+    /// Somebody removed the lobby.
+    LobbyNone,
+    /// Somebody put a lobby in front of it.
+    LobbyNonModerators,
+    /// It keeps its lobby, with another timer.
+    LobbyTimerChanged,
+    /// SIP dial-in was enabled, disabled, or has other rules.
+    SipChanged,
+    /// It was made.
+    ConversationCreated,
+    /// It is no more.
+    ConversationDeleted,
+    /// It has another name.
+    ConversationRenamed,
+    /// It has a description, or another one.
+    DescriptionSet,
+    /// It has no description any more.
+    DescriptionRemoved,
+    /// Strangers need a password, or another one.
+    PasswordSet,
+    /// Strangers need no password any more.
+    PasswordRemoved,
+    /// It is public from now on.
+    GuestsAllowed,
+    /// It is not public any more.
+    GuestsDisallowed,
+    /// Somebody takes part from now on.
+    UserAdded,
+    /// Somebody takes no part any more.
+    UserRemoved,
+    /// A user is a moderator from now on.
+    ModeratorPromoted,
+    /// A user is no moderator any more.
+    ModeratorDemoted,
+    /// A guest is a moderator from now on.
+    GuestModeratorPromoted,
+    /// A guest is no moderator any more.
+    GuestModeratorDemoted,
+    /// Somebody has other permissions.
+    PermissionsChanged,
+    /// Somebody has a session in it.
+    ParticipantJoined,
+    /// Somebody has no session in it any more.
+    ParticipantLeft,
+    /// A guest has another name.
+    DisplayNameChanged,
+    /// Somebody said something.
+    MessageSent,
+    /// The first one is in the call.
+    CallStarted,
+    /// One more is in the call.
+    CallJoined,
+    /// Somebody in the call publishes other media.
+    CallFlagsChanged,
+    /// Somebody is no more in the call.
+    CallLeft,
+    /// Nobody is in the call any more.
+    CallEnded,
+    /// A moderator ended the call.
+    CallEndedEveryone,
+}
+
+impl Reason {
+    /// Its name on the wire and in the chat.
+    #[must_use]
+    pub fn name(self) -> String {
+        match serde_json::to_value(self) {
+            Ok(serde_json::Value::String(name)) => name,
+            other => unreachable!("a unit variant is written as a text, not as {other:?}"),
+        }
+    }
+
+    /// What the chat says about it, with Talk's placeholders; `None` for what it does not show.
+    #[must_use]
+    pub fn text(self) -> Option<&'static str> {
+        Some(match self {
+            Self::LobbyTimerReached => "The conversation is now open to everyone",
+            Self::LobbyNone => "{actor} opened the conversation to everyone",
+            Self::LobbyNonModerators => "{actor} restricted the conversation to moderators",
+            Self::ConversationCreated => "{actor} created the conversation",
+            Self::ConversationRenamed => "{actor} renamed the conversation",
+            Self::DescriptionSet => "{actor} set the description",
+            Self::DescriptionRemoved => "{actor} removed the description",
+            Self::PasswordSet => "{actor} set a password",
+            Self::PasswordRemoved => "{actor} removed the password",
+            Self::GuestsAllowed => "{actor} allowed guests",
+            Self::GuestsDisallowed => "{actor} disallowed guests",
+            Self::UserAdded => "{actor} added {user}",
+            Self::UserRemoved => "{actor} removed {user}",
+            Self::ModeratorPromoted | Self::GuestModeratorPromoted => {
+                "{actor} promoted {user} to moderator"
+            }
+            Self::ModeratorDemoted | Self::GuestModeratorDemoted => {
+                "{actor} demoted {user} from moderator"
+            }
+            Self::CallStarted => "{actor} started a call",
+            Self::CallJoined => "{actor} joined the call",
+            Self::CallLeft => "{actor} left the call",
+            Self::CallEnded => "The call has ended",
+            Self::CallEndedEveryone => "{actor} ended the call",
+            Self::LobbyTimerChanged
+            | Self::SipChanged
+            | Self::ConversationDeleted
+            | Self::PermissionsChanged
+            | Self::ParticipantJoined
+            | Self::ParticipantLeft
+            | Self::DisplayNameChanged
+            | Self::MessageSent
+            | Self::CallFlagsChanged => return None,
+        })
+    }
+
+    /// Reads the name of a system message.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        serde_json::from_value(name.into()).ok()
+    }
+
+    /// Whether it changes what every participant has of his own: the PIN, or his place in the call
+    /// or the room.
+    #[must_use]
+    pub fn touches_everybody(self) -> bool {
+        matches!(
+            self,
+            Self::LobbyNonModerators
+                | Self::SipChanged
+                | Self::ConversationDeleted
+                | Self::GuestsDisallowed
+                | Self::CallEndedEveryone
+        )
+    }
+}
+
+/// `data` of a `lobby.changed.v1` event: what somebody set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LobbyData {
+    /// The room.
+    pub token: String,
+    /// Talk's number of the lobby state.
+    pub state: i64,
+    /// Unix seconds; absent or 0 for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timer: Option<i64>,
+    /// Milliseconds since 1970 of the change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<i64>,
+}
+
+impl LobbyData {
+    /// What was set, as an event says it.
+    #[must_use]
+    pub fn of(token: &RoomToken, lobby: Lobby, version: Option<Version>) -> Self {
+        Self {
+            token: token.as_str().to_owned(),
+            state: lobby.state.number(),
+            timer: lobby.timer.map(|timer| timer.timestamp()),
+            version: version.map(Version::milliseconds),
+        }
+    }
 }
 
 /// `data` of a `room.updated.v1` event: the room after the change.
@@ -73,6 +239,9 @@ pub struct RoomUpdated {
     pub version: i64,
     /// Why.
     pub reason: Reason,
+    /// The participant whom the change concerns, if it is just one.
+    #[serde(flatten, skip_serializing_if = "Option::is_none", default)]
+    pub about: Option<Actor>,
     /// When the timer was due.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub due_at: Option<DateTime<Utc>>,
@@ -82,6 +251,23 @@ pub struct RoomUpdated {
 }
 
 impl RoomUpdated {
+    /// The room after a change for this reason.
+    #[must_use]
+    pub fn of(room: &Room, reason: Reason, about: Option<Actor>) -> Self {
+        Self {
+            token: room.token.as_str().to_owned(),
+            room_type: room.room_type,
+            lobby_state: room.lobby.state.number(),
+            lobby_timer: room.lobby.timer.map_or(0, |timer| timer.timestamp()),
+            sip_enabled: room.sip_enabled,
+            version: room.version.milliseconds(),
+            reason,
+            about,
+            due_at: None,
+            fired_at: None,
+        }
+    }
+
     /// The room after its timer, due at `due_at`, was reached.
     #[must_use]
     pub fn timer_reached(
@@ -100,6 +286,7 @@ impl RoomUpdated {
             sip_enabled,
             version: version.milliseconds(),
             reason: Reason::LobbyTimerReached,
+            about: None,
             due_at: Some(due_at),
             fired_at: Some(fired_at),
         }
@@ -123,4 +310,38 @@ pub struct Outgoing {
     pub due_at: Option<DateTime<Utc>>,
     /// How often it was claimed for publication, this time included.
     pub attempt: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_has_talks_name() {
+        assert_eq!(Reason::LobbyTimerReached.name(), "lobby_timer_reached");
+        assert_eq!(Reason::from_name("lobby_non_moderators"), Some(Reason::LobbyNonModerators));
+        assert_eq!(Reason::from_name("nonsense"), None);
+    }
+
+    #[test]
+    fn an_event_names_the_participant_whom_it_concerns() {
+        let mut event = RoomUpdated {
+            token: "abc".to_owned(),
+            room_type: 3,
+            lobby_state: 0,
+            lobby_timer: 0,
+            sip_enabled: 0,
+            version: 7,
+            reason: Reason::UserAdded,
+            about: Some(Actor::user("alice")),
+            due_at: None,
+            fired_at: None,
+        };
+        let data = serde_json::to_value(&event).unwrap();
+        assert_eq!((&data["actorType"], &data["actorId"]), (&"users".into(), &"alice".into()));
+        assert_eq!(serde_json::from_value::<RoomUpdated>(data).unwrap(), event);
+        event.about = None;
+        let data = serde_json::to_value(&event).unwrap();
+        assert_eq!(serde_json::from_value::<RoomUpdated>(data).unwrap(), event);
+    }
 }

@@ -84,11 +84,18 @@ mod tests {
             id: RoomId(1),
             token: RoomToken::parse("a").unwrap(),
             room_type: 3,
+            name: String::new(),
+            description: String::new(),
             object_type: String::new(),
+            object_id: String::new(),
             lobby: Lobby::OPEN,
             version: Version::stored(10),
             timer_reached: None,
             sip_enabled: 0,
+            password_hash: String::new(),
+            call: None,
+            comments: 0,
+            changed_at: 0,
         }
     }
 

@@ -4,12 +4,21 @@
 //! Whatever the time or the database must say is passed in as a value. Everybody may use these
 //! types; they use nobody's.
 
+pub mod conversation;
 mod event;
 mod lobby;
+mod message;
+mod participant;
 mod room;
 
-pub use event::{EventId, Outgoing, ROOM_UPDATED, Reason, RoomUpdated};
+pub use event::{EventId, LOBBY_CHANGED, LobbyData, Outgoing, ROOM_UPDATED, Reason, RoomUpdated};
 pub use lobby::{Applied, Decision, LobbyChanged, decide};
+pub use message::{Content, MAX_MESSAGE_CHARS, Message, MessageQuery, NewMessage};
+pub use participant::{
+    Actor, ActorKind, Attendee, AttendeeId, Caller, Modification, ParticipantType, Permissions,
+    Session,
+};
 pub use room::{
-    InvalidToken, Lobby, LobbyState, OBJECT_TYPES_WITH_LOBBY, Room, RoomId, RoomToken, Version,
+    Call, InvalidToken, Lobby, LobbyState, OBJECT_TYPES_WITH_LOBBY, Room, RoomId, RoomToken,
+    Version,
 };

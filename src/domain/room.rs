@@ -30,6 +30,16 @@ impl RoomToken {
         Ok(Self(token.to_owned()))
     }
 
+    /// Whether a telephone can dial it, by Talk's rule: digits that do not begin with 0, and none
+    /// twice in a row.
+    #[must_use]
+    pub fn is_dialable(&self) -> bool {
+        let digits = self.0.as_bytes();
+        digits.iter().all(u8::is_ascii_digit)
+            && digits.first() != Some(&b'0')
+            && digits.windows(2).all(|pair| pair.first() != pair.last())
+    }
+
     /// Takes the token of a row: what the database holds is a token, whoever wrote it.
     pub(crate) fn stored(token: String) -> Self {
         Self(token)
@@ -167,8 +177,14 @@ pub struct Room {
     pub token: RoomToken,
     /// Talk's number of the room's type: 2 group, 3 public; the others have no lobby.
     pub room_type: i64,
+    /// Name for people. Of a room of two, the names of both users as a JSON array.
+    pub name: String,
+    /// What it is about.
+    pub description: String,
     /// What the room belongs to; empty for most.
     pub object_type: String,
+    /// Which one of these.
+    pub object_id: String,
     /// The lobby now.
     pub lobby: Lobby,
     /// Version of the room's last change.
@@ -178,14 +194,55 @@ pub struct Room {
     pub timer_reached: Option<DateTime<Utc>>,
     /// Talk's number: 0 off, 1 with a PIN per attendee, 2 without PIN.
     pub sip_enabled: i64,
+    /// Hash of the password that strangers need to join; empty for none.
+    pub password_hash: String,
+    /// The call, while there is one.
+    pub call: Option<Call>,
+    /// How many chat messages were sent, system messages not counted.
+    pub comments: i64,
+    /// Unix seconds of the last change that the chat does not show.
+    pub changed_at: i64,
+}
+
+/// A call that goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    /// Unix seconds of its start.
+    pub started_at: i64,
+    /// Flags of all who have been in it.
+    pub flags: i64,
 }
 
 impl Room {
+    /// Talk's type of a room of two.
+    pub const ONE_TO_ONE: i64 = 1;
+    /// Talk's type of a room of those who were added.
+    pub const GROUP: i64 = 2;
+    /// Talk's type of a room that anybody with the link may join.
+    pub const PUBLIC: i64 = 3;
+
+    /// Whether anybody with the link may join.
+    #[must_use]
+    pub fn is_public(&self) -> bool {
+        self.room_type == Self::PUBLIC
+    }
+
+    /// Whether a moderator may shape it, other than a room of two or one that Talk keeps itself.
+    #[must_use]
+    pub fn can_be_shaped(&self) -> bool {
+        matches!(self.room_type, Self::GROUP | Self::PUBLIC)
+    }
+
+    /// Whether it is a breakout room, whose lobby follows its parent.
+    #[must_use]
+    pub fn is_breakout_room(&self) -> bool {
+        self.object_type == "room"
+    }
+
     /// Whether this kind of room can have a lobby at all.
     #[must_use]
     pub fn can_have_lobby(&self) -> bool {
-        matches!(self.room_type, 2 | 3)
-            && OBJECT_TYPES_WITH_LOBBY.contains(&self.object_type.as_str())
+        self.can_be_shaped() && OBJECT_TYPES_WITH_LOBBY.contains(&self.object_type.as_str())
     }
 }
 
@@ -201,6 +258,15 @@ mod tests {
         assert_eq!(RoomToken::parse(&"a".repeat(33)), Err(InvalidToken::Length(33)));
         assert_eq!(RoomToken::parse("a b"), Err(InvalidToken::Blank));
         assert_eq!(RoomToken::parse("a\0"), Err(InvalidToken::Blank));
+    }
+
+    #[test]
+    fn a_telephone_dials_digits() {
+        for (token, dialable) in
+            [("1234567", true), ("12a", false), ("0123", false), ("1223", false), ("7", true)]
+        {
+            assert_eq!(RoomToken::parse(token).unwrap().is_dialable(), dialable, "{token}");
+        }
     }
 
     #[test]

@@ -11,14 +11,12 @@ use serde::{
 use serde_json::value::RawValue;
 
 use crate::domain::{
-    EventId, InvalidToken, Lobby, LobbyChanged, LobbyState, Outgoing, RoomToken, Version,
+    EventId, InvalidToken, LOBBY_CHANGED, Lobby, LobbyChanged, LobbyData, LobbyState, Outgoing,
+    RoomToken, RoomUpdated, Version,
 };
 
 /// Media type of the bodies.
 pub const CLOUDEVENTS_JSON: &str = "application/cloudevents+json";
-
-/// CloudEvents type of a lobby change.
-pub const LOBBY_CHANGED: &str = "lobby.changed.v1";
 
 const SPECVERSION: &str = "1.0";
 
@@ -103,17 +101,6 @@ struct Envelope<D> {
     time: Option<DateTime<Utc>>,
     datacontenttype: Option<String>,
     data: D,
-}
-
-/// `data` of a lobby change.
-#[derive(Serialize, Deserialize)]
-struct LobbyData {
-    token: String,
-    state: i64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    timer: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    version: Option<i64>,
 }
 
 /// Tells a `CloudEvent` from bare data.
@@ -202,15 +189,17 @@ fn lobby_change(data: &LobbyData) -> Result<LobbyChanged, Malformed> {
     })
 }
 
+/// Reads a room update that lobbyd published; `None` if it is none that this version understands.
+#[must_use]
+pub fn parse_room_updated(body: &[u8]) -> Option<RoomUpdated> {
+    let envelope: Envelope<RoomUpdated> = serde_json::from_slice(body).ok()?;
+    Some(envelope.data)
+}
+
 /// Writes a lobby change, made at `time` by the clock of whoever made it.
 #[must_use]
 pub fn lobby_changed(change: &LobbyChanged, id: EventId, time: DateTime<Utc>) -> Message {
-    let data = LobbyData {
-        token: change.token.as_str().to_owned(),
-        state: change.lobby.state.number(),
-        timer: change.lobby.timer.map(|timer| timer.timestamp()),
-        version: change.version.map(Version::milliseconds),
-    };
+    let data = LobbyData::of(&change.token, change.lobby, change.version);
     message(id, LOBBY_CHANGED, &change.token, time, data)
 }
 

@@ -13,6 +13,8 @@ use sqlx::{
     migrate::{MigrateError, Migrator},
 };
 
+use super::shared::Shared;
+
 /// The rows whose timer lobbyd may act upon: a known state, and a kind of room that can have a
 /// lobby, see [`Room::can_have_lobby`](crate::domain::Room::can_have_lobby). Others are left alone.
 macro_rules! usable {
@@ -43,8 +45,12 @@ pub(super) struct Statements {
     pub(super) due: &'static str,
     /// JSON of `{id, timer, version}`: resets those that still have that timer.
     pub(super) reset: &'static str,
+    /// JSON of `{room_id, created_at}`: the chat's message about each reset.
+    pub(super) insert_reset_messages: &'static str,
     /// JSON of the new rows.
     pub(super) insert_outbox: &'static str,
+    /// JSON of tokens → the columns of [`MarkRow`](super::rows::MarkRow).
+    pub(super) marks: &'static str,
     /// now (seconds) → seconds.
     pub(super) next_due: &'static str,
     /// now (milliseconds), limit → the columns of [`EventRow`](super::rows::EventRow), locked.
@@ -67,7 +73,7 @@ pub(super) struct Statements {
 
 impl Statements {
     /// Every text that is prepared; MySQL does not prepare `begin`.
-    pub(super) fn all(&self) -> [&'static str; 17] {
+    pub(super) fn all(&self) -> [&'static str; 19] {
         // Taken apart, so that no statement is forgotten.
         let Self {
             begin: _,
@@ -78,7 +84,9 @@ impl Statements {
             set_lobby,
             due,
             reset,
+            insert_reset_messages,
             insert_outbox,
+            marks,
             next_due,
             available,
             claim,
@@ -97,7 +105,9 @@ impl Statements {
             set_lobby,
             due,
             reset,
+            insert_reset_messages,
             insert_outbox,
+            marks,
             next_due,
             available,
             claim,
@@ -114,6 +124,9 @@ impl Statements {
 /// A database that lobbyd runs on.
 pub(super) trait Dialect: Database {
     const STATEMENTS: Statements;
+
+    /// The texts that are the same on all databases, but for their placeholders.
+    fn shared() -> &'static Shared;
 
     fn migrator() -> Migrator;
 

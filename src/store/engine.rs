@@ -12,13 +12,15 @@ use tokio::time::timeout;
 
 use super::{
     Backlog, Fired, Options, Result, Store, StoreError,
+    conversation::Author,
     dialect::Dialect,
     migration,
-    rows::{self, Due, OutboxRow, Reset, instant_from_millis, instant_from_seconds, json},
+    rows::{self, Due, Reset, ResetMessage, instant_from_millis, instant_from_seconds, json},
     session::{self, Session},
 };
 use crate::domain::{
-    Applied, Decision, EventId, LobbyChanged, Outgoing, Room, RoomToken, Version, decide,
+    Applied, Decision, EventId, LobbyChanged, Outgoing, Room, RoomToken, Version,
+    conversation::lobby_effects, decide,
 };
 
 /// An idle connection may have died without a sign, and each such one costs this wait.
@@ -32,9 +34,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The store on one kind of database.
 pub(super) struct SqlStore<D: Dialect> {
-    pool: Pool<D>,
+    pub(super) pool: Pool<D>,
     /// Longest time that one use of the database may take.
-    limit: Duration,
+    pub(super) limit: Duration,
 }
 
 /// What all three pools have in common.
@@ -68,7 +70,9 @@ where
     for<'v> i64: Encode<'v, D> + Decode<'v, D> + Type<D>,
     for<'v> Option<i64>: Encode<'v, D>,
     for<'v> String: Encode<'v, D> + Decode<'v, D> + Type<D>,
+    for<'v> Option<String>: Encode<'v, D>,
     usize: ColumnIndex<D::Row>,
+    for<'n> &'n str: ColumnIndex<D::Row>,
 {
     async fn migrate(&self) -> Result<()> {
         migration::migrate(&self.pool, self.limit).await
@@ -94,13 +98,9 @@ where
                     Decision::Stale => Applied::Stale,
                     Decision::NoLobby => Applied::NoLobby,
                     Decision::Set(version) => {
-                        let write = sqlx::query(D::STATEMENTS.set_lobby)
-                            .bind(change.lobby.state.number())
-                            .bind(change.lobby.timer.map(|timer| timer.timestamp()))
-                            .bind(version.milliseconds())
-                            .bind(room.id.0)
-                            .bind(room.version.milliseconds());
-                        matched(session.execute(write).await?, 1, "lobbyd_rooms")?;
+                        let now = instant_from_millis(received.milliseconds())?;
+                        let effects = lobby_effects(&room, change.lobby, version, now);
+                        session.write(&room, &effects, &Author::system(), now).await?;
                         Applied::Set { replaced: room.lobby.scheduled() }
                     }
                 }
@@ -133,11 +133,11 @@ where
         let attempt = u32::from(claimed_until.is_some());
         let events: Vec<Outgoing> = due.iter().filter_map(|due| due.event(now, attempt)).collect();
         if !events.is_empty() {
-            let available_at = claimed_until.unwrap_or(now).timestamp_millis();
-            let rows: Vec<OutboxRow> =
-                events.iter().map(|event| OutboxRow::of(event, available_at)).collect();
-            let insert = sqlx::query(D::STATEMENTS.insert_outbox).bind(json(&rows));
-            matched(session.execute(insert).await?, rows.len(), "lobbyd_outbox")?;
+            let messages: Vec<ResetMessage> =
+                due.iter().filter_map(|due| due.message(now)).collect();
+            let insert = sqlx::query(D::STATEMENTS.insert_reset_messages).bind(json(&messages));
+            matched(session.execute(insert).await?, messages.len(), "lobbyd_messages")?;
+            session.insert_outbox(&events, claimed_until.unwrap_or(now)).await?;
         }
         session.commit().await?;
         Ok(Fired { tidied: due.len() - events.len(), events })
@@ -232,7 +232,7 @@ where
 
     async fn prepare_all(&self) -> Result<()> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
-        for sql in D::STATEMENTS.all() {
+        for sql in D::STATEMENTS.all().into_iter().chain(D::shared().all()) {
             session.prepare(sql).await?;
         }
         // Not given back: prepared without values, PostgreSQL guesses their types, and a statement
@@ -279,7 +279,7 @@ where
 
 /// Checks that a guarded statement matched just the rows that were locked for it. Anything else
 /// undoes the transaction.
-fn matched(rows: u64, expected: usize, table: &'static str) -> Result<()> {
+pub(super) fn matched(rows: u64, expected: usize, table: &'static str) -> Result<()> {
     if usize::try_from(rows) == Ok(expected) {
         return Ok(());
     }

@@ -6,8 +6,12 @@
 //!
 //! One engine (`engine`) runs the same flow on all databases; only the texts of the statements
 //! differ (`dialect`). To add a statement: name it in `Statements`, and the compiler asks for it
-//! in all three tables.
+//! in all three tables. What the HTTP API needs has one text for all three (`shared`).
+//!
+//! A [`Database`] is all three sides of it: [`Store`] for the loops, [`Conversations`] and [`Users`]
+//! for the API.
 
+mod conversation;
 mod dialect;
 mod engine;
 mod migration;
@@ -15,14 +19,20 @@ mod mysql;
 mod postgres;
 mod rows;
 mod session;
+mod shared;
 mod sqlite;
+mod users;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use crate::domain::{Applied, EventId, LobbyChanged, Outgoing, Room, RoomToken, Version};
+use crate::domain::{
+    Actor, Applied, Attendee, Caller, EventId, Lobby, LobbyChanged, Message, MessageQuery,
+    Outgoing, Room, RoomId, RoomToken, RoomUpdated, Version,
+    conversation::{Command, Look, Refusal},
+};
 
 /// Result of a store method.
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -160,7 +170,7 @@ pub trait Store: Send + Sync + 'static {
     /// Counts the timers that reset their room at `since` or later, as far as history goes back.
     async fn fired_since(&self, since: DateTime<Utc>) -> Result<u64>;
 
-    /// Makes a room without lobby.
+    /// Makes a room without lobby and without participants.
     async fn create_room(&self, token: &RoomToken, room_type: i64, name: &str) -> Result<()>;
 
     /// Reads a room.
@@ -173,6 +183,157 @@ pub trait Store: Send + Sync + 'static {
     async fn close(&self);
 }
 
+/// A room as everybody sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conversation {
+    /// The room.
+    pub room: Room,
+    /// What was said or happened last.
+    pub last_message: Option<Message>,
+    /// How many owners and moderators it has.
+    pub moderators: i64,
+}
+
+/// By which a room is known to have changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// The room.
+    pub token: RoomToken,
+    /// Of its last change by lobbyd.
+    pub version: Version,
+    /// As it is now, whoever wrote it.
+    pub lobby: Lobby,
+}
+
+/// What a command did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// What is announced, and stored for that; `None` if nothing changed.
+    pub update: Option<RoomUpdated>,
+    /// What was said.
+    pub message: Option<ChatMessage>,
+}
+
+/// A message with the one that it answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChatMessage {
+    /// The message.
+    pub message: Message,
+    /// What it answers.
+    pub parent: Option<Message>,
+}
+
+/// A room to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewConversation {
+    /// Its name on every wire.
+    pub token: RoomToken,
+    /// Talk's number.
+    pub room_type: i64,
+    /// Name for people.
+    pub name: String,
+    /// What it is about.
+    pub description: String,
+    /// What it belongs to; empty for nothing.
+    pub object_type: String,
+    /// Which one of these.
+    pub object_id: String,
+    /// Hash of its password; empty for none.
+    pub password_hash: String,
+    /// The lobby that it begins with.
+    pub lobby: Lobby,
+    /// Who takes part besides the one who makes it, with names for people. In a room of two both
+    /// are owners.
+    pub others: Vec<(Actor, String)>,
+}
+
+/// What the HTTP API does to rooms. Every method is one transaction, as in [`Store`]; the rules are
+/// those of [`conversation`](crate::domain::conversation).
+#[async_trait]
+pub trait Conversations: Send + Sync + 'static {
+    /// Makes a room, owned by the caller. `None` if there is one with this token.
+    async fn create(
+        &self,
+        caller: &Caller,
+        new: &NewConversation,
+        now: DateTime<Utc>,
+    ) -> Result<Option<RoomUpdated>>;
+
+    /// Does to a room what the caller commands, or says why not. What is announced about it is in
+    /// the outbox then, and what the chat shows is in the chat.
+    async fn change(
+        &self,
+        token: &RoomToken,
+        caller: &Caller,
+        command: &Command,
+        now: DateTime<Utc>,
+    ) -> Result<std::result::Result<Changed, Refusal>>;
+
+    /// Reads what everybody sees of a room.
+    async fn conversation(&self, token: &RoomToken) -> Result<Option<Conversation>>;
+
+    /// Reads one participant's part in a room.
+    async fn attendee(&self, room: RoomId, actor: &Actor) -> Result<Option<Attendee>>;
+
+    /// The rooms in which a user takes part.
+    async fn rooms_of(&self, user: &str) -> Result<Vec<RoomToken>>;
+
+    /// By which those of these rooms that exist are known to have changed.
+    async fn marks(&self, tokens: &[RoomToken]) -> Result<Vec<Mark>>;
+
+    /// The participants of a room, for one of them who may see that.
+    async fn participants(
+        &self,
+        token: &RoomToken,
+        actor: &Actor,
+        look: Look,
+    ) -> Result<std::result::Result<Vec<Attendee>, Refusal>>;
+
+    /// Messages of a room's chat, for a participant who may read it: newer ones in their order,
+    /// older ones backwards.
+    async fn messages(
+        &self,
+        token: &RoomToken,
+        actor: &Actor,
+        query: MessageQuery,
+    ) -> Result<std::result::Result<Vec<ChatMessage>, Refusal>>;
+}
+
+/// A user of this server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// By which the user logs in.
+    pub id: String,
+    /// Name for people.
+    pub display_name: String,
+    /// Groups, for the right to enable SIP.
+    pub groups: Vec<String>,
+}
+
+/// The users of this server. Every method is one transaction.
+#[async_trait]
+pub trait Users: Send + Sync + 'static {
+    /// Adds a user. Returns false if there is one of this name.
+    async fn add_user(&self, user: &User, password_hash: &str) -> Result<bool>;
+
+    /// Removes a user, also from the rooms. Returns false if there is none of this name.
+    async fn remove_user(&self, id: &str) -> Result<bool>;
+
+    /// Gives a user another password. Returns false if there is none of this name.
+    async fn set_user_password(&self, id: &str, password_hash: &str) -> Result<bool>;
+
+    /// Reads a user and the hash of the password.
+    async fn user(&self, id: &str) -> Result<Option<(User, String)>>;
+
+    /// All users, by name.
+    async fn users(&self) -> Result<Vec<User>>;
+}
+
+/// All sides of what lobbyd keeps.
+pub trait Database: Store + Conversations + Users {}
+
+impl<T: Store + Conversations + Users> Database for T {}
+
 /// How to reach the database.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -184,7 +345,7 @@ pub struct Options {
 
 /// Opens the store that the URL names. Connects when it is first used, so it succeeds while the
 /// database is away; only a URL that cannot be used is an error.
-pub fn connect(url: &str, options: Options) -> Result<Arc<dyn Store>> {
+pub fn connect(url: &str, options: Options) -> Result<Arc<dyn Database>> {
     match url.split_once(':').map(|(scheme, _)| scheme) {
         Some("sqlite") => sqlite::connect(url, options),
         Some("postgres" | "postgresql") => postgres::connect(url, options),

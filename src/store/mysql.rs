@@ -13,21 +13,31 @@ use sqlx::{
 };
 
 use super::{
-    Options, Result, Store, StoreError,
+    Database, Options, Result, StoreError,
     dialect::{Dialect, Statements, sqlstate_refuses_values, usable},
     engine::{SqlStore, pool_options},
     migration::{MIGRATION_TIMEOUT, MIGRATIONS},
+    shared::{self, Shared},
 };
 
 /// Reads a room by its token.
 macro_rules! room {
     () => {
         "\
-        SELECT id, token, CAST(type AS SIGNED), object_type, CAST(lobby_state AS SIGNED),
-               TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_timer), lobby_version,
-               TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_timer_reached),
-               CAST(sip_enabled AS SIGNED)
-        FROM lobbyd_rooms WHERE token = ?"
+        SELECT room.id, room.token, CAST(room.type AS SIGNED) AS room_type, room.name,
+               room.description, room.object_type, room.object_id,
+               CAST(room.lobby_state AS SIGNED) AS lobby_state,
+               TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer) AS lobby_timer,
+               room.lobby_version,
+               TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer_reached) AS timer_reached,
+               CAST(room.sip_enabled AS SIGNED) AS sip_enabled,
+               COALESCE(state.password_hash, '') AS password_hash,
+               COALESCE(state.call_started_at, 0) AS call_started_at,
+               COALESCE(state.call_flags, 0) AS call_flags,
+               COALESCE(state.comments, 0) AS comments,
+               COALESCE(state.changed_at, 0) AS changed_at
+        FROM lobbyd_rooms AS room LEFT JOIN lobbyd_room_states AS state ON state.room_id = room.id
+        WHERE room.token = ?"
     };
 }
 
@@ -69,6 +79,12 @@ const STATEMENTS: Statements = Statements {
         SET room.lobby_state = 0, room.lobby_timer = NULL, room.lobby_version = due.version,
             room.lobby_timer_reached = TIMESTAMP'1970-01-01 00:00:00' + INTERVAL due.timer SECOND
         WHERE TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer) = due.timer",
+    insert_reset_messages: "\
+        INSERT INTO lobbyd_messages (room_id, created_at, actor_type, actor_id, kind)
+        SELECT room_id, created_at, 'guests', 'system', 'lobby_timer_reached'
+        FROM JSON_TABLE(?, '$[*]' COLUMNS (
+                 room_id BIGINT PATH '$.room_id', created_at BIGINT PATH '$.created_at'
+             )) AS new_rows",
     insert_outbox: "\
         INSERT INTO lobbyd_outbox
                (id, type, token, data, created_at, due_at, available_at, attempts)
@@ -82,6 +98,13 @@ const STATEMENTS: Statements = Statements {
                  created_at BIGINT PATH '$.created_at', due_at BIGINT PATH '$.due_at',
                  available_at BIGINT PATH '$.available_at', attempts INT PATH '$.attempts'
              )) AS new_rows",
+    marks: "\
+        SELECT room.token, room.lobby_version, CAST(room.lobby_state AS SIGNED) AS lobby_state,
+               TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer) AS lobby_timer
+        FROM JSON_TABLE(?, '$[*]' COLUMNS (
+                 token VARCHAR(32) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$'
+             )) AS tokens
+        STRAIGHT_JOIN lobbyd_rooms AS room ON room.token = tokens.token",
     next_due: concat!(
         "\
         SELECT TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_timer) FROM lobbyd_rooms
@@ -151,6 +174,10 @@ const STATEMENTS: Statements = Statements {
 impl Dialect for MySql {
     const STATEMENTS: Statements = STATEMENTS;
 
+    fn shared() -> &'static Shared {
+        &shared::QUESTION_MARKS
+    }
+
     fn migrator() -> Migrator {
         sqlx::migrate!("migrations/mysql")
     }
@@ -184,7 +211,7 @@ impl Dialect for MySql {
     }
 }
 
-pub(super) fn connect(url: &str, options: Options) -> Result<Arc<dyn Store>> {
+pub(super) fn connect(url: &str, options: Options) -> Result<Arc<dyn Database>> {
     let connect: MySqlConnectOptions =
         url.parse().map_err(|error| StoreError::unusable_url(&error))?;
     // Lock waits end before the use of the connection does. MariaDB also ends a transaction whose

@@ -13,19 +13,29 @@ use sqlx::{
 };
 
 use super::{
-    Options, Result, Store, StoreError,
+    Database, Options, Result, StoreError,
     dialect::{Dialect, Statements, sqlstate_refuses_values, usable},
     engine::{SqlStore, pool_options},
+    shared::{self, Shared},
 };
 
 /// Reads a room by its token.
 macro_rules! room {
     () => {
         "\
-        SELECT id, token, type::bigint, object_type, lobby_state::bigint,
-               floor(extract(epoch FROM lobby_timer))::bigint, lobby_version,
-               floor(extract(epoch FROM lobby_timer_reached))::bigint, sip_enabled::bigint
-        FROM lobbyd_rooms WHERE token = $1"
+        SELECT room.id, room.token, room.type::bigint AS room_type, room.name, room.description,
+               room.object_type, room.object_id, room.lobby_state::bigint AS lobby_state,
+               floor(extract(epoch FROM room.lobby_timer))::bigint AS lobby_timer,
+               room.lobby_version,
+               floor(extract(epoch FROM room.lobby_timer_reached))::bigint AS timer_reached,
+               room.sip_enabled::bigint AS sip_enabled,
+               coalesce(state.password_hash, '') AS password_hash,
+               coalesce(state.call_started_at, 0) AS call_started_at,
+               coalesce(state.call_flags, 0) AS call_flags,
+               coalesce(state.comments, 0) AS comments,
+               coalesce(state.changed_at, 0) AS changed_at
+        FROM lobbyd_rooms AS room LEFT JOIN lobbyd_room_states AS state ON state.room_id = room.id
+        WHERE room.token = $1"
     };
 }
 
@@ -35,7 +45,7 @@ pub(super) const STATEMENTS: Statements = Statements {
     create_room: "\
         INSERT INTO lobbyd_rooms (token, type, name) VALUES ($1, $2, $3)",
     room: room!(),
-    room_for_update: concat!(room!(), " FOR UPDATE"),
+    room_for_update: concat!(room!(), " FOR UPDATE OF room"),
     set_lobby: "\
         UPDATE lobbyd_rooms
         SET lobby_state = $1, lobby_timer = to_timestamp($2), lobby_version = $3
@@ -57,6 +67,10 @@ pub(super) const STATEMENTS: Statements = Statements {
             lobby_timer_reached = room.lobby_timer
         FROM json_to_recordset(CAST($1 AS json)) AS due(id bigint, timer bigint, version bigint)
         WHERE room.id = due.id AND floor(extract(epoch FROM room.lobby_timer)) = due.timer",
+    insert_reset_messages: "\
+        INSERT INTO lobbyd_messages (room_id, created_at, actor_type, actor_id, kind)
+        SELECT room_id, created_at, 'guests', 'system', 'lobby_timer_reached'
+        FROM json_to_recordset(CAST($1 AS json)) AS new(room_id bigint, created_at bigint)",
     insert_outbox: "\
         INSERT INTO lobbyd_outbox
                (id, type, token, data, created_at, due_at, available_at, attempts)
@@ -65,6 +79,11 @@ pub(super) const STATEMENTS: Statements = Statements {
         FROM json_to_recordset(CAST($1 AS json))
              AS new(id text, type text, token text, data text, created_at bigint, due_at bigint,
                     available_at bigint, attempts integer)",
+    marks: "\
+        SELECT token, lobby_version, lobby_state::bigint AS lobby_state,
+               floor(extract(epoch FROM lobby_timer))::bigint AS lobby_timer
+        FROM lobbyd_rooms
+        WHERE token = ANY (ARRAY(SELECT json_array_elements_text(CAST($1 AS json))))",
     next_due: concat!(
         "\
         SELECT floor(extract(epoch FROM lobby_timer))::bigint FROM lobbyd_rooms
@@ -124,6 +143,10 @@ pub(super) const STATEMENTS: Statements = Statements {
 impl Dialect for Postgres {
     const STATEMENTS: Statements = STATEMENTS;
 
+    fn shared() -> &'static Shared {
+        &shared::NUMBERED
+    }
+
     fn migrator() -> Migrator {
         sqlx::migrate!("migrations/postgres")
     }
@@ -148,7 +171,7 @@ impl Dialect for Postgres {
     }
 }
 
-pub(super) fn connect(url: &str, options: Options) -> Result<Arc<dyn Store>> {
+pub(super) fn connect(url: &str, options: Options) -> Result<Arc<dyn Database>> {
     let connect: PgConnectOptions =
         url.parse().map_err(|error| StoreError::unusable_url(&error))?;
     // The server gives up as well, so that a statement whose client is gone holds no lock.

@@ -2,18 +2,83 @@
 //!
 //! The order of the columns is that of `Statements`.
 
+use std::fmt::Display;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use sqlx::FromRow;
 
-use super::{Result, StoreError};
+use super::{Mark, Result, StoreError};
 use crate::domain::{
-    EventId, Lobby, LobbyState, Outgoing, ROOM_UPDATED, Room, RoomId, RoomToken, RoomUpdated,
-    Version,
+    Actor, ActorKind, Attendee, AttendeeId, Call, Content, EventId, Lobby, LobbyState, Message,
+    Outgoing, ParticipantType, Permissions, ROOM_UPDATED, Reason, Room, RoomId, RoomToken,
+    RoomUpdated, Session, Version,
 };
 
-/// A row of `Statements::room`: id, token, type, object type, state, timer, version, timer reached,
-/// SIP.
-pub(super) type RoomRow = (i64, String, i64, String, i64, Option<i64>, i64, Option<i64>, i64);
+/// A row of `Statements::room`.
+#[derive(FromRow)]
+pub(super) struct RoomRow {
+    id: i64,
+    token: String,
+    room_type: i64,
+    name: String,
+    description: String,
+    object_type: String,
+    object_id: String,
+    lobby_state: i64,
+    lobby_timer: Option<i64>,
+    lobby_version: i64,
+    timer_reached: Option<i64>,
+    sip_enabled: i64,
+    password_hash: String,
+    call_started_at: i64,
+    call_flags: i64,
+    comments: i64,
+    changed_at: i64,
+}
+
+/// A row of `Statements::marks`.
+#[derive(FromRow)]
+pub(super) struct MarkRow {
+    token: String,
+    lobby_version: i64,
+    lobby_state: i64,
+    lobby_timer: Option<i64>,
+}
+
+/// A row of `Shared::attendee` and its like.
+#[derive(FromRow)]
+pub(super) struct AttendeeRow {
+    id: i64,
+    actor_type: String,
+    actor_id: String,
+    display_name: String,
+    participant_type: i64,
+    permissions: i64,
+    pin: Option<String>,
+    last_read_message: i64,
+    comments_read: i64,
+    session_id: Option<String>,
+    in_call: i64,
+    last_ping: i64,
+}
+
+/// A row of `Shared::message` and its like.
+#[derive(FromRow)]
+pub(super) struct MessageRow {
+    id: i64,
+    actor_type: String,
+    actor_id: String,
+    actor_name: String,
+    created_at: i64,
+    kind: String,
+    message: String,
+    about_type: Option<String>,
+    about_id: Option<String>,
+    about_name: Option<String>,
+    reference_id: String,
+    parent_id: Option<i64>,
+}
 
 /// A row of `Statements::due`: id, token, type, state, timer, version, SIP.
 pub(super) type DueRow = (i64, String, i64, i64, i64, i64, i64);
@@ -22,21 +87,80 @@ pub(super) type DueRow = (i64, String, i64, i64, i64, i64, i64);
 pub(super) type EventRow = (String, String, String, String, i64, Option<i64>, i64);
 
 pub(super) fn room(row: RoomRow) -> Result<Room> {
-    let (id, token, room_type, object_type, state, timer, version, timer_reached, sip_enabled) =
-        row;
     Ok(Room {
-        id: RoomId(id),
-        token: RoomToken::stored(token),
-        room_type,
-        object_type,
-        lobby: Lobby {
-            state: lobby_state(state)?,
-            timer: timer.map(instant_from_seconds).transpose()?,
-        },
-        version: Version::stored(version),
-        timer_reached: timer_reached.map(instant_from_seconds).transpose()?,
-        sip_enabled,
+        id: RoomId(row.id),
+        token: RoomToken::stored(row.token),
+        room_type: row.room_type,
+        name: row.name,
+        description: row.description,
+        object_type: row.object_type,
+        object_id: row.object_id,
+        lobby: lobby(row.lobby_state, row.lobby_timer)?,
+        version: Version::stored(row.lobby_version),
+        timer_reached: row.timer_reached.map(instant_from_seconds).transpose()?,
+        sip_enabled: row.sip_enabled,
+        password_hash: row.password_hash,
+        call: (row.call_started_at != 0)
+            .then_some(Call { started_at: row.call_started_at, flags: row.call_flags }),
+        comments: row.comments,
+        changed_at: row.changed_at,
     })
+}
+
+pub(super) fn mark(row: MarkRow) -> Result<Mark> {
+    Ok(Mark {
+        token: RoomToken::stored(row.token),
+        version: Version::stored(row.lobby_version),
+        lobby: lobby(row.lobby_state, row.lobby_timer)?,
+    })
+}
+
+pub(super) fn attendee(row: AttendeeRow) -> Result<Attendee> {
+    let participant_type = ParticipantType::from_number(row.participant_type)
+        .ok_or_else(|| corrupt(row.participant_type, "participant type"))?;
+    Ok(Attendee {
+        id: AttendeeId(row.id),
+        actor: actor(&row.actor_type, row.actor_id)?,
+        display_name: row.display_name,
+        participant_type,
+        permissions: Permissions::stored(row.permissions),
+        pin: row.pin,
+        last_read_message: row.last_read_message,
+        comments_read: row.comments_read,
+        session: row.session_id.map(|id| Session {
+            id,
+            in_call: row.in_call,
+            last_ping: row.last_ping,
+        }),
+    })
+}
+
+pub(super) fn message(row: MessageRow) -> Result<Message> {
+    let content = if row.kind.is_empty() {
+        Content::Comment(row.message)
+    } else {
+        let reason = Reason::from_name(&row.kind)
+            .ok_or_else(|| corrupt(&row.kind, "kind of a system message"))?;
+        let about = match (row.about_type, row.about_id) {
+            (Some(kind), Some(id)) => Some((actor(&kind, id)?, row.about_name.unwrap_or_default())),
+            _ => None,
+        };
+        Content::System { reason, about }
+    };
+    Ok(Message {
+        id: row.id,
+        actor: actor(&row.actor_type, row.actor_id)?,
+        actor_name: row.actor_name,
+        created_at: row.created_at,
+        content,
+        reference_id: row.reference_id,
+        parent_id: row.parent_id,
+    })
+}
+
+fn actor(kind: &str, id: String) -> Result<Actor> {
+    let kind = ActorKind::from_name(kind).ok_or_else(|| corrupt(kind, "actor type"))?;
+    Ok(Actor { kind, id })
 }
 
 pub(super) fn outgoing(row: EventRow) -> Result<Outgoing> {
@@ -94,6 +218,16 @@ impl Due {
         }
     }
 
+    /// What the chat says about the reset; nothing of a room that is only tidied.
+    pub(super) fn message(&self, fired_at: DateTime<Utc>) -> Option<ResetMessage> {
+        match self.state {
+            LobbyState::None => None,
+            LobbyState::NonModerators => {
+                Some(ResetMessage { room_id: self.id.0, created_at: fired_at.timestamp() })
+            }
+        }
+    }
+
     /// The event of the reset; a room that is only tidied has none.
     pub(super) fn event(&self, fired_at: DateTime<Utc>, attempt: u32) -> Option<Outgoing> {
         if self.state == LobbyState::None {
@@ -117,6 +251,13 @@ impl Due {
             attempt,
         })
     }
+}
+
+/// One element of the JSON of `Statements::insert_reset_messages`.
+#[derive(Serialize)]
+pub(super) struct ResetMessage {
+    room_id: i64,
+    created_at: i64,
 }
 
 /// One element of the JSON of `Statements::reset`.
@@ -156,18 +297,23 @@ impl<'a> OutboxRow<'a> {
 }
 
 fn lobby_state(number: i64) -> Result<LobbyState> {
-    LobbyState::from_number(number)
-        .ok_or_else(|| StoreError::Corrupt(format!("{number} is no lobby state")))
+    LobbyState::from_number(number).ok_or_else(|| corrupt(number, "lobby state"))
+}
+
+fn lobby(state: i64, timer: Option<i64>) -> Result<Lobby> {
+    Ok(Lobby { state: lobby_state(state)?, timer: timer.map(instant_from_seconds).transpose()? })
+}
+
+fn corrupt(value: impl Display, expected: &str) -> StoreError {
+    StoreError::Corrupt(format!("{value} is no {expected}"))
 }
 
 pub(super) fn instant_from_seconds(seconds: i64) -> Result<DateTime<Utc>> {
-    DateTime::from_timestamp(seconds, 0)
-        .ok_or_else(|| StoreError::Corrupt(format!("{seconds} is no instant")))
+    DateTime::from_timestamp(seconds, 0).ok_or_else(|| corrupt(seconds, "instant"))
 }
 
 pub(super) fn instant_from_millis(milliseconds: i64) -> Result<DateTime<Utc>> {
-    DateTime::from_timestamp_millis(milliseconds)
-        .ok_or_else(|| StoreError::Corrupt(format!("{milliseconds} is no instant")))
+    DateTime::from_timestamp_millis(milliseconds).ok_or_else(|| corrupt(milliseconds, "instant"))
 }
 
 /// A set of values as the one parameter that all three databases can read as a table.

@@ -59,6 +59,13 @@ where
         Ok(())
     }
 
+    /// Undoes the changes and gives the connection back.
+    pub(super) async fn roll_back(mut self) -> Result<()> {
+        self.control("ROLLBACK").await?;
+        self.finish();
+        Ok(())
+    }
+
     pub(super) async fn fetch_all<T>(&mut self, statement: Statement<D>) -> Result<Vec<T>>
     where
         T: for<'r> FromRow<'r, D::Row>,

@@ -16,10 +16,11 @@ use sqlx::{
 };
 
 use super::{
-    Options, Result, Store, StoreError,
+    Database, Options, Result, StoreError,
     dialect::{Dialect, Statements, usable},
     engine::{SqlStore, pool_options},
     postgres,
+    shared::{self, Shared},
 };
 
 /// How long a writer waits for another one, as a part of the time that one use may take: what is
@@ -30,9 +31,17 @@ const BUSY_SHARE: f64 = 0.8;
 macro_rules! room {
     () => {
         "\
-        SELECT id, token, type, object_type, lobby_state, unixepoch(lobby_timer), lobby_version,
-               unixepoch(lobby_timer_reached), sip_enabled
-        FROM lobbyd_rooms WHERE token = $1"
+        SELECT room.id, room.token, room.type AS room_type, room.name, room.description,
+               room.object_type, room.object_id, room.lobby_state,
+               unixepoch(room.lobby_timer) AS lobby_timer, room.lobby_version,
+               unixepoch(room.lobby_timer_reached) AS timer_reached, room.sip_enabled,
+               coalesce(state.password_hash, '') AS password_hash,
+               coalesce(state.call_started_at, 0) AS call_started_at,
+               coalesce(state.call_flags, 0) AS call_flags,
+               coalesce(state.comments, 0) AS comments,
+               coalesce(state.changed_at, 0) AS changed_at
+        FROM lobbyd_rooms AS room LEFT JOIN lobbyd_room_states AS state ON state.room_id = room.id
+        WHERE room.token = $1"
     };
 }
 
@@ -67,6 +76,11 @@ const STATEMENTS: Statements = Statements {
         FROM json_each($1) AS due
         WHERE lobbyd_rooms.id = due.value ->> 'id'
           AND unixepoch(lobby_timer) = due.value ->> 'timer'",
+    insert_reset_messages: "\
+        INSERT INTO lobbyd_messages (room_id, created_at, actor_type, actor_id, kind)
+        SELECT value ->> 'room_id', value ->> 'created_at', 'guests', 'system',
+               'lobby_timer_reached'
+        FROM json_each($1)",
     insert_outbox: "\
         INSERT INTO lobbyd_outbox
                (id, type, token, data, created_at, due_at, available_at, attempts)
@@ -76,6 +90,9 @@ const STATEMENTS: Statements = Statements {
                strftime('%Y-%m-%d %H:%M:%f', (value ->> 'available_at') / 1000.0, 'unixepoch'),
                value ->> 'attempts'
         FROM json_each($1)",
+    marks: "\
+        SELECT token, lobby_version, lobby_state, unixepoch(lobby_timer) AS lobby_timer
+        FROM lobbyd_rooms WHERE token IN (SELECT value FROM json_each($1))",
     next_due: concat!(
         "\
         SELECT unixepoch(lobby_timer) FROM lobbyd_rooms
@@ -141,6 +158,10 @@ const STATEMENTS: Statements = Statements {
 impl Dialect for Sqlite {
     const STATEMENTS: Statements = STATEMENTS;
 
+    fn shared() -> &'static Shared {
+        &shared::NUMBERED
+    }
+
     fn migrator() -> Migrator {
         sqlx::migrate!("migrations/sqlite")
     }
@@ -169,7 +190,7 @@ impl Dialect for Sqlite {
     }
 }
 
-pub(super) fn connect(url: &str, options: Options) -> Result<Arc<dyn Store>> {
+pub(super) fn connect(url: &str, options: Options) -> Result<Arc<dyn Database>> {
     if url.contains(":memory:") || url.contains("mode=memory") {
         return Err(StoreError::Url(
             "a database in memory would be another one for each connection; name a file".to_owned(),

@@ -1,0 +1,219 @@
+//! Rules for who takes part in a room, and as what.
+
+use super::{
+    Actor, Attendee, AttendeeId, Bulk, Effects, Modification, Notice, ParticipantType, Permissions,
+    Person, Reason, Refusal, Room, Scene, Session, invalid, shape::unseen,
+};
+
+/// Longest name of a guest, in characters: the width of Talk's column.
+const MAX_GUEST_NAME_CHARS: usize = 64;
+
+pub(super) fn add(scene: &Scene<'_>, user: &Actor, display_name: &str) -> Result<Effects, Refusal> {
+    scene.moderator()?;
+    if !scene.room.can_be_shaped() {
+        return Err(invalid("type", "nobody can be added to a conversation of two"));
+    }
+    let new = match scene.target {
+        // Who came by the link belongs to the room from now on.
+        Some(there) if there.participant_type == ParticipantType::SelfJoined => {
+            Person::Changed(Attendee { participant_type: ParticipantType::User, ..there.clone() })
+        }
+        Some(_) => return Ok(Effects::none(scene.room)),
+        None => Person::New(newcomer(scene, user.clone(), display_name, ParticipantType::User)),
+    };
+    Ok(with_pin(scene, concerning(scene, Reason::UserAdded, new)))
+}
+
+pub(super) fn remove(scene: &Scene<'_>) -> Result<Effects, Refusal> {
+    let me = scene.moderator()?;
+    let target = scene.target()?;
+    if !scene.room.can_be_shaped() {
+        return Err(invalid("type", "nobody can be removed from a conversation of two"));
+    }
+    if target.id == me.id {
+        return remove_self(scene);
+    }
+    if target.participant_type == ParticipantType::Owner {
+        return Err(Refusal::Forbidden("an owner cannot be removed"));
+    }
+    Ok(concerning(scene, Reason::UserRemoved, Person::Gone(target.clone())))
+}
+
+pub(super) fn remove_self(scene: &Scene<'_>) -> Result<Effects, Refusal> {
+    let me = scene.participant()?;
+    let gone = concerning(scene, Reason::UserRemoved, Person::Gone(me.clone()));
+    if !me.actor.is_user() {
+        return Ok(gone);
+    }
+    if scene.census.users == 0 {
+        let notice = Notice::of(Reason::ConversationDeleted);
+        return Ok(Effects::of(scene.room.clone(), notice).gone());
+    }
+    let last = me.participant_type.is_moderator() && scene.census.moderators == 0;
+    if last && scene.room.room_type != Room::ONE_TO_ONE {
+        return Err(invalid("last-moderator", "promote somebody before the last moderator goes"));
+    }
+    Ok(gone)
+}
+
+pub(super) fn promote(scene: &Scene<'_>) -> Result<Effects, Refusal> {
+    scene.moderator()?;
+    let (participant_type, reason) = match scene.target()?.participant_type {
+        ParticipantType::User | ParticipantType::SelfJoined => {
+            (ParticipantType::Moderator, Reason::ModeratorPromoted)
+        }
+        ParticipantType::Guest => (ParticipantType::GuestModerator, Reason::GuestModeratorPromoted),
+        ParticipantType::Owner | ParticipantType::Moderator | ParticipantType::GuestModerator => {
+            return Err(invalid("participant", "this participant is a moderator already"));
+        }
+    };
+    change_type(scene, participant_type, reason)
+}
+
+pub(super) fn demote(scene: &Scene<'_>) -> Result<Effects, Refusal> {
+    let me = scene.moderator()?;
+    let target = scene.target()?;
+    if target.id == me.id {
+        return Err(Refusal::Forbidden("moderators cannot demote themselves"));
+    }
+    let (participant_type, reason) = match target.participant_type {
+        ParticipantType::Moderator => (ParticipantType::User, Reason::ModeratorDemoted),
+        ParticipantType::GuestModerator => (ParticipantType::Guest, Reason::GuestModeratorDemoted),
+        ParticipantType::Owner
+        | ParticipantType::User
+        | ParticipantType::Guest
+        | ParticipantType::SelfJoined => {
+            return Err(invalid("participant", "this participant is no moderator to demote"));
+        }
+    };
+    change_type(scene, participant_type, reason)
+}
+
+fn change_type(
+    scene: &Scene<'_>,
+    participant_type: ParticipantType,
+    reason: Reason,
+) -> Result<Effects, Refusal> {
+    if !scene.room.can_be_shaped() {
+        return Err(invalid("type", "both have the same rights in a conversation of two"));
+    }
+    let mut changed = Attendee { participant_type, ..scene.target()?.clone() };
+    // Who is demoted behind a lobby waits there like everybody else.
+    if changed.waits(scene.room)
+        && let Some(session) = &mut changed.session
+    {
+        session.in_call = 0;
+    }
+    Ok(concerning(scene, reason, Person::Changed(changed)))
+}
+
+pub(super) fn set_permissions(
+    scene: &Scene<'_>,
+    how: Modification,
+    permissions: Permissions,
+) -> Result<Effects, Refusal> {
+    scene.moderator()?;
+    let target = scene.target()?;
+    if !scene.room.can_be_shaped() {
+        return Err(invalid("room-type", "there are no permissions in a conversation of two"));
+    }
+    if target.participant_type.is_moderator() {
+        return Err(invalid("moderator", "moderators have all permissions"));
+    }
+    let changed = Attendee { permissions: target.modified(how, permissions), ..target.clone() };
+    Ok(concerning(scene, Reason::PermissionsChanged, Person::Changed(changed)))
+}
+
+pub(super) fn join(
+    scene: &Scene<'_>,
+    session: &str,
+    force: bool,
+    proven: Option<&str>,
+) -> Result<Effects, Refusal> {
+    let (room, actor) = (scene.room, &scene.caller.actor);
+    let session = Session { id: session.to_owned(), in_call: 0, last_ping: scene.now.timestamp() };
+    let person = match scene.me {
+        Some(me) => match &me.session {
+            Some(other) if !force => return Err(Refusal::Conflict(other.clone())),
+            Some(_) | None => Person::Changed(Attendee { session: Some(session), ..me.clone() }),
+        },
+        None if room.is_public() => {
+            if !room.password_hash.is_empty() && proven != Some(room.password_hash.as_str()) {
+                return Err(Refusal::WrongPassword);
+            }
+            let name = &scene.caller.display_name;
+            let new = newcomer(scene, actor.clone(), name, joining_type(actor));
+            Person::New(Attendee { session: Some(session), ..new })
+        }
+        None => return Err(Refusal::NoRoom),
+    };
+    Ok(with_pin(scene, concerning(scene, Reason::ParticipantJoined, person)))
+}
+
+/// What somebody becomes who joins a public room that he does not belong to.
+#[must_use]
+pub fn joining_type(actor: &Actor) -> ParticipantType {
+    if actor.is_user() { ParticipantType::SelfJoined } else { ParticipantType::Guest }
+}
+
+pub(super) fn leave(scene: &Scene<'_>) -> Result<Effects, Refusal> {
+    let me = scene.participant()?;
+    if me.session.is_none() {
+        return Ok(Effects::none(scene.room));
+    }
+    let person = if me.is_passing_by() {
+        Person::Gone(me.clone())
+    } else {
+        Person::Changed(Attendee { session: None, ..me.clone() })
+    };
+    Ok(concerning(scene, Reason::ParticipantLeft, person))
+}
+
+pub(super) fn name_self(scene: &Scene<'_>, name: &str) -> Result<Effects, Refusal> {
+    if scene.caller.actor.is_user() {
+        return Err(Refusal::Forbidden("only guests name themselves"));
+    }
+    let me = scene.participant()?;
+    let name = name.trim();
+    if name.chars().count() > MAX_GUEST_NAME_CHARS {
+        return Err(invalid("displayName", "a guest's name has at most 64 characters"));
+    }
+    if name == me.display_name {
+        return Ok(Effects::none(scene.room));
+    }
+    let changed = Attendee { display_name: name.to_owned(), ..me.clone() };
+    Ok(concerning(scene, Reason::DisplayNameChanged, Person::Changed(changed)))
+}
+
+/// A change of one participant's part.
+fn concerning(scene: &Scene<'_>, reason: Reason, person: Person) -> Effects {
+    let (Person::New(who) | Person::Changed(who) | Person::Gone(who)) = &person;
+    let notice = Notice::about(reason, who);
+    let room = if notice.in_chat { scene.room.clone() } else { unseen(scene) };
+    Effects::of(room, notice).person(person)
+}
+
+/// Users of a room with PINs have one.
+fn with_pin(scene: &Scene<'_>, effects: Effects) -> Effects {
+    if scene.room.sip_enabled == 1 { effects.bulk(Bulk::AssignPins) } else { effects }
+}
+
+/// Somebody new has read all that was said before, because he was not there.
+fn newcomer(
+    scene: &Scene<'_>,
+    actor: Actor,
+    display_name: &str,
+    participant_type: ParticipantType,
+) -> Attendee {
+    Attendee {
+        id: AttendeeId(0),
+        actor,
+        display_name: display_name.to_owned(),
+        participant_type,
+        permissions: Permissions::DEFAULT,
+        pin: None,
+        last_read_message: 0,
+        comments_read: scene.room.comments,
+        session: None,
+    }
+}

@@ -1,0 +1,168 @@
+//! Rules for what a room is: its lobby, dial-in, name, password and kind.
+
+use super::{
+    Bulk, DateTime, Effects, Lobby, LobbyState, Notice, Reason, Refusal, Room, Scene, Utc, Version,
+    invalid,
+};
+
+/// Longest name of a room, in characters.
+pub const MAX_NAME_CHARS: usize = 255;
+
+/// Longest description, in characters, as in Talk.
+pub const MAX_DESCRIPTION_CHARS: usize = 2_000;
+
+const NO_LOBBY: Refusal = invalid("type", "only group and public conversations can have a lobby");
+
+const NOT_FOR_THIS_TYPE: Refusal =
+    invalid("type", "this is only for group and public conversations");
+
+pub(super) fn set_lobby(scene: &Scene<'_>, lobby: Lobby) -> Result<Effects, Refusal> {
+    let room = scene.room;
+    scene.user()?;
+    scene.moderator()?;
+    if !room.can_be_shaped() {
+        return Err(NO_LOBBY);
+    }
+    if !room.can_have_lobby() {
+        return Err(invalid("object", "a conversation about this object cannot have a lobby"));
+    }
+    if room.is_breakout_room() {
+        return Err(invalid("object", "the lobby of a breakout room follows its parent"));
+    }
+    // A timer in the past opens at once: nobody is sent out for an instant.
+    let past = lobby.scheduled().is_some_and(|timer| timer <= scene.now);
+    let lobby = if past { Lobby::OPEN } else { lobby };
+    let version = Version::of(scene.now).max(room.version.next());
+    Ok(Effects { lobby_set: true, ..lobby_effects(room, lobby, version, scene.now) })
+}
+
+/// What a lobby that was set does to its room, whoever set it.
+#[must_use]
+pub fn lobby_effects(room: &Room, lobby: Lobby, version: Version, now: DateTime<Utc>) -> Effects {
+    let (before, after) = (room.lobby.state, lobby.state);
+    let reason = match (before, after) {
+        (LobbyState::NonModerators, LobbyState::NonModerators) => Reason::LobbyTimerChanged,
+        (_, LobbyState::None) => Reason::LobbyNone,
+        (LobbyState::None, LobbyState::NonModerators) => Reason::LobbyNonModerators,
+    };
+    let notice = Notice { in_chat: before != after, ..Notice::of(reason) };
+    let changed = Room { lobby, version, changed_at: now.timestamp(), ..room.clone() };
+    let effects = Effects { notice: Some(notice), ..Effects::none(&changed) };
+    // Who has to wait only until an instant that is over stays where he is.
+    let closes =
+        lobby.state == LobbyState::NonModerators && lobby.timer.is_none_or(|timer| timer > now);
+    if closes { effects.bulk(Bulk::WaitingLeaveCall) } else { effects }
+}
+
+pub(super) fn set_sip(scene: &Scene<'_>, state: i64, configured: bool) -> Result<Effects, Refusal> {
+    let room = scene.room;
+    scene.user()?;
+    if !scene.caller.may_enable_sip {
+        return Err(Refusal::SipNotAllowed);
+    }
+    scene.moderator()?;
+    if !configured {
+        return Err(Refusal::SipNotConfigured);
+    }
+    if !room.can_be_shaped() {
+        return Err(NOT_FOR_THIS_TYPE);
+    }
+    if room.is_breakout_room() {
+        return Err(invalid("breakout-room", "a breakout room has no dial-in of its own"));
+    }
+    let bulk = match state {
+        1 => Bulk::AssignPins,
+        0 | 2 => Bulk::DropPins,
+        _ => {
+            return Err(invalid("value", "state is 0 (off), 1 (with PINs) or 2 (without PIN)"));
+        }
+    };
+    if state == room.sip_enabled {
+        return Err(invalid("value", "the conversation has this state already"));
+    }
+    if !room.token.is_dialable() {
+        return Err(invalid("token", "a telephone cannot dial the token of this conversation"));
+    }
+    let changed = Room { sip_enabled: state, ..unseen(scene) };
+    Ok(Effects::of(changed, Notice::of(Reason::SipChanged)).bulk(bulk))
+}
+
+pub(super) fn rename(scene: &Scene<'_>, name: &str) -> Result<Effects, Refusal> {
+    scene.moderator()?;
+    let name = checked_name(name)?;
+    if !scene.room.can_be_shaped() {
+        return Err(NOT_FOR_THIS_TYPE);
+    }
+    let changed = Room { name: name.to_owned(), ..scene.room.clone() };
+    Ok(told_if_new(scene, changed, Reason::ConversationRenamed))
+}
+
+/// A name that a room can have, without the white space around it.
+pub(super) fn checked_name(name: &str) -> Result<&str, Refusal> {
+    let name = name.trim();
+    if name.is_empty() || name.chars().count() > MAX_NAME_CHARS {
+        return Err(invalid("value", "a name has 1 to 255 characters"));
+    }
+    Ok(name)
+}
+
+pub(super) fn describe(scene: &Scene<'_>, text: &str) -> Result<Effects, Refusal> {
+    scene.moderator()?;
+    if !scene.room.can_be_shaped() {
+        return Err(NOT_FOR_THIS_TYPE);
+    }
+    let text = text.trim();
+    if text.chars().count() > MAX_DESCRIPTION_CHARS {
+        return Err(invalid("value", "a description has at most 2000 characters"));
+    }
+    let reason = if text.is_empty() { Reason::DescriptionRemoved } else { Reason::DescriptionSet };
+    Ok(told_if_new(scene, Room { description: text.to_owned(), ..scene.room.clone() }, reason))
+}
+
+pub(super) fn set_password(scene: &Scene<'_>, hash: &str) -> Result<Effects, Refusal> {
+    scene.moderator()?;
+    if !scene.room.is_public() {
+        return Err(Refusal::Forbidden("only public conversations have a password"));
+    }
+    let reason = if hash.is_empty() { Reason::PasswordRemoved } else { Reason::PasswordSet };
+    Ok(told_if_new(scene, Room { password_hash: hash.to_owned(), ..scene.room.clone() }, reason))
+}
+
+pub(super) fn set_public(scene: &Scene<'_>, public: bool) -> Result<Effects, Refusal> {
+    scene.moderator()?;
+    match (scene.room.room_type, public) {
+        (Room::GROUP, true) => {
+            let changed = Room { room_type: Room::PUBLIC, ..scene.room.clone() };
+            Ok(Effects::of(changed, Notice::of(Reason::GuestsAllowed)))
+        }
+        (Room::PUBLIC, false) => {
+            let changed = Room { room_type: Room::GROUP, ..scene.room.clone() };
+            let notice = Notice::of(Reason::GuestsDisallowed);
+            Ok(Effects::of(changed, notice).bulk(Bulk::UninvitedGo))
+        }
+        (_, true) => Err(invalid("type", "only a group conversation can be made public")),
+        (_, false) => Err(invalid("type", "only a public conversation can be closed to guests")),
+    }
+}
+
+pub(super) fn delete(scene: &Scene<'_>) -> Result<Effects, Refusal> {
+    scene.moderator()?;
+    if !scene.room.can_be_shaped() {
+        return Err(invalid("type", "leave a conversation of two in place of deleting it"));
+    }
+    Ok(Effects::of(scene.room.clone(), Notice::of(Reason::ConversationDeleted)).gone())
+}
+
+/// A change that is none is not told.
+fn told_if_new(scene: &Scene<'_>, changed: Room, reason: Reason) -> Effects {
+    if changed == *scene.room {
+        Effects::none(scene.room)
+    } else {
+        Effects::of(changed, Notice::of(reason))
+    }
+}
+
+/// The room, about to change in a way that the chat does not show.
+pub(super) fn unseen(scene: &Scene<'_>) -> Room {
+    Room { changed_at: scene.now.timestamp(), ..scene.room.clone() }
+}

@@ -1,0 +1,345 @@
+//! What the HTTP API does to rooms: read the scene, ask the rule, write the effects.
+
+mod write;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::{ColumnIndex, Decode, Encode, Executor, IntoArguments, Type, migrate::Migrate};
+
+pub(super) use self::write::Author;
+use super::{
+    Changed, ChatMessage, Conversation, Conversations, Mark, NewConversation, Result, StoreError,
+    dialect::Dialect,
+    engine::SqlStore,
+    rows::{self, AttendeeRow, json},
+    session::Session,
+    users::is_taken,
+};
+use crate::domain::{
+    Actor, Attendee, AttendeeId, Caller, Message, MessageQuery, ParticipantType, Permissions, Room,
+    RoomId, RoomToken, RoomUpdated, Version,
+    conversation::{
+        Census, Command, Effects, Look, Refusal, Scene, Target, lobby_effects, may_look, rule,
+    },
+};
+
+#[async_trait]
+impl<D> Conversations for SqlStore<D>
+where
+    D: Dialect,
+    for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
+    D::Connection: Migrate,
+    D::Arguments: IntoArguments<D>,
+    for<'v> i64: Encode<'v, D> + Decode<'v, D> + Type<D>,
+    for<'v> Option<i64>: Encode<'v, D>,
+    for<'v> String: Encode<'v, D> + Decode<'v, D> + Type<D>,
+    for<'v> Option<String>: Encode<'v, D>,
+    usize: ColumnIndex<D::Row>,
+    for<'n> &'n str: ColumnIndex<D::Row>,
+{
+    async fn create(
+        &self,
+        caller: &Caller,
+        new: &NewConversation,
+        now: DateTime<Utc>,
+    ) -> Result<Option<RoomUpdated>> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        session.begin().await?;
+        let version = Version::of(now);
+        let insert = sqlx::query(D::shared().make_room)
+            .bind(new.token.as_str().to_owned())
+            .bind(new.room_type)
+            .bind(new.name.clone())
+            .bind(new.description.clone())
+            .bind(new.object_type.clone())
+            .bind(new.object_id.clone())
+            .bind(version.milliseconds());
+        match session.execute(insert).await {
+            Ok(_one) => {}
+            Err(StoreError::Rejected(error)) if is_taken(&error) => {
+                session.roll_back().await?;
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        }
+        let empty = session.room_for_update(&new.token).await?.ok_or_else(|| {
+            StoreError::Corrupt(format!("room {} is not there after it was made", new.token))
+        })?;
+        let room = Room { password_hash: new.password_hash.clone(), ..empty.clone() };
+        for (actor, display_name, owns) in members(caller, new) {
+            let participant_type =
+                if owns { ParticipantType::Owner } else { ParticipantType::User };
+            session
+                .insert_attendee(room.id, &member(actor, display_name, participant_type))
+                .await?;
+        }
+        let author = Author::of(caller, None);
+        let made = Effects::made(&room);
+        let mut update = session.write(&empty, &made, &author, now).await?.update;
+        if new.lobby.state != room.lobby.state {
+            let closing = lobby_effects(&made.room, new.lobby, made.room.version.next(), now);
+            let closing = Effects { lobby_set: true, ..closing };
+            update = session.write(&made.room, &closing, &author, now).await?.update;
+        }
+        session.commit().await?;
+        Ok(update)
+    }
+
+    async fn change(
+        &self,
+        token: &RoomToken,
+        caller: &Caller,
+        command: &Command,
+        now: DateTime<Utc>,
+    ) -> Result<std::result::Result<Changed, Refusal>> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        session.begin().await?;
+        let changed = session.obey(token, caller, command, now).await?;
+        if changed.is_ok() {
+            session.commit().await?;
+        } else {
+            session.roll_back().await?;
+        }
+        Ok(changed)
+    }
+
+    async fn conversation(&self, token: &RoomToken) -> Result<Option<Conversation>> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let Some(room) = session.room(token).await? else {
+            session.finish();
+            return Ok(None);
+        };
+        let last = sqlx::query(D::shared().last_message).bind(room.id.0);
+        let last_message = session.fetch_optional(last).await?.map(rows::message).transpose()?;
+        let count = sqlx::query(D::shared().count_moderators).bind(room.id.0);
+        let (moderators,): (i64,) = session.fetch_one(count).await?;
+        session.finish();
+        Ok(Some(Conversation { room, last_message, moderators }))
+    }
+
+    async fn attendee(&self, room: RoomId, actor: &Actor) -> Result<Option<Attendee>> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let attendee = session.attendee(room, Target::Actor(actor)).await?;
+        session.finish();
+        Ok(attendee)
+    }
+
+    async fn rooms_of(&self, user: &str) -> Result<Vec<RoomToken>> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let look = sqlx::query(D::shared().rooms_of_user).bind(user.to_owned());
+        let tokens: Vec<(String,)> = session.fetch_all(look).await?;
+        session.finish();
+        Ok(tokens.into_iter().map(|(token,)| RoomToken::stored(token)).collect())
+    }
+
+    async fn marks(&self, tokens: &[RoomToken]) -> Result<Vec<Mark>> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let tokens: Vec<&str> = tokens.iter().map(RoomToken::as_str).collect();
+        let look = sqlx::query(D::STATEMENTS.marks).bind(json(&tokens));
+        let marks = session.fetch_all(look).await?;
+        session.finish();
+        marks.into_iter().map(rows::mark).collect()
+    }
+
+    async fn participants(
+        &self,
+        token: &RoomToken,
+        actor: &Actor,
+        look: Look,
+    ) -> Result<std::result::Result<Vec<Attendee>, Refusal>> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let (room, _me) = match session.admitted(token, actor, look).await? {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                session.finish();
+                return Ok(Err(refusal));
+            }
+        };
+        let all = sqlx::query(D::shared().attendees).bind(room.id.0);
+        let all: Vec<AttendeeRow> = session.fetch_all(all).await?;
+        session.finish();
+        all.into_iter().map(rows::attendee).collect::<Result<_>>().map(Ok)
+    }
+
+    async fn messages(
+        &self,
+        token: &RoomToken,
+        actor: &Actor,
+        query: MessageQuery,
+    ) -> Result<std::result::Result<Vec<ChatMessage>, Refusal>> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let (room, me) = match session.admitted(token, actor, Look::Chat).await? {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                session.finish();
+                return Ok(Err(refusal));
+            }
+        };
+        let messages = session.messages(&room, query).await?;
+        let newest = messages.iter().map(|each| each.message.id).max().unwrap_or_default();
+        if query.mark_read && newest > me.last_read_message {
+            session.mark_read(&room, &me, newest).await?;
+        }
+        session.finish();
+        Ok(Ok(messages))
+    }
+}
+
+impl<D> Session<D>
+where
+    D: Dialect,
+    for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
+    D::Arguments: IntoArguments<D>,
+    for<'v> i64: Encode<'v, D> + Decode<'v, D> + Type<D>,
+    for<'v> Option<i64>: Encode<'v, D>,
+    for<'v> String: Encode<'v, D> + Decode<'v, D> + Type<D>,
+    for<'v> Option<String>: Encode<'v, D>,
+    usize: ColumnIndex<D::Row>,
+    for<'n> &'n str: ColumnIndex<D::Row>,
+{
+    /// Reads the scene, asks the rule, and writes the effects.
+    async fn obey(
+        &mut self,
+        token: &RoomToken,
+        caller: &Caller,
+        command: &Command,
+        now: DateTime<Utc>,
+    ) -> Result<std::result::Result<Changed, Refusal>> {
+        let Some(room) = self.room_for_update(token).await? else {
+            return Ok(Err(Refusal::NoRoom));
+        };
+        let me = self.attendee(room.id, Target::Actor(&caller.actor)).await?;
+        let target = match command.target() {
+            Some(target) => self.attendee(room.id, target).await?,
+            None => None,
+        };
+        let census = match &me {
+            Some(me) if command.needs_census() => self.census(room.id, me.id).await?,
+            Some(_) | None => Census::default(),
+        };
+        let scene =
+            Scene { room: &room, caller, me: me.as_ref(), target: target.as_ref(), census, now };
+        let effects = match rule(&scene, command) {
+            Ok(effects) => effects,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let parent = match effects.said.as_ref().and_then(|said| said.reply_to) {
+            None => None,
+            Some(id) => match self.message(room.id, id).await? {
+                Some(parent) if parent.is_comment() => Some(parent),
+                Some(_) | None => {
+                    let problem = "the message to reply to is not in this conversation";
+                    return Ok(Err(Refusal::Invalid { what: "reply-to", problem }));
+                }
+            },
+        };
+        let written = self.write(&room, &effects, &Author::of(caller, me.as_ref()), now).await?;
+        let message = written.message.map(|message| ChatMessage { message, parent });
+        Ok(Ok(Changed { update: written.update, message }))
+    }
+
+    async fn room(&mut self, token: &RoomToken) -> Result<Option<Room>> {
+        let read = sqlx::query(D::STATEMENTS.room).bind(token.as_str().to_owned());
+        self.fetch_optional(read).await?.map(rows::room).transpose()
+    }
+
+    async fn room_for_update(&mut self, token: &RoomToken) -> Result<Option<Room>> {
+        let read = sqlx::query(D::STATEMENTS.room_for_update).bind(token.as_str().to_owned());
+        self.fetch_optional(read).await?.map(rows::room).transpose()
+    }
+
+    async fn attendee(&mut self, room: RoomId, target: Target<'_>) -> Result<Option<Attendee>> {
+        let read = match target {
+            Target::Attendee(id) => sqlx::query(D::shared().attendee_by_id).bind(room.0).bind(id.0),
+            Target::Actor(actor) => sqlx::query(D::shared().attendee)
+                .bind(room.0)
+                .bind(actor.kind.name().to_owned())
+                .bind(actor.id.clone()),
+        };
+        self.fetch_optional(read).await?.map(rows::attendee).transpose()
+    }
+
+    async fn census(&mut self, room: RoomId, except: AttendeeId) -> Result<Census> {
+        let count = sqlx::query(D::shared().census).bind(room.0).bind(except.0);
+        let (moderators, users, in_call) = self.fetch_one(count).await?;
+        Ok(Census { moderators, users, in_call })
+    }
+
+    /// The room and the actor's part in it, for who may look.
+    async fn admitted(
+        &mut self,
+        token: &RoomToken,
+        actor: &Actor,
+        look: Look,
+    ) -> Result<std::result::Result<(Room, Attendee), Refusal>> {
+        let Some(room) = self.room(token).await? else {
+            return Ok(Err(Refusal::NoRoom));
+        };
+        let me = self.attendee(room.id, Target::Actor(actor)).await?;
+        Ok(match (may_look(&room, me.as_ref(), look), me) {
+            (Err(refusal), _) => Err(refusal),
+            (Ok(()), Some(me)) => Ok((room, me)),
+            (Ok(()), None) => Err(Refusal::NoRoom),
+        })
+    }
+
+    async fn message(&mut self, room: RoomId, id: i64) -> Result<Option<Message>> {
+        let read = sqlx::query(D::shared().message).bind(room.0).bind(id);
+        self.fetch_optional(read).await?.map(rows::message).transpose()
+    }
+
+    async fn messages(&mut self, room: &Room, query: MessageQuery) -> Result<Vec<ChatMessage>> {
+        let inclusive = i64::from(query.including);
+        let (sql, bound) = match (query.newer, query.known) {
+            (true, known) => (D::shared().newer_messages, known.saturating_sub(inclusive)),
+            (false, 0) => (D::shared().older_messages, i64::MAX),
+            (false, known) => (D::shared().older_messages, known.saturating_add(inclusive)),
+        };
+        let read = sqlx::query(sql).bind(room.id.0).bind(bound).bind(i64::from(query.limit));
+        let mut messages = Vec::new();
+        for row in self.fetch_all(read).await? {
+            let message = rows::message(row)?;
+            let parent = match message.parent_id {
+                Some(id) => self.message(room.id, id).await?,
+                None => None,
+            };
+            messages.push(ChatMessage { message, parent });
+        }
+        Ok(messages)
+    }
+
+    async fn mark_read(&mut self, room: &Room, me: &Attendee, newest: i64) -> Result<()> {
+        let count = sqlx::query(D::shared().count_newer).bind(room.id.0).bind(newest);
+        let (newer,): (i64,) = self.fetch_one(count).await?;
+        let mark = sqlx::query(D::shared().mark_read)
+            .bind(newest)
+            .bind(room.comments.saturating_sub(newer))
+            .bind(me.id.0);
+        self.execute(mark).await.map(drop)
+    }
+}
+
+/// Who takes part from the beginning: kind, name, and whether the room is theirs.
+fn members<'a>(
+    caller: &'a Caller,
+    new: &'a NewConversation,
+) -> impl Iterator<Item = (&'a Actor, &'a str, bool)> {
+    let both_own = new.room_type == Room::ONE_TO_ONE;
+    let others = new.others.iter().filter(|(actor, _)| *actor != caller.actor);
+    std::iter::once((&caller.actor, caller.display_name.as_str(), true))
+        .chain(others.map(move |(actor, name)| (actor, name.as_str(), both_own)))
+}
+
+fn member(actor: &Actor, display_name: &str, participant_type: ParticipantType) -> Attendee {
+    Attendee {
+        id: AttendeeId(0),
+        actor: actor.clone(),
+        display_name: display_name.to_owned(),
+        participant_type,
+        permissions: Permissions::DEFAULT,
+        pin: None,
+        last_read_message: 0,
+        comments_read: 0,
+        session: None,
+    }
+}

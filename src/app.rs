@@ -1,7 +1,7 @@
 //! The composition root: makes the parts, connects them, and owns the order of starting and
 //! stopping.
 //!
-//! [`App::build`] does no I/O and finds every error of the configuration. [`App::run_worker`] first
+//! [`App::build`] does no I/O and finds every error of the configuration. [`App::run`] first
 //! answers probes, then waits for the database, then starts the loops. At the end the intake stops
 //! taking in, the timer loop finishes its transaction, the relay flushes the outbox, and at last
 //! the connections are closed.
@@ -13,17 +13,22 @@ use tokio::{net::TcpListener, sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    accounts::{Accounts, Passwords},
     backoff::Backoff,
     clock::DatabaseClock,
     config::{Config, ConfigError},
     events::{self, Bus},
     health::{Health, Part},
-    http,
+    http::{
+        self, Limits,
+        api::{Front, Proxies},
+    },
+    service::{Service, Sip, Updates},
     shutdown::Supervisor,
     store::{self, Database, Store, StoreError},
     systemd, telemetry,
     worker::{
-        Intake, Relay, TimerLoop,
+        Bells, Handoff, Intake, Relay, TimerLoop,
         housekeeping::{Housekeeping, Retention, Schedules, check_schedule},
     },
 };
@@ -43,6 +48,7 @@ pub struct App {
     config: Config,
     database: Arc<dyn Database>,
     bus: Arc<dyn Bus>,
+    proxies: Proxies,
 }
 
 impl App {
@@ -71,27 +77,36 @@ impl App {
         ] {
             check_schedule(schedule).map_err(|problem| ConfigError::new(key, problem))?;
         }
-        Ok(Self { config, database, bus })
+        let proxies =
+            Proxies::new(&config.http.trusted_proxies, config.http.user_header.as_deref())
+                .map_err(|problem| ConfigError::new("http.user_header", problem))?;
+        Ok(Self { config, database, bus, proxies })
+    }
+
+    fn database(&self) -> Arc<dyn Database> {
+        Arc::clone(&self.database)
     }
 
     /// Rooms and outbox.
     #[must_use]
     pub fn store(&self) -> Arc<dyn Store> {
-        Arc::<dyn Database>::clone(&self.database)
+        self.database()
     }
 
-    /// Runs the worker until `stop`, answering probes on `ops`.
+    /// Does its work until `stop`, and answers probes on `ops` meanwhile.
     ///
     /// # Errors
     ///
     /// A loop died, or the database holds migrations that cannot be applied.
-    pub async fn run_worker(
+    pub async fn run(
         self,
+        work: Work,
         ops: TcpListener,
         metrics: PrometheusHandle,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        let health = Arc::new(Health::new(STUCK_MARGIN + 3 * self.config.database.timeout));
+        let stuck_after = STUCK_MARGIN + 3 * self.config.database.timeout;
+        let health = Arc::new(Health::new(work.parts(), stuck_after));
         let mut loops = Supervisor::new(stop.clone());
         let ops = http::ops::serve(ops, Arc::clone(&health), metrics.clone(), stop.clone());
         loops.start_fallible("ops listener", ops);
@@ -104,58 +119,12 @@ impl App {
             error = loops.death() => return Err(error),
         };
         if let Some(clock) = clock {
-            self.start_loops(&mut loops, &health, &Arc::new(clock), &stop);
+            let clock = Arc::new(clock);
+            Loops { app: &self, loops: &mut loops, health, clock, stop }.start(work);
         }
         let verdict = loops.run(self.config.shutdown.grace).await;
         tokio::join!(self.bus.close(), self.database.close());
         verdict
-    }
-
-    fn start_loops(
-        &self,
-        loops: &mut Supervisor,
-        health: &Arc<Health>,
-        clock: &Arc<DatabaseClock>,
-        stop: &CancellationToken,
-    ) {
-        let config = &self.config;
-        let batch = config.timers.batch.get();
-        let armed = Arc::new(Notify::new());
-        let intake = Intake::new(
-            self.store(),
-            Arc::clone(&self.bus),
-            Arc::clone(clock),
-            Arc::clone(health),
-            Arc::clone(&armed),
-            config.events.unknown_room_grace,
-        );
-        let (relay, handoff) = Relay::new(
-            self.store(),
-            Arc::clone(&self.bus),
-            Arc::clone(clock),
-            Arc::clone(health),
-            batch,
-        );
-        let timers = TimerLoop::new(
-            self.store(),
-            Arc::clone(clock),
-            Arc::clone(health),
-            armed,
-            handoff,
-            batch,
-        );
-        let retention =
-            Retention { history: config.outbox.history, dead_after: config.outbox.dead_after };
-        let housekeeping = Housekeeping::new(self.store(), Arc::clone(clock), retention);
-        let schedules = Schedules {
-            prune: config.housekeeping.prune.clone(),
-            gauges: config.housekeeping.gauges.clone(),
-            summary: config.housekeeping.summary.clone(),
-        };
-        loops.start("timer loop", timers.run(stop.clone()));
-        loops.start("intake", intake.run(stop.clone()));
-        loops.start("relay", relay.run(stop.clone()));
-        loops.start_fallible("housekeeping", housekeeping.run(schedules, stop.clone()));
     }
 
     /// Waits for the database and brings it up to date. `None` if the process stops first.
@@ -193,6 +162,123 @@ impl App {
         }
         self.database.prepare_all().await?;
         self.database.now().await.map(DatabaseClock::new)
+    }
+}
+
+/// What a process does.
+#[derive(Debug)]
+pub enum Work {
+    /// Takes in events, opens rooms, publishes updates.
+    Worker,
+    /// Serves the HTTP API on this listener.
+    Api(TcpListener),
+    /// Both.
+    Both(TcpListener),
+}
+
+impl Work {
+    /// What it depends on.
+    fn parts(&self) -> &'static [Part] {
+        match self {
+            Self::Worker => &[Part::Database, Part::Consumer, Part::Publisher],
+            Self::Api(_) => &[Part::Database, Part::Publisher, Part::Listener],
+            Self::Both(_) => &[Part::Database, Part::Consumer, Part::Publisher, Part::Listener],
+        }
+    }
+}
+
+/// The loops of a process that has reached its database, and what they share.
+struct Loops<'a> {
+    app: &'a App,
+    loops: &'a mut Supervisor,
+    health: Arc<Health>,
+    clock: Arc<DatabaseClock>,
+    stop: CancellationToken,
+}
+
+impl Loops<'_> {
+    fn start(mut self, work: Work) {
+        let left = Arc::new(Notify::new());
+        let (relay, handoff) = Relay::new(
+            self.app.store(),
+            Arc::clone(&self.app.bus),
+            Arc::clone(&self.clock),
+            Arc::clone(&self.health),
+            self.app.config.timers.batch.get(),
+            Arc::clone(&left),
+        );
+        match work {
+            Work::Worker => self.start_worker(handoff, left),
+            Work::Api(listener) => self.start_api(listener, Some(handoff), left),
+            Work::Both(listener) => {
+                self.start_worker(handoff, Arc::clone(&left));
+                self.start_api(listener, None, left);
+            }
+        }
+        self.loops.start("relay", relay.run(self.stop));
+    }
+
+    fn start_worker(&mut self, handoff: Handoff, left: Arc<Notify>) {
+        let config = &self.app.config;
+        let armed = Arc::new(Notify::new());
+        let intake = Intake::new(
+            self.app.store(),
+            Arc::clone(&self.app.bus),
+            Arc::clone(&self.clock),
+            Arc::clone(&self.health),
+            Bells { armed: Arc::clone(&armed), left },
+            config.events.unknown_room_grace,
+        );
+        let timers = TimerLoop::new(
+            self.app.store(),
+            Arc::clone(&self.clock),
+            Arc::clone(&self.health),
+            armed,
+            handoff,
+            config.timers.batch.get(),
+        );
+        let retention =
+            Retention { history: config.outbox.history, dead_after: config.outbox.dead_after };
+        let housekeeping = Housekeeping::new(self.app.store(), Arc::clone(&self.clock), retention);
+        let schedules = Schedules {
+            prune: config.housekeeping.prune.clone(),
+            gauges: config.housekeeping.gauges.clone(),
+            summary: config.housekeeping.summary.clone(),
+        };
+        self.loops.start("timer loop", timers.run(self.stop.clone()));
+        self.loops.start("intake", intake.run(self.stop.clone()));
+        self.loops.start_fallible("housekeeping", housekeeping.run(schedules, self.stop.clone()));
+    }
+
+    /// Where there is no timer loop the API holds the handoff: its end tells the relay that nothing
+    /// more comes.
+    fn start_api(&mut self, listener: TcpListener, handoff: Option<Handoff>, left: Arc<Notify>) {
+        let (http, sip) = (&self.app.config.http, &self.app.config.sip);
+        let passwords = Arc::new(Passwords::new());
+        let accounts = Accounts::new(self.app.database(), Arc::clone(&passwords));
+        let sip = Sip {
+            configured: sip.is_configured(),
+            dialin_info: sip.dialin_info.clone().unwrap_or_default(),
+            groups: sip.groups.clone(),
+        };
+        let clock = Arc::clone(&self.clock);
+        let service = Service::new(self.app.database(), clock, passwords, sip, left);
+        let bus = Arc::clone(&self.app.bus);
+        let updates = Updates::new(&service, bus, Arc::clone(&self.health));
+        self.loops.start("listener for updates", updates.run(self.stop.clone()));
+        let limits = Limits {
+            connections: http.max_connections.get(),
+            per_address: http.max_connections_per_address.get(),
+            trusted: http.trusted_proxies.clone(),
+        };
+        let proxies = self.app.proxies.clone();
+        let front = Front { service: Arc::new(service), accounts: Arc::new(accounts), proxies };
+        let stop = self.stop.clone();
+        self.loops.start_fallible("HTTP API", async move {
+            let served = http::api::serve(listener, front, limits, stop).await;
+            drop(handoff);
+            served
+        });
     }
 }
 

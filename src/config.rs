@@ -7,14 +7,16 @@
 use std::{
     fmt,
     net::SocketAddr,
-    num::{NonZeroU16, NonZeroU32},
+    num::{NonZeroU16, NonZeroU32, NonZeroUsize},
     path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
 use ::config::{Environment, File, FileFormat};
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::telemetry::LogFormat;
 
@@ -42,6 +44,10 @@ pub struct Config {
     pub outbox: Outbox,
     /// Schedules of what is not punctual.
     pub housekeeping: Housekeeping,
+    /// The HTTP API.
+    pub http: Http,
+    /// Dial-in.
+    pub sip: Sip,
     /// Probes and metrics.
     pub ops: Ops,
     /// What is logged, and how.
@@ -122,6 +128,99 @@ pub struct Housekeeping {
     pub gauges: String,
     /// Logs a line about the day.
     pub summary: String,
+}
+
+/// Section `http`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Upper bound of open connections.
+    pub max_connections: NonZeroUsize,
+    /// The same, of one address.
+    pub max_connections_per_address: NonZeroUsize,
+    /// Networks of proxies whose headers are believed.
+    #[serde(deserialize_with = "list")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// Header in which they name a user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_header: Option<String>,
+}
+
+/// Section `sip`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sip {
+    /// How to dial in, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dialin_info: Option<String>,
+    /// Shared with the SIP bridge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_secret: Option<Secret>,
+    /// A file with the secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared_secret_file: Option<PathBuf>,
+    /// Groups that may enable it, empty for all.
+    #[serde(deserialize_with = "list")]
+    pub groups: Vec<String>,
+}
+
+impl Sip {
+    /// Whether there is a dial-in.
+    #[must_use]
+    pub fn is_configured(&self) -> bool {
+        let secret = self.shared_secret.as_ref().is_some_and(|secret| !secret.is_empty());
+        secret && self.dialin_info.as_ref().is_some_and(|info| !info.is_empty())
+    }
+}
+
+/// A list, also one that the environment gives as a text with commas.
+fn list<'de, D, T>(value: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Members {
+        List(Vec<String>),
+        Text(String),
+    }
+    let members = match Members::deserialize(value)? {
+        Members::List(members) => members,
+        Members::Text(text) => text.split(',').map(|member| member.trim().to_owned()).collect(),
+    };
+    members
+        .into_iter()
+        .filter(|member| !member.is_empty())
+        .map(|member| {
+            member.parse().map_err(|error| serde::de::Error::custom(format!("{member}: {error}")))
+        })
+        .collect()
+}
+
+/// A secret: never shown.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(SecretString);
+
+impl Secret {
+    fn is_empty(&self) -> bool {
+        self.0.expose_secret().is_empty()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
 }
 
 /// Section `ops`.
@@ -243,16 +342,18 @@ impl Config {
             .build()
             .and_then(::config::Config::try_deserialize)
             .map_err(unusable)?;
-        // A URL in the environment stands over a file with the URL that is named below it.
-        let overrules = |section: &str| {
-            above.get_string(&format!("{section}.url")).is_ok()
-                && above.get_string(&format!("{section}.url_file")).is_err()
+        // A secret in the environment stands over a file with it that is named below.
+        let overrules = |key: &str| {
+            above.get_string(key).is_ok() && above.get_string(&format!("{key}_file")).is_err()
         };
-        if overrules("database") {
+        if overrules("database.url") {
             loaded.database.url_file = None;
         }
-        if overrules("events") {
+        if overrules("events.url") {
             loaded.events.url_file = None;
+        }
+        if overrules("sip.shared_secret") {
+            loaded.sip.shared_secret_file = None;
         }
         loaded.with_secrets()
     }
@@ -283,18 +384,22 @@ impl Config {
 
     fn with_secrets(mut self) -> Result<Self, ConfigError> {
         if let Some(file) = &self.database.url_file {
-            self.database.url = read_secret("database.url_file", file)?;
+            self.database.url = read_secret("database.url_file", file)?.into();
         }
         if let Some(file) = &self.events.url_file {
-            self.events.url = read_secret("events.url_file", file)?;
+            self.events.url = read_secret("events.url_file", file)?.into();
+        }
+        if let Some(file) = &self.sip.shared_secret_file {
+            let secret = read_secret("sip.shared_secret_file", file)?;
+            self.sip.shared_secret = Some(Secret(secret.into()));
         }
         Ok(self)
     }
 }
 
-fn read_secret(key: &str, file: &Path) -> Result<SecretUrl, ConfigError> {
+fn read_secret(key: &str, file: &Path) -> Result<String, ConfigError> {
     match std::fs::read_to_string(file) {
-        Ok(text) => Ok(text.trim().to_owned().into()),
+        Ok(text) => Ok(text.trim().to_owned()),
         Err(error) => {
             Err(ConfigError::new(key, format_args!("cannot read {}: {error}", file.display())))
         }
@@ -317,6 +422,19 @@ mod tests {
         assert_eq!(config.database.url.expose(), "sqlite://lobbyd.db?mode=rwc");
         assert_eq!(config.events.url.expose(), "memory:");
         assert_eq!(config.ops.listen.to_string(), "127.0.0.1:9464");
+        assert_eq!(config.http.listen.to_string(), "127.0.0.1:8080");
+        assert!(!config.sip.is_configured());
+    }
+
+    #[test]
+    fn a_list_may_be_a_text_with_commas() {
+        let read = |groups: &str| -> Vec<String> {
+            let sip: Sip = toml::from_str(&format!("groups = {groups}")).unwrap();
+            sip.groups
+        };
+        assert_eq!(read(r#"["staff", "phone"]"#), ["staff", "phone"]);
+        assert_eq!(read(r#""staff, phone""#), ["staff", "phone"]);
+        assert!(read(r#""""#).is_empty() && read("[]").is_empty());
     }
 
     #[test]
@@ -324,6 +442,10 @@ mod tests {
         let mut config = Config::defaults();
         config.database.url_file = Some("x".into());
         config.events.url_file = Some("x".into());
+        config.http.user_header = Some("x".into());
+        config.sip.dialin_info = Some("x".into());
+        config.sip.shared_secret = Some(Secret("x".into()));
+        config.sip.shared_secret_file = Some("x".into());
         let keys = |text: &str| -> BTreeSet<String> {
             let mut section = String::new();
             let mut keys = BTreeSet::new();

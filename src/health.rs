@@ -16,6 +16,8 @@ pub enum Part {
     Consumer,
     /// The connection that publishes.
     Publisher,
+    /// The API's ear for room updates.
+    Listener,
 }
 
 impl Part {
@@ -26,6 +28,7 @@ impl Part {
             Self::Database => "database",
             Self::Consumer => "consumer",
             Self::Publisher => "publisher",
+            Self::Listener => "listener",
         }
     }
 }
@@ -40,7 +43,7 @@ pub struct Health {
 
 #[derive(Debug)]
 struct State {
-    parts: [(Part, Condition); 3],
+    parts: Vec<(Part, Condition)>,
     /// `None` until the timer loop has started: before, it waits for the database.
     last_round: Option<Instant>,
 }
@@ -55,13 +58,12 @@ enum Condition {
 }
 
 impl Health {
-    /// Nothing is known yet. Between two steps of the timer loop there may be less than
-    /// `stuck_after`.
+    /// Nothing is known yet of the parts that this process has. Between two steps of the timer loop
+    /// there may be less than `stuck_after`.
     #[must_use]
-    pub fn new(stuck_after: Duration) -> Self {
-        let parts = [Part::Database, Part::Consumer, Part::Publisher];
+    pub fn new(parts: &[Part], stuck_after: Duration) -> Self {
         let state = Mutex::new(State {
-            parts: parts.map(|part| (part, Condition::Unknown)),
+            parts: parts.iter().map(|part| (*part, Condition::Unknown)).collect(),
             last_round: None,
         });
         Self { state, stuck_after }
@@ -130,9 +132,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_process_is_ready_when_every_part_works() {
-        let health = Health::new(STUCK_AFTER);
+        let parts = [Part::Database, Part::Consumer, Part::Publisher];
+        let health = Health::new(&parts, STUCK_AFTER);
         assert_eq!(health.problems().len(), 3);
-        for part in [Part::Database, Part::Consumer, Part::Publisher] {
+        for part in parts {
             assert!(health.fails(part, "gone"));
             assert!(!health.fails(part, "still gone"));
             assert!(health.works(part));
@@ -145,7 +148,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_timer_loop_without_rounds_is_not_alive() {
-        let health = Health::new(STUCK_AFTER);
+        let health = Health::new(&[Part::Database], STUCK_AFTER);
         tokio::time::advance(STUCK_AFTER).await;
         assert!(health.is_alive(), "it waits for the database");
         health.made_round();

@@ -88,6 +88,7 @@
 //! **Why is lapin's recovery off?** It leaves a confirm that was pending without an answer for as
 //! long as the broker is away. A new connection is cheap, and what it has to know is in one place.
 
+pub mod accounts;
 pub mod app;
 pub mod backoff;
 pub mod clock;
@@ -96,6 +97,7 @@ pub mod domain;
 pub mod events;
 pub mod health;
 pub mod http;
+pub mod service;
 pub mod shutdown;
 pub mod store;
 pub mod systemd;

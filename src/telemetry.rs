@@ -42,6 +42,11 @@ pub const CONNECTED: &str = "lobbyd_connected";
 /// Gauge: whether the broker has blocked the publishing connection.
 pub const BLOCKED: &str = "lobbyd_broker_blocked";
 
+/// Counter: requests of the HTTP API, by `method` and `status`.
+pub const REQUESTS: &str = "lobbyd_http_requests_total";
+/// Gauge: requests that are held until a room changes.
+pub const HELD: &str = "lobbyd_http_requests_held";
+
 /// Bounds of the lag histograms, in seconds: fine around the goal, coarse for outages.
 const LAG_BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
@@ -108,10 +113,13 @@ fn describe() {
     describe_counter!(PRUNED, "Rows of the outbox that housekeeping deleted, by kind");
     describe_gauge!(CONNECTED, "1 while the part is reached, by part");
     describe_gauge!(BLOCKED, "1 while the broker has blocked publishing");
+    describe_counter!(REQUESTS, "Requests of the HTTP API, by method and status");
+    describe_gauge!(HELD, "Requests that are held until a room changes");
     // Counters that exist from the start can be watched for their first increase.
     metrics::counter!(FIRED).absolute(0);
     metrics::counter!(SUPERSEDED).absolute(0);
     metrics::gauge!(BLOCKED).set(0);
+    metrics::gauge!(HELD).set(0);
 }
 
 /// An error with its causes, in one line. A cause that the line ends with already is not repeated:

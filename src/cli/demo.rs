@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use clap::Args;
 use lobbyd::{
-    app::App,
+    app::{App, Work},
     config::Config,
     domain::{EventId, Lobby, LobbyChanged, LobbyState, Room, RoomToken, RoomUpdated, Version},
     events::{Bus, MemoryBus, Message, wire},
@@ -63,7 +63,7 @@ impl Demo {
             stop.cancel();
             told
         };
-        let worker = app.run_worker(ops, telemetry::init_metrics()?, stop.clone());
+        let worker = app.run(Work::Worker, ops, telemetry::init_metrics()?, stop.clone());
         let both = async { tokio::try_join!(story, worker) };
         tokio::select! {
             outcome = both => outcome.map(|_| ()),
@@ -74,7 +74,7 @@ impl Demo {
     async fn tell(&self, bus: &MemoryBus, store: &dyn Store) -> anyhow::Result<()> {
         say("lobbyd demo: a SQLite file in a temporary folder, and the in-process event bus.\n")?;
         let token = RoomToken::parse("webinar")?;
-        let mut updates = bus.listen();
+        let mut updates = bus.updates();
 
         make_room(store, &token).await?;
         step(store, "room", "\"Quarterly webinar\" is there, token webinar, no lobby").await?;

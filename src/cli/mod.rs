@@ -5,13 +5,14 @@ mod publish;
 
 use std::{
     io::{self, Write},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use lobbyd::{
-    app::{self, App},
+    app::{self, App, Work},
     config::{Config, ConfigError},
     shutdown, telemetry,
 };
@@ -51,10 +52,12 @@ signal.
 enum Command {
     /// Show the whole chain in a few seconds, in a temporary place
     Demo(demo::Demo),
-    /// Run everything in one process: the daemon, and the HTTP API when it is there
+    /// Run everything in one process: the daemon and the HTTP API
     Run,
     /// Run the daemon: take in events, open rooms, publish updates
     Worker,
+    /// Serve the HTTP API, any number of them beside the workers
+    Api,
     /// Bring the database up to date and exit
     Migrate,
     /// Publish one lobby-change event
@@ -79,7 +82,9 @@ impl Cli {
         match self.command {
             // It shows the embedded defaults, whatever is configured here.
             Command::Demo(demo) => demo.run().await,
-            Command::Run | Command::Worker => worker(load()?).await,
+            Command::Run => serve(load()?, Role::Both).await,
+            Command::Worker => serve(load()?, Role::Worker).await,
+            Command::Api => serve(load()?, Role::Api).await,
             Command::Migrate => migrate(&load()?).await,
             Command::Publish(publish) => publish.run(&load()?).await,
             Command::Config { command: ConfigCommand::Check } => check(load()?),
@@ -95,19 +100,53 @@ fn load(file: Option<&Path>) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-async fn worker(config: Config) -> anyhow::Result<()> {
-    let address = config.ops.listen;
+/// The work of a process.
+enum Role {
+    Worker,
+    Api,
+    Both,
+}
+
+async fn serve(config: Config, role: Role) -> anyhow::Result<()> {
+    raise_file_limit();
+    let (ops, http) = (config.ops.listen, config.http.listen);
+    let in_process = config.events.url.expose().starts_with("memory:");
     let app = App::build(config)?;
-    let ops = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("ops.listen: cannot listen on {address}"))?;
+    let work = match role {
+        Role::Worker => Work::Worker,
+        Role::Both => Work::Both(listen("http.listen", http).await?),
+        Role::Api if in_process => {
+            return Err(ConfigError::new(
+                "events.url",
+                "memory: is a bus inside one process, on which the API would hear of no worker; \
+                 name the broker (amqp://…), or use `lobbyd run`, which is both in one process",
+            )
+            .into());
+        }
+        Role::Api => Work::Api(listen("http.listen", http).await?),
+    };
+    let ops = listen("ops.listen", ops).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ops = %ops.local_addr()?, "lobbyd starts");
+    if let Work::Api(listener) | Work::Both(listener) = &work {
+        tracing::info!(http = %listener.local_addr()?, "the HTTP API is served");
+    }
     let stop = CancellationToken::new();
     let signals = shutdown::on_signal(stop.clone());
-    let worked = app.run_worker(ops, telemetry::init_metrics()?, stop.clone());
+    let worked = app.run(work, ops, telemetry::init_metrics()?, stop.clone());
     tokio::select! {
         worked = worked => worked,
         Err(error) = signals => Err(error),
+    }
+}
+
+async fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{key}: cannot listen on {address}"))
+}
+
+/// Each client that is held is an open file, and the usual soft limit is 1024.
+fn raise_file_limit() {
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 

@@ -54,7 +54,7 @@ impl fmt::Display for EventId {
 
 /// Why a room was updated. Its name on the wire is also that of the system message in the chat, for
 /// what the chat shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// Its timer was due.

@@ -6,7 +6,7 @@ use super::{event::Reason, participant::Actor};
 pub const MAX_MESSAGE_CHARS: usize = 32_000;
 
 /// A message of the chat.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Message {
     /// Grows within the room.
     pub id: i64,
@@ -33,7 +33,7 @@ impl Message {
 }
 
 /// What a message is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Content {
     /// Somebody's words.
     Comment(String),

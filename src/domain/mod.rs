@@ -19,6 +19,6 @@ pub use participant::{
     Session,
 };
 pub use room::{
-    Call, InvalidToken, Lobby, LobbyState, OBJECT_TYPES_WITH_LOBBY, Room, RoomId, RoomToken,
-    Version,
+    Call, InvalidLobby, InvalidToken, Lobby, LobbyState, OBJECT_TYPES_WITH_LOBBY, Room, RoomId,
+    RoomToken, Version,
 };

@@ -204,7 +204,7 @@ pub enum Modification {
 pub struct AttendeeId(pub i64);
 
 /// Presence in the room: since one has joined, until one leaves.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Session {
     /// Names the session on the wire.
     pub id: String,
@@ -215,7 +215,7 @@ pub struct Session {
 }
 
 /// Somebody who takes part in a room.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Attendee {
     /// Key of the row.
     pub id: AttendeeId,

@@ -1,8 +1,10 @@
 //! A room and its lobby, as the database holds them.
 
-use std::fmt;
+use std::{borrow::Borrow, fmt};
 
 use chrono::{DateTime, Utc};
+
+use super::participant::Actor;
 
 /// Object types whose rooms can have a lobby, besides rooms of no object at all. As in Talk's
 /// `RoomService::setLobby`; rooms of a file, a shared password or a phone call cannot.
@@ -58,6 +60,13 @@ impl fmt::Display for RoomToken {
     }
 }
 
+/// So that a map from tokens can be asked with a text.
+impl Borrow<str> for RoomToken {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 /// Why a text is no token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidToken {
@@ -72,6 +81,14 @@ pub enum InvalidToken {
 /// The key of a room's row; only the store makes one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RoomId(pub(crate) i64);
+
+impl RoomId {
+    /// The number, as clients see it.
+    #[must_use]
+    pub fn number(self) -> i64 {
+        self.0
+    }
+}
 
 /// Orders the changes of one room: milliseconds since 1970 of the change, strictly growing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -146,7 +163,7 @@ impl LobbyState {
 }
 
 /// What a lobby change sets: the state, and the instant at which the room is reset to no lobby.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Lobby {
     /// Who has to wait.
     pub state: LobbyState,
@@ -158,6 +175,26 @@ impl Lobby {
     /// Nobody waits and nothing is scheduled.
     pub const OPEN: Self = Self { state: LobbyState::None, timer: None };
 
+    /// 9999-12-31T23:59:59Z, the last second that every database can hold.
+    const LAST_TIMER: i64 = 253_402_300_799;
+
+    /// Reads Talk's number of the state, and a timer in Unix seconds, 0 for none. A timer opens a
+    /// lobby; without one there is nothing to open, and it is left out.
+    pub fn parse(state: i64, timer: Option<i64>) -> Result<Self, InvalidLobby> {
+        let known = LobbyState::from_number(state).ok_or(InvalidLobby::State(state))?;
+        let timer = match timer {
+            None | Some(0) => None,
+            Some(seconds) if (0..=Self::LAST_TIMER).contains(&seconds) => {
+                DateTime::from_timestamp(seconds, 0)
+            }
+            Some(seconds) => return Err(InvalidLobby::Timer(seconds)),
+        };
+        Ok(match known {
+            LobbyState::None => Self::OPEN,
+            LobbyState::NonModerators => Self { state: known, timer },
+        })
+    }
+
     /// The timer, if it is a scheduled one: a row that is open already is only tidied.
     #[must_use]
     pub fn scheduled(&self) -> Option<DateTime<Utc>> {
@@ -168,8 +205,19 @@ impl Lobby {
     }
 }
 
-/// A room's row, as far as the lobby is concerned.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Why numbers are no lobby.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidLobby {
+    /// The state is neither 0 nor 1.
+    #[error("state {0} is unknown, expected 0 (no lobby) or 1 (non-moderators wait)")]
+    State(i64),
+    /// The timer is before 1970 or after the year 9999.
+    #[error("timer {0} is out of range, expected seconds since 1970")]
+    Timer(i64),
+}
+
+/// A room.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Room {
     /// Key of the row.
     pub id: RoomId,
@@ -205,7 +253,7 @@ pub struct Room {
 }
 
 /// A call that goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Call {
     /// Unix seconds of its start.
     pub started_at: i64,
@@ -225,6 +273,28 @@ impl Room {
     #[must_use]
     pub fn is_public(&self) -> bool {
         self.room_type == Self::PUBLIC
+    }
+
+    /// The name of a room of two users.
+    #[must_use]
+    pub fn name_of_two(one: &str, other: &str) -> String {
+        let pair = if one < other { [one, other] } else { [other, one] };
+        serde_json::to_string(&pair).expect("two texts can be written as JSON")
+    }
+
+    /// Whether it is a room of two, and the actor is one of them.
+    #[must_use]
+    pub fn is_of_two(&self, actor: &Actor) -> bool {
+        self.room_type == Self::ONE_TO_ONE && actor.is_user() && self.pair().contains(&actor.id)
+    }
+
+    /// The users that a room of two is for; nobody for other rooms.
+    #[must_use]
+    pub fn pair(&self) -> Vec<String> {
+        match self.room_type {
+            Self::ONE_TO_ONE => serde_json::from_str(&self.name).unwrap_or_default(),
+            _ => Vec::new(),
+        }
     }
 
     /// Whether a moderator may shape it, other than a room of two or one that Talk keeps itself.

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::{Mutex, broadcast, mpsc};
 
-use super::{Bus, BusError, Confirmation, Delivery, Message, Receipt, Result, Subscription, wire};
+use super::{
+    Bus, BusError, Confirmation, Delivery, Listener, Message, Receipt, Result, Subscription, wire,
+};
 
 /// How far a listener may lag behind before it misses events.
 const LISTENER_BACKLOG: usize = 1024;
@@ -37,7 +39,7 @@ impl MemoryBus {
 
     /// Hears every event but lobby changes, from now on.
     #[must_use]
-    pub fn listen(&self) -> broadcast::Receiver<Message> {
+    pub fn updates(&self) -> broadcast::Receiver<Message> {
         self.listeners.subscribe()
     }
 }
@@ -69,7 +71,24 @@ impl Bus for MemoryBus {
         Ok(vec![Confirmation::Confirmed; messages.len()])
     }
 
+    async fn listen(&self) -> Result<Box<dyn Listener>> {
+        Ok(Box::new(MemoryListener(self.updates())))
+    }
+
     async fn close(&self) {}
+}
+
+struct MemoryListener(broadcast::Receiver<Message>);
+
+#[async_trait]
+impl Listener for MemoryListener {
+    async fn next(&mut self) -> Result<Vec<u8>> {
+        match self.0.recv().await {
+            Ok(message) => Ok(message.body),
+            Err(broadcast::error::RecvError::Lagged(_missed)) => Err(BusError::Overrun),
+            Err(broadcast::error::RecvError::Closed) => Err(BusError::ConsumerEnded),
+        }
+    }
 }
 
 struct MemorySubscription {
@@ -150,7 +169,7 @@ mod tests {
     #[tokio::test]
     async fn listeners_hear_room_updates_and_no_lobby_changes() {
         let bus = MemoryBus::new();
-        let mut listener = bus.listen();
+        let mut listener = bus.updates();
         let update = message("room.updated.abc");
         bus.publish(&[message("lobby.changed.abc"), update.clone()]).await.unwrap();
         assert_eq!(listener.recv().await.unwrap(), update);

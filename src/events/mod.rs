@@ -37,6 +37,9 @@ pub enum BusError {
     /// The consumer is gone though its connection may live, for example with its queue.
     #[error("consumer was cancelled by the broker, its queue may be gone")]
     ConsumerEnded,
+    /// More was published than the listener took.
+    #[error("listener was too slow for what was published")]
+    Overrun,
     /// A message came back, or was not taken.
     #[error("message was not taken: {0}")]
     NotTaken(String),
@@ -66,8 +69,19 @@ pub trait Bus: Send + Sync + 'static {
     /// Without messages it only makes sure of the connection. An error means that none was sent.
     async fn publish(&self, messages: &[Message]) -> Result<Vec<Confirmation>>;
 
+    /// Hears every room update from now on. Each listener hears each of them.
+    async fn listen(&self) -> Result<Box<dyn Listener>>;
+
     /// Says goodbye to the broker.
     async fn close(&self);
+}
+
+/// Hears what is published, without a say in it: nothing is acknowledged or kept for it.
+#[async_trait]
+pub trait Listener: Send {
+    /// Waits for the next body. May be dropped while it waits. After an error the listener has
+    /// missed something, and is of no more use.
+    async fn next(&mut self) -> Result<Vec<u8>>;
 }
 
 /// A consumer. Dropping it ends it; what it delivered and was not settled is delivered again.

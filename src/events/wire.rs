@@ -11,7 +11,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use crate::domain::{
-    EventId, InvalidToken, LOBBY_CHANGED, Lobby, LobbyChanged, LobbyData, LobbyState, Outgoing,
+    EventId, InvalidLobby, InvalidToken, LOBBY_CHANGED, Lobby, LobbyChanged, LobbyData, Outgoing,
     RoomToken, RoomUpdated, Version,
 };
 
@@ -30,9 +30,6 @@ pub const MAX_BODY: usize = 64 * 1024;
 
 /// Deepest nesting of a body: attributes and data need two levels, extensions some more.
 const MAX_DEPTH: usize = 16;
-
-/// 9999-12-31T23:59:59Z, the last second that every database can hold.
-const LAST_TIMER: i64 = 253_402_300_799;
 
 /// A message for the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,12 +75,9 @@ pub enum Malformed {
     /// The token is none.
     #[error("token cannot be used: {0}")]
     Token(#[from] InvalidToken),
-    /// The state is neither 0 nor 1.
-    #[error("state {0} is unknown, expected 0 (no lobby) or 1 (non-moderators wait)")]
-    State(i64),
-    /// The timer is before 1970 or after the year 9999.
-    #[error("timer {0} is out of range, expected seconds since 1970")]
-    Timer(i64),
+    /// State or timer mean nothing.
+    #[error(transparent)]
+    Lobby(#[from] InvalidLobby),
     /// The version is no number of milliseconds.
     #[error("version {0} is out of range, expected milliseconds since 1970")]
     Version(i64),
@@ -168,23 +162,13 @@ fn checked_data(envelope: &Envelope<Box<RawValue>>) -> Result<LobbyData, Malform
 }
 
 fn lobby_change(data: &LobbyData) -> Result<LobbyChanged, Malformed> {
-    let state = LobbyState::from_number(data.state).ok_or(Malformed::State(data.state))?;
-    let timer = match (state, data.timer) {
-        (_, None | Some(0)) => None,
-        (_, Some(seconds)) if !(0..=LAST_TIMER).contains(&seconds) => {
-            return Err(Malformed::Timer(seconds));
-        }
-        // A timer opens a lobby; without one there is nothing to open.
-        (LobbyState::None, Some(_)) => None,
-        (LobbyState::NonModerators, Some(seconds)) => DateTime::from_timestamp(seconds, 0),
-    };
     let version = data
         .version
         .map(|version| Version::parse(version).ok_or(Malformed::Version(version)))
         .transpose()?;
     Ok(LobbyChanged {
         token: RoomToken::parse(&data.token)?,
-        lobby: Lobby { state, timer },
+        lobby: Lobby::parse(data.state, data.timer)?,
         version,
     })
 }
@@ -271,6 +255,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::LobbyState;
 
     const JSON: Option<&str> = Some("application/json");
     const CLOUDEVENT: Option<&str> = Some("application/cloudevents+json; charset=utf-8");

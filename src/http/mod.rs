@@ -1,4 +1,7 @@
-//! HTTP: the ops listener, and the server under it.
+//! HTTP: the API, the ops listener, and the server under both.
 
+pub mod api;
 pub mod ops;
 mod server;
+
+pub use server::Limits;

@@ -13,7 +13,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::server;
+use super::server::{self, Limits};
 use crate::health::Health;
 
 /// Probes and a scraper or two.
@@ -44,7 +44,8 @@ pub async fn serve(
         .route("/readyz", get(readyz))
         .route("/metrics", get(render))
         .with_state(Ops { health, metrics });
-    server::serve(listener, router, CONNECTIONS, stop).await
+    let limits = Limits { connections: CONNECTIONS, per_address: CONNECTIONS, trusted: Vec::new() };
+    server::serve(listener, router, limits, stop).await
 }
 
 /// Whether the process works. Databases and brokers do not matter here: a restart would not bring

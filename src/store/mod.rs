@@ -31,7 +31,7 @@ use chrono::{DateTime, Utc};
 use crate::domain::{
     Actor, Applied, Attendee, Caller, EventId, Lobby, LobbyChanged, Message, MessageQuery,
     Outgoing, Room, RoomId, RoomToken, RoomUpdated, Version,
-    conversation::{Command, Look, Refusal},
+    conversation::{Command, Look, NewConversation, Refusal},
 };
 
 /// Result of a store method.
@@ -192,6 +192,8 @@ pub struct Conversation {
     pub last_message: Option<Message>,
     /// How many owners and moderators it has.
     pub moderators: i64,
+    /// Both users of a room of two, with their names for people; nobody for other rooms.
+    pub pair: Vec<(Actor, String)>,
 }
 
 /// By which a room is known to have changed.
@@ -223,41 +225,18 @@ pub struct ChatMessage {
     pub parent: Option<Message>,
 }
 
-/// A room to be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewConversation {
-    /// Its name on every wire.
-    pub token: RoomToken,
-    /// Talk's number.
-    pub room_type: i64,
-    /// Name for people.
-    pub name: String,
-    /// What it is about.
-    pub description: String,
-    /// What it belongs to; empty for nothing.
-    pub object_type: String,
-    /// Which one of these.
-    pub object_id: String,
-    /// Hash of its password; empty for none.
-    pub password_hash: String,
-    /// The lobby that it begins with.
-    pub lobby: Lobby,
-    /// Who takes part besides the one who makes it, with names for people. In a room of two both
-    /// are owners.
-    pub others: Vec<(Actor, String)>,
-}
-
 /// What the HTTP API does to rooms. Every method is one transaction, as in [`Store`]; the rules are
 /// those of [`conversation`](crate::domain::conversation).
 #[async_trait]
 pub trait Conversations: Send + Sync + 'static {
-    /// Makes a room, owned by the caller. `None` if there is one with this token.
+    /// Makes a room, owned by the caller, and returns what is announced about it. `None` if there is
+    /// one with this token.
     async fn create(
         &self,
         caller: &Caller,
         new: &NewConversation,
         now: DateTime<Utc>,
-    ) -> Result<Option<RoomUpdated>>;
+    ) -> Result<Option<Vec<RoomUpdated>>>;
 
     /// Does to a room what the caller commands, or says why not. What is announced about it is in
     /// the outbox then, and what the chat shows is in the chat.

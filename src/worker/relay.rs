@@ -111,7 +111,8 @@ enum RelayError {
 }
 
 impl Relay {
-    /// Publishes to `bus`, up to `batch` events per round. The handoff is for the timer loop.
+    /// Publishes to `bus`, up to `batch` events per round. The handoff is for the timer loop; whoever
+    /// else stores events rings `left`.
     #[must_use]
     pub fn new(
         store: Arc<dyn Store>,
@@ -119,9 +120,9 @@ impl Relay {
         clock: Arc<DatabaseClock>,
         health: Arc<Health>,
         batch: u32,
+        left: Arc<Notify>,
     ) -> (Self, Handoff) {
         let (batches, fresh) = mpsc::channel(HANDOFF_BATCHES);
-        let left = Arc::new(Notify::new());
         let handoff = Handoff { batches, left: Arc::clone(&left) };
         (Self { store, bus, clock, health, fresh, left, batch }, handoff)
     }

@@ -2,9 +2,10 @@
 //! of it, or to the reason why not.
 //!
 //! The store reads the scene and writes the effects in one transaction; HTTP turns a refusal into a
-//! status. Neither of them knows a rule. Where two refusals apply, the first one counts: no such
-//! room, not logged in, not a moderator, then what is wrong with the request itself.
+//! status. Neither of them knows a rule. Where two refusals apply, the first one counts: not logged
+//! in, no such room, not a moderator, then what is wrong with the request itself.
 
+mod beginning;
 mod call;
 mod people;
 mod shape;
@@ -17,17 +18,22 @@ use super::{
     participant::{
         Actor, Attendee, AttendeeId, Caller, Modification, ParticipantType, Permissions, Session,
     },
-    room::{Lobby, LobbyState, Room, Version},
+    room::{InvalidLobby, Lobby, LobbyState, Room, Version},
 };
 
-pub use people::joining_type;
-pub use shape::{MAX_DESCRIPTION_CHARS, MAX_NAME_CHARS, lobby_effects};
+pub use beginning::{NewConversation, beginnings};
+pub use shape::{checked_name, lobby_effects};
 
 /// What somebody wants to do to a room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Put a lobby in front of it, or remove it.
-    SetLobby(Lobby),
+    SetLobby {
+        /// Talk's number: 0 none, 1 others than moderators wait.
+        state: i64,
+        /// Unix seconds of the reset to no lobby, 0 for none.
+        timer: Option<i64>,
+    },
     /// Enable or disable SIP dial-in.
     SetSip {
         /// Talk's number: 0 off, 1 with a PIN per attendee, 2 without PIN.
@@ -71,6 +77,8 @@ pub enum Command {
         /// The room's password hash that the caller's password was found to fit.
         proven: Option<String>,
     },
+    /// Take part again in a room of two.
+    Return,
     /// Be present no more.
     Leave,
     /// Name oneself, as a guest.
@@ -97,7 +105,7 @@ impl Command {
             | Self::Promote(id)
             | Self::Demote(id)
             | Self::SetPermissions(id, ..) => Some(Target::Attendee(*id)),
-            Self::SetLobby(_)
+            Self::SetLobby { .. }
             | Self::SetSip { .. }
             | Self::Rename(_)
             | Self::Describe(_)
@@ -106,6 +114,7 @@ impl Command {
             | Self::Delete
             | Self::RemoveSelf
             | Self::Join { .. }
+            | Self::Return
             | Self::Leave
             | Self::NameSelf(_)
             | Self::Send(_)
@@ -198,6 +207,9 @@ pub enum Refusal {
         /// The same for people.
         problem: &'static str,
     },
+    /// State or timer of a lobby mean nothing.
+    #[error(transparent)]
+    NoLobby(#[from] InvalidLobby),
     /// The text is too long.
     #[error("a message has at most {MAX_MESSAGE_CHARS} characters")]
     TooLong,
@@ -287,12 +299,6 @@ pub struct Effects {
 }
 
 impl Effects {
-    /// A room that has just been made, with what it begins with.
-    #[must_use]
-    pub fn made(room: &Room) -> Self {
-        Self::of(room.clone(), Notice::of(Reason::ConversationCreated))
-    }
-
     /// Nothing.
     fn none(room: &Room) -> Self {
         Self {
@@ -333,7 +339,7 @@ impl Effects {
 /// The refusal.
 pub fn rule(scene: &Scene<'_>, command: &Command) -> Result<Effects, Refusal> {
     match command {
-        Command::SetLobby(lobby) => shape::set_lobby(scene, *lobby),
+        Command::SetLobby { state, timer } => shape::set_lobby(scene, *state, *timer),
         Command::SetSip { state, configured } => shape::set_sip(scene, *state, *configured),
         Command::Rename(name) => shape::rename(scene, name),
         Command::Describe(text) => shape::describe(scene, text),
@@ -351,6 +357,7 @@ pub fn rule(scene: &Scene<'_>, command: &Command) -> Result<Effects, Refusal> {
         Command::Join { session, force, proven } => {
             people::join(scene, session, *force, proven.as_deref())
         }
+        Command::Return => people::come_back(scene),
         Command::Leave => people::leave(scene),
         Command::NameSelf(name) => people::name_self(scene, name),
         Command::Send(message) => send(scene, message),
@@ -385,6 +392,16 @@ pub fn may_look(room: &Room, me: Option<&Attendee>, look: Look) -> Result<(), Re
     if me.waits(room) { Err(Refusal::Lobby) } else { Ok(()) }
 }
 
+/// Whether somebody is a moderator of the room, guest moderators included.
+///
+/// # Errors
+///
+/// He is not, or takes no part.
+pub fn moderates(me: Option<&Attendee>) -> Result<&Attendee, Refusal> {
+    let me = me.ok_or(Refusal::NoRoom)?;
+    if me.participant_type.is_moderator() { Ok(me) } else { Err(Refusal::NotModerator) }
+}
+
 impl<'a> Scene<'a> {
     fn participant(&self) -> Result<&'a Attendee, Refusal> {
         self.me.ok_or(Refusal::NoRoom)
@@ -396,16 +413,13 @@ impl<'a> Scene<'a> {
         if me.waits(self.room) { Err(Refusal::Lobby) } else { Ok(me) }
     }
 
-    /// Guest moderators as well.
     fn moderator(&self) -> Result<&'a Attendee, Refusal> {
-        let me = self.participant()?;
-        if me.participant_type.is_moderator() { Ok(me) } else { Err(Refusal::NotModerator) }
+        moderates(self.me)
     }
 
-    /// A participant with an account.
-    fn user(&self) -> Result<&'a Attendee, Refusal> {
-        let me = self.participant()?;
-        if me.actor.is_user() { Ok(me) } else { Err(Refusal::LoginNeeded) }
+    /// What only users may do, no guest ever, is refused first.
+    fn login(&self) -> Result<(), Refusal> {
+        if self.caller.actor.is_user() { Ok(()) } else { Err(Refusal::LoginNeeded) }
     }
 
     fn target(&self) -> Result<&'a Attendee, Refusal> {

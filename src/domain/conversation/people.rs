@@ -19,7 +19,9 @@ pub(super) fn add(scene: &Scene<'_>, user: &Actor, display_name: &str) -> Result
             Person::Changed(Attendee { participant_type: ParticipantType::User, ..there.clone() })
         }
         Some(_) => return Ok(Effects::none(scene.room)),
-        None => Person::New(newcomer(scene, user.clone(), display_name, ParticipantType::User)),
+        None => {
+            Person::New(newcomer(scene.room, user.clone(), display_name, ParticipantType::User))
+        }
     };
     Ok(with_pin(scene, concerning(scene, Reason::UserAdded, new)))
 }
@@ -142,7 +144,7 @@ pub(super) fn join(
                 return Err(Refusal::WrongPassword);
             }
             let name = &scene.caller.display_name;
-            let new = newcomer(scene, actor.clone(), name, joining_type(actor));
+            let new = newcomer(scene.room, actor.clone(), name, joining_type(actor));
             Person::New(Attendee { session: Some(session), ..new })
         }
         None => return Err(Refusal::NoRoom),
@@ -150,9 +152,21 @@ pub(super) fn join(
     Ok(with_pin(scene, concerning(scene, Reason::ParticipantJoined, person)))
 }
 
+pub(super) fn come_back(scene: &Scene<'_>) -> Result<Effects, Refusal> {
+    let (room, actor) = (scene.room, &scene.caller.actor);
+    if !room.is_of_two(actor) {
+        return Err(Refusal::NoRoom);
+    }
+    if scene.me.is_some() {
+        return Ok(Effects::none(room));
+    }
+    let name = &scene.caller.display_name;
+    let new = newcomer(scene.room, actor.clone(), name, ParticipantType::Owner);
+    Ok(concerning(scene, Reason::UserAdded, Person::New(new)))
+}
+
 /// What somebody becomes who joins a public room that he does not belong to.
-#[must_use]
-pub fn joining_type(actor: &Actor) -> ParticipantType {
+fn joining_type(actor: &Actor) -> ParticipantType {
     if actor.is_user() { ParticipantType::SelfJoined } else { ParticipantType::Guest }
 }
 
@@ -199,8 +213,8 @@ fn with_pin(scene: &Scene<'_>, effects: Effects) -> Effects {
 }
 
 /// Somebody new has read all that was said before, because he was not there.
-fn newcomer(
-    scene: &Scene<'_>,
+pub(super) fn newcomer(
+    room: &Room,
     actor: Actor,
     display_name: &str,
     participant_type: ParticipantType,
@@ -213,7 +227,7 @@ fn newcomer(
         permissions: Permissions::DEFAULT,
         pin: None,
         last_read_message: 0,
-        comments_read: scene.room.comments,
+        comments_read: room.comments,
         session: None,
     }
 }

@@ -6,19 +6,23 @@ use super::{
 };
 
 /// Longest name of a room, in characters.
-pub const MAX_NAME_CHARS: usize = 255;
+const MAX_NAME_CHARS: usize = 255;
 
 /// Longest description, in characters, as in Talk.
-pub const MAX_DESCRIPTION_CHARS: usize = 2_000;
+const MAX_DESCRIPTION_CHARS: usize = 2_000;
 
 const NO_LOBBY: Refusal = invalid("type", "only group and public conversations can have a lobby");
 
 const NOT_FOR_THIS_TYPE: Refusal =
     invalid("type", "this is only for group and public conversations");
 
-pub(super) fn set_lobby(scene: &Scene<'_>, lobby: Lobby) -> Result<Effects, Refusal> {
+pub(super) fn set_lobby(
+    scene: &Scene<'_>,
+    state: i64,
+    timer: Option<i64>,
+) -> Result<Effects, Refusal> {
     let room = scene.room;
-    scene.user()?;
+    scene.login()?;
     scene.moderator()?;
     if !room.can_be_shaped() {
         return Err(NO_LOBBY);
@@ -29,6 +33,7 @@ pub(super) fn set_lobby(scene: &Scene<'_>, lobby: Lobby) -> Result<Effects, Refu
     if room.is_breakout_room() {
         return Err(invalid("object", "the lobby of a breakout room follows its parent"));
     }
+    let lobby = Lobby::parse(state, timer)?;
     // A timer in the past opens at once: nobody is sent out for an instant.
     let past = lobby.scheduled().is_some_and(|timer| timer <= scene.now);
     let lobby = if past { Lobby::OPEN } else { lobby };
@@ -56,7 +61,8 @@ pub fn lobby_effects(room: &Room, lobby: Lobby, version: Version, now: DateTime<
 
 pub(super) fn set_sip(scene: &Scene<'_>, state: i64, configured: bool) -> Result<Effects, Refusal> {
     let room = scene.room;
-    scene.user()?;
+    scene.login()?;
+    scene.participant()?;
     if !scene.caller.may_enable_sip {
         return Err(Refusal::SipNotAllowed);
     }
@@ -98,7 +104,11 @@ pub(super) fn rename(scene: &Scene<'_>, name: &str) -> Result<Effects, Refusal> 
 }
 
 /// A name that a room can have, without the white space around it.
-pub(super) fn checked_name(name: &str) -> Result<&str, Refusal> {
+///
+/// # Errors
+///
+/// It is empty or too long.
+pub fn checked_name(name: &str) -> Result<&str, Refusal> {
     let name = name.trim();
     if name.is_empty() || name.chars().count() > MAX_NAME_CHARS {
         return Err(invalid("value", "a name has 1 to 255 characters"));

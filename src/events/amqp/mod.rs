@@ -1,12 +1,13 @@
 //! RabbitMQ, over AMQP 0-9-1.
 //!
-//! Two connections, always: the broker blocks a publishing connection under a memory or disk
+//! Consuming and publishing never share a connection: the broker blocks a publishing connection under a memory or disk
 //! alarm, and on a blocked connection not even an acknowledgement gets through. lapin's own
 //! recovery stays off, because it leaves a pending confirm without an answer for as long as the
 //! broker is away. After any error a connection is dropped and the caller asks for a new one, at
 //! its own pace; nothing here loops or waits without a bound.
 
 mod consumer;
+mod listener;
 mod publisher;
 mod topology;
 
@@ -31,7 +32,7 @@ use tokio::{
 };
 
 use self::publisher::Publisher;
-use super::{Bus, BusError, Confirmation, Message, Options, Result, Subscription};
+use super::{Bus, BusError, Confirmation, Listener, Message, Options, Result, Subscription};
 
 /// Bound of a connection attempt: a peer that accepts and then says nothing is no broker.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -127,6 +128,10 @@ impl Bus for AmqpBus {
 
     async fn publish(&self, messages: &[Message]) -> Result<Vec<Confirmation>> {
         self.publisher.publish(messages).await
+    }
+
+    async fn listen(&self) -> Result<Box<dyn Listener>> {
+        Ok(Box::new(listener::AmqpListener::start(&self.broker).await?))
     }
 
     async fn close(&self) {

@@ -1,7 +1,7 @@
 //! Exchange, queues and bindings, in one place.
 
 use lapin::{
-    Connection, ExchangeKind,
+    Channel, Connection, ExchangeKind,
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
@@ -15,6 +15,9 @@ const DELIVERY_LIMIT: i32 = 1000;
 
 /// Binding of the queue of lobby changes.
 const LOBBY_CHANGES: &str = "lobby.changed.#";
+
+/// Binding of the queues of those who listen.
+const ROOM_UPDATES: &str = "room.updated.#";
 
 /// Declares everything. What is there already, with the same arguments, stays as it is.
 pub(super) async fn declare(connection: &Connection, options: &Options) -> Result<()> {
@@ -70,6 +73,29 @@ pub(super) async fn declare(connection: &Connection, options: &Options) -> Resul
     )
     .await?;
     answered("close a channel", channel.close(super::REPLY_SUCCESS, "declared".into())).await
+}
+
+/// Declares a queue of this one connection that hears every room update, and returns its name. It
+/// goes with the connection.
+pub(super) async fn declare_listener(channel: &Channel, options: &Options) -> Result<String> {
+    // Under the prefix that the permissions of a first installation cover.
+    let name = format!("{}.api.{}", options.exchange, uuid::Uuid::new_v4());
+    let own = QueueDeclareOptions {
+        exclusive: true,
+        auto_delete: true,
+        ..QueueDeclareOptions::default()
+    };
+    let declaring = channel.queue_declare(name.as_str().into(), own, FieldTable::default());
+    answered("declare a queue for room updates", declaring).await?;
+    let binding = channel.queue_bind(
+        name.as_str().into(),
+        options.exchange.as_str().into(),
+        ROOM_UPDATES.into(),
+        QueueBindOptions::default(),
+        FieldTable::default(),
+    );
+    answered("bind the queue for room updates", binding).await?;
+    Ok(name)
 }
 
 fn text(value: &str) -> AMQPValue {

@@ -8,7 +8,7 @@ use sqlx::{ColumnIndex, Decode, Encode, Executor, IntoArguments, Type, migrate::
 
 pub(super) use self::write::Author;
 use super::{
-    Changed, ChatMessage, Conversation, Conversations, Mark, NewConversation, Result, StoreError,
+    Changed, ChatMessage, Conversation, Conversations, Mark, Result, StoreError,
     dialect::Dialect,
     engine::SqlStore,
     rows::{self, AttendeeRow, json},
@@ -16,10 +16,10 @@ use super::{
     users::is_taken,
 };
 use crate::domain::{
-    Actor, Attendee, AttendeeId, Caller, Message, MessageQuery, ParticipantType, Permissions, Room,
-    RoomId, RoomToken, RoomUpdated, Version,
+    Actor, Attendee, AttendeeId, Caller, Message, MessageQuery, Room, RoomId, RoomToken,
+    RoomUpdated, Version,
     conversation::{
-        Census, Command, Effects, Look, Refusal, Scene, Target, lobby_effects, may_look, rule,
+        Census, Command, Look, NewConversation, Refusal, Scene, Target, beginnings, may_look, rule,
     },
 };
 
@@ -42,7 +42,7 @@ where
         caller: &Caller,
         new: &NewConversation,
         now: DateTime<Utc>,
-    ) -> Result<Option<RoomUpdated>> {
+    ) -> Result<Option<Vec<RoomUpdated>>> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         session.begin().await?;
         let version = Version::of(now);
@@ -65,24 +65,15 @@ where
         let empty = session.room_for_update(&new.token).await?.ok_or_else(|| {
             StoreError::Corrupt(format!("room {} is not there after it was made", new.token))
         })?;
-        let room = Room { password_hash: new.password_hash.clone(), ..empty.clone() };
-        for (actor, display_name, owns) in members(caller, new) {
-            let participant_type =
-                if owns { ParticipantType::Owner } else { ParticipantType::User };
-            session
-                .insert_attendee(room.id, &member(actor, display_name, participant_type))
-                .await?;
-        }
         let author = Author::of(caller, None);
-        let made = Effects::made(&room);
-        let mut update = session.write(&empty, &made, &author, now).await?.update;
-        if new.lobby.state != room.lobby.state {
-            let closing = lobby_effects(&made.room, new.lobby, made.room.version.next(), now);
-            let closing = Effects { lobby_set: true, ..closing };
-            update = session.write(&made.room, &closing, &author, now).await?.update;
+        let mut updates = Vec::new();
+        let mut room = empty;
+        for effects in beginnings(&room, caller, new, now) {
+            updates.extend(session.write(&room, &effects, &author, now).await?.update);
+            room = effects.room;
         }
         session.commit().await?;
-        Ok(update)
+        Ok(Some(updates))
     }
 
     async fn change(
@@ -113,8 +104,18 @@ where
         let last_message = session.fetch_optional(last).await?.map(rows::message).transpose()?;
         let count = sqlx::query(D::shared().count_moderators).bind(room.id.0);
         let (moderators,): (i64,) = session.fetch_one(count).await?;
+        let mut pair = Vec::new();
+        for id in room.pair() {
+            let user = Actor::user(id);
+            let there = session.attendee(room.id, Target::Actor(&user)).await?;
+            let name = match there {
+                Some(attendee) => attendee.display_name,
+                None => user.id.clone(),
+            };
+            pair.push((user, name));
+        }
         session.finish();
-        Ok(Some(Conversation { room, last_message, moderators }))
+        Ok(Some(Conversation { room, last_message, moderators, pair }))
     }
 
     async fn attendee(&self, room: RoomId, actor: &Actor) -> Result<Option<Attendee>> {
@@ -316,30 +317,5 @@ where
             .bind(room.comments.saturating_sub(newer))
             .bind(me.id.0);
         self.execute(mark).await.map(drop)
-    }
-}
-
-/// Who takes part from the beginning: kind, name, and whether the room is theirs.
-fn members<'a>(
-    caller: &'a Caller,
-    new: &'a NewConversation,
-) -> impl Iterator<Item = (&'a Actor, &'a str, bool)> {
-    let both_own = new.room_type == Room::ONE_TO_ONE;
-    let others = new.others.iter().filter(|(actor, _)| *actor != caller.actor);
-    std::iter::once((&caller.actor, caller.display_name.as_str(), true))
-        .chain(others.map(move |(actor, name)| (actor, name.as_str(), both_own)))
-}
-
-fn member(actor: &Actor, display_name: &str, participant_type: ParticipantType) -> Attendee {
-    Attendee {
-        id: AttendeeId(0),
-        actor: actor.clone(),
-        display_name: display_name.to_owned(),
-        participant_type,
-        permissions: Permissions::DEFAULT,
-        pin: None,
-        last_read_message: 0,
-        comments_read: 0,
-        session: None,
     }
 }

@@ -1,0 +1,287 @@
+//! Who is asking: a user by HTTP Basic or by a trusted proxy's word, a guest by a cookie, or a
+//! stranger.
+//!
+//! A guest's cookie is a secret; what others see of the guest is a digest of it, so there is nothing
+//! to look up. Headers that a proxy sets count only when they come from a proxy that the
+//! configuration names.
+
+use std::net::IpAddr;
+
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderMap, HeaderName, StatusCode, header, request::Parts},
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use ipnet::IpNet;
+use sha2::{Digest, Sha256};
+
+use super::{Api, ocs::Problem};
+use crate::{
+    accounts::LoginError,
+    domain::{Actor, Caller, conversation::Refusal},
+    http::server::Peer,
+    service::User,
+};
+
+/// Name of a guest's cookie.
+const COOKIE: &str = "lobbyd_guest";
+
+/// Hexadecimal digits of a guest's public id, as many as Talk's have.
+const GUEST_ID_DIGITS: usize = 40;
+
+/// Longest password and cookie that are looked at, in bytes.
+const MAX_SECRET: usize = 4096;
+
+/// Set by proxies.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Sent by clients of Nextcloud with every request; a form of a foreign page cannot.
+const OCS_REQUEST: HeaderName = HeaderName::from_static("ocs-apirequest");
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Whose headers are believed.
+#[derive(Debug, Clone, Default)]
+pub struct Proxies {
+    trusted: Vec<IpNet>,
+    user_header: Option<HeaderName>,
+}
+
+impl Proxies {
+    /// Believes proxies in these networks, also when they name a user in this header.
+    ///
+    /// # Errors
+    ///
+    /// The text cannot be the name of a header.
+    pub fn new(trusted: &[IpNet], user_header: Option<&str>) -> Result<Self, String> {
+        let user_header = user_header
+            .map(|name| name.parse().map_err(|error| format!("{name:?}: {error}")))
+            .transpose()?;
+        Ok(Self { trusted: trusted.to_vec(), user_header })
+    }
+
+    fn trust(&self, address: IpAddr) -> bool {
+        self.trusted.iter().any(|network| network.contains(&address))
+    }
+
+    /// The client's address: that of the peer, or the last one before the proxies.
+    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        if !self.trust(peer) {
+            return peer;
+        }
+        let forwarded: Vec<&str> = headers
+            .get_all(FORWARDED_FOR)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .collect();
+        forwarded
+            .iter()
+            .rev()
+            .map_while(|address| address.trim().parse().ok())
+            .find(|address| !self.trust(*address))
+            .unwrap_or(peer)
+    }
+}
+
+/// The one who sends a request.
+#[derive(Debug, Clone)]
+pub(super) struct Asker {
+    /// Nobody, for somebody without login and cookie.
+    pub(super) caller: Option<Caller>,
+    /// Whether a cookie may go out over TLS only.
+    secure: bool,
+}
+
+impl Asker {
+    /// The caller, who takes part in some room; for a stranger there is none.
+    pub(super) fn participant(self) -> Result<Caller, Problem> {
+        self.caller.ok_or_else(|| Refusal::NoRoom.into())
+    }
+
+    /// The actor, if anything can be known of him.
+    pub(super) fn actor(&self) -> Option<&Actor> {
+        self.caller.as_ref().map(|caller| &caller.actor)
+    }
+
+    /// The caller; a stranger becomes a guest, with a cookie to set.
+    pub(super) fn or_new_guest(self) -> (Caller, Option<String>) {
+        if let Some(caller) = self.caller {
+            return (caller, None);
+        }
+        let secret = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
+        let secure = if self.secure { "; Secure" } else { "" };
+        let cookie = format!("{COOKIE}={secret}; Path=/; HttpOnly; SameSite=Lax{secure}");
+        (guest(&secret), Some(cookie))
+    }
+}
+
+/// A user: what guests may not even try.
+pub(super) struct LoggedIn(pub(super) Caller);
+
+impl FromRequestParts<Api> for LoggedIn {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        match Asker::from_request_parts(parts, api).await?.caller {
+            Some(caller) if caller.actor.is_user() => Ok(Self(caller)),
+            Some(_) | None => Err(Problem::login_needed()),
+        }
+    }
+}
+
+impl FromRequestParts<Api> for Asker {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        let headers = &parts.headers;
+        if !parts.method.is_safe() {
+            refuse_foreign_pages(headers)?;
+        }
+        let Peer(peer) = *parts.extensions.get().expect("the server notes the peer");
+        let proxies = &api.proxies;
+        let by_proxy = proxies.trust(peer);
+        let secure = by_proxy && text(headers, &FORWARDED_PROTO) == Some("https");
+        let single_sign_on = proxies.user_header.as_ref().filter(|_| by_proxy);
+        let user = match single_sign_on.and_then(|name| text(headers, name)) {
+            Some(id) => Some(known(api, id).await?),
+            None => match text(headers, &header::AUTHORIZATION) {
+                Some(basic) => Some(log_in(api, basic, proxies.client(peer, headers)).await?),
+                None => None,
+            },
+        };
+        let caller = match user {
+            Some(user) => Some(Caller {
+                may_enable_sip: api.service.sip().may_enable(&user),
+                actor: Actor::user(user.id),
+                display_name: user.display_name,
+            }),
+            None => cookie(headers).map(guest),
+        };
+        Ok(Self { caller, secure })
+    }
+}
+
+async fn known(api: &Api, id: &str) -> Result<User, Problem> {
+    api.accounts.known(id).await?.ok_or_else(|| {
+        let message = "this server has no user of the name that the proxy gives";
+        Problem::new(StatusCode::UNAUTHORIZED, message)
+    })
+}
+
+async fn log_in(api: &Api, authorization: &str, from: IpAddr) -> Result<User, Problem> {
+    let (id, password) = basic_credentials(authorization)
+        .ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, "log in with HTTP Basic"))?;
+    api.accounts.log_in(&id, &password, from).await.map_err(|error| match error {
+        LoginError::Wrong => Problem::new(StatusCode::UNAUTHORIZED, "user or password is wrong"),
+        LoginError::Throttled(wait) => {
+            let message = "too many failed logins from this address, try again later";
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, message).retry_after(wait)
+        }
+        LoginError::Store(error) => error.into(),
+    })
+}
+
+/// User and password of an `Authorization` header, RFC 7617.
+fn basic_credentials(authorization: &str) -> Option<(String, String)> {
+    let (scheme, encoded) = authorization.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > 2 * MAX_SECRET {
+        return None;
+    }
+    let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    let (id, password) = text.split_once(':')?;
+    let usable = !id.is_empty() && !id.contains('\0') && password.len() <= MAX_SECRET;
+    usable.then(|| (id.to_owned(), password.to_owned()))
+}
+
+fn guest(secret: &str) -> Caller {
+    let digest = Sha256::digest(secret.as_bytes());
+    let id: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    Caller {
+        actor: Actor::guest(id.chars().take(GUEST_ID_DIGITS).collect::<String>()),
+        display_name: String::new(),
+        may_enable_sip: false,
+    }
+}
+
+fn cookie(headers: &HeaderMap) -> Option<&str> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find_map(|(name, value)| (name == COOKIE).then_some(value))
+        .filter(|secret| !secret.is_empty() && secret.len() <= MAX_SECRET)
+}
+
+/// A browser sends along the login that it remembers, also with a request of a foreign page.
+fn refuse_foreign_pages(headers: &HeaderMap) -> Result<(), Problem> {
+    let foreign = text(headers, &FETCH_SITE) == Some("cross-site");
+    if foreign && !headers.contains_key(OCS_REQUEST) {
+        let message = "a request from another site needs the header OCS-APIRequest: true";
+        return Err(Problem::new(StatusCode::FORBIDDEN, message));
+    }
+    Ok(())
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
+        let pairs = pairs.iter().cloned();
+        pairs.map(|(name, value)| (name, HeaderValue::from_static(value))).collect()
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_may_name_the_client() {
+        let proxies = Proxies::new(&["10.0.0.0/8".parse().unwrap()], None).unwrap();
+        let forwarded = headers(&[(FORWARDED_FOR, "192.0.2.66, 192.0.2.7, 10.1.1.1")]);
+        let stranger = address("203.0.113.5");
+        assert_eq!(proxies.client(stranger, &forwarded), stranger);
+        let proxy = address("10.2.2.2");
+        assert_eq!(proxies.client(proxy, &forwarded), address("192.0.2.7"));
+        assert_eq!(proxies.client(proxy, &HeaderMap::new()), proxy);
+        assert_eq!(proxies.client(proxy, &headers(&[(FORWARDED_FOR, "nonsense")])), proxy);
+    }
+
+    #[test]
+    fn credentials_are_read_as_rfc_7617_writes_them() {
+        let credentials = basic_credentials("Basic YWxpY2U6c2U6Y3JldA==").unwrap();
+        assert_eq!(credentials, ("alice".to_owned(), "se:cret".to_owned()));
+        for wrong in ["Bearer abc", "Basic", "Basic %%%", "Basic YWxpY2U=", "Basic OnNlY3JldA=="] {
+            assert_eq!(basic_credentials(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_guest_is_known_by_a_digest_of_the_cookie() {
+        let with = headers(&[(header::COOKIE, "a=b; lobbyd_guest=secret; c=d")]);
+        let secret = cookie(&with).unwrap();
+        assert_eq!(secret, "secret");
+        let id = guest(secret).actor.id;
+        assert_eq!(id.len(), GUEST_ID_DIGITS);
+        assert!(!id.contains(secret));
+        assert_eq!(cookie(&headers(&[(header::COOKIE, "lobbyd_guest=")])), None);
+    }
+
+    #[test]
+    fn a_foreign_page_cannot_use_a_login_that_the_browser_remembers() {
+        assert!(refuse_foreign_pages(&headers(&[(FETCH_SITE, "cross-site")])).is_err());
+        let client = headers(&[(FETCH_SITE, "cross-site"), (OCS_REQUEST, "true")]);
+        assert!(refuse_foreign_pages(&client).is_ok());
+        assert!(refuse_foreign_pages(&HeaderMap::new()).is_ok());
+    }
+}

@@ -1,0 +1,459 @@
+//! Rooms: what clients poll, and what moderators make of them.
+
+use axum::{
+    extract::State,
+    http::{HeaderName, StatusCode},
+};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    Api, TALK_HASH,
+    asker::{Asker, LoggedIn},
+    conditional::Conditional,
+    input::{Input, Token, integer, optional_integer, text},
+    ocs::{Answer, Ocs, Problem, Reply},
+    shapes::RoomShape,
+};
+use crate::{
+    domain::{
+        Actor, Caller, Lobby, Room, RoomToken,
+        conversation::{Command, NewConversation, checked_name, moderates},
+    },
+    service::View,
+};
+
+/// From before the look at the database; the next list may be asked for since then.
+const MODIFIED_BEFORE: HeaderName = HeaderName::from_static("x-nextcloud-talk-modified-before");
+
+/// Characters of tokens, without those that look alike.
+const TOKEN_ALPHABET: &[u8] = b"abcdefghijkmnopqrstwxyz23456789";
+
+/// Length of a token: more than 10^11 rooms of letters and digits.
+const TOKEN_LENGTH: usize = 8;
+
+/// Length of the token of a room of two, which is made of the names of both.
+const PAIR_TOKEN_LENGTH: usize = 16;
+
+/// New tokens that are tried. More than one is hardly ever taken.
+const TOKEN_ATTEMPTS: usize = 10;
+
+/// Longest password of a room, in bytes.
+const MAX_PASSWORD: usize = 4096;
+
+/// What a room may be made for.
+const OBJECT_TYPES: [&str; 4] = ["", "event", "extended_conversation", "instant_meeting"];
+
+/// Longest id of an object, in characters: the width of the column.
+const MAX_OBJECT_ID: usize = 64;
+
+#[derive(Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListRooms {
+    /// Unix seconds: only rooms that changed since then.
+    #[serde(default, deserialize_with = "optional_integer")]
+    #[param(required = false, value_type = i64)]
+    modified_since: Option<i64>,
+}
+
+/// The rooms in which the user takes part
+///
+/// `ETag` and `If-None-Match` save the answer that is known already; with `Prefer: wait=N` the
+/// request is then held until a room changes, for at most N (60) seconds.
+#[utoipa::path(
+    get, path = "/ocs/v2.php/apps/spreed/api/v4/room", tag = "rooms", operation_id = "listRooms",
+    params(ListRooms),
+    responses(
+        (status = 200, description = "The rooms", body = Ocs<Vec<RoomShape>>),
+        (status = 304, description = "They look as before"),
+    )
+)]
+pub(super) async fn list(
+    State(api): State<Api>,
+    LoggedIn(caller): LoggedIn,
+    Ok(conditional): Result<Conditional, std::convert::Infallible>,
+    Input(wanted): Input<ListRooms>,
+) -> Answer {
+    let since = wanted.modified_since.unwrap_or_default();
+    let mut before = api.service.now();
+    let views = api
+        .service
+        .list_when(&caller.actor.id, conditional.deadline(), |views| {
+            !conditional.knows(&conditional.tag(&modified(views, since)))
+        })
+        .await?;
+    let views = modified(&views, since);
+    // After a wait, what was read last is newer than the request.
+    before = before.max(api.service.now() - chrono::TimeDelta::seconds(1));
+    let reply = conditional.answer(&conditional.tag(&views), || {
+        let rights = api.rights(Some(&caller));
+        Reply::ok(views.iter().map(|view| RoomShape::of(view, rights)).collect::<Vec<_>>())
+    });
+    Ok(reply.header(TALK_HASH, &api.talk_hash).header(MODIFIED_BEFORE, before.timestamp()))
+}
+
+/// Those that changed at `since` or later: in the chat, or without a word there.
+fn modified(views: &[View], since: i64) -> Vec<View> {
+    let changed = |view: &&View| {
+        let conversation = view.conversation();
+        let said = conversation.last_message.as_ref().map_or(0, |message| message.created_at);
+        said.max(conversation.room.changed_at) >= since
+    };
+    views.iter().filter(changed).cloned().collect()
+}
+
+/// A room
+///
+/// Participants see it, and of a public room anybody sees as much as he needs to join. `ETag` and
+/// `If-None-Match` save the answer that is known already; with `Prefer: wait=N` the request is then
+/// held until the room changes, for at most N (60) seconds.
+#[utoipa::path(
+    get, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}", tag = "rooms",
+    operation_id = "getRoom", params(("token" = String, Path, description = "The room")),
+    responses(
+        (status = 200, description = "The room", body = Ocs<RoomShape>),
+        (status = 304, description = "It looks as before"),
+        (status = 404, description = "No such room for this participant"),
+    )
+)]
+pub(super) async fn show(
+    State(api): State<Api>,
+    asker: Asker,
+    Ok(conditional): Result<Conditional, std::convert::Infallible>,
+    Token(token): Token,
+) -> Answer {
+    let tag = |view: &View| conditional.tag(std::slice::from_ref(view));
+    let differs = |view: &View| !conditional.knows(&tag(view));
+    let deadline = conditional.deadline();
+    let view = api.service.view_when(&token, asker.actor(), deadline, differs).await?;
+    let reply = conditional
+        .answer(&tag(&view), || Reply::ok(RoomShape::of(&view, api.rights(asker.caller.as_ref()))));
+    Ok(reply.header(TALK_HASH, &api.talk_hash))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CreateRoom {
+    /// 1 one-to-one, 2 group, 3 public.
+    #[serde(deserialize_with = "integer")]
+    #[schema(minimum = 1, maximum = 3, example = 2)]
+    room_type: i64,
+    /// The other user of a one-to-one room.
+    #[serde(default, deserialize_with = "text")]
+    invite: String,
+    /// Name of a group or public room.
+    #[serde(default, deserialize_with = "text")]
+    #[schema(max_length = 255, example = "Quarterly webinar")]
+    room_name: String,
+    /// What it belongs to: nothing, `event`, `extended_conversation` or `instant_meeting`.
+    #[serde(default, deserialize_with = "text")]
+    object_type: String,
+    /// Which one of these.
+    #[serde(default, deserialize_with = "text")]
+    #[schema(max_length = 64)]
+    object_id: String,
+    /// What it is about.
+    #[serde(default, deserialize_with = "text")]
+    #[schema(max_length = 2000)]
+    description: String,
+    /// For strangers, of a public room.
+    #[serde(default, deserialize_with = "text")]
+    password: String,
+    /// 0 none, 1 others than moderators wait.
+    #[serde(default, deserialize_with = "optional_integer")]
+    #[schema(required = false, value_type = i64, minimum = 0, maximum = 1)]
+    lobby_state: Option<i64>,
+    /// Unix seconds of the reset to no lobby.
+    #[serde(default, deserialize_with = "optional_integer")]
+    #[schema(required = false, value_type = i64, minimum = 0)]
+    lobby_timer: Option<i64>,
+}
+
+/// Make a room
+///
+/// There is one room of each two users: if it is there already, it is the answer, with status 200.
+#[utoipa::path(
+    post, path = "/ocs/v2.php/apps/spreed/api/v4/room", tag = "rooms", operation_id = "createRoom",
+    request_body = CreateRoom,
+    responses(
+        (status = 200, description = "The room of two that is there", body = Ocs<RoomShape>),
+        (status = 201, description = "The new room", body = Ocs<RoomShape>),
+        (status = 400, description = "Type, name, object, password or lobby cannot be used"),
+        (status = 404, description = "No such user to invite"),
+    )
+)]
+pub(super) async fn create(
+    State(api): State<Api>,
+    LoggedIn(caller): LoggedIn,
+    Input(wanted): Input<CreateRoom>,
+) -> Answer {
+    let (token, status) = match wanted.room_type {
+        Room::ONE_TO_ONE => room_of_two(&api, &caller, &wanted).await?,
+        Room::GROUP | Room::PUBLIC => {
+            (new_room(&api, &caller, &wanted).await?, StatusCode::CREATED)
+        }
+        _other => {
+            let message = "roomType is 1 (one-to-one), 2 (group) or 3 (public)";
+            return Err(Problem::invalid("type", message));
+        }
+    };
+    let view = api.view(&token, &caller).await?;
+    Ok(Reply::with(status, RoomShape::of(&view, api.rights(Some(&caller)))))
+}
+
+/// Makes the room of the caller and the one whom he invites, or comes back to it.
+async fn room_of_two(
+    api: &Api,
+    caller: &Caller,
+    wanted: &CreateRoom,
+) -> Result<(RoomToken, StatusCode), Problem> {
+    if wanted.invite == caller.actor.id {
+        return Err(Problem::invalid("invite", "a conversation of two needs somebody else"));
+    }
+    let other = api.service.user(&wanted.invite).await?;
+    let name = Room::name_of_two(&caller.actor.id, &other.id);
+    let token = token_of_two(&name)?;
+    let new = NewConversation {
+        token: token.clone(),
+        room_type: Room::ONE_TO_ONE,
+        name,
+        description: String::new(),
+        object_type: String::new(),
+        object_id: String::new(),
+        password_hash: String::new(),
+        lobby: Lobby::OPEN,
+        other: Some((Actor::user(other.id), other.display_name)),
+    };
+    if api.service.create(caller, &new).await?.is_some() {
+        return Ok((token, StatusCode::CREATED));
+    }
+    api.command(&token, caller, Command::Return).await?;
+    Ok((token, StatusCode::OK))
+}
+
+async fn new_room(api: &Api, caller: &Caller, wanted: &CreateRoom) -> Result<RoomToken, Problem> {
+    let name = checked_name(&wanted.room_name)?;
+    if !wanted.invite.is_empty() {
+        return Err(Problem::invalid("invite", "add participants after the room is made"));
+    }
+    if !OBJECT_TYPES.contains(&wanted.object_type.as_str())
+        || wanted.object_id.chars().count() > MAX_OBJECT_ID
+    {
+        return Err(Problem::invalid("object", "no room can be made for this object"));
+    }
+    let lobby = Lobby::parse(wanted.lobby_state.unwrap_or_default(), wanted.lobby_timer)
+        .map_err(|error| Problem::invalid("lobby", error))?;
+    let past = lobby.scheduled().is_some_and(|timer| timer <= api.service.now());
+    let password_hash = match wanted.password.as_str() {
+        "" => String::new(),
+        _some if wanted.room_type != Room::PUBLIC => {
+            return Err(Problem::invalid("password", "only public conversations have a password"));
+        }
+        password => hash(api, password).await?,
+    };
+    let mut new = NewConversation {
+        token: RoomToken::parse("new").map_err(|error| Problem::invalid("token", error))?,
+        room_type: wanted.room_type,
+        name: name.to_owned(),
+        description: wanted.description.clone(),
+        object_type: wanted.object_type.clone(),
+        object_id: wanted.object_id.clone(),
+        password_hash,
+        lobby: if past { Lobby::OPEN } else { lobby },
+        other: None,
+    };
+    for _ in 0..TOKEN_ATTEMPTS {
+        new.token = new_token(api.service.sip().configured)?;
+        if api.service.create(caller, &new).await?.is_some() {
+            return Ok(new.token);
+        }
+    }
+    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no free token was found, try again"))
+}
+
+/// A token that nobody can guess. Where there is a dial-in, a telephone can dial it.
+fn new_token(dialable: bool) -> Result<RoomToken, Problem> {
+    let mut token = String::new();
+    while token.len() < TOKEN_LENGTH {
+        let next = if dialable {
+            char::from(rand::random_range(b'1'..=b'9'))
+        } else {
+            char::from(TOKEN_ALPHABET[rand::random_range(0..TOKEN_ALPHABET.len())])
+        };
+        if !(dialable && token.ends_with(next)) {
+            token.push(next);
+        }
+    }
+    RoomToken::parse(&token).map_err(|error| Problem::invalid("token", error))
+}
+
+/// The one token of the room of these two, so that two requests at once make one room.
+fn token_of_two(name: &str) -> Result<RoomToken, Problem> {
+    let digest = Sha256::digest(name.as_bytes());
+    let letter = |byte: &u8| char::from(TOKEN_ALPHABET[usize::from(*byte) % TOKEN_ALPHABET.len()]);
+    let token: String = digest.iter().take(PAIR_TOKEN_LENGTH).map(letter).collect();
+    RoomToken::parse(&token).map_err(|error| Problem::invalid("token", error))
+}
+
+async fn hash(api: &Api, password: &str) -> Result<String, Problem> {
+    if password.len() > MAX_PASSWORD {
+        return Err(Problem::invalid("password", "the password is too long"));
+    }
+    Ok(api.service.passwords().hash(password).await)
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Rename {
+    /// The new name.
+    #[serde(deserialize_with = "text")]
+    #[schema(min_length = 1, max_length = 255, example = "Quarterly webinar")]
+    room_name: String,
+}
+
+/// Give a room another name
+#[utoipa::path(
+    put, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}", tag = "rooms",
+    operation_id = "renameRoom", params(("token" = String, Path, description = "The room")),
+    request_body = Rename,
+    responses(
+        (status = 200, description = "Renamed", body = Ocs<Vec<String>>),
+        (status = 400, description = "The name is empty or too long, or this is a room of two"),
+        (status = 403, description = "Not a moderator"),
+        (status = 404, description = "No such room for this participant"),
+    )
+)]
+pub(super) async fn rename(
+    State(api): State<Api>,
+    asker: Asker,
+    Token(token): Token,
+    Input(wanted): Input<Rename>,
+) -> Answer {
+    api.command(&token, &asker.participant()?, Command::Rename(wanted.room_name)).await?;
+    Ok(Reply::done())
+}
+
+/// Delete a room, with all that was said in it
+#[utoipa::path(
+    delete, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}", tag = "rooms",
+    operation_id = "deleteRoom", params(("token" = String, Path, description = "The room")),
+    responses(
+        (status = 200, description = "Deleted", body = Ocs<Vec<String>>),
+        (status = 400, description = "A room of two cannot be deleted, only left"),
+        (status = 403, description = "Not a moderator"),
+        (status = 404, description = "No such room for this participant"),
+    )
+)]
+pub(super) async fn delete(State(api): State<Api>, asker: Asker, Token(token): Token) -> Answer {
+    api.command(&token, &asker.participant()?, Command::Delete).await?;
+    Ok(Reply::done())
+}
+
+#[derive(Deserialize, ToSchema)]
+pub(super) struct Describe {
+    /// What it is about; empty to say nothing.
+    #[serde(default, deserialize_with = "text")]
+    #[schema(max_length = 2000, example = "Figures and questions")]
+    description: String,
+}
+
+/// Say what a room is about
+#[utoipa::path(
+    put, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/description", tag = "rooms",
+    operation_id = "describeRoom", params(("token" = String, Path, description = "The room")),
+    request_body = Describe,
+    responses(
+        (status = 200, description = "Described", body = Ocs<Vec<String>>),
+        (status = 400, description = "The text is too long, or this is a room of two"),
+        (status = 403, description = "Not a moderator"),
+        (status = 404, description = "No such room for this participant"),
+    )
+)]
+pub(super) async fn describe(
+    State(api): State<Api>,
+    asker: Asker,
+    Token(token): Token,
+    Input(wanted): Input<Describe>,
+) -> Answer {
+    api.command(&token, &asker.participant()?, Command::Describe(wanted.description)).await?;
+    Ok(Reply::done())
+}
+
+#[derive(Deserialize, ToSchema)]
+pub(super) struct SetPassword {
+    /// The new password; empty to ask for none.
+    #[serde(default, deserialize_with = "text")]
+    #[schema(max_length = 4096, example = "correct horse")]
+    password: String,
+}
+
+/// Ask strangers for a password, or for none
+#[utoipa::path(
+    put, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/password", tag = "rooms",
+    operation_id = "setPassword", params(("token" = String, Path, description = "The room")),
+    request_body = SetPassword,
+    responses(
+        (status = 200, description = "Set", body = Ocs<Vec<String>>),
+        (status = 400, description = "The password is too long"),
+        (status = 403, description = "Not a moderator, or not a public room"),
+        (status = 404, description = "No such room for this participant"),
+    )
+)]
+pub(super) async fn set_password(
+    State(api): State<Api>,
+    asker: Asker,
+    Token(token): Token,
+    Input(wanted): Input<SetPassword>,
+) -> Answer {
+    let caller = asker.participant()?;
+    // Whoever may not set it costs no hash.
+    moderates(api.view(&token, &caller).await?.attendee())?;
+    let password_hash = match wanted.password.as_str() {
+        "" => String::new(),
+        password => hash(&api, password).await?,
+    };
+    api.command(&token, &caller, Command::SetPassword(password_hash)).await?;
+    Ok(Reply::done())
+}
+
+/// Let anybody in who has the link
+#[utoipa::path(
+    post, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/public", tag = "rooms",
+    operation_id = "allowGuests", params(("token" = String, Path, description = "The room")),
+    responses(
+        (status = 200, description = "It is public now", body = Ocs<Vec<String>>),
+        (status = 400, description = "Not a group room"),
+        (status = 403, description = "Not a moderator"),
+        (status = 404, description = "No such room for this participant"),
+    )
+)]
+pub(super) async fn allow_guests(
+    State(api): State<Api>,
+    asker: Asker,
+    Token(token): Token,
+) -> Answer {
+    api.command(&token, &asker.participant()?, Command::SetPublic(true)).await?;
+    Ok(Reply::done())
+}
+
+/// Let only those in who were added; who came by the link has to go
+#[utoipa::path(
+    delete, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/public", tag = "rooms",
+    operation_id = "disallowGuests", params(("token" = String, Path, description = "The room")),
+    responses(
+        (status = 200, description = "It is a group room now", body = Ocs<Vec<String>>),
+        (status = 400, description = "Not a public room"),
+        (status = 403, description = "Not a moderator"),
+        (status = 404, description = "No such room for this participant"),
+    )
+)]
+pub(super) async fn disallow_guests(
+    State(api): State<Api>,
+    asker: Asker,
+    Token(token): Token,
+) -> Answer {
+    api.command(&token, &asker.participant()?, Command::SetPublic(false)).await?;
+    Ok(Reply::done())
+}

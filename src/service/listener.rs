@@ -1,0 +1,125 @@
+//! Hears the room updates of all processes, so that whoever waits here is answered at once.
+//!
+//! What was missed while nothing was heard is made up for: the rooms in use are compared with the
+//! database each second, and all of them are read anew when the bus is back.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{Service, live::Live};
+use crate::{
+    backoff::Backoff,
+    clock::DatabaseClock,
+    events::{Bus, BusError, wire},
+    health::{Health, Part},
+    store::Database,
+    telemetry,
+};
+
+/// How often the rooms in use are compared with the database while nothing is heard.
+const DEAF_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The same while updates are heard: then only for what others write by SQL.
+const HEARING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The loop that hears.
+pub struct Updates {
+    live: Arc<Live>,
+    database: Arc<dyn Database>,
+    clock: Arc<DatabaseClock>,
+    bus: Arc<dyn Bus>,
+    health: Arc<Health>,
+}
+
+impl Updates {
+    /// Hears for this service, from `bus`.
+    #[must_use]
+    pub fn new(service: &Service, bus: Arc<dyn Bus>, health: Arc<Health>) -> Self {
+        Self {
+            live: Arc::clone(&service.live),
+            database: Arc::clone(&service.database),
+            clock: Arc::clone(&service.clock),
+            bus,
+            health,
+        }
+    }
+
+    /// Runs until `stop`, over as many connections as it takes.
+    pub async fn run(self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.hear() => {}
+            () = self.compare_now_and_then() => {}
+        }
+    }
+
+    async fn hear(&self) {
+        let mut backoff = Backoff::new(Backoff::LOOPS);
+        loop {
+            let lost = match self.hear_over_one_connection(&mut backoff).await {
+                Ok(never) => match never {},
+                Err(lost) => telemetry::causes(&lost),
+            };
+            if self.health.fails(Part::Listener, lost.as_str()) {
+                tracing::warn!(error = lost, "updates are not heard, rooms are compared instead");
+            }
+            sleep(backoff.next_wait()).await;
+        }
+    }
+
+    async fn hear_over_one_connection(
+        &self,
+        backoff: &mut Backoff,
+    ) -> Result<std::convert::Infallible, BusError> {
+        let mut listener = self.bus.listen().await?;
+        backoff.reset();
+        if self.health.works(Part::Listener) {
+            tracing::info!("updates are heard");
+        }
+        // What was published before is missed.
+        self.live.outdate_all();
+        loop {
+            match wire::parse_room_updated(&listener.next().await?) {
+                Some(update) => self.live.hear(&update),
+                None => tracing::warn!("an update was heard that cannot be read"),
+            }
+        }
+    }
+
+    async fn compare_now_and_then(&self) {
+        let mut round = interval(DEAF_INTERVAL);
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut compared = Instant::now();
+        loop {
+            round.tick().await;
+            if !self.health.reaches(Part::Listener) {
+                // Nothing tells of a room that a user was added to.
+                self.live.outdate_lists();
+            } else if compared.elapsed() < HEARING_INTERVAL {
+                continue;
+            }
+            self.compare().await;
+            compared = Instant::now();
+        }
+    }
+
+    /// The next round is soon, so one that fails is not worth a line.
+    async fn compare(&self) {
+        let compared = async {
+            self.clock.observe(self.database.now().await?);
+            self.live.compare().await
+        };
+        match compared.await {
+            Ok(()) => {
+                self.health.works(Part::Database);
+            }
+            Err(error) => {
+                let error = telemetry::causes(&error);
+                tracing::debug!(error, "rooms could not be compared");
+                self.health.fails(Part::Database, error);
+            }
+        }
+    }
+}

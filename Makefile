@@ -1,6 +1,8 @@
 # The commands of this repository. `make` lists them.
 
 CARGO ?= cargo
+# The Python clients that drive the HTTP API in the tests.
+CLIENTS := target/test-clients
 # Tests mostly wait for timers, so more of them run at once than there are cores.
 TEST_THREADS ?= 6
 
@@ -10,7 +12,7 @@ help:
 
 ## make test     installs what the tests need, then format, clippy, rustdoc and all tests
 .PHONY: test
-test: servers
+test: servers python-clients
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --locked --no-deps --document-private-items
@@ -25,3 +27,15 @@ bench: servers
 .PHONY: servers
 servers:
 	tests/install-servers
+
+## make python-clients  installs the Python clients that drive the HTTP API in the tests
+.PHONY: python-clients
+python-clients: $(CLIENTS)/nc-py-api/installed $(CLIENTS)/schemathesis/installed
+
+# Each has an environment of its own, because one brings a urllib3 that the other cannot use. It is
+# made anew only when the versions change.
+$(CLIENTS)/%/installed: tests/clients/%.txt | servers
+	rm -rf $(@D)
+	python3 -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@

@@ -44,6 +44,8 @@ pub const BLOCKED: &str = "lobbyd_broker_blocked";
 
 /// Counter: requests of the HTTP API, by `method` and `status`.
 pub const REQUESTS: &str = "lobbyd_http_requests_total";
+/// Counter: logins, by `outcome`.
+pub const LOGINS: &str = "lobbyd_logins_total";
 /// Gauge: requests that are held until a room changes.
 pub const HELD: &str = "lobbyd_http_requests_held";
 
@@ -114,6 +116,7 @@ fn describe() {
     describe_gauge!(CONNECTED, "1 while the part is reached, by part");
     describe_gauge!(BLOCKED, "1 while the broker has blocked publishing");
     describe_counter!(REQUESTS, "Requests of the HTTP API, by method and status");
+    describe_counter!(LOGINS, "Logins that were not remembered, by outcome");
     describe_gauge!(HELD, "Requests that are held until a room changes");
     // Counters that exist from the start can be watched for their first increase.
     metrics::counter!(FIRED).absolute(0);

@@ -2,6 +2,7 @@
 
 mod demo;
 mod publish;
+mod user;
 
 use std::{
     io::{self, Write},
@@ -62,6 +63,11 @@ enum Command {
     Migrate,
     /// Publish one lobby-change event
     Publish(publish::Publish),
+    /// Add, remove and list the users of the HTTP API
+    User {
+        #[command(subcommand)]
+        command: user::UserCommand,
+    },
     /// Look at the configuration
     Config {
         #[command(subcommand)]
@@ -87,6 +93,7 @@ impl Cli {
             Command::Api => serve(load()?, Role::Api).await,
             Command::Migrate => migrate(&load()?).await,
             Command::Publish(publish) => publish.run(&load()?).await,
+            Command::User { command } => command.run(&load()?).await,
             Command::Config { command: ConfigCommand::Check } => check(load()?),
         }
     }

@@ -1,8 +1,9 @@
 //! The integration tests: one binary, one harness, real servers.
 //!
 //! One file per subject. `store_contract` runs each promise of the store on every database;
-//! `chain`, `crash` and `outage` run the real program against real servers; the others look at the
-//! program and the repository from outside.
+//! `chain`, `crash` and `outage` run the real program against real servers; `clients` drives its
+//! HTTP API with programs that others wrote; the rest looks at the program and the repository from
+//! outside.
 
 #![expect(
     clippy::unwrap_used,
@@ -32,6 +33,7 @@ macro_rules! on_every_database {
 }
 
 mod chain;
+mod clients;
 mod crash;
 mod house_rules;
 mod lifecycle;
@@ -40,3 +42,4 @@ mod outage;
 mod race;
 mod store_contract;
 mod support;
+mod webinar;

@@ -42,15 +42,17 @@ fn columns_of(kind: Kind) -> &'static str {
     match kind {
         Kind::Sqlite => {
             "SELECT t.name || '.' || c.name FROM sqlite_schema t, pragma_table_info(t.name) c
-             WHERE t.type = 'table' AND t.name IN ('lobbyd_rooms', 'lobbyd_outbox')"
+             WHERE t.type = 'table' AND t.name LIKE 'lobbyd_%'
+             AND t.name <> 'lobbyd_migrations'"
         }
         Kind::Postgres => {
             "SELECT table_name || '.' || column_name FROM information_schema.columns
-             WHERE table_name IN ('lobbyd_rooms', 'lobbyd_outbox')"
+             WHERE table_name LIKE 'lobbyd_%' AND table_name <> 'lobbyd_migrations'"
         }
         Kind::MariaDb => {
             "SELECT CONCAT(table_name, '.', column_name) FROM information_schema.columns
-             WHERE table_schema = DATABASE() AND table_name IN ('lobbyd_rooms', 'lobbyd_outbox')"
+             WHERE table_schema = DATABASE() AND table_name LIKE 'lobbyd_%'
+             AND table_name <> 'lobbyd_migrations'"
         }
     }
 }
@@ -85,10 +87,14 @@ async fn a_migration_that_was_interrupted_is_finished() {
     // Only MySQL leaves one behind: it commits each change of a table at once.
     let database = Database::create(Kind::MariaDb).await;
     database.store().await;
-    database.execute("UPDATE lobbyd_migrations SET success = FALSE WHERE version = 2").await;
-    database.store().await;
     let done = "SELECT count(*) FROM lobbyd_migrations WHERE success = TRUE";
-    assert_eq!(database.number(done).await, 2);
+    for version in [2, 3] {
+        let interrupt = "UPDATE lobbyd_migrations SET success = FALSE WHERE version =";
+        database.execute(&format!("{interrupt} {version}")).await;
+        assert_eq!(database.number(done).await, 2);
+        database.store().await;
+        assert_eq!(database.number(done).await, 3);
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::Write,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
 };
@@ -36,28 +37,53 @@ pub fn run(settings: &Settings, arguments: &[&str]) -> Output {
     program(settings).args(arguments).output().unwrap()
 }
 
-/// A running worker. Dropping it kills it with SIGKILL.
+/// Adds a user of the HTTP API, as an administrator does.
+pub fn add_user(settings: &Settings, name: &str, password: &str, groups: &[&str]) {
+    let mut adding = program(settings)
+        .args(["user", "add", name, "--password-stdin"])
+        .args(groups.iter().flat_map(|group| ["--group", group]))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // One that refuses its arguments reads nothing; what it says is worth more than that.
+    writeln!(adding.stdin.take().unwrap(), "{password}").ok();
+    let output = adding.wait_with_output().unwrap();
+    assert!(output.status.success(), "user add {name}: {output:?}");
+}
+
+/// The running program: a worker, an API, or both. Dropping it kills it with SIGKILL.
 pub struct Daemon {
     child: Child,
     pub ops_port: u16,
+    /// Where the HTTP API listens, if the command has one.
+    pub http_port: u16,
     log: PathBuf,
 }
 
 impl Daemon {
+    /// Starts a worker.
     pub fn start(settings: &Settings) -> Self {
+        Self::start_as("worker", settings)
+    }
+
+    /// Starts one that does what `command` says: `run`, `worker` or `api`.
+    pub fn start_as(command: &str, settings: &Settings) -> Self {
         let log = folder("daemon-").join("log");
-        let ops_port = free_port();
+        let (ops_port, http_port) = (free_port(), free_port());
         let child = program(settings)
-            .arg("worker")
+            .arg(command)
             .env("LOBBYD__OPS__LISTEN", format!("127.0.0.1:{ops_port}"))
+            .env("LOBBYD__HTTP__LISTEN", format!("127.0.0.1:{http_port}"))
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        Self { child, ops_port, log }
+        Self { child, ops_port, http_port, log }
     }
 
-    /// Starts one and waits until it is ready.
+    /// Starts a worker and waits until it is ready.
     pub async fn start_ready(settings: &Settings) -> Self {
         let daemon = Self::start(settings);
         daemon.ready().await;
@@ -65,7 +91,7 @@ impl Daemon {
     }
 
     pub async fn ready(&self) {
-        eventually("a worker that is ready", || async {
+        eventually("a program that is ready", || async {
             self.get("/readyz").await.filter(|(status, _)| *status == 200)
         })
         .await;
@@ -73,7 +99,7 @@ impl Daemon {
 
     /// Waits until it says that something is not reached, and returns what.
     pub async fn unready(&self) -> String {
-        eventually("a worker that is not ready", || async {
+        eventually("a program that is not ready", || async {
             let (status, problems) = self.get("/readyz").await?;
             (status == 503).then_some(problems)
         })
@@ -113,7 +139,7 @@ impl Daemon {
 
     pub async fn ended(&mut self) -> ExitStatus {
         let child = std::cell::RefCell::new(&mut self.child);
-        eventually("the end of the worker", || async { child.borrow_mut().try_wait().unwrap() })
+        eventually("the end of the program", || async { child.borrow_mut().try_wait().unwrap() })
             .await
     }
 
@@ -135,7 +161,7 @@ impl Drop for Daemon {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         if std::thread::panicking() {
-            eprintln!("log of the worker:\n{}", self.log());
+            eprintln!("log of the program:\n{}", self.log());
         }
     }
 }

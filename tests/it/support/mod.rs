@@ -4,9 +4,12 @@
 pub mod amqp;
 pub mod daemon;
 pub mod database;
+pub mod http;
 pub mod proxy;
+pub mod python;
 pub mod server;
 pub mod site;
+pub mod stage;
 
 use std::{future::Future, time::Duration};
 

@@ -1,0 +1,695 @@
+//! The rules of the webinar as clients meet them, over HTTP, on each database.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::support::{eventually, http::Client, stage::Stage};
+
+on_every_database! { crate::support::stage::Stage::new:
+    only_moderators_with_an_account_set_the_lobby,
+    only_group_and_public_rooms_have_a_lobby,
+    a_timer_means_the_same_in_every_form,
+    a_timer_that_cannot_be_meant_is_refused,
+    a_timer_in_the_past_opens_at_once,
+    the_timer_opens_the_room_by_itself,
+    the_lobby_holds_back_whom_it_should,
+    who_waits_sees_no_more_than_talk_lets_him_see,
+    who_waits_may_join_leave_and_go,
+    closing_the_lobby_empties_the_call_of_those_who_wait,
+    strangers_need_the_password,
+    dial_in_follows_groups_and_gives_pins,
+    dial_in_needs_a_server_that_has_one,
+    rooms_are_made_shaped_and_deleted,
+    participants_come_rise_fall_and_go,
+    a_room_of_two_is_one_room,
+    the_chat_keeps_what_was_said,
+    a_new_message_wakes_who_waits_for_one,
+    the_call_begins_and_ends,
+}
+
+async fn only_moderators_with_an_account_set_the_lobby(stage: Stage) {
+    let cast = Cast::of(&stage).await;
+    let path = format!("/room/{}/webinar/lobby", cast.room);
+    let set = json!({"state": 1});
+    cast.guest.put(&path, set.clone()).await.expect(401);
+    cast.guest_moderator.put(&path, set.clone()).await.expect(401);
+    stage.api.guest().put(&path, set.clone()).await.expect(401);
+    cast.user.put(&path, set.clone()).await.expect(403);
+    cast.self_joined.put(&path, set.clone()).await.expect(403);
+    // Who may not set it does not learn what is wrong with the value.
+    cast.user.put(&path, json!({"state": 9})).await.expect(403);
+    stage.user("stranger").await.put(&path, set.clone()).await.expect(404);
+    cast.owner.put("/room/nowhere/webinar/lobby", set.clone()).await.expect(404);
+    for moderator in [&cast.owner, &cast.moderator] {
+        let room = moderator.put(&path, set.clone()).await.expect(200).data();
+        assert_eq!((&room["lobbyState"], &room["lobbyTimer"]), (&json!(1), &json!(0)));
+        assert_eq!(room["token"], cast.room);
+        let room = moderator.put(&path, json!({"state": 0})).await.expect(200).data();
+        assert_eq!(room["lobbyState"], 0);
+    }
+    cast.owner.put(&path, json!({"state": 2})).await.expect(400);
+    cast.owner.put(&path, json!({"state": -1})).await.expect(400);
+    cast.owner.put(&path, json!({})).await.expect(400);
+    let shown = cast.owner.system_messages(&cast.room).await;
+    let lobby: Vec<&str> =
+        shown.iter().map(String::as_str).filter(|m| m.contains("lobby")).collect();
+    let twice = ["lobby_non_moderators", "lobby_none", "lobby_non_moderators", "lobby_none"];
+    assert_eq!(lobby, twice);
+}
+
+async fn only_group_and_public_rooms_have_a_lobby(stage: Stage) {
+    let owner = stage.user("owner").await;
+    stage.user("other").await;
+    let pair = owner.post("/room", json!({"roomType": 1, "invite": "other"})).await.expect(201);
+    let pair = pair.data()["token"].as_str().unwrap().to_owned();
+    let closed = json!({"state": 1});
+    let lobby = |room: &str| format!("/room/{room}/webinar/lobby");
+    owner.put(&lobby(&pair), closed.clone()).await.expect(400);
+    for (object, status) in [
+        ("", 200),
+        ("event", 200),
+        ("emails", 200),
+        ("extended_conversation", 200),
+        ("instant_meeting", 200),
+        ("file", 400),
+        ("share:password", 400),
+        ("sample", 400),
+        ("room", 400),
+    ] {
+        let room = owner.room(2).await;
+        let set =
+            format!("UPDATE lobbyd_rooms SET object_type = '{object}' WHERE token = '{room}'");
+        stage.database.execute(&set).await;
+        owner.put(&lobby(&room), closed.clone()).await.expect(status);
+    }
+}
+
+async fn a_timer_means_the_same_in_every_form(stage: Stage) {
+    let owner = stage.user("owner").await;
+    let room = owner.room(2).await;
+    let path = format!("/room/{room}/webinar/lobby");
+    let timer = stage.database.now().await + 1000;
+    let expect = |room: Value, timer: i64| {
+        assert_eq!((&room["lobbyState"], &room["lobbyTimer"]), (&json!(1), &json!(timer)));
+    };
+    let json = json!({"state": 1, "timer": timer});
+    expect(owner.put(&path, json).await.expect(200).data(), timer);
+    let text = (timer + 1).to_string();
+    let form = owner.form("PUT", &path, &[("state", "1"), ("timer", &text)]).await.expect(200);
+    expect(form.data(), timer + 1);
+    let query = format!("{path}?state=1&timer={}&format=json", timer + 2);
+    expect(owner.raw("PUT", &query, &[], "").await.expect(200).data(), timer + 2);
+    for none in
+        [json!({"state": 1}), json!({"state": 1, "timer": null}), json!({"state": 1, "timer": 0})]
+    {
+        expect(owner.put(&path, none).await.expect(200).data(), 0);
+    }
+    // Without a lobby there is nothing to open.
+    let open = owner.put(&path, json!({"state": 0, "timer": timer})).await.expect(200).data();
+    assert_eq!((&open["lobbyState"], &open["lobbyTimer"]), (&json!(0), &json!(0)));
+}
+
+async fn a_timer_that_cannot_be_meant_is_refused(stage: Stage) {
+    let owner = stage.user("owner").await;
+    let room = owner.room(2).await;
+    let path = format!("/room/{room}/webinar/lobby");
+    let last = json!({"state": 1, "timer": 253_402_300_799_i64});
+    owner.put(&path, last).await.expect(200);
+    for timer in [
+        json!(-1),
+        json!(1.5),
+        json!("soon"),
+        json!("1.5"),
+        json!(true),
+        json!([]),
+        json!(253_402_300_800_i64),
+        json!(1e300),
+    ] {
+        let answer = owner.put(&path, json!({"state": 1, "timer": timer})).await.expect(400);
+        assert!(answer.data()["error"].is_string(), "{answer:?}");
+    }
+    let room = owner.get(&format!("/room/{room}")).await.expect(200).data();
+    assert_eq!(room["lobbyTimer"], 253_402_300_799_i64, "the refused ones changed nothing");
+}
+
+async fn a_timer_in_the_past_opens_at_once(stage: Stage) {
+    let owner = stage.user("owner").await;
+    let room = owner.room(2).await;
+    let path = format!("/room/{room}/webinar/lobby");
+    owner.put(&path, json!({"state": 1})).await.expect(200);
+    let past = stage.database.now().await - 10;
+    let open = owner.put(&path, json!({"state": 1, "timer": past})).await.expect(200).data();
+    assert_eq!((&open["lobbyState"], &open["lobbyTimer"]), (&json!(0), &json!(0)));
+}
+
+async fn the_timer_opens_the_room_by_itself(stage: Stage) {
+    let owner = stage.user("owner").await;
+    let guest = stage.api.guest();
+    let room = owner.room(3).await;
+    guest.join(&room).await;
+    let timer = stage.database.now().await + 2;
+    let path = format!("/room/{room}/webinar/lobby");
+    owner.put(&path, json!({"state": 1, "timer": timer})).await.expect(200);
+    guest.get(&format!("/chat/{room}?lookIntoFuture=0")).await.expect(412);
+    eventually("the open room", || async {
+        let room = guest.get(&format!("/room/{room}")).await.expect(200).data();
+        (room["lobbyState"] == 0 && room["lobbyTimer"] == 0).then_some(())
+    })
+    .await;
+    assert!(stage.database.now().await >= timer, "opened early");
+    sleep(Duration::from_secs(1)).await;
+    let chat = guest.get(&format!("/chat/{room}?lookIntoFuture=0")).await.expect(200).data();
+    let reached: Vec<&Value> = chat
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|message| message["systemMessage"] == "lobby_timer_reached")
+        .collect();
+    assert_eq!(reached.len(), 1, "{chat}");
+    assert_eq!(reached[0]["actorId"], "system");
+    assert!(reached[0]["timestamp"].as_i64().unwrap() >= timer);
+    assert_eq!(reached[0]["message"], "The conversation is now open to everyone");
+}
+
+async fn the_lobby_holds_back_whom_it_should(stage: Stage) {
+    let cast = Cast::of(&stage).await;
+    let room = cast.room.as_str();
+    for each in cast.everybody() {
+        each.join(room).await;
+    }
+    cast.owner.put(&format!("/room/{room}/webinar/lobby"), json!({"state": 1})).await.expect(200);
+    let chat = format!("/chat/{room}");
+    let (call, read) = (format!("/call/{room}"), format!("{chat}?lookIntoFuture=0"));
+    let list = format!("/room/{room}/participants");
+    for waiting in [&cast.user, &cast.self_joined, &cast.guest] {
+        waiting.get(&read).await.expect(412);
+        waiting.get(&format!("{chat}?lookIntoFuture=1&timeout=0")).await.expect(412);
+        waiting.post(&chat, json!({"message": "hello"})).await.expect(412);
+        waiting.get(&call).await.expect(412);
+        waiting.post(&call, json!({"flags": 3})).await.expect(412);
+    }
+    cast.user.get(&list).await.expect(412);
+    cast.guest.get(&list).await.expect(403);
+    for passing in [&cast.owner, &cast.moderator, &cast.guest_moderator] {
+        passing.get(&read).await.expect(200);
+        passing.post(&chat, json!({"message": "hello"})).await.expect(201);
+        passing.post(&call, json!({"flags": 3})).await.expect(200);
+        passing.get(&call).await.expect(200);
+        passing.get(&list).await.expect(200);
+    }
+    // Single persons can be admitted.
+    let user = cast.owner.attendee_id(room, "user").await;
+    let admit = json!({"attendeeId": user, "mode": "add", "permissions": 8});
+    cast.owner.put(&format!("/room/{room}/attendees/permissions"), admit).await.expect(200);
+    cast.user.get(&read).await.expect(200);
+    cast.user.post(&chat, json!({"message": "in"})).await.expect(201);
+    cast.guest.get(&read).await.expect(412);
+    cast.owner.put(&format!("/room/{room}/webinar/lobby"), json!({"state": 0})).await.expect(200);
+    for open in [&cast.user, &cast.self_joined, &cast.guest] {
+        open.get(&read).await.expect(200);
+        open.post(&call, json!({"flags": 1})).await.expect(200);
+    }
+}
+
+async fn who_waits_sees_no_more_than_talk_lets_him_see(stage: Stage) {
+    let cast = Cast::of(&stage).await;
+    let room = cast.room.as_str();
+    cast.owner.join(room).await;
+    cast.owner.post(&format!("/chat/{room}"), json!({"message": "secret"})).await.expect(201);
+    cast.owner.post(&format!("/call/{room}"), json!({})).await.expect(200);
+    let timer = stage.database.now().await + 1000;
+    let lobby = format!("/room/{room}/webinar/lobby");
+    cast.owner.put(&lobby, json!({"state": 1, "timer": timer})).await.expect(200);
+    for waiting in [&cast.user, &cast.guest] {
+        let seen = waiting.get(&format!("/room/{room}")).await.expect(200).data();
+        let expected = json!({
+            "name": "Webinar", "lobbyState": 1, "lobbyTimer": timer, "hasCall": false,
+            "canLeaveConversation": true, "canStartCall": false, "canEnableSIP": false,
+            "canDeleteConversation": false, "lastMessage": [], "unreadMessages": 0,
+            "lastReadMessage": 0, "callFlag": 7, "type": 3,
+        });
+        for (key, value) in expected.as_object().unwrap() {
+            assert_eq!(&seen[key], value, "{key} of {seen}");
+        }
+        assert!(!seen.to_string().contains("secret"));
+    }
+    let seen = cast.moderator.get(&format!("/room/{room}")).await.expect(200).data();
+    assert_eq!(
+        (&seen["hasCall"], &seen["lastMessage"]["systemMessage"]),
+        (&json!(true), &json!("lobby_non_moderators"))
+    );
+    assert_eq!(seen["unreadMessages"], 1);
+    // A stranger is shown the door of a public room, and nothing of a group room.
+    let stranger = stage.user("stranger").await;
+    let door = stranger.get(&format!("/room/{room}")).await.expect(200).data();
+    assert_eq!((&door["attendeeId"], &door["lastMessage"]), (&json!(0), &json!([])));
+    let group = cast.owner.room(2).await;
+    stranger.get(&format!("/room/{group}")).await.expect(404);
+    stage.api.guest().get(&format!("/room/{group}")).await.expect(404);
+}
+
+async fn who_waits_may_join_leave_and_go(stage: Stage) {
+    let cast = Cast::of(&stage).await;
+    let room = cast.room.as_str();
+    cast.owner.put(&format!("/room/{room}/webinar/lobby"), json!({"state": 1})).await.expect(200);
+    let active = format!("/room/{room}/participants/active");
+    for waiting in [&cast.user, &cast.self_joined, &cast.guest] {
+        let first = waiting.join(room).await["sessionId"].clone();
+        assert_ne!(first, "0");
+        let conflict = waiting.post(&active, json!({"force": false})).await.expect(409);
+        assert_eq!(conflict.data()["sessionId"], first);
+        assert_ne!(waiting.join(room).await["sessionId"], first);
+        waiting.delete(&active, json!({})).await.expect(200);
+        waiting.join(room).await;
+        waiting.delete(&format!("/room/{room}/participants/self"), json!({})).await.expect(200);
+        waiting.delete(&active, json!({})).await.expect(404);
+    }
+    // A guest who came back is a guest like before; one who is a moderator stays one.
+    cast.guest_moderator.delete(&active, json!({})).await.expect(200);
+    let back = cast.guest_moderator.join(room).await;
+    assert_eq!(back["participantType"], 6);
+    assert_eq!(cast.guest.join(room).await["participantType"], 4);
+}
+
+async fn closing_the_lobby_empties_the_call_of_those_who_wait(stage: Stage) {
+    let cast = Cast::of(&stage).await;
+    let room = cast.room.as_str();
+    let call = format!("/call/{room}");
+    for each in cast.everybody() {
+        each.join(room).await;
+        each.post(&call, json!({"flags": 7})).await.expect(200);
+    }
+    let peers = async || {
+        let peers = cast.owner.get(&call).await.expect(200).data();
+        peers.as_array().unwrap().len()
+    };
+    assert_eq!(peers().await, 6);
+    let lobby = format!("/room/{room}/webinar/lobby");
+    cast.moderator.put(&lobby, json!({"state": 1})).await.expect(200);
+    assert_eq!(peers().await, 3);
+    let guest = cast.guest.get(&format!("/room/{room}")).await.expect(200).data();
+    assert_eq!(guest["participantFlags"], 0);
+    assert_ne!(guest["sessionId"], "0", "the guest is still in the room");
+}
+
+async fn strangers_need_the_password(stage: Stage) {
+    let owner = stage.user("owner").await;
+    let stranger = stage.user("stranger").await;
+    let room = owner.room(3).await;
+    let password = format!("/room/{room}/password");
+    stranger.put(&password, json!({"password": "x"})).await.expect(403);
+    owner.put(&password, json!({"password": "let me in"})).await.expect(200);
+    let guest = stage.api.guest();
+    let active = format!("/room/{room}/participants/active");
+    for outside in [&stranger, &guest] {
+        let door = outside.get(&format!("/room/{room}")).await.expect(200).data();
+        assert_eq!((&door["hasPassword"], &door["name"]), (&json!(true), &json!("")));
+        outside.post(&active, json!({})).await.expect(403);
+        outside.post(&active, json!({"password": "wrong"})).await.expect(403);
+        outside.get(&format!("/chat/{room}?lookIntoFuture=0")).await.expect(404);
+        let inside = outside.post(&active, json!({"password": "let me in"})).await.expect(200);
+        assert_eq!(inside.data()["name"], "Webinar");
+        outside.get(&format!("/chat/{room}?lookIntoFuture=0")).await.expect(200);
+        // Who is in already is not asked again.
+        outside.post(&active, json!({})).await.expect(200);
+    }
+    owner.put(&password, json!({"password": ""})).await.expect(200);
+    stage.api.guest().join(&room).await;
+    let group = owner.room(2).await;
+    owner.put(&format!("/room/{group}/password"), json!({"password": "x"})).await.expect(403);
+}
+
+async fn dial_in_follows_groups_and_gives_pins(mut stage: Stage) {
+    stage.set("SIP__DIALIN_INFO", "dial 1234");
+    stage.set("SIP__SHARED_SECRET", "marker-secret");
+    stage.set("SIP__GROUPS", "phone,staff");
+    stage.restart().await;
+    let owner = stage.user_in("owner", &["staff"]).await;
+    let other = stage.user_in("other", &["visitors"]).await;
+    let room = owner.room(3).await;
+    let sip = format!("/room/{room}/webinar/sip");
+    stage.api.guest().put(&sip, json!({"state": 1})).await.expect(401);
+    other.put(&sip, json!({"state": 1})).await.expect(404);
+    owner.add(&room, "other").await;
+    other.put(&sip, json!({"state": 1})).await.expect(401);
+    let helper = stage.user_in("helper", &["phone"]).await;
+    owner.add(&room, "helper").await;
+    helper.put(&sip, json!({"state": 1})).await.expect(403);
+    let guest = stage.api.guest();
+    guest.join(&room).await;
+
+    owner.put(&sip, json!({"state": 3})).await.expect(400);
+    owner.put(&sip, json!({"state": 0})).await.expect(400);
+    let on = owner.put(&sip, json!({"state": 1})).await.expect(200).data();
+    assert_eq!((&on["sipEnabled"], &on["canEnableSIP"]), (&json!(1), &json!(true)));
+    owner.put(&sip, json!({"state": 1})).await.expect(400);
+    let pin = async |client: &Client| {
+        let seen = client.get(&format!("/room/{room}")).await.expect(200).data();
+        seen["attendeePin"].as_str().unwrap().to_owned()
+    };
+    let late = stage.user("late").await;
+    owner.add(&room, "late").await;
+    let pins = [pin(&owner).await, pin(&other).await, pin(&late).await];
+    for one in &pins {
+        assert_eq!(one.len(), 7, "{pins:?}");
+    }
+    assert!(pins[0] != pins[1] && pins[1] != pins[2] && pins[0] != pins[2], "{pins:?}");
+    assert_eq!(pin(&guest).await, "");
+    let seen_by_other = other.get(&format!("/room/{room}/participants")).await.expect(200);
+    assert!(!String::from_utf8_lossy(&seen_by_other.body).contains(&pins[0]));
+    owner.put(&sip, json!({"state": 2})).await.expect(200);
+    assert_eq!((pin(&owner).await.as_str(), pin(&other).await.as_str()), ("", ""));
+    owner.put(&sip, json!({"state": 0})).await.expect(200);
+    // A telephone cannot dial a word.
+    stage
+        .database
+        .execute(&format!("UPDATE lobbyd_rooms SET token = 'word' WHERE token = '{room}'"))
+        .await;
+    owner.put("/room/word/webinar/sip", json!({"state": 1})).await.expect(400);
+    assert!(!stage.log().contains("marker-secret"));
+}
+
+async fn dial_in_needs_a_server_that_has_one(stage: Stage) {
+    let owner = stage.user("owner").await;
+    let room = owner.room(2).await;
+    owner.put(&format!("/room/{room}/webinar/sip"), json!({"state": 1})).await.expect(412);
+    let seen = owner.get(&format!("/room/{room}")).await.expect(200).data();
+    assert_eq!(seen["canEnableSIP"], false);
+}
+
+async fn rooms_are_made_shaped_and_deleted(stage: Stage) {
+    let owner = stage.user("owner").await;
+    let user = stage.user("user").await;
+    stage.api.guest().post("/room", json!({"roomType": 2, "roomName": "x"})).await.expect(401);
+    stage.api.guest().get("/room").await.expect(401);
+    for bad in [
+        json!({"roomType": 2}),
+        json!({"roomType": 2, "roomName": " "}),
+        json!({"roomName": "x"}),
+        json!({"roomType": 4, "roomName": "x"}),
+        json!({"roomType": 3, "roomName": "x".repeat(256)}),
+        json!({"roomType": 2, "roomName": "x", "password": "y"}),
+        json!({"roomType": 2, "roomName": "x", "objectType": "file"}),
+        json!({"roomType": 2, "roomName": "x", "lobbyState": 2}),
+        json!({"roomType": 2, "roomName": "x", "lobbyState": 1, "lobbyTimer": -1}),
+    ] {
+        owner.post("/room", bad).await.expect(400);
+    }
+    let timer = stage.database.now().await + 1000;
+    let made = owner
+        .post(
+            "/room",
+            json!({"roomType": 3, "roomName": "Ünïcode 🎉", "lobbyState": 1,
+                              "lobbyTimer": timer, "password": "p", "description": "About"}),
+        )
+        .await
+        .expect(201)
+        .data();
+    let expected = json!({
+        "name": "Ünïcode 🎉", "displayName": "Ünïcode 🎉", "type": 3, "lobbyState": 1,
+        "lobbyTimer": timer, "hasPassword": true, "participantType": 1, "description": "About",
+        "canLeaveConversation": false, "canDeleteConversation": true,
+    });
+    for (key, value) in expected.as_object().unwrap() {
+        assert_eq!(&made[key], value, "{key} of {made}");
+    }
+    let room = made["token"].as_str().unwrap().to_owned();
+    let path = format!("/room/{room}");
+    owner.add(&room, "user").await;
+    for forbidden in [
+        user.put(&path, json!({"roomName": "mine"})).await,
+        user.put(&format!("{path}/description"), json!({"description": "mine"})).await,
+        user.delete(&format!("{path}/public"), json!({})).await,
+        user.delete(&path, json!({})).await,
+    ] {
+        forbidden.expect(403);
+    }
+    owner.put(&path, json!({"roomName": "  New name "})).await.expect(200);
+    owner.put(&path, json!({"roomName": ""})).await.expect(400);
+    let about = format!("{path}/description");
+    owner.put(&about, json!({"description": "x".repeat(2001)})).await.expect(400);
+    owner.put(&about, json!({"description": "Figures"})).await.expect(200);
+    owner.post(&format!("{path}/public"), json!({})).await.expect(400);
+    owner.delete(&format!("{path}/public"), json!({})).await.expect(200);
+    let seen = user.get(&path).await.expect(200).data();
+    assert_eq!((&seen["name"], &seen["type"]), (&json!("New name"), &json!(2)));
+    assert_eq!(seen["description"], "Figures");
+    let rooms = user.get("/room").await.expect(200).data();
+    assert_eq!(rooms.as_array().unwrap().len(), 1);
+    owner.delete(&path, json!({})).await.expect(200);
+    for client in [&owner, &user] {
+        client.get(&path).await.expect(404);
+        assert_eq!(client.get("/room").await.expect(200).data(), json!([]));
+    }
+    for table in ["attendees", "messages", "room_states"] {
+        let left = format!("SELECT count(*) FROM lobbyd_{table}");
+        assert_eq!(stage.database.number(&left).await, 0, "{table}");
+    }
+}
+
+async fn participants_come_rise_fall_and_go(stage: Stage) {
+    let owner = stage.user("owner").await;
+    let user = stage.user("user").await;
+    let room = owner.room(3).await;
+    let people = format!("/room/{room}/participants");
+    owner.post(&people, json!({"newParticipant": "nobody"})).await.expect(404);
+    owner.post(&people, json!({"newParticipant": "user", "source": "groups"})).await.expect(400);
+    user.post(&people, json!({"newParticipant": "owner"})).await.expect(404);
+    owner.add(&room, "user").await;
+    owner.add(&room, "user").await;
+    user.post(&people, json!({"newParticipant": "owner"})).await.expect(403);
+    let guest = stage.api.guest();
+    guest.join(&room).await;
+    guest.post(&format!("/guest/{room}/name"), json!({"displayName": "Zoë"})).await.expect(200);
+    user.post(&format!("/guest/{room}/name"), json!({"displayName": "X"})).await.expect(403);
+    let listed = owner.get(&people).await.expect(200).data();
+    let names: Vec<(&str, i64)> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|each| {
+            (each["displayName"].as_str().unwrap(), each["participantType"].as_i64().unwrap())
+        })
+        .collect();
+    assert_eq!(names, [("Owner", 1), ("User", 3), ("Zoë", 4)]);
+
+    let moderators = format!("/room/{room}/moderators");
+    let id = owner.attendee_id(&room, "user").await;
+    let own = owner.attendee_id(&room, "owner").await;
+    let guest_id = listed[2]["attendeeId"].clone();
+    user.post(&moderators, json!({"attendeeId": id})).await.expect(403);
+    owner.post(&moderators, json!({"attendeeId": 999_999})).await.expect(404);
+    owner.post(&moderators, json!({"attendeeId": own})).await.expect(400);
+    owner.post(&moderators, json!({"attendeeId": guest_id})).await.expect(200);
+    owner.post(&moderators, json!({"attendeeId": id})).await.expect(200);
+    owner.post(&moderators, json!({"attendeeId": id})).await.expect(400);
+    user.delete(&moderators, json!({"attendeeId": id})).await.expect(403);
+    user.delete(&moderators, json!({"attendeeId": own})).await.expect(400);
+    user.delete(&moderators, json!({"attendeeId": guest_id})).await.expect(200);
+    owner.delete(&format!("{moderators}?attendeeId={id}"), json!({})).await.expect(200);
+
+    let permissions = format!("/room/{room}/attendees/permissions");
+    owner.put(&permissions, json!({"attendeeId": id, "permissions": 256})).await.expect(400);
+    let odd = json!({"attendeeId": id, "permissions": 1, "mode": "flip"});
+    owner.put(&permissions, odd).await.expect(400);
+    owner.put(&permissions, json!({"attendeeId": own, "permissions": 1})).await.expect(400);
+    let mute = json!({"attendeeId": id, "permissions": 128, "mode": "remove"});
+    owner.put(&permissions, mute).await.expect(200);
+    user.post(&format!("/chat/{room}"), json!({"message": "hm"})).await.expect(403);
+
+    let attendees = format!("/room/{room}/attendees");
+    owner.delete(&format!("/room/{room}/participants/self"), json!({})).await.expect(400);
+    user.delete(&attendees, json!({"attendeeId": own})).await.expect(403);
+    owner.post(&moderators, json!({"attendeeId": id})).await.expect(200);
+    user.delete(&attendees, json!({"attendeeId": own})).await.expect(403);
+    owner.delete(&attendees, json!({"attendeeId": guest_id})).await.expect(200);
+    guest.get(&format!("/chat/{room}?lookIntoFuture=0")).await.expect(404);
+    owner.delete(&format!("/room/{room}/participants/self"), json!({})).await.expect(200);
+    owner.get(&people).await.expect(404);
+    // With its last user the room goes.
+    user.delete(&format!("/room/{room}/participants/self"), json!({})).await.expect(200);
+    user.get(&format!("/room/{room}")).await.expect(404);
+}
+
+async fn a_room_of_two_is_one_room(stage: Stage) {
+    let one = stage.user("one").await;
+    let other = stage.user("other").await;
+    let make = |invite: &str| json!({"roomType": 1, "invite": invite});
+    one.post("/room", make("nobody")).await.expect(404);
+    one.post("/room", make("one")).await.expect(400);
+    let made = one.post("/room", make("other")).await.expect(201).data();
+    assert_eq!((&made["name"], &made["displayName"]), (&json!("other"), &json!("Other")));
+    let again = other.post("/room", make("one")).await.expect(200).data();
+    assert_eq!(again["token"], made["token"]);
+    assert_eq!((&again["name"], &again["participantType"]), (&json!("one"), &json!(1)));
+    let room = made["token"].as_str().unwrap();
+    one.delete(&format!("/room/{room}"), json!({})).await.expect(400);
+    one.put(&format!("/room/{room}"), json!({"roomName": "x"})).await.expect(400);
+    one.delete(&format!("/room/{room}/participants/self"), json!({})).await.expect(200);
+    one.get(&format!("/room/{room}")).await.expect(404);
+    one.post("/room", make("other")).await.expect(200);
+    one.get(&format!("/room/{room}")).await.expect(200);
+}
+
+async fn the_chat_keeps_what_was_said(stage: Stage) {
+    let owner = stage.user("owner").await;
+    let user = stage.user("user").await;
+    let room = owner.room(2).await;
+    owner.add(&room, "user").await;
+    let chat = format!("/chat/{room}");
+    owner.post(&chat, json!({"message": ""})).await.expect(400);
+    owner.post(&chat, json!({"message": "x".repeat(32_001)})).await.expect(413);
+    owner.post(&chat, json!({"message": "a\u{0}b"})).await.expect(400);
+    let first =
+        owner.post(&chat, json!({"message": "first ✓", "referenceId": "ref"})).await.expect(201);
+    let first = first.data();
+    assert_eq!((&first["message"], &first["referenceId"]), (&json!("first ✓"), &json!("ref")));
+    assert_eq!((&first["actorId"], &first["actorDisplayName"]), (&json!("owner"), &json!("Owner")));
+    let reply = json!({"message": "second", "replyTo": first["id"]});
+    let second = user.post(&chat, reply).await.expect(201).data();
+    assert_eq!(second["parent"]["message"], "first ✓");
+    user.post(&chat, json!({"message": "x", "replyTo": 999_999})).await.expect(400);
+    user.post(&chat, json!({"message": "third"})).await.expect(201);
+
+    let seen = owner.get(&format!("/room/{room}")).await.expect(200).data();
+    assert_eq!(
+        (&seen["unreadMessages"], &seen["lastMessage"]["message"]),
+        (&json!(2), &json!("third"))
+    );
+    let texts = |answer: &Value| -> Vec<String> {
+        let messages = answer.as_array().unwrap().iter();
+        messages.map(|message| message["message"].as_str().unwrap().to_owned()).collect()
+    };
+    let history = owner.get(&format!("{chat}?lookIntoFuture=0&limit=2")).await.expect(200);
+    assert_eq!(texts(&history.data()), ["third", "second"]);
+    assert_eq!(history.header("x-chat-last-given").unwrap(), second["id"].to_string());
+    let seen = owner.get(&format!("/room/{room}")).await.expect(200).data();
+    assert_eq!(seen["unreadMessages"], 0, "receiving is reading");
+    let known = second["id"].clone();
+    let older =
+        owner.get(&format!("{chat}?lookIntoFuture=0&limit=1&lastKnownMessageId={known}")).await;
+    assert_eq!(texts(&older.expect(200).data()), ["first ✓"]);
+    let newer =
+        owner.get(&format!("{chat}?lookIntoFuture=1&timeout=0&lastKnownMessageId={known}")).await;
+    assert_eq!(texts(&newer.expect(200).data()), ["third"]);
+    let including =
+        format!("{chat}?lookIntoFuture=1&includeLastKnown=1&lastKnownMessageId={known}");
+    assert_eq!(texts(&owner.get(&including).await.expect(200).data()), ["second", "third"]);
+    owner
+        .get(&format!("{chat}?lookIntoFuture=1&timeout=0&lastKnownMessageId=999999"))
+        .await
+        .expect(304);
+    owner.get(&format!("{chat}?lookIntoFuture=2")).await.expect(400);
+    stage.user("stranger").await.get(&format!("{chat}?lookIntoFuture=0")).await.expect(404);
+}
+
+async fn a_new_message_wakes_who_waits_for_one(stage: Stage) {
+    let owner = stage.user("owner").await;
+    let guest = stage.api.guest();
+    let room = owner.room(3).await;
+    guest.join(&room).await;
+    let chat = format!("/chat/{room}");
+    let last =
+        owner.post(&chat, json!({"message": "before"})).await.expect(201).data()["id"].clone();
+    let poll = format!("{chat}?lookIntoFuture=1&timeout=30&lastKnownMessageId={last}");
+    let begin = Instant::now();
+    let (received, ()) = tokio::join!(guest.get(&poll), async {
+        sleep(Duration::from_millis(300)).await;
+        owner.post(&chat, json!({"message": "now"})).await.expect(201);
+    });
+    assert_eq!(received.expect(200).data()[0]["message"], "now");
+    assert!(begin.elapsed() < Duration::from_secs(20));
+    // A lobby that is closed meanwhile ends the wait.
+    let last =
+        owner.post(&chat, json!({"message": "again"})).await.expect(201).data()["id"].clone();
+    let poll = format!("{chat}?lookIntoFuture=1&timeout=30&lastKnownMessageId={last}");
+    let lobby = format!("/room/{room}/webinar/lobby");
+    let (received, ()) = tokio::join!(guest.get(&poll), async {
+        sleep(Duration::from_millis(300)).await;
+        owner.put(&lobby, json!({"state": 1})).await.expect(200);
+    });
+    received.expect(412);
+}
+
+async fn the_call_begins_and_ends(stage: Stage) {
+    let cast = Cast::of(&stage).await;
+    let room = cast.room.as_str();
+    let call = format!("/call/{room}");
+    cast.owner.post(&call, json!({"flags": 3})).await.expect(404);
+    for each in [&cast.owner, &cast.user, &cast.guest] {
+        each.join(room).await;
+    }
+    cast.owner.put(&call, json!({"flags": 3})).await.expect(400);
+    cast.owner.post(&call, json!({"flags": 99})).await.expect(400);
+    cast.owner.post(&call, json!({"flags": 3})).await.expect(200);
+    cast.user.post(&call, json!({"flags": 7})).await.expect(200);
+    cast.guest.post(&call, json!({})).await.expect(200);
+    cast.owner.put(&call, json!({"flags": 1})).await.expect(200);
+    cast.owner.put(&call, json!({"flags": 2})).await.expect(400);
+    let seen = cast.user.get(&format!("/room/{room}")).await.expect(200).data();
+    assert_eq!((&seen["hasCall"], &seen["callFlag"]), (&json!(true), &json!(7)));
+    assert!(seen["callStartTime"].as_i64().unwrap() > 0);
+    let peers = cast.user.get(&call).await.expect(200).data();
+    assert_eq!(peers.as_array().unwrap().len(), 3);
+    // Others than moderators only leave it themselves.
+    cast.user.delete(&call, json!({"all": true})).await.expect(200);
+    let peers = cast.owner.get(&call).await.expect(200).data();
+    assert_eq!(peers.as_array().unwrap().len(), 2);
+    cast.owner.delete(&format!("{call}?all=true"), json!({})).await.expect(200);
+    let seen = cast.guest.get(&format!("/room/{room}")).await.expect(200).data();
+    assert_eq!((&seen["hasCall"], &seen["participantFlags"]), (&json!(false), &json!(0)));
+    cast.user.post(&call, json!({"flags": 1})).await.expect(200);
+    cast.user.delete(&call, json!({})).await.expect(200);
+    let messages = cast.owner.system_messages(room).await;
+    let calls: Vec<&str> =
+        messages.iter().map(String::as_str).filter(|m| m.contains("call")).collect();
+    let expected = [
+        "call_started",
+        "call_joined",
+        "call_joined",
+        "call_left",
+        "call_ended_everyone",
+        "call_started",
+        "call_ended",
+    ];
+    assert_eq!(calls, expected);
+}
+
+/// One of each kind of participant, in a public room.
+struct Cast {
+    room: String,
+    owner: Client,
+    moderator: Client,
+    user: Client,
+    self_joined: Client,
+    guest: Client,
+    guest_moderator: Client,
+}
+
+impl Cast {
+    async fn of(stage: &Stage) -> Self {
+        let owner = stage.user("owner").await;
+        let room = owner.room(3).await;
+        let moderator = stage.user("moderator").await;
+        let user = stage.user("user").await;
+        let self_joined = stage.user("self").await;
+        owner.add(&room, "moderator").await;
+        owner.add(&room, "user").await;
+        let promote = format!("/room/{room}/moderators");
+        let id = owner.attendee_id(&room, "moderator").await;
+        owner.post(&promote, json!({"attendeeId": id})).await.expect(200);
+        let (guest, guest_moderator) = (stage.api.guest(), stage.api.guest());
+        self_joined.join(&room).await;
+        guest.join(&room).await;
+        let id = guest_moderator.join(&room).await["attendeeId"].clone();
+        owner.post(&promote, json!({"attendeeId": id})).await.expect(200);
+        Self { room, owner, moderator, user, self_joined, guest, guest_moderator }
+    }
+
+    fn everybody(&self) -> [&Client; 6] {
+        let Self { owner, moderator, user, self_joined, guest, guest_moderator, .. } = self;
+        [owner, moderator, user, self_joined, guest, guest_moderator]
+    }
+}

@@ -28,7 +28,7 @@ use crate::{
     store::{self, Database, Store, StoreError},
     systemd, telemetry,
     worker::{
-        Bells, Handoff, Intake, Relay, TimerLoop,
+        Handoff, Intake, Relay, TimerLoop,
         housekeeping::{Housekeeping, Retention, Schedules, check_schedule},
     },
 };
@@ -208,17 +208,17 @@ impl Loops<'_> {
             Arc::clone(&left),
         );
         match work {
-            Work::Worker => self.start_worker(handoff, left),
+            Work::Worker => self.start_worker(handoff),
             Work::Api(listener) => self.start_api(listener, Some(handoff), left),
             Work::Both(listener) => {
-                self.start_worker(handoff, Arc::clone(&left));
+                self.start_worker(handoff);
                 self.start_api(listener, None, left);
             }
         }
         self.loops.start("relay", relay.run(self.stop));
     }
 
-    fn start_worker(&mut self, handoff: Handoff, left: Arc<Notify>) {
+    fn start_worker(&mut self, handoff: Handoff) {
         let config = &self.app.config;
         let armed = Arc::new(Notify::new());
         let intake = Intake::new(
@@ -226,7 +226,7 @@ impl Loops<'_> {
             Arc::clone(&self.app.bus),
             Arc::clone(&self.clock),
             Arc::clone(&self.health),
-            Bells { armed: Arc::clone(&armed), left },
+            Arc::clone(&armed),
             config.events.unknown_room_grace,
         );
         let timers = TimerLoop::new(

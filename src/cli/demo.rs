@@ -11,7 +11,10 @@ use clap::Args;
 use lobbyd::{
     app::{App, Work},
     config::Config,
-    domain::{EventId, Lobby, LobbyChanged, LobbyState, Room, RoomToken, RoomUpdated, Version},
+    domain::{
+        EventId, Lobby, LobbyChanged, LobbyState, ROOM_UPDATED, Room, RoomToken, RoomUpdated,
+        Version,
+    },
     events::{Bus, MemoryBus, Message, wire},
     shutdown,
     store::Store,
@@ -74,7 +77,7 @@ impl Demo {
     async fn tell(&self, bus: &MemoryBus, store: &dyn Store) -> anyhow::Result<()> {
         say("lobbyd demo: a SQLite file in a temporary folder, and the in-process event bus.\n")?;
         let token = RoomToken::parse("webinar")?;
-        let mut updates = bus.updates();
+        let mut updates = bus.messages();
 
         make_room(store, &token).await?;
         step(store, "room", "\"Quarterly webinar\" is there, token webinar, no lobby").await?;
@@ -168,7 +171,15 @@ async fn countdown(store: &dyn Store, timer: DateTime<Utc>) -> anyhow::Result<()
 }
 
 async fn await_update(updates: &mut broadcast::Receiver<Message>) -> anyhow::Result<Message> {
-    timeout(PATIENCE, updates.recv()).await.context("no update was published")?.context("bus")
+    let update = async {
+        loop {
+            let message = updates.recv().await.context("bus")?;
+            if message.event_type == ROOM_UPDATED {
+                return Ok(message);
+            }
+        }
+    };
+    timeout(PATIENCE, update).await.context("no update was published")?
 }
 
 /// The demo shows what happened, so it checks that it did.

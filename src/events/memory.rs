@@ -37,9 +37,9 @@ impl MemoryBus {
         Self { queue, deliveries: Arc::new(Mutex::new(deliveries)), listeners }
     }
 
-    /// Hears every event but lobby changes, from now on.
+    /// Hears every message from now on.
     #[must_use]
-    pub fn updates(&self) -> broadcast::Receiver<Message> {
+    pub fn messages(&self) -> broadcast::Receiver<Message> {
         self.listeners.subscribe()
     }
 }
@@ -63,16 +63,15 @@ impl Bus for MemoryBus {
         for message in messages {
             if message.routing_key.starts_with(LOBBY_CHANGES) {
                 self.queue.send(message.body.clone()).map_err(|_closed| BusError::ConsumerEnded)?;
-            } else {
-                // Nobody listening is fine: clients read the room.
-                self.listeners.send(message.clone()).ok();
             }
+            // Nobody listening is fine: clients read the room.
+            self.listeners.send(message.clone()).ok();
         }
         Ok(vec![Confirmation::Confirmed; messages.len()])
     }
 
     async fn listen(&self) -> Result<Box<dyn Listener>> {
-        Ok(Box::new(MemoryListener(self.updates())))
+        Ok(Box::new(MemoryListener(self.messages())))
     }
 
     async fn close(&self) {}
@@ -167,12 +166,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn listeners_hear_room_updates_and_no_lobby_changes() {
+    async fn listeners_hear_everything() {
         let bus = MemoryBus::new();
-        let mut listener = bus.updates();
-        let update = message("room.updated.abc");
-        bus.publish(&[message("lobby.changed.abc"), update.clone()]).await.unwrap();
-        assert_eq!(listener.recv().await.unwrap(), update);
-        assert!(listener.try_recv().is_err());
+        let mut listener = bus.listen().await.unwrap();
+        bus.publish(&[message("lobby.changed.abc"), message("room.updated.abc")]).await.unwrap();
+        assert_eq!(listener.next().await.unwrap(), b"lobby.changed.abc");
+        assert_eq!(listener.next().await.unwrap(), b"room.updated.abc");
+        for _ in 0..=LISTENER_BACKLOG {
+            bus.publish(&[message("room.updated.abc")]).await.unwrap();
+        }
+        assert!(matches!(listener.next().await, Err(BusError::Overrun)));
     }
 }

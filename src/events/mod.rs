@@ -69,7 +69,8 @@ pub trait Bus: Send + Sync + 'static {
     /// Without messages it only makes sure of the connection. An error means that none was sent.
     async fn publish(&self, messages: &[Message]) -> Result<Vec<Confirmation>>;
 
-    /// Hears every room update from now on. Each listener hears each of them.
+    /// Hears every room update, and every lobby change that is on its way to a worker, from now on.
+    /// Each listener hears all of them.
     async fn listen(&self) -> Result<Box<dyn Listener>>;
 
     /// Says goodbye to the broker.

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::domain::{
     EventId, InvalidLobby, InvalidToken, LOBBY_CHANGED, Lobby, LobbyChanged, LobbyData, Outgoing,
-    RoomToken, RoomUpdated, Version,
+    ROOM_UPDATED, RoomToken, RoomUpdated, Version,
 };
 
 /// Media type of the bodies.
@@ -173,11 +173,23 @@ fn lobby_change(data: &LobbyData) -> Result<LobbyChanged, Malformed> {
     })
 }
 
-/// Reads a room update that lobbyd published; `None` if it is none that this version understands.
+/// What a listener hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// A room has changed.
+    Updated(RoomUpdated),
+    /// A change is on its way to a worker.
+    Set(LobbyChanged),
+}
+
+/// Reads what a listener hears; `None` if this version does not understand it.
 #[must_use]
-pub fn parse_room_updated(body: &[u8]) -> Option<RoomUpdated> {
+pub fn parse_heard(body: &[u8]) -> Option<Heard> {
+    if let Ok(change) = parse_lobby_changed(body, None) {
+        return Some(Heard::Set(change));
+    }
     let envelope: Envelope<RoomUpdated> = serde_json::from_slice(body).ok()?;
-    Some(envelope.data)
+    (envelope.r#type == ROOM_UPDATED).then_some(Heard::Updated(envelope.data))
 }
 
 /// Writes a lobby change, made at `time` by the clock of whoever made it.

@@ -1,18 +1,27 @@
 //! Hears the room updates of all processes, so that whoever waits here is answered at once.
 //!
-//! What was missed while nothing was heard is made up for: the rooms in use are compared with the
-//! database each second, and all of them are read anew when the bus is back.
+//! A lobby change of somebody else's is heard on its way to a worker, who applies it without an
+//! announcement; so the room is looked at until the change is there. What was missed while nothing
+//! was heard is made up for: the rooms in use are compared with the database each second, and all of
+//! them are read anew when the bus is back.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Service, live::Live};
 use crate::{
     backoff::Backoff,
     clock::DatabaseClock,
-    events::{Bus, BusError, wire},
+    domain::LobbyChanged,
+    events::{
+        Bus, BusError,
+        wire::{self, Heard},
+    },
     health::{Health, Part},
     store::Database,
     telemetry,
@@ -23,6 +32,12 @@ const DEAF_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The same while updates are heard: then only for what others write by SQL.
 const HEARING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Waits between the looks for a change that is on its way, in milliseconds: a worker needs some.
+const LOOKS: [u64; 8] = [5, 10, 20, 40, 80, 160, 320, 640];
+
+/// Changes on their way that are looked for. What comes beyond is seen by the usual comparison.
+const EXPECTED: usize = 1024;
 
 /// The loop that hears.
 pub struct Updates {
@@ -48,17 +63,19 @@ impl Updates {
 
     /// Runs until `stop`, over as many connections as it takes.
     pub async fn run(self, stop: CancellationToken) {
+        let (expect, expected) = mpsc::channel(EXPECTED);
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.hear() => {}
+            () = self.hear(expect) => {}
+            () = self.look_for(expected) => {}
             () = self.compare_now_and_then() => {}
         }
     }
 
-    async fn hear(&self) {
+    async fn hear(&self, expect: mpsc::Sender<LobbyChanged>) {
         let mut backoff = Backoff::new(Backoff::LOOPS);
         loop {
-            let lost = match self.hear_over_one_connection(&mut backoff).await {
+            let lost = match self.hear_over_one_connection(&mut backoff, &expect).await {
                 Ok(never) => match never {},
                 Err(lost) => telemetry::causes(&lost),
             };
@@ -72,7 +89,8 @@ impl Updates {
     async fn hear_over_one_connection(
         &self,
         backoff: &mut Backoff,
-    ) -> Result<std::convert::Infallible, BusError> {
+        expect: &mpsc::Sender<LobbyChanged>,
+    ) -> Result<Infallible, BusError> {
         let mut listener = self.bus.listen().await?;
         backoff.reset();
         if self.health.works(Part::Listener) {
@@ -81,10 +99,33 @@ impl Updates {
         // What was published before is missed.
         self.live.outdate_all();
         loop {
-            match wire::parse_room_updated(&listener.next().await?) {
-                Some(update) => self.live.hear(&update),
-                None => tracing::warn!("an update was heard that cannot be read"),
+            match wire::parse_heard(&listener.next().await?) {
+                Some(Heard::Updated(update)) => self.live.hear(&update),
+                Some(Heard::Set(change)) if self.live.awaits(&change) => {
+                    expect.try_send(change).ok();
+                }
+                // Of no room in use; or malformed, which the worker says.
+                Some(Heard::Set(_)) | None => {}
             }
+        }
+    }
+
+    /// Looks at the rooms until the changes that are on their way are there, or for a second.
+    async fn look_for(&self, mut expected: mpsc::Receiver<LobbyChanged>) {
+        let mut changes = Vec::new();
+        while expected.recv_many(&mut changes, EXPECTED).await > 0 {
+            for wait in LOOKS {
+                sleep(Duration::from_millis(wait)).await;
+                self.compare().await;
+                while let Ok(change) = expected.try_recv() {
+                    changes.push(change);
+                }
+                changes.retain(|change| self.live.awaits(change));
+                if changes.is_empty() {
+                    break;
+                }
+            }
+            changes.clear();
         }
     }
 

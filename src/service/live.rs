@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use crate::{
-    domain::{Actor, Attendee, Reason, Room, RoomToken, RoomUpdated, Version},
+    domain::{Actor, Attendee, LobbyChanged, Reason, Room, RoomToken, RoomUpdated, Version},
     store::{self, Conversation, Database},
 };
 
@@ -193,6 +193,16 @@ impl Live {
             // Still under the lock: a part that is being read now is not kept then.
             advance(&entry.generation);
         }
+    }
+
+    /// Whether a lobby change that is on its way to a worker will make a room old that is in use.
+    pub(super) fn awaits(&self, change: &LobbyChanged) -> bool {
+        let entry = locked(&self.rooms).get(&change.token).cloned();
+        let reading = entry.and_then(|entry| locked(&entry.reading).clone());
+        reading.is_some_and(|(_, shared)| {
+            let known = shared.conversation.room.version;
+            change.version.is_none_or(|version| version > known)
+        })
     }
 
     /// A participant has read messages: nobody else has to know.

@@ -100,7 +100,8 @@ where
                     Decision::Set(version) => {
                         let now = instant_from_millis(received.milliseconds())?;
                         let effects = lobby_effects(&room, change.lobby, version, now);
-                        session.write(&room, &effects, &Author::system(), now).await?;
+                        // Whoever sent the event tells its clients.
+                        session.write_rows(&room, &effects, &Author::system(), now).await?;
                         Applied::Set { replaced: room.lobby.scheduled() }
                     }
                 }

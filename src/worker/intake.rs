@@ -37,22 +37,14 @@ pub struct Intake {
     bus: Arc<dyn Bus>,
     clock: Arc<DatabaseClock>,
     health: Arc<Health>,
-    bells: Bells,
+    /// Rung when a timer was armed.
+    armed: Arc<Notify>,
     /// How long an event waits for its room.
     unknown_room_grace: Duration,
     /// The last instant of receipt that was given out.
     received: Mutex<Version>,
     /// One retry at a time, so that many unknown rooms do not take all the connections.
     retries: Semaphore,
-}
-
-/// What the intake rings, so that others look earlier.
-#[derive(Debug)]
-pub struct Bells {
-    /// When a timer was armed, for the timer loop.
-    pub armed: Arc<Notify>,
-    /// When an announcement was stored, for the relay.
-    pub left: Arc<Notify>,
 }
 
 /// What is to be done with a delivery.
@@ -72,19 +64,19 @@ enum Aside {
 }
 
 impl Intake {
-    /// Takes in changes from `bus`.
+    /// Takes in changes from `bus`, and rings `armed` when the timer loop should look earlier.
     #[must_use]
     pub fn new(
         store: Arc<dyn Store>,
         bus: Arc<dyn Bus>,
         clock: Arc<DatabaseClock>,
         health: Arc<Health>,
-        bells: Bells,
+        armed: Arc<Notify>,
         unknown_room_grace: Duration,
     ) -> Self {
         let received = Mutex::new(Version::ZERO);
         let retries = Semaphore::new(1);
-        Self { store, bus, clock, health, bells, unknown_room_grace, received, retries }
+        Self { store, bus, clock, health, armed, unknown_room_grace, received, retries }
     }
 
     /// Runs until `stop`, over as many connections as it takes. What is not settled then is
@@ -224,9 +216,8 @@ impl Intake {
                     timer.due_at = lobby.timer.map(tracing::field::display),
                     "lobby set"
                 );
-                self.bells.left.notify_one();
                 if lobby.scheduled().is_some() {
-                    self.bells.armed.notify_one();
+                    self.armed.notify_one();
                 }
                 Verdict::Ack
             }
@@ -234,7 +225,7 @@ impl Intake {
                 count("stale");
                 tracing::info!(room.token = %room, version, "stale event changes nothing");
                 // The timer loop passes over a row that is locked, as this one was.
-                self.bells.armed.notify_one();
+                self.armed.notify_one();
                 Verdict::Ack
             }
             Applied::NoLobby => {

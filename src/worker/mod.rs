@@ -10,6 +10,6 @@ mod intake;
 mod relay;
 mod timers;
 
-pub use intake::{Bells, Intake};
+pub use intake::Intake;
 pub use relay::{Handoff, Relay};
 pub use timers::TimerLoop;

@@ -50,6 +50,9 @@ fn each_library_is_known_in_one_place() {
         ("sqlx::", ["store/"].as_slice()),
         ("lapin::", &["events/amqp/"]),
         ("axum::", &["http/"]),
+        ("utoipa", &["http/api/"]),
+        ("quick_xml", &["http/api/ocs.rs"]),
+        ("argon2", &["accounts/passwords.rs"]),
         ("tokio_cron_scheduler", &["worker/housekeeping.rs", "telemetry.rs"]),
         ("sd_notify", &["systemd.rs"]),
         (
@@ -77,6 +80,8 @@ fn nobody_imports_against_the_order() {
         ("store/", &["events", "worker", "http", "app", "config"]),
         ("events/", &["store", "worker", "http", "app", "config"]),
         ("worker/", &["http", "app", "config"]),
+        ("accounts/", &["service", "events", "worker", "http", "app", "config"]),
+        ("service/", &["worker", "http", "app", "config"]),
         ("http/", &["store", "events", "worker", "app", "config"]),
     ] {
         for (name, text) in sources().into_iter().filter(|(name, _)| name.starts_with(module)) {

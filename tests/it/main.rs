@@ -1,8 +1,8 @@
 //! The integration tests: one binary, one harness, real servers.
 //!
 //! One file per subject. `store_contract` runs each promise of the store on every database;
-//! `chain`, `crash` and `outage` run the real program against real servers; `clients` drives its
-//! HTTP API with programs that others wrote; the rest looks at the program and the repository from
+//! `chain`, `crash` and `outage` run the real program against real servers; `webinar`,
+//! `polling` and `front` use its HTTP API, and `clients` does so with programs that others wrote; the rest looks at the program and the repository from
 //! outside.
 
 #![expect(
@@ -35,10 +35,12 @@ macro_rules! on_every_database {
 mod chain;
 mod clients;
 mod crash;
+mod harness;
 mod house_rules;
 mod lifecycle;
 mod migrations;
 mod outage;
+mod polling;
 mod race;
 mod store_contract;
 mod support;

@@ -299,7 +299,7 @@ async fn strangers_need_the_password(stage: Stage) {
     let stranger = stage.user("stranger").await;
     let room = owner.room(3).await;
     let password = format!("/room/{room}/password");
-    stranger.put(&password, json!({"password": "x"})).await.expect(403);
+    stranger.put(&password, json!({"password": "x"})).await.expect(404);
     owner.put(&password, json!({"password": "let me in"})).await.expect(200);
     let guest = stage.api.guest();
     let active = format!("/room/{room}/participants/active");

@@ -75,8 +75,8 @@ pub(super) async fn declare(connection: &Connection, options: &Options) -> Resul
     answered("close a channel", channel.close(super::REPLY_SUCCESS, "declared".into())).await
 }
 
-/// Declares a queue of this one connection that hears every room update, and returns its name. It
-/// goes with the connection.
+/// Declares a queue of this one connection that hears every room update and lobby change, and
+/// returns its name. It goes with the connection.
 pub(super) async fn declare_listener(channel: &Channel, options: &Options) -> Result<String> {
     // Under the prefix that the permissions of a first installation cover.
     let name = format!("{}.api.{}", options.exchange, uuid::Uuid::new_v4());
@@ -86,15 +86,17 @@ pub(super) async fn declare_listener(channel: &Channel, options: &Options) -> Re
         ..QueueDeclareOptions::default()
     };
     let declaring = channel.queue_declare(name.as_str().into(), own, FieldTable::default());
-    answered("declare a queue for room updates", declaring).await?;
-    let binding = channel.queue_bind(
-        name.as_str().into(),
-        options.exchange.as_str().into(),
-        ROOM_UPDATES.into(),
-        QueueBindOptions::default(),
-        FieldTable::default(),
-    );
-    answered("bind the queue for room updates", binding).await?;
+    answered("declare a queue to listen", declaring).await?;
+    for key in [ROOM_UPDATES, LOBBY_CHANGES] {
+        let binding = channel.queue_bind(
+            name.as_str().into(),
+            options.exchange.as_str().into(),
+            key.into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
+        answered("bind the queue to listen", binding).await?;
+    }
     Ok(name)
 }
 

@@ -13,10 +13,8 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use quick_xml::{
-    Writer,
-    events::{BytesDecl, BytesText, Event},
-};
+use quick_xml::Writer;
+use quick_xml::events::{BytesDecl, BytesText, Event};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;

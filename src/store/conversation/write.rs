@@ -43,7 +43,7 @@ impl Author {
 }
 
 /// What was written besides the rows of room and attendees.
-pub(in crate::store) struct Written {
+pub(super) struct Written {
     /// The announcement that is in the outbox now.
     pub(super) update: Option<RoomUpdated>,
     /// What somebody said.
@@ -62,8 +62,9 @@ where
     usize: ColumnIndex<D::Row>,
     for<'n> &'n str: ColumnIndex<D::Row>,
 {
-    /// Writes what a rule decided about the room, which is locked and was read as `before`.
-    pub(in crate::store) async fn write(
+    /// Writes what a rule decided about the room, which is locked and was read as `before`, and what
+    /// is announced about it.
+    pub(super) async fn write(
         &mut self,
         before: &Room,
         effects: &Effects,
@@ -73,33 +74,8 @@ where
         let Some(notice) = &effects.notice else {
             return Ok(Written { update: None, message: None });
         };
+        let message = self.write_rows(before, effects, author, now).await?;
         let room = &effects.room;
-        if effects.gone {
-            self.delete_room(room.id).await?;
-        } else {
-            // The attendees first: whether there is a call depends on them.
-            match &effects.person {
-                Some(Person::New(attendee)) => self.insert_attendee(room.id, attendee).await?,
-                Some(Person::Changed(attendee)) => self.update_attendee(attendee).await?,
-                Some(Person::Gone(attendee)) => {
-                    let delete = sqlx::query(D::shared().delete_attendee).bind(attendee.id.0);
-                    matched(self.execute(delete).await?, 1, "lobbyd_attendees")?;
-                }
-                None => {}
-            }
-            match effects.bulk {
-                Some(bulk) => self.change_many(room.id, bulk).await?,
-                None => {}
-            }
-            self.write_room(before, room).await?;
-        }
-        let message = match &effects.said {
-            Some(said) => Some(self.say(room, effects, author, said, now).await?),
-            None => None,
-        };
-        if notice.in_chat && !effects.gone {
-            self.tell_chat(room.id, notice, author, now).await?;
-        }
         let about = notice.about.as_ref().map(|(actor, _name)| actor.clone());
         let update = RoomUpdated::of(room, notice.reason, about);
         let mut events = vec![event(ROOM_UPDATED, room, json(&update), now)];
@@ -109,6 +85,42 @@ where
         }
         self.insert_outbox(&events, now).await?;
         Ok(Written { update: Some(update), message })
+    }
+
+    /// The same, without an announcement. Returns what somebody said.
+    pub(in crate::store) async fn write_rows(
+        &mut self,
+        before: &Room,
+        effects: &Effects,
+        author: &Author,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Message>> {
+        let room = &effects.room;
+        if effects.gone {
+            self.delete_room(room.id).await?;
+            return Ok(None);
+        }
+        // The attendees first: whether there is a call depends on them.
+        match &effects.person {
+            Some(Person::New(attendee)) => self.insert_attendee(room.id, attendee).await?,
+            Some(Person::Changed(attendee)) => self.update_attendee(attendee).await?,
+            Some(Person::Gone(attendee)) => {
+                let delete = sqlx::query(D::shared().delete_attendee).bind(attendee.id.0);
+                matched(self.execute(delete).await?, 1, "lobbyd_attendees")?;
+            }
+            None => {}
+        }
+        if let Some(bulk) = effects.bulk {
+            self.change_many(room.id, bulk).await?;
+        }
+        self.write_room(before, room).await?;
+        if let Some(notice) = effects.notice.as_ref().filter(|notice| notice.in_chat) {
+            self.tell_chat(room.id, notice, author, now).await?;
+        }
+        match &effects.said {
+            Some(said) => self.say(room, effects, author, said, now).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Writes events that may be claimed from `available_at` on.

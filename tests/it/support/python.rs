@@ -7,11 +7,11 @@ use std::{
 
 use super::server::folder;
 
-/// Bound of a program's time in seconds. Each has shorter ones of its own; this one is for the case
-/// that they fail.
+/// Bound of a program's time in seconds. Each bounds its own requests and waits; this one is for the
+/// case that they fail.
 const LIMIT: &str = "300";
 
-/// Runs a script of tests/clients that uses nc_py_api, a client library of Nextcloud.
+/// Runs a script of tests/clients that uses `nc_py_api`, a client library of Nextcloud.
 pub fn run(script: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = program("nc-py-api/bin/python");
     command.arg(clients().join(script)).args(arguments).envs(environment.iter().copied());

@@ -67,6 +67,13 @@ impl Site {
         Daemon::start_ready(&self.settings).await
     }
 
+    /// A process of the HTTP API alone.
+    pub async fn api(&self) -> Daemon {
+        let api = Daemon::start_as("api", &self.settings);
+        api.ready().await;
+        api
+    }
+
     /// The end of every story: waits until every room is open and every event confirmed, and checks
     /// that this many rooms were each opened by one reset, not early, and that each reset was
     /// announced.

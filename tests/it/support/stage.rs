@@ -9,7 +9,7 @@ use super::{
 };
 
 /// Everybody's password.
-const PASSWORD: &str = "correct horse";
+pub const PASSWORD: &str = "correct horse";
 
 pub struct Stage {
     pub database: Database,
@@ -38,10 +38,6 @@ impl Stage {
         self.daemon = Daemon::start_as("run", &self.settings);
         self.daemon.ready().await;
         self.api = Api::new(self.daemon.http_port);
-    }
-
-    pub fn daemon(&mut self) -> &mut Daemon {
-        &mut self.daemon
     }
 
     pub fn log(&self) -> String {

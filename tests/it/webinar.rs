@@ -508,9 +508,7 @@ async fn participants_come_rise_fall_and_go(stage: Stage) {
     guest.get(&format!("/chat/{room}?lookIntoFuture=0")).await.expect(404);
     owner.delete(&format!("/room/{room}/participants/self"), json!({})).await.expect(200);
     owner.get(&people).await.expect(404);
-    // With its last user the room goes.
-    user.delete(&format!("/room/{room}/participants/self"), json!({})).await.expect(200);
-    user.get(&format!("/room/{room}")).await.expect(404);
+    user.delete(&format!("/room/{room}/participants/self"), json!({})).await.expect(400);
 }
 
 async fn a_room_of_two_is_one_room(stage: Stage) {
@@ -531,6 +529,10 @@ async fn a_room_of_two_is_one_room(stage: Stage) {
     one.get(&format!("/room/{room}")).await.expect(404);
     one.post("/room", make("other")).await.expect(200);
     one.get(&format!("/room/{room}")).await.expect(200);
+    for each in [&one, &other] {
+        each.delete(&format!("/room/{room}/participants/self"), json!({})).await.expect(200);
+    }
+    assert_eq!(stage.database.number("SELECT count(*) FROM lobbyd_rooms").await, 0);
 }
 
 async fn the_chat_keeps_what_was_said(stage: Stage) {

@@ -47,12 +47,13 @@ pub(super) fn remove_self(scene: &Scene<'_>) -> Result<Effects, Refusal> {
     if !me.actor.is_user() {
         return Ok(gone);
     }
-    if scene.census.users == 0 {
+    let of_two = scene.room.room_type == Room::ONE_TO_ONE;
+    if of_two && scene.census.users == 0 {
         let notice = Notice::of(Reason::ConversationDeleted);
         return Ok(Effects::of(scene.room.clone(), notice).gone());
     }
     let last = me.participant_type.is_moderator() && scene.census.moderators == 0;
-    if last && scene.room.room_type != Room::ONE_TO_ONE {
+    if last && !of_two {
         return Err(invalid("last-moderator", "promote somebody before the last moderator goes"));
     }
     Ok(gone)

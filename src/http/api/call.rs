@@ -21,7 +21,7 @@ const USUAL_FLAGS: i64 = 7;
     get, path = "/ocs/v2.php/apps/spreed/api/v4/call/{token}", tag = "call",
     operation_id = "listPeers", params(("token" = String, Path, description = "The room")),
     responses(
-        (status = 200, description = "The participants of the call", body = Ocs<Vec<PeerShape>>),
+        (status = 200, description = "The participants of the call", body = inline(Ocs<Vec<PeerShape>>)),
         (status = 404, description = "No such room for this participant"),
         (status = 412, description = "Wait in the lobby"),
     )
@@ -47,7 +47,7 @@ pub(super) struct JoinCall {
     operation_id = "joinCall", params(("token" = String, Path, description = "The room")),
     request_body = JoinCall,
     responses(
-        (status = 200, description = "In the call", body = Ocs<Vec<String>>),
+        (status = 200, description = "In the call", body = inline(Ocs<Vec<String>>)),
         (status = 400, description = "The flags mean nothing"),
         (status = 403, description = "No permission to start or join"),
         (status = 404, description = "No such room for this participant, or not joined"),
@@ -79,7 +79,7 @@ pub(super) struct UpdateCall {
     operation_id = "updateCall", params(("token" = String, Path, description = "The room")),
     request_body = UpdateCall,
     responses(
-        (status = 200, description = "Updated", body = Ocs<Vec<String>>),
+        (status = 200, description = "Updated", body = inline(Ocs<Vec<String>>)),
         (status = 400, description = "Not in the call, or the flags mean nothing"),
         (status = 404, description = "No such room for this participant, or not joined"),
         (status = 412, description = "Wait in the lobby"),
@@ -110,7 +110,7 @@ pub(super) struct LeaveCall {
     operation_id = "leaveCall",
     params(("token" = String, Path, description = "The room"), LeaveCall),
     responses(
-        (status = 200, description = "Left", body = Ocs<Vec<String>>),
+        (status = 200, description = "Left", body = inline(Ocs<Vec<String>>)),
         (status = 404, description = "No such room for this participant, or not joined"),
     )
 )]

@@ -76,7 +76,7 @@ fn one() -> i64 {
     operation_id = "receiveMessages",
     params(("token" = String, Path, description = "The room"), Receive),
     responses(
-        (status = 200, description = "The messages", body = Ocs<Vec<MessageShape>>),
+        (status = 200, description = "The messages", body = inline(Ocs<Vec<MessageShape>>)),
         (status = 304, description = "There are none"),
         (status = 404, description = "No such room for this participant"),
         (status = 412, description = "Wait in the lobby"),
@@ -137,7 +137,7 @@ pub(super) struct Send {
     operation_id = "sendMessage", params(("token" = String, Path, description = "The room")),
     request_body = Send,
     responses(
-        (status = 201, description = "The message", body = Ocs<MessageShape>),
+        (status = 201, description = "The message", body = inline(Ocs<MessageShape>)),
         (status = 400, description = "It says nothing, or answers what is not there"),
         (status = 403, description = "No permission to chat"),
         (status = 404, description = "No such room for this participant"),

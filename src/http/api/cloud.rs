@@ -143,7 +143,7 @@ pub(super) fn talk_hash(sip: &Sip) -> String {
 /// What this server can do
 #[utoipa::path(
     get, path = "/ocs/v2.php/cloud/capabilities", tag = "server", operation_id = "getCapabilities",
-    responses((status = 200, description = "The capabilities", body = Ocs<Server>))
+    responses((status = 200, description = "The capabilities", body = inline(Ocs<Server>)))
 )]
 pub(super) async fn capabilities(State(api): State<Api>, asker: Asker) -> Answer {
     let is_user = asker.actor().is_some_and(|actor| actor.is_user());
@@ -154,7 +154,7 @@ pub(super) async fn capabilities(State(api): State<Api>, asker: Asker) -> Answer
 #[utoipa::path(
     get, path = "/ocs/v1.php/cloud/capabilities", tag = "server",
     operation_id = "getCapabilitiesFirstVersion",
-    responses((status = 200, description = "The capabilities", body = Ocs<Server>))
+    responses((status = 200, description = "The capabilities", body = inline(Ocs<Server>)))
 )]
 pub(super) async fn capabilities_first_version(api: State<Api>, asker: Asker) -> Answer {
     capabilities(api, asker).await
@@ -175,7 +175,7 @@ pub(super) struct Account {
 /// Who one is
 #[utoipa::path(
     get, path = "/ocs/v2.php/cloud/user", tag = "server", operation_id = "getUser",
-    responses((status = 200, description = "The user", body = Ocs<Account>))
+    responses((status = 200, description = "The user", body = inline(Ocs<Account>)))
 )]
 pub(super) async fn user(LoggedIn(caller): LoggedIn) -> Answer {
     Ok(Reply::ok(Account {
@@ -189,7 +189,7 @@ pub(super) async fn user(LoggedIn(caller): LoggedIn) -> Answer {
 /// Who one is, in the first version of OCS
 #[utoipa::path(
     get, path = "/ocs/v1.php/cloud/user", tag = "server", operation_id = "getUserFirstVersion",
-    responses((status = 200, description = "The user", body = Ocs<Account>))
+    responses((status = 200, description = "The user", body = inline(Ocs<Account>)))
 )]
 pub(super) async fn user_first_version(user_of: LoggedIn) -> Answer {
     user(user_of).await

@@ -203,6 +203,8 @@ pub(super) fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
 /// The envelope, as the document describes it.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Ocs<T> {
+    // Inline, because the name of a generic type's schema does not tell one list from another.
+    #[schema(inline)]
     ocs: Envelope<T>,
 }
 

@@ -24,7 +24,7 @@ use crate::domain::{
     get, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/participants", tag = "participants",
     operation_id = "listParticipants", params(("token" = String, Path, description = "The room")),
     responses(
-        (status = 200, description = "The participants", body = Ocs<Vec<ParticipantShape>>),
+        (status = 200, description = "The participants", body = inline(Ocs<Vec<ParticipantShape>>)),
         (status = 403, description = "Guests do not see the list"),
         (status = 404, description = "No such room for this participant"),
         (status = 412, description = "Wait in the lobby"),
@@ -67,7 +67,7 @@ fn users() -> String {
     operation_id = "addParticipant", params(("token" = String, Path, description = "The room")),
     request_body = AddParticipant,
     responses(
-        (status = 200, description = "The user takes part", body = Ocs<Vec<String>>),
+        (status = 200, description = "The user takes part", body = inline(Ocs<Vec<String>>)),
         (status = 400, description = "Another source than users, or a room of two"),
         (status = 403, description = "Not a moderator"),
         (status = 404, description = "No such room for this participant, or no such user"),
@@ -117,7 +117,7 @@ fn yes() -> bool {
     params(("token" = String, Path, description = "The room")),
     request_body = Join,
     responses(
-        (status = 200, description = "The room", body = Ocs<RoomShape>),
+        (status = 200, description = "The room", body = inline(Ocs<RoomShape>)),
         (status = 403, description = "The password does not fit"),
         (status = 404, description = "No such room for this participant"),
         (status = 409, description = "There is a session, and force is false"),
@@ -153,7 +153,7 @@ pub(super) async fn join(
     tag = "participants", operation_id = "leaveRoom",
     params(("token" = String, Path, description = "The room")),
     responses(
-        (status = 200, description = "Left", body = Ocs<Vec<String>>),
+        (status = 200, description = "Left", body = inline(Ocs<Vec<String>>)),
         (status = 404, description = "No such room for this participant"),
     )
 )]
@@ -164,13 +164,13 @@ pub(super) async fn leave(State(api): State<Api>, asker: Asker, Token(token): To
 
 /// Take no part in a room any more
 ///
-/// With its last user the room goes.
+/// With the last one of two the room goes.
 #[utoipa::path(
     delete, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/participants/self",
     tag = "participants", operation_id = "removeSelf",
     params(("token" = String, Path, description = "The room")),
     responses(
-        (status = 200, description = "Removed", body = Ocs<Vec<String>>),
+        (status = 200, description = "Removed", body = inline(Ocs<Vec<String>>)),
         (status = 400, description = "The last moderator promotes somebody first"),
         (status = 404, description = "No such room for this participant"),
     )
@@ -200,7 +200,7 @@ pub(super) struct Whom {
     operation_id = "removeAttendee",
     params(("token" = String, Path, description = "The room"), Whom),
     responses(
-        (status = 200, description = "Removed", body = Ocs<Vec<String>>),
+        (status = 200, description = "Removed", body = inline(Ocs<Vec<String>>)),
         (status = 400, description = "A room of two, or oneself as the last moderator"),
         (status = 403, description = "Not a moderator, or the other one is an owner"),
         (status = 404, description = "No such room for this participant, or no such attendee"),
@@ -223,7 +223,7 @@ pub(super) async fn remove(
     operation_id = "promote", params(("token" = String, Path, description = "The room")),
     request_body = Whom,
     responses(
-        (status = 200, description = "Promoted", body = Ocs<Vec<String>>),
+        (status = 200, description = "Promoted", body = inline(Ocs<Vec<String>>)),
         (status = 400, description = "A moderator already"),
         (status = 403, description = "Not a moderator"),
         (status = 404, description = "No such room for this participant, or no such attendee"),
@@ -246,7 +246,7 @@ pub(super) async fn promote(
     operation_id = "demote",
     params(("token" = String, Path, description = "The room"), Whom),
     responses(
-        (status = 200, description = "Demoted", body = Ocs<Vec<String>>),
+        (status = 200, description = "Demoted", body = inline(Ocs<Vec<String>>)),
         (status = 400, description = "No moderator, or an owner"),
         (status = 403, description = "Not a moderator, or oneself"),
         (status = 404, description = "No such room for this participant, or no such attendee"),
@@ -292,7 +292,7 @@ fn set() -> String {
     params(("token" = String, Path, description = "The room")),
     request_body = SetPermissions,
     responses(
-        (status = 200, description = "Given", body = Ocs<Vec<String>>),
+        (status = 200, description = "Given", body = inline(Ocs<Vec<String>>)),
         (status = 400, description = "Mode or permissions mean nothing, or the attendee is a moderator"),
         (status = 403, description = "Not a moderator"),
         (status = 404, description = "No such room for this participant, or no such attendee"),
@@ -332,7 +332,7 @@ pub(super) struct NameSelf {
     operation_id = "nameGuest", params(("token" = String, Path, description = "The room")),
     request_body = NameSelf,
     responses(
-        (status = 200, description = "Named", body = Ocs<Vec<String>>),
+        (status = 200, description = "Named", body = inline(Ocs<Vec<String>>)),
         (status = 400, description = "The name is too long"),
         (status = 403, description = "Not a guest"),
         (status = 404, description = "No such room for this participant"),

@@ -66,7 +66,7 @@ pub(super) struct ListRooms {
     get, path = "/ocs/v2.php/apps/spreed/api/v4/room", tag = "rooms", operation_id = "listRooms",
     params(ListRooms),
     responses(
-        (status = 200, description = "The rooms", body = Ocs<Vec<RoomShape>>),
+        (status = 200, description = "The rooms", body = inline(Ocs<Vec<RoomShape>>)),
         (status = 304, description = "They look as before"),
     )
 )]
@@ -111,7 +111,7 @@ fn modified(views: &[View], since: i64) -> Vec<View> {
     get, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}", tag = "rooms",
     operation_id = "getRoom", params(("token" = String, Path, description = "The room")),
     responses(
-        (status = 200, description = "The room", body = Ocs<RoomShape>),
+        (status = 200, description = "The room", body = inline(Ocs<RoomShape>)),
         (status = 304, description = "It looks as before"),
         (status = 404, description = "No such room for this participant"),
     )
@@ -176,8 +176,8 @@ pub(super) struct CreateRoom {
     post, path = "/ocs/v2.php/apps/spreed/api/v4/room", tag = "rooms", operation_id = "createRoom",
     request_body = CreateRoom,
     responses(
-        (status = 200, description = "The room of two that is there", body = Ocs<RoomShape>),
-        (status = 201, description = "The new room", body = Ocs<RoomShape>),
+        (status = 200, description = "The room of two that is there", body = inline(Ocs<RoomShape>)),
+        (status = 201, description = "The new room", body = inline(Ocs<RoomShape>)),
         (status = 400, description = "Type, name, object, password or lobby cannot be used"),
         (status = 404, description = "No such user to invite"),
     )
@@ -317,7 +317,7 @@ pub(super) struct Rename {
     operation_id = "renameRoom", params(("token" = String, Path, description = "The room")),
     request_body = Rename,
     responses(
-        (status = 200, description = "Renamed", body = Ocs<Vec<String>>),
+        (status = 200, description = "Renamed", body = inline(Ocs<Vec<String>>)),
         (status = 400, description = "The name is empty or too long, or this is a room of two"),
         (status = 403, description = "Not a moderator"),
         (status = 404, description = "No such room for this participant"),
@@ -338,7 +338,7 @@ pub(super) async fn rename(
     delete, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}", tag = "rooms",
     operation_id = "deleteRoom", params(("token" = String, Path, description = "The room")),
     responses(
-        (status = 200, description = "Deleted", body = Ocs<Vec<String>>),
+        (status = 200, description = "Deleted", body = inline(Ocs<Vec<String>>)),
         (status = 400, description = "A room of two cannot be deleted, only left"),
         (status = 403, description = "Not a moderator"),
         (status = 404, description = "No such room for this participant"),
@@ -363,7 +363,7 @@ pub(super) struct Describe {
     operation_id = "describeRoom", params(("token" = String, Path, description = "The room")),
     request_body = Describe,
     responses(
-        (status = 200, description = "Described", body = Ocs<Vec<String>>),
+        (status = 200, description = "Described", body = inline(Ocs<Vec<String>>)),
         (status = 400, description = "The text is too long, or this is a room of two"),
         (status = 403, description = "Not a moderator"),
         (status = 404, description = "No such room for this participant"),
@@ -393,7 +393,7 @@ pub(super) struct SetPassword {
     operation_id = "setPassword", params(("token" = String, Path, description = "The room")),
     request_body = SetPassword,
     responses(
-        (status = 200, description = "Set", body = Ocs<Vec<String>>),
+        (status = 200, description = "Set", body = inline(Ocs<Vec<String>>)),
         (status = 400, description = "The password is too long"),
         (status = 403, description = "Not a moderator, or not a public room"),
         (status = 404, description = "No such room for this participant"),
@@ -421,7 +421,7 @@ pub(super) async fn set_password(
     post, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/public", tag = "rooms",
     operation_id = "allowGuests", params(("token" = String, Path, description = "The room")),
     responses(
-        (status = 200, description = "It is public now", body = Ocs<Vec<String>>),
+        (status = 200, description = "It is public now", body = inline(Ocs<Vec<String>>)),
         (status = 400, description = "Not a group room"),
         (status = 403, description = "Not a moderator"),
         (status = 404, description = "No such room for this participant"),
@@ -441,7 +441,7 @@ pub(super) async fn allow_guests(
     delete, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/public", tag = "rooms",
     operation_id = "disallowGuests", params(("token" = String, Path, description = "The room")),
     responses(
-        (status = 200, description = "It is a group room now", body = Ocs<Vec<String>>),
+        (status = 200, description = "It is a group room now", body = inline(Ocs<Vec<String>>)),
         (status = 400, description = "Not a public room"),
         (status = 403, description = "Not a moderator"),
         (status = 404, description = "No such room for this participant"),

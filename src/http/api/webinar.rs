@@ -33,7 +33,7 @@ pub(super) struct SetLobby {
     operation_id = "setLobby", params(("token" = String, Path, description = "The room")),
     request_body = SetLobby,
     responses(
-        (status = 200, description = "The room", body = Ocs<RoomShape>),
+        (status = 200, description = "The room", body = inline(Ocs<RoomShape>)),
         (status = 400, description = "The room cannot have a lobby, or state or timer mean nothing"),
         (status = 403, description = "Not a moderator"),
         (status = 404, description = "No such room for this participant"),
@@ -64,7 +64,7 @@ pub(super) struct SetSip {
     operation_id = "setSip", params(("token" = String, Path, description = "The room")),
     request_body = SetSip,
     responses(
-        (status = 200, description = "The room", body = Ocs<RoomShape>),
+        (status = 200, description = "The room", body = inline(Ocs<RoomShape>)),
         (status = 400, description = "The state means nothing or is the same, or the room cannot have a dial-in"),
         (status = 403, description = "Not a moderator"),
         (status = 404, description = "No such room for this participant"),

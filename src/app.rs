@@ -120,7 +120,7 @@ impl App {
         };
         if let Some(clock) = clock {
             let clock = Arc::new(clock);
-            Loops { app: &self, loops: &mut loops, health, clock, stop }.start(work);
+            Loops { app: &self, supervisor: &mut loops, health, clock, stop }.start(work);
         }
         let verdict = loops.run(self.config.shutdown.grace).await;
         tokio::join!(self.bus.close(), self.database.close());
@@ -190,7 +190,7 @@ impl Work {
 /// The loops of a process that has reached its database, and what they share.
 struct Loops<'a> {
     app: &'a App,
-    loops: &'a mut Supervisor,
+    supervisor: &'a mut Supervisor,
     health: Arc<Health>,
     clock: Arc<DatabaseClock>,
     stop: CancellationToken,
@@ -215,7 +215,7 @@ impl Loops<'_> {
                 self.start_api(listener, None, left);
             }
         }
-        self.loops.start("relay", relay.run(self.stop));
+        self.supervisor.start("relay", relay.run(self.stop));
     }
 
     fn start_worker(&mut self, handoff: Handoff) {
@@ -245,9 +245,10 @@ impl Loops<'_> {
             gauges: config.housekeeping.gauges.clone(),
             summary: config.housekeeping.summary.clone(),
         };
-        self.loops.start("timer loop", timers.run(self.stop.clone()));
-        self.loops.start("intake", intake.run(self.stop.clone()));
-        self.loops.start_fallible("housekeeping", housekeeping.run(schedules, self.stop.clone()));
+        self.supervisor.start("timer loop", timers.run(self.stop.clone()));
+        self.supervisor.start("intake", intake.run(self.stop.clone()));
+        self.supervisor
+            .start_fallible("housekeeping", housekeeping.run(schedules, self.stop.clone()));
     }
 
     /// Where there is no timer loop the API holds the handoff: its end tells the relay that nothing
@@ -265,7 +266,7 @@ impl Loops<'_> {
         let service = Service::new(self.app.database(), clock, passwords, sip, left);
         let bus = Arc::clone(&self.app.bus);
         let updates = Updates::new(&service, bus, Arc::clone(&self.health));
-        self.loops.start("listener for updates", updates.run(self.stop.clone()));
+        self.supervisor.start("listener for updates", updates.run(self.stop.clone()));
         let limits = Limits {
             connections: http.max_connections.get(),
             per_address: http.max_connections_per_address.get(),
@@ -274,7 +275,7 @@ impl Loops<'_> {
         let proxies = self.app.proxies.clone();
         let front = Front { service: Arc::new(service), accounts: Arc::new(accounts), proxies };
         let stop = self.stop.clone();
-        self.loops.start_fallible("HTTP API", async move {
+        self.supervisor.start_fallible("HTTP API", async move {
             let served = http::api::serve(listener, front, limits, stop).await;
             drop(handoff);
             served

@@ -276,6 +276,10 @@ impl Room {
     }
 
     /// The name of a room of two users.
+    ///
+    /// # Panics
+    ///
+    /// Never: texts can be written as JSON.
     #[must_use]
     pub fn name_of_two(one: &str, other: &str) -> String {
         let pair = if one < other { [one, other] } else { [other, one] };

@@ -268,14 +268,10 @@ impl Live {
 
     fn entry(&self, token: &RoomToken) -> Arc<Entry> {
         let mut rooms = locked(&self.rooms);
-        let entry = match rooms.get(token) {
-            Some(entry) => Arc::clone(entry),
-            None => {
-                let entry = Arc::new(Entry::new(token.clone()));
-                rooms.insert(token.clone(), Arc::clone(&entry));
-                entry
-            }
-        };
+        let entry = rooms
+            .entry(token.clone())
+            .or_insert_with(|| Arc::new(Entry::new(token.clone())))
+            .clone();
         entry.idle.store(0, Ordering::Relaxed);
         entry
     }

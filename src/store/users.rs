@@ -1,7 +1,10 @@
 //! The users of this server.
 
 use async_trait::async_trait;
-use sqlx::{ColumnIndex, Decode, Encode, Executor, IntoArguments, Type, migrate::Migrate};
+use sqlx::{
+    ColumnIndex, Decode, Encode, Executor, IntoArguments, Type, error::DatabaseError,
+    migrate::Migrate,
+};
 
 use super::{
     Result, StoreError, User, Users, dialect::Dialect, engine::SqlStore, session::Session,
@@ -111,5 +114,5 @@ where
 
 /// Whether the error is that a name is taken.
 pub(super) fn is_taken(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(|error| error.is_unique_violation())
+    error.as_database_error().is_some_and(DatabaseError::is_unique_violation)
 }

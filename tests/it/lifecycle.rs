@@ -50,7 +50,7 @@ fn the_demo_shows_the_whole_chain() {
 fn help_teaches_every_command() {
     let output = run(&settings(&[]), &["--help"]);
     let help = text(&output.stdout);
-    for command in ["demo", "run", "worker", "migrate", "publish", "config"] {
+    for command in ["demo", "run", "worker", "api", "migrate", "publish", "user", "config"] {
         assert!(help.contains(&format!("\n  {command} ")), "{help}");
         let output = run(&settings(&[]), &[command, "--help"]);
         assert!(output.status.success(), "{command}");
@@ -63,7 +63,7 @@ fn help_teaches_every_command() {
 fn a_configuration_error_ends_with_78_and_one_line_that_names_the_key() {
     let file = folder("config-").join("bad.toml");
     fs::write(&file, "[database]\nurls = \"x\"\n").unwrap();
-    let cases: [BadConfiguration; 14] = [
+    let cases: [BadConfiguration; 18] = [
         (&[("LOBBYD__DATABASE__URL", "oracle://x")], &["worker"], "database.url"),
         (&[("LOBBYD__DATABASE__URL", "sqlite::memory:")], &["worker"], "database.url"),
         (&[("LOBBYD__EVENTS__URL", "kafka://x")], &["worker"], "events.url"),
@@ -76,6 +76,10 @@ fn a_configuration_error_ends_with_78_and_one_line_that_names_the_key() {
         (&[("LOBBYD__OPS__LISTEN", "here")], &["config", "check"], "listen"),
         (&[("LOBBYD__OPS__LISTNE", "here")], &["config", "check"], "listne"),
         (&[("LOBBYD__HOUSEKEEPING__PRUNE", "often")], &["run"], "housekeeping.prune"),
+        (&[("LOBBYD__HTTP__LISTEN", "here")], &["config", "check"], "listen"),
+        (&[("LOBBYD__HTTP__TRUSTED_PROXIES", "10.0.0.0/99")], &["config", "check"], "proxies"),
+        (&[("LOBBYD__HTTP__USER_HEADER", "a b")], &["config", "check"], "http.user_header"),
+        (&[("LOBBYD__SIP__SHARED_SECRET_FILE", "/nowhere")], &["run"], "sip.shared_secret_file"),
         (&[("LOBBYD__LOG__LEVEL", "a=b=c")], &["worker"], "log.level"),
         (&[], &["--config", file.to_str().unwrap(), "config", "check"], "urls"),
     ];

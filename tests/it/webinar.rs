@@ -514,12 +514,12 @@ async fn participants_come_rise_fall_and_go(stage: Stage) {
 async fn a_room_of_two_is_one_room(stage: Stage) {
     let one = stage.user("one").await;
     let other = stage.user("other").await;
-    let make = |invite: &str| json!({"roomType": 1, "invite": invite});
-    one.post("/room", make("nobody")).await.expect(404);
-    one.post("/room", make("one")).await.expect(400);
-    let made = one.post("/room", make("other")).await.expect(201).data();
+    let pair_with = |invite: &str| json!({"roomType": 1, "invite": invite});
+    one.post("/room", pair_with("nobody")).await.expect(404);
+    one.post("/room", pair_with("one")).await.expect(400);
+    let made = one.post("/room", pair_with("other")).await.expect(201).data();
     assert_eq!((&made["name"], &made["displayName"]), (&json!("other"), &json!("Other")));
-    let again = other.post("/room", make("one")).await.expect(200).data();
+    let again = other.post("/room", pair_with("one")).await.expect(200).data();
     assert_eq!(again["token"], made["token"]);
     assert_eq!((&again["name"], &again["participantType"]), (&json!("one"), &json!(1)));
     let room = made["token"].as_str().unwrap();
@@ -527,7 +527,7 @@ async fn a_room_of_two_is_one_room(stage: Stage) {
     one.put(&format!("/room/{room}"), json!({"roomName": "x"})).await.expect(400);
     one.delete(&format!("/room/{room}/participants/self"), json!({})).await.expect(200);
     one.get(&format!("/room/{room}")).await.expect(404);
-    one.post("/room", make("other")).await.expect(200);
+    one.post("/room", pair_with("other")).await.expect(200);
     one.get(&format!("/room/{room}")).await.expect(200);
     for each in [&one, &other] {
         each.delete(&format!("/room/{room}/participants/self"), json!({})).await.expect(200);

@@ -224,6 +224,30 @@ pub enum Refusal {
     Conflict(Session),
 }
 
+impl Refusal {
+    /// Talk's word for what is wrong with the request itself.
+    #[must_use]
+    pub fn what(&self) -> Option<&'static str> {
+        match self {
+            Self::Invalid { what, .. } => Some(what),
+            Self::NoLobby(_) => Some("value"),
+            Self::NoRoom
+            | Self::NoParticipant
+            | Self::NoUser
+            | Self::NotJoined
+            | Self::LoginNeeded
+            | Self::SipNotAllowed
+            | Self::NotModerator
+            | Self::Forbidden(_)
+            | Self::WrongPassword
+            | Self::TooLong
+            | Self::Lobby
+            | Self::SipNotConfigured
+            | Self::Conflict(_) => None,
+        }
+    }
+}
+
 /// Short for a refusal of the request itself.
 const fn invalid(what: &'static str, problem: &'static str) -> Refusal {
     Refusal::Invalid { what, problem }

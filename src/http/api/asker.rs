@@ -13,9 +13,8 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ipnet::IpNet;
-use sha2::{Digest, Sha256};
 
-use super::{Api, ocs::Problem};
+use super::{Api, digest, ocs::Problem};
 use crate::{
     accounts::LoginError,
     domain::{Actor, Caller, conversation::Refusal},
@@ -25,9 +24,6 @@ use crate::{
 
 /// Name of a guest's cookie.
 const COOKIE: &str = "lobbyd_guest";
-
-/// Hexadecimal digits of a guest's public id, as many as Talk's have.
-const GUEST_ID_DIGITS: usize = 40;
 
 /// Longest password and cookie that are looked at, in bytes.
 const MAX_SECRET: usize = 4096;
@@ -196,10 +192,8 @@ fn basic_credentials(authorization: &str) -> Option<(String, String)> {
 }
 
 fn guest(secret: &str) -> Caller {
-    let digest = Sha256::digest(secret.as_bytes());
-    let id: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     Caller {
-        actor: Actor::guest(id.chars().take(GUEST_ID_DIGITS).collect::<String>()),
+        actor: Actor::guest(digest(secret.as_bytes())),
         display_name: String::new(),
         may_enable_sip: false,
     }
@@ -272,7 +266,7 @@ mod tests {
         let secret = cookie(&with).unwrap();
         assert_eq!(secret, "secret");
         let id = guest(secret).actor.id;
-        assert_eq!(id.len(), GUEST_ID_DIGITS);
+        assert_eq!(id.len(), 40);
         assert!(!id.contains(secret));
         assert_eq!(cookie(&headers(&[(header::COOKIE, "lobbyd_guest=")])), None);
     }

@@ -2,15 +2,18 @@
 
 use axum::extract::State;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::{
     Api, TALK_HASH,
     asker::{Asker, LoggedIn},
+    digest,
     ocs::{Answer, Ocs, Reply},
 };
-use crate::{domain::MAX_MESSAGE_CHARS, service::Sip};
+use crate::{
+    domain::{Actor, MAX_MESSAGE_CHARS},
+    service::Sip,
+};
 
 /// Talk's names of what exists here.
 const FEATURES: [&str; 21] = [
@@ -39,9 +42,6 @@ const FEATURES: [&str; 21] = [
 
 /// The Nextcloud whose API this follows, for clients that ask.
 const NEXTCLOUD: (u32, u32, u32) = (31, 0, 0);
-
-/// Hexadecimal digits of the hash of capabilities: Talk's is a SHA-1.
-const HASH_DIGITS: usize = 40;
 
 #[derive(Serialize, ToSchema)]
 pub(super) struct Server {
@@ -135,9 +135,7 @@ impl Server {
 /// Changes when capabilities do.
 pub(super) fn talk_hash(sip: &Sip) -> String {
     let server = serde_json::to_vec(&Server::of(sip, true)).unwrap_or_default();
-    let digest = Sha256::digest(server);
-    let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    digits.chars().take(HASH_DIGITS).collect()
+    digest(&server)
 }
 
 /// What this server can do
@@ -146,7 +144,7 @@ pub(super) fn talk_hash(sip: &Sip) -> String {
     responses((status = 200, description = "The capabilities", body = inline(Ocs<Server>)))
 )]
 pub(super) async fn capabilities(State(api): State<Api>, asker: Asker) -> Answer {
-    let is_user = asker.actor().is_some_and(|actor| actor.is_user());
+    let is_user = asker.actor().is_some_and(Actor::is_user);
     Ok(Reply::ok(Server::of(api.service.sip(), is_user)).header(TALK_HASH, &api.talk_hash))
 }
 

@@ -136,7 +136,9 @@ pub(super) fn flag<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error
             _other => Err(Error::custom(format!("expected true or false, found {text:?}"))),
         },
         Value::Null => Ok(false),
-        other => Err(Error::custom(format!("expected true or false, found {other}"))),
+        other @ (Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            Err(Error::custom(format!("expected true or false, found {other}")))
+        }
     }
 }
 
@@ -146,7 +148,9 @@ pub(super) fn text<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Err
         Value::String(text) => text,
         Value::Number(number) => number.to_string(),
         Value::Null => String::new(),
-        other => return Err(Error::custom(format!("expected a text, found {other}"))),
+        other @ (Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
+            return Err(Error::custom(format!("expected a text, found {other}")));
+        }
     };
     if text.contains('\0') {
         return Err(Error::custom("a text cannot contain the character NUL"));

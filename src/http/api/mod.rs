@@ -22,7 +22,7 @@ mod rooms;
 mod shapes;
 mod webinar;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -32,6 +32,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use sha2::{Digest, Sha256};
 use tokio::{
     net::TcpListener,
     time::{Instant, timeout},
@@ -162,6 +163,15 @@ fn routes_and_document() -> (Router<Api>, String) {
         .split_for_parts();
     let document = document::complete(&document);
     (routes, document)
+}
+
+/// Hexadecimal digits of a SHA-256, as many as a SHA-1 has, which Talk uses in these places.
+fn digest(bytes: &[u8]) -> String {
+    let mut digits = String::new();
+    for byte in Sha256::digest(bytes).iter().take(20) {
+        write!(digits, "{byte:02x}").expect("a text takes any text");
+    }
+    digits
 }
 
 /// Bounds the time of a request.

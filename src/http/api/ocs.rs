@@ -4,7 +4,7 @@
 //! request asks for, as Nextcloud does: JSON for `?format=json` or `Accept: application/json`, else
 //! XML. What went wrong inside is logged under an id, and never sent.
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
 use axum::{
     body::Body,
@@ -67,8 +67,8 @@ impl Reply {
     }
 
     /// The same with one more header. A value that is no header's value is left out.
-    pub(super) fn header(mut self, name: HeaderName, value: impl ToString) -> Self {
-        if let Ok(value) = HeaderValue::from_str(&value.to_string()) {
+    pub(super) fn header(mut self, name: HeaderName, value: impl Display) -> Self {
+        if let Ok(value) = HeaderValue::from_str(&format!("{value}")) {
             self.headers.append(name, value);
         }
         self
@@ -97,12 +97,12 @@ pub(super) struct Problem {
 
 impl Problem {
     /// A status with a sentence that says what is wrong.
-    pub(super) fn new(status: StatusCode, message: impl ToString) -> Self {
-        Self { status, message: message.to_string(), data: json!([]), retry_after: None }
+    pub(super) fn new(status: StatusCode, message: impl Display) -> Self {
+        Self { status, message: format!("{message}"), data: json!([]), retry_after: None }
     }
 
     /// 400: the request itself is wrong.
-    pub(super) fn invalid(what: &str, message: impl ToString) -> Self {
+    pub(super) fn invalid(what: &str, message: impl Display) -> Self {
         Self { data: json!({ "error": what }), ..Self::new(StatusCode::BAD_REQUEST, message) }
     }
 
@@ -139,13 +139,12 @@ impl From<Refusal> for Problem {
             Refusal::Lobby | Refusal::SipNotConfigured => StatusCode::PRECONDITION_FAILED,
             Refusal::Conflict(_) => StatusCode::CONFLICT,
         };
-        let data = match &refusal {
-            Refusal::Invalid { what, .. } => json!({ "error": what }),
-            Refusal::NoLobby(_) => json!({ "error": "value" }),
-            Refusal::Conflict(Session { id, in_call, last_ping }) => {
-                json!({ "sessionId": id, "inCall": in_call, "lastPing": last_ping })
-            }
-            _ => json!([]),
+        let data = if let Refusal::Conflict(Session { id, in_call, last_ping }) = &refusal {
+            json!({ "sessionId": id, "inCall": in_call, "lastPing": last_ping })
+        } else if let Some(what) = refusal.what() {
+            json!({ "error": what })
+        } else {
+            json!([])
         };
         Self { data, ..Self::new(status, refusal) }
     }
@@ -191,6 +190,7 @@ impl IntoResponse for Problem {
 }
 
 /// What a panic in a handler becomes.
+#[expect(clippy::needless_pass_by_value, reason = "the layer hands the panic over")]
 pub(super) fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
     let cause = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
         (Some(text), _) => (*text).to_owned(),

@@ -28,7 +28,7 @@ use crate::{
 const MODIFIED_BEFORE: HeaderName = HeaderName::from_static("x-nextcloud-talk-modified-before");
 
 /// Characters of tokens, without those that look alike.
-const TOKEN_ALPHABET: &[u8] = b"abcdefghijkmnopqrstwxyz23456789";
+const TOKEN_ALPHABET: &str = "abcdefghijkmnopqrstuvwxyz2345679";
 
 /// Length of a token: more than 10^11 rooms of letters and digits.
 const TOKEN_LENGTH: usize = 8;
@@ -278,7 +278,7 @@ fn new_token(dialable: bool) -> Result<RoomToken, Problem> {
         let next = if dialable {
             char::from(rand::random_range(b'1'..=b'9'))
         } else {
-            char::from(TOKEN_ALPHABET[rand::random_range(0..TOKEN_ALPHABET.len())])
+            letter(rand::random())
         };
         if !(dialable && token.ends_with(next)) {
             token.push(next);
@@ -290,9 +290,13 @@ fn new_token(dialable: bool) -> Result<RoomToken, Problem> {
 /// The one token of the room of these two, so that two requests at once make one room.
 fn token_of_two(name: &str) -> Result<RoomToken, Problem> {
     let digest = Sha256::digest(name.as_bytes());
-    let letter = |byte: &u8| char::from(TOKEN_ALPHABET[usize::from(*byte) % TOKEN_ALPHABET.len()]);
-    let token: String = digest.iter().take(PAIR_TOKEN_LENGTH).map(letter).collect();
+    let token: String = digest.iter().take(PAIR_TOKEN_LENGTH).map(|byte| letter(*byte)).collect();
     RoomToken::parse(&token).map_err(|error| Problem::invalid("token", error))
+}
+
+/// 32 letters and digits, so that each is as likely as any other.
+fn letter(byte: u8) -> char {
+    TOKEN_ALPHABET.chars().nth(usize::from(byte % 32)).unwrap_or('x')
 }
 
 async fn hash(api: &Api, password: &str) -> Result<String, Problem> {

@@ -16,6 +16,7 @@ use crate::{
 const NO_SESSION: &str = "0";
 
 /// A room, as the participant sees it who asks.
+#[expect(clippy::struct_excessive_bools, reason = "these are the fields of Talk's answer")]
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Room)]
@@ -246,7 +247,7 @@ impl RoomShape {
         self.participant_type = me.participant_type.number();
         self.attendee_id = me.id.0;
         self.attendee_pin = me.pin.clone().unwrap_or_default();
-        self.actor_type = me.actor.kind.name().to_owned();
+        me.actor.kind.name().clone_into(&mut self.actor_type);
         self.actor_id.clone_from(&me.actor.id);
         self.permissions = me.effective_permissions().number();
         self.attendee_permissions = me.permissions.number();

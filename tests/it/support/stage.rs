@@ -40,6 +40,18 @@ impl Stage {
         self.api = Api::new(self.daemon.http_port);
     }
 
+    pub fn daemon(&self) -> &Daemon {
+        &self.daemon
+    }
+
+    pub fn daemon_mut(&mut self) -> &mut Daemon {
+        &mut self.daemon
+    }
+
+    pub fn http_port(&self) -> u16 {
+        self.daemon.http_port
+    }
+
     pub fn log(&self) -> String {
         self.daemon.log()
     }

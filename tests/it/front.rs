@@ -1,0 +1,331 @@
+//! The API's front: who gets in, what it reads, and what hostile clients achieve.
+
+use std::{process::Stdio, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::support::{
+    daemon::{program, run},
+    database::Kind,
+    eventually,
+    http::Client,
+    stage::{PASSWORD, Stage},
+};
+
+const CAPABILITIES: &str = "/ocs/v2.php/cloud/capabilities";
+
+fn basic(name: &str, password: &str) -> String {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    format!("Basic {}", STANDARD.encode(format!("{name}:{password}")))
+}
+
+async fn stage() -> Stage {
+    Stage::new(Kind::Sqlite).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn capabilities_say_what_there_is() {
+    let stage = stage().await;
+    let anybody = stage.api.guest();
+    let server = anybody.get(CAPABILITIES).await.expect(200);
+    let features = server.data()["capabilities"]["spreed"]["features"].clone();
+    for feature in ["webinary-lobby", "sip-support", "chat-v2", "conversation-v4"] {
+        assert!(features.as_array().unwrap().contains(&json!(feature)), "{features}");
+    }
+    assert!(server.data()["version"]["major"].is_i64());
+    let first = anybody.get("/ocs/v1.php/cloud/capabilities").await.expect(200);
+    assert_eq!((first.meta_status(), server.meta_status()), (100, 200));
+    anybody.get("/ocs/v2.php/cloud/user").await.expect(401);
+    let alice = stage.user("alice").await;
+    let user = alice.get("/ocs/v1.php/cloud/user").await.expect(200).data();
+    assert_eq!((&user["id"], &user["displayname"]), (&json!("alice"), &json!("Alice")));
+    let document = anybody.get("/openapi.json").await.expect(200).json();
+    assert_eq!(document["openapi"], "3.1.0");
+    assert!(document["paths"]["/ocs/v2.php/apps/spreed/api/v4/room/{token}"]["get"].is_object());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_come_in_the_form_that_is_asked_for() {
+    let stage = stage().await;
+    let alice = stage.user("alice").await;
+    let room = alice.room(3).await;
+    let path = format!("/room/{room}");
+    let xml = alice.raw("GET", &path, &[], "").await.expect(200);
+    assert_eq!(xml.header("content-type"), Some("application/xml; charset=utf-8"));
+    let text = String::from_utf8(xml.body).unwrap();
+    assert!(text.starts_with("<?xml version=\"1.0\"?>\n<ocs>\n <data>"), "{text}");
+    assert!(text.contains(&format!("<token>{room}</token>")), "{text}");
+    assert!(text.contains("<canDeleteConversation>1</canDeleteConversation>"), "{text}");
+    assert!(text.contains("<hasPassword/>"), "{text}");
+    let json = alice.raw("GET", &format!("{path}?format=json"), &[], "").await.expect(200);
+    assert_eq!(json.header("content-type"), Some("application/json; charset=utf-8"));
+    // Errors too, wherever they come from.
+    for (path, status) in [("/room/nowhere", 404), ("/nonsense", 404), ("/ocs/v9.php/x", 404)] {
+        let answer = alice.get(path).await.expect(status);
+        assert_eq!(answer.meta_status(), i64::from(status));
+        assert_eq!(answer.json()["ocs"]["meta"]["status"], "failure");
+        assert!(answer.header("x-request-id").is_some());
+    }
+    alice.raw("PATCH", &path, &[("accept", "application/json")], "").await.expect(405);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_cannot_be_read_are_refused() {
+    let stage = stage().await;
+    let alice = stage.user("alice").await;
+    let json = [("content-type", "application/json"), ("accept", "application/json")];
+    for body in ["{", "[]", "\"x\"", "{\"roomType\": }", "\u{0}"] {
+        alice.raw("POST", "/room", &json, body.to_owned()).await.expect(400);
+    }
+    let deep = "[".repeat(100_000);
+    alice.raw("POST", "/room", &json, deep).await.expect(400);
+    let text = [("content-type", "text/plain"), ("accept", "application/json")];
+    alice.raw("POST", "/room", &text, "roomType=2").await.expect(415);
+    let large = format!("{{\"roomName\": \"{}\"}}", "x".repeat(300_000));
+    alice.raw("POST", "/room", &json, large).await.expect(413);
+    let missing = alice.post("/room", json!({"roomName": "x"})).await.expect(400);
+    let message = missing.json()["ocs"]["meta"]["message"].clone();
+    assert_eq!(message, "missing field `roomType`");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_who_logs_in_is_a_user() {
+    let stage = stage().await;
+    let alice = stage.user("alice").await;
+    alice.get("/room").await.expect(200);
+    for authorization in [
+        basic("alice", "wrong"),
+        basic("Alice", PASSWORD),
+        basic("nobody", PASSWORD),
+        basic("", PASSWORD),
+        "Bearer abc".to_owned(),
+        "Basic !".to_owned(),
+    ] {
+        let stranger = stage.api.guest().header("authorization", &authorization);
+        let refused = stranger.get("/room").await;
+        assert!([401, 429].contains(&refused.status), "{refused:?}");
+        // A wrong login is not a guest either.
+        let refused = stranger.get(CAPABILITIES).await;
+        assert!([401, 429].contains(&refused.status), "{refused:?}");
+    }
+    assert!(!stage.log().contains(PASSWORD));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_logins_are_slowed_down_and_others_are_not() {
+    let stage = stage().await;
+    let alice = stage.user("alice").await;
+    alice.get("/room").await.expect(200);
+    let mut throttled = None;
+    for attempt in 0..20 {
+        let guess = basic("alice", &format!("guess {attempt}"));
+        let answer = stage.api.guest().header("authorization", &guess).get("/room").await;
+        if answer.status == 429 {
+            throttled = Some(answer);
+            break;
+        }
+        answer.expect(401);
+    }
+    let throttled = throttled.expect("guessing went on and on");
+    assert!(throttled.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
+    // Who is known already gets in, from the same address.
+    alice.get("/room").await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trusted_proxy_names_client_and_user() {
+    let mut stage = stage().await;
+    stage.user("alice").await;
+    let named = |client: &Client| client.header("x-forwarded-user", "alice");
+    named(&stage.api.guest()).get("/ocs/v2.php/cloud/user").await.expect(401);
+    stage.set("HTTP__TRUSTED_PROXIES", "127.0.0.0/8");
+    stage.set("HTTP__USER_HEADER", "X-Forwarded-User");
+    stage.restart().await;
+    let guest = stage.api.guest();
+    let user = named(&guest).get("/ocs/v2.php/cloud/user").await.expect(200).data();
+    assert_eq!(user["id"], "alice");
+    guest.header("x-forwarded-user", "nobody").get("/ocs/v2.php/cloud/user").await.expect(401);
+    // Guessing from one address slows only that one down.
+    let from = |address: &str, password: &str| {
+        let client = stage.api.guest().header("authorization", &basic("alice", password));
+        client.header("x-forwarded-for", address)
+    };
+    eventually("a throttled guesser", || async {
+        let guesser = from("192.0.2.1", "wrong");
+        (guesser.get("/room").await.status == 429).then_some(())
+    })
+    .await;
+    from("192.0.2.2", "wrong").get("/room").await.expect(401);
+
+    let room = named(&guest).room(3).await;
+    let join = format!("/room/{room}/participants/active");
+    let over_tls = stage.api.guest().header("x-forwarded-proto", "https");
+    let cookie = over_tls.post(&join, json!({})).await.expect(200);
+    let cookie = cookie.header("set-cookie").unwrap().to_owned();
+    for attribute in ["HttpOnly", "SameSite=Lax", "Secure", "Path=/"] {
+        assert!(cookie.contains(attribute), "{cookie}");
+    }
+    let plain = stage.api.guest().post(&join, json!({})).await.expect(200);
+    assert!(!plain.header("set-cookie").unwrap().contains("Secure"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_page_cannot_act_with_a_remembered_login() {
+    let stage = stage().await;
+    let alice = stage.user("alice").await;
+    let form =
+        [("content-type", "application/x-www-form-urlencoded"), ("sec-fetch-site", "cross-site")];
+    alice.raw("POST", "/room", &form, "roomType=2&roomName=x").await.expect(403);
+    assert_eq!(alice.get("/room").await.expect(200).data(), json!([]));
+}
+
+/// A client that only sends the beginning of a request, or nothing, holds nobody up.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_and_greedy_clients_cost_others_nothing() {
+    let stage = stage().await;
+    let alice = stage.user("alice").await;
+    let room = alice.room(2).await;
+    let port = stage.http_port();
+    let mut slow = Vec::new();
+    for index in 0..300 {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        if index % 2 == 0 {
+            stream.write_all(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
+        } else {
+            let head = b"POST /ocs/v2.php/apps/spreed/api/v4/room HTTP/1.1\r\nHost: x\r\n\
+                Content-Length: 1000\r\nContent-Type: application/json\r\n\r\n{";
+            stream.write_all(head).await.unwrap();
+        }
+        slow.push(stream);
+    }
+    let timer = stage.database.now().await + 2;
+    let lobby = json!({"state": 1, "timer": timer});
+    alice.put(&format!("/room/{room}/webinar/lobby"), lobby).await.expect(200);
+    stage.database.lobby_becomes(&room, 0).await;
+    // A header that is too large is refused while it is read.
+    let mut greedy = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let header = format!("GET / HTTP/1.1\r\nHost: x\r\nX-Large: {}\r\n\r\n", "x".repeat(100_000));
+    greedy.write_all(header.as_bytes()).await.ok();
+    let mut answer = String::new();
+    let read = timeout(Duration::from_secs(20), greedy.read_to_string(&mut answer)).await;
+    drop(read.expect("the greedy client is answered or cut off"));
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    alice.get("/room").await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn held_requests_do_not_keep_it_from_stopping() {
+    let mut stage = stage().await;
+    let alice = stage.user("alice").await;
+    let room = alice.room(2).await;
+    let path = format!("/room/{room}");
+    let tag = alice.get(&path).await.header("etag").unwrap().to_owned();
+    let port = stage.http_port();
+    let mut held = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let request = format!(
+        "GET /ocs/v2.php/apps/spreed/api/v4{path} HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\n\
+         Accept: application/json\r\nIf-None-Match: {tag}\r\nPrefer: wait=60\r\n\r\n",
+        basic("alice", PASSWORD)
+    );
+    held.write_all(request.as_bytes()).await.unwrap();
+    eventually("the held request", || async {
+        (stage.daemon().metric("lobbyd_http_requests_held").await? == 1).then_some(())
+    })
+    .await;
+    let begin = Instant::now();
+    assert!(stage.daemon_mut().stop().await.success());
+    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+}
+
+/// The API alone publishes what its changes announce, and finishes that when it stops.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_that_stops_has_published_its_changes() {
+    use crate::support::{daemon::add_user, http::Api, site::Site};
+    let site = Site::new(Kind::Postgres).await;
+    let client = site.client().await;
+    // Somebody has to make the queue of lobby changes.
+    drop(site.worker().await);
+    let mut api = site.api().await;
+    add_user(&site.settings, "alice", PASSWORD, &[]);
+    let alice = Api::new(api.http_port).user("alice", PASSWORD);
+    let room = alice.room(2).await;
+    alice.put(&format!("/room/{room}/webinar/lobby"), json!({"state": 1})).await.expect(200);
+    alice.post(&format!("/chat/{room}"), json!({"message": "x"})).await.expect(201);
+    assert!(api.stop().await.success());
+    assert_eq!(site.database.unpublished().await, 0);
+    let updates = client.take_ids(&site.updates, 3).await;
+    let mut reasons: Vec<(i64, Value)> = updates
+        .into_values()
+        .map(|update| update.json()["data"].clone())
+        .map(|data| (data["version"].as_i64().unwrap(), data["reason"].clone()))
+        .collect();
+    reasons.sort_by_key(|(version, _)| *version);
+    let reasons: Vec<&Value> = reasons.iter().map(|(_, reason)| reason).collect();
+    assert_eq!(reasons, ["conversation_created", "lobby_non_moderators", "message_sent"]);
+}
+
+#[test]
+fn the_api_alone_needs_a_broker() {
+    let output = run(&Vec::new(), &["api"]);
+    assert_eq!(output.status.code(), Some(78));
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert!(complaint.contains("events.url: memory:"), "{complaint}");
+}
+
+#[test]
+fn users_are_kept_by_the_command_line() {
+    use std::io::Write;
+    let file = crate::support::server::folder("users-").join("rooms.db");
+    let url = format!("sqlite://{}?mode=rwc", file.display());
+    let settings = vec![("LOBBYD__DATABASE__URL".to_owned(), url)];
+    let user = |arguments: &[&str], password: &str| {
+        let mut child = program(&settings)
+            .arg("user")
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        writeln!(child.stdin.take().unwrap(), "{password}").ok();
+        let output = child.wait_with_output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    let add =
+        ["add", "alice", "--display-name", "Alice A.", "--group", "staff", "--password-stdin"];
+    assert_eq!(user(&add, "marker-secret"), (Some(0), "user alice was added\n".to_owned()));
+    let (status, complaint) = user(&add, "marker-secret");
+    assert_eq!(status, Some(1), "{complaint}");
+    assert!(complaint.contains("there is a user alice already"), "{complaint}");
+    assert!(!complaint.contains("marker-secret"));
+    assert_eq!(user(&["list"], "").1, "alice\tAlice A.\tstaff\n");
+    let (status, complaint) = user(&["add", "bob", "--password-stdin"], "");
+    assert_eq!(status, Some(1));
+    assert!(complaint.contains("no password was given"), "{complaint}");
+    assert_eq!(user(&["passwd", "alice", "--password-stdin"], "other").0, Some(0));
+    assert_eq!(user(&["passwd", "bob", "--password-stdin"], "other").0, Some(1));
+    for wrong in [["add", "a:b", "--password-stdin"], ["add", "a b", "--password-stdin"]] {
+        assert_eq!(user(&wrong, "x").0, Some(2));
+    }
+    assert_eq!(user(&["add", "bob"], "x").0, Some(2), "the source of the password has to be named");
+    assert_eq!(user(&["remove", "alice"], "").0, Some(0));
+    assert_eq!(user(&["remove", "alice"], "").0, Some(1));
+    assert_eq!(user(&["list"], "").1, "");
+}
+
+/// What is counted is there from the start.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_counted() {
+    let stage = stage().await;
+    stage.api.guest().get(CAPABILITIES).await.expect(200);
+    sleep(Duration::from_millis(100)).await;
+    let counter = r#"lobbyd_http_requests_total{method="GET",status="200"}"#;
+    assert_eq!(stage.daemon().metric(counter).await, Some(1));
+    assert_eq!(stage.daemon().metric("lobbyd_http_requests_held").await, Some(0));
+}

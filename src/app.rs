@@ -255,7 +255,7 @@ impl Loops<'_> {
     /// more comes.
     fn start_api(&mut self, listener: TcpListener, handoff: Option<Handoff>, left: Arc<Notify>) {
         let (http, sip) = (&self.app.config.http, &self.app.config.sip);
-        let passwords = Arc::new(Passwords::default());
+        let passwords = Arc::new(Passwords::new());
         let accounts = Accounts::new(self.app.database(), Arc::clone(&passwords));
         let sip = Sip {
             configured: sip.is_configured(),

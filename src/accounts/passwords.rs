@@ -1,104 +1,242 @@
-//! Hashes and proofs of passwords.
+//! Hashes of passwords, of users and of rooms.
+//!
+//! A hash takes tens of milliseconds of a core and 19 MiB, on purpose. So it is made beside the
+//! threads that keep the timers, and only a few are made at once. No password is kept: what is
+//! remembered is a digest of it, with a key that ends with the process.
+
+use std::{
+    sync::{Arc, Once},
+    thread,
+    time::Duration,
+};
 
 use argon2::{
     Argon2,
-    password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
+    password_hash::{Error, PasswordHasher, PasswordVerifier},
 };
-use tokio::{
-    sync::{OnceCell, Semaphore},
-    task::spawn_blocking,
-};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::recent::Recent;
 
-/// Argon2id with the parameters that the crate recommends: 19 MiB and some ten milliseconds each.
-pub struct Passwords {
-    /// Half of the cores at most, so that a crowd that logs in delays no timer, and takes no more
-    /// memory than that many hashes.
-    turns: Semaphore,
-    /// Pairs of password and hash that were found to fit.
-    proven: Recent<()>,
-    nobody: OnceCell<String>,
-}
+/// How long something that was found good is good without another look. Clients poll every few
+/// seconds, each time with the password, so nearly all hashes are saved; a password that was changed
+/// and a user that was removed are good for that long still.
+pub(super) const REMEMBERED: Duration = Duration::from_mins(1);
 
-impl Default for Passwords {
-    fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self {
-            turns: Semaphore::new((cores / 2).max(1)),
-            proven: Recent::default(),
-            nobody: OnceCell::new(),
-        }
-    }
+/// The hash of no password: nobody finds one that gives 32 bytes of zeros. It costs what a real one
+/// costs.
+pub(super) const UNFITTABLE: &str = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$\
+                                     AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+/// Stands for a name and a password without telling either.
+pub(super) type Digest = [u8; 32];
+
+/// Makes and verifies hashes of passwords: Argon2id with the parameters that OWASP recommends, as
+/// strings in PHC format. It takes a password of any length; whoever takes it from outside bounds
+/// it.
+pub struct Passwords {
+    turns: Arc<Semaphore>,
+    key: [u8; 32],
+    fitting: Recent<Digest, ()>,
 }
 
 impl Passwords {
-    /// Hashes a password, with a salt of its own, in the PHC string format.
+    /// Remembers nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        // The other half of the cores is left for the timers.
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            turns: Arc::new(Semaphore::new((cores / 2).max(1))),
+            key: rand::random(),
+            fitting: Recent::new(REMEMBERED),
+        }
+    }
+
+    /// Hashes a password with a new salt.
     ///
     /// # Panics
     ///
-    /// The system gives no random numbers.
+    /// The system has no random numbers or no memory.
     pub async fn hash(&self, password: &str) -> String {
         let password = password.to_owned();
-        self.in_turn(move || {
-            let hash = Argon2::default().hash_password(password.as_bytes());
-            hash.expect("the recommended parameters fit any password").to_string()
-        })
-        .await
+        let hash = move || Argon2::default().hash_password(password.as_bytes());
+        let hash = self.turn().await.take(hash).await;
+        hash.expect("the system has random numbers and memory").to_string()
     }
 
-    /// Whether the password is the one that was hashed. Remembered for a minute if it is.
+    /// Whether it is the password that was hashed. That it is gets remembered, so that the next
+    /// look costs nothing; that it is not does not.
     pub async fn fits(&self, password: &str, hash: &str) -> bool {
-        let pair = self.proven.key(&[hash, password]);
-        if self.proven.get(&pair).is_some() {
+        let pair = self.digest(hash, password);
+        if self.fitting.get(&pair).is_some() {
             return true;
         }
-        let (password, hash) = (password.to_owned(), hash.to_owned());
-        let fits = self.in_turn(move || verify(&password, &hash)).await;
+        let turn = self.turn().await;
+        // Again: of many who come with the same password at once, few need a hash.
+        if self.fitting.get(&pair).is_some() {
+            return true;
+        }
+        let fits = turn.verify(password, hash).await;
         if fits {
-            self.proven.put(pair, ());
+            self.fitting.put(pair, ());
         }
         fits
     }
 
-    /// A hash that no password fits: a login of nobody takes as long as one of somebody.
-    pub(super) async fn of_nobody(&self) -> String {
-        let random: [u8; 16] = rand::random();
-        let password = random.map(char::from).iter().collect::<String>();
-        self.nobody.get_or_init(async || self.hash(&password).await).await.clone()
+    /// Waits for a turn to hash: they come in the order of asking. Whoever does not want to wait
+    /// any more drops the future.
+    pub(super) async fn turn(&self) -> Turn {
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        Turn(Arc::new(turn.expect("the semaphore is never closed")))
     }
 
-    async fn in_turn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let _turn = self.turns.acquire().await.expect("nobody closes the semaphore");
-        spawn_blocking(work).await.expect("hashing does not panic")
+    /// A key under which to remember something about a name and a password.
+    pub(super) fn digest(&self, name: &str, password: &str) -> Digest {
+        Sha256::new_with_prefix(self.key)
+            // Where the name ends, so that no other pair reads the same.
+            .chain_update(name.len().to_le_bytes())
+            .chain_update(name)
+            .chain_update(password)
+            .finalize()
+            .into()
     }
 }
 
-fn verify(password: &str, hash: &str) -> bool {
-    match PasswordHash::new(hash) {
-        Ok(hash) => Argon2::default().verify_password(password.as_bytes(), &hash).is_ok(),
-        Err(error) => {
-            tracing::error!(%error, "the database holds a password hash that cannot be read");
-            false
+impl Default for Passwords {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The right to the core and the memory for a hash. Held by who waits for it and by the hash, so
+/// that it is given back when both are done: a hash goes on when nobody waits for it any more.
+pub(super) struct Turn(Arc<OwnedSemaphorePermit>);
+
+impl Turn {
+    /// Whether it is the password that was hashed.
+    pub(super) async fn verify(&self, password: &str, hash: &str) -> bool {
+        let (password, hash) = (password.to_owned(), hash.to_owned());
+        let verify = move || Argon2::default().verify_password(password.as_bytes(), hash.as_str());
+        match self.take(verify).await {
+            Ok(()) => true,
+            Err(Error::PasswordInvalid) => false,
+            Err(error) => {
+                // Once, or whoever tries again and again would fill the log.
+                static COMPLAINT: Once = Once::new();
+                COMPLAINT.call_once(|| {
+                    tracing::error!(%error, "a password hash is unusable, nothing fits it");
+                });
+                false
+            }
         }
+    }
+
+    async fn take<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let held = Arc::clone(&self.0);
+        let work = move || {
+            let done = work();
+            drop(held);
+            done
+        };
+        tokio::task::spawn_blocking(work).await.expect("hashing does not panic")
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt;
+    use tokio::time::{advance, timeout};
+
     use super::*;
+
+    /// Takes all turns, so that from now on a hash is waited for in vain.
+    fn all_turns(passwords: &Passwords) -> Vec<Turn> {
+        std::iter::from_fn(|| passwords.turn().now_or_never()).collect()
+    }
+
+    async fn fits_at_once(passwords: &Passwords, password: &str, hash: &str) -> bool {
+        timeout(Duration::from_secs(1), passwords.fits(password, hash)).await == Ok(true)
+    }
 
     #[tokio::test]
     async fn only_the_password_that_was_hashed_fits() {
-        let passwords = Passwords::default();
-        let hash = passwords.hash("secret").await;
-        assert!(hash.starts_with("$argon2id$"), "{hash}");
-        assert_ne!(hash, passwords.hash("secret").await, "each has a salt of its own");
-        for _remembered in [false, true] {
-            assert!(passwords.fits("secret", &hash).await);
-            assert!(!passwords.fits("Secret", &hash).await);
+        let passwords = Passwords::new();
+        let hash = passwords.hash("correct horse").await;
+        assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
+        assert_ne!(hash, passwords.hash("correct horse").await, "the salt is new");
+        assert!(passwords.fits("correct horse", &hash).await);
+        assert!(!passwords.fits("correct horsf", &hash).await);
+        assert!(!passwords.fits("", &hash).await);
+    }
+
+    #[tokio::test]
+    async fn nothing_fits_what_is_no_hash() {
+        let passwords = Passwords::new();
+        for hash in ["", "secret", "$argon2id$", "$2b$12$abc", "$argon2id$v=19$m=1,t=0,p=0$AA$AA"] {
+            assert!(!passwords.fits("secret", hash).await, "{hash}");
         }
-        assert!(!passwords.fits("secret", "no hash").await);
-        assert!(!passwords.fits("", &passwords.of_nobody().await).await);
+    }
+
+    #[tokio::test]
+    async fn the_hash_of_no_password_costs_what_a_real_one_costs() {
+        let real = Passwords::new().hash("secret").await;
+        let parameters = |hash: &str| hash.rsplitn(3, '$').last().map(str::to_owned);
+        assert_eq!(parameters(UNFITTABLE), parameters(&real));
+        assert_eq!(UNFITTABLE.len(), real.len());
+        let verified = Argon2::default().verify_password(b"secret", UNFITTABLE);
+        assert_eq!(verified, Err(Error::PasswordInvalid), "it was computed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fits_is_remembered_for_a_while_and_needs_no_turn() {
+        let passwords = Passwords::new();
+        let hash = passwords.hash("secret").await;
+        assert!(passwords.fits("secret", &hash).await);
+        assert!(!passwords.fits("wrong", &hash).await);
+        let turns = all_turns(&passwords);
+        assert!(!turns.is_empty());
+        assert!(fits_at_once(&passwords, "secret", &hash).await);
+        assert!(!fits_at_once(&passwords, "wrong", &hash).await);
+        advance(REMEMBERED).await;
+        assert!(!fits_at_once(&passwords, "secret", &hash).await, "it is looked at again");
+        drop(turns);
+        assert!(passwords.fits("secret", &hash).await);
+    }
+
+    #[tokio::test]
+    async fn what_was_found_meanwhile_needs_no_hash() {
+        let passwords = Passwords::new();
+        let turns = all_turns(&passwords);
+        let mut fits = pin!(passwords.fits("secret", UNFITTABLE));
+        assert_eq!(fits.as_mut().now_or_never(), None, "it waits for its turn");
+        passwords.fitting.put(passwords.digest(UNFITTABLE, "secret"), ());
+        drop(turns);
+        assert!(fits.await);
+    }
+
+    #[tokio::test]
+    async fn a_turn_comes_back_although_nobody_waits_for_the_hash() {
+        let passwords = Passwords::new();
+        let turns = all_turns(&passwords);
+        let count = turns.len();
+        for turn in turns {
+            assert!(turn.verify("secret", UNFITTABLE).now_or_never().is_none());
+        }
+        let back: Vec<Turn> =
+            futures_util::future::join_all((0..count).map(|_| passwords.turn())).await;
+        assert_eq!(back.len(), count);
+    }
+
+    #[test]
+    fn digests_tell_pairs_and_processes_apart() {
+        let passwords = Passwords::new();
+        let digest = passwords.digest("ab", "c");
+        assert_eq!(digest, passwords.digest("ab", "c"));
+        assert_ne!(digest, passwords.digest("a", "bc"));
+        assert_ne!(digest, Passwords::new().digest("ab", "c"));
     }
 }

@@ -1,88 +1,164 @@
-//! What was found right a short time ago.
+//! What is remembered for a while, and never more of it than fits.
+//!
+//! Nothing here sleeps or cleans up by itself: what is over is never given out, and is dropped when
+//! something new comes in.
 
 use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-/// How long something is remembered: many polls, and not long after a password was changed.
-const MEMORY: Duration = Duration::from_mins(1);
+/// Upper bound of what one [`Recent`] remembers, so that nobody fills the memory with names,
+/// passwords or addresses. Enough for the clients of a large webinar, and a few megabytes.
+pub(super) const MOST: usize = 10_000;
 
-/// How many are remembered: a large webinar's participants.
-const MOST: usize = 10_000;
-
-/// Stands for secrets without holding them.
-pub(super) type Key = [u8; 32];
-
-/// A bounded memory of values by secrets.
-pub(super) struct Recent<V> {
-    /// Makes the digests of this process useless elsewhere.
-    pepper: [u8; 32],
-    entries: Mutex<HashMap<Key, (Instant, V)>>,
+/// Values that are remembered since they were written, each for the same time. When there are too
+/// many, the oldest goes.
+pub(super) struct Recent<K, V> {
+    kept: Duration,
+    entries: Mutex<Entries<K, V>>,
 }
 
-impl<V> Default for Recent<V> {
-    fn default() -> Self {
-        Self { pepper: rand::random(), entries: Mutex::default() }
+struct Entries<K, V> {
+    by_key: HashMap<K, Entry<V>>,
+    /// Keys by the number of their entry. As all are kept for the same time, the oldest is also
+    /// the first to be over.
+    by_age: BTreeMap<u64, K>,
+    last_number: u64,
+}
+
+struct Entry<V> {
+    number: u64,
+    until: Instant,
+    value: V,
+}
+
+impl<K: Clone + Eq + Hash, V: Clone> Recent<K, V> {
+    /// Remembers nothing yet, and later each value for the time `kept`.
+    pub(super) fn new(kept: Duration) -> Self {
+        let entries = Entries { by_key: HashMap::new(), by_age: BTreeMap::new(), last_number: 0 };
+        Self { kept, entries: Mutex::new(entries) }
+    }
+
+    /// What is remembered under the key.
+    pub(super) fn get(&self, key: &K) -> Option<V> {
+        let entries = self.entries();
+        let entry = entries.by_key.get(key)?;
+        (entry.until > Instant::now()).then(|| entry.value.clone())
+    }
+
+    /// Remembers the value, from now on.
+    pub(super) fn put(&self, key: K, value: V) {
+        self.update(key, |_before| value);
+    }
+
+    /// Remembers, from now on, what `change` makes of what is remembered.
+    pub(super) fn update(&self, key: K, change: impl FnOnce(Option<V>) -> V) {
+        let now = Instant::now();
+        let mut entries = self.entries();
+        entries.drop_over(now);
+        let value = change(entries.remove(&key).map(|entry| entry.value));
+        entries.insert(key, now + self.kept, value);
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries<K, V>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<V: Clone> Recent<V> {
-    /// The digest of these texts.
-    pub(super) fn key(&self, texts: &[&str]) -> Key {
-        let mut hasher = Sha256::new_with_prefix(self.pepper);
-        for text in texts {
-            // The length keeps "ab", "c" from "a", "bc".
-            hasher.update(text.len().to_le_bytes());
-            hasher.update(text.as_bytes());
+impl<K: Clone + Eq + Hash, V> Entries<K, V> {
+    fn drop_over(&mut self, now: Instant) {
+        while let Some(oldest) = self.by_age.first_entry() {
+            if self.by_key.get(oldest.get()).is_some_and(|entry| entry.until > now) {
+                return;
+            }
+            self.by_key.remove(&oldest.remove());
         }
-        hasher.finalize().into()
     }
 
-    pub(super) fn get(&self, key: &Key) -> Option<V> {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, value) = entries.get(key)?;
-        (since.elapsed() < MEMORY).then(|| value.clone())
+    fn remove(&mut self, key: &K) -> Option<Entry<V>> {
+        let entry = self.by_key.remove(key)?;
+        self.by_age.remove(&entry.number);
+        Some(entry)
     }
 
-    pub(super) fn put(&self, key: Key, value: V) {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if entries.len() >= MOST {
-            entries.retain(|_key, (since, _value)| since.elapsed() < MEMORY);
+    fn insert(&mut self, key: K, until: Instant, value: V) {
+        if self.by_key.len() >= MOST
+            && let Some((_number, oldest)) = self.by_age.pop_first()
+        {
+            self.by_key.remove(&oldest);
         }
-        if entries.len() >= MOST {
-            entries.clear();
-        }
-        entries.insert(key, (Instant::now(), value));
+        self.last_number += 1;
+        let number = self.last_number;
+        self.by_age.insert(number, key.clone());
+        self.by_key.insert(key, Entry { number, until, value });
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::advance;
+
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_value_is_forgotten_after_a_while() {
-        let recent = Recent::default();
-        let key = recent.key(&["alice", "secret"]);
-        assert_eq!(recent.get(&key), None);
-        recent.put(key, 7);
-        assert_eq!(recent.get(&key), Some(7));
-        assert_eq!(recent.get(&recent.key(&["alices", "ecret"])), None);
-        tokio::time::advance(MEMORY).await;
-        assert_eq!(recent.get(&key), None);
+    const KEPT: Duration = Duration::from_mins(1);
+
+    fn sizes<K: Clone + Eq + Hash, V: Clone>(recent: &Recent<K, V>) -> (usize, usize) {
+        let entries = recent.entries();
+        (entries.by_key.len(), entries.by_age.len())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_memory_is_bounded() {
-        let recent = Recent::default();
-        for number in 0..=MOST {
-            recent.put(recent.key(&[&number.to_string()]), ());
+    async fn a_value_is_over_after_its_time_however_often_it_is_read() {
+        let recent = Recent::new(KEPT);
+        recent.put("key", 1);
+        advance(KEPT / 2).await;
+        assert_eq!(recent.get(&"key"), Some(1));
+        advance(KEPT / 2).await;
+        assert_eq!(recent.get(&"key"), None);
+        recent.update("key", |before| before.unwrap_or(7));
+        assert_eq!(recent.get(&"key"), Some(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_value_that_is_written_again_is_young_again() {
+        let recent = Recent::new(KEPT);
+        recent.put("key", 1);
+        advance(KEPT / 2).await;
+        recent.update("key", |before| before.unwrap() + 1);
+        advance(KEPT / 2).await;
+        assert_eq!(recent.get(&"key"), Some(2));
+        assert_eq!(sizes(&recent), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_over_is_dropped_when_something_new_comes() {
+        let recent = Recent::new(KEPT);
+        for key in 0..100 {
+            recent.put(key, ());
         }
-        assert!(recent.entries.lock().unwrap().len() <= MOST);
+        advance(KEPT).await;
+        recent.put(100, ());
+        assert_eq!(sizes(&recent), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_goes_when_there_are_too_many() {
+        let recent = Recent::new(KEPT);
+        for key in 0..MOST {
+            recent.put(key, ());
+        }
+        recent.put(0, ());
+        recent.put(MOST, ());
+        assert_eq!(recent.get(&1), None, "the oldest");
+        assert_eq!(
+            (recent.get(&0), recent.get(&2), recent.get(&MOST)),
+            (Some(()), Some(()), Some(()))
+        );
+        assert_eq!(sizes(&recent), (MOST, MOST));
     }
 }

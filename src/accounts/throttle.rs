@@ -1,88 +1,95 @@
-//! Slows failed logins down, for each address.
+//! Slows down whoever guesses passwords.
+//!
+//! Only failures count, by the address that they come from. A success takes none of them back, or
+//! who has one password could guess others between his own log-ins.
 
 use std::{
-    collections::HashMap,
     net::{IpAddr, Ipv6Addr},
-    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-/// Failures that cost nothing: somebody may mistype.
-const FREE: u32 = 5;
+use super::recent::Recent;
 
-/// Wait after the next one; it doubles with each.
+/// Failures that cost no wait: people mistype, and several may share an address.
+const FREE_FAILURES: u32 = 5;
+
+/// The first wait. A person hardly notices it, and for a guesser it is the first of many.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
-/// Longest wait. A guesser gets 288 attempts a day.
+/// The longest wait. It leaves a guesser some 300 attempts a day, and a person who finally finds
+/// his password does not give up.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
 
-/// After this time without a failure an address begins anew.
-const MEMORY: Duration = Duration::from_mins(15);
+/// Failures are forgotten when the last one was so long ago. Longer than the longest wait, so that
+/// patience alone does not make a guesser fast again.
+const FORGOTTEN_AFTER: Duration = Duration::from_mins(15);
 
-/// Addresses that are remembered.
-const MOST: usize = 10_000;
+/// An IPv6 address counts by its first 64 bits: whoever has one address has all of these.
+const NETWORK: u128 = u128::MAX << 64;
 
-/// Failures of each address.
-#[derive(Default)]
-pub(super) struct Throttle {
-    failures: Mutex<HashMap<IpAddr, Failures>>,
+/// Knows which addresses failed, how often, and when they may try again.
+pub struct Throttle {
+    failures: Recent<IpAddr, Failures>,
 }
 
 #[derive(Clone, Copy)]
 struct Failures {
-    number: u32,
-    last: Instant,
-}
-
-impl Failures {
-    /// What is left of the wait.
-    fn wait(self) -> Option<Duration> {
-        let doublings = self.number.checked_sub(FREE + 1)?;
-        let factor = 2_u32.checked_pow(doublings).unwrap_or(u32::MAX);
-        let wait = FIRST_WAIT.saturating_mul(factor).min(LONGEST_WAIT);
-        wait.checked_sub(self.last.elapsed()).filter(|left| !left.is_zero())
-    }
+    count: u32,
+    until: Instant,
 }
 
 impl Throttle {
-    /// How long the address has to wait before it may try again.
-    pub(super) fn wait(&self, address: IpAddr) -> Option<Duration> {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.get(&network(address))?.wait()
+    /// Nobody failed yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { failures: Recent::new(FORGOTTEN_AFTER) }
     }
 
-    /// Notes a failure.
-    pub(super) fn failed(&self, address: IpAddr) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if failures.len() >= MOST {
-            failures.retain(|_address, each| each.last.elapsed() < MEMORY);
-        }
-        if failures.len() >= MOST {
-            let oldest = failures.iter().min_by_key(|(_, each)| each.last).map(|(each, _)| *each);
-            oldest.and_then(|address| failures.remove(&address));
-        }
-        let now = Instant::now();
-        let entry = failures.entry(network(address)).or_insert(Failures { number: 0, last: now });
-        let number = if entry.last.elapsed() < MEMORY { entry.number } else { 0 };
-        *entry = Failures { number: number.saturating_add(1), last: now };
+    /// How long this address has to wait; `None` if it may try now.
+    #[must_use]
+    pub fn wait(&self, from: IpAddr) -> Option<Duration> {
+        let failures = self.failures.get(&network(from))?;
+        let wait = failures.until.saturating_duration_since(Instant::now());
+        (!wait.is_zero()).then_some(wait)
+    }
+
+    /// Notes that an attempt from this address failed.
+    pub fn failed(&self, from: IpAddr) {
+        self.failures.update(network(from), |before| {
+            let count = before.map_or(1, |failures| failures.count.saturating_add(1));
+            Failures { count, until: Instant::now() + wait_after(count) }
+        });
     }
 }
 
-/// One who has an IPv6 address mostly has 2^64 of them.
+impl Default for Throttle {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The wait after so many failures: doubles with each beyond the free ones.
+fn wait_after(failures: u32) -> Duration {
+    let Some(doublings) = failures.checked_sub(FREE_FAILURES) else { return Duration::ZERO };
+    let factor = 2_u32.checked_pow(doublings).unwrap_or(u32::MAX);
+    FIRST_WAIT.saturating_mul(factor).min(LONGEST_WAIT)
+}
+
+/// What an address counts as. On a listener for both families an IPv4 address looks like IPv6, and
+/// all of them would be one network.
 fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & NETWORK).into(),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::advance;
+
     use super::*;
 
     fn address(text: &str) -> IpAddr {
@@ -90,46 +97,49 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waits_double_after_some_failures() {
-        let throttle = Throttle::default();
+    async fn the_wait_doubles_with_each_failure_beyond_the_free_ones() {
+        let throttle = Throttle::new();
         let guesser = address("192.0.2.1");
-        for _ in 0..FREE {
+        let mut waits = Vec::new();
+        for _ in 0..50 {
             throttle.failed(guesser);
-            assert_eq!(throttle.wait(guesser), None);
+            let wait = throttle.wait(guesser);
+            waits.push(wait.unwrap_or_default().as_secs());
+            advance(wait.unwrap_or_default()).await;
+            assert_eq!(throttle.wait(guesser), None, "the wait is over");
         }
-        for seconds in [1, 2, 4, 8] {
+        assert_eq!(waits[..8], [0, 0, 0, 0, 1, 2, 4, 8]);
+        assert_eq!(waits.last(), Some(&300));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_forgotten_some_time_after_the_last_one() {
+        let throttle = Throttle::new();
+        let guesser = address("192.0.2.1");
+        for _ in 0..FREE_FAILURES {
             throttle.failed(guesser);
-            let wait = Duration::from_secs(seconds);
-            assert_eq!(throttle.wait(guesser), Some(wait));
-            tokio::time::advance(wait).await;
-            assert_eq!(throttle.wait(guesser), None);
         }
-        for _ in 0..100 {
-            throttle.failed(guesser);
-        }
-        assert_eq!(throttle.wait(guesser), Some(LONGEST_WAIT));
-        assert_eq!(throttle.wait(address("192.0.2.2")), None);
-        tokio::time::advance(MEMORY).await;
+        advance(FORGOTTEN_AFTER / 2).await;
+        throttle.failed(guesser);
+        assert_eq!(throttle.wait(guesser), Some(2 * FIRST_WAIT));
+        advance(FORGOTTEN_AFTER).await;
         throttle.failed(guesser);
         assert_eq!(throttle.wait(guesser), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_network_of_ipv6_counts_as_one() {
-        let throttle = Throttle::default();
-        for host in 0..=FREE {
-            throttle.failed(address(&format!("2001:db8::{host:x}")));
+    async fn an_address_counts_as_what_one_customer_has() {
+        for (guesser, same, other) in [
+            ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"),
+            ("::ffff:192.0.2.1", "192.0.2.1", "::ffff:192.0.2.2"),
+            ("2001:db8:0:1::1", "2001:db8:0:1:ffff::2", "2001:db8:0:2::1"),
+        ] {
+            let throttle = Throttle::new();
+            for _ in 0..FREE_FAILURES {
+                throttle.failed(address(guesser));
+            }
+            assert!(throttle.wait(address(same)).is_some(), "{same}");
+            assert!(throttle.wait(address(other)).is_none(), "{other}");
         }
-        assert!(throttle.wait(address("2001:db8::ffff")).is_some());
-        assert_eq!(throttle.wait(address("2001:db8:0:1::1")), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_memory_is_bounded() {
-        let throttle = Throttle::default();
-        for number in 0..20_000_u32 {
-            throttle.failed(IpAddr::V4(number.into()));
-        }
-        assert_eq!(throttle.failures.lock().unwrap().len(), MOST);
     }
 }

@@ -64,10 +64,8 @@ enum Command {
     /// Publish one lobby-change event
     Publish(publish::Publish),
     /// Add, remove and list the users of the HTTP API
-    User {
-        #[command(subcommand)]
-        command: user::UserCommand,
-    },
+    #[command(subcommand)]
+    User(user::User),
     /// Look at the configuration
     Config {
         #[command(subcommand)]
@@ -93,7 +91,7 @@ impl Cli {
             Command::Api => serve(load()?, Role::Api).await,
             Command::Migrate => migrate(&load()?).await,
             Command::Publish(publish) => publish.run(&load()?).await,
-            Command::User { command } => command.run(&load()?).await,
+            Command::User(user) => user.run(&load()?).await,
             Command::Config { command: ConfigCommand::Check } => check(load()?),
         }
     }

@@ -1,6 +1,9 @@
-//! `lobbyd user`: who may log in to the HTTP API.
+//! `lobbyd user`: the users of the HTTP API, from the command line.
 
-use std::io::{self, Read};
+use std::{
+    collections::BTreeSet,
+    io::{self, BufRead},
+};
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
@@ -8,103 +11,93 @@ use lobbyd::{
     accounts::Passwords,
     app,
     config::Config,
-    store::{Database, User},
+    store::{self, Database},
 };
 
 use super::say;
 
-/// Longest name of a user, and of a group, in characters: the width of the columns.
-const MAX_NAME: usize = 64;
+/// Longest name of a user or a group, and for people: what the tables hold, and lists show.
+const MAX_NAME_CHARS: usize = 64;
 
-/// Longest password, in bytes. What is longer is hardly meant as one.
-const MAX_PASSWORD: usize = 4096;
+/// Longest password, as the HTTP API takes it. Nobody remembers more, and hashing has to end.
+const MAX_PASSWORD_BYTES: usize = 4096;
 
+/// Add, remove and list the users of the HTTP API.
 #[derive(Debug, Subcommand)]
-pub(crate) enum UserCommand {
+pub(crate) enum User {
     /// Add a user
     Add(Add),
-    /// Remove a user, also from all rooms
+    /// Remove a user, also from the rooms
     Remove {
-        /// Name of the user
-        #[arg(value_parser = name)]
+        /// By which the user logs in
         name: String,
     },
     /// Give a user another password
     Passwd {
-        /// Name of the user
-        #[arg(value_parser = name)]
+        /// By which the user logs in
         name: String,
+
         #[command(flatten)]
-        password: PasswordSource,
+        password: Password,
     },
-    /// List the users: name, name for people, groups
+    /// Print name, name for people and groups of each user, separated by tabs
     List,
 }
 
-/// Add a user.
 #[derive(Debug, Args)]
 pub(crate) struct Add {
-    /// Name by which the user logs in
-    #[arg(value_parser = name)]
+    /// By which the user logs in
+    #[arg(value_parser = login_name)]
     name: String,
 
-    /// Name for people, the same by default
-    #[arg(long, value_name = "NAME", value_parser = display_name)]
+    /// Name for people, in place of NAME
+    #[arg(long, value_name = "TEXT", value_parser = shown_name)]
     display_name: Option<String>,
 
-    /// Group of the user, for the right to enable SIP; may be given several times
-    #[arg(long = "group", value_name = "GROUP", value_parser = name)]
+    /// Put the user into this group; can be repeated
+    #[arg(long = "group", value_name = "GROUP", value_parser = shown_name)]
     groups: Vec<String>,
 
     #[command(flatten)]
-    password: PasswordSource,
+    password: Password,
 }
 
+/// Where the password comes from: never from an argument, which all processes can read.
 #[derive(Debug, Args)]
-pub(crate) struct PasswordSource {
-    /// Read the password from the standard input, where no list of processes shows it
+pub(crate) struct Password {
+    /// Read the password from standard input, one line
     #[arg(long, required = true)]
     password_stdin: bool,
 }
 
-impl UserCommand {
+impl User {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         let database = app::open_database(config)?;
-        if config.database.migrate {
-            database.migrate().await?;
-        }
-        let done = self.on(database.as_ref()).await;
+        let done = self.work(&*database, config.database.migrate).await;
         database.close().await;
         done
     }
 
-    async fn on(self, database: &dyn Database) -> anyhow::Result<()> {
+    async fn work(self, database: &dyn Database, migrate: bool) -> anyhow::Result<()> {
+        if migrate {
+            database.migrate().await?;
+        }
         match self {
-            Self::Add(Add { name, display_name, mut groups, password: _ }) => {
-                let hash = read_and_hash().await?;
-                groups.sort();
-                groups.dedup();
-                let display_name = display_name.unwrap_or_else(|| name.clone());
-                let user = User { id: name, display_name, groups };
-                ensure!(
-                    database.add_user(&user, &hash).await?,
-                    "there is a user {} already",
-                    user.id
-                );
-                say(&format!("user {} was added", user.id))
-            }
+            Self::Add(add) => add.run(database).await,
             Self::Remove { name } => {
-                ensure!(database.remove_user(&name).await?, "there is no user {name}");
-                say(&format!("user {name} was removed"))
+                ensure!(database.remove_user(&name).await?, unknown(&name));
+                say(&format!("{name}: removed"))
             }
             Self::Passwd { name, password: _ } => {
-                let hash = read_and_hash().await?;
-                ensure!(database.set_user_password(&name, &hash).await?, "there is no user {name}");
-                say(&format!("user {name} has another password"))
+                let hash = hashed(&read_password()?).await;
+                ensure!(database.set_user_password(&name, &hash).await?, unknown(&name));
+                say(&format!("{name}: password changed"))
             }
             Self::List => {
-                for User { id, display_name, groups } in database.users().await? {
-                    say(&format!("{id}\t{display_name}\t{}", groups.join(",")))?;
+                for user in database.users().await? {
+                    let mut columns = vec![user.id, user.display_name];
+                    columns.extend(user.groups);
+                    say(&columns.join("\t"))?;
                 }
                 Ok(())
             }
@@ -112,35 +105,112 @@ impl UserCommand {
     }
 }
 
-async fn read_and_hash() -> anyhow::Result<String> {
-    let mut bytes = Vec::new();
-    let limit = u64::try_from(MAX_PASSWORD + 2)?;
-    io::stdin().lock().take(limit).read_to_end(&mut bytes).context("standard input")?;
-    let text = String::from_utf8(bytes).context("the password is no text in UTF-8")?;
-    let password = text.trim_end_matches(['\r', '\n']);
-    if password.is_empty() {
-        bail!("no password was given on the standard input");
+impl Add {
+    async fn run(self, users: &dyn Database) -> anyhow::Result<()> {
+        let hash = hashed(&read_password()?).await;
+        let user = store::User {
+            display_name: self.display_name.unwrap_or_else(|| self.name.clone()),
+            id: self.name,
+            // Each once, however often it was named.
+            groups: self.groups.into_iter().collect::<BTreeSet<_>>().into_iter().collect(),
+        };
+        ensure!(users.add_user(&user, &hash).await?, "there is a user {} already", user.id);
+        say(&format!("{}: added", user.id))
     }
-    ensure!(password.len() <= MAX_PASSWORD, "a password has at most {MAX_PASSWORD} bytes");
-    Ok(Passwords::default().hash(password).await)
 }
 
-/// HTTP Basic ends a name at a colon.
-fn name(text: &str) -> Result<String, String> {
-    let length = text.chars().count();
-    if length == 0 || length > MAX_NAME {
-        return Err(format!("a name has 1 to {MAX_NAME} characters, this one has {length}"));
+fn unknown(name: &str) -> String {
+    format!("there is no user {name}")
+}
+
+async fn hashed(password: &str) -> String {
+    Passwords::new().hash(password).await
+}
+
+fn read_password() -> anyhow::Result<String> {
+    password(io::stdin().lock())
+}
+
+/// Reads the first line. More than a password may have is not read.
+fn password(input: impl BufRead) -> anyhow::Result<String> {
+    const LINE_END: &str = "\r\n";
+    let mut line = Vec::new();
+    let bound = u64::try_from(MAX_PASSWORD_BYTES + LINE_END.len())?;
+    input.take(bound).read_until(b'\n', &mut line).context("standard input")?;
+    // The error would hold the password.
+    let Ok(line) = String::from_utf8(line) else { bail!("the password is not UTF-8") };
+    let line = line.strip_suffix('\n').unwrap_or(&line);
+    let password = line.strip_suffix('\r').unwrap_or(line);
+    ensure!(!password.is_empty(), "the password on standard input is empty");
+    ensure!(
+        password.len() <= MAX_PASSWORD_BYTES,
+        "the password is longer than {MAX_PASSWORD_BYTES} bytes"
+    );
+    Ok(password.to_owned())
+}
+
+fn login_name(text: &str) -> Result<String, String> {
+    let name = shown_name(text)?;
+    // HTTP Basic ends the name with a colon; in addresses it is one segment.
+    if name.contains(|c: char| c.is_whitespace() || c == ':' || c == '/') {
+        return Err("expected neither white space, nor : or /".to_owned());
     }
-    if text.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, ':' | '/')) {
-        return Err("a name has no white space, no colon and no slash".to_owned());
+    Ok(name)
+}
+
+fn shown_name(text: &str) -> Result<String, String> {
+    if !(1..=MAX_NAME_CHARS).contains(&text.chars().count()) {
+        return Err(format!("expected 1 to {MAX_NAME_CHARS} characters"));
+    }
+    // A line or a column of the list must not end within a name, and MariaDB takes names for equal
+    // that differ in spaces at the end.
+    if text.contains(char::is_control) || text.trim() != text {
+        return Err("expected no control characters, and no white space at the ends".to_owned());
     }
     Ok(text.to_owned())
 }
 
-fn display_name(text: &str) -> Result<String, String> {
-    let length = text.chars().count();
-    if length > MAX_NAME || text.chars().any(char::is_control) {
-        return Err(format!("a name for people has at most {MAX_NAME} printable characters"));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_the_first_line() {
+        let longest = "x".repeat(MAX_PASSWORD_BYTES);
+        for (input, expected) in [
+            ("secret\n", "secret"),
+            ("secret\r\n", "secret"),
+            ("secret", "secret"),
+            (" two words \nnext line\n", " two words "),
+            (&format!("{longest}\r\n"), &longest),
+        ] {
+            assert_eq!(password(input.as_bytes()).unwrap(), expected);
+        }
     }
-    Ok(text.to_owned())
+
+    #[test]
+    fn a_password_that_cannot_be_used_is_refused_without_being_shown() {
+        let too_long = "x".repeat(MAX_PASSWORD_BYTES + 1);
+        for input in ["", "\n", "\r\n", &too_long, &format!("{too_long}\n"), &too_long.repeat(2)] {
+            let complaint = format!("{:?}", password(input.as_bytes()).unwrap_err());
+            assert!(!complaint.contains("xx"), "{complaint}");
+        }
+        assert!(password(b"\xff\n".as_slice()).is_err());
+    }
+
+    #[test]
+    fn a_name_fits_into_headers_addresses_and_lists() {
+        let longest = "\u{e9}".repeat(MAX_NAME_CHARS);
+        for name in ["alice", "a.b_c-d@example.org", "J\u{fc}rgen", "o'neill", &longest] {
+            assert_eq!(login_name(name).as_deref(), Ok(name));
+        }
+        let too_long = "x".repeat(MAX_NAME_CHARS + 1);
+        for name in ["", "a b", "a:b", "a/b", "a\tb", "a\u{a0}b", "a\u{7f}", &too_long] {
+            assert!(login_name(name).is_err(), "{name:?}");
+        }
+        assert!(shown_name("Alice B. (Sales)").is_ok());
+        for name in ["", "a\tb", "a\nb", "a ", &too_long] {
+            assert!(shown_name(name).is_err(), "{name:?}");
+        }
+    }
 }

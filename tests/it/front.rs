@@ -1,6 +1,6 @@
 //! The API's front: who gets in, what it reads, and what hostile clients achieve.
 
-use std::{process::Stdio, time::Duration};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::{
@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::support::{
-    daemon::{program, run},
+    daemon::run,
     database::Kind,
     eventually,
     http::Client,
@@ -275,48 +275,6 @@ fn the_api_alone_needs_a_broker() {
     assert_eq!(output.status.code(), Some(78));
     let complaint = String::from_utf8(output.stderr).unwrap();
     assert!(complaint.contains("events.url: memory:"), "{complaint}");
-}
-
-#[test]
-fn users_are_kept_by_the_command_line() {
-    use std::io::Write;
-    let file = crate::support::server::folder("users-").join("rooms.db");
-    let url = format!("sqlite://{}?mode=rwc", file.display());
-    let settings = vec![("LOBBYD__DATABASE__URL".to_owned(), url)];
-    let user = |arguments: &[&str], password: &str| {
-        let mut child = program(&settings)
-            .arg("user")
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        writeln!(child.stdin.take().unwrap(), "{password}").ok();
-        let output = child.wait_with_output().unwrap();
-        let text = [output.stdout, output.stderr].concat();
-        (output.status.code(), String::from_utf8(text).unwrap())
-    };
-    let add =
-        ["add", "alice", "--display-name", "Alice A.", "--group", "staff", "--password-stdin"];
-    assert_eq!(user(&add, "marker-secret"), (Some(0), "user alice was added\n".to_owned()));
-    let (status, complaint) = user(&add, "marker-secret");
-    assert_eq!(status, Some(1), "{complaint}");
-    assert!(complaint.contains("there is a user alice already"), "{complaint}");
-    assert!(!complaint.contains("marker-secret"));
-    assert_eq!(user(&["list"], "").1, "alice\tAlice A.\tstaff\n");
-    let (status, complaint) = user(&["add", "bob", "--password-stdin"], "");
-    assert_eq!(status, Some(1));
-    assert!(complaint.contains("no password was given"), "{complaint}");
-    assert_eq!(user(&["passwd", "alice", "--password-stdin"], "other").0, Some(0));
-    assert_eq!(user(&["passwd", "bob", "--password-stdin"], "other").0, Some(1));
-    for wrong in [["add", "a:b", "--password-stdin"], ["add", "a b", "--password-stdin"]] {
-        assert_eq!(user(&wrong, "x").0, Some(2));
-    }
-    assert_eq!(user(&["add", "bob"], "x").0, Some(2), "the source of the password has to be named");
-    assert_eq!(user(&["remove", "alice"], "").0, Some(0));
-    assert_eq!(user(&["remove", "alice"], "").0, Some(1));
-    assert_eq!(user(&["list"], "").1, "");
 }
 
 /// What is counted is there from the start.

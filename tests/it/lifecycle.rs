@@ -1,7 +1,14 @@
 //! The program from outside: commands, configuration, signals, supervision, memory.
 
-use std::{fs, os::unix::net::UnixDatagram, time::Duration};
+use std::{
+    fs,
+    io::Write,
+    os::unix::net::UnixDatagram,
+    process::{Output, Stdio},
+    time::Duration,
+};
 
+use lobbyd::accounts::Passwords;
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
@@ -155,6 +162,71 @@ fn migrate_brings_a_database_up_to_date() {
     let output =
         run(&settings(&[("LOBBYD__DATABASE__URL", "sqlite:///nowhere/x.db")]), &["migrate"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+/// Runs the program to its end, with this on standard input.
+fn run_with_input(settings: &Settings, arguments: &[&str], input: &str) -> Output {
+    let mut child = program(settings)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Dropped at once, so that the input ends.
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[tokio::test]
+async fn users_are_kept_by_the_command_line() {
+    let (database, settings) = laptop().await;
+    let user = |arguments: &[&str], input: &str| {
+        let output = run_with_input(&settings, &[&["user"], arguments].concat(), input);
+        let (shown, complaint) = (text(&output.stdout), text(&output.stderr));
+        assert!(!format!("{shown}{complaint}").contains("marker"), "{shown}{complaint}");
+        (output.status.code().unwrap(), shown, complaint)
+    };
+    let done = |answer: &str| (0, answer.to_owned(), String::new());
+    let failed = |complaint: &str| (1, String::new(), format!("lobbyd: {complaint}\n"));
+
+    assert_eq!(user(&["list"], ""), done(""));
+    let bob = ["add", "bob", "--password-stdin"];
+    assert_eq!(user(&bob, "marker-bob\n"), done("bob: added\n"));
+    assert_eq!(user(&bob, "marker-bob\n"), failed("there is a user bob already"));
+    let alice = ["--display-name", "Alice B.", "--group", "sip", "--group", "eu", "--group", "sip"];
+    let alice = [&["add", "alice", "--password-stdin"], alice.as_slice()].concat();
+    assert_eq!(user(&alice, "marker-old"), done("alice: added\n"));
+    let list = "alice\tAlice B.\teu\tsip\nbob\tbob\n";
+    assert_eq!(user(&["list"], ""), done(list));
+
+    let passwords = Passwords::new();
+    let hash = async || database.texts("SELECT password_hash FROM lobbyd_users ORDER BY id").await;
+    assert!(passwords.fits("marker-old", &hash().await[0]).await);
+    let passwd = ["passwd", "alice", "--password-stdin"];
+    assert_eq!(user(&passwd, "marker-new\n"), done("alice: password changed\n"));
+    assert!(passwords.fits("marker-new", &hash().await[0]).await);
+    assert!(passwords.fits("marker-bob", &hash().await[1]).await);
+
+    let empty = "the password on standard input is empty";
+    assert_eq!(user(&passwd, "\n"), failed(empty));
+    assert_eq!(user(&["add", "carol", "--password-stdin"], ""), failed(empty));
+    for (arguments, problem) in [
+        (["add", "carol"].as_slice(), "--password-stdin"),
+        (&["passwd", "bob"], "--password-stdin"),
+        (&["add", "carol:smith", "--password-stdin"], "neither white space, nor : or /"),
+        (&["add", "carol", "--password-stdin", "--group", ""], "1 to 64 characters"),
+    ] {
+        let (status, _shown, complaint) = user(arguments, "");
+        assert_eq!(status, 2, "{complaint}");
+        assert!(complaint.contains(problem), "{complaint}");
+    }
+
+    assert_eq!(user(&["remove", "bob"], ""), done("bob: removed\n"));
+    assert_eq!(user(&["remove", "bob"], ""), failed("there is no user bob"));
+    let passwd = ["passwd", "bob", "--password-stdin"];
+    assert_eq!(user(&passwd, "marker-bob\n"), failed("there is no user bob"));
+    assert_eq!(user(&["list"], ""), done("alice\tAlice B.\teu\tsip\n"));
 }
 
 #[tokio::test]

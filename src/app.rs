@@ -23,12 +23,12 @@ use crate::{
         self, Limits,
         api::{Front, Proxies},
     },
-    service::{Service, Sip, Updates},
+    service::{Service, Sip},
     shutdown::Supervisor,
     store::{self, Database, Store, StoreError},
     systemd, telemetry,
     worker::{
-        Handoff, Intake, Relay, TimerLoop,
+        Handoff, Intake, Relay, TimerLoop, Updates,
         housekeeping::{Housekeeping, Retention, Schedules, check_schedule},
     },
 };
@@ -74,6 +74,7 @@ impl App {
             ("housekeeping.prune", &config.housekeeping.prune),
             ("housekeeping.gauges", &config.housekeeping.gauges),
             ("housekeeping.summary", &config.housekeeping.summary),
+            ("housekeeping.sessions", &config.housekeeping.sessions),
         ] {
             check_schedule(schedule).map_err(|problem| ConfigError::new(key, problem))?;
         }
@@ -209,10 +210,10 @@ impl Loops<'_> {
         );
         match work {
             Work::Worker => self.start_worker(handoff),
-            Work::Api(listener) => self.start_api(listener, Some(handoff), left),
+            Work::Api(listener) => self.start_api(listener, handoff, left),
             Work::Both(listener) => {
-                self.start_worker(handoff);
-                self.start_api(listener, None, left);
+                self.start_worker(handoff.clone());
+                self.start_api(listener, handoff, left);
             }
         }
         self.supervisor.start("relay", relay.run(self.stop));
@@ -237,13 +238,18 @@ impl Loops<'_> {
             handoff,
             config.timers.batch.get(),
         );
-        let retention =
-            Retention { history: config.outbox.history, dead_after: config.outbox.dead_after };
-        let housekeeping = Housekeeping::new(self.app.store(), Arc::clone(&self.clock), retention);
+        let retention = Retention {
+            history: config.outbox.history,
+            dead_after: config.outbox.dead_after,
+            session: config.http.session_timeout,
+        };
+        let housekeeping =
+            Housekeeping::new(self.app.database(), Arc::clone(&self.clock), retention);
         let schedules = Schedules {
             prune: config.housekeeping.prune.clone(),
             gauges: config.housekeeping.gauges.clone(),
             summary: config.housekeeping.summary.clone(),
+            sessions: config.housekeeping.sessions.clone(),
         };
         self.supervisor.start("timer loop", timers.run(self.stop.clone()));
         self.supervisor.start("intake", intake.run(self.stop.clone()));
@@ -251,21 +257,29 @@ impl Loops<'_> {
             .start_fallible("housekeeping", housekeeping.run(schedules, self.stop.clone()));
     }
 
-    /// Where there is no timer loop the API holds the handoff: its end tells the relay that nothing
-    /// more comes.
-    fn start_api(&mut self, listener: TcpListener, handoff: Option<Handoff>, left: Arc<Notify>) {
+    /// The API has connections of its own, so that its clients hold up no loop. It holds the
+    /// handoff: the end of all of them tells the relay that nothing more comes.
+    fn start_api(&mut self, listener: TcpListener, handoff: Handoff, left: Arc<Notify>) {
         let (http, sip) = (&self.app.config.http, &self.app.config.sip);
+        let database = open_database(&self.app.config).expect("the URL was used before");
         let passwords = Arc::new(Passwords::new());
-        let accounts = Accounts::new(self.app.database(), Arc::clone(&passwords));
+        let accounts = Accounts::new(Arc::<dyn Database>::clone(&database), Arc::clone(&passwords));
         let sip = Sip {
             configured: sip.is_configured(),
             dialin_info: sip.dialin_info.clone().unwrap_or_default(),
             groups: sip.groups.clone(),
         };
         let clock = Arc::clone(&self.clock);
-        let service = Service::new(self.app.database(), clock, passwords, sip, left);
+        let service = Arc::new(Service::new(
+            Arc::clone(&database),
+            clock,
+            passwords,
+            sip,
+            left,
+            self.stop.clone(),
+        ));
         let bus = Arc::clone(&self.app.bus);
-        let updates = Updates::new(&service, bus, Arc::clone(&self.health));
+        let updates = Updates::new(Arc::clone(&service), bus, Arc::clone(&self.health));
         self.supervisor.start("listener for updates", updates.run(self.stop.clone()));
         let limits = Limits {
             connections: http.max_connections.get(),
@@ -273,10 +287,11 @@ impl Loops<'_> {
             trusted: http.trusted_proxies.clone(),
         };
         let proxies = self.app.proxies.clone();
-        let front = Front { service: Arc::new(service), accounts: Arc::new(accounts), proxies };
+        let front = Front { service, accounts: Arc::new(accounts), proxies };
         let stop = self.stop.clone();
         self.supervisor.start_fallible("HTTP API", async move {
             let served = http::api::serve(listener, front, limits, stop).await;
+            database.close().await;
             drop(handoff);
             served
         });

@@ -128,6 +128,8 @@ pub struct Housekeeping {
     pub gauges: String,
     /// Logs a line about the day.
     pub summary: String,
+    /// Ends sessions.
+    pub sessions: String,
 }
 
 /// Section `http`.
@@ -140,6 +142,9 @@ pub struct Http {
     pub max_connections: NonZeroUsize,
     /// The same, of one address.
     pub max_connections_per_address: NonZeroUsize,
+    /// How long a session lasts without a sign of life.
+    #[serde(with = "humantime_serde")]
+    pub session_timeout: Duration,
     /// Networks of proxies whose headers are believed.
     #[serde(deserialize_with = "list")]
     pub trusted_proxies: Vec<IpNet>,

@@ -44,6 +44,10 @@ pub const BLOCKED: &str = "lobbyd_broker_blocked";
 
 /// Counter: requests of the HTTP API, by `method` and `status`.
 pub const REQUESTS: &str = "lobbyd_http_requests_total";
+/// Counter: readings of rooms for the API's clients, by `what`.
+pub const READINGS: &str = "lobbyd_room_readings_total";
+/// Counter: changes of rooms that were found by comparison with the database, not heard.
+pub const UNHEARD: &str = "lobbyd_room_changes_unheard_total";
 /// Counter: logins, by `outcome`.
 pub const LOGINS: &str = "lobbyd_logins_total";
 /// Gauge: requests that are held until a room changes.
@@ -117,12 +121,15 @@ fn describe() {
     describe_gauge!(BLOCKED, "1 while the broker has blocked publishing");
     describe_counter!(REQUESTS, "Requests of the HTTP API, by method and status");
     describe_counter!(LOGINS, "Logins that were not remembered, by outcome");
+    describe_counter!(READINGS, "Readings of rooms for the API's clients, by what was read");
+    describe_counter!(UNHEARD, "Changes of rooms that were found by comparison, not heard");
     describe_gauge!(HELD, "Requests that are held until a room changes");
     // Counters that exist from the start can be watched for their first increase.
     metrics::counter!(FIRED).absolute(0);
     metrics::counter!(SUPERSEDED).absolute(0);
     metrics::gauge!(BLOCKED).set(0);
     metrics::gauge!(HELD).set(0);
+    metrics::counter!(UNHEARD).absolute(0);
 }
 
 /// An error with its causes, in one line. A cause that the line ends with already is not repeated:

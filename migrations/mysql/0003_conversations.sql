@@ -39,13 +39,18 @@ CREATE TABLE IF NOT EXISTS lobbyd_attendees (
     last_read_message BIGINT NOT NULL DEFAULT 0,
     -- The room's comments at that message.
     comments_read     BIGINT NOT NULL DEFAULT 0,
+    read_at           BIGINT NOT NULL DEFAULT 0,
     -- Presence in the room, from joining to leaving.
     session_id        VARCHAR(255),
     in_call           BIGINT NOT NULL DEFAULT 0,
     last_ping         BIGINT NOT NULL DEFAULT 0,
+    -- The last sign of life, noted now and then.
+    seen_at           BIGINT NOT NULL DEFAULT 0,
     CONSTRAINT lobbyd_attendees_actor_key UNIQUE (room_id, actor_type, actor_id),
     CONSTRAINT lobbyd_attendees_pin_key UNIQUE (room_id, pin),
-    INDEX lobbyd_attendees_actor_idx (actor_type, actor_id)
+    INDEX lobbyd_attendees_actor_idx (actor_type, actor_id),
+    INDEX lobbyd_attendees_read_at_idx (read_at),
+    INDEX lobbyd_attendees_last_ping_idx (last_ping)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 CREATE TABLE IF NOT EXISTS lobbyd_messages (

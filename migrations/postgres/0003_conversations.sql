@@ -38,10 +38,13 @@ CREATE TABLE lobbyd_attendees (
     last_read_message BIGINT NOT NULL DEFAULT 0,
     -- The room's comments at that message.
     comments_read     BIGINT NOT NULL DEFAULT 0,
+    read_at           BIGINT NOT NULL DEFAULT 0,
     -- Presence in the room, from joining to leaving.
     session_id        VARCHAR(255),
     in_call           BIGINT NOT NULL DEFAULT 0,
     last_ping         BIGINT NOT NULL DEFAULT 0,
+    -- The last sign of life, noted now and then.
+    seen_at           BIGINT NOT NULL DEFAULT 0,
     CONSTRAINT lobbyd_attendees_actor_key UNIQUE (room_id, actor_type, actor_id),
     CONSTRAINT lobbyd_attendees_pin_key UNIQUE (room_id, pin)
 );
@@ -65,4 +68,7 @@ CREATE TABLE lobbyd_messages (
 );
 
 CREATE INDEX lobbyd_attendees_actor_idx ON lobbyd_attendees (actor_type, actor_id);
+CREATE INDEX lobbyd_attendees_read_at_idx ON lobbyd_attendees (read_at);
+CREATE INDEX lobbyd_attendees_last_ping_idx ON lobbyd_attendees (last_ping)
+    WHERE session_id IS NOT NULL;
 CREATE INDEX lobbyd_messages_room_idx ON lobbyd_messages (room_id, id);

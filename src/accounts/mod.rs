@@ -5,6 +5,9 @@
 //! costs a hash as well, and an address that fails waits longer and longer. This module knows no
 //! HTTP; whoever calls it has bounded names and passwords.
 
+/// Longest password that is taken from outside, in bytes: what is longer is hardly meant as one.
+pub const MAX_PASSWORD: usize = 4096;
+
 mod passwords;
 mod recent;
 mod throttle;
@@ -13,6 +16,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 pub use passwords::Passwords;
 pub use throttle::Throttle;
+pub(crate) use throttle::network;
 
 use self::{
     passwords::{Digest, REMEMBERED, UNFITTABLE},
@@ -133,6 +137,7 @@ mod tests {
     };
 
     use async_trait::async_trait;
+    use chrono::{DateTime, Utc};
     use futures_util::{FutureExt, future::join_all};
     use tokio::time::{advance, timeout};
 
@@ -155,7 +160,7 @@ mod tests {
             unreachable!("a log-in only reads")
         }
 
-        async fn remove_user(&self, _id: &str) -> Result<bool> {
+        async fn remove_user(&self, _id: &str, _now: DateTime<Utc>) -> Result<bool> {
             unreachable!("a log-in only reads")
         }
 

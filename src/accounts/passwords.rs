@@ -5,6 +5,7 @@
 //! remembered is a digest of it, with a key that ends with the process.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, Once},
     thread,
     time::Duration,
@@ -17,7 +18,7 @@ use argon2::{
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::recent::Recent;
+use super::{recent::Recent, throttle::Throttle};
 
 /// How long something that was found good is good without another look. Clients poll every few
 /// seconds, each time with the password, so nearly all hashes are saved; a password that was changed
@@ -67,22 +68,40 @@ impl Passwords {
     }
 
     /// Whether it is the password that was hashed. That it is gets remembered, so that the next
-    /// look costs nothing; that it is not does not.
-    pub async fn fits(&self, password: &str, hash: &str) -> bool {
+    /// look costs nothing; that it is not counts as a failure of the address that it comes from.
+    ///
+    /// # Errors
+    ///
+    /// Too many failures from there; it may try again after this time.
+    pub async fn fits(
+        &self,
+        password: &str,
+        hash: &str,
+        from: IpAddr,
+        throttle: &Throttle,
+    ) -> Result<bool, Duration> {
         let pair = self.digest(hash, password);
-        if self.fitting.get(&pair).is_some() {
-            return true;
+        let without_hash = || match (self.fitting.get(&pair), throttle.wait(from)) {
+            (Some(()), _) => Ok(true),
+            (None, Some(wait)) => Err(wait),
+            (None, None) => Ok(false),
+        };
+        if without_hash()? {
+            return Ok(true);
         }
         let turn = self.turn().await;
-        // Again: of many who come with the same password at once, few need a hash.
-        if self.fitting.get(&pair).is_some() {
-            return true;
+        // Again: of many who come with the same password at once, few need a hash, and of many
+        // guesses at once the first ones count.
+        if without_hash()? {
+            return Ok(true);
         }
         let fits = turn.verify(password, hash).await;
         if fits {
             self.fitting.put(pair, ());
+        } else {
+            throttle.failed(from);
         }
-        fits
+        Ok(fits)
     }
 
     /// Waits for a turn to hash: they come in the order of asking. Whoever does not want to wait
@@ -159,7 +178,24 @@ mod tests {
     }
 
     async fn fits_at_once(passwords: &Passwords, password: &str, hash: &str) -> bool {
-        timeout(Duration::from_secs(1), passwords.fits(password, hash)).await == Ok(true)
+        timeout(Duration::from_secs(1), fits(passwords, password, hash)).await == Ok(true)
+    }
+
+    /// Without a throttle that would remember.
+    async fn fits(passwords: &Passwords, password: &str, hash: &str) -> bool {
+        let from = IpAddr::from([192, 0, 2, 1]);
+        passwords.fits(password, hash, from, &Throttle::new()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn many_guesses_at_once_are_counted_before_the_next() {
+        let (passwords, throttle) = (Passwords::new(), Throttle::new());
+        let from = IpAddr::from([192, 0, 2, 1]);
+        let guesses: Vec<String> = (0..40).map(|number| number.to_string()).collect();
+        let guess = |guess| passwords.fits(guess, UNFITTABLE, from, &throttle);
+        let answers = futures_util::future::join_all(guesses.iter().map(|each| guess(each))).await;
+        let refused = answers.iter().filter(|answer| answer.is_err()).count();
+        assert!(refused > 20, "{answers:?}");
     }
 
     #[tokio::test]
@@ -168,16 +204,16 @@ mod tests {
         let hash = passwords.hash("correct horse").await;
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
         assert_ne!(hash, passwords.hash("correct horse").await, "the salt is new");
-        assert!(passwords.fits("correct horse", &hash).await);
-        assert!(!passwords.fits("correct horsf", &hash).await);
-        assert!(!passwords.fits("", &hash).await);
+        assert!(fits(&passwords, "correct horse", &hash).await);
+        assert!(!fits(&passwords, "correct horsf", &hash).await);
+        assert!(!fits(&passwords, "", &hash).await);
     }
 
     #[tokio::test]
     async fn nothing_fits_what_is_no_hash() {
         let passwords = Passwords::new();
         for hash in ["", "secret", "$argon2id$", "$2b$12$abc", "$argon2id$v=19$m=1,t=0,p=0$AA$AA"] {
-            assert!(!passwords.fits("secret", hash).await, "{hash}");
+            assert!(!fits(&passwords, "secret", hash).await, "{hash}");
         }
     }
 
@@ -195,8 +231,8 @@ mod tests {
     async fn what_fits_is_remembered_for_a_while_and_needs_no_turn() {
         let passwords = Passwords::new();
         let hash = passwords.hash("secret").await;
-        assert!(passwords.fits("secret", &hash).await);
-        assert!(!passwords.fits("wrong", &hash).await);
+        assert!(fits(&passwords, "secret", &hash).await);
+        assert!(!fits(&passwords, "wrong", &hash).await);
         let turns = all_turns(&passwords);
         assert!(!turns.is_empty());
         assert!(fits_at_once(&passwords, "secret", &hash).await);
@@ -204,18 +240,18 @@ mod tests {
         advance(REMEMBERED).await;
         assert!(!fits_at_once(&passwords, "secret", &hash).await, "it is looked at again");
         drop(turns);
-        assert!(passwords.fits("secret", &hash).await);
+        assert!(fits(&passwords, "secret", &hash).await);
     }
 
     #[tokio::test]
     async fn what_was_found_meanwhile_needs_no_hash() {
         let passwords = Passwords::new();
         let turns = all_turns(&passwords);
-        let mut fits = pin!(passwords.fits("secret", UNFITTABLE));
-        assert_eq!(fits.as_mut().now_or_never(), None, "it waits for its turn");
+        let mut waiting = pin!(fits(&passwords, "secret", UNFITTABLE));
+        assert_eq!(waiting.as_mut().now_or_never(), None, "it waits for its turn");
         passwords.fitting.put(passwords.digest(UNFITTABLE, "secret"), ());
         drop(turns);
-        assert!(fits.await);
+        assert!(waiting.await);
     }
 
     #[tokio::test]

@@ -79,7 +79,7 @@ fn wait_after(failures: u32) -> Duration {
 
 /// What an address counts as. On a listener for both families an IPv4 address looks like IPv6, and
 /// all of them would be one network.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & NETWORK).into(),
         v4 @ IpAddr::V4(_) => v4,

@@ -85,7 +85,7 @@ impl User {
         match self {
             Self::Add(add) => add.run(database).await,
             Self::Remove { name } => {
-                ensure!(database.remove_user(&name).await?, unknown(&name));
+                ensure!(database.remove_user(&name, database.now().await?).await?, unknown(&name));
                 say(&format!("{name}: removed"))
             }
             Self::Passwd { name, password: _ } => {

@@ -171,6 +171,16 @@ impl Reason {
         })
     }
 
+    /// The same, of somebody who did it to himself.
+    #[must_use]
+    pub fn text_of_oneself(self) -> Option<&'static str> {
+        match self {
+            Self::UserAdded => Some("{actor} joined the conversation"),
+            Self::UserRemoved => Some("{actor} left the conversation"),
+            other => other.text(),
+        }
+    }
+
     /// Reads the name of a system message.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
@@ -178,13 +188,12 @@ impl Reason {
     }
 
     /// Whether it changes what every participant has of his own: the PIN, or his place in the call
-    /// or the room.
+    /// or the room. (A lobby does so for those who are in the call.)
     #[must_use]
     pub fn touches_everybody(self) -> bool {
         matches!(
             self,
-            Self::LobbyNonModerators
-                | Self::SipChanged
+            Self::SipChanged
                 | Self::ConversationDeleted
                 | Self::GuestsDisallowed
                 | Self::CallEndedEveryone

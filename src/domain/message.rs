@@ -30,6 +30,15 @@ impl Message {
     pub fn is_comment(&self) -> bool {
         matches!(self.content, Content::Comment(_))
     }
+
+    /// Bytes of what somebody said.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        match &self.content {
+            Content::Comment(text) => text.len(),
+            Content::System { .. } => 0,
+        }
+    }
 }
 
 /// What a message is.

@@ -4,12 +4,12 @@
 //! Whatever the time or the database must say is passed in as a value. Everybody may use these
 //! types; they use nobody's.
 
-pub mod conversation;
 mod event;
 mod lobby;
 mod message;
 mod participant;
 mod room;
+pub mod rules;
 
 pub use event::{EventId, LOBBY_CHANGED, LobbyData, Outgoing, ROOM_UPDATED, Reason, RoomUpdated};
 pub use lobby::{Applied, Decision, LobbyChanged, decide};

@@ -164,10 +164,10 @@ impl Permissions {
     /// Everything but to pass the lobby: what others have, unless they were given their own.
     pub const USUAL: Self = Self(246);
 
-    /// Checks a number that came from outside.
+    /// Checks a number that came from outside. The newest Talk has one bit more than is named here.
     #[must_use]
     pub fn parse(number: i64) -> Option<Self> {
-        (0..=255).contains(&number).then_some(Self(number))
+        (0..=511).contains(&number).then_some(Self(number))
     }
 
     /// Takes the number of a row.
@@ -258,7 +258,23 @@ impl Attendee {
             && !self.effective_permissions().contains(Permissions::IGNORE_LOBBY)
     }
 
-    /// Whether the attendee is in the call.
+    /// Whether the attendee sees the PINs of others: moderators with an account, as in Talk.
+    #[must_use]
+    pub fn sees_pins(&self) -> bool {
+        self.actor.is_user() && self.participant_type.is_moderator()
+    }
+
+    /// The same attendee, out of the call if he has to wait behind the room's lobby by now.
+    #[must_use]
+    pub fn admitted_to(mut self, room: &Room) -> Self {
+        let waits = self.waits(room);
+        if let Some(session) = self.session.as_mut().filter(|_session| waits) {
+            session.in_call = 0;
+        }
+        self
+    }
+
+    /// The attendee's flags in the call; 0 for not in it.
     #[must_use]
     pub fn in_call(&self) -> i64 {
         self.session.as_ref().map_or(0, |session| session.in_call)

@@ -16,11 +16,17 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::sleep};
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
+use crate::accounts::network;
+
 /// Time for a request's header, also for the next one on a connection that is kept.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Time in which a client takes some more of an answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Bound of a request's header, in bytes.
 const MAX_HEADER: usize = 16 * 1024;
@@ -87,7 +93,10 @@ pub(super) async fn serve(
             request.extensions_mut().insert(Peer(address));
             router.clone().call(request)
         });
-        let connection = server.serve_connection(TokioIo::new(stream), service);
+        // Whoever asks for an answer and does not take it is cut off.
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE_TIMEOUT));
+        let connection = server.serve_connection(TokioIo::new(Box::pin(stream)), service);
         let stop = stop.clone();
         open.spawn(async move {
             let mut connection = std::pin::pin!(connection);
@@ -127,6 +136,7 @@ impl Addresses {
     fn enter(&self, address: IpAddr, limits: &Limits) -> Option<Place> {
         let exempt =
             address.is_loopback() || limits.trusted.iter().any(|net| net.contains(&address));
+        let address = network(address);
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = held.entry(address).or_default();
         if *count >= limits.per_address && !exempt {
@@ -164,6 +174,9 @@ mod tests {
         assert!(first.is_some() && second.is_some());
         assert!(enter("192.0.2.1").is_none());
         assert!(enter("192.0.2.2").is_some());
+        let six: Vec<_> = (1..=2).map(|host| enter(&format!("2001:db8::{host}"))).collect();
+        assert!(enter("2001:db8::3").is_none(), "who has one IPv6 address has many");
+        drop(six);
         drop(first);
         assert!(enter("192.0.2.1").is_some());
         for exempt in ["127.0.0.1", "10.1.1.1"] {

@@ -2,7 +2,7 @@
 //!
 //! A poll of a room that has not changed costs no use of the database, and a change costs each
 //! process one reading of the room, however many wait for it. A room has two layers: what everybody
-//! sees, and each participant's own part. Every room update that is heard, or made here, says which
+//! sees, and each participant's own seat. Every room update that is heard, or made here, says which
 //! of them it makes old; versions tell what is known already. While the bus is deaf, and now and
 //! then for what others write by SQL, the rooms in use are compared with the database, all at once.
 //!
@@ -11,13 +11,11 @@
 use std::{
     collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use tokio::{
     sync::{Mutex as AsyncMutex, watch},
     time::Instant,
@@ -25,18 +23,15 @@ use tokio::{
 
 use crate::{
     domain::{Actor, Attendee, LobbyChanged, Reason, Room, RoomToken, RoomUpdated, Version},
-    store::{self, Conversation, Database},
+    store::{self, Database, Mark, Summary},
+    telemetry,
 };
 
-/// Comparisons with the database that a room survives without being asked for.
-const IDLE_ROUNDS: u32 = 20;
+/// How long a room is kept that nobody asks for: longer than clients wait between their polls.
+const KEPT: Duration = Duration::from_mins(2);
 
-/// Parts of one room that are kept. More, as of strangers who try many cookies, are read each time.
-const MOST_PARTS: usize = 20_000;
-
-/// What a participant has read is not announced; another process counts it as unread for at most
-/// this long after the next message.
-const OLDEST_READ_MARK: Duration = Duration::from_mins(1);
+/// Seats of one room that are kept: the largest webinar's. More are read each time.
+const MOST_SEATS: usize = 20_000;
 
 /// The rooms that somebody asks for.
 pub(super) struct Live {
@@ -44,6 +39,8 @@ pub(super) struct Live {
     rooms: Mutex<HashMap<RoomToken, Arc<Entry>>>,
     /// The lists of rooms of the users who ask for theirs.
     lists: Mutex<HashMap<String, Arc<List>>>,
+    /// Unix seconds of the last comparison.
+    compared_at: Mutex<i64>,
 }
 
 /// A room that somebody asks for.
@@ -51,61 +48,59 @@ struct Entry {
     token: RoomToken,
     /// Counts what was heard; a reading is good for as long as it does not change.
     generation: watch::Sender<u64>,
-    reading: Mutex<Option<(u64, Arc<Shared>)>>,
+    /// `None` within, if there is no such room.
+    reading: Mutex<Option<(u64, Option<Arc<Shared>>)>>,
     /// Held while the room is read, so that it is read once for all who wait.
     turn: AsyncMutex<()>,
-    parts: Mutex<HashMap<Actor, Arc<Part>>>,
-    /// Comparisons since the room was last asked for.
-    idle: AtomicU32,
+    seats: Mutex<HashMap<Actor, Arc<Seat>>>,
+    last_used: Mutex<Instant>,
 }
 
 /// The list of one user's rooms.
 struct List {
     generation: watch::Sender<u64>,
     reading: Mutex<Option<(u64, Vec<RoomToken>)>>,
-    idle: AtomicU32,
+    last_used: Mutex<Instant>,
 }
 
 /// What everybody sees of a room.
 pub(super) struct Shared {
-    pub(super) conversation: Conversation,
+    pub(super) summary: Summary,
     fingerprint: u64,
 }
 
-/// One participant's own part.
-pub(super) struct Part {
+/// One participant's own seat.
+pub(super) struct Seat {
     pub(super) attendee: Option<Attendee>,
     fingerprint: u64,
     /// Of the room, when the part was read.
     version: Version,
-    comments: i64,
-    read_at: Instant,
 }
 
 /// A room as one participant sees it.
 #[derive(Clone)]
 pub struct View {
     pub(super) shared: Arc<Shared>,
-    pub(super) part: Arc<Part>,
+    pub(super) seat: Arc<Seat>,
 }
 
 impl View {
     /// The room, its last message, and how many moderators it has.
     #[must_use]
-    pub fn conversation(&self) -> &Conversation {
-        &self.shared.conversation
+    pub fn summary(&self) -> &Summary {
+        &self.shared.summary
     }
 
-    /// The participant's own part, if he takes part.
+    /// The participant's own seat, if he takes seat.
     #[must_use]
     pub fn attendee(&self) -> Option<&Attendee> {
-        self.part.attendee.as_ref()
+        self.seat.attendee.as_ref()
     }
 
     /// Two views with the same fingerprint look the same, in every process of one version.
     #[must_use]
     pub fn fingerprint(&self) -> (u64, u64) {
-        (self.shared.fingerprint, self.part.fingerprint)
+        (self.shared.fingerprint, self.seat.fingerprint)
     }
 }
 
@@ -126,7 +121,12 @@ impl Change {
 
 impl Live {
     pub(super) fn new(database: Arc<dyn Database>) -> Self {
-        Self { database, rooms: Mutex::default(), lists: Mutex::default() }
+        Self {
+            database,
+            rooms: Mutex::default(),
+            lists: Mutex::default(),
+            compared_at: Mutex::default(),
+        }
     }
 
     /// A room as the actor sees it, and how to hear of a change. `None` if there is no such room.
@@ -140,14 +140,13 @@ impl Live {
         // Before the reading, so that nothing is missed in between.
         let change = entry.generation.subscribe();
         let Some(shared) = self.shared(&entry).await? else {
-            self.forget(token);
             return Ok(None);
         };
-        let part = match actor {
-            Some(actor) => self.part(&entry, &shared, actor).await?,
-            None => Arc::new(Part::of(None, &shared.conversation.room)),
+        let seat = match actor {
+            Some(actor) => self.seat(&entry, &shared, actor).await?,
+            None => Arc::new(Seat::of(None, &shared.summary.room)),
         };
-        Ok(Some((View { shared, part }, Change(vec![change]))))
+        Ok(Some((View { shared, seat }, Change(vec![change]))))
     }
 
     /// The rooms in which a user takes part, as he sees them, and how to hear of a change.
@@ -156,7 +155,7 @@ impl Live {
             let mut lists = locked(&self.lists);
             Arc::clone(lists.entry(user.to_owned()).or_insert_with(|| Arc::new(List::new())))
         };
-        list.idle.store(0, Ordering::Relaxed);
+        *locked(&list.last_used) = Instant::now();
         let mut changes = vec![list.generation.subscribe()];
         let actor = Actor::user(user);
         let mut views = Vec::new();
@@ -176,21 +175,27 @@ impl Live {
         if let Some(Actor { id, .. }) = update.about.as_ref().filter(|actor| actor.is_user()) {
             self.hear_of_user(id, update);
         }
+        if update.reason == Reason::ConversationDeleted {
+            for list in locked(&self.lists).values().filter(|list| list.holds(&update.token)) {
+                advance(&list.generation);
+            }
+        }
         let entry = locked(&self.rooms).get(update.token.as_str()).cloned();
         let Some(entry) = entry else { return };
         let version = Version::stored(update.version);
-        let mut parts = locked(&entry.parts);
-        let before = parts.len();
-        if update.reason.touches_everybody() {
-            parts.retain(|_actor, part| part.version >= version);
+        let mut seats = locked(&entry.seats);
+        let before = seats.len();
+        if update.reason == Reason::LobbyNonModerators {
+            // Who was in the call may have had to leave it.
+            seats.retain(|_actor, seat| seat.version >= version || !seat.is_in_call());
+        } else if update.reason.touches_everybody() {
+            seats.retain(|_actor, seat| seat.version >= version);
         } else if let Some(actor) = &update.about {
-            parts.retain(|each, part| each != actor || part.version >= version);
+            seats.retain(|each, seat| each != actor || seat.version >= version);
         }
-        let known = locked(&entry.reading)
-            .as_ref()
-            .is_some_and(|(_, shared)| shared.conversation.room.version >= version);
-        if parts.len() < before || !known || update.reason == Reason::ConversationDeleted {
-            // Still under the lock: a part that is being read now is not kept then.
+        let known = entry.version().is_some_and(|known| known >= version);
+        if seats.len() < before || !known || update.reason == Reason::ConversationDeleted {
+            // Still under the lock: a seat that is being read now is not kept then.
             advance(&entry.generation);
         }
     }
@@ -198,22 +203,19 @@ impl Live {
     /// Whether a lobby change that is on its way to a worker will make a room old that is in use.
     pub(super) fn awaits(&self, change: &LobbyChanged) -> bool {
         let entry = locked(&self.rooms).get(&change.token).cloned();
-        let reading = entry.and_then(|entry| locked(&entry.reading).clone());
-        reading.is_some_and(|(_, shared)| {
-            let known = shared.conversation.room.version;
-            change.version.is_none_or(|version| version > known)
-        })
+        let known = entry.and_then(|entry| entry.version());
+        known.is_some_and(|known| change.version.is_none_or(|version| version > known))
     }
 
     /// A participant has read messages: nobody else has to know.
-    pub(super) fn forget_part(&self, token: &RoomToken, actor: &Actor) {
+    pub(super) fn forget_seat(&self, token: &RoomToken, actor: &Actor) {
         if let Some(entry) = locked(&self.rooms).get(token.as_str()) {
-            locked(&entry.parts).remove(actor);
+            locked(&entry.seats).remove(actor);
         }
     }
 
     /// Something may have been missed: everything is read anew when it is next asked for.
-    pub(super) fn outdate_all(&self) {
+    pub(super) fn outdate(&self) {
         for entry in locked(&self.rooms).values() {
             entry.outdate();
         }
@@ -227,29 +229,45 @@ impl Live {
     }
 
     /// Compares the rooms in use with the database, in one look, and drops those that nobody asks
-    /// for any more.
-    pub(super) async fn compare(&self) -> store::Result<()> {
-        locked(&self.rooms).retain(|_, entry| in_use(&entry.idle, &entry.generation));
-        locked(&self.lists).retain(|_, list| in_use(&list.idle, &list.generation));
+    /// for any more. While nothing is heard, a room that changed is read anew with all its seats;
+    /// else what happens to seats is heard.
+    pub(super) async fn compare(&self, deaf: bool, now: DateTime<Utc>) -> store::Result<()> {
+        locked(&self.rooms).retain(|_, entry| entry.is_in_use());
+        locked(&self.lists).retain(|_, list| in_use(&list.last_used, &list.generation));
         let entries: Vec<Arc<Entry>> = locked(&self.rooms).values().cloned().collect();
         if entries.is_empty() {
             return Ok(());
         }
         let tokens: Vec<RoomToken> = entries.iter().map(|entry| entry.token.clone()).collect();
         let marks = self.database.marks(&tokens).await?;
-        let marks: HashMap<&str, _> =
+        let marks: HashMap<&str, &Mark> =
             marks.iter().map(|mark| (mark.token.as_str(), mark)).collect();
-        for entry in entries {
-            let reading = locked(&entry.reading).clone();
-            let Some((_, shared)) = reading else { continue };
-            let room = &shared.conversation.room;
-            let same = marks.get(entry.token.as_str()).is_some_and(|mark| {
-                // What was read in between is newer than the look.
-                mark.version < room.version
-                    || (mark.version == room.version && mark.lobby == room.lobby)
-            });
-            if !same {
+        for entry in &entries {
+            let Some(shared) = entry.read() else { continue };
+            let mark = marks.get(entry.token.as_str());
+            if mark.is_some_and(|mark| mark.fits(&shared.summary.room)) {
+                continue;
+            }
+            metrics::counter!(telemetry::UNHEARD).increment(1);
+            if deaf {
                 entry.outdate();
+            } else {
+                entry.outdate_shared();
+            }
+        }
+        self.forget_readers(&entries, now.timestamp()).await
+    }
+
+    /// What participants have read is not announced, and wakes nobody: the other processes find it
+    /// here.
+    async fn forget_readers(&self, entries: &[Arc<Entry>], now: i64) -> store::Result<()> {
+        // Whoever read within the second of the last look may have done so after it.
+        let since = std::mem::replace(&mut *locked(&self.compared_at), now).saturating_sub(1);
+        for (room, actor) in self.database.read_since(since).await? {
+            for entry in entries {
+                if entry.read().is_some_and(|shared| shared.summary.room.id == room) {
+                    locked(&entry.seats).remove(&actor);
+                }
             }
         }
         Ok(())
@@ -258,10 +276,7 @@ impl Live {
     fn hear_of_user(&self, user: &str, update: &RoomUpdated) {
         let list = locked(&self.lists).get(user).cloned();
         let Some(list) = list else { return };
-        let listed = locked(&list.reading)
-            .as_ref()
-            .is_some_and(|(_, tokens)| tokens.iter().any(|each| each.as_str() == update.token));
-        if !listed {
+        if !list.holds(&update.token) {
             advance(&list.generation);
         }
     }
@@ -272,51 +287,48 @@ impl Live {
             .entry(token.clone())
             .or_insert_with(|| Arc::new(Entry::new(token.clone())))
             .clone();
-        entry.idle.store(0, Ordering::Relaxed);
+        *locked(&entry.last_used) = Instant::now();
         entry
-    }
-
-    /// There is no such room: whoever waits for it is told by the end of its sender.
-    fn forget(&self, token: &RoomToken) {
-        locked(&self.rooms).remove(token);
     }
 
     async fn shared(&self, entry: &Entry) -> store::Result<Option<Arc<Shared>>> {
         if let Some(shared) = entry.known() {
-            return Ok(Some(shared));
+            return Ok(shared);
         }
         let _turn = entry.turn.lock().await;
         if let Some(shared) = entry.known() {
-            return Ok(Some(shared));
+            return Ok(shared);
         }
         let generation = *entry.generation.borrow();
-        let Some(conversation) = self.database.conversation(&entry.token).await? else {
-            return Ok(None);
-        };
-        let shared = Arc::new(Shared::of(conversation));
-        *locked(&entry.reading) = Some((generation, Arc::clone(&shared)));
-        Ok(Some(shared))
+        count_reading("room");
+        let summary = self.database.summary(&entry.token).await?;
+        let shared = summary.map(|summary| Arc::new(Shared::of(summary)));
+        *locked(&entry.reading) = Some((generation, shared.clone()));
+        Ok(shared)
     }
 
-    async fn part(
+    async fn seat(
         &self,
         entry: &Entry,
         shared: &Shared,
         actor: &Actor,
-    ) -> store::Result<Arc<Part>> {
-        let room = &shared.conversation.room;
-        let known = locked(&entry.parts).get(actor).cloned();
-        if let Some(part) = known.filter(|part| !part.may_have_read_on(room)) {
-            return Ok(part);
+    ) -> store::Result<Arc<Seat>> {
+        let room = &shared.summary.room;
+        if let Some(seat) = locked(&entry.seats).get(actor) {
+            return Ok(Arc::clone(seat));
         }
         let generation = *entry.generation.borrow();
+        count_reading("attendee");
         let attendee = self.database.attendee(room.id, actor).await?;
-        let part = Arc::new(Part::of(attendee, room));
-        let mut parts = locked(&entry.parts);
-        if *entry.generation.borrow() == generation && parts.len() < MOST_PARTS {
-            parts.insert(actor.clone(), Arc::clone(&part));
+        let seat = Arc::new(Seat::of(attendee, room));
+        // Strangers may have as many cookies as they like.
+        let stranger = seat.attendee.is_none() && !actor.is_user();
+        let mut seats = locked(&entry.seats);
+        let current = *entry.generation.borrow() == generation;
+        if current && !stranger && seats.len() < MOST_SEATS {
+            seats.insert(actor.clone(), Arc::clone(&seat));
         }
-        Ok(part)
+        Ok(seat)
     }
 
     async fn tokens(&self, list: &List, user: &str) -> store::Result<Vec<RoomToken>> {
@@ -326,6 +338,7 @@ impl Live {
         {
             return Ok(tokens.clone());
         }
+        count_reading("list");
         let tokens = self.database.rooms_of(user).await?;
         *locked(&list.reading) = Some((generation, tokens.clone()));
         Ok(tokens)
@@ -339,69 +352,94 @@ impl Entry {
             generation: watch::Sender::new(0),
             reading: Mutex::default(),
             turn: AsyncMutex::default(),
-            parts: Mutex::default(),
-            idle: AtomicU32::new(0),
+            seats: Mutex::default(),
+            last_used: Mutex::new(Instant::now()),
         }
     }
 
-    /// What everybody sees, if nothing was heard since it was read.
-    fn known(&self) -> Option<Arc<Shared>> {
+    /// What everybody sees, as it was read last.
+    fn read(&self) -> Option<Arc<Shared>> {
+        locked(&self.reading).as_ref().and_then(|(_, shared)| shared.clone())
+    }
+
+    fn version(&self) -> Option<Version> {
+        self.read().map(|shared| shared.summary.room.version)
+    }
+
+    /// What everybody sees, or that there is no such room, if nothing was heard since it was read.
+    fn known(&self) -> Option<Option<Arc<Shared>>> {
         let (generation, shared) = locked(&self.reading).clone()?;
         (generation == *self.generation.borrow()).then_some(shared)
     }
 
     /// All of it may have changed.
     fn outdate(&self) {
-        let mut parts = locked(&self.parts);
-        parts.clear();
+        let mut seats = locked(&self.seats);
+        seats.clear();
         advance(&self.generation);
+    }
+
+    /// What everybody sees has changed; and who was in the call may have had to leave it.
+    fn outdate_shared(&self) {
+        let mut seats = locked(&self.seats);
+        seats.retain(|_actor, seat| !seat.is_in_call());
+        advance(&self.generation);
+    }
+
+    /// A room that does not exist is kept only until the next comparison.
+    fn is_in_use(&self) -> bool {
+        let missing = locked(&self.reading).as_ref().is_some_and(|(_, shared)| shared.is_none());
+        !missing && in_use(&self.last_used, &self.generation)
     }
 }
 
 impl List {
     fn new() -> Self {
-        let generation = watch::Sender::new(0);
-        Self { generation, reading: Mutex::default(), idle: AtomicU32::new(0) }
+        Self {
+            generation: watch::Sender::new(0),
+            reading: Mutex::default(),
+            last_used: Mutex::new(Instant::now()),
+        }
+    }
+
+    fn holds(&self, token: &str) -> bool {
+        let reading = locked(&self.reading);
+        let tokens = reading.iter().flat_map(|(_, tokens)| tokens);
+        tokens.into_iter().any(|each| each.as_str() == token)
     }
 }
 
 impl Shared {
-    fn of(conversation: Conversation) -> Self {
-        let Conversation { room, last_message, moderators, pair } = &conversation;
+    fn of(summary: Summary) -> Self {
+        let Summary { room, last_message, moderators, pair } = &summary;
         // A change that nobody sees leaves the fingerprint as it is.
         let seen = Room { version: Version::ZERO, changed_at: 0, ..room.clone() };
         let fingerprint = fingerprint(&(seen, last_message, moderators, pair));
-        Self { conversation, fingerprint }
+        Self { summary, fingerprint }
     }
 }
 
-impl Part {
+impl Seat {
     fn of(attendee: Option<Attendee>, room: &Room) -> Self {
-        Self {
-            fingerprint: fingerprint(&attendee),
-            attendee,
-            version: room.version,
-            comments: room.comments,
-            read_at: Instant::now(),
-        }
+        Self { fingerprint: fingerprint(&attendee), attendee, version: room.version }
     }
 
-    /// Whether the count of unread messages may be too high.
-    fn may_have_read_on(&self, room: &Room) -> bool {
-        self.comments != room.comments && self.read_at.elapsed() > OLDEST_READ_MARK
+    fn is_in_call(&self) -> bool {
+        self.attendee.as_ref().is_some_and(|attendee| attendee.in_call() != 0)
     }
+}
+
+fn count_reading(what: &'static str) {
+    metrics::counter!(telemetry::READINGS, "what" => what).increment(1);
 }
 
 fn advance(generation: &watch::Sender<u64>) {
     generation.send_modify(|generation| *generation += 1);
 }
 
-/// Counts a comparison. Whoever waits for a change uses the room, however long.
-fn in_use(idle: &AtomicU32, generation: &watch::Sender<u64>) -> bool {
-    if generation.receiver_count() > 0 {
-        idle.store(0, Ordering::Relaxed);
-    }
-    idle.fetch_add(1, Ordering::Relaxed) < IDLE_ROUNDS
+/// Whoever waits for a change uses the room, however long.
+fn in_use(last_used: &Mutex<Instant>, generation: &watch::Sender<u64>) -> bool {
+    generation.receiver_count() > 0 || locked(last_used).elapsed() < KEPT
 }
 
 fn fingerprint(value: &impl Hash) -> u64 {
@@ -411,6 +449,6 @@ fn fingerprint(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

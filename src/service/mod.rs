@@ -1,33 +1,44 @@
 //! The door of the HTTP API: what it may ask, in the words of the domain.
 //!
 //! A command goes to the database, and what it changed is told to those who wait in this process at
-//! once, and to all others by the outbox. A look comes from [`live`](self), or from the database
-//! where the lobby has to hold people back for sure. This module knows no status and no field name.
+//! once, and to all others by the outbox. A look comes from what this process has seen and heard, or
+//! from the database where the lobby has to hold people back for sure. This module knows no status
+//! and no field name.
 
-mod listener;
 mod live;
+mod token;
 
-use std::{future::Future, sync::Arc};
+use std::{
+    collections::HashSet,
+    future::Future,
+    net::IpAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use tokio::{
     sync::Notify,
     time::{Instant, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 
-pub use self::{listener::Updates, live::View};
+pub use self::live::View;
 pub use crate::store::{ChatMessage, StoreError, User};
 use crate::{
-    accounts::Passwords,
+    accounts::{Passwords, Throttle},
     clock::DatabaseClock,
     domain::{
-        Actor, Attendee, Caller, MessageQuery, RoomToken, RoomUpdated,
-        conversation::{Command, Look, NewConversation, Refusal},
+        Actor, Attendee, AttendeeId, Caller, LobbyChanged, MessageQuery, RoomToken, RoomUpdated,
+        rules::{Command, Look, NewRoom, Refusal, Wish, moderates},
     },
-    store::{Changed, Database},
+    store::{self, Changed, Database},
     telemetry,
 };
-use live::{Change, Live};
+use live::{Change, Live, locked};
+
+/// Attendees that one statement notes as present.
+const PRESENCE_BATCH: usize = 1000;
 
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +46,9 @@ pub enum Failure {
     /// The rules do not allow it.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// Too many passwords from this address were wrong. It may try again after this time.
+    #[error("too many wrong passwords, the next may come in {0:?}")]
+    Throttled(Duration),
     /// The database cannot do it now.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -68,6 +82,12 @@ pub struct Service {
     live: Arc<Live>,
     clock: Arc<DatabaseClock>,
     passwords: Arc<Passwords>,
+    /// For the passwords of rooms.
+    throttle: Throttle,
+    /// Who was there since presence was last noted.
+    seen: Mutex<HashSet<AttendeeId>>,
+    /// Ends every wait.
+    stop: CancellationToken,
     sip: Sip,
     /// Rung when events were stored that the relay is to publish.
     left: Arc<Notify>,
@@ -82,9 +102,20 @@ impl Service {
         passwords: Arc<Passwords>,
         sip: Sip,
         left: Arc<Notify>,
+        stop: CancellationToken,
     ) -> Self {
         let live = Arc::new(Live::new(Arc::clone(&database)));
-        Self { database, live, clock, passwords, sip, left }
+        Self {
+            database,
+            live,
+            clock,
+            passwords,
+            throttle: Throttle::new(),
+            seen: Mutex::default(),
+            stop,
+            sip,
+            left,
+        }
     }
 
     /// Dial-in as it is configured.
@@ -97,12 +128,6 @@ impl Service {
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         self.clock.now()
-    }
-
-    /// Hashes and proves passwords of rooms.
-    #[must_use]
-    pub fn passwords(&self) -> &Passwords {
-        &self.passwords
     }
 
     /// The room as the caller sees it: one in which he takes part, or a public one.
@@ -127,7 +152,7 @@ impl Service {
         deadline: Instant,
         looks_different: impl Fn(&View) -> bool,
     ) -> Result<View> {
-        held_until(deadline, || self.look(token, actor), looks_different).await
+        self.held_until(deadline, || self.look(token, actor), looks_different).await
     }
 
     /// The rooms in which a user takes part; waits until they `look` different, or until
@@ -143,20 +168,50 @@ impl Service {
         look_different: impl Fn(&Vec<View>) -> bool,
     ) -> Result<Vec<View>> {
         let read = || async { Ok(self.live.list(user).await?) };
-        held_until(deadline, read, look_different).await
+        self.held_until(deadline, read, look_different).await
     }
 
-    /// Makes a room. `None` if there is one with this token.
+    /// Makes a group or public room, and returns its token.
     ///
     /// # Errors
     ///
-    /// The database is away.
-    pub async fn create(&self, caller: &Caller, new: &NewConversation) -> Result<Option<()>> {
-        let Some(updates) = self.database.create(caller, new, self.now()).await? else {
-            return Ok(None);
-        };
-        self.tell(&updates);
-        Ok(Some(()))
+    /// The wish cannot be fulfilled, or the database is away.
+    pub async fn create(
+        &self,
+        caller: &Caller,
+        wish: &Wish,
+        password: Option<&str>,
+    ) -> Result<RoomToken> {
+        let mut new = NewRoom::of(wish, self.now())?;
+        if let Some(password) = password {
+            new.password_hash = self.passwords.hash(password).await;
+        }
+        loop {
+            // Hardly ever is one taken.
+            let token = token::random(self.sip.configured);
+            if let Some(updates) = self.database.create(&token, caller, &new, self.now()).await? {
+                self.tell(&updates);
+                return Ok(token);
+            }
+        }
+    }
+
+    /// Makes the room of the caller and another user, or comes back to it. Returns its token, and
+    /// whether it was made.
+    ///
+    /// # Errors
+    ///
+    /// There is no such user, or the database is away.
+    pub async fn room_of_two(&self, caller: &Caller, other: &str) -> Result<(RoomToken, bool)> {
+        let other = self.user(other).await?;
+        let new = NewRoom::of_two(&caller.actor, Actor::user(other.id), other.display_name)?;
+        let token = token::of_two(&new.name);
+        if let Some(updates) = self.database.create(&token, caller, &new, self.now()).await? {
+            self.tell(&updates);
+            return Ok((token, true));
+        }
+        self.change(&token, caller, &Command::Return).await?;
+        Ok((token, false))
     }
 
     /// Does to a room what the caller commands.
@@ -176,24 +231,63 @@ impl Service {
         Ok(changed)
     }
 
-    /// The password's hash of the room, if the password fits it.
+    /// The hash of the room's password, if the caller needs it to join and gives it. Guesses are
+    /// slowed down for the address that they come from.
     ///
     /// # Errors
     ///
-    /// There is no such room, or the database is away.
-    pub async fn prove(&self, token: &RoomToken, password: &str) -> Result<Option<String>> {
-        let (view, _change) = self.live.view(token, None).await?.ok_or(Refusal::NoRoom)?;
-        let hash = &view.conversation().room.password_hash;
-        let fits = !hash.is_empty() && self.passwords.fits(password, hash).await;
-        Ok(fits.then(|| hash.clone()))
+    /// There is no such room, too many guesses were wrong, or the database is away.
+    pub async fn prove(
+        &self,
+        token: &RoomToken,
+        actor: &Actor,
+        password: &str,
+        from: IpAddr,
+    ) -> Result<Option<String>> {
+        let view = self.view(token, Some(actor)).await?;
+        let hash = &view.summary().room.password_hash;
+        if hash.is_empty() || password.is_empty() || view.attendee().is_some() {
+            return Ok(None);
+        }
+        let fits = self.passwords.fits(password, hash, from, &self.throttle).await;
+        Ok(fits.map_err(Failure::Throttled)?.then(|| hash.clone()))
     }
 
-    /// A user by name.
+    /// Sets a room's password for strangers; empty for none.
     ///
     /// # Errors
     ///
-    /// There is none of this name, or the database is away.
-    pub async fn user(&self, id: &str) -> Result<User> {
+    /// As for [`change`](Self::change).
+    pub async fn set_password(
+        &self,
+        token: &RoomToken,
+        caller: &Caller,
+        password: &str,
+    ) -> Result<()> {
+        // Whoever may not set it costs no hash.
+        moderates(self.view(token, Some(&caller.actor)).await?.attendee())?;
+        let hash = match password {
+            "" => String::new(),
+            password => self.passwords.hash(password).await,
+        };
+        self.change(token, caller, &Command::SetPassword(hash)).await?;
+        Ok(())
+    }
+
+    /// Adds a user of this server to a room.
+    ///
+    /// # Errors
+    ///
+    /// There is no such user, or as for [`change`](Self::change).
+    pub async fn add(&self, token: &RoomToken, caller: &Caller, user: &str) -> Result<()> {
+        // Whoever may not add anybody does not learn who has an account.
+        moderates(self.view(token, Some(&caller.actor)).await?.attendee())?;
+        let User { id, display_name, .. } = self.user(user).await?;
+        self.change(token, caller, &Command::Add { user: Actor::user(id), display_name }).await?;
+        Ok(())
+    }
+
+    async fn user(&self, id: &str) -> Result<User> {
         let (user, _hash) = self.database.user(id).await?.ok_or(Refusal::NoUser)?;
         Ok(user)
     }
@@ -226,10 +320,10 @@ impl Service {
     ) -> Result<Vec<ChatMessage>> {
         loop {
             let (view, mut change) = self.look(token, Some(actor)).await?;
-            let messages = self.database.messages(token, actor, query).await??;
+            let messages = self.database.messages(token, actor, query, self.now()).await??;
             if !messages.is_empty() {
                 if query.mark_read {
-                    self.live.forget_part(token, actor);
+                    self.live.forget_seat(token, actor);
                 }
                 return Ok(messages);
             }
@@ -253,7 +347,7 @@ impl Service {
     ) -> Result<bool> {
         let seen = view.fingerprint();
         loop {
-            if timeout_at(deadline, change.heard()).await.is_err() {
+            if !self.heard_by(deadline, change).await {
                 return Ok(false);
             }
             let (now, next) = self.look(token, Some(actor)).await?;
@@ -264,12 +358,93 @@ impl Service {
         }
     }
 
+    /// Takes in an update that another process announces.
+    pub fn hear(&self, update: &RoomUpdated) {
+        self.live.hear(update);
+    }
+
+    /// Whether somebody here looks at a room that a lobby change on its way to a worker will change.
+    #[must_use]
+    pub fn awaits(&self, change: &LobbyChanged) -> bool {
+        self.live.awaits(change)
+    }
+
+    /// Something may have been missed: all is read anew when it is next asked for.
+    pub fn outdate(&self) {
+        self.live.outdate();
+    }
+
+    /// Compares the rooms in use with the database, in one look. `deaf` if nothing was heard lately.
+    ///
+    /// # Errors
+    ///
+    /// The database is away.
+    pub async fn compare(&self, deaf: bool) -> store::Result<()> {
+        let now = self.database.now().await?;
+        self.clock.observe(now);
+        if deaf {
+            // Nothing tells of a room that a user was added to.
+            self.live.outdate_lists();
+        }
+        self.live.compare(deaf, now).await
+    }
+
+    /// Notes in the database who was there since the last time, so that their sessions last.
+    ///
+    /// # Errors
+    ///
+    /// The database is away; what was not noted is noted the next time.
+    pub async fn note_presence(&self) -> store::Result<()> {
+        let mut seen: Vec<AttendeeId> =
+            std::mem::take(&mut *locked(&self.seen)).into_iter().collect();
+        while !seen.is_empty() {
+            let batch = seen.split_off(seen.len().saturating_sub(PRESENCE_BATCH));
+            self.database.touch(&batch, self.now()).await?;
+        }
+        Ok(())
+    }
+
     async fn look(&self, token: &RoomToken, actor: Option<&Actor>) -> Result<(View, Change)> {
         let (view, change) = self.live.view(token, actor).await?.ok_or(Refusal::NoRoom)?;
-        if view.attendee().is_none() && !view.conversation().room.is_public() {
+        if view.attendee().is_none() && !view.summary().room.is_public() {
             return Err(Refusal::NoRoom.into());
         }
+        if let Some(me) = view.attendee().filter(|me| me.session.is_some()) {
+            locked(&self.seen).insert(me.id);
+        }
         Ok((view, change))
+    }
+
+    /// Reads until what was read is wanted, or until `deadline`; in between it waits for a change.
+    async fn held_until<T, F>(
+        &self,
+        deadline: Instant,
+        read: impl Fn() -> F,
+        wanted: impl Fn(&T) -> bool,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<(T, Change)>>,
+    {
+        let (mut seen, mut change) = read().await?;
+        if wanted(&seen) || deadline <= Instant::now() {
+            return Ok(seen);
+        }
+        let _held = Held::new();
+        while self.heard_by(deadline, &mut change).await {
+            (seen, change) = read().await?;
+            if wanted(&seen) {
+                break;
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Waits for a change; false if there is none until `deadline`, or until the process stops.
+    async fn heard_by(&self, deadline: Instant, change: &mut Change) -> bool {
+        tokio::select! {
+            () = self.stop.cancelled() => false,
+            heard = timeout_at(deadline, change.heard()) => heard.is_ok(),
+        }
     }
 
     /// Tells those who wait in this process at once, and the relay to tell the others.
@@ -288,29 +463,6 @@ impl Service {
         }
         self.left.notify_one();
     }
-}
-
-/// Reads until what was read is wanted, or until `deadline`; in between it waits for a change.
-async fn held_until<T, F>(
-    deadline: Instant,
-    read: impl Fn() -> F,
-    wanted: impl Fn(&T) -> bool,
-) -> Result<T>
-where
-    F: Future<Output = Result<(T, Change)>>,
-{
-    let (mut seen, mut change) = read().await?;
-    if wanted(&seen) || deadline <= Instant::now() {
-        return Ok(seen);
-    }
-    let _held = Held::new();
-    while timeout_at(deadline, change.heard()).await.is_ok() {
-        (seen, change) = read().await?;
-        if wanted(&seen) {
-            break;
-        }
-    }
-    Ok(seen)
 }
 
 /// Counts a request that is held.

@@ -36,13 +36,15 @@ pub(super) struct Statements {
     pub(super) create_room: &'static str,
     /// token → the columns of [`RoomRow`](super::rows::RoomRow).
     pub(super) room: &'static str,
-    /// The same, and the row is locked until the transaction ends.
-    pub(super) room_for_update: &'static str,
+    /// token → id; the row is locked until the transaction ends.
+    pub(super) lock_room: &'static str,
     /// state, timer (seconds), version, id, the version that was read.
     pub(super) set_lobby: &'static str,
     /// now (seconds), limit → id, token, type, state, timer (seconds), version, SIP; locked, and
     /// without those that are locked already.
     pub(super) due: &'static str,
+    /// The same, but waits for those that are locked.
+    pub(super) due_held: &'static str,
     /// JSON of `{id, timer, version}`: resets those that still have that timer.
     pub(super) reset: &'static str,
     /// JSON of `{room_id, created_at}`: the chat's message about each reset.
@@ -51,7 +53,9 @@ pub(super) struct Statements {
     pub(super) insert_outbox: &'static str,
     /// JSON of tokens → the columns of [`MarkRow`](super::rows::MarkRow).
     pub(super) marks: &'static str,
-    /// now (seconds) → seconds.
+    /// JSON of attendees, now (seconds).
+    pub(super) touch: &'static str,
+    /// → seconds: the first timer, over or not.
     pub(super) next_due: &'static str,
     /// now (milliseconds), limit → the columns of [`EventRow`](super::rows::EventRow), locked.
     pub(super) available: &'static str,
@@ -73,20 +77,22 @@ pub(super) struct Statements {
 
 impl Statements {
     /// Every text that is prepared; MySQL does not prepare `begin`.
-    pub(super) fn all(&self) -> [&'static str; 19] {
+    pub(super) fn all(&self) -> [&'static str; 21] {
         // Taken apart, so that no statement is forgotten.
         let Self {
             begin: _,
             now,
             create_room,
             room,
-            room_for_update,
+            lock_room,
             set_lobby,
             due,
+            due_held,
             reset,
             insert_reset_messages,
             insert_outbox,
             marks,
+            touch,
             next_due,
             available,
             claim,
@@ -101,13 +107,15 @@ impl Statements {
             now,
             create_room,
             room,
-            room_for_update,
+            lock_room,
             set_lobby,
             due,
+            due_held,
             reset,
             insert_reset_messages,
             insert_outbox,
             marks,
+            touch,
             next_due,
             available,
             claim,

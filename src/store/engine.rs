@@ -11,16 +11,16 @@ use sqlx::{
 use tokio::time::timeout;
 
 use super::{
-    Backlog, Fired, Options, Result, Store, StoreError,
-    conversation::Author,
+    Backlog, Fired, Held, Options, Result, Store, StoreError,
     dialect::Dialect,
     migration,
+    rooms::Author,
     rows::{self, Due, Reset, ResetMessage, instant_from_millis, instant_from_seconds, json},
     session::{self, Session},
 };
 use crate::domain::{
-    Applied, Decision, EventId, LobbyChanged, Outgoing, Room, RoomToken, Version,
-    conversation::lobby_effects, decide,
+    Applied, Decision, EventId, LobbyChanged, Outgoing, Room, RoomToken, Version, decide,
+    rules::lobby_effects,
 };
 
 /// An idle connection may have died without a sign, and each such one costs this wait.
@@ -88,12 +88,9 @@ where
     async fn apply(&self, change: &LobbyChanged, received: Version) -> Result<Applied> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         session.begin().await?;
-        let read =
-            sqlx::query(D::STATEMENTS.room_for_update).bind(change.token.as_str().to_owned());
-        let applied = match session.fetch_optional(read).await? {
+        let applied = match session.lock_room(&change.token).await? {
             None => Applied::UnknownRoom,
-            Some(row) => {
-                let room = rows::room(row)?;
+            Some(room) => {
                 match decide(&room, change, received) {
                     Decision::Stale => Applied::Stale,
                     Decision::NoLobby => Applied::NoLobby,
@@ -115,11 +112,16 @@ where
         &self,
         now: DateTime<Utc>,
         limit: u32,
+        held: Held,
         claimed_until: Option<DateTime<Utc>>,
     ) -> Result<Fired> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         session.begin().await?;
-        let look = sqlx::query(D::STATEMENTS.due).bind(now.timestamp()).bind(i64::from(limit));
+        let due = match held {
+            Held::PassOver => D::STATEMENTS.due,
+            Held::Await => D::STATEMENTS.due_held,
+        };
+        let look = sqlx::query(due).bind(now.timestamp()).bind(i64::from(limit));
         let due = session.fetch_all(look).await?;
         let due = due.into_iter().map(Due::new).collect::<Result<Vec<_>>>()?;
         if due.is_empty() {
@@ -144,9 +146,9 @@ where
         Ok(Fired { tidied: due.len() - events.len(), events })
     }
 
-    async fn next_due(&self, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>> {
+    async fn next_due(&self) -> Result<Option<DateTime<Utc>>> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
-        let look = sqlx::query(D::STATEMENTS.next_due).bind(now.timestamp());
+        let look = sqlx::query(D::STATEMENTS.next_due);
         let next: Option<(i64,)> = session.fetch_optional(look).await?;
         session.finish();
         next.map(|(seconds,)| instant_from_seconds(seconds)).transpose()
@@ -225,10 +227,9 @@ where
 
     async fn room(&self, token: &RoomToken) -> Result<Option<Room>> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
-        let read = sqlx::query(D::STATEMENTS.room).bind(token.as_str().to_owned());
-        let row = session.fetch_optional(read).await?;
+        let room = session.room(token).await?;
         session.finish();
-        row.map(rows::room).transpose()
+        Ok(room)
     }
 
     async fn prepare_all(&self) -> Result<()> {

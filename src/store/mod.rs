@@ -8,15 +8,15 @@
 //! differ (`dialect`). To add a statement: name it in `Statements`, and the compiler asks for it
 //! in all three tables. What the HTTP API needs has one text for all three (`shared`).
 //!
-//! A [`Database`] is all three sides of it: [`Store`] for the loops, [`Conversations`] and [`Users`]
+//! A [`Database`] is all three sides of it: [`Store`] for the loops, [`Rooms`] and [`Users`]
 //! for the API.
 
-mod conversation;
 mod dialect;
 mod engine;
 mod migration;
 mod mysql;
 mod postgres;
+mod rooms;
 mod rows;
 mod session;
 mod shared;
@@ -29,9 +29,9 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::domain::{
-    Actor, Applied, Attendee, Caller, EventId, Lobby, LobbyChanged, Message, MessageQuery,
-    Outgoing, Room, RoomId, RoomToken, RoomUpdated, Version,
-    conversation::{Command, Look, NewConversation, Refusal},
+    Actor, Applied, Attendee, AttendeeId, Caller, EventId, Lobby, LobbyChanged, Message,
+    MessageQuery, Outgoing, Room, RoomId, RoomToken, RoomUpdated, Version,
+    rules::{Command, Look, NewRoom, Refusal},
 };
 
 /// Result of a store method.
@@ -84,6 +84,16 @@ impl StoreError {
     }
 }
 
+/// What to do about a due room that somebody else holds: another worker, or whoever joins or chats
+/// there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// Pass it over: it is soon free, and others are due as well.
+    PassOver,
+    /// Wait for it: it was passed over again and again.
+    Await,
+}
+
 /// One batch of fired timers.
 #[derive(Debug, Default)]
 pub struct Fired {
@@ -130,18 +140,21 @@ pub trait Store: Send + Sync + 'static {
     async fn apply(&self, change: &LobbyChanged, received: Version) -> Result<Applied>;
 
     /// Resets the rooms whose timer is due at `now`, at most `limit`, the longest overdue first,
-    /// and writes their events to the outbox. Rooms that another worker is firing are passed over.
+    /// and writes their events to the outbox. Rooms that somebody else holds are passed over, or
+    /// waited for.
     ///
     /// With `claimed_until` the events are claimed for the caller, who then publishes them.
     async fn fire_due(
         &self,
         now: DateTime<Utc>,
         limit: u32,
+        held: Held,
         claimed_until: Option<DateTime<Utc>>,
     ) -> Result<Fired>;
 
-    /// The first instant after `now` at which a timer is due.
-    async fn next_due(&self, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>>;
+    /// The first instant at which a timer is due: one that is over, while somebody else
+    /// holds its room, or the next one.
+    async fn next_due(&self) -> Result<Option<DateTime<Utc>>>;
 
     /// Claims unpublished events that nobody else holds, at most `limit`, until `until`.
     async fn claim_outbox(
@@ -185,7 +198,7 @@ pub trait Store: Send + Sync + 'static {
 
 /// A room as everybody sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Conversation {
+pub struct Summary {
     /// The room.
     pub room: Room,
     /// What was said or happened last.
@@ -203,8 +216,25 @@ pub struct Mark {
     pub token: RoomToken,
     /// Of its last change by lobbyd.
     pub version: Version,
-    /// As it is now, whoever wrote it.
+    /// As it is now, whoever wrote it; and so are the others.
     pub lobby: Lobby,
+    /// Talk's number of its type.
+    pub room_type: i64,
+    /// Name for people.
+    pub name: String,
+    /// Talk's number of the SIP state.
+    pub sip_enabled: i64,
+}
+
+impl Mark {
+    /// Whether the room is as it was when it was read, or was read after this look.
+    #[must_use]
+    pub fn fits(&self, room: &Room) -> bool {
+        self.version < room.version
+            || (self.version, self.lobby, self.room_type, self.sip_enabled)
+                == (room.version, room.lobby, room.room_type, room.sip_enabled)
+                && self.name == room.name
+    }
 }
 
 /// What a command did.
@@ -226,15 +256,16 @@ pub struct ChatMessage {
 }
 
 /// What the HTTP API does to rooms. Every method is one transaction, as in [`Store`]; the rules are
-/// those of [`conversation`](crate::domain::conversation).
+/// those of [`rules`](crate::domain::rules).
 #[async_trait]
-pub trait Conversations: Send + Sync + 'static {
+pub trait Rooms: Send + Sync + 'static {
     /// Makes a room, owned by the caller, and returns what is announced about it. `None` if there is
     /// one with this token.
     async fn create(
         &self,
+        token: &RoomToken,
         caller: &Caller,
-        new: &NewConversation,
+        new: &NewRoom,
         now: DateTime<Utc>,
     ) -> Result<Option<Vec<RoomUpdated>>>;
 
@@ -249,7 +280,7 @@ pub trait Conversations: Send + Sync + 'static {
     ) -> Result<std::result::Result<Changed, Refusal>>;
 
     /// Reads what everybody sees of a room.
-    async fn conversation(&self, token: &RoomToken) -> Result<Option<Conversation>>;
+    async fn summary(&self, token: &RoomToken) -> Result<Option<Summary>>;
 
     /// Reads one participant's part in a room.
     async fn attendee(&self, room: RoomId, actor: &Actor) -> Result<Option<Attendee>>;
@@ -259,6 +290,19 @@ pub trait Conversations: Send + Sync + 'static {
 
     /// By which those of these rooms that exist are known to have changed.
     async fn marks(&self, tokens: &[RoomToken]) -> Result<Vec<Mark>>;
+
+    /// Who has read messages since then, in Unix seconds, in which room.
+    async fn read_since(&self, since: i64) -> Result<Vec<(RoomId, Actor)>>;
+
+    /// Notes that these attendees are there.
+    async fn touch(&self, attendees: &[AttendeeId], now: DateTime<Utc>) -> Result<()>;
+
+    /// Who is in a room and was not seen since then, at most `limit`, with the room.
+    async fn unseen_since(
+        &self,
+        since: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<Vec<(RoomToken, Actor)>>;
 
     /// The participants of a room, for one of them who may see that.
     async fn participants(
@@ -275,6 +319,7 @@ pub trait Conversations: Send + Sync + 'static {
         token: &RoomToken,
         actor: &Actor,
         query: MessageQuery,
+        now: DateTime<Utc>,
     ) -> Result<std::result::Result<Vec<ChatMessage>, Refusal>>;
 }
 
@@ -295,8 +340,9 @@ pub trait Users: Send + Sync + 'static {
     /// Adds a user. Returns false if there is one of this name.
     async fn add_user(&self, user: &User, password_hash: &str) -> Result<bool>;
 
-    /// Removes a user, also from the rooms. Returns false if there is none of this name.
-    async fn remove_user(&self, id: &str) -> Result<bool>;
+    /// Removes a user, also from the rooms, as if he went himself. Returns false if there is none of
+    /// this name.
+    async fn remove_user(&self, id: &str, now: DateTime<Utc>) -> Result<bool>;
 
     /// Gives a user another password. Returns false if there is none of this name.
     async fn set_user_password(&self, id: &str, password_hash: &str) -> Result<bool>;
@@ -309,9 +355,9 @@ pub trait Users: Send + Sync + 'static {
 }
 
 /// All sides of what lobbyd keeps.
-pub trait Database: Store + Conversations + Users {}
+pub trait Database: Store + Rooms + Users {}
 
-impl<T: Store + Conversations + Users> Database for T {}
+impl<T: Store + Rooms + Users> Database for T {}
 
 /// How to reach the database.
 #[derive(Debug, Clone, Copy)]

@@ -20,10 +20,37 @@ use super::{
     shared::{self, Shared},
 };
 
-/// Reads a room by its token.
-macro_rules! room {
+/// A JSON array of event ids, as a table.
+macro_rules! ids {
     () => {
-        "\
+        "JSON_TABLE(?, '$[*]' COLUMNS (id CHAR(36) PATH '$')) AS ids"
+    };
+}
+
+/// Locks what is due.
+macro_rules! due {
+    () => {
+        concat!(
+            "\
+        SELECT id, token, CAST(type AS SIGNED), CAST(lobby_state AS SIGNED),
+               TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_timer), lobby_version,
+               CAST(sip_enabled AS SIGNED)
+        FROM lobbyd_rooms
+        WHERE lobby_timer <= TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ? SECOND AND ",
+            usable!(),
+            "
+        ORDER BY lobby_timer, id LIMIT ?
+        FOR UPDATE"
+        )
+    };
+}
+
+const STATEMENTS: Statements = Statements {
+    begin: "START TRANSACTION",
+    now: "SELECT CAST(FLOOR(UNIX_TIMESTAMP(NOW(3)) * 1000) AS SIGNED)",
+    create_room: "\
+        INSERT INTO lobbyd_rooms (token, type, name) VALUES (?, ?, ?)",
+    room: "\
         SELECT room.id, room.token, CAST(room.type AS SIGNED) AS room_type, room.name,
                room.description, room.object_type, room.object_id,
                CAST(room.lobby_state AS SIGNED) AS lobby_state,
@@ -37,41 +64,15 @@ macro_rules! room {
                COALESCE(state.comments, 0) AS comments,
                COALESCE(state.changed_at, 0) AS changed_at
         FROM lobbyd_rooms AS room LEFT JOIN lobbyd_room_states AS state ON state.room_id = room.id
-        WHERE room.token = ?"
-    };
-}
-
-/// A JSON array of event ids, as a table.
-macro_rules! ids {
-    () => {
-        "JSON_TABLE(?, '$[*]' COLUMNS (id CHAR(36) PATH '$')) AS ids"
-    };
-}
-
-const STATEMENTS: Statements = Statements {
-    begin: "START TRANSACTION",
-    now: "SELECT CAST(FLOOR(UNIX_TIMESTAMP(NOW(3)) * 1000) AS SIGNED)",
-    create_room: "\
-        INSERT INTO lobbyd_rooms (token, type, name) VALUES (?, ?, ?)",
-    room: room!(),
-    room_for_update: concat!(room!(), " FOR UPDATE"),
+        WHERE room.token = ?",
+    lock_room: "SELECT id FROM lobbyd_rooms WHERE token = ? FOR UPDATE",
     set_lobby: "\
         UPDATE lobbyd_rooms
         SET lobby_state = ?, lobby_timer = TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ? SECOND,
             lobby_version = ?
         WHERE id = ? AND lobby_version = ?",
-    due: concat!(
-        "\
-        SELECT id, token, CAST(type AS SIGNED), CAST(lobby_state AS SIGNED),
-               TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_timer), lobby_version,
-               CAST(sip_enabled AS SIGNED)
-        FROM lobbyd_rooms
-        WHERE lobby_timer <= TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ? SECOND AND ",
-        usable!(),
-        "
-        ORDER BY lobby_timer, id LIMIT ?
-        FOR UPDATE SKIP LOCKED"
-    ),
+    due: concat!(due!(), " SKIP LOCKED"),
+    due_held: due!(),
     reset: "\
         UPDATE JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$.id', timer BIGINT PATH '$.timer',
                                              version BIGINT PATH '$.version')) AS due
@@ -100,15 +101,21 @@ const STATEMENTS: Statements = Statements {
              )) AS new_rows",
     marks: "\
         SELECT room.token, room.lobby_version, CAST(room.lobby_state AS SIGNED) AS lobby_state,
-               TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer) AS lobby_timer
+               TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer) AS lobby_timer,
+               CAST(room.type AS SIGNED) AS room_type, room.name,
+               CAST(room.sip_enabled AS SIGNED) AS sip_enabled
         FROM JSON_TABLE(?, '$[*]' COLUMNS (
                  token VARCHAR(32) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$'
              )) AS tokens
         STRAIGHT_JOIN lobbyd_rooms AS room ON room.token = tokens.token",
+    touch: "\
+        UPDATE JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids
+        STRAIGHT_JOIN lobbyd_attendees AS attendee ON attendee.id = ids.id
+        SET attendee.seen_at = ?",
     next_due: concat!(
         "\
         SELECT TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_timer) FROM lobbyd_rooms
-        WHERE lobby_timer > TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ? SECOND AND ",
+        WHERE lobby_timer IS NOT NULL AND ",
         usable!(),
         "
         ORDER BY lobby_timer LIMIT 1"

@@ -19,10 +19,29 @@ use super::{
     shared::{self, Shared},
 };
 
-/// Reads a room by its token.
-macro_rules! room {
+/// Locks what is due.
+macro_rules! due {
     () => {
+        concat!(
         "\
+        SELECT id, token, type::bigint, lobby_state::bigint,
+               floor(extract(epoch FROM lobby_timer))::bigint, lobby_version, sip_enabled::bigint
+        FROM lobbyd_rooms
+        WHERE lobby_timer <= to_timestamp($1) AND ",
+        usable!(),
+        "
+        ORDER BY lobby_timer, id LIMIT $2
+        FOR UPDATE"
+        )
+    };
+}
+
+pub(super) const STATEMENTS: Statements = Statements {
+    begin: "BEGIN",
+    now: "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint",
+    create_room: "\
+        INSERT INTO lobbyd_rooms (token, type, name) VALUES ($1, $2, $3)",
+    room: "\
         SELECT room.id, room.token, room.type::bigint AS room_type, room.name, room.description,
                room.object_type, room.object_id, room.lobby_state::bigint AS lobby_state,
                floor(extract(epoch FROM room.lobby_timer))::bigint AS lobby_timer,
@@ -35,32 +54,14 @@ macro_rules! room {
                coalesce(state.comments, 0) AS comments,
                coalesce(state.changed_at, 0) AS changed_at
         FROM lobbyd_rooms AS room LEFT JOIN lobbyd_room_states AS state ON state.room_id = room.id
-        WHERE room.token = $1"
-    };
-}
-
-pub(super) const STATEMENTS: Statements = Statements {
-    begin: "BEGIN",
-    now: "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint",
-    create_room: "\
-        INSERT INTO lobbyd_rooms (token, type, name) VALUES ($1, $2, $3)",
-    room: room!(),
-    room_for_update: concat!(room!(), " FOR UPDATE OF room"),
+        WHERE room.token = $1",
+    lock_room: "SELECT id FROM lobbyd_rooms WHERE token = $1 FOR UPDATE",
     set_lobby: "\
         UPDATE lobbyd_rooms
         SET lobby_state = $1, lobby_timer = to_timestamp($2), lobby_version = $3
         WHERE id = $4 AND lobby_version = $5",
-    due: concat!(
-        "\
-        SELECT id, token, type::bigint, lobby_state::bigint,
-               floor(extract(epoch FROM lobby_timer))::bigint, lobby_version, sip_enabled::bigint
-        FROM lobbyd_rooms
-        WHERE lobby_timer <= to_timestamp($1) AND ",
-        usable!(),
-        "
-        ORDER BY lobby_timer, id LIMIT $2
-        FOR UPDATE SKIP LOCKED"
-    ),
+    due: concat!(due!(), " SKIP LOCKED"),
+    due_held: due!(),
     reset: "\
         UPDATE lobbyd_rooms AS room
         SET lobby_state = 0, lobby_timer = NULL, lobby_version = due.version,
@@ -81,13 +82,19 @@ pub(super) const STATEMENTS: Statements = Statements {
                     available_at bigint, attempts integer)",
     marks: "\
         SELECT token, lobby_version, lobby_state::bigint AS lobby_state,
-               floor(extract(epoch FROM lobby_timer))::bigint AS lobby_timer
+               floor(extract(epoch FROM lobby_timer))::bigint AS lobby_timer,
+               type::bigint AS room_type, name, sip_enabled::bigint AS sip_enabled
         FROM lobbyd_rooms
         WHERE token = ANY (ARRAY(SELECT json_array_elements_text(CAST($1 AS json))))",
+    touch: "\
+        UPDATE lobbyd_attendees SET seen_at = $2
+        WHERE id = ANY (ARRAY(
+            SELECT value::bigint FROM json_array_elements_text(CAST($1 AS json)) AS value
+        ))",
     next_due: concat!(
         "\
         SELECT floor(extract(epoch FROM lobby_timer))::bigint FROM lobbyd_rooms
-        WHERE lobby_timer > to_timestamp($1) AND ",
+        WHERE lobby_timer IS NOT NULL AND ",
         usable!(),
         "
         ORDER BY lobby_timer LIMIT 1"

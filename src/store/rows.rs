@@ -44,6 +44,9 @@ pub(super) struct MarkRow {
     lobby_version: i64,
     lobby_state: i64,
     lobby_timer: Option<i64>,
+    room_type: i64,
+    name: String,
+    sip_enabled: i64,
 }
 
 /// A row of `Shared::attendee` and its like.
@@ -112,6 +115,9 @@ pub(super) fn mark(row: MarkRow) -> Result<Mark> {
         token: RoomToken::stored(row.token),
         version: Version::stored(row.lobby_version),
         lobby: lobby(row.lobby_state, row.lobby_timer)?,
+        room_type: row.room_type,
+        name: row.name,
+        sip_enabled: row.sip_enabled,
     })
 }
 
@@ -158,7 +164,7 @@ pub(super) fn message(row: MessageRow) -> Result<Message> {
     })
 }
 
-fn actor(kind: &str, id: String) -> Result<Actor> {
+pub(super) fn actor(kind: &str, id: String) -> Result<Actor> {
     let kind = ActorKind::from_name(kind).ok_or_else(|| corrupt(kind, "actor type"))?;
     Ok(Actor { kind, id })
 }

@@ -61,8 +61,8 @@ shared_statements! {
     add_user: "INSERT INTO lobbyd_users (id, display_name, password_hash) VALUES ($1, $2, $3)",
     /// user, group.
     add_group: "INSERT INTO lobbyd_user_groups (user_id, name) VALUES ($1, $2)",
-    /// id → display name, password hash.
-    user: "SELECT display_name, password_hash FROM lobbyd_users WHERE id = $1",
+    /// id → id, display name, password hash. (MySQL finds "alice " for "alice", so it is compared.)
+    user: "SELECT id, display_name, password_hash FROM lobbyd_users WHERE id = $1",
     /// user → groups.
     groups: "SELECT name FROM lobbyd_user_groups WHERE user_id = $1 ORDER BY name",
     /// → id, display name.
@@ -136,14 +136,12 @@ shared_statements! {
                                       permissions, pin, last_read_message, comments_read,
                                       session_id, in_call, last_ping, room_id)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
-    /// display name, participant type, permissions, PIN, last read message, comments read, session,
-    /// in call, last ping, attendee.
+    /// display name, participant type, permissions, session, in call, last ping, attendee.
     update_attendee: "\
         UPDATE lobbyd_attendees
-        SET display_name = $1, participant_type = $2, permissions = $3, pin = $4,
-            last_read_message = $5, comments_read = $6, session_id = $7, in_call = $8,
-            last_ping = $9
-        WHERE id = $10",
+        SET display_name = $1, participant_type = $2, permissions = $3, session_id = $4,
+            in_call = $5, last_ping = $6
+        WHERE id = $7",
     /// attendee.
     delete_attendee: "DELETE FROM lobbyd_attendees WHERE id = $1",
     /// room: users without PIN.
@@ -168,9 +166,21 @@ shared_statements! {
     /// room: guests, and users who came by the link.
     uninvited_go: "\
         DELETE FROM lobbyd_attendees WHERE room_id = $1 AND participant_type IN (4, 5, 6)",
-    /// message, comments, attendee.
+    /// message, comments, now (seconds), attendee, the same message: older ones than the last change
+    /// nothing.
     mark_read: "\
-        UPDATE lobbyd_attendees SET last_read_message = $1, comments_read = $2 WHERE id = $3",
+        UPDATE lobbyd_attendees SET last_read_message = $1, comments_read = $2, read_at = $3
+        WHERE id = $4 AND last_read_message < $5",
+    /// since (seconds) → room, kind of actor, actor.
+    read_since: "\
+        SELECT room_id, actor_type, actor_id FROM lobbyd_attendees WHERE read_at >= $1",
+    /// before (seconds), the same, limit → token, kind of actor, actor.
+    unseen: "\
+        SELECT room.token, attendee.actor_type, attendee.actor_id
+        FROM lobbyd_attendees AS attendee JOIN lobbyd_rooms AS room ON room.id = attendee.room_id
+        WHERE attendee.session_id IS NOT NULL AND attendee.last_ping < $1
+          AND attendee.seen_at < $2
+        ORDER BY attendee.last_ping LIMIT $3",
 
     /// kind of actor, actor, name, time, kind, message, about whom: kind of actor, actor, name,
     /// reference, parent, room.

@@ -27,10 +27,31 @@ use super::{
 /// left is for the work itself.
 const BUSY_SHARE: f64 = 0.8;
 
-/// Reads a room by its token.
-macro_rules! room {
+/// Page cache of one connection: 512 KiB. What is due lies together in a few pages of the index,
+/// and the system's own cache holds the others, so that memory does not grow with the rooms.
+const CACHE_SIZE: &str = "-512";
+
+/// What is due. Whoever writes holds the whole database, so nothing is ever passed over.
+macro_rules! due {
     () => {
-        "\
+        concat!(
+            "\
+        SELECT id, token, type, lobby_state, unixepoch(lobby_timer), lobby_version, sip_enabled
+        FROM lobbyd_rooms
+        WHERE lobby_timer <= datetime($1, 'unixepoch') AND ",
+            usable!(),
+            "
+        ORDER BY lobby_timer, id LIMIT $2"
+        )
+    };
+}
+
+const STATEMENTS: Statements = Statements {
+    // A transaction that reads first and then writes fails at once if another one wrote in
+    // between, whatever the busy timeout, unless it takes the write lock at its beginning.
+    begin: "BEGIN IMMEDIATE",
+    now: "SELECT CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER)",
+    room: "\
         SELECT room.id, room.token, room.type AS room_type, room.name, room.description,
                room.object_type, room.object_id, room.lobby_state,
                unixepoch(room.lobby_timer) AS lobby_timer, room.lobby_version,
@@ -41,34 +62,14 @@ macro_rules! room {
                coalesce(state.comments, 0) AS comments,
                coalesce(state.changed_at, 0) AS changed_at
         FROM lobbyd_rooms AS room LEFT JOIN lobbyd_room_states AS state ON state.room_id = room.id
-        WHERE room.token = $1"
-    };
-}
-
-/// Page cache of one connection: 512 KiB. What is due lies together in a few pages of the index,
-/// and the system's own cache holds the others, so that memory does not grow with the rooms.
-const CACHE_SIZE: &str = "-512";
-
-const STATEMENTS: Statements = Statements {
-    // A transaction that reads first and then writes fails at once if another one wrote in
-    // between, whatever the busy timeout, unless it takes the write lock at its beginning.
-    begin: "BEGIN IMMEDIATE",
-    now: "SELECT CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER)",
-    room: room!(),
-    room_for_update: room!(),
+        WHERE room.token = $1",
+    lock_room: "SELECT id FROM lobbyd_rooms WHERE token = $1",
     set_lobby: "\
         UPDATE lobbyd_rooms
         SET lobby_state = $1, lobby_timer = datetime($2, 'unixepoch'), lobby_version = $3
         WHERE id = $4 AND lobby_version = $5",
-    due: concat!(
-        "\
-        SELECT id, token, type, lobby_state, unixepoch(lobby_timer), lobby_version, sip_enabled
-        FROM lobbyd_rooms
-        WHERE lobby_timer <= datetime($1, 'unixepoch') AND ",
-        usable!(),
-        "
-        ORDER BY lobby_timer, id LIMIT $2"
-    ),
+    due: due!(),
+    due_held: due!(),
     reset: "\
         UPDATE lobbyd_rooms
         SET lobby_state = 0, lobby_timer = NULL, lobby_version = due.value ->> 'version',
@@ -91,12 +92,16 @@ const STATEMENTS: Statements = Statements {
                value ->> 'attempts'
         FROM json_each($1)",
     marks: "\
-        SELECT token, lobby_version, lobby_state, unixepoch(lobby_timer) AS lobby_timer
+        SELECT token, lobby_version, lobby_state, unixepoch(lobby_timer) AS lobby_timer,
+               type AS room_type, name, sip_enabled
         FROM lobbyd_rooms WHERE token IN (SELECT value FROM json_each($1))",
+    touch: "\
+        UPDATE lobbyd_attendees SET seen_at = $2
+        WHERE id IN (SELECT value FROM json_each($1))",
     next_due: concat!(
         "\
         SELECT unixepoch(lobby_timer) FROM lobbyd_rooms
-        WHERE lobby_timer > datetime($1, 'unixepoch') AND ",
+        WHERE lobby_timer IS NOT NULL AND ",
         usable!(),
         "
         ORDER BY lobby_timer LIMIT 1"

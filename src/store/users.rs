@@ -1,6 +1,7 @@
 //! The users of this server.
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use sqlx::{
     ColumnIndex, Decode, Encode, Executor, IntoArguments, Type, error::DatabaseError,
     migrate::Migrate,
@@ -9,6 +10,7 @@ use sqlx::{
 use super::{
     Result, StoreError, User, Users, dialect::Dialect, engine::SqlStore, session::Session,
 };
+use crate::domain::{Actor, Caller, rules::Command};
 
 #[async_trait]
 impl<D> Users for SqlStore<D>
@@ -47,9 +49,15 @@ where
         Ok(true)
     }
 
-    async fn remove_user(&self, id: &str) -> Result<bool> {
+    async fn remove_user(&self, id: &str, now: DateTime<Utc>) -> Result<bool> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         session.begin().await?;
+        // Where the rules let him go he goes, and that is announced. The last moderator goes too.
+        let himself =
+            Caller { actor: Actor::user(id), display_name: id.to_owned(), may_enable_sip: false };
+        for token in session.rooms_of(id).await? {
+            drop(session.obey(&token, &himself, &Command::RemoveSelf, now).await?);
+        }
         for sql in [D::shared().remove_groups, D::shared().remove_from_rooms] {
             session.execute(sqlx::query(sql).bind(id.to_owned())).await?;
         }
@@ -72,10 +80,10 @@ where
     async fn user(&self, id: &str) -> Result<Option<(User, String)>> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         let read = sqlx::query(D::shared().user).bind(id.to_owned());
-        let row: Option<(String, String)> = session.fetch_optional(read).await?;
-        let user = match row {
+        let row: Option<(String, String, String)> = session.fetch_optional(read).await?;
+        let user = match row.filter(|(found, ..)| found == id) {
             None => None,
-            Some((display_name, password_hash)) => {
+            Some((_id, display_name, password_hash)) => {
                 let groups = session.groups(id).await?;
                 Some((User { id: id.to_owned(), display_name, groups }, password_hash))
             }

@@ -1,4 +1,4 @@
-//! What is done now and then: pruning, gauges, the daily summary.
+//! What is done now and then: pruning, gauges, the daily summary, the end of sessions.
 //!
 //! Only here is tokio-cron-scheduler used. Its jobs may be late, skipped, or stop for good when
 //! the wall clock steps, so nothing punctual hangs on them.
@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::DatabaseClock,
-    store::{self, Store},
+    domain::{Caller, rules::Command},
+    store::{self, Database},
     telemetry,
 };
 
@@ -20,6 +21,9 @@ const DAY: Duration = Duration::from_hours(24);
 
 /// Rows that one transaction deletes: a few ten milliseconds, so that it holds nobody up.
 const PRUNE_BATCH: u32 = 5000;
+
+/// Sessions that one look finds.
+const SESSION_BATCH: u32 = 500;
 
 /// When to do what: second, minute, hour, day of month, month, day of week; UTC.
 #[derive(Debug, Clone)]
@@ -30,21 +34,25 @@ pub struct Schedules {
     pub gauges: String,
     /// Logs a line about the last day.
     pub summary: String,
+    /// Ends sessions of those who are not there any more.
+    pub sessions: String,
 }
 
-/// How old rows of the outbox get.
+/// How old things get: rows of the outbox, and sessions.
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
     /// Published ones.
     pub history: Duration,
     /// Ones that were never confirmed.
     pub dead_after: Duration,
+    /// How long a session lasts without a sign of life.
+    pub session: Duration,
 }
 
 /// The jobs.
 #[derive(Clone)]
 pub struct Housekeeping {
-    store: Arc<dyn Store>,
+    store: Arc<dyn Database>,
     clock: Arc<DatabaseClock>,
     retention: Retention,
 }
@@ -67,7 +75,7 @@ pub fn check_schedule(schedule: &str) -> Result<(), String> {
 impl Housekeeping {
     /// Keeps this store.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, clock: Arc<DatabaseClock>, retention: Retention) -> Self {
+    pub fn new(store: Arc<dyn Database>, clock: Arc<DatabaseClock>, retention: Retention) -> Self {
         Self { store, clock, retention }
     }
 
@@ -82,6 +90,7 @@ impl Housekeeping {
             self.job(&schedules.prune, "pruning", Self::prune),
             self.job(&schedules.gauges, "counting", Self::gauges),
             self.job(&schedules.summary, "summary", Self::summary),
+            self.job(&schedules.sessions, "ending sessions", Self::end_sessions),
         ] {
             cron.add(job.context("schedule")?).await.context("job")?;
         }
@@ -125,6 +134,27 @@ impl Housekeeping {
             tracing::warn!(rows = dead, "events given up that were never confirmed");
         }
         Ok(())
+    }
+
+    /// Whoever closed the window without a word leaves the room, as if by himself.
+    async fn end_sessions(self) -> store::Result<()> {
+        let since = self.clock.now() - self.retention.session;
+        loop {
+            let unseen = self.store.unseen_since(since, SESSION_BATCH).await?;
+            for (token, actor) in &unseen {
+                let caller = Caller {
+                    actor: actor.clone(),
+                    display_name: String::new(),
+                    may_enable_sip: false,
+                };
+                let leave = Command::Leave;
+                drop(self.store.change(token, &caller, &leave, self.clock.now()).await?);
+                tracing::info!(room.token = %token, actor = actor.id, "session ended, unseen");
+            }
+            if u32::try_from(unseen.len()).is_ok_and(|ended| ended < SESSION_BATCH) {
+                return Ok(());
+            }
+        }
     }
 
     /// The next round is soon, so one that fails is not worth a line.

@@ -38,8 +38,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest wait before an event that the broker did not take is sent again.
 const LONGEST_REFUSAL_WAIT: Duration = Duration::from_mins(1);
 
-/// The timer loop's end of the way to the relay.
-#[derive(Debug)]
+/// The end of the way to the relay that the timer loop holds, and whoever else stores events.
+#[derive(Debug, Clone)]
 pub struct Handoff {
     batches: mpsc::Sender<Batch>,
     /// Rung when events wait in the outbox.

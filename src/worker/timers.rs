@@ -16,12 +16,20 @@ use crate::{
     backoff::Backoff,
     clock::DatabaseClock,
     health::{Health, Part},
-    store::{self, Fired, Store},
+    store::{self, Fired, Held, Store},
     telemetry,
 };
 
 /// Longest sleep. It bounds how late a timer fires that another process armed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Wait for a room that is due while somebody else holds it. Whoever joins or chats there needs some
+/// milliseconds.
+const HELD_INTERVAL: Duration = Duration::from_millis(20);
+
+/// After so many rounds in which a due room was held it is waited for, in the line of those who
+/// want it: a crowd that comes in would else keep it closed.
+const HELD_ROUNDS: u32 = 3;
 
 /// The loop that fires.
 pub struct TimerLoop {
@@ -53,8 +61,9 @@ impl TimerLoop {
     /// a due room that was not reset is still due.
     pub async fn run(self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Backoff::LOOPS);
+        let mut held_rounds = 0;
         while !stop.is_cancelled() {
-            let nap = match self.round(&stop).await {
+            let nap = match self.round(&mut held_rounds, &stop).await {
                 Ok(nap) => {
                     backoff.reset();
                     if self.health.works(Part::Database) {
@@ -78,14 +87,19 @@ impl TimerLoop {
     }
 
     /// Fires all that is due, and says for how long there is nothing to do.
-    async fn round(&self, stop: &CancellationToken) -> store::Result<Duration> {
+    async fn round(
+        &self,
+        held_rounds: &mut u32,
+        stop: &CancellationToken,
+    ) -> store::Result<Duration> {
+        let held = if *held_rounds < HELD_ROUNDS { Held::PassOver } else { Held::Await };
         let now = loop {
             self.health.made_round();
             let now = self.store.now().await?;
             self.clock.observe(now);
             let slot = self.handoff.reserve();
             let claimed_until = slot.as_ref().map(|_slot| Handoff::claimed_until(self.clock.now()));
-            let fired = self.store.fire_due(now, self.batch, claimed_until).await?;
+            let fired = self.store.fire_due(now, self.batch, held, claimed_until).await?;
             let last = fired.is_short_of(self.batch);
             self.report(&fired);
             match slot {
@@ -97,7 +111,12 @@ impl TimerLoop {
                 break now;
             }
         };
-        let next = self.store.next_due(now).await?;
+        let next = self.store.next_due().await?;
+        if next.is_some_and(|due_at| due_at <= now) {
+            *held_rounds += 1;
+            return Ok(HELD_INTERVAL);
+        }
+        *held_rounds = 0;
         Ok(next.map_or(LOOK_INTERVAL, |due_at| self.clock.until(due_at).min(LOOK_INTERVAL)))
     }
 

@@ -3,12 +3,13 @@
 use std::{
     fs,
     io::Write,
+    net::IpAddr,
     os::unix::net::UnixDatagram,
     process::{Output, Stdio},
     time::Duration,
 };
 
-use lobbyd::accounts::Passwords;
+use lobbyd::accounts::{Passwords, Throttle};
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
@@ -200,13 +201,16 @@ async fn users_are_kept_by_the_command_line() {
     let list = "alice\tAlice B.\teu\tsip\nbob\tbob\n";
     assert_eq!(user(&["list"], ""), done(list));
 
-    let passwords = Passwords::new();
+    let (passwords, throttle) = (Passwords::new(), Throttle::new());
+    let fits = async |password: &str, hash: &str| {
+        passwords.fits(password, hash, IpAddr::from([127, 0, 0, 1]), &throttle).await.unwrap()
+    };
     let hash = async || database.texts("SELECT password_hash FROM lobbyd_users ORDER BY id").await;
-    assert!(passwords.fits("marker-old", &hash().await[0]).await);
+    assert!(fits("marker-old", &hash().await[0]).await);
     let passwd = ["passwd", "alice", "--password-stdin"];
     assert_eq!(user(&passwd, "marker-new\n"), done("alice: password changed\n"));
-    assert!(passwords.fits("marker-new", &hash().await[0]).await);
-    assert!(passwords.fits("marker-bob", &hash().await[1]).await);
+    assert!(fits("marker-new", &hash().await[0]).await);
+    assert!(fits("marker-bob", &hash().await[1]).await);
 
     let empty = "the password on standard input is empty";
     assert_eq!(user(&passwd, "\n"), failed(empty));

@@ -43,6 +43,7 @@ mod migrations;
 mod outage;
 mod polling;
 mod race;
+mod room_contract;
 mod store_contract;
 mod support;
 mod webinar;

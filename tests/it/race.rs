@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use lobbyd::{
     domain::{Applied, Lobby, LobbyChanged, LobbyState, RoomToken, Version},
-    store::{Store, StoreError},
+    store::{Database as Stored, Held, StoreError},
 };
 use tokio::{sync::Barrier, task::JoinSet, time::sleep};
 
@@ -81,17 +81,17 @@ async fn a_new_setting_races_with_the_reset(kind: Kind) {
     // In both orders the new timer stands.
     assert_eq!(database.closed_rooms().await, i64::from(ROOMS));
     let now = store.now().await.unwrap();
-    assert!(store.fire_due(now, 1000, None).await.unwrap().events.is_empty());
+    assert!(store.fire_due(now, 1000, Held::PassOver, None).await.unwrap().events.is_empty());
 }
 
 /// Fires in many rounds of few rooms, so that settings come in between. Returns how many rounds
 /// succeeded: a deadlock is an error that is answered by another round, as the loop does.
-async fn fire_all(store: Arc<dyn Store>, start: Arc<Barrier>) -> u32 {
+async fn fire_all(store: Arc<dyn Stored>, start: Arc<Barrier>) -> u32 {
     start.wait().await;
     let now = store.now().await.unwrap();
     let mut succeeded = 0;
     for _ in 0..100 {
-        succeeded += u32::from(store.fire_due(now, 5, None).await.is_ok());
+        succeeded += u32::from(store.fire_due(now, 5, Held::PassOver, None).await.is_ok());
         sleep(Duration::from_millis(2)).await;
     }
     succeeded
@@ -99,7 +99,7 @@ async fn fire_all(store: Arc<dyn Store>, start: Arc<Barrier>) -> u32 {
 
 /// Moves every second room's timer; says for each whether its due timer was superseded.
 async fn move_all(
-    store: Arc<dyn Store>,
+    store: Arc<dyn Stored>,
     start: Arc<Barrier>,
     half: u32,
     rooms: u32,

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, TimeDelta, Utc};
 use lobbyd::{
     domain::{Applied, EventId, Lobby, LobbyChanged, LobbyState, RoomToken, Version},
-    store::{Store, StoreError},
+    store::{Held, Store, StoreError},
 };
 
 use crate::support::database::{Database, Kind};
@@ -37,7 +37,7 @@ impl Subject {
 
     /// Fires all that is due at `now`; the tokens of the rooms that were reset.
     async fn fire(&self, now: DateTime<Utc>) -> Vec<String> {
-        let fired = self.store.fire_due(now, 100, None).await.unwrap();
+        let fired = self.store.fire_due(now, 100, Held::PassOver, None).await.unwrap();
         fired.events.iter().map(|event| event.token.to_string()).collect()
     }
 }
@@ -60,7 +60,7 @@ on_every_database! { super::Subject::new:
     a_batch_takes_the_longest_overdue_first,
     tokens_differ_by_case,
     the_last_second_of_the_calendar_is_kept,
-    the_next_due_instant_is_after_now,
+    the_next_due_instant_is_that_of_the_first_timer,
     a_claim_is_exclusive_until_it_ends,
     a_released_event_can_be_claimed_again,
     a_published_event_stays_as_history,
@@ -183,7 +183,7 @@ async fn a_due_timer_fires_once(subject: Subject) {
     subject.database.insert_room("a").await;
     subject.apply(&change("a", closed_until(Some(at(10))), 7)).await;
     let now = at(10) + TimeDelta::milliseconds(3);
-    let fired = subject.store.fire_due(now, 100, None).await.unwrap();
+    let fired = subject.store.fire_due(now, 100, Held::PassOver, None).await.unwrap();
     assert_eq!((fired.events.len(), fired.tidied), (1, 0));
     let event = &fired.events[0];
     let data: serde_json::Value = serde_json::from_str(&event.data).unwrap();
@@ -231,7 +231,7 @@ async fn a_superseded_timer_never_fires(subject: Subject) {
 
 async fn a_row_written_by_anybody_is_a_timer(subject: Subject) {
     subject.database.insert_rooms("room", 3, at(5).timestamp()).await;
-    assert_eq!(subject.store.next_due(at(0)).await.unwrap(), Some(at(5)));
+    assert_eq!(subject.store.next_due().await.unwrap(), Some(at(5)));
     assert!(subject.fire(at(4)).await.is_empty());
     let mut fired = subject.fire(at(5)).await;
     fired.sort();
@@ -241,7 +241,7 @@ async fn a_row_written_by_anybody_is_a_timer(subject: Subject) {
 async fn an_open_room_with_a_timer_is_only_tidied(subject: Subject) {
     subject.database.insert_rooms("a", 1, at(5).timestamp()).await;
     subject.database.execute("UPDATE lobbyd_rooms SET lobby_state = 0, lobby_version = 9").await;
-    let fired = subject.store.fire_due(at(5), 100, None).await.unwrap();
+    let fired = subject.store.fire_due(at(5), 100, Held::PassOver, None).await.unwrap();
     assert_eq!((fired.events.len(), fired.tidied), (0, 1));
     assert_eq!(subject.lobby("a1").await, Lobby::OPEN);
     assert_eq!(subject.version("a1").await, 9);
@@ -254,7 +254,7 @@ async fn a_timer_where_no_lobby_can_be_is_left_alone(subject: Subject) {
     subject.database.insert_rooms("file", 1, at(5).timestamp()).await;
     subject.database.execute("UPDATE lobbyd_rooms SET object_type = 'file' WHERE type = 3").await;
     assert!(subject.fire(at(5)).await.is_empty());
-    assert_eq!(subject.store.next_due(at(0)).await.unwrap(), None);
+    assert_eq!(subject.store.next_due().await.unwrap(), None);
     assert_eq!(subject.lobby("one1").await, closed_until(Some(at(5))));
     let backlog = subject.store.backlog().await.unwrap();
     assert_eq!((backlog.timers_pending, backlog.timers_unusable), (0, 2));
@@ -264,7 +264,7 @@ async fn a_batch_takes_the_longest_overdue_first(subject: Subject) {
     subject.database.insert_rooms("late", 3, at(9).timestamp()).await;
     subject.database.insert_rooms("early", 3, at(5).timestamp()).await;
     for expected in ["early", "late"] {
-        let fired = subject.store.fire_due(at(10), 3, None).await.unwrap();
+        let fired = subject.store.fire_due(at(10), 3, Held::PassOver, None).await.unwrap();
         assert_eq!(fired.events.len(), 3);
         assert!(fired.events.iter().all(|event| event.token.as_str().starts_with(expected)));
     }
@@ -284,17 +284,18 @@ async fn the_last_second_of_the_calendar_is_kept(subject: Subject) {
     let last = DateTime::from_timestamp(253_402_300_799, 0).unwrap();
     subject.apply(&change("a", closed_until(Some(last)), 1)).await;
     assert_eq!(subject.lobby("a").await, closed_until(Some(last)));
-    assert_eq!(subject.store.next_due(at(0)).await.unwrap(), Some(last));
+    assert_eq!(subject.store.next_due().await.unwrap(), Some(last));
 }
 
-async fn the_next_due_instant_is_after_now(subject: Subject) {
-    assert_eq!(subject.store.next_due(at(0)).await.unwrap(), None);
+async fn the_next_due_instant_is_that_of_the_first_timer(subject: Subject) {
+    assert_eq!(subject.store.next_due().await.unwrap(), None);
     subject.database.insert_rooms("a", 2, at(5).timestamp()).await;
     subject.database.insert_rooms("b", 2, at(8).timestamp()).await;
-    let next = |now| subject.store.next_due(now);
-    assert_eq!(next(at(4)).await.unwrap(), Some(at(5)));
-    assert_eq!(next(at(5) + TimeDelta::milliseconds(1)).await.unwrap(), Some(at(8)));
-    assert_eq!(next(at(8)).await.unwrap(), None);
+    assert_eq!(subject.store.next_due().await.unwrap(), Some(at(5)));
+    assert_eq!(subject.fire(at(6)).await.len(), 2);
+    assert_eq!(subject.store.next_due().await.unwrap(), Some(at(8)));
+    assert_eq!(subject.fire(at(8)).await.len(), 2);
+    assert_eq!(subject.store.next_due().await.unwrap(), None);
 }
 
 async fn a_claim_is_exclusive_until_it_ends(subject: Subject) {
@@ -336,7 +337,7 @@ async fn a_published_event_stays_as_history(subject: Subject) {
 
 async fn fired_events_can_be_claimed_for_the_one_who_fired(subject: Subject) {
     subject.database.insert_rooms("a", 1, at(0).timestamp()).await;
-    let fired = subject.store.fire_due(at(0), 5, Some(at(5))).await.unwrap();
+    let fired = subject.store.fire_due(at(0), 5, Held::PassOver, Some(at(5))).await.unwrap();
     assert_eq!(fired.events[0].attempt, 1);
     assert!(subject.store.claim_outbox(at(4), 5, at(9)).await.unwrap().is_empty());
     let taken_over = subject.store.claim_outbox(at(5), 5, at(9)).await.unwrap();
@@ -346,7 +347,7 @@ async fn fired_events_can_be_claimed_for_the_one_who_fired(subject: Subject) {
 async fn old_rows_are_pruned(subject: Subject) {
     for (prefix, due) in [("old", 0), ("new", 100)] {
         subject.database.insert_rooms(prefix, 2, at(due).timestamp()).await;
-        let fired = subject.store.fire_due(at(due), 5, None).await.unwrap();
+        let fired = subject.store.fire_due(at(due), 5, Held::PassOver, None).await.unwrap();
         let published = [fired.events[0].id.clone()];
         subject.store.mark_published(&published, at(due)).await.unwrap();
     }

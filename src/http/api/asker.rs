@@ -16,8 +16,8 @@ use ipnet::IpNet;
 
 use super::{Api, digest, ocs::Problem};
 use crate::{
-    accounts::LoginError,
-    domain::{Actor, Caller, conversation::Refusal},
+    accounts::{LoginError, MAX_PASSWORD},
+    domain::{Actor, Caller, rules::Refusal},
     http::server::Peer,
     service::User,
 };
@@ -25,8 +25,12 @@ use crate::{
 /// Name of a guest's cookie.
 const COOKIE: &str = "lobbyd_guest";
 
-/// Longest password and cookie that are looked at, in bytes.
-const MAX_SECRET: usize = 4096;
+/// A guest's secret: bytes of chance, and their length in base 64.
+const SECRET_BYTES: usize = 32;
+const SECRET_LENGTH: usize = 43;
+
+/// Longest credentials that are looked at, encoded: a name and a password of the longest kind.
+const MAX_CREDENTIALS: usize = 2 * MAX_PASSWORD;
 
 /// Set by proxies.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -85,6 +89,8 @@ impl Proxies {
 pub(super) struct Asker {
     /// Nobody, for somebody without login and cookie.
     pub(super) caller: Option<Caller>,
+    /// Where the request comes from.
+    pub(super) address: IpAddr,
     /// Whether a cookie may go out over TLS only.
     secure: bool,
 }
@@ -105,7 +111,7 @@ impl Asker {
         if let Some(caller) = self.caller {
             return (caller, None);
         }
-        let secret = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
+        let secret = URL_SAFE_NO_PAD.encode(rand::random::<[u8; SECRET_BYTES]>());
         let secure = if self.secure { "; Secure" } else { "" };
         let cookie = format!("{COOKIE}={secret}; Path=/; HttpOnly; SameSite=Lax{secure}");
         (guest(&secret), Some(cookie))
@@ -138,13 +144,15 @@ impl FromRequestParts<Api> for Asker {
         let proxies = &api.proxies;
         let by_proxy = proxies.trust(peer);
         let secure = by_proxy && text(headers, &FORWARDED_PROTO) == Some("https");
-        let single_sign_on = proxies.user_header.as_ref().filter(|_| by_proxy);
-        let user = match single_sign_on.and_then(|name| text(headers, name)) {
-            Some(id) => Some(known(api, id).await?),
-            None => match text(headers, &header::AUTHORIZATION) {
-                Some(basic) => Some(log_in(api, basic, proxies.client(peer, headers)).await?),
-                None => None,
-            },
+        let address = proxies.client(peer, headers);
+        let named = match proxies.user_header.as_ref().filter(|_| by_proxy) {
+            Some(name) => named_user(headers, name)?,
+            None => None,
+        };
+        let user = match (named, text(headers, &header::AUTHORIZATION)) {
+            (Some(id), _) => Some(known(api, id).await?),
+            (None, Some(basic)) => Some(log_in(api, basic, address).await?),
+            (None, None) => None,
         };
         let caller = match user {
             Some(user) => Some(Caller {
@@ -154,7 +162,22 @@ impl FromRequestParts<Api> for Asker {
             }),
             None => cookie(headers).map(guest),
         };
-        Ok(Self { caller, secure })
+        Ok(Self { caller, address, secure })
+    }
+}
+
+/// The user whom a proxy names. Of two names one may be the client's own, so none counts.
+fn named_user<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let (value, more) = (values.next(), values.next());
+    let named = value.map(|value| std::str::from_utf8(value.as_bytes()));
+    match (named, more) {
+        (None | Some(Ok("")), None) => Ok(None),
+        (Some(Ok(id)), None) => Ok(Some(id)),
+        _unclear => {
+            let message = format!("the proxy has to name one user in {name}, in UTF-8");
+            Err(Problem::new(StatusCode::BAD_REQUEST, message))
+        }
     }
 }
 
@@ -170,10 +193,7 @@ async fn log_in(api: &Api, authorization: &str, from: IpAddr) -> Result<User, Pr
         .ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, "log in with HTTP Basic"))?;
     api.accounts.log_in(&id, &password, from).await.map_err(|error| match error {
         LoginError::Wrong => Problem::new(StatusCode::UNAUTHORIZED, "user or password is wrong"),
-        LoginError::Throttled(wait) => {
-            let message = "too many failed logins from this address, try again later";
-            Problem::new(StatusCode::TOO_MANY_REQUESTS, message).retry_after(wait)
-        }
+        LoginError::Throttled(wait) => Problem::throttled(wait),
         LoginError::Store(error) => error.into(),
     })
 }
@@ -181,13 +201,13 @@ async fn log_in(api: &Api, authorization: &str, from: IpAddr) -> Result<User, Pr
 /// User and password of an `Authorization` header, RFC 7617.
 fn basic_credentials(authorization: &str) -> Option<(String, String)> {
     let (scheme, encoded) = authorization.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > 2 * MAX_SECRET {
+    if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > MAX_CREDENTIALS {
         return None;
     }
     let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
     let text = String::from_utf8(decoded).ok()?;
     let (id, password) = text.split_once(':')?;
-    let usable = !id.is_empty() && !id.contains('\0') && password.len() <= MAX_SECRET;
+    let usable = !id.is_empty() && !id.contains('\0') && password.len() <= MAX_PASSWORD;
     usable.then(|| (id.to_owned(), password.to_owned()))
 }
 
@@ -207,12 +227,19 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
         .flat_map(|value| value.split(';'))
         .filter_map(|pair| pair.trim().split_once('='))
         .find_map(|(name, value)| (name == COOKIE).then_some(value))
-        .filter(|secret| !secret.is_empty() && secret.len() <= MAX_SECRET)
+        .filter(|secret| secret.len() == SECRET_LENGTH)
 }
 
 /// A browser sends along the login that it remembers, also with a request of a foreign page.
 fn refuse_foreign_pages(headers: &HeaderMap) -> Result<(), Problem> {
-    let foreign = text(headers, &FETCH_SITE) == Some("cross-site");
+    let foreign = match text(headers, &FETCH_SITE) {
+        Some(site) => !matches!(site, "same-origin" | "none"),
+        // Browsers send it over TLS only; its origin they always send with what changes something.
+        None => text(headers, &header::ORIGIN).is_some_and(|origin| {
+            let host = origin.split_once("://").map(|(_scheme, host)| host);
+            host != text(headers, &header::HOST)
+        }),
+    };
     if foreign && !headers.contains_key(OCS_REQUEST) {
         let message = "a request from another site needs the header OCS-APIRequest: true";
         return Err(Problem::new(StatusCode::FORBIDDEN, message));
@@ -231,8 +258,11 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
-        let pairs = pairs.iter().cloned();
-        pairs.map(|(name, value)| (name, HeaderValue::from_static(value))).collect()
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        headers
     }
 
     fn address(text: &str) -> IpAddr {
@@ -252,6 +282,18 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_names_one_user_or_none() {
+        let name = HeaderName::from_static("x-user");
+        let named = |values: &[&'static str]| {
+            let pairs: Vec<_> = values.iter().map(|value| (name.clone(), *value)).collect();
+            named_user(&headers(&pairs), &name).map(|id| id.map(ToOwned::to_owned)).ok()
+        };
+        assert_eq!(named(&["alice"]), Some(Some("alice".to_owned())));
+        assert_eq!((named(&[]), named(&[""])), (Some(None), Some(None)));
+        assert_eq!(named(&["mallory", "alice"]), None);
+    }
+
+    #[test]
     fn credentials_are_read_as_rfc_7617_writes_them() {
         let credentials = basic_credentials("Basic YWxpY2U6c2U6Y3JldA==").unwrap();
         assert_eq!(credentials, ("alice".to_owned(), "se:cret".to_owned()));
@@ -262,9 +304,10 @@ mod tests {
 
     #[test]
     fn a_guest_is_known_by_a_digest_of_the_cookie() {
-        let with = headers(&[(header::COOKIE, "a=b; lobbyd_guest=secret; c=d")]);
+        let with = "a=b; lobbyd_guest=0123456789012345678901234567890123456789abc; c=d";
+        let with = headers(&[(header::COOKIE, with)]);
         let secret = cookie(&with).unwrap();
-        assert_eq!(secret, "secret");
+        assert_eq!(secret, "0123456789012345678901234567890123456789abc");
         let id = guest(secret).actor.id;
         assert_eq!(id.len(), 40);
         assert!(!id.contains(secret));
@@ -277,5 +320,9 @@ mod tests {
         let client = headers(&[(FETCH_SITE, "cross-site"), (OCS_REQUEST, "true")]);
         assert!(refuse_foreign_pages(&client).is_ok());
         assert!(refuse_foreign_pages(&HeaderMap::new()).is_ok());
+        let page = |origin| headers(&[(header::ORIGIN, origin), (header::HOST, "lobby.example")]);
+        assert!(refuse_foreign_pages(&page("http://lobby.example")).is_ok());
+        assert!(refuse_foreign_pages(&page("http://evil.example")).is_err());
+        assert!(refuse_foreign_pages(&headers(&[(FETCH_SITE, "same-site")])).is_err());
     }
 }

@@ -11,7 +11,7 @@ use super::{
     ocs::{Answer, Ocs, Reply},
     shapes::PeerShape,
 };
-use crate::domain::conversation::{Command, Look, Refusal};
+use crate::domain::rules::{Command, Look};
 
 /// Talk's flags of somebody who joins and does not say how: in the call, with audio and video.
 const USUAL_FLAGS: i64 = 7;
@@ -120,14 +120,7 @@ pub(super) async fn leave(
     Token(token): Token,
     Input(wanted): Input<LeaveCall>,
 ) -> Answer {
-    let caller = asker.participant()?;
-    if wanted.all {
-        match api.service.change(&token, &caller, &Command::EndCall).await {
-            Ok(_ended) => return Ok(Reply::done()),
-            Err(crate::service::Failure::Refused(Refusal::NotModerator)) => {}
-            Err(failure) => return Err(failure.into()),
-        }
-    }
-    api.command(&token, &caller, Command::LeaveCall).await?;
+    let command = if wanted.all { Command::EndCall } else { Command::LeaveCall };
+    api.command(&token, &asker.participant()?, command).await?;
     Ok(Reply::done())
 }

@@ -17,7 +17,7 @@ use super::{
     ocs::{Answer, Ocs, Problem, Reply},
     shapes::MessageShape,
 };
-use crate::domain::{MessageQuery, NewMessage, conversation::Command};
+use crate::domain::{MessageQuery, NewMessage, rules::Command};
 
 /// Messages of one answer: usually, and at most, as in Talk.
 const USUAL_LIMIT: i64 = 100;
@@ -161,6 +161,6 @@ pub(super) async fn send(
         reply_to: wanted.reply_to.filter(|id| *id != 0),
     };
     let changed = api.service.change(&token, &caller, &Command::Send(message)).await?;
-    let shape = changed.message.map(|message| MessageShape::with_parent(&token, &message));
-    Ok(Reply::with(StatusCode::CREATED, shape))
+    let message = changed.message.expect("a message that was sent is there");
+    Ok(Reply::with(StatusCode::CREATED, MessageShape::with_parent(&token, &message)))
 }

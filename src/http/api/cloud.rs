@@ -1,5 +1,7 @@
 //! What a client library asks of the server itself: what it can do, and who one is.
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -11,7 +13,7 @@ use super::{
     ocs::{Answer, Ocs, Reply},
 };
 use crate::{
-    domain::{Actor, MAX_MESSAGE_CHARS},
+    domain::{Actor, MAX_MESSAGE_CHARS, rules::MAX_DESCRIPTION_CHARS},
     service::Sip,
 };
 
@@ -22,7 +24,7 @@ const FEATURES: [&str; 21] = [
     "chat-v2",
     "conversation-v4",
     "conversation-call-flags",
-    "conversation-creation-all",
+    "chat-permission",
     "empty-group-room",
     "guest-display-names",
     "in-call-flags",
@@ -74,6 +76,8 @@ struct Spreed {
     /// What exists here only for rooms of this server: nothing more.
     features_local: Vec<&'static str>,
     config: Settings,
+    /// The names of settings that count only for rooms of this server: none.
+    config_local: BTreeMap<&'static str, Vec<&'static str>>,
     version: &'static str,
 }
 
@@ -104,6 +108,7 @@ struct ChatSettings {
 #[serde(rename_all = "kebab-case")]
 struct RoomSettings {
     can_create: bool,
+    description_length: usize,
 }
 
 impl Server {
@@ -123,8 +128,12 @@ impl Server {
                             sip_dialin_info: sip.dialin_info.clone(),
                         },
                         chat: ChatSettings { max_length: MAX_MESSAGE_CHARS },
-                        conversations: RoomSettings { can_create },
+                        conversations: RoomSettings {
+                            can_create,
+                            description_length: MAX_DESCRIPTION_CHARS,
+                        },
                     },
+                    config_local: BTreeMap::new(),
                     version: env!("CARGO_PKG_VERSION"),
                 },
             },

@@ -3,7 +3,6 @@
 //! `ETag` and `If-None-Match` are those of RFC 9110, `Prefer: wait` is that of RFC 7240.
 
 use std::{
-    convert::Infallible,
     hash::{DefaultHasher, Hash, Hasher},
     time::Duration,
 };
@@ -14,7 +13,10 @@ use axum::{
 };
 use tokio::time::Instant;
 
-use super::ocs::{Form, Reply};
+use super::{
+    ocs::{Form, Problem, Reply},
+    shapes::Rights,
+};
 use crate::service::View;
 
 /// Longest time that a request is held, in seconds.
@@ -34,9 +36,9 @@ pub(super) struct Conditional {
 }
 
 impl<S: Sync> FromRequestParts<S> for Conditional {
-    type Rejection = Infallible;
+    type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
         let headers = &parts.headers;
         Ok(Self {
             form: Form::asked_for(parts.uri.query(), headers),
@@ -54,10 +56,10 @@ impl Conditional {
     }
 
     /// The strong entity tag of these views in the form that is asked for.
-    pub(super) fn tag(&self, views: &[View]) -> String {
+    pub(super) fn tag(&self, views: &[View], rights: Rights) -> String {
         let mut hasher = DefaultHasher::new();
         views.iter().map(View::fingerprint).for_each(|fingerprint| fingerprint.hash(&mut hasher));
-        (self.form == Form::Json).hash(&mut hasher);
+        (rights, self.form).hash(&mut hasher);
         format!("\"{:016x}\"", hasher.finish())
     }
 
@@ -114,8 +116,7 @@ mod tests {
             request.headers_mut().append(name, HeaderValue::from_static(value));
         }
         let (mut parts, ()) = request.into_parts();
-        let Ok(conditional) = Conditional::from_request_parts(&mut parts, &()).await;
-        conditional
+        Conditional::from_request_parts(&mut parts, &()).await.unwrap()
     }
 
     #[tokio::test]

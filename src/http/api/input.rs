@@ -16,7 +16,7 @@ use serde::{
 use serde_json::{Map, Value};
 
 use super::ocs::Problem;
-use crate::domain::{RoomToken, conversation::Refusal};
+use crate::domain::{RoomToken, rules::Refusal};
 
 /// The parameters of a request, as `T`.
 pub(super) struct Input<T>(pub(super) T);

@@ -18,16 +18,22 @@ use quick_xml::events::{BytesDecl, BytesText, Event};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use crate::{
-    domain::{Session, conversation::Refusal},
+    domain::{Session, rules::Refusal},
     service::{Failure, StoreError},
     telemetry,
 };
 
 /// Names a request, so that an error can be searched for in the log.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The same, within the program.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(pub(super) String);
+
+/// How a user logs in, RFC 7617.
+const CHALLENGE: &str = "Basic realm=\"lobbyd\", charset=\"UTF-8\"";
 
 /// How long a client should wait before it asks again while the database is away, in seconds.
 const BUSY_RETRY: Duration = Duration::from_secs(2);
@@ -111,16 +117,16 @@ impl Problem {
         Self::from(Refusal::LoginNeeded)
     }
 
-    /// The same, not to be tried again for a while.
-    pub(super) fn retry_after(self, wait: Duration) -> Self {
-        Self { retry_after: Some(wait), ..self }
+    /// 429: too many passwords from this address were wrong.
+    pub(super) fn throttled(wait: Duration) -> Self {
+        let message = "too many wrong passwords from this address, try again later";
+        Self { retry_after: Some(wait), ..Self::new(StatusCode::TOO_MANY_REQUESTS, message) }
     }
 
-    /// 500 with an id that the log has as well.
+    /// 500. The log says more, under the request's id.
     fn internal(cause: &str) -> Self {
-        let id = Uuid::new_v4();
-        tracing::error!(error.id = %id, error = cause, "request failed");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, format!("internal error {id}"))
+        tracing::error!(error = cause, "request failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
     }
 }
 
@@ -154,6 +160,7 @@ impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Refused(refusal) => refusal.into(),
+            Failure::Throttled(wait) => Self::throttled(wait),
             Failure::Store(error) => error.into(),
         }
     }
@@ -164,10 +171,14 @@ impl From<StoreError> for Problem {
         let cause = telemetry::causes(&error);
         match error {
             StoreError::Unavailable(_) | StoreError::TimedOut(_) | StoreError::Conflict { .. } => {
-                let id = Uuid::new_v4();
-                tracing::warn!(error.id = %id, error = cause, "request cannot be answered now");
-                let message = format!("the database is not reached, try again: error {id}");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, message).retry_after(BUSY_RETRY)
+                tracing::warn!(error = cause, "request cannot be answered now");
+                Self {
+                    retry_after: Some(BUSY_RETRY),
+                    ..Self::new(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "the database is not reached, try again",
+                    )
+                }
             }
             StoreError::Rejected(_)
             | StoreError::Unreadable(_)
@@ -181,6 +192,9 @@ impl From<StoreError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut headers = HeaderMap::new();
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
+        }
         if let Some(wait) = self.retry_after {
             headers.insert(header::RETRY_AFTER, wait.as_secs().max(1).into());
         }
@@ -241,7 +255,7 @@ impl<T> Ocs<T> {
 }
 
 /// The two forms of an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Form {
     /// `application/json`
     Json,
@@ -271,6 +285,7 @@ impl Form {
 pub(super) async fn render(request: Request, next: Next) -> Response {
     let form = Form::asked_for(request.uri().query(), request.headers());
     let first_version = request.uri().path().starts_with("/ocs/v1.php");
+    let id = request.extensions().get::<RequestId>().cloned();
     let mut response = next.run(request).await;
     let Some(reply) = response.extensions_mut().remove::<Reply>() else {
         return response;
@@ -281,7 +296,10 @@ pub(super) async fn render(request: Request, next: Next) -> Response {
     if reply.status == StatusCode::NOT_MODIFIED {
         return response;
     }
-    let Reply { status, message, data, .. } = reply;
+    let Reply { status, mut message, data, .. } = reply;
+    if let Some(RequestId(id)) = id.filter(|_| status.is_server_error()) {
+        message = format!("{message} (request {id})");
+    }
     let ocs = Ocs::new(status, first_version, message, data);
     let (media_type, body) = match form {
         Form::Json => ("application/json; charset=utf-8", json_text(&ocs)),
@@ -299,11 +317,22 @@ pub(super) fn json_text(ocs: &Ocs<Value>) -> String {
 /// The envelope in XML, with Nextcloud's conventions: members of lists are called `element`, true
 /// is `1`, false and null are empty.
 pub(super) fn xml_text(ocs: &Ocs<Value>) -> String {
-    let value = serde_json::to_value(ocs).expect("an envelope can be written as JSON");
+    let Envelope { meta: Meta { status, statuscode, message }, data } = &ocs.ocs;
     let mut writer = Writer::new_with_indent(Vec::new(), b' ', 1);
-    let written = writer
-        .write_event(Event::Decl(BytesDecl::new("1.0", None, None)))
-        .and_then(|()| write_members(&mut writer, &value));
+    let written =
+        writer.write_event(Event::Decl(BytesDecl::new("1.0", None, None))).and_then(|()| {
+            writer
+                .create_element("ocs")
+                .write_inner_content(|writer| {
+                    writer.create_element("meta").write_inner_content(|writer| {
+                        write_element(writer, "status", &json!(status))?;
+                        write_element(writer, "statuscode", &json!(statuscode))?;
+                        write_element(writer, "message", &json!(message))
+                    })?;
+                    write_element(writer, "data", data)
+                })
+                .map(drop)
+        });
     written.expect("writing to memory does not fail");
     String::from_utf8(writer.into_inner()).expect("XML of texts is a text")
 }
@@ -376,6 +405,11 @@ mod tests {
         let expected = "\
 <?xml version=\"1.0\"?>
 <ocs>
+ <meta>
+  <status>ok</status>
+  <statuscode>100</statuscode>
+  <message>OK</message>
+ </meta>
  <data>
   <empty/>
   <list>
@@ -388,11 +422,6 @@ mod tests {
   <none/>
   <text>&lt;&amp;\u{fffd}&gt;</text>
  </data>
- <meta>
-  <message>OK</message>
-  <status>ok</status>
-  <statuscode>100</statuscode>
- </meta>
 </ocs>";
         assert_eq!(xml_text(&ocs), expected);
     }

@@ -10,11 +10,12 @@ use super::{
     asker::Asker,
     input::{Input, Token, flag, integer, text},
     ocs::{Answer, Ocs, Problem, Reply},
+    rooms::check_password,
     shapes::{ParticipantShape, RoomShape},
 };
 use crate::domain::{
-    Actor, Attendee, AttendeeId, Modification, Permissions,
-    conversation::{Command, Look, moderates},
+    Attendee, AttendeeId, Modification, Permissions,
+    rules::{Command, Look},
 };
 
 /// The participants of a room
@@ -33,13 +34,12 @@ use crate::domain::{
 pub(super) async fn list(State(api): State<Api>, asker: Asker, Token(token): Token) -> Answer {
     let caller = asker.participant()?;
     let all = api.service.participants(&token, &caller.actor, Look::Participants).await?;
-    let sees_pins =
-        all.iter().any(|each| each.actor == caller.actor && each.participant_type.is_moderator());
+    let sees_pins = all.iter().any(|each| each.actor == caller.actor && each.sees_pins());
     let here = |each: &&Attendee| each.actor.is_user() || each.session.is_some();
     let shapes: Vec<ParticipantShape> = all
         .iter()
         .filter(here)
-        .map(|each| ParticipantShape::of(each, sees_pins || each.actor == caller.actor))
+        .map(|each| ParticipantShape::of(&token, each, sees_pins || each.actor == caller.actor))
         .collect();
     Ok(Reply::ok(shapes))
 }
@@ -83,12 +83,7 @@ pub(super) async fn add(
     if wanted.source != "users" {
         return Err(Problem::invalid("source", "only users can be added"));
     }
-    // Whoever may not add anybody does not learn who has an account.
-    let view = api.view(&token, &caller).await?;
-    moderates(view.attendee())?;
-    let user = api.service.user(&wanted.new_participant).await?;
-    let command = Command::Add { user: Actor::user(user.id), display_name: user.display_name };
-    api.command(&token, &caller, command).await?;
+    api.service.add(&token, &caller, &wanted.new_participant).await?;
     Ok(Reply::done())
 }
 
@@ -129,11 +124,10 @@ pub(super) async fn join(
     Token(token): Token,
     Input(wanted): Input<Join>,
 ) -> Answer {
+    check_password(&wanted.password)?;
+    let from = asker.address;
     let (caller, cookie) = asker.or_new_guest();
-    let proven = match wanted.password.as_str() {
-        "" => None,
-        password => api.service.prove(&token, password).await?,
-    };
+    let proven = api.service.prove(&token, &caller.actor, &wanted.password, from).await?;
     let session = Uuid::new_v4().simple().to_string();
     let command = Command::Join { session, force: wanted.force, proven };
     api.command(&token, &caller, command).await?;
@@ -270,8 +264,8 @@ pub(super) struct SetPermissions {
     #[serde(deserialize_with = "integer")]
     #[schema(example = 2)]
     attendee_id: i64,
-    /// `set`, `add` or `remove`.
-    #[serde(default = "set", deserialize_with = "text")]
+    /// `set`, `add` or `remove`; Talk's own client calls it `method`.
+    #[serde(default = "set", alias = "method", deserialize_with = "text")]
     #[schema(required = false, example = "add")]
     mode: String,
     /// The sum of 1 custom, 2 start call, 4 join call, 8 ignore lobby, 16 audio, 32 video, 64

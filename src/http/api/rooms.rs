@@ -5,7 +5,6 @@ use axum::{
     http::{HeaderName, StatusCode},
 };
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -17,36 +16,16 @@ use super::{
     shapes::RoomShape,
 };
 use crate::{
+    accounts::MAX_PASSWORD,
     domain::{
-        Actor, Caller, Lobby, Room, RoomToken,
-        conversation::{Command, NewConversation, checked_name, moderates},
+        Room,
+        rules::{Command, Wish},
     },
     service::View,
 };
 
 /// From before the look at the database; the next list may be asked for since then.
 const MODIFIED_BEFORE: HeaderName = HeaderName::from_static("x-nextcloud-talk-modified-before");
-
-/// Characters of tokens, without those that look alike.
-const TOKEN_ALPHABET: &str = "abcdefghijkmnopqrstuvwxyz2345679";
-
-/// Length of a token: more than 10^11 rooms of letters and digits.
-const TOKEN_LENGTH: usize = 8;
-
-/// Length of the token of a room of two, which is made of the names of both.
-const PAIR_TOKEN_LENGTH: usize = 16;
-
-/// New tokens that are tried. More than one is hardly ever taken.
-const TOKEN_ATTEMPTS: usize = 10;
-
-/// Longest password of a room, in bytes.
-const MAX_PASSWORD: usize = 4096;
-
-/// What a room may be made for.
-const OBJECT_TYPES: [&str; 4] = ["", "event", "extended_conversation", "instant_meeting"];
-
-/// Longest id of an object, in characters: the width of the column.
-const MAX_OBJECT_ID: usize = 64;
 
 #[derive(Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase")]
@@ -73,20 +52,21 @@ pub(super) struct ListRooms {
 pub(super) async fn list(
     State(api): State<Api>,
     LoggedIn(caller): LoggedIn,
-    Ok(conditional): Result<Conditional, std::convert::Infallible>,
+    conditional: Conditional,
     Input(wanted): Input<ListRooms>,
 ) -> Answer {
     let since = wanted.modified_since.unwrap_or_default();
     let before = api.service.now();
+    let rights = api.rights(Some(&caller));
+    let tag = |views: &[View]| conditional.tag(views, rights);
     let views = api
         .service
         .list_when(&caller.actor.id, conditional.deadline(), |views| {
-            !conditional.knows(&conditional.tag(&modified(views, since)))
+            !conditional.knows(&tag(&modified(views, since)))
         })
         .await?;
     let views = modified(&views, since);
-    let reply = conditional.answer(&conditional.tag(&views), || {
-        let rights = api.rights(Some(&caller));
+    let reply = conditional.answer(&tag(&views), || {
         Reply::ok(views.iter().map(|view| RoomShape::of(view, rights)).collect::<Vec<_>>())
     });
     Ok(reply.header(TALK_HASH, &api.talk_hash).header(MODIFIED_BEFORE, before.timestamp()))
@@ -95,9 +75,9 @@ pub(super) async fn list(
 /// Those that changed at `since` or later: in the chat, or without a word there.
 fn modified(views: &[View], since: i64) -> Vec<View> {
     let changed = |view: &&View| {
-        let conversation = view.conversation();
-        let said = conversation.last_message.as_ref().map_or(0, |message| message.created_at);
-        said.max(conversation.room.changed_at) >= since
+        let summary = view.summary();
+        let said = summary.last_message.as_ref().map_or(0, |message| message.created_at);
+        said.max(summary.room.changed_at) >= since
     };
     views.iter().filter(changed).cloned().collect()
 }
@@ -119,10 +99,11 @@ fn modified(views: &[View], since: i64) -> Vec<View> {
 pub(super) async fn show(
     State(api): State<Api>,
     asker: Asker,
-    Ok(conditional): Result<Conditional, std::convert::Infallible>,
+    conditional: Conditional,
     Token(token): Token,
 ) -> Answer {
-    let tag = |view: &View| conditional.tag(std::slice::from_ref(view));
+    let rights = api.rights(asker.caller.as_ref());
+    let tag = |view: &View| conditional.tag(std::slice::from_ref(view), rights);
     let differs = |view: &View| !conditional.knows(&tag(view));
     let deadline = conditional.deadline();
     let view = api.service.view_when(&token, asker.actor(), deadline, differs).await?;
@@ -187,123 +168,37 @@ pub(super) async fn create(
     LoggedIn(caller): LoggedIn,
     Input(wanted): Input<CreateRoom>,
 ) -> Answer {
-    let (token, status) = match wanted.room_type {
-        Room::ONE_TO_ONE => room_of_two(&api, &caller, &wanted).await?,
-        Room::GROUP | Room::PUBLIC => {
-            (new_room(&api, &caller, &wanted).await?, StatusCode::CREATED)
+    let (token, made) = if wanted.room_type == Room::ONE_TO_ONE {
+        api.service.room_of_two(&caller, &wanted.invite).await?
+    } else {
+        if !wanted.invite.is_empty() {
+            return Err(Problem::invalid("invite", "add participants after the room is made"));
         }
-        _other => {
-            let message = "roomType is 1 (one-to-one), 2 (group) or 3 (public)";
-            return Err(Problem::invalid("type", message));
-        }
+        let password = Some(wanted.password.as_str()).filter(|password| !password.is_empty());
+        check_password(&wanted.password)?;
+        let wish = Wish {
+            room_type: wanted.room_type,
+            has_password: password.is_some(),
+            lobby_state: wanted.lobby_state.unwrap_or_default(),
+            lobby_timer: wanted.lobby_timer,
+            name: wanted.room_name,
+            description: wanted.description,
+            object_type: wanted.object_type,
+            object_id: wanted.object_id,
+        };
+        (api.service.create(&caller, &wish, password).await?, true)
     };
     let view = api.view(&token, &caller).await?;
+    let status = if made { StatusCode::CREATED } else { StatusCode::OK };
     Ok(Reply::with(status, RoomShape::of(&view, api.rights(Some(&caller)))))
 }
 
-/// Makes the room of the caller and the one whom he invites, or comes back to it.
-async fn room_of_two(
-    api: &Api,
-    caller: &Caller,
-    wanted: &CreateRoom,
-) -> Result<(RoomToken, StatusCode), Problem> {
-    if wanted.invite == caller.actor.id {
-        return Err(Problem::invalid("invite", "a conversation of two needs somebody else"));
-    }
-    let other = api.service.user(&wanted.invite).await?;
-    let name = Room::name_of_two(&caller.actor.id, &other.id);
-    let token = token_of_two(&name)?;
-    let new = NewConversation {
-        token: token.clone(),
-        room_type: Room::ONE_TO_ONE,
-        name,
-        description: String::new(),
-        object_type: String::new(),
-        object_id: String::new(),
-        password_hash: String::new(),
-        lobby: Lobby::OPEN,
-        other: Some((Actor::user(other.id), other.display_name)),
-    };
-    if api.service.create(caller, &new).await?.is_some() {
-        return Ok((token, StatusCode::CREATED));
-    }
-    api.command(&token, caller, Command::Return).await?;
-    Ok((token, StatusCode::OK))
-}
-
-async fn new_room(api: &Api, caller: &Caller, wanted: &CreateRoom) -> Result<RoomToken, Problem> {
-    let name = checked_name(&wanted.room_name)?;
-    if !wanted.invite.is_empty() {
-        return Err(Problem::invalid("invite", "add participants after the room is made"));
-    }
-    if !OBJECT_TYPES.contains(&wanted.object_type.as_str())
-        || wanted.object_id.chars().count() > MAX_OBJECT_ID
-    {
-        return Err(Problem::invalid("object", "no room can be made for this object"));
-    }
-    let lobby = Lobby::parse(wanted.lobby_state.unwrap_or_default(), wanted.lobby_timer)
-        .map_err(|error| Problem::invalid("lobby", error))?;
-    let past = lobby.scheduled().is_some_and(|timer| timer <= api.service.now());
-    let password_hash = match wanted.password.as_str() {
-        "" => String::new(),
-        _some if wanted.room_type != Room::PUBLIC => {
-            return Err(Problem::invalid("password", "only public conversations have a password"));
-        }
-        password => hash(api, password).await?,
-    };
-    let mut new = NewConversation {
-        token: RoomToken::parse("new").map_err(|error| Problem::invalid("token", error))?,
-        room_type: wanted.room_type,
-        name: name.to_owned(),
-        description: wanted.description.clone(),
-        object_type: wanted.object_type.clone(),
-        object_id: wanted.object_id.clone(),
-        password_hash,
-        lobby: if past { Lobby::OPEN } else { lobby },
-        other: None,
-    };
-    for _ in 0..TOKEN_ATTEMPTS {
-        new.token = new_token(api.service.sip().configured)?;
-        if api.service.create(caller, &new).await?.is_some() {
-            return Ok(new.token);
-        }
-    }
-    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no free token was found, try again"))
-}
-
-/// A token that nobody can guess. Where there is a dial-in, a telephone can dial it.
-fn new_token(dialable: bool) -> Result<RoomToken, Problem> {
-    let mut token = String::new();
-    while token.len() < TOKEN_LENGTH {
-        let next = if dialable {
-            char::from(rand::random_range(b'1'..=b'9'))
-        } else {
-            letter(rand::random())
-        };
-        if !(dialable && token.ends_with(next)) {
-            token.push(next);
-        }
-    }
-    RoomToken::parse(&token).map_err(|error| Problem::invalid("token", error))
-}
-
-/// The one token of the room of these two, so that two requests at once make one room.
-fn token_of_two(name: &str) -> Result<RoomToken, Problem> {
-    let digest = Sha256::digest(name.as_bytes());
-    let token: String = digest.iter().take(PAIR_TOKEN_LENGTH).map(|byte| letter(*byte)).collect();
-    RoomToken::parse(&token).map_err(|error| Problem::invalid("token", error))
-}
-
-/// 32 letters and digits, so that each is as likely as any other.
-fn letter(byte: u8) -> char {
-    TOKEN_ALPHABET.chars().nth(usize::from(byte % 32)).unwrap_or('x')
-}
-
-async fn hash(api: &Api, password: &str) -> Result<String, Problem> {
+/// Refuses what is hardly meant as a password.
+pub(super) fn check_password(password: &str) -> Result<(), Problem> {
     if password.len() > MAX_PASSWORD {
-        return Err(Problem::invalid("password", "the password is too long"));
+        return Err(Problem::invalid("password", "a password has at most 4096 bytes"));
     }
-    Ok(api.service.passwords().hash(password).await)
+    Ok(())
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -409,14 +304,8 @@ pub(super) async fn set_password(
     Token(token): Token,
     Input(wanted): Input<SetPassword>,
 ) -> Answer {
-    let caller = asker.participant()?;
-    // Whoever may not set it costs no hash.
-    moderates(api.view(&token, &caller).await?.attendee())?;
-    let password_hash = match wanted.password.as_str() {
-        "" => String::new(),
-        password => hash(&api, password).await?,
-    };
-    api.command(&token, &caller, Command::SetPassword(password_hash)).await?;
+    check_password(&wanted.password)?;
+    api.service.set_password(&token, &asker.participant()?, &wanted.password).await?;
     Ok(Reply::done())
 }
 

@@ -8,7 +8,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    domain::{Actor, Attendee, Content, Message, ParticipantType, Permissions, Room, RoomToken},
+    domain::{
+        Actor, Attendee, Content, Lobby, Message, ParticipantType, Permissions, Room, RoomToken,
+    },
     service::{ChatMessage, View},
 };
 
@@ -126,6 +128,10 @@ pub(super) struct RoomShape {
     mention_permissions: i64,
     /// Always false.
     is_archived: bool,
+    /// Always false.
+    is_important: bool,
+    /// Always false.
+    is_sensitive: bool,
 }
 
 /// A message, or an empty list for none, as PHP writes it.
@@ -139,7 +145,7 @@ pub(super) enum LastMessage {
 }
 
 /// What of the room depends on how this server is configured.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 pub(super) struct Rights {
     /// Whether SIP is configured, and the caller in a group that may enable it.
     pub(super) sip: bool,
@@ -148,14 +154,13 @@ pub(super) struct Rights {
 impl RoomShape {
     /// The room as the viewer sees it.
     pub(super) fn of(view: &View, rights: Rights) -> Self {
-        let conversation = view.conversation();
-        let room = &conversation.room;
+        let summary = view.summary();
+        let room = &summary.room;
+        let Some(me) = view.attendee() else { return Self::for_stranger(&door(room)) };
         let mut shape = Self::for_stranger(room);
-        shape.last_activity =
-            conversation.last_message.as_ref().map_or(0, |message| message.created_at);
-        let Some(me) = view.attendee() else { return shape };
+        shape.last_activity = summary.last_message.as_ref().map_or(0, |message| message.created_at);
         shape.add_own_part(me);
-        shape.add_names(room, &conversation.pair, &me.actor);
+        shape.add_names(room, &summary.pair, &me.actor);
         if me.waits(room) {
             return shape;
         }
@@ -166,7 +171,7 @@ impl RoomShape {
         shape.can_delete_conversation = moderates && room.can_be_shaped();
         let last = me.participant_type != ParticipantType::GuestModerator
             && moderates
-            && conversation.moderators <= 1;
+            && summary.moderators <= 1;
         shape.can_leave_conversation = !last || !room.can_be_shaped();
         shape.can_enable_sip = moderates
             && rights.sip
@@ -175,25 +180,23 @@ impl RoomShape {
             && room.token.is_dialable();
         shape.unread_messages = room.comments.saturating_sub(me.comments_read).max(0);
         shape.last_read_message = me.last_read_message;
-        if let Some(message) = &conversation.last_message {
+        if let Some(message) = &summary.last_message {
             shape.last_message =
                 LastMessage::Said(Box::new(MessageShape::of(&room.token, message)));
         }
         shape
     }
 
-    /// What anybody sees of a public room: not its name, if a password keeps strangers out.
+    /// What anybody sees of a public room.
     fn for_stranger(room: &Room) -> Self {
         let has_password = !room.password_hash.is_empty();
-        let name = if has_password { "" } else { &room.name };
-        let description = if has_password { "" } else { &room.description };
         Self {
             id: room.id.number(),
             token: room.token.to_string(),
             r#type: room.room_type,
-            name: name.to_owned(),
-            display_name: name.to_owned(),
-            description: description.to_owned(),
+            name: room.name.clone(),
+            display_name: room.name.clone(),
+            description: room.description.clone(),
             object_type: room.object_type.clone(),
             object_id: room.object_id.clone(),
             participant_type: ParticipantType::Guest.number(),
@@ -240,6 +243,8 @@ impl RoomShape {
             is_custom_avatar: false,
             mention_permissions: 0,
             is_archived: false,
+            is_important: false,
+            is_sensitive: false,
         }
     }
 
@@ -266,6 +271,23 @@ impl RoomShape {
             self.name.clone_from(&other.id);
             self.display_name.clone_from(name);
         }
+    }
+}
+
+/// The room as its door shows it: if a password keeps strangers out, nothing but that.
+fn door(room: &Room) -> Room {
+    if room.password_hash.is_empty() {
+        return room.clone();
+    }
+    Room {
+        name: String::new(),
+        description: String::new(),
+        object_type: String::new(),
+        object_id: String::new(),
+        lobby: Lobby::OPEN,
+        sip_enabled: 0,
+        call: None,
+        ..room.clone()
     }
 }
 
@@ -362,14 +384,16 @@ impl MessageShape {
         match &message.content {
             Content::Comment(text) => shape.message.clone_from(text),
             Content::System { reason, about } => {
-                reason.text().unwrap_or_default().clone_into(&mut shape.message);
+                let by_himself = about.as_ref().is_some_and(|(who, _)| *who == message.actor);
+                let text = if by_himself { reason.text_of_oneself() } else { reason.text() };
+                text.unwrap_or_default().clone_into(&mut shape.message);
                 shape.system_message = reason.name();
                 shape.message_type = "system";
                 shape.is_replyable = false;
                 shape.markdown = false;
                 let actor = Parameter::of(&message.actor, &message.actor_name);
                 shape.message_parameters.insert("actor", actor);
-                if let Some((user, name)) = about {
+                if let Some((user, name)) = about.as_ref().filter(|_| !by_himself) {
                     shape.message_parameters.insert("user", Parameter::of(user, name));
                 }
             }
@@ -383,6 +407,8 @@ impl MessageShape {
 #[serde(rename_all = "camelCase")]
 #[schema(as = Participant)]
 pub(super) struct ParticipantShape {
+    /// The room.
+    room_token: String,
     /// By which moderators name him.
     attendee_id: i64,
     /// `users` or `guests`.
@@ -409,9 +435,10 @@ pub(super) struct ParticipantShape {
 
 impl ParticipantShape {
     /// A participant, for one who sees the PINs of others or not.
-    pub(super) fn of(attendee: &Attendee, sees_pin: bool) -> Self {
+    pub(super) fn of(token: &RoomToken, attendee: &Attendee, sees_pin: bool) -> Self {
         let session = attendee.session.as_ref();
         Self {
+            room_token: token.to_string(),
             attendee_id: attendee.id.0,
             actor_type: attendee.actor.kind.name().to_owned(),
             actor_id: attendee.actor.id.clone(),

@@ -11,7 +11,7 @@ use super::{
     ocs::{Answer, Ocs, Reply},
     shapes::RoomShape,
 };
-use crate::domain::{Caller, RoomToken, conversation::Command};
+use crate::domain::{Caller, RoomToken, rules::Command};
 
 #[derive(Deserialize, ToSchema)]
 pub(super) struct SetLobby {

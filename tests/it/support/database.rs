@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use lobbyd::store::{self, Store};
+use lobbyd::store;
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlPool, PgConnection, PgPool, Row, SqlitePool};
 
 use super::{
@@ -78,7 +78,7 @@ impl Database {
     }
 
     /// lobbyd's own store on it, with its tables.
-    pub async fn store(&self) -> Arc<dyn Store> {
+    pub async fn store(&self) -> Arc<dyn store::Database> {
         let options =
             store::Options { max_connections: 5, timeout: std::time::Duration::from_secs(20) };
         let store = store::connect(&self.url, options).unwrap();

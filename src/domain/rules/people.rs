@@ -1,14 +1,15 @@
 //! Rules for who takes part in a room, and as what.
 
 use super::{
-    Actor, Attendee, AttendeeId, Bulk, Effects, Modification, Notice, ParticipantType, Permissions,
-    Person, Reason, Refusal, Room, Scene, Session, invalid, shape::unseen,
+    Actor, Attendee, AttendeeChange, AttendeeId, Bulk, Effects, Modification, Notice,
+    ParticipantType, Permissions, Reason, Refusal, Room, Scene, Session, invalid, shape::unseen,
 };
 
 /// Longest name of a guest, in characters: the width of Talk's column.
 const MAX_GUEST_NAME_CHARS: usize = 64;
 
 pub(super) fn add(scene: &Scene<'_>, user: &Actor, display_name: &str) -> Result<Effects, Refusal> {
+    scene.login()?;
     scene.moderator()?;
     if !scene.room.can_be_shaped() {
         return Err(invalid("type", "nobody can be added to a conversation of two"));
@@ -16,12 +17,18 @@ pub(super) fn add(scene: &Scene<'_>, user: &Actor, display_name: &str) -> Result
     let new = match scene.target {
         // Who came by the link belongs to the room from now on.
         Some(there) if there.participant_type == ParticipantType::SelfJoined => {
-            Person::Changed(Attendee { participant_type: ParticipantType::User, ..there.clone() })
+            AttendeeChange::Changed(Attendee {
+                participant_type: ParticipantType::User,
+                ..there.clone()
+            })
         }
         Some(_) => return Ok(Effects::none(scene.room)),
-        None => {
-            Person::New(newcomer(scene.room, user.clone(), display_name, ParticipantType::User))
-        }
+        None => AttendeeChange::New(newcomer(
+            scene.room,
+            user.clone(),
+            display_name,
+            ParticipantType::User,
+        )),
     };
     Ok(with_pin(scene, concerning(scene, Reason::UserAdded, new)))
 }
@@ -38,12 +45,12 @@ pub(super) fn remove(scene: &Scene<'_>) -> Result<Effects, Refusal> {
     if target.participant_type == ParticipantType::Owner {
         return Err(Refusal::Forbidden("an owner cannot be removed"));
     }
-    Ok(concerning(scene, Reason::UserRemoved, Person::Gone(target.clone())))
+    Ok(concerning(scene, Reason::UserRemoved, AttendeeChange::Gone(target.clone())))
 }
 
 pub(super) fn remove_self(scene: &Scene<'_>) -> Result<Effects, Refusal> {
     let me = scene.participant()?;
-    let gone = concerning(scene, Reason::UserRemoved, Person::Gone(me.clone()));
+    let gone = concerning(scene, Reason::UserRemoved, AttendeeChange::Gone(me.clone()));
     if !me.actor.is_user() {
         return Ok(gone);
     }
@@ -100,14 +107,10 @@ fn change_type(
     if !scene.room.can_be_shaped() {
         return Err(invalid("type", "both have the same rights in a conversation of two"));
     }
-    let mut changed = Attendee { participant_type, ..scene.target()?.clone() };
+    let changed = Attendee { participant_type, ..scene.target()?.clone() };
     // Who is demoted behind a lobby waits there like everybody else.
-    if changed.waits(scene.room)
-        && let Some(session) = &mut changed.session
-    {
-        session.in_call = 0;
-    }
-    Ok(concerning(scene, reason, Person::Changed(changed)))
+    let changed = changed.admitted_to(scene.room);
+    Ok(concerning(scene, reason, AttendeeChange::Changed(changed)))
 }
 
 pub(super) fn set_permissions(
@@ -124,7 +127,8 @@ pub(super) fn set_permissions(
         return Err(invalid("moderator", "moderators have all permissions"));
     }
     let changed = Attendee { permissions: target.modified(how, permissions), ..target.clone() };
-    Ok(concerning(scene, Reason::PermissionsChanged, Person::Changed(changed)))
+    let changed = changed.admitted_to(scene.room);
+    Ok(concerning(scene, Reason::PermissionsChanged, AttendeeChange::Changed(changed)))
 }
 
 pub(super) fn join(
@@ -138,7 +142,9 @@ pub(super) fn join(
     let person = match scene.me {
         Some(me) => match &me.session {
             Some(other) if !force => return Err(Refusal::Conflict(other.clone())),
-            Some(_) | None => Person::Changed(Attendee { session: Some(session), ..me.clone() }),
+            Some(_) | None => {
+                AttendeeChange::Changed(Attendee { session: Some(session), ..me.clone() })
+            }
         },
         None if room.is_public() => {
             if !room.password_hash.is_empty() && proven != Some(room.password_hash.as_str()) {
@@ -146,7 +152,7 @@ pub(super) fn join(
             }
             let name = &scene.caller.display_name;
             let new = newcomer(scene.room, actor.clone(), name, joining_type(actor));
-            Person::New(Attendee { session: Some(session), ..new })
+            AttendeeChange::New(Attendee { session: Some(session), ..new })
         }
         None => return Err(Refusal::NoRoom),
     };
@@ -163,7 +169,7 @@ pub(super) fn come_back(scene: &Scene<'_>) -> Result<Effects, Refusal> {
     }
     let name = &scene.caller.display_name;
     let new = newcomer(scene.room, actor.clone(), name, ParticipantType::Owner);
-    Ok(concerning(scene, Reason::UserAdded, Person::New(new)))
+    Ok(concerning(scene, Reason::UserAdded, AttendeeChange::New(new)))
 }
 
 /// What somebody becomes who joins a public room that he does not belong to.
@@ -177,9 +183,9 @@ pub(super) fn leave(scene: &Scene<'_>) -> Result<Effects, Refusal> {
         return Ok(Effects::none(scene.room));
     }
     let person = if me.is_passing_by() {
-        Person::Gone(me.clone())
+        AttendeeChange::Gone(me.clone())
     } else {
-        Person::Changed(Attendee { session: None, ..me.clone() })
+        AttendeeChange::Changed(Attendee { session: None, ..me.clone() })
     };
     Ok(concerning(scene, Reason::ParticipantLeft, person))
 }
@@ -197,12 +203,13 @@ pub(super) fn name_self(scene: &Scene<'_>, name: &str) -> Result<Effects, Refusa
         return Ok(Effects::none(scene.room));
     }
     let changed = Attendee { display_name: name.to_owned(), ..me.clone() };
-    Ok(concerning(scene, Reason::DisplayNameChanged, Person::Changed(changed)))
+    Ok(concerning(scene, Reason::DisplayNameChanged, AttendeeChange::Changed(changed)))
 }
 
 /// A change of one participant's part.
-fn concerning(scene: &Scene<'_>, reason: Reason, person: Person) -> Effects {
-    let (Person::New(who) | Person::Changed(who) | Person::Gone(who)) = &person;
+fn concerning(scene: &Scene<'_>, reason: Reason, person: AttendeeChange) -> Effects {
+    let (AttendeeChange::New(who) | AttendeeChange::Changed(who) | AttendeeChange::Gone(who)) =
+        &person;
     let notice = Notice::about(reason, who);
     let room = if notice.in_chat { scene.room.clone() } else { unseen(scene) };
     Effects::of(room, notice).person(person)
@@ -210,7 +217,13 @@ fn concerning(scene: &Scene<'_>, reason: Reason, person: Person) -> Effects {
 
 /// Users of a room with PINs have one.
 fn with_pin(scene: &Scene<'_>, effects: Effects) -> Effects {
-    if scene.room.sip_enabled == 1 { effects.bulk(Bulk::AssignPins) } else { effects }
+    let lacks = match &effects.person {
+        Some(AttendeeChange::New(who) | AttendeeChange::Changed(who)) => {
+            who.actor.is_user() && who.pin.is_none()
+        }
+        Some(AttendeeChange::Gone(_)) | None => false,
+    };
+    if scene.room.sip_enabled == 1 && lacks { effects.bulk(Bulk::AssignPins) } else { effects }
 }
 
 /// Somebody new has read all that was said before, because he was not there.

@@ -13,17 +13,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Service, live::Live};
 use crate::{
     backoff::Backoff,
-    clock::DatabaseClock,
     domain::LobbyChanged,
     events::{
         Bus, BusError,
         wire::{self, Heard},
     },
     health::{Health, Part},
-    store::Database,
+    service::Service,
     telemetry,
 };
 
@@ -39,11 +37,12 @@ const LOOKS: [u64; 8] = [5, 10, 20, 40, 80, 160, 320, 640];
 /// Changes on their way that are looked for. What comes beyond is seen by the usual comparison.
 const EXPECTED: usize = 1024;
 
+/// How often it is noted who was there: much more often than a session ends without that.
+const PRESENCE_INTERVAL: Duration = Duration::from_secs(30);
+
 /// The loop that hears.
 pub struct Updates {
-    live: Arc<Live>,
-    database: Arc<dyn Database>,
-    clock: Arc<DatabaseClock>,
+    service: Arc<Service>,
     bus: Arc<dyn Bus>,
     health: Arc<Health>,
 }
@@ -51,14 +50,8 @@ pub struct Updates {
 impl Updates {
     /// Hears for this service, from `bus`.
     #[must_use]
-    pub fn new(service: &Service, bus: Arc<dyn Bus>, health: Arc<Health>) -> Self {
-        Self {
-            live: Arc::clone(&service.live),
-            database: Arc::clone(&service.database),
-            clock: Arc::clone(&service.clock),
-            bus,
-            health,
-        }
+    pub fn new(service: Arc<Service>, bus: Arc<dyn Bus>, health: Arc<Health>) -> Self {
+        Self { service, bus, health }
     }
 
     /// Runs until `stop`, over as many connections as it takes.
@@ -69,6 +62,7 @@ impl Updates {
             () = self.hear(expect) => {}
             () = self.look_for(expected) => {}
             () = self.compare_now_and_then() => {}
+            () = self.note_presence() => {}
         }
     }
 
@@ -97,11 +91,11 @@ impl Updates {
             tracing::info!("updates are heard");
         }
         // What was published before is missed.
-        self.live.outdate_all();
+        self.service.outdate();
         loop {
             match wire::parse_heard(&listener.next().await?) {
-                Some(Heard::Updated(update)) => self.live.hear(&update),
-                Some(Heard::Set(change)) if self.live.awaits(&change) => {
+                Some(Heard::Updated(update)) => self.service.hear(&update),
+                Some(Heard::Set(change)) if self.service.awaits(&change) => {
                     expect.try_send(change).ok();
                 }
                 // Of no room in use; or malformed, which the worker says.
@@ -120,7 +114,7 @@ impl Updates {
                 while let Ok(change) = expected.try_recv() {
                     changes.push(change);
                 }
-                changes.retain(|change| self.live.awaits(change));
+                changes.retain(|change| self.service.awaits(change));
                 if changes.is_empty() {
                     break;
                 }
@@ -135,10 +129,8 @@ impl Updates {
         let mut compared = Instant::now();
         loop {
             round.tick().await;
-            if !self.health.reaches(Part::Listener) {
-                // Nothing tells of a room that a user was added to.
-                self.live.outdate_lists();
-            } else if compared.elapsed() < HEARING_INTERVAL {
+            // Each time while nothing is heard, else only now and then.
+            if self.health.reaches(Part::Listener) && compared.elapsed() < HEARING_INTERVAL {
                 continue;
             }
             self.compare().await;
@@ -146,13 +138,20 @@ impl Updates {
         }
     }
 
+    async fn note_presence(&self) {
+        let mut round = interval(PRESENCE_INTERVAL);
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            round.tick().await;
+            if let Err(error) = self.service.note_presence().await {
+                tracing::debug!(error = telemetry::causes(&error), "presence could not be noted");
+            }
+        }
+    }
+
     /// The next round is soon, so one that fails is not worth a line.
     async fn compare(&self) {
-        let compared = async {
-            self.clock.observe(self.database.now().await?);
-            self.live.compare().await
-        };
-        match compared.await {
+        match self.service.compare(!self.health.reaches(Part::Listener)).await {
             Ok(()) => {
                 self.health.works(Part::Database);
             }

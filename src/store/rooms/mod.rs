@@ -8,7 +8,7 @@ use sqlx::{ColumnIndex, Decode, Encode, Executor, IntoArguments, Type, migrate::
 
 pub(super) use self::write::Author;
 use super::{
-    Changed, ChatMessage, Conversation, Conversations, Mark, Result, StoreError,
+    Changed, ChatMessage, Mark, Result, Rooms, StoreError, Summary,
     dialect::Dialect,
     engine::SqlStore,
     rows::{self, AttendeeRow, json},
@@ -18,13 +18,14 @@ use super::{
 use crate::domain::{
     Actor, Attendee, AttendeeId, Caller, Message, MessageQuery, Room, RoomId, RoomToken,
     RoomUpdated, Version,
-    conversation::{
-        Census, Command, Look, NewConversation, Refusal, Scene, Target, beginnings, may_look, rule,
-    },
+    rules::{Census, Command, Look, NewRoom, Refusal, Scene, Target, beginnings, may_look, rule},
 };
 
+/// Words of one answer, in bytes, after which it ends: the next one goes on from there.
+const MOST_BYTES: usize = 1024 * 1024;
+
 #[async_trait]
-impl<D> Conversations for SqlStore<D>
+impl<D> Rooms for SqlStore<D>
 where
     D: Dialect,
     for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
@@ -39,15 +40,16 @@ where
 {
     async fn create(
         &self,
+        token: &RoomToken,
         caller: &Caller,
-        new: &NewConversation,
+        new: &NewRoom,
         now: DateTime<Utc>,
     ) -> Result<Option<Vec<RoomUpdated>>> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         session.begin().await?;
         let version = Version::of(now);
         let insert = sqlx::query(D::shared().make_room)
-            .bind(new.token.as_str().to_owned())
+            .bind(token.as_str().to_owned())
             .bind(new.room_type)
             .bind(new.name.clone())
             .bind(new.description.clone())
@@ -62,8 +64,8 @@ where
             }
             Err(error) => return Err(error),
         }
-        let empty = session.room_for_update(&new.token).await?.ok_or_else(|| {
-            StoreError::Corrupt(format!("room {} is not there after it was made", new.token))
+        let empty = session.lock_room(token).await?.ok_or_else(|| {
+            StoreError::Corrupt(format!("room {token} is not there after it was made"))
         })?;
         let author = Author::of(caller, None);
         let mut updates = Vec::new();
@@ -94,7 +96,7 @@ where
         Ok(changed)
     }
 
-    async fn conversation(&self, token: &RoomToken) -> Result<Option<Conversation>> {
+    async fn summary(&self, token: &RoomToken) -> Result<Option<Summary>> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         let Some(room) = session.room(token).await? else {
             session.finish();
@@ -115,7 +117,7 @@ where
             pair.push((user, name));
         }
         session.finish();
-        Ok(Some(Conversation { room, last_message, moderators, pair }))
+        Ok(Some(Summary { room, last_message, moderators, pair }))
     }
 
     async fn attendee(&self, room: RoomId, actor: &Actor) -> Result<Option<Attendee>> {
@@ -127,10 +129,9 @@ where
 
     async fn rooms_of(&self, user: &str) -> Result<Vec<RoomToken>> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
-        let look = sqlx::query(D::shared().rooms_of_user).bind(user.to_owned());
-        let tokens: Vec<(String,)> = session.fetch_all(look).await?;
+        let tokens = session.rooms_of(user).await?;
         session.finish();
-        Ok(tokens.into_iter().map(|(token,)| RoomToken::stored(token)).collect())
+        Ok(tokens)
     }
 
     async fn marks(&self, tokens: &[RoomToken]) -> Result<Vec<Mark>> {
@@ -140,6 +141,43 @@ where
         let marks = session.fetch_all(look).await?;
         session.finish();
         marks.into_iter().map(rows::mark).collect()
+    }
+
+    async fn read_since(&self, since: i64) -> Result<Vec<(RoomId, Actor)>> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let look = sqlx::query(D::shared().read_since).bind(since);
+        let rows: Vec<(i64, String, String)> = session.fetch_all(look).await?;
+        session.finish();
+        let reader =
+            |(room, kind, id): (i64, String, String)| Ok((RoomId(room), rows::actor(&kind, id)?));
+        rows.into_iter().map(reader).collect()
+    }
+
+    async fn touch(&self, attendees: &[AttendeeId], now: DateTime<Utc>) -> Result<()> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let ids: Vec<i64> = attendees.iter().map(|attendee| attendee.0).collect();
+        let touch = sqlx::query(D::STATEMENTS.touch).bind(json(&ids)).bind(now.timestamp());
+        session.execute(touch).await?;
+        session.finish();
+        Ok(())
+    }
+
+    async fn unseen_since(
+        &self,
+        since: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<Vec<(RoomToken, Actor)>> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let look = sqlx::query(D::shared().unseen)
+            .bind(since.timestamp())
+            .bind(since.timestamp())
+            .bind(i64::from(limit));
+        let rows: Vec<(String, String, String)> = session.fetch_all(look).await?;
+        session.finish();
+        let unseen = |(token, kind, id): (String, String, String)| {
+            Ok((RoomToken::stored(token), rows::actor(&kind, id)?))
+        };
+        rows.into_iter().map(unseen).collect()
     }
 
     async fn participants(
@@ -167,6 +205,7 @@ where
         token: &RoomToken,
         actor: &Actor,
         query: MessageQuery,
+        now: DateTime<Utc>,
     ) -> Result<std::result::Result<Vec<ChatMessage>, Refusal>> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         let (room, me) = match session.admitted(token, actor, Look::Chat).await? {
@@ -179,7 +218,7 @@ where
         let messages = session.messages(&room, query).await?;
         let newest = messages.iter().map(|each| each.message.id).max().unwrap_or_default();
         if query.mark_read && newest > me.last_read_message {
-            session.mark_read(&room, &me, newest).await?;
+            session.mark_read(&room, &me, newest, now).await?;
         }
         session.finish();
         Ok(Ok(messages))
@@ -199,14 +238,14 @@ where
     for<'n> &'n str: ColumnIndex<D::Row>,
 {
     /// Reads the scene, asks the rule, and writes the effects.
-    async fn obey(
+    pub(super) async fn obey(
         &mut self,
         token: &RoomToken,
         caller: &Caller,
         command: &Command,
         now: DateTime<Utc>,
     ) -> Result<std::result::Result<Changed, Refusal>> {
-        let Some(room) = self.room_for_update(token).await? else {
+        let Some(room) = self.lock_room(token).await? else {
             return Ok(Err(Refusal::NoRoom));
         };
         let me = self.attendee(room.id, Target::Actor(&caller.actor)).await?;
@@ -224,7 +263,7 @@ where
             Ok(effects) => effects,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let parent = match effects.said.as_ref().and_then(|said| said.reply_to) {
+        let parent = match effects.said.as_ref().and_then(|(_by, said)| said.reply_to) {
             None => None,
             Some(id) => match self.message(room.id, id).await? {
                 Some(parent) if parent.is_comment() => Some(parent),
@@ -239,14 +278,27 @@ where
         Ok(Ok(Changed { update: written.update, message }))
     }
 
-    async fn room(&mut self, token: &RoomToken) -> Result<Option<Room>> {
+    pub(super) async fn rooms_of(&mut self, user: &str) -> Result<Vec<RoomToken>> {
+        let look = sqlx::query(D::shared().rooms_of_user).bind(user.to_owned());
+        let tokens: Vec<(String,)> = self.fetch_all(look).await?;
+        Ok(tokens.into_iter().map(|(token,)| RoomToken::stored(token)).collect())
+    }
+
+    /// Reads a room.
+    pub(super) async fn room(&mut self, token: &RoomToken) -> Result<Option<Room>> {
         let read = sqlx::query(D::STATEMENTS.room).bind(token.as_str().to_owned());
         self.fetch_optional(read).await?.map(rows::room).transpose()
     }
 
-    async fn room_for_update(&mut self, token: &RoomToken) -> Result<Option<Room>> {
-        let read = sqlx::query(D::STATEMENTS.room_for_update).bind(token.as_str().to_owned());
-        self.fetch_optional(read).await?.map(rows::room).transpose()
+    /// Locks a room until the transaction ends, and reads it then: a read that waits for the lock
+    /// would see what stood beside the room before it waited.
+    pub(super) async fn lock_room(&mut self, token: &RoomToken) -> Result<Option<Room>> {
+        let lock = sqlx::query(D::STATEMENTS.lock_room).bind(token.as_str().to_owned());
+        let locked: Option<(i64,)> = self.fetch_optional(lock).await?;
+        match locked {
+            Some(_id) => self.room(token).await,
+            None => Ok(None),
+        }
     }
 
     async fn attendee(&mut self, room: RoomId, target: Target<'_>) -> Result<Option<Attendee>> {
@@ -298,8 +350,13 @@ where
         };
         let read = sqlx::query(sql).bind(room.id.0).bind(bound).bind(i64::from(query.limit));
         let mut messages = Vec::new();
+        let mut size = 0;
         for row in self.fetch_all(read).await? {
+            if size > MOST_BYTES {
+                break;
+            }
             let message = rows::message(row)?;
+            size += message.size();
             let parent = match message.parent_id {
                 Some(id) => self.message(room.id, id).await?,
                 None => None,
@@ -309,13 +366,21 @@ where
         Ok(messages)
     }
 
-    async fn mark_read(&mut self, room: &Room, me: &Attendee, newest: i64) -> Result<()> {
+    async fn mark_read(
+        &mut self,
+        room: &Room,
+        me: &Attendee,
+        newest: i64,
+        now: DateTime<Utc>,
+    ) -> Result<()> {
         let count = sqlx::query(D::shared().count_newer).bind(room.id.0).bind(newest);
         let (newer,): (i64,) = self.fetch_one(count).await?;
         let mark = sqlx::query(D::shared().mark_read)
             .bind(newest)
             .bind(room.comments.saturating_sub(newer))
-            .bind(me.id.0);
+            .bind(now.timestamp())
+            .bind(me.id.0)
+            .bind(newest);
         self.execute(mark).await.map(drop)
     }
 }

@@ -1,8 +1,8 @@
 //! Rules for the call of a room.
 
 use super::{
-    Attendee, Bulk, Effects, Notice, Permissions, Person, Reason, Refusal, Room, Scene, Session,
-    invalid, shape::unseen,
+    Attendee, AttendeeChange, Bulk, Effects, Notice, Permissions, Reason, Refusal, Room, Scene,
+    Session, invalid, shape::unseen,
 };
 use crate::domain::room::Call;
 
@@ -57,7 +57,7 @@ fn set_flags(
     let me = with_session(me, Session { in_call: flags, ..session.clone() });
     let notice = Notice::about(reason, &me);
     let room = Room { call: Some(call), ..unseen(scene) };
-    Ok(Effects::of(room, notice).person(Person::Changed(me)))
+    Ok(Effects::of(room, notice).person(AttendeeChange::Changed(me)))
 }
 
 /// Media that the participant may not publish are not announced.
@@ -77,14 +77,13 @@ pub(super) fn leave(scene: &Scene<'_>) -> Result<Effects, Refusal> {
     }
     let me = with_session(me, Session { in_call: 0, ..session.clone() });
     let reason = if scene.census.in_call == 0 { Reason::CallEnded } else { Reason::CallLeft };
-    Ok(Effects::of(scene.room.clone(), Notice::about(reason, &me)).person(Person::Changed(me)))
+    Ok(Effects::of(scene.room.clone(), Notice::about(reason, &me))
+        .person(AttendeeChange::Changed(me)))
 }
 
-/// Only moderators may.
 pub(super) fn end(scene: &Scene<'_>) -> Result<Effects, Refusal> {
-    let me = scene.participant()?;
-    if !me.participant_type.is_moderator() {
-        return Err(Refusal::NotModerator);
+    if !scene.participant()?.participant_type.is_moderator() {
+        return leave(scene);
     }
     if scene.room.call.is_none() {
         return Ok(Effects::none(scene.room));

@@ -7,9 +7,9 @@ use sqlx::{ColumnIndex, Decode, Encode, Executor, IntoArguments, Type};
 
 use crate::{
     domain::{
-        Actor, Attendee, Call, Caller, Content, EventId, LOBBY_CHANGED, LobbyData, Message,
-        NewMessage, Outgoing, ROOM_UPDATED, Room, RoomId, RoomUpdated,
-        conversation::{Bulk, Effects, Notice, Person},
+        Actor, Attendee, AttendeeId, Call, Caller, Content, EventId, LOBBY_CHANGED, LobbyData,
+        Message, NewMessage, Outgoing, ROOM_UPDATED, Room, RoomId, RoomUpdated,
+        rules::{AttendeeChange, Bulk, Effects, Notice},
     },
     store::{
         Result,
@@ -102,9 +102,9 @@ where
         }
         // The attendees first: whether there is a call depends on them.
         match &effects.person {
-            Some(Person::New(attendee)) => self.insert_attendee(room.id, attendee).await?,
-            Some(Person::Changed(attendee)) => self.update_attendee(attendee).await?,
-            Some(Person::Gone(attendee)) => {
+            Some(AttendeeChange::New(attendee)) => self.insert_attendee(room.id, attendee).await?,
+            Some(AttendeeChange::Changed(attendee)) => self.update_attendee(attendee).await?,
+            Some(AttendeeChange::Gone(attendee)) => {
                 let delete = sqlx::query(D::shared().delete_attendee).bind(attendee.id.0);
                 matched(self.execute(delete).await?, 1, "lobbyd_attendees")?;
             }
@@ -118,7 +118,7 @@ where
             self.tell_chat(room.id, notice, author, now).await?;
         }
         match &effects.said {
-            Some(said) => self.say(room, effects, author, said, now).await.map(Some),
+            Some((by, said)) => self.say(room, *by, author, said, now).await.map(Some),
             None => Ok(None),
         }
     }
@@ -160,9 +160,6 @@ where
             .bind(attendee.display_name.clone())
             .bind(attendee.participant_type.number())
             .bind(attendee.permissions.number())
-            .bind(attendee.pin.clone())
-            .bind(attendee.last_read_message)
-            .bind(attendee.comments_read)
             .bind(session.map(|session| session.id.clone()))
             .bind(attendee.in_call())
             .bind(session.map_or(0, |session| session.last_ping))
@@ -262,7 +259,7 @@ where
     async fn say(
         &mut self,
         room: &Room,
-        effects: &Effects,
+        by: AttendeeId,
         author: &Author,
         said: &NewMessage,
         now: DateTime<Utc>,
@@ -277,13 +274,13 @@ where
             parent_id: said.reply_to,
         };
         message.id = self.insert_message(room.id, &message).await?;
-        if let Some(Person::Changed(me)) = &effects.person {
-            let mark = sqlx::query(D::shared().mark_read)
-                .bind(message.id)
-                .bind(room.comments)
-                .bind(me.id.0);
-            matched(self.execute(mark).await?, 1, "lobbyd_attendees")?;
-        }
+        let mark = sqlx::query(D::shared().mark_read)
+            .bind(message.id)
+            .bind(room.comments)
+            .bind(now.timestamp())
+            .bind(by.0)
+            .bind(message.id);
+        matched(self.execute(mark).await?, 1, "lobbyd_attendees")?;
         Ok(message)
     }
 

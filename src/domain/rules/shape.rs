@@ -1,15 +1,15 @@
 //! Rules for what a room is: its lobby, dial-in, name, password and kind.
 
 use super::{
-    Bulk, DateTime, Effects, Lobby, LobbyState, Notice, Reason, Refusal, Room, Scene, Utc, Version,
-    invalid,
+    Bulk, DateTime, Effects, InvalidLobby, Lobby, LobbyState, Notice, Reason, Refusal, Room, Scene,
+    Utc, Version, invalid,
 };
 
 /// Longest name of a room, in characters.
 const MAX_NAME_CHARS: usize = 255;
 
 /// Longest description, in characters, as in Talk.
-const MAX_DESCRIPTION_CHARS: usize = 2_000;
+pub const MAX_DESCRIPTION_CHARS: usize = 2_000;
 
 const NO_LOBBY: Refusal = invalid("type", "only group and public conversations can have a lobby");
 
@@ -33,12 +33,21 @@ pub(super) fn set_lobby(
     if room.is_breakout_room() {
         return Err(invalid("object", "the lobby of a breakout room follows its parent"));
     }
-    let lobby = Lobby::parse(state, timer)?;
-    // A timer in the past opens at once: nobody is sent out for an instant.
-    let past = lobby.scheduled().is_some_and(|timer| timer <= scene.now);
-    let lobby = if past { Lobby::OPEN } else { lobby };
+    let lobby = lobby_from(state, timer, scene.now)?;
     let version = Version::of(scene.now).max(room.version.next());
     Ok(Effects { lobby_set: true, ..lobby_effects(room, lobby, version, scene.now) })
+}
+
+/// Reads a lobby that is to be set. One whose timer is over is open: nobody is sent out for an
+/// instant.
+pub(super) fn lobby_from(
+    state: i64,
+    timer: Option<i64>,
+    now: DateTime<Utc>,
+) -> Result<Lobby, InvalidLobby> {
+    let lobby = Lobby::parse(state, timer)?;
+    let over = lobby.scheduled().is_some_and(|timer| timer <= now);
+    Ok(if over { Lobby::OPEN } else { lobby })
 }
 
 /// What a lobby that was set does to its room, whoever set it.
@@ -55,7 +64,7 @@ pub fn lobby_effects(room: &Room, lobby: Lobby, version: Version, now: DateTime<
     let effects = Effects { notice: Some(notice), ..Effects::none(&changed) };
     // Who has to wait only until an instant that is over stays where he is.
     let closes =
-        lobby.state == LobbyState::NonModerators && lobby.timer.is_none_or(|timer| timer > now);
+        reason == Reason::LobbyNonModerators && lobby.timer.is_none_or(|timer| timer > now);
     if closes { effects.bulk(Bulk::WaitingLeaveCall) } else { effects }
 }
 
@@ -103,12 +112,17 @@ pub(super) fn rename(scene: &Scene<'_>, name: &str) -> Result<Effects, Refusal> 
     Ok(told_if_new(scene, changed, Reason::ConversationRenamed))
 }
 
+/// A description that a room can have, without the white space around it.
+pub(super) fn checked_description(text: &str) -> Result<&str, Refusal> {
+    let text = text.trim();
+    if text.chars().count() > MAX_DESCRIPTION_CHARS {
+        return Err(invalid("value", "a description has at most 2000 characters"));
+    }
+    Ok(text)
+}
+
 /// A name that a room can have, without the white space around it.
-///
-/// # Errors
-///
-/// It is empty or too long.
-pub fn checked_name(name: &str) -> Result<&str, Refusal> {
+pub(super) fn checked_name(name: &str) -> Result<&str, Refusal> {
     let name = name.trim();
     if name.is_empty() || name.chars().count() > MAX_NAME_CHARS {
         return Err(invalid("value", "a name has 1 to 255 characters"));
@@ -121,10 +135,7 @@ pub(super) fn describe(scene: &Scene<'_>, text: &str) -> Result<Effects, Refusal
     if !scene.room.can_be_shaped() {
         return Err(NOT_FOR_THIS_TYPE);
     }
-    let text = text.trim();
-    if text.chars().count() > MAX_DESCRIPTION_CHARS {
-        return Err(invalid("value", "a description has at most 2000 characters"));
-    }
+    let text = checked_description(text)?;
     let reason = if text.is_empty() { Reason::DescriptionRemoved } else { Reason::DescriptionSet };
     Ok(told_if_new(scene, Room { description: text.to_owned(), ..scene.room.clone() }, reason))
 }
@@ -139,6 +150,7 @@ pub(super) fn set_password(scene: &Scene<'_>, hash: &str) -> Result<Effects, Ref
 }
 
 pub(super) fn set_public(scene: &Scene<'_>, public: bool) -> Result<Effects, Refusal> {
+    scene.login()?;
     scene.moderator()?;
     match (scene.room.room_type, public) {
         (Room::GROUP, true) => {

@@ -21,8 +21,8 @@ use super::{
     room::{InvalidLobby, Lobby, LobbyState, Room, Version},
 };
 
-pub use beginning::{NewConversation, beginnings};
-pub use shape::{checked_name, lobby_effects};
+pub use beginning::{NewRoom, Wish, beginnings};
+pub use shape::{MAX_DESCRIPTION_CHARS, lobby_effects};
 
 /// What somebody wants to do to a room.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +91,7 @@ pub enum Command {
     UpdateCall(i64),
     /// Take no part in the call any more.
     LeaveCall,
-    /// End the call for everybody.
+    /// End the call for everybody, as a moderator; others only leave it themselves.
     EndCall,
 }
 
@@ -128,7 +128,10 @@ impl Command {
     /// Whether its rule asks how many others there are.
     #[must_use]
     pub fn needs_census(&self) -> bool {
-        matches!(self, Self::Remove(_) | Self::RemoveSelf | Self::Leave | Self::LeaveCall)
+        matches!(
+            self,
+            Self::Remove(_) | Self::RemoveSelf | Self::Leave | Self::LeaveCall | Self::EndCall
+        )
     }
 }
 
@@ -255,7 +258,7 @@ const fn invalid(what: &'static str, problem: &'static str) -> Refusal {
 
 /// What a command does to one attendee.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Person {
+pub enum AttendeeChange {
     /// A new one; its key is the store's to give.
     New(Attendee),
     /// The row becomes this.
@@ -309,11 +312,11 @@ pub struct Effects {
     /// The room after it. Its version is newer if there is a notice.
     pub room: Room,
     /// The attendee that changes.
-    pub person: Option<Person>,
+    pub person: Option<AttendeeChange>,
     /// What changes for many.
     pub bulk: Option<Bulk>,
-    /// What somebody said.
-    pub said: Option<NewMessage>,
+    /// What somebody said, who has read what was said before.
+    pub said: Option<(AttendeeId, NewMessage)>,
     /// What is told about it.
     pub notice: Option<Notice>,
     /// Whether the lobby was set, so that the workers have to know.
@@ -343,7 +346,7 @@ impl Effects {
         Self { notice: Some(notice), ..Self::none(&Room { version, ..room }) }
     }
 
-    fn person(self, person: Person) -> Self {
+    fn person(self, person: AttendeeChange) -> Self {
         Self { person: Some(person), ..self }
     }
 
@@ -464,10 +467,5 @@ fn send(scene: &Scene<'_>, message: &NewMessage) -> Result<Effects, Refusal> {
     }
     let room = Room { comments: scene.room.comments + 1, ..scene.room.clone() };
     let notice = Notice::about(Reason::MessageSent, me);
-    // Who speaks has read what was said before.
-    let read = Attendee { comments_read: room.comments, ..me.clone() };
-    Ok(Effects {
-        said: Some(message.clone()),
-        ..Effects::of(room, notice).person(Person::Changed(read))
-    })
+    Ok(Effects { said: Some((me.id, message.clone())), ..Effects::of(room, notice) })
 }

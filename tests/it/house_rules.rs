@@ -81,7 +81,7 @@ fn nobody_imports_against_the_order() {
         ("events/", &["store", "worker", "http", "app", "config"]),
         ("worker/", &["http", "app", "config"]),
         ("accounts/", &["service", "events", "worker", "http", "app", "config"]),
-        ("service/", &["worker", "http", "app", "config"]),
+        ("service/", &["events", "worker", "http", "app", "config"]),
         ("http/", &["store", "events", "worker", "app", "config"]),
     ] {
         for (name, text) in sources().into_iter().filter(|(name, _)| name.starts_with(module)) {

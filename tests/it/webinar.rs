@@ -23,6 +23,8 @@ on_every_database! { crate::support::stage::Stage::new:
     dial_in_needs_a_server_that_has_one,
     rooms_are_made_shaped_and_deleted,
     participants_come_rise_fall_and_go,
+    who_loses_the_right_to_pass_leaves_the_call,
+    guest_moderators_have_no_account,
     a_room_of_two_is_one_room,
     the_chat_keeps_what_was_said,
     a_new_message_wakes_who_waits_for_one,
@@ -149,7 +151,7 @@ async fn the_timer_opens_the_room_by_itself(stage: Stage) {
     let guest = stage.api.guest();
     let room = owner.room(3).await;
     guest.join(&room).await;
-    let timer = stage.database.now().await + 2;
+    let timer = stage.database.now().await + 3;
     let path = format!("/room/{room}/webinar/lobby");
     owner.put(&path, json!({"state": 1, "timer": timer})).await.expect(200);
     guest.get(&format!("/chat/{room}?lookIntoFuture=0")).await.expect(412);
@@ -491,9 +493,11 @@ async fn participants_come_rise_fall_and_go(stage: Stage) {
     owner.delete(&format!("{moderators}?attendeeId={id}"), json!({})).await.expect(200);
 
     let permissions = format!("/room/{room}/attendees/permissions");
-    owner.put(&permissions, json!({"attendeeId": id, "permissions": 256})).await.expect(400);
-    let odd = json!({"attendeeId": id, "permissions": 1, "mode": "flip"});
-    owner.put(&permissions, odd).await.expect(400);
+    owner.put(&permissions, json!({"attendeeId": id, "permissions": 512})).await.expect(400);
+    for name in ["mode", "method"] {
+        let odd = json!({"attendeeId": id, "permissions": 1, name: "flip"});
+        owner.put(&permissions, odd).await.expect(400);
+    }
     owner.put(&permissions, json!({"attendeeId": own, "permissions": 1})).await.expect(400);
     let mute = json!({"attendeeId": id, "permissions": 128, "mode": "remove"});
     owner.put(&permissions, mute).await.expect(200);
@@ -657,6 +661,44 @@ async fn the_call_begins_and_ends(stage: Stage) {
         "call_ended",
     ];
     assert_eq!(calls, expected);
+}
+
+async fn who_loses_the_right_to_pass_leaves_the_call(stage: Stage) {
+    let cast = Cast::of(&stage).await;
+    let room = cast.room.as_str();
+    let permissions = format!("/room/{room}/attendees/permissions");
+    let (user, moderator) = (
+        cast.owner.attendee_id(room, "user").await,
+        cast.owner.attendee_id(room, "moderator").await,
+    );
+    let admit = json!({"attendeeId": user, "permissions": 8, "mode": "add"});
+    cast.owner.put(&permissions, admit).await.expect(200);
+    cast.owner.put(&format!("/room/{room}/webinar/lobby"), json!({"state": 1})).await.expect(200);
+    for each in [&cast.owner, &cast.user, &cast.moderator] {
+        each.join(room).await;
+        each.post(&format!("/call/{room}"), json!({"flags": 1})).await.expect(200);
+    }
+    let peers = async || {
+        let peers = cast.owner.get(&format!("/call/{room}")).await.expect(200).data();
+        peers.as_array().unwrap().len()
+    };
+    assert_eq!(peers().await, 3);
+    let retract = json!({"attendeeId": user, "permissions": 8, "mode": "remove"});
+    cast.owner.put(&permissions, retract).await.expect(200);
+    assert_eq!(peers().await, 2);
+    let demote = json!({"attendeeId": moderator});
+    cast.owner.delete(&format!("/room/{room}/moderators"), demote).await.expect(200);
+    assert_eq!(peers().await, 1);
+    cast.moderator.get(&format!("/call/{room}")).await.expect(412);
+}
+
+async fn guest_moderators_have_no_account(stage: Stage) {
+    let cast = Cast::of(&stage).await;
+    let room = cast.room.as_str();
+    let add = json!({"newParticipant": "owner"});
+    cast.guest_moderator.post(&format!("/room/{room}/participants"), add).await.expect(401);
+    let public = format!("/room/{room}/public");
+    cast.guest_moderator.delete(&public, json!({})).await.expect(401);
 }
 
 /// One of each kind of participant, in a public room.

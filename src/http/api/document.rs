@@ -38,9 +38,15 @@ const COMMON: [(&str, &str); 8] = [
     ("404", "There is no such path"),
     ("408", "The request took too long"),
     ("413", "The body is too large"),
-    ("429", "Too many failed logins from this address, wait as long as Retry-After says"),
+    ("429", "Too many failed guesses from this address, wait as long as Retry-After says"),
     ("500", "Internal error, with an id to search the log for"),
     ("503", "The database is not reached, try again after Retry-After"),
+];
+
+/// And what any change may be answered besides.
+const COMMON_TO_CHANGES: [(&str, &str); 2] = [
+    ("403", "A page of another site asked for it"),
+    ("415", "The body is neither JSON nor a form"),
 ];
 
 #[derive(OpenApi)]
@@ -71,10 +77,15 @@ pub(super) fn complete(document: &openapi::OpenApi) -> String {
     let schemas = document["components"]["schemas"].clone();
     let paths = document["paths"].as_object_mut();
     for operations in paths.into_iter().flat_map(|paths| paths.values_mut()) {
-        for operation in operations.as_object_mut().into_iter().flat_map(|each| each.values_mut()) {
+        for (method, operation) in operations.as_object_mut().into_iter().flatten() {
             also_as_form(&mut operation["requestBody"]);
             let responses = operation["responses"].as_object_mut();
-            complete_responses(responses.expect("every handler has a response"), &schemas);
+            let responses = responses.expect("every handler has a response");
+            let changes = COMMON_TO_CHANGES.iter().filter(|_| method != "get");
+            for (status, description) in COMMON.iter().chain(changes) {
+                responses.entry(*status).or_insert_with(|| json!({ "description": description }));
+            }
+            complete_responses(responses, &schemas);
         }
     }
     serde_json::to_string(&document).expect("a document can be written as JSON")
@@ -92,9 +103,6 @@ fn also_as_form(body: &mut Value) {
 }
 
 fn complete_responses(responses: &mut Map<String, Value>, schemas: &Value) {
-    for (status, description) in COMMON {
-        responses.entry(status).or_insert_with(|| json!({ "description": description }));
-    }
     for (status, response) in responses {
         let status: StatusCode = status.parse().expect("handlers name their status by number");
         if status == StatusCode::NOT_MODIFIED {
@@ -126,7 +134,7 @@ fn failure_schema() -> Value {
             "required": ["meta", "data"],
             "properties": {
                 "meta": { "$ref": "#/components/schemas/Meta" },
-                "data": {},
+                "data": { "type": ["array", "object"] },
             },
         } },
     })

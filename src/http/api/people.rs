@@ -271,7 +271,7 @@ pub(super) struct SetPermissions {
     /// The sum of 1 custom, 2 start call, 4 join call, 8 ignore lobby, 16 audio, 32 video, 64
     /// screen, 128 chat; 0 for the default.
     #[serde(deserialize_with = "integer")]
-    #[schema(minimum = 0, maximum = 255, example = 8)]
+    #[schema(minimum = 0, maximum = 511, example = 8)]
     permissions: i64,
 }
 

@@ -43,10 +43,21 @@ pub(super) struct ListRooms {
 /// request is then held until a room changes, for at most N (60) seconds.
 #[utoipa::path(
     get, path = "/ocs/v2.php/apps/spreed/api/v4/room", tag = "rooms", operation_id = "listRooms",
-    params(ListRooms),
+    params(
+        ListRooms,
+        ("If-None-Match" = Option<String>, Header, description = "Tags of the states that are known"),
+        ("Prefer" = Option<String>, Header, description = "wait=N", example = "wait=1"),
+    ),
     responses(
-        (status = 200, description = "The rooms", body = inline(Ocs<Vec<RoomShape>>)),
-        (status = 304, description = "They look as before"),
+        (status = 200, description = "The rooms", body = inline(Ocs<Vec<RoomShape>>), headers(
+            ("ETag" = String, description = "Stands for what the rooms look like"),
+            ("Preference-Applied" = String, description = "How long the request may be held"),
+            ("X-Nextcloud-Talk-Hash" = String, description = "Stands for the capabilities"),
+            ("X-Nextcloud-Talk-Modified-Before" = String, description = "The next modifiedSince"),
+        )),
+        (status = 304, description = "They look as before", headers(
+            ("ETag" = String, description = "The tag that is known"),
+        )),
     )
 )]
 pub(super) async fn list(
@@ -89,10 +100,21 @@ fn modified(views: &[View], since: i64) -> Vec<View> {
 /// held until the room changes, for at most N (60) seconds.
 #[utoipa::path(
     get, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}", tag = "rooms",
-    operation_id = "getRoom", params(("token" = String, Path, description = "The room")),
+    operation_id = "getRoom",
+    params(
+        ("token" = String, Path, description = "The room"),
+        ("If-None-Match" = Option<String>, Header, description = "Tags of the states that are known"),
+        ("Prefer" = Option<String>, Header, description = "wait=N", example = "wait=1"),
+    ),
     responses(
-        (status = 200, description = "The room", body = inline(Ocs<RoomShape>)),
-        (status = 304, description = "It looks as before"),
+        (status = 200, description = "The room", body = inline(Ocs<RoomShape>), headers(
+            ("ETag" = String, description = "Stands for what the room looks like"),
+            ("Preference-Applied" = String, description = "How long the request may be held"),
+            ("X-Nextcloud-Talk-Hash" = String, description = "Stands for the capabilities"),
+        )),
+        (status = 304, description = "It looks as before", headers(
+            ("ETag" = String, description = "The tag that is known"),
+        )),
         (status = 404, description = "No such room for this participant"),
     )
 )]

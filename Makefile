@@ -18,10 +18,10 @@ test: servers python-clients
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	$(CARGO) test --locked -- --test-threads=$(TEST_THREADS)
 
-## make bench    prints how late single timers fire and how fast a burst drains
+## make bench    prints how late timers fire, how soon clients are told, and what a poll costs
 .PHONY: bench
 bench: servers
-	$(CARGO) bench --locked --bench punctuality
+	$(CARGO) bench --locked --bench punctuality --bench polling
 
 ## make servers  installs the servers that tests and benchmarks start privately
 .PHONY: servers

@@ -8,6 +8,11 @@
 //! all rooms that are, and writes their events to the outbox in the same transaction. The
 //! [`Relay`](worker::Relay) publishes the outbox until the broker has confirmed it.
 //!
+//! Beside them, in the same process or in others, the HTTP API lets people act on rooms and poll
+//! them. [`http::api`] speaks Talk's dialect, [`service`] answers in terms of the domain, and
+//! [`domain::rules`] decides. What was changed goes through the outbox as well, and each API hears
+//! it by its [`Updates`](worker::Updates) loop, whoever changed it.
+//!
 //! # One lobby change, from delivery to announcement
 //!
 //! 1. A delivery comes through the [`Bus`](events::Bus); [`events::wire`] makes a
@@ -18,6 +23,16 @@
 //!    that timer, and writes the event with its id and version. The batch goes to the relay.
 //! 4. The relay publishes it, waits for the confirm, and notes it. Had the process died in between,
 //!    the claim on the event would end by itself, and another relay would publish it.
+//!
+//! # One poll, from request to answer
+//!
+//! 1. A client asks for a room with the `ETag` that it has, and `Prefer: wait=60`.
+//! 2. [`Service::view_when`](service::Service::view_when) takes the room as this process last saw
+//!    it. No statement is sent; if it looks as the client knows it, the request is held.
+//! 3. Some process changes the room: one transaction locks it, asks the rules, writes the effects,
+//!    and puts the events in the outbox. Its relay publishes `room.updated`.
+//! 4. Every API hears it. If its version is news, the room is read once, for all who wait, and each
+//!    of them gets what he may see. Whose time is over before that gets 304.
 //!
 //! # Promises
 //!
@@ -40,8 +55,10 @@
 //! | [`domain`] | the rules, pure |
 //! | [`store`] | rows and transactions; the only SQL |
 //! | [`events`] | bytes to and from the broker; the only AMQP and CloudEvents |
+//! | [`accounts`] | passwords, and how often they may be guessed |
+//! | [`service`] | what the API may ask, and rooms as pollers see them |
 //! | [`worker`] | the loops |
-//! | [`http`] | the ops listener |
+//! | [`http`] | the API's dialect and the ops listener; the only axum |
 //! | [`app`] | connects all of it |
 //! | [`clock`] | the database's time between two looks at it |
 //! | [`config`] | defaults, file and environment |
@@ -58,6 +75,9 @@
 //! - **Invariant:** every wait has a bound, but for the waits for work and for a peer's return.
 //! - **Invariant:** a connection that did not answer in time is closed, never reused.
 //! - **Invariant:** timers are not held in memory.
+//! - **Invariant:** who acts, reads the chat or sees a call is checked against the database, never
+//!   against what this process last saw; that is for polls of rooms alone.
+//! - **Invariant:** reading never changes a room.
 //! - **Invariant:** nothing is spawned that [`shutdown`] does not wait for, except the bounded
 //!   return of a database connection, and what lapin and the cron scheduler run by themselves.
 //! - **Invariant:** `domain` knows nobody, and `worker`, `http` and `events` do not know each
@@ -75,7 +95,14 @@
 //! time. With the next version after the one that was reached it is still newer, and wins.
 //!
 //! **Why does lobbyd not announce a change that came in as an event?** Whoever sent it made the
-//! change, and tells its clients. lobbyd announces what it does itself.
+//! change, and tells its clients. lobbyd announces what it does itself. Its own pollers see the change
+//! all the same: each API hears the event on its way to a worker, and looks until it is applied.
+//!
+//! **Why does every change of a room take a version, and not only that of a lobby?** By it a process
+//! tells what it has seen from what is news to it, in whatever order updates arrive.
+//!
+//! **Why does the API have a pool of its own?** Its requests come in any number. They may wait for
+//! each other, and must not make a timer wait.
 //!
 //! **Why one engine with tables of statements?** Copies of a store drift apart; a query builder or
 //! sqlx's `Any` does not know what differs here (locking, sets, instants). A struct without default

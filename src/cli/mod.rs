@@ -23,7 +23,8 @@ use tokio_util::sync::CancellationToken;
 /// Opens the lobby of every webinar room on time.
 ///
 /// lobbyd takes in lobby changes from RabbitMQ, keeps the schedule in the database, resets a room
-/// when its timer is due, and publishes a room-updated event, so that everybody who waits gets in.
+/// when its timer is due, and publishes a room-updated event, so that everybody who waits gets in. It
+/// serves the webinar API of Nextcloud Talk, for those who set lobbies and those who wait.
 #[derive(Debug, Parser)]
 #[command(version, after_help = AFTER_HELP, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -42,6 +43,7 @@ Try it, with nothing installed:
 Run it for real: create a PostgreSQL database and a RabbitMQ user, then
   export LOBBYD__DATABASE__URL=postgres://lobbyd:secret@localhost/lobbyd
   export LOBBYD__EVENTS__URL=amqp://lobbyd:secret@localhost/%2f
+  lobbyd user add alice --password-stdin
   lobbyd run
   lobbyd publish TOKEN --state 1 --in 30s
 

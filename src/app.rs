@@ -305,9 +305,11 @@ fn check_durations(config: &Config) -> Result<(), ConfigError> {
         let problem = format!("at least {SHORTEST_TIMEOUT:?}");
         return Err(ConfigError::new("database.timeout", problem));
     }
-    for (key, age) in
-        [("outbox.history", config.outbox.history), ("outbox.dead_after", config.outbox.dead_after)]
-    {
+    for (key, age) in [
+        ("outbox.history", config.outbox.history),
+        ("outbox.dead_after", config.outbox.dead_after),
+        ("http.session_timeout", config.http.session_timeout),
+    ] {
         if age > OLDEST {
             return Err(ConfigError::new(key, "at most 100 years"));
         }

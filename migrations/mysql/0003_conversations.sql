@@ -48,6 +48,7 @@ CREATE TABLE IF NOT EXISTS lobbyd_attendees (
     seen_at           BIGINT NOT NULL DEFAULT 0,
     CONSTRAINT lobbyd_attendees_actor_key UNIQUE (room_id, actor_type, actor_id),
     CONSTRAINT lobbyd_attendees_pin_key UNIQUE (room_id, pin),
+    KEY lobbyd_attendees_in_call_idx (room_id, in_call),
     INDEX lobbyd_attendees_actor_idx (actor_type, actor_id),
     INDEX lobbyd_attendees_read_at_idx (read_at),
     INDEX lobbyd_attendees_last_ping_idx (last_ping)

@@ -68,6 +68,7 @@ CREATE TABLE lobbyd_messages (
 );
 
 CREATE INDEX lobbyd_attendees_actor_idx ON lobbyd_attendees (actor_type, actor_id);
+CREATE INDEX lobbyd_attendees_in_call_idx ON lobbyd_attendees (room_id, in_call);
 CREATE INDEX lobbyd_attendees_read_at_idx ON lobbyd_attendees (read_at);
 CREATE INDEX lobbyd_attendees_last_ping_idx ON lobbyd_attendees (last_ping)
     WHERE session_id IS NOT NULL;

@@ -41,12 +41,17 @@ pub enum LoginError {
     Store(#[from] StoreError),
 }
 
+/// How long credentials that fitted are no guess: they are checked again, but do not have to wait.
+const PROVEN: Duration = Duration::from_hours(24);
+
 /// Logs users in.
 pub struct Accounts {
     users: Arc<dyn Users>,
     passwords: Arc<Passwords>,
     throttle: Throttle,
     logins: Recent<Digest, User>,
+    /// Credentials that fitted when they were last tried.
+    proven: Recent<Digest, ()>,
     known: Recent<String, User>,
 }
 
@@ -60,6 +65,7 @@ impl Accounts {
             passwords,
             throttle: Throttle::new(),
             logins: Recent::new(REMEMBERED),
+            proven: Recent::new(PROVEN),
             known: Recent::new(REMEMBERED),
         }
     }
@@ -111,8 +117,10 @@ impl Accounts {
         let fits = turn.verify(password, &hash).await;
         if let Some(user) = user.filter(|_user| fits) {
             self.logins.put(credentials, user.clone());
+            self.proven.put(credentials, ());
             Ok(user)
         } else {
+            self.proven.forget(&credentials);
             self.throttle.failed(from);
             Err(LoginError::Wrong)
         }
@@ -123,6 +131,9 @@ impl Accounts {
         // Before the throttle: one guesser must not lock out who shares the address.
         if let Some(user) = self.logins.get(credentials) {
             return Ok(Some(user));
+        }
+        if self.proven.get(credentials).is_some() {
+            return Ok(None);
         }
         self.throttle.wait(from).map_or(Ok(None), |wait| Err(LoginError::Throttled(wait)))
     }
@@ -261,6 +272,13 @@ mod tests {
         advance(Duration::from_secs(1)).await;
         let login = accounts.log_in("alice", "guess", HERE).await;
         assert!(matches!(login, Err(LoginError::Wrong)), "{login:?}");
+        // Also when the login is not remembered any more, and somebody goes on guessing.
+        advance(REMEMBERED).await;
+        let login = accounts.log_in("alice", "guess", HERE).await;
+        assert!(matches!(login, Err(LoginError::Wrong)), "{login:?}");
+        let login = accounts.log_in("alice", "guess", HERE).await;
+        assert!(matches!(login, Err(LoginError::Throttled(_))), "{login:?}");
+        assert_eq!(accounts.log_in("alice", "secret", HERE).await.unwrap(), alice());
     }
 
     #[tokio::test(start_paused = true)]

@@ -65,6 +65,11 @@ impl<K: Clone + Eq + Hash, V: Clone> Recent<K, V> {
         entries.insert(key, now + self.kept, value);
     }
 
+    /// Remembers nothing under the key any more.
+    pub(super) fn forget(&self, key: &K) {
+        self.entries().remove(key);
+    }
+
     fn entries(&self) -> MutexGuard<'_, Entries<K, V>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -174,10 +174,12 @@ impl Reason {
     /// The same, of somebody who did it to himself.
     #[must_use]
     pub fn text_of_oneself(self) -> Option<&'static str> {
-        match self {
-            Self::UserAdded => Some("{actor} joined the conversation"),
-            Self::UserRemoved => Some("{actor} left the conversation"),
-            other => other.text(),
+        if self == Self::UserAdded {
+            Some("{actor} joined the conversation")
+        } else if self == Self::UserRemoved {
+            Some("{actor} left the conversation")
+        } else {
+            self.text()
         }
     }
 

@@ -200,7 +200,7 @@ pub enum Modification {
 }
 
 /// Key of an attendee; only the store makes one, but clients name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AttendeeId(pub i64);
 
 /// Presence in the room: since one has joined, until one leaves.

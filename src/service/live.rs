@@ -22,7 +22,9 @@ use tokio::{
 };
 
 use crate::{
-    domain::{Actor, Attendee, LobbyChanged, Reason, Room, RoomToken, RoomUpdated, Version},
+    domain::{
+        Actor, Attendee, LobbyChanged, Reason, Room, RoomId, RoomToken, RoomUpdated, Version,
+    },
     store::{self, Database, Mark, Summary},
     telemetry,
 };
@@ -40,16 +42,18 @@ pub(super) struct Live {
     /// The lists of rooms of the users who ask for theirs.
     lists: Mutex<HashMap<String, Arc<List>>>,
     /// Unix seconds of the last comparison.
-    compared_at: Mutex<i64>,
+    compared_at: Mutex<Option<i64>>,
 }
+
+/// What a reading has found: nothing, if there is no such room.
+type Found = Option<Arc<Shared>>;
 
 /// A room that somebody asks for.
 struct Entry {
     token: RoomToken,
     /// Counts what was heard; a reading is good for as long as it does not change.
     generation: watch::Sender<u64>,
-    /// `None` within, if there is no such room.
-    reading: Mutex<Option<(u64, Option<Arc<Shared>>)>>,
+    reading: Mutex<Option<(u64, Found)>>,
     /// Held while the room is read, so that it is read once for all who wait.
     turn: AsyncMutex<()>,
     seats: Mutex<HashMap<Actor, Arc<Seat>>>,
@@ -228,12 +232,15 @@ impl Live {
         }
     }
 
-    /// Compares the rooms in use with the database, in one look, and drops those that nobody asks
-    /// for any more. While nothing is heard, a room that changed is read anew with all its seats;
-    /// else what happens to seats is heard.
-    pub(super) async fn compare(&self, deaf: bool, now: DateTime<Utc>) -> store::Result<()> {
+    /// Drops what nobody asks for any more.
+    pub(super) fn tidy(&self) {
         locked(&self.rooms).retain(|_, entry| entry.is_in_use());
         locked(&self.lists).retain(|_, list| in_use(&list.last_used, &list.generation));
+    }
+
+    /// Compares the rooms in use with the database, in one look. While nothing is heard, a room that changed is read anew with all its seats;
+    /// else what happens to seats is heard.
+    pub(super) async fn compare(&self, deaf: bool, now: DateTime<Utc>) -> store::Result<()> {
         let entries: Vec<Arc<Entry>> = locked(&self.rooms).values().cloned().collect();
         if entries.is_empty() {
             return Ok(());
@@ -243,7 +250,8 @@ impl Live {
         let marks: HashMap<&str, &Mark> =
             marks.iter().map(|mark| (mark.token.as_str(), mark)).collect();
         for entry in &entries {
-            let Some(shared) = entry.read() else { continue };
+            // What was heard of already is read anew by whoever asks.
+            let Some(Some(shared)) = entry.known() else { continue };
             let mark = marks.get(entry.token.as_str());
             if mark.is_some_and(|mark| mark.fits(&shared.summary.room)) {
                 continue;
@@ -261,15 +269,20 @@ impl Live {
     /// What participants have read is not announced, and wakes nobody: the other processes find it
     /// here.
     async fn forget_readers(&self, entries: &[Arc<Entry>], now: i64) -> store::Result<()> {
-        // Whoever read within the second of the last look may have done so after it.
-        let since = std::mem::replace(&mut *locked(&self.compared_at), now).saturating_sub(1);
-        for (room, actor) in self.database.read_since(since).await? {
-            for entry in entries {
-                if entry.read().is_some_and(|shared| shared.summary.room.id == room) {
-                    locked(&entry.seats).remove(&actor);
-                }
+        let by_id: HashMap<RoomId, &Arc<Entry>> = entries
+            .iter()
+            .filter_map(|entry| Some((entry.read()?.summary.room.id, entry)))
+            .collect();
+        // Whoever read within the second of the last look may have done so after it. Before the
+        // first one nothing is kept that is older than this.
+        let last =
+            locked(&self.compared_at).map_or(now - KEPT.as_secs().cast_signed(), |at| at - 1);
+        for (room, actor) in self.database.read_since(last).await? {
+            if let Some(entry) = by_id.get(&room) {
+                locked(&entry.seats).remove(&actor);
             }
         }
+        *locked(&self.compared_at) = Some(now);
         Ok(())
     }
 
@@ -291,7 +304,7 @@ impl Live {
         entry
     }
 
-    async fn shared(&self, entry: &Entry) -> store::Result<Option<Arc<Shared>>> {
+    async fn shared(&self, entry: &Entry) -> store::Result<Found> {
         if let Some(shared) = entry.known() {
             return Ok(shared);
         }
@@ -367,7 +380,7 @@ impl Entry {
     }
 
     /// What everybody sees, or that there is no such room, if nothing was heard since it was read.
-    fn known(&self) -> Option<Option<Arc<Shared>>> {
+    fn known(&self) -> Option<Found> {
         let (generation, shared) = locked(&self.reading).clone()?;
         (generation == *self.generation.borrow()).then_some(shared)
     }
@@ -389,7 +402,8 @@ impl Entry {
     /// A room that does not exist is kept only until the next comparison.
     fn is_in_use(&self) -> bool {
         let missing = locked(&self.reading).as_ref().is_some_and(|(_, shared)| shared.is_none());
-        !missing && in_use(&self.last_used, &self.generation)
+        let wanted = self.generation.receiver_count() > 0;
+        wanted || (!missing && in_use(&self.last_used, &self.generation))
     }
 }
 

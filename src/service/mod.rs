@@ -6,10 +6,11 @@
 //! and no field name.
 
 mod live;
+mod sip;
 mod token;
 
 use std::{
-    collections::HashSet,
+    collections::BTreeSet,
     future::Future,
     net::IpAddr,
     sync::{Arc, Mutex},
@@ -23,7 +24,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::live::View;
+pub use self::{live::View, sip::Sip};
 pub use crate::store::{ChatMessage, StoreError, User};
 use crate::{
     accounts::{Passwords, Throttle},
@@ -38,7 +39,7 @@ use crate::{
 use live::{Change, Live, locked};
 
 /// Attendees that one statement notes as present.
-const PRESENCE_BATCH: usize = 1000;
+const PRESENCE_BATCH: usize = 200;
 
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
@@ -57,25 +58,6 @@ pub enum Failure {
 /// Result of a method of the service.
 pub type Result<T> = std::result::Result<T, Failure>;
 
-/// Dial-in as it is configured on this server.
-#[derive(Debug, Clone, Default)]
-pub struct Sip {
-    /// Whether there is a dial-in at all.
-    pub configured: bool,
-    /// What its users are told.
-    pub dialin_info: String,
-    /// Groups that may enable it; empty for everybody.
-    pub groups: Vec<String>,
-}
-
-impl Sip {
-    /// Whether the user is in one of the groups that may enable dial-in.
-    #[must_use]
-    pub fn may_enable(&self, user: &User) -> bool {
-        self.groups.is_empty() || self.groups.iter().any(|group| user.groups.contains(group))
-    }
-}
-
 /// The rooms, as the API asks for them.
 pub struct Service {
     database: Arc<dyn Database>,
@@ -84,8 +66,8 @@ pub struct Service {
     passwords: Arc<Passwords>,
     /// For the passwords of rooms.
     throttle: Throttle,
-    /// Who was there since presence was last noted.
-    seen: Mutex<HashSet<AttendeeId>>,
+    /// Who was there since presence was last noted, in the order of their rows.
+    seen: Mutex<BTreeSet<AttendeeId>>,
     /// Ends every wait.
     stop: CancellationToken,
     sip: Sip,
@@ -167,7 +149,13 @@ impl Service {
         deadline: Instant,
         look_different: impl Fn(&Vec<View>) -> bool,
     ) -> Result<Vec<View>> {
-        let read = || async { Ok(self.live.list(user).await?) };
+        let read = || async {
+            let (views, change) = self.live.list(user).await?;
+            for view in &views {
+                self.note(view.attendee());
+            }
+            Ok((views, change))
+        };
         self.held_until(deadline, read, look_different).await
     }
 
@@ -227,6 +215,7 @@ impl Service {
         command: &Command,
     ) -> Result<Changed> {
         let changed = self.database.change(token, caller, command, self.now()).await??;
+        locked(&self.seen).extend(changed.present);
         self.tell(changed.update.as_slice());
         Ok(changed)
     }
@@ -265,7 +254,7 @@ impl Service {
         password: &str,
     ) -> Result<()> {
         // Whoever may not set it costs no hash.
-        moderates(self.view(token, Some(&caller.actor)).await?.attendee())?;
+        self.check_moderator(token, caller).await?;
         let hash = match password {
             "" => String::new(),
             password => self.passwords.hash(password).await,
@@ -281,9 +270,16 @@ impl Service {
     /// There is no such user, or as for [`change`](Self::change).
     pub async fn add(&self, token: &RoomToken, caller: &Caller, user: &str) -> Result<()> {
         // Whoever may not add anybody does not learn who has an account.
-        moderates(self.view(token, Some(&caller.actor)).await?.attendee())?;
+        self.check_moderator(token, caller).await?;
         let User { id, display_name, .. } = self.user(user).await?;
         self.change(token, caller, &Command::Add { user: Actor::user(id), display_name }).await?;
+        Ok(())
+    }
+
+    async fn check_moderator(&self, token: &RoomToken, caller: &Caller) -> Result<()> {
+        let room = self.view(token, Some(&caller.actor)).await?.summary().room.id;
+        let me = self.database.attendee(room, &caller.actor).await?;
+        moderates(me.as_ref())?;
         Ok(())
     }
 
@@ -303,7 +299,9 @@ impl Service {
         actor: &Actor,
         look: Look,
     ) -> Result<Vec<Attendee>> {
-        Ok(self.database.participants(token, actor, look).await??)
+        let all = self.database.participants(token, actor, look).await??;
+        self.note(all.iter().find(|each| each.actor == *actor));
+        Ok(all)
     }
 
     /// Messages of the chat; if there are none newer, waits for some until `deadline`.
@@ -380,6 +378,7 @@ impl Service {
     ///
     /// The database is away.
     pub async fn compare(&self, deaf: bool) -> store::Result<()> {
+        self.live.tidy();
         let now = self.database.now().await?;
         self.clock.observe(now);
         if deaf {
@@ -399,7 +398,10 @@ impl Service {
             std::mem::take(&mut *locked(&self.seen)).into_iter().collect();
         while !seen.is_empty() {
             let batch = seen.split_off(seen.len().saturating_sub(PRESENCE_BATCH));
-            self.database.touch(&batch, self.now()).await?;
+            if let Err(error) = self.database.touch(&batch, self.now()).await {
+                (*locked(&self.seen)).extend(seen.into_iter().chain(batch));
+                return Err(error);
+            }
         }
         Ok(())
     }
@@ -409,10 +411,14 @@ impl Service {
         if view.attendee().is_none() && !view.summary().room.is_public() {
             return Err(Refusal::NoRoom.into());
         }
-        if let Some(me) = view.attendee().filter(|me| me.session.is_some()) {
-            locked(&self.seen).insert(me.id);
-        }
+        self.note(view.attendee());
         Ok((view, change))
+    }
+
+    /// Whoever does or asks something is there, if he has joined.
+    fn note(&self, me: Option<&Attendee>) {
+        let present = me.filter(|me| me.session.is_some());
+        locked(&self.seen).extend(present.map(|me| me.id));
     }
 
     /// Reads until what was read is wanted, or until `deadline`; in between it waits for a change.

@@ -244,6 +244,8 @@ pub struct Changed {
     pub update: Option<RoomUpdated>,
     /// What was said.
     pub message: Option<ChatMessage>,
+    /// The caller's attendee, if he was there with a session.
+    pub present: Option<AttendeeId>,
 }
 
 /// A message with the one that it answers.
@@ -297,12 +299,12 @@ pub trait Rooms: Send + Sync + 'static {
     /// Notes that these attendees are there.
     async fn touch(&self, attendees: &[AttendeeId], now: DateTime<Utc>) -> Result<()>;
 
-    /// Who is in a room and was not seen since then, at most `limit`, with the room.
+    /// Who is in a room and was not seen since then, at most `limit`, with the room and the session.
     async fn unseen_since(
         &self,
         since: DateTime<Utc>,
         limit: u32,
-    ) -> Result<Vec<(RoomToken, Actor)>>;
+    ) -> Result<Vec<(RoomToken, Actor, String)>>;
 
     /// The participants of a room, for one of them who may see that.
     async fn participants(

@@ -88,9 +88,13 @@ pub(super) const STATEMENTS: Statements = Statements {
         WHERE token = ANY (ARRAY(SELECT json_array_elements_text(CAST($1 AS json))))",
     touch: "\
         UPDATE lobbyd_attendees SET seen_at = $2
-        WHERE id = ANY (ARRAY(
-            SELECT value::bigint FROM json_array_elements_text(CAST($1 AS json)) AS value
-        ))",
+        WHERE id IN (
+            SELECT id FROM lobbyd_attendees
+            WHERE id = ANY (ARRAY(
+                SELECT value::bigint FROM json_array_elements_text(CAST($1 AS json)) AS value
+            ))
+            ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+        )",
     next_due: concat!(
         "\
         SELECT floor(extract(epoch FROM lobby_timer))::bigint FROM lobbyd_rooms

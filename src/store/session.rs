@@ -11,12 +11,18 @@ use sqlx::{
     Connection, Database, Executor, FromRow, IntoArguments, Pool, pool::PoolConnection,
     query::Query,
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::{Result, StoreError, dialect::Dialect};
 
 /// How long a connection may take that is only made to learn why there is none.
 const REASON_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// One at a time: a crowd that finds the pool busy must not ask the database all at once.
+static REASON: Semaphore = Semaphore::const_new(1);
 
 /// A statement with its values.
 pub(super) type Statement<D> = Query<'static, D, <D as Database>::Arguments>;
@@ -41,9 +47,12 @@ where
         match bounded::<D, _>(deadline, limit, pool.acquire()).await {
             Ok(connection) => Ok(Self { connection: Some(connection), deadline, limit }),
             // The pool has tried again and again, and keeps the reason to itself.
-            Err(StoreError::TimedOut(_)) => Err(connect(pool, REASON_TIMEOUT)
-                .await
-                .map_or_else(|reason| reason, |_connection| StoreError::TimedOut(limit))),
+            Err(StoreError::TimedOut(_)) => match REASON.try_acquire() {
+                Ok(_alone) => Err(connect(pool, REASON_TIMEOUT)
+                    .await
+                    .map_or_else(|reason| reason, |_connection| StoreError::TimedOut(limit))),
+                Err(_asked_already) => Err(StoreError::TimedOut(limit)),
+            },
             Err(error) => Err(error),
         }
     }

@@ -128,14 +128,16 @@ shared_statements! {
     count_moderators: "\
         SELECT count(*) FROM lobbyd_attendees WHERE room_id = $1 AND participant_type IN (1, 2)",
     /// room → how many are in the call.
-    count_in_call: "SELECT count(*) FROM lobbyd_attendees WHERE room_id = $1 AND in_call <> 0",
-    /// kind of actor, actor, display name, participant type, permissions, PIN, last read message,
-    /// comments read, session, in call, last ping, room.
+    count_in_call: "SELECT count(*) FROM lobbyd_attendees WHERE room_id = $1 AND in_call > 0",
+    /// kind of actor, actor, display name, participant type, permissions, PIN, the room, whose last
+    /// message is read, comments read, session, in call, last ping, room.
     insert_attendee: "\
         INSERT INTO lobbyd_attendees (actor_type, actor_id, display_name, participant_type,
                                       permissions, pin, last_read_message, comments_read,
                                       session_id, in_call, last_ping, room_id)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        VALUES ($1, $2, $3, $4, $5, $6,
+                (SELECT coalesce(max(id), 0) FROM lobbyd_messages WHERE room_id = $7),
+                $8, $9, $10, $11, $12)",
     /// display name, participant type, permissions, session, in call, last ping, attendee.
     update_attendee: "\
         UPDATE lobbyd_attendees
@@ -174,9 +176,9 @@ shared_statements! {
     /// since (seconds) → room, kind of actor, actor.
     read_since: "\
         SELECT room_id, actor_type, actor_id FROM lobbyd_attendees WHERE read_at >= $1",
-    /// before (seconds), the same, limit → token, kind of actor, actor.
+    /// before (seconds), the same, limit → token, kind of actor, actor, session.
     unseen: "\
-        SELECT room.token, attendee.actor_type, attendee.actor_id
+        SELECT room.token, attendee.actor_type, attendee.actor_id, attendee.session_id
         FROM lobbyd_attendees AS attendee JOIN lobbyd_rooms AS room ON room.id = attendee.room_id
         WHERE attendee.session_id IS NOT NULL AND attendee.last_ping < $1
           AND attendee.seen_at < $2
@@ -200,9 +202,11 @@ shared_statements! {
     newer_messages: message!("AND id > $2 ORDER BY id LIMIT $3"),
     /// room, message, limit: older ones.
     older_messages: message!("AND id < $2 ORDER BY id DESC LIMIT $3"),
-    /// room, message → how many chat messages are newer.
-    count_newer: "\
-        SELECT count(*) FROM lobbyd_messages WHERE room_id = $1 AND id > $2 AND kind = ''",
+    /// room, the room, message → how many chat messages there are until that one.
+    comments_until: "\
+        SELECT coalesce((SELECT comments FROM lobbyd_room_states WHERE room_id = $1), 0)
+             - (SELECT count(*) FROM lobbyd_messages
+                WHERE room_id = $2 AND id > $3 AND kind = '')",
 }
 
 /// With numbered placeholders.

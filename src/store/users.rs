@@ -8,7 +8,7 @@ use sqlx::{
 };
 
 use super::{
-    Result, StoreError, User, Users, dialect::Dialect, engine::SqlStore, session::Session,
+    Result, Rooms, StoreError, User, Users, dialect::Dialect, engine::SqlStore, session::Session,
 };
 use crate::domain::{Actor, Caller, rules::Command};
 
@@ -50,14 +50,14 @@ where
     }
 
     async fn remove_user(&self, id: &str, now: DateTime<Utc>) -> Result<bool> {
-        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
-        session.begin().await?;
         // Where the rules let him go he goes, and that is announced. The last moderator goes too.
         let himself =
             Caller { actor: Actor::user(id), display_name: id.to_owned(), may_enable_sip: false };
-        for token in session.rooms_of(id).await? {
-            drop(session.obey(&token, &himself, &Command::RemoveSelf, now).await?);
+        for token in self.rooms_of(id).await? {
+            drop(self.change(&token, &himself, &Command::RemoveSelf, now).await?);
         }
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        session.begin().await?;
         for sql in [D::shared().remove_groups, D::shared().remove_from_rooms] {
             session.execute(sqlx::query(sql).bind(id.to_owned())).await?;
         }

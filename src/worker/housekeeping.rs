@@ -3,9 +3,14 @@
 //! Only here is tokio-cron-scheduler used. Its jobs may be late, skipped, or stop for good when
 //! the wall clock steps, so nothing punctual hangs on them.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use anyhow::Context;
+use tokio::time::Instant;
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 
@@ -22,8 +27,8 @@ const DAY: Duration = Duration::from_hours(24);
 /// Rows that one transaction deletes: a few ten milliseconds, so that it holds nobody up.
 const PRUNE_BATCH: u32 = 5000;
 
-/// Sessions that one look finds.
-const SESSION_BATCH: u32 = 500;
+/// Sessions that end in one round.
+const SESSION_BATCH: u32 = 2000;
 
 /// When to do what: second, minute, hour, day of month, month, day of week; UTC.
 #[derive(Debug, Clone)]
@@ -55,6 +60,8 @@ pub struct Housekeeping {
     store: Arc<dyn Database>,
     clock: Arc<DatabaseClock>,
     retention: Retention,
+    /// Since when signs of life can be noted.
+    noted_since: Arc<Mutex<Instant>>,
 }
 
 /// Checks a schedule, before anything is started with it.
@@ -76,7 +83,8 @@ impl Housekeeping {
     /// Keeps this store.
     #[must_use]
     pub fn new(store: Arc<dyn Database>, clock: Arc<DatabaseClock>, retention: Retention) -> Self {
-        Self { store, clock, retention }
+        let noted_since = Arc::new(Mutex::new(Instant::now()));
+        Self { store, clock, retention, noted_since }
     }
 
     /// Runs the jobs at their times, until `stop`.
@@ -136,25 +144,35 @@ impl Housekeeping {
         Ok(())
     }
 
-    /// Whoever closed the window without a word leaves the room, as if by himself.
+    /// Whoever closed the window without a word leaves the room, as if by himself. After an outage
+    /// everybody has the whole time again to come back.
     async fn end_sessions(self) -> store::Result<()> {
         let since = self.clock.now() - self.retention.session;
-        loop {
-            let unseen = self.store.unseen_since(since, SESSION_BATCH).await?;
-            for (token, actor) in &unseen {
-                let caller = Caller {
-                    actor: actor.clone(),
-                    display_name: String::new(),
-                    may_enable_sip: false,
-                };
-                let leave = Command::Leave;
-                drop(self.store.change(token, &caller, &leave, self.clock.now()).await?);
-                tracing::info!(room.token = %token, actor = actor.id, "session ended, unseen");
-            }
-            if u32::try_from(unseen.len()).is_ok_and(|ended| ended < SESSION_BATCH) {
-                return Ok(());
+        let unseen = self.store.unseen_since(since, SESSION_BATCH).await.inspect_err(|_away| {
+            *self.noted_since() = Instant::now();
+        })?;
+        if self.noted_since().elapsed() < self.retention.session {
+            return Ok(());
+        }
+        for (room, actor, session) in unseen {
+            let caller = Caller { actor, display_name: String::new(), may_enable_sip: false };
+            let end = Command::EndSession(session);
+            let actor = &caller.actor.id;
+            match self.store.change(&room, &caller, &end, self.clock.now()).await {
+                Ok(_ended) => {
+                    tracing::info!(room.token = %room, actor, "session ended, unseen");
+                }
+                Err(error) => {
+                    let error = telemetry::causes(&error);
+                    tracing::warn!(room.token = %room, actor, error, "session does not end");
+                }
             }
         }
+        Ok(())
+    }
+
+    fn noted_since(&self) -> MutexGuard<'_, Instant> {
+        self.noted_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next round is soon, so one that fails is not worth a line.

@@ -28,7 +28,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const HELD_INTERVAL: Duration = Duration::from_millis(20);
 
 /// After so many rounds in which a due room was held it is waited for, in the line of those who
-/// want it: a crowd that comes in would else keep it closed.
+/// want it: a crowd that comes in would else keep it closed. The other rooms open meanwhile.
 const HELD_ROUNDS: u32 = 3;
 
 /// The loop that fires.
@@ -41,6 +41,8 @@ pub struct TimerLoop {
     handoff: Handoff,
     /// Rooms per transaction.
     batch: u32,
+    /// Rung when a due room has to be waited for.
+    held: Notify,
 }
 
 impl TimerLoop {
@@ -54,16 +56,20 @@ impl TimerLoop {
         handoff: Handoff,
         batch: u32,
     ) -> Self {
-        Self { store, clock, health, armed, handoff, batch }
+        Self { store, clock, health, armed, handoff, batch, held: Notify::new() }
     }
 
     /// Runs until `stop`. A transaction that has begun is finished. Whatever fails is tried again:
     /// a due room that was not reset is still due.
     pub async fn run(self, stop: CancellationToken) {
+        tokio::join!(self.open_due(&stop), self.open_held(&stop));
+    }
+
+    async fn open_due(&self, stop: &CancellationToken) {
         let mut backoff = Backoff::new(Backoff::LOOPS);
         let mut held_rounds = 0;
         while !stop.is_cancelled() {
-            let nap = match self.round(&mut held_rounds, &stop).await {
+            let nap = match self.round(&mut held_rounds, stop).await {
                 Ok(nap) => {
                     backoff.reset();
                     if self.health.works(Part::Database) {
@@ -86,20 +92,39 @@ impl TimerLoop {
         }
     }
 
+    /// Waits for one room at a time, so that it holds up no other.
+    async fn open_held(&self, stop: &CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.held.notified() => {}
+            }
+            let now = self.clock.now();
+            match self.store.fire_due(now, 1, Held::Await, None).await {
+                Ok(fired) => {
+                    self.report(&fired);
+                    self.handoff.left_in_outbox();
+                }
+                Err(error) => {
+                    tracing::warn!(error = telemetry::causes(&error), "a due room is held");
+                }
+            }
+        }
+    }
+
     /// Fires all that is due, and says for how long there is nothing to do.
     async fn round(
         &self,
         held_rounds: &mut u32,
         stop: &CancellationToken,
     ) -> store::Result<Duration> {
-        let held = if *held_rounds < HELD_ROUNDS { Held::PassOver } else { Held::Await };
         let now = loop {
             self.health.made_round();
             let now = self.store.now().await?;
             self.clock.observe(now);
             let slot = self.handoff.reserve();
             let claimed_until = slot.as_ref().map(|_slot| Handoff::claimed_until(self.clock.now()));
-            let fired = self.store.fire_due(now, self.batch, held, claimed_until).await?;
+            let fired = self.store.fire_due(now, self.batch, Held::PassOver, claimed_until).await?;
             let last = fired.is_short_of(self.batch);
             self.report(&fired);
             match slot {
@@ -114,6 +139,9 @@ impl TimerLoop {
         let next = self.store.next_due().await?;
         if next.is_some_and(|due_at| due_at <= now) {
             *held_rounds += 1;
+            if *held_rounds > HELD_ROUNDS {
+                self.held.notify_one();
+            }
             return Ok(HELD_INTERVAL);
         }
         *held_rounds = 0;

@@ -104,19 +104,23 @@ impl Updates {
         }
     }
 
-    /// Looks at the rooms until the changes that are on their way are there, or for a second.
+    /// Looks at the rooms until the changes that are on their way are there, or for a second after
+    /// the last one.
     async fn look_for(&self, mut expected: mpsc::Receiver<LobbyChanged>) {
         let mut changes = Vec::new();
-        while expected.recv_many(&mut changes, EXPECTED).await > 0 {
-            for wait in LOOKS {
-                sleep(Duration::from_millis(wait)).await;
-                self.compare().await;
-                while let Ok(change) = expected.try_recv() {
-                    changes.push(change);
-                }
-                changes.retain(|change| self.service.awaits(change));
-                if changes.is_empty() {
-                    break;
+        while let Some(first) = expected.recv().await {
+            changes.push(first);
+            let mut looks = LOOKS.iter();
+            while let Some(wait) = looks.next().filter(|_wait| !changes.is_empty()) {
+                tokio::select! {
+                    () = sleep(Duration::from_millis(*wait)) => {
+                        self.compare().await;
+                        changes.retain(|change| self.service.awaits(change));
+                    }
+                    Some(next) = expected.recv() => {
+                        changes.push(next);
+                        looks = LOOKS.iter();
+                    }
                 }
             }
             changes.clear();

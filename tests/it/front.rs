@@ -196,9 +196,9 @@ async fn guesses_at_the_password_of_a_room_are_slowed_down() {
     let guest = stage.api.guest();
     let join = format!("/room/{room}/participants/active");
     eventually("a throttled guesser", || async {
-        let guess = guest.post(&join, json!({"password": "wrong"})).await;
-        assert!([403, 429].contains(&guess.status), "{guess:?}");
-        (guess.status == 429).then_some(())
+        let answer = guest.post(&join, json!({"password": "wrong"})).await;
+        assert!([403, 429].contains(&answer.status), "{answer:?}");
+        (answer.status == 429).then_some(())
     })
     .await;
     // Logging in is another matter.

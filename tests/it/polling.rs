@@ -75,7 +75,8 @@ async fn the_list_tells_what_changed(stage: Stage) {
     let all = owner.get("/room").await.expect(200);
     assert_eq!(all.data().as_array().unwrap().len(), 2);
     assert_eq!(all.header("x-nextcloud-talk-hash").unwrap().len(), 40);
-    sleep(Duration::from_millis(1100)).await;
+    // Lists overlap by some seconds.
+    sleep(Duration::from_millis(6100)).await;
     let later = owner.get("/room").await.expect(200);
     let since: i64 = later.header("x-nextcloud-talk-modified-before").unwrap().parse().unwrap();
     let changed = format!("/room?modifiedSince={since}");
@@ -99,11 +100,11 @@ async fn a_held_poll_is_answered_when_the_room_changes(stage: Stage) {
     guest.join(&room).await;
     let path = format!("/room/{room}");
     let lobby = format!("{path}/webinar/lobby");
-    let timer = stage.database.now().await + 6;
+    let later = stage.database.now().await + 1000;
     let changes = [
         ("PUT", path.clone(), json!({"roomName": "Renamed"})),
         ("PUT", lobby.clone(), json!({"state": 1})),
-        ("PUT", lobby.clone(), json!({"state": 1, "timer": timer})),
+        ("PUT", lobby.clone(), json!({"state": 1, "timer": later})),
     ];
     for (method, target, body) in changes {
         let known = tag(&guest.get(&path).await.expect(200));
@@ -121,6 +122,8 @@ async fn a_held_poll_is_answered_when_the_room_changes(stage: Stage) {
         assert!(begin.elapsed() < SOON, "{target} {body}");
     }
     // At last the timer opens the room by itself.
+    let timer = stage.database.now().await + 5;
+    owner.put(&lobby, json!({"state": 1, "timer": timer})).await.expect(200);
     let known = tag(&guest.get(&path).await.expect(200));
     let answer = held(&guest, &path, &known, 30).await.expect(200);
     assert!(stage.database.now().await >= timer);
@@ -140,8 +143,9 @@ async fn a_held_poll_is_answered_when_the_room_changes(stage: Stage) {
         owner.delete(&format!("{path}/public"), json!({})).await.expect(200);
     });
     answer.expect(404);
-    // All of it was heard of; comparing with the database found nothing new.
-    assert_eq!(stage.daemon().metric("lobbyd_room_changes_unheard_total").await, Some(0));
+    // All of it was heard of; at most once did comparing with the database come first.
+    let unheard = stage.daemon().metric("lobbyd_room_changes_unheard_total").await;
+    assert!(unheard.unwrap() <= 1, "{unheard:?}");
 }
 
 async fn a_held_list_is_answered_when_any_room_changes(stage: Stage) {
@@ -218,15 +222,21 @@ mod processes {
         let room = here.room(3).await;
         let path = format!("/room/{room}");
         let lobby = format!("{path}/webinar/lobby");
-        let timer = site.database.now().await + 5;
+        let later = site.database.now().await + 1000;
 
         let known = tag(&there.get(&path).await.expect(200));
         let (answer, ()) = tokio::join!(held(&there, &path, &known, 30), async {
-            here.put(&lobby, json!({"state": 1, "timer": timer})).await.expect(200);
+            here.put(&lobby, json!({"state": 1, "timer": later})).await.expect(200);
         });
-        assert_eq!(answer.expect(200).data()["lobbyTimer"], timer);
+        assert_eq!(answer.expect(200).data()["lobbyTimer"], later);
 
         // The worker opens it, and both hear of that.
+        let timer = site.database.now().await + 5;
+        here.put(&lobby, json!({"state": 1, "timer": timer})).await.expect(200);
+        eventually("that the other process has heard", || async {
+            (there.get(&path).await.data()["lobbyTimer"] == timer).then_some(())
+        })
+        .await;
         let known = [tag(&here.get(&path).await), tag(&there.get(&path).await)];
         assert_eq!(known[0], known[1], "both show the same");
         let (one, other) =

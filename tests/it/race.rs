@@ -128,6 +128,23 @@ async fn move_all(
     moved
 }
 
+/// Somebody's transaction stays open, longer than any use of the database may take.
+#[tokio::test]
+async fn a_room_that_is_held_delays_no_other() {
+    let site = Site::new(Kind::Postgres).await;
+    let client = site.client().await;
+    let _worker = site.worker().await;
+    let now = site.database.now().await;
+    site.database.insert_rooms("held", 1, now + 2).await;
+    site.database.insert_rooms("free", 10, now + 9).await;
+    let token = site.database.texts("SELECT token FROM lobbyd_rooms ORDER BY id LIMIT 1").await;
+    let holder = Database::hold_room(&site.database.url, &token[0]).await;
+    client.take_ids(&site.updates, 10).await;
+    assert_eq!(site.database.closed_rooms().await, 1);
+    drop(holder);
+    site.database.all_open().await;
+}
+
 async fn three_workers_migrate_at_once(kind: Kind) {
     let site = Site::new(kind).await;
     let workers = [(), (), ()].map(|()| crate::support::daemon::Daemon::start(&site.settings));

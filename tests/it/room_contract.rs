@@ -541,7 +541,7 @@ async fn who_was_not_seen_is_found(subject: Subject) {
     }
     let unseen = async |seconds| {
         let unseen = subject.store.unseen_since(at(seconds), 10).await.unwrap();
-        unseen.into_iter().map(|(_room, actor)| actor.id).collect::<Vec<_>>()
+        unseen.into_iter().map(|(_room, actor, _session)| actor.id).collect::<Vec<_>>()
     };
     assert_eq!(unseen(1).await, [""; 0]);
     let alice = subject.attendee("a", "alice").await.unwrap().id;

@@ -81,6 +81,8 @@ pub enum Command {
     Return,
     /// Be present no more.
     Leave,
+    /// Be present no more, if it is still by the session of this id.
+    EndSession(String),
     /// Name oneself, as a guest.
     NameSelf(String),
     /// Say something.
@@ -116,6 +118,7 @@ impl Command {
             | Self::Join { .. }
             | Self::Return
             | Self::Leave
+            | Self::EndSession(_)
             | Self::NameSelf(_)
             | Self::Send(_)
             | Self::JoinCall(_)
@@ -130,7 +133,12 @@ impl Command {
     pub fn needs_census(&self) -> bool {
         matches!(
             self,
-            Self::Remove(_) | Self::RemoveSelf | Self::Leave | Self::LeaveCall | Self::EndCall
+            Self::Remove(_)
+                | Self::RemoveSelf
+                | Self::Leave
+                | Self::EndSession(_)
+                | Self::LeaveCall
+                | Self::EndCall
         )
     }
 }
@@ -386,6 +394,7 @@ pub fn rule(scene: &Scene<'_>, command: &Command) -> Result<Effects, Refusal> {
         }
         Command::Return => people::come_back(scene),
         Command::Leave => people::leave(scene),
+        Command::EndSession(id) => people::end_session(scene, id),
         Command::NameSelf(name) => people::name_self(scene, name),
         Command::Send(message) => send(scene, message),
         Command::JoinCall(flags) => call::join(scene, *flags),

@@ -141,7 +141,10 @@ pub(super) fn join(
     let session = Session { id: session.to_owned(), in_call: 0, last_ping: scene.now.timestamp() };
     let person = match scene.me {
         Some(me) => match &me.session {
-            Some(other) if !force => return Err(Refusal::Conflict(other.clone())),
+            // On another device; nobody is thrown out of a call without being asked.
+            Some(other) if !force && other.in_call != 0 => {
+                return Err(Refusal::Conflict(other.clone()));
+            }
             Some(_) | None => {
                 AttendeeChange::Changed(Attendee { session: Some(session), ..me.clone() })
             }
@@ -188,6 +191,14 @@ pub(super) fn leave(scene: &Scene<'_>) -> Result<Effects, Refusal> {
         AttendeeChange::Changed(Attendee { session: None, ..me.clone() })
     };
     Ok(concerning(scene, Reason::ParticipantLeft, person))
+}
+
+/// A session that was not heard of any more ends like one that was left. A newer one stays.
+pub(super) fn end_session(scene: &Scene<'_>, id: &str) -> Result<Effects, Refusal> {
+    match &scene.participant()?.session {
+        Some(session) if session.id == id => leave(scene),
+        Some(_) | None => Ok(Effects::none(scene.room)),
+    }
 }
 
 pub(super) fn name_self(scene: &Scene<'_>, name: &str) -> Result<Effects, Refusal> {

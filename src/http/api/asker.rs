@@ -5,7 +5,7 @@
 //! to look up. Headers that a proxy sets count only when they come from a proxy that the
 //! configuration names.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::{
     extract::FromRequestParts,
@@ -54,6 +54,9 @@ impl Proxies {
     ///
     /// The text cannot be the name of a header.
     pub fn new(trusted: &[IpNet], user_header: Option<&str>) -> Result<Self, String> {
+        if user_header.is_some() && trusted.is_empty() {
+            return Err("only a proxy in http.trusted_proxies may name users; name one".to_owned());
+        }
         let user_header = user_header
             .map(|name| name.parse().map_err(|error| format!("{name:?}: {error}")))
             .transpose()?;
@@ -78,10 +81,17 @@ impl Proxies {
         forwarded
             .iter()
             .rev()
-            .map_while(|address| address.trim().parse().ok())
+            .map_while(|address| address_of(address.trim()))
             .find(|address| !self.trust(*address))
             .unwrap_or(peer)
     }
+}
+
+/// An address as proxies write it: some add the port, some write IPv4 as IPv6.
+fn address_of(text: &str) -> Option<IpAddr> {
+    let with_port = || text.parse().ok().map(|socket: SocketAddr| socket.ip());
+    let address = text.parse().ok().or_else(with_port)?;
+    Some(IpAddr::to_canonical(&address))
 }
 
 /// The one who sends a request.
@@ -149,9 +159,11 @@ impl FromRequestParts<Api> for Asker {
             Some(name) => named_user(headers, name)?,
             None => None,
         };
-        let user = match (named, text(headers, &header::AUTHORIZATION)) {
+        let user = match (named, headers.get(header::AUTHORIZATION)) {
             (Some(id), _) => Some(known(api, id).await?),
-            (None, Some(basic)) => Some(log_in(api, basic, address).await?),
+            (None, Some(basic)) => {
+                Some(log_in(api, basic.to_str().unwrap_or_default(), address).await?)
+            }
             (None, None) => None,
         };
         let caller = match user {
@@ -279,6 +291,10 @@ mod tests {
         assert_eq!(proxies.client(proxy, &forwarded), address("192.0.2.7"));
         assert_eq!(proxies.client(proxy, &HeaderMap::new()), proxy);
         assert_eq!(proxies.client(proxy, &headers(&[(FORWARDED_FOR, "nonsense")])), proxy);
+        for same in ["192.0.2.7, ::ffff:10.0.0.1", "192.0.2.7:4711", "::ffff:192.0.2.7"] {
+            let forwarded = headers(&[(FORWARDED_FOR, same)]);
+            assert_eq!(proxies.client(proxy, &forwarded), address("192.0.2.7"), "{same}");
+        }
     }
 
     #[test]

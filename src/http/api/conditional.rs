@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     ocs::{Form, Problem, Reply},
-    shapes::Rights,
+    shapes::{Rights, RoomShape},
 };
 use crate::service::View;
 
@@ -58,7 +58,13 @@ impl Conditional {
     /// The strong entity tag of these views in the form that is asked for.
     pub(super) fn tag(&self, views: &[View], rights: Rights) -> String {
         let mut hasher = DefaultHasher::new();
-        views.iter().map(View::fingerprint).for_each(|fingerprint| fingerprint.hash(&mut hasher));
+        for view in views {
+            match view.attendee() {
+                Some(_) => view.fingerprint().hash(&mut hasher),
+                // Strangers do not even learn when something happens that they do not see.
+                None => serde_json::to_string(&RoomShape::of(view, rights)).ok().hash(&mut hasher),
+            }
+        }
         (rights, self.form).hash(&mut hasher);
         format!("\"{:016x}\"", hasher.finish())
     }

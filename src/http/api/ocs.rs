@@ -196,7 +196,7 @@ impl IntoResponse for Problem {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
         }
         if let Some(wait) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, wait.as_secs().max(1).into());
+            headers.insert(header::RETRY_AFTER, wait.as_secs().saturating_add(1).into());
         }
         let Self { status, message, data, .. } = self;
         Reply { status, headers, message, data }.into_response()

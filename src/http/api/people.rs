@@ -305,7 +305,7 @@ pub(super) async fn set_permissions(
         _other => return Err(Problem::invalid("mode", "mode is set, add or remove")),
     };
     let permissions = Permissions::parse(wanted.permissions)
-        .ok_or_else(|| Problem::invalid("value", "permissions are a number from 0 to 255"))?;
+        .ok_or_else(|| Problem::invalid("value", "permissions are a number from 0 to 511"))?;
     let command = Command::SetPermissions(AttendeeId(wanted.attendee_id), how, permissions);
     api.command(&token, &asker.participant()?, command).await?;
     Ok(Reply::done())

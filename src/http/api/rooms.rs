@@ -1,5 +1,7 @@
 //! Rooms: what clients poll, and what moderators make of them.
 
+use std::time::Duration;
+
 use axum::{
     extract::State,
     http::{HeaderName, StatusCode},
@@ -26,6 +28,10 @@ use crate::{
 
 /// From before the look at the database; the next list may be asked for since then.
 const MODIFIED_BEFORE: HeaderName = HeaderName::from_static("x-nextcloud-talk-modified-before");
+
+/// A change is dated before its commit, and heard after it. So lists overlap by what lies between:
+/// what is told twice does no harm, what is never told does.
+const OVERLAP: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase")]
@@ -67,7 +73,7 @@ pub(super) async fn list(
     Input(wanted): Input<ListRooms>,
 ) -> Answer {
     let since = wanted.modified_since.unwrap_or_default();
-    let before = api.service.now();
+    let before = api.service.now() - OVERLAP;
     let rights = api.rights(Some(&caller));
     let tag = |views: &[View]| conditional.tag(views, rights);
     let views = api

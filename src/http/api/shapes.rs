@@ -168,7 +168,7 @@ impl RoomShape {
         let moderates = me.participant_type.is_moderator();
         shape.has_call = room.call.is_some();
         shape.can_start_call = permissions.contains(Permissions::START_CALL);
-        shape.can_delete_conversation = moderates && room.can_be_shaped();
+        shape.can_delete_conversation = moderates && me.actor.is_user() && room.can_be_shaped();
         let last = me.participant_type != ParticipantType::GuestModerator
             && moderates
             && summary.moderators <= 1;
@@ -274,17 +274,16 @@ impl RoomShape {
     }
 }
 
-/// The room as its door shows it: if a password keeps strangers out, nothing but that.
+/// The room as its door shows it: its name, and whether it is open; if a password keeps strangers
+/// out, nothing but that.
 fn door(room: &Room) -> Room {
-    if room.password_hash.is_empty() {
-        return room.clone();
-    }
+    let keeps_out = !room.password_hash.is_empty();
     Room {
-        name: String::new(),
+        name: if keeps_out { String::new() } else { room.name.clone() },
+        lobby: if keeps_out { Lobby::OPEN } else { room.lobby },
         description: String::new(),
         object_type: String::new(),
         object_id: String::new(),
-        lobby: Lobby::OPEN,
         sip_enabled: 0,
         call: None,
         ..room.clone()

@@ -166,16 +166,16 @@ where
         &self,
         since: DateTime<Utc>,
         limit: u32,
-    ) -> Result<Vec<(RoomToken, Actor)>> {
+    ) -> Result<Vec<(RoomToken, Actor, String)>> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         let look = sqlx::query(D::shared().unseen)
             .bind(since.timestamp())
             .bind(since.timestamp())
             .bind(i64::from(limit));
-        let rows: Vec<(String, String, String)> = session.fetch_all(look).await?;
+        let rows: Vec<(String, String, String, String)> = session.fetch_all(look).await?;
         session.finish();
-        let unseen = |(token, kind, id): (String, String, String)| {
-            Ok((RoomToken::stored(token), rows::actor(&kind, id)?))
+        let unseen = |(token, kind, id, session): (String, String, String, String)| {
+            Ok((RoomToken::stored(token), rows::actor(&kind, id)?, session))
         };
         rows.into_iter().map(unseen).collect()
     }
@@ -218,7 +218,7 @@ where
         let messages = session.messages(&room, query).await?;
         let newest = messages.iter().map(|each| each.message.id).max().unwrap_or_default();
         if query.mark_read && newest > me.last_read_message {
-            session.mark_read(&room, &me, newest, now).await?;
+            session.mark_read(room.id, &me, newest, now).await?;
         }
         session.finish();
         Ok(Ok(messages))
@@ -275,7 +275,8 @@ where
         };
         let written = self.write(&room, &effects, &Author::of(caller, me.as_ref()), now).await?;
         let message = written.message.map(|message| ChatMessage { message, parent });
-        Ok(Ok(Changed { update: written.update, message }))
+        let present = me.filter(|me| me.session.is_some()).map(|me| me.id);
+        Ok(Ok(Changed { update: written.update, message, present }))
     }
 
     pub(super) async fn rooms_of(&mut self, user: &str) -> Result<Vec<RoomToken>> {
@@ -368,16 +369,17 @@ where
 
     async fn mark_read(
         &mut self,
-        room: &Room,
+        room: RoomId,
         me: &Attendee,
         newest: i64,
         now: DateTime<Utc>,
     ) -> Result<()> {
-        let count = sqlx::query(D::shared().count_newer).bind(room.id.0).bind(newest);
-        let (newer,): (i64,) = self.fetch_one(count).await?;
+        let count = sqlx::query(D::shared().comments_until);
+        let (comments,): (i64,) =
+            self.fetch_one(count.bind(room.0).bind(room.0).bind(newest)).await?;
         let mark = sqlx::query(D::shared().mark_read)
             .bind(newest)
-            .bind(room.comments.saturating_sub(newer))
+            .bind(comments)
             .bind(now.timestamp())
             .bind(me.id.0)
             .bind(newest);

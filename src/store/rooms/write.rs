@@ -145,7 +145,7 @@ where
             .bind(new.participant_type.number())
             .bind(new.permissions.number())
             .bind(new.pin.clone())
-            .bind(new.last_read_message)
+            .bind(room.0)
             .bind(new.comments_read)
             .bind(session.map(|session| session.id.clone()))
             .bind(new.in_call())

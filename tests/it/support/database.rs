@@ -93,6 +93,15 @@ impl Database {
         holder
     }
 
+    /// Locks a room of a PostgreSQL database, until the holder drops.
+    pub async fn hold_room(url: &str, token: &str) -> PgConnection {
+        let mut holder = <PgConnection as Connection>::connect(url).await.unwrap();
+        holder.execute("BEGIN").await.unwrap();
+        let lock = sqlx::query("SELECT 1 FROM lobbyd_rooms WHERE token = $1 FOR UPDATE");
+        lock.bind(token.to_owned()).execute(&mut holder).await.unwrap();
+        holder
+    }
+
     /// Runs a statement, as anybody might who shares the database.
     pub async fn execute(&self, sql: &str) -> u64 {
         self.try_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"))

@@ -76,7 +76,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Serves from this database. What it hears comes by the [`Updates`].
+    /// Serves from this database. What it hears comes by [`hear`](Self::hear).
     #[must_use]
     pub fn new(
         database: Arc<dyn Database>,

@@ -79,6 +79,13 @@ async fn audience(processes: usize) {
     let timer = site.database.now().await + SETTLING;
     let lobby = json!({"state": 1, "timer": timer});
     owner.put(&format!("{path}/webinar/lobby"), lobby).await.expect(200);
+    for api in &apis {
+        let owner = Api::new(api.http_port).user("owner", PASSWORD);
+        eventually("that each process has heard of the lobby", || async {
+            (owner.get(&path).await.data()["lobbyState"] == 1).then_some(())
+        })
+        .await;
+    }
     let mut waiting = JoinSet::new();
     for guest in guests {
         let path = path.clone();

@@ -265,6 +265,21 @@ async fn slow_and_greedy_clients_cost_others_nothing() {
     alice.get("/room").await.expect(200);
 }
 
+/// Whoever connects and says nothing keeps others out no longer than a header may take.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_give_their_places_back() {
+    let mut stage = stage().await;
+    stage.set("HTTP__MAX_CONNECTIONS", "20");
+    stage.restart().await;
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(TcpStream::connect(("127.0.0.1", stage.http_port())).await.unwrap());
+    }
+    let begin = Instant::now();
+    stage.api.guest().get(CAPABILITIES).await.expect(200);
+    assert!(begin.elapsed() >= Duration::from_secs(20), "there was no bound");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn held_requests_do_not_keep_it_from_stopping() {
     let mut stage = stage().await;

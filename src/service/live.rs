@@ -243,6 +243,8 @@ impl Live {
     pub(super) async fn compare(&self, deaf: bool, now: DateTime<Utc>) -> store::Result<()> {
         let entries: Vec<Arc<Entry>> = locked(&self.rooms).values().cloned().collect();
         if entries.is_empty() {
+            // Nothing is kept, so nothing can be missed.
+            *locked(&self.compared_at) = Some(now.timestamp());
             return Ok(());
         }
         let tokens: Vec<RoomToken> = entries.iter().map(|entry| entry.token.clone()).collect();
@@ -250,8 +252,9 @@ impl Live {
         let marks: HashMap<&str, &Mark> =
             marks.iter().map(|mark| (mark.token.as_str(), mark)).collect();
         for entry in &entries {
-            // What was heard of already is read anew by whoever asks.
-            let Some(Some(shared)) = entry.known() else { continue };
+            // What was heard of already is read anew by whoever asks; the seats are not.
+            let shared = if deaf { entry.read() } else { entry.known().flatten() };
+            let Some(shared) = shared else { continue };
             let mark = marks.get(entry.token.as_str());
             if mark.is_some_and(|mark| mark.fits(&shared.summary.room)) {
                 continue;

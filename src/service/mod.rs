@@ -149,13 +149,7 @@ impl Service {
         deadline: Instant,
         look_different: impl Fn(&Vec<View>) -> bool,
     ) -> Result<Vec<View>> {
-        let read = || async {
-            let (views, change) = self.live.list(user).await?;
-            for view in &views {
-                self.note(view.attendee());
-            }
-            Ok((views, change))
-        };
+        let read = || async { Ok(self.live.list(user).await?) };
         self.held_until(deadline, read, look_different).await
     }
 
@@ -415,7 +409,7 @@ impl Service {
         Ok((view, change))
     }
 
-    /// Whoever does or asks something is there, if he has joined.
+    /// Whoever does or asks something in a room is there, if he has joined.
     fn note(&self, me: Option<&Attendee>) {
         let present = me.filter(|me| me.session.is_some());
         locked(&self.seen).extend(present.map(|me| me.id));

@@ -145,7 +145,7 @@ impl Housekeeping {
     }
 
     /// Whoever closed the window without a word leaves the room, as if by himself. After an outage
-    /// everybody has the whole time again to come back.
+    /// of the database, or of this process, everybody has the whole time again to come back.
     async fn end_sessions(self) -> store::Result<()> {
         let since = self.clock.now() - self.retention.session;
         let unseen = self.store.unseen_since(since, SESSION_BATCH).await.inspect_err(|_away| {
@@ -159,9 +159,11 @@ impl Housekeeping {
             let end = Command::EndSession(session);
             let actor = &caller.actor.id;
             match self.store.change(&room, &caller, &end, self.clock.now()).await {
-                Ok(_ended) => {
+                Ok(Ok(ended)) if ended.update.is_some() => {
                     tracing::info!(room.token = %room, actor, "session ended, unseen");
                 }
+                // There is a newer one, or none any more.
+                Ok(_changed_meanwhile) => {}
                 Err(error) => {
                     let error = telemetry::causes(&error);
                     tracing::warn!(room.token = %room, actor, error, "session does not end");

@@ -92,15 +92,18 @@ impl TimerLoop {
         }
     }
 
-    /// Waits for one room at a time, so that it holds up no other.
+    /// Waits for one held room at a time, so that it holds up none that is free.
     async fn open_held(&self, stop: &CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.held.notified() => {}
             }
-            let now = self.clock.now();
-            match self.store.fire_due(now, 1, Held::Await, None).await {
+            let fired = async {
+                let now = self.store.now().await?;
+                self.store.fire_due(now, 1, Held::Await, None).await
+            };
+            match fired.await {
                 Ok(fired) => {
                     self.report(&fired);
                     self.handoff.left_in_outbox();

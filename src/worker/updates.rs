@@ -9,7 +9,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -31,8 +31,12 @@ const DEAF_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while updates are heard: then only for what others write by SQL.
 const HEARING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Waits between the looks for a change that is on its way, in milliseconds: a worker needs some.
-const LOOKS: [u64; 8] = [5, 10, 20, 40, 80, 160, 320, 640];
+/// Wait for the first look for a change that is on its way: a worker needs some milliseconds. It
+/// doubles for each next one.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+
+/// How long a change is looked for. After that the usual comparison sees it, if it is ever applied.
+const LOOKED_FOR: Duration = Duration::from_millis(1200);
 
 /// Changes on their way that are looked for. What comes beyond is seen by the usual comparison.
 const EXPECTED: usize = 1024;
@@ -75,6 +79,8 @@ impl Updates {
             };
             if self.health.fails(Part::Listener, lost.as_str()) {
                 tracing::warn!(error = lost, "updates are not heard, rooms are compared instead");
+                // What was last heard may not be the last that was said.
+                self.service.outdate();
             }
             sleep(backoff.next_wait()).await;
         }
@@ -104,26 +110,32 @@ impl Updates {
         }
     }
 
-    /// Looks at the rooms until the changes that are on their way are there, or for a second after
-    /// the last one.
+    /// Looks at the rooms until the changes that are on their way are there, for each of them about
+    /// a second.
     async fn look_for(&self, mut expected: mpsc::Receiver<LobbyChanged>) {
-        let mut changes = Vec::new();
+        let mut changes: Vec<(Instant, LobbyChanged)> = Vec::new();
         while let Some(first) = expected.recv().await {
-            changes.push(first);
-            let mut looks = LOOKS.iter();
-            while let Some(wait) = looks.next().filter(|_wait| !changes.is_empty()) {
+            changes.push((Instant::now(), first));
+            let mut wait = FIRST_LOOK;
+            let mut look_at = Instant::now() + wait;
+            while !changes.is_empty() {
                 tokio::select! {
-                    () = sleep(Duration::from_millis(*wait)) => {
+                    () = sleep_until(look_at) => {
                         self.compare().await;
-                        changes.retain(|change| self.service.awaits(change));
+                        changes.retain(|(heard, change)| {
+                            heard.elapsed() < LOOKED_FOR && self.service.awaits(change)
+                        });
+                        wait *= 2;
+                        look_at = Instant::now() + wait;
                     }
                     Some(next) = expected.recv() => {
-                        changes.push(next);
-                        looks = LOOKS.iter();
+                        changes.push((Instant::now(), next));
+                        wait = FIRST_LOOK;
+                        // Never put off by what comes in.
+                        look_at = look_at.min(Instant::now() + wait);
                     }
                 }
             }
-            changes.clear();
         }
     }
 

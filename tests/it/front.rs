@@ -228,7 +228,7 @@ async fn only_a_session_that_is_not_heard_of_ends() {
     ] {
         let count = format!("SELECT count(*) FROM lobbyd_attendees WHERE {count}");
         eventually(event, || async {
-            owner.get("/room").await.expect(200);
+            owner.get(&call).await.expect(200);
             (stage.database.number(&count).await == 1).then_some(())
         })
         .await;

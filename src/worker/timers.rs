@@ -109,7 +109,10 @@ impl TimerLoop {
                     self.handoff.left_in_outbox();
                 }
                 Err(error) => {
-                    tracing::warn!(error = telemetry::causes(&error), "a due room is held");
+                    tracing::warn!(
+                        error = telemetry::causes(&error),
+                        "a due room that was held is still closed"
+                    );
                 }
             }
         }

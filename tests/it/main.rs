@@ -44,6 +44,7 @@ mod outage;
 mod polling;
 mod race;
 mod room_contract;
+mod rooms;
 mod store_contract;
 mod support;
 mod webinar;

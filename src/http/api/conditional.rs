@@ -31,7 +31,7 @@ pub(super) struct Conditional {
     form: Form,
     /// The entity tags that the client has; `*` stands for any.
     known: Vec<String>,
-    /// Seconds to wait for another one.
+    /// Seconds to wait for another one: nothing for a client that knows none.
     wait: Option<u64>,
 }
 
@@ -40,19 +40,16 @@ impl<S: Sync> FromRequestParts<S> for Conditional {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
         let headers = &parts.headers;
-        Ok(Self {
-            form: Form::asked_for(parts.uri.query(), headers),
-            known: members(headers, &header::IF_NONE_MATCH).map(opaque).collect(),
-            wait: members(headers, &PREFER).find_map(seconds),
-        })
+        let known: Vec<String> = members(headers, &header::IF_NONE_MATCH).map(opaque).collect();
+        let wait = members(headers, &PREFER).find_map(seconds).filter(|_wait| !known.is_empty());
+        Ok(Self { form: Form::asked_for(parts.uri.query(), headers), known, wait })
     }
 }
 
 impl Conditional {
-    /// Until when the request may be held: only a client that knows a state waits for the next one.
+    /// Until when the request may be held.
     pub(super) fn deadline(&self) -> Instant {
-        let wait = self.wait.filter(|_| !self.known.is_empty()).unwrap_or_default();
-        Instant::now() + Duration::from_secs(wait)
+        Instant::now() + Duration::from_secs(self.wait.unwrap_or_default())
     }
 
     /// The strong entity tag of these views in the form that is asked for.
@@ -78,7 +75,7 @@ impl Conditional {
     pub(super) fn answer(&self, tag: &str, reply: impl FnOnce() -> Reply) -> Reply {
         let reply = if self.knows(tag) { Reply::not_modified() } else { reply() };
         let reply = reply.header(header::ETAG, tag);
-        match self.wait.filter(|_| !self.known.is_empty()) {
+        match self.wait {
             Some(wait) => reply.header(PREFERENCE_APPLIED, format_args!("wait={wait}")),
             None => reply,
         }

@@ -105,3 +105,40 @@ impl Client {
             .collect()
     }
 }
+
+/// One of each kind of participant, in a public room.
+pub struct Cast {
+    pub room: String,
+    pub owner: Client,
+    pub moderator: Client,
+    pub user: Client,
+    pub self_joined: Client,
+    pub guest: Client,
+    pub guest_moderator: Client,
+}
+
+impl Cast {
+    pub async fn of(stage: &Stage) -> Self {
+        let owner = stage.user("owner").await;
+        let room = owner.room(3).await;
+        let moderator = stage.user("moderator").await;
+        let user = stage.user("user").await;
+        let self_joined = stage.user("self").await;
+        owner.add(&room, "moderator").await;
+        owner.add(&room, "user").await;
+        let promote = format!("/room/{room}/moderators");
+        let id = owner.attendee_id(&room, "moderator").await;
+        owner.post(&promote, json!({"attendeeId": id})).await.expect(200);
+        let (guest, guest_moderator) = (stage.api.guest(), stage.api.guest());
+        self_joined.join(&room).await;
+        guest.join(&room).await;
+        let id = guest_moderator.join(&room).await["attendeeId"].clone();
+        owner.post(&promote, json!({"attendeeId": id})).await.expect(200);
+        Self { room, owner, moderator, user, self_joined, guest, guest_moderator }
+    }
+
+    pub fn everybody(&self) -> [&Client; 6] {
+        let Self { owner, moderator, user, self_joined, guest, guest_moderator, .. } = self;
+        [owner, moderator, user, self_joined, guest, guest_moderator]
+    }
+}

@@ -1,8 +1,9 @@
 # The commands of this repository. `make` lists them.
 
 CARGO ?= cargo
-# The Python clients that drive the HTTP API in the tests.
-CLIENTS := target/test-clients
+# The programs of others that the tests run: clients of the HTTP API, and checkers of what deploy/ holds.
+TOOLS := target/test-tools
+CARGO_DEB := 3.8.0
 # Tests mostly wait for timers, so more of them run at once than there are cores.
 TEST_THREADS ?= 6
 
@@ -12,7 +13,7 @@ help:
 
 ## make test     installs what the tests need, then format, clippy, rustdoc and all tests
 .PHONY: test
-test: servers python-clients
+test: packages tools
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --locked --no-deps --document-private-items
@@ -20,22 +21,36 @@ test: servers python-clients
 
 ## make bench    prints how late timers fire, how soon clients are told, and what a poll costs
 .PHONY: bench
-bench: servers
+bench: packages
 	$(CARGO) bench --locked --bench punctuality --bench polling
 
-## make servers  installs the servers that tests and benchmarks start privately
-.PHONY: servers
-servers:
-	tests/install-servers
+## make packages installs Debian packages that tests and benchmarks need: servers, which they start
+##               privately, and programs that check files
+.PHONY: packages
+packages:
+	tests/install-packages
 
-## make python-clients  installs the Python clients that drive the HTTP API in the tests
-.PHONY: python-clients
-python-clients: $(CLIENTS)/nc-py-api/installed $(CLIENTS)/schemathesis/installed
+## make tools    installs the programs that the tests run from PyPI, npm and crates.io, into target/
+.PHONY: tools
+tools: $(TOOLS)/nc-py-api/installed $(TOOLS)/schemathesis/installed $(TOOLS)/deploy/installed \
+       $(TOOLS)/asyncapi/installed $(TOOLS)/cargo-deb-$(CARGO_DEB)/bin/cargo-deb
 
-# Each has an environment of its own, because one brings a urllib3 that the other cannot use. It is
+# Each has an environment of its own, because one brings a urllib3 that another cannot use. It is
 # made anew only when the versions change.
-$(CLIENTS)/%/installed: tests/clients/%.txt | servers
+$(TOOLS)/%/installed: tests/tools/%.txt | packages
 	rm -rf $(@D)
 	python3 -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
+
+$(TOOLS)/asyncapi/installed: tests/tools/asyncapi/package-lock.json tests/tools/asyncapi/validate.mjs | packages
+	rm -rf $(@D)
+	mkdir -p $(@D)
+	cp tests/tools/asyncapi/* $(@D)
+	npm ci --silent --no-fund --no-audit --prefix $(@D)
+	touch $@
+
+# Without optimisation it builds in a minute, and is fast enough for one package.
+$(TOOLS)/cargo-deb-$(CARGO_DEB)/bin/cargo-deb:
+	$(CARGO) install --locked --quiet --debug --root $(TOOLS)/cargo-deb-$(CARGO_DEB) \
+	    --version $(CARGO_DEB) cargo-deb

@@ -8,7 +8,7 @@ use crate::support::{
     daemon::{Daemon, Settings, add_user},
     database::{Database, Kind},
     http::Api,
-    python,
+    tools,
 };
 
 /// A program with everything in one process, as on a laptop: a SQLite file and its own bus.
@@ -42,7 +42,7 @@ async fn a_real_client_library_drives_it() {
         ("VISITOR", "bob"),
         ("VISITOR_PASSWORD", "a secret of Bob"),
     ];
-    let output = python::run("talk.py", &[], &environment);
+    let output = tools::talk("talk.py", &[], &environment);
     assert_passed(&output);
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim_end(), "ok");
 }
@@ -52,7 +52,7 @@ async fn property_based_requests_find_no_fault() {
     let (daemon, settings) = laptop().await;
     add_user(&settings, "alice", "secret", &[]);
     let description = format!("http://127.0.0.1:{}/openapi.json", daemon.http_port);
-    let output = python::schemathesis(&["run", &description, "--auth", "alice:secret"]);
+    let output = tools::schemathesis(&["run", &description, "--auth", "alice:secret"]);
     assert_passed(&output);
     // It is as well as before, and the requests were more than refusals.
     let alice = Api::new(daemon.http_port).user("alice", "secret");

@@ -6,10 +6,10 @@ pub mod daemon;
 pub mod database;
 pub mod http;
 pub mod proxy;
-pub mod python;
 pub mod server;
 pub mod site;
 pub mod stage;
+pub mod tools;
 
 use std::{future::Future, time::Duration};
 

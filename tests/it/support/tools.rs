@@ -1,0 +1,72 @@
+//! Programs of others: clients that drive the HTTP API and checkers of files, which `make tools` and
+//! `make packages` install.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use super::server::folder;
+
+/// Bound of a program's time in seconds. Each bounds its own requests and waits; this one is for the
+/// case that they fail.
+const LIMIT: &str = "300";
+
+/// Runs a script of tests/tools that uses `nc_py_api`, a client library of Nextcloud.
+pub fn talk(script: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = tool("nc-py-api/bin/python");
+    command.arg(file("tests/tools").join(script)).args(arguments).envs(environment.iter().copied());
+    output(&mut command)
+}
+
+/// Runs Schemathesis, which makes requests up from the description of an API.
+pub fn schemathesis(arguments: &[&str]) -> Output {
+    let mut command = tool("schemathesis/bin/schemathesis");
+    command.arg("--config-file").arg(file("tests/tools/schemathesis.toml")).args(arguments);
+    output(&mut command)
+}
+
+/// A file or folder of this repository.
+pub fn file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// A program that `make tools` has installed.
+pub fn tool(path: &str) -> Command {
+    let program = file("target/test-tools").join(path);
+    assert!(
+        program.exists(),
+        "{} is missing; `make tools` installs what the tests run",
+        program.display()
+    );
+    bounded(&program)
+}
+
+/// A program out of a Debian package, which `make packages` has installed.
+pub fn debian(program: &str) -> Command {
+    bounded(Path::new(program))
+}
+
+/// Runs in a new folder, since some leave files where they run. It does not know the environment of
+/// the tests: that may name a proxy.
+fn bounded(program: &Path) -> Command {
+    let home = folder("tool-");
+    let mut command = Command::new("/usr/bin/timeout");
+    command.args(["--kill-after=5", LIMIT]).arg(program).env_clear();
+    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", &home);
+    command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONUTF8", "1").current_dir(home);
+    command
+}
+
+pub fn output(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// Runs a program that has to succeed, and returns what it prints.
+pub fn printed(command: &mut Command) -> String {
+    let output = output(command);
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{command:?}: {}\n{text}{complaints}", output.status);
+    text
+}

@@ -35,6 +35,7 @@ macro_rules! on_every_database {
 mod chain;
 mod clients;
 mod crash;
+mod deploy;
 mod front;
 mod harness;
 mod house_rules;

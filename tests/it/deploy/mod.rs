@@ -1,0 +1,12 @@
+//! What `deploy/` holds, each piece run or checked by the program that it is written for.
+
+mod asyncapi;
+mod broker;
+mod container;
+mod database;
+mod debian;
+mod kubernetes;
+mod monitoring;
+mod rolling;
+mod systemd;
+mod tls;

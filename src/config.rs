@@ -5,6 +5,7 @@
 //! also before anything starts. Its types stop at `app` and the command line.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::SocketAddr,
     num::{NonZeroU16, NonZeroU32, NonZeroUsize},
@@ -30,6 +31,24 @@ const SYSTEM_FILE: &str = "/etc/lobbyd/lobbyd.toml";
 /// `LOBBYD_PORT` and the like for a service of that name.
 const SEPARATOR: &str = "__";
 
+/// Names the folder of the secrets that systemd passes to a service, see `LoadCredential=`.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+
+/// What is taken over while the program runs.
+const RELOADED: [&str; 11] = [
+    "database.url",
+    "database.url_file",
+    "events.url",
+    "events.url_file",
+    "housekeeping.gauges",
+    "housekeeping.prune",
+    "housekeeping.sessions",
+    "housekeeping.summary",
+    "log.level",
+    "sip.shared_secret",
+    "sip.shared_secret_file",
+];
+
 /// All of it.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -50,6 +69,8 @@ pub struct Config {
     pub sip: Sip,
     /// Probes and metrics.
     pub ops: Ops,
+    /// Where spans go.
+    pub traces: Traces,
     /// What is logged, and how.
     pub log: Log,
     /// How the process ends.
@@ -236,6 +257,15 @@ pub struct Ops {
     pub listen: SocketAddr,
 }
 
+/// Section `traces`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Traces {
+    /// A collector's address for OTLP over HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+}
+
 /// Section `log`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -259,6 +289,12 @@ pub struct Shutdown {
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
 pub struct SecretUrl(SecretString);
+
+impl PartialEq for SecretUrl {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
 
 impl SecretUrl {
     /// The URL with its password, for the part that connects.
@@ -347,20 +383,35 @@ impl Config {
             .build()
             .and_then(::config::Config::try_deserialize)
             .map_err(unusable)?;
-        // A secret in the environment stands over a file with it that is named below.
-        let overrules = |key: &str| {
-            above.get_string(key).is_ok() && above.get_string(&format!("{key}_file")).is_err()
-        };
-        if overrules("database.url") {
-            loaded.database.url_file = None;
-        }
-        if overrules("events.url") {
-            loaded.events.url_file = None;
-        }
-        if overrules("sip.shared_secret") {
-            loaded.sip.shared_secret_file = None;
+        let credentials = std::env::var_os(CREDENTIALS).map(PathBuf::from);
+        for (key, file, credential) in [
+            ("database.url", &mut loaded.database.url_file, "database-url"),
+            ("events.url", &mut loaded.events.url_file, "events-url"),
+            ("sip.shared_secret", &mut loaded.sip.shared_secret_file, "sip-secret"),
+        ] {
+            if above.get_string(&format!("{key}_file")).is_ok() {
+                continue;
+            }
+            if above.get_string(key).is_ok() {
+                // A secret in the environment stands over a file with it that is named below.
+                *file = None;
+            } else if file.is_none() {
+                let credential = credentials.as_ref().map(|folder| folder.join(credential));
+                *file = credential.filter(|credential| credential.exists());
+            }
         }
         loaded.with_secrets()
+    }
+
+    /// The keys whose change to what `next` says takes a restart.
+    #[must_use]
+    pub fn needs_restart(&self, next: &Self) -> Vec<String> {
+        let mut changed = changed_keys(&self.to_toml(), &next.to_toml());
+        changed.retain(|key| !RELOADED.contains(&key.as_str()));
+        if self.sip.is_configured() != next.sip.is_configured() {
+            changed.push("sip.shared_secret".to_owned());
+        }
+        changed
     }
 
     /// The defaults alone, whatever file and environment say.
@@ -402,6 +453,28 @@ impl Config {
     }
 }
 
+/// The keys, with their sections, that two configurations do not have in common.
+fn changed_keys(ours: &str, theirs: &str) -> Vec<String> {
+    let keys = |text: &str| -> BTreeMap<(String, String), toml::Value> {
+        let sections: toml::Table = text.parse().expect("it was written as TOML");
+        let sections = sections.into_iter().filter_map(|(section, keys)| match keys {
+            toml::Value::Table(keys) => Some((section, keys)),
+            _no_section => None,
+        });
+        sections
+            .flat_map(|(section, keys)| {
+                keys.into_iter().map(move |(key, value)| ((section.clone(), key), value))
+            })
+            .collect()
+    };
+    let (ours, theirs) = (keys(ours), keys(theirs));
+    let all: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+    all.into_iter()
+        .filter(|key| ours.get(key) != theirs.get(key))
+        .map(|(section, key)| format!("{section}.{key}"))
+        .collect()
+}
+
 fn read_secret(key: &str, file: &Path) -> Result<String, ConfigError> {
     match std::fs::read_to_string(file) {
         Ok(text) => Ok(text.trim().to_owned()),
@@ -417,8 +490,6 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]
@@ -448,6 +519,7 @@ mod tests {
         config.database.url_file = Some("x".into());
         config.events.url_file = Some("x".into());
         config.http.user_header = Some("x".into());
+        config.traces.endpoint = Some("x".into());
         config.sip.dialin_info = Some("x".into());
         config.sip.shared_secret = Some(Secret("x".into()));
         config.sip.shared_secret_file = Some("x".into());
@@ -464,6 +536,21 @@ mod tests {
             keys
         };
         assert_eq!(keys(&config.to_toml()), keys(DEFAULTS));
+    }
+
+    #[test]
+    fn what_cannot_be_taken_over_is_named() {
+        let old = Config::defaults();
+        let mut new = old.clone();
+        new.log.level = "debug".to_owned();
+        new.database.url = "postgres://lobbyd:new@db/lobbyd".to_owned().into();
+        new.housekeeping.prune = "0 0 * * * *".to_owned();
+        assert!(old.needs_restart(&new).is_empty());
+        new.timers.batch = NonZeroU32::MIN;
+        new.sip.dialin_info = Some("call us".to_owned());
+        new.sip.shared_secret = Some(Secret("secret".into()));
+        let expected = ["sip.dialin_info", "timers.batch", "sip.shared_secret"];
+        assert_eq!(old.needs_restart(&new), expected);
     }
 
     #[test]

@@ -62,6 +62,9 @@ impl Health {
     /// there may be less than `stuck_after`.
     #[must_use]
     pub fn new(parts: &[Part], stuck_after: Duration) -> Self {
+        for part in parts {
+            metrics::gauge!(crate::telemetry::CONNECTED, "part" => part.name()).set(0);
+        }
         let state = Mutex::new(State {
             parts: parts.iter().map(|part| (*part, Condition::Unknown)).collect(),
             last_round: None,

@@ -1,4 +1,4 @@
-//! How the process ends: by a signal, or because one of its loops died.
+//! Signals, and how the process ends: by one of them, or because one of its loops died.
 //!
 //! No loop is spawned that the end does not wait for. A loop that ends before it was asked to, by
 //! an error, a panic or an early return, takes the process down, so that the process's own
@@ -8,7 +8,7 @@ use std::{future::Future, time::Duration};
 
 use anyhow::{Context, anyhow};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
     time::{Instant, timeout_at},
 };
@@ -124,6 +124,15 @@ pub async fn on_signal(stop: CancellationToken) -> anyhow::Result<()> {
     }
     tracing::warn!("stopping at once, on a second signal");
     std::process::exit(IMPATIENT);
+}
+
+/// The requests to read the configuration anew. From now on SIGHUP does not end the process.
+///
+/// # Errors
+///
+/// The signal cannot be listened to.
+pub fn hangups() -> anyhow::Result<Signal> {
+    signal(SignalKind::hangup()).context("SIGHUP")
 }
 
 #[cfg(test)]

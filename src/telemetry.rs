@@ -4,17 +4,30 @@
 //! everywhere: `room.token`, `event.id`, `timer.due_at`. A failure is logged once, where it is
 //! handled.
 
-use std::time::Duration;
+use std::{
+    fs::File,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    time::Duration,
+};
 
 use anyhow::Context;
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::{
-    EnvFilter, filter::Directive, layer::SubscriberExt, util::SubscriberInitExt,
+    EnvFilter, Registry,
+    filter::Directive,
+    fmt::{self, FmtContext, FormatEvent, FormatFields, format::Writer},
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    reload,
+    util::SubscriberInitExt,
 };
 
+/// Gauge: 1, with the program's `version`.
+pub const BUILD: &str = "lobbyd_build_info";
 /// Counter: events taken in, by `outcome`.
 pub const EVENTS: &str = "lobbyd_events_received_total";
 /// Counter: timers that reset their room.
@@ -25,6 +38,8 @@ pub const SUPERSEDED: &str = "lobbyd_timers_superseded_total";
 pub const COMMIT_LAG: &str = "lobbyd_timer_commit_lag_seconds";
 /// Histogram: from the due instant to the confirm of its event.
 pub const LAG: &str = "lobbyd_timer_lag_seconds";
+/// Gauge: for how long the room that has been due for longest is due.
+pub const OVERDUE: &str = "lobbyd_timer_overdue_seconds";
 /// Gauge: scheduled timers.
 pub const TIMERS_PENDING: &str = "lobbyd_timers_pending";
 /// Gauge: rows with a timer that can never fire.
@@ -52,6 +67,8 @@ pub const UNHEARD: &str = "lobbyd_room_changes_unheard_total";
 pub const LOGINS: &str = "lobbyd_logins_total";
 /// Gauge: requests that are held until a room changes.
 pub const HELD: &str = "lobbyd_http_requests_held";
+/// Counter: spans of traces that no collector took.
+pub const SPANS_DROPPED: &str = "lobbyd_spans_dropped_total";
 
 /// Bounds of the lag histograms, in seconds: fine around the goal, coarse for outages.
 const LAG_BUCKETS: [f64; 14] =
@@ -70,25 +87,88 @@ pub enum LogFormat {
     Json,
 }
 
+/// The level of the log, which can be changed while the program runs.
+pub struct LogLevel(reload::Handle<EnvFilter, Registry>);
+
+impl LogLevel {
+    /// Logs at this level from now on.
+    ///
+    /// # Errors
+    ///
+    /// `level` is no filter.
+    pub fn set(&self, level: &str) -> anyhow::Result<()> {
+        self.0.reload(filter(level)?).context("the log is there as long as the program")
+    }
+}
+
+fn filter(level: &str) -> anyhow::Result<EnvFilter> {
+    // The scheduler logs its own start at INFO, for every process and job.
+    let quiet: Directive = "tokio_cron_scheduler=warn".parse().context("a valid directive")?;
+    Ok(EnvFilter::try_new(level)?.add_directive(quiet))
+}
+
 /// Starts logging to stderr.
 ///
 /// # Errors
 ///
 /// `level` is no filter.
-pub fn init_logging(format: LogFormat, level: &str) -> anyhow::Result<()> {
-    // The scheduler logs its own start at INFO, for every process and job.
-    let quiet: Directive = "tokio_cron_scheduler=warn".parse().context("a valid directive")?;
-    let filter = EnvFilter::try_new(level)?.add_directive(quiet);
+pub fn init_logging(format: LogFormat, level: &str) -> anyhow::Result<LogLevel> {
+    let (filter, handle) = reload::Layer::new(filter(level)?);
     let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = fmt::layer().with_writer(std::io::stderr);
+    let journal = stderr_is_the_journal();
     match format {
+        LogFormat::Json if journal => {
+            let json = fmt::format().json().flatten_event(true).without_time();
+            registry.with(layer.json().event_format(Prioritized(json))).try_init()?;
+        }
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init()?,
+        LogFormat::Text if journal => {
+            let text = fmt::format().without_time().with_level(false).with_ansi(false);
+            registry.with(layer.with_ansi(false).event_format(Prioritized(text))).try_init()?;
+        }
         LogFormat::Text => {
             let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
             registry.with(layer.with_ansi(colours)).try_init()?;
         }
     }
-    Ok(())
+    Ok(LogLevel(handle))
+}
+
+/// Whether systemd reads the log: it names the device and inode of the stream that it reads, and
+/// that may have been redirected since. See systemd.exec(5), `$JOURNAL_STREAM`.
+fn stderr_is_the_journal() -> bool {
+    let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
+    let stream = std::io::stderr().as_fd().try_clone_to_owned().map(File::from);
+    stream
+        .and_then(|stream| stream.metadata())
+        .is_ok_and(|stream| named == format!("{}:{}", stream.dev(), stream.ino()))
+}
+
+/// Lines that begin with their priority, as the journal understands it: see sd-daemon(3).
+struct Prioritized<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for Prioritized<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        let priority = match *event.metadata().level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG | Level::TRACE => 7,
+        };
+        write!(writer, "<{priority}>")?;
+        self.0.format_event(context, writer, event)
+    }
 }
 
 /// Installs the recorder of this process. The handle renders the text for Prometheus.
@@ -105,12 +185,16 @@ pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     Ok(handle)
 }
 
+/// Names, units and helps for people, and series that exist before the first event: only then can a
+/// counter be watched for its first increase.
 fn describe() {
+    describe_gauge!(BUILD, "Always 1; the label says which version runs");
     describe_counter!(EVENTS, "Lobby changes taken in, by outcome");
     describe_counter!(FIRED, "Timers that reset their room");
     describe_counter!(SUPERSEDED, "Pending timers that a newer setting replaced or removed");
     describe_histogram!(COMMIT_LAG, Unit::Seconds, "From the due instant to the reset's commit");
     describe_histogram!(LAG, Unit::Seconds, "From the due instant to the confirm of its event");
+    describe_gauge!(OVERDUE, Unit::Seconds, "How long the first due room has been closed too long");
     describe_gauge!(TIMERS_PENDING, "Scheduled timers");
     describe_gauge!(TIMERS_UNUSABLE, "Rows with a timer whose room cannot have a lobby");
     describe_gauge!(OUTBOX_PENDING, "Events without confirm");
@@ -124,12 +208,31 @@ fn describe() {
     describe_counter!(READINGS, "Readings of rooms for the API's clients, by what was read");
     describe_counter!(UNHEARD, "Changes of rooms that were found by comparison, not heard");
     describe_gauge!(HELD, "Requests that are held until a room changes");
-    // Counters that exist from the start can be watched for their first increase.
-    metrics::counter!(FIRED).absolute(0);
-    metrics::counter!(SUPERSEDED).absolute(0);
-    metrics::gauge!(BLOCKED).set(0);
-    metrics::gauge!(HELD).set(0);
-    metrics::counter!(UNHEARD).absolute(0);
+    describe_counter!(SPANS_DROPPED, "Spans of traces that no collector took");
+    metrics::gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1);
+    for counter in [FIRED, SUPERSEDED, UNHEARD, SPANS_DROPPED] {
+        metrics::counter!(counter).absolute(0);
+    }
+    for (counter, label, values) in [
+        (
+            EVENTS,
+            "outcome",
+            ["applied", "stale", "malformed", "no_lobby", "unknown_room", "rejected"].as_slice(),
+        ),
+        (PUBLISHED, "outcome", &["confirmed", "refused", "unconfirmed", "unreadable"]),
+        (PRUNED, "kind", &["history", "dead"]),
+        (READINGS, "what", &["room", "attendee", "list"]),
+        (LOGINS, "outcome", &["ok", "wrong", "throttled"]),
+    ] {
+        for value in values {
+            metrics::counter!(counter, label => *value).absolute(0);
+        }
+    }
+    for gauge in
+        [OVERDUE, TIMERS_PENDING, TIMERS_UNUSABLE, OUTBOX_PENDING, OUTBOX_OLDEST, BLOCKED, HELD]
+    {
+        metrics::gauge!(gauge).set(0);
+    }
 }
 
 /// An error with its causes, in one line. A cause that the line ends with already is not repeated:

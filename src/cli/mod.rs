@@ -1,6 +1,7 @@
 //! The command line: what can be asked of the program, and how it teaches itself.
 
 mod demo;
+mod health;
 mod publish;
 mod user;
 
@@ -13,9 +14,10 @@ use std::{
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use lobbyd::{
-    app::{self, App, Work},
+    app::{self, App, Source, Work},
     config::{Config, ConfigError},
-    shutdown, telemetry,
+    shutdown,
+    telemetry::{self, LogLevel},
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -63,6 +65,8 @@ enum Command {
     Api,
     /// Bring the database up to date and exit
     Migrate,
+    /// Ask the running program how it is, for health checks of containers
+    Health(health::Health),
     /// Publish one lobby-change event
     Publish(publish::Publish),
     /// Add, remove and list the users of the HTTP API
@@ -84,14 +88,15 @@ enum ConfigCommand {
 impl Cli {
     /// Does what was asked for.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let load = || load(self.config.as_deref());
+        let load = || load(self.config.as_deref()).map(|(config, _level)| config);
         match self.command {
             // It shows the embedded defaults, whatever is configured here.
             Command::Demo(demo) => demo.run().await,
-            Command::Run => serve(load()?, Role::Both).await,
-            Command::Worker => serve(load()?, Role::Worker).await,
-            Command::Api => serve(load()?, Role::Api).await,
+            Command::Run => serve(self.config, Role::Both).await,
+            Command::Worker => serve(self.config, Role::Worker).await,
+            Command::Api => serve(self.config, Role::Api).await,
             Command::Migrate => migrate(&load()?).await,
+            Command::Health(health) => health.run(&load()?).await,
             Command::Publish(publish) => publish.run(&load()?).await,
             Command::User(user) => user.run(&load()?).await,
             Command::Config { command: ConfigCommand::Check } => check(load()?),
@@ -100,11 +105,11 @@ impl Cli {
 }
 
 /// Reads the configuration and starts to log as it says.
-fn load(file: Option<&Path>) -> anyhow::Result<Config> {
+fn load(file: Option<&Path>) -> anyhow::Result<(Config, LogLevel)> {
     let config = Config::load(file)?;
-    telemetry::init_logging(config.log.format, &config.log.level)
+    let level = telemetry::init_logging(config.log.format, &config.log.level)
         .map_err(|error| ConfigError::new("log.level", error))?;
-    Ok(config)
+    Ok((config, level))
 }
 
 /// The work of a process.
@@ -114,11 +119,14 @@ enum Role {
     Both,
 }
 
-async fn serve(config: Config, role: Role) -> anyhow::Result<()> {
+async fn serve(file: Option<PathBuf>, role: Role) -> anyhow::Result<()> {
+    let (config, level) = load(file.as_deref())?;
+    let hangups = shutdown::hangups()?;
     raise_file_limit();
     let (ops, http) = (config.ops.listen, config.http.listen);
     let in_process = config.events.url.expose().starts_with("memory:");
-    let app = App::build(config)?;
+    let read = Box::new(move || Config::load(file.as_deref()));
+    let app = App::build(config)?.reloading(Source { hangups, read, level });
     let work = match role {
         Role::Worker => Work::Worker,
         Role::Both => Work::Both(listen("http.listen", http).await?),

@@ -74,6 +74,10 @@ impl Bus for MemoryBus {
         Ok(Box::new(MemoryListener(self.messages())))
     }
 
+    async fn renew(&self, _url: &str) -> Result<()> {
+        Err(BusError::Url("a bus inside the process is left only by a restart".to_owned()))
+    }
+
     async fn close(&self) {}
 }
 

@@ -40,6 +40,9 @@ pub enum BusError {
     /// More was published than the listener took.
     #[error("listener was too slow for what was published")]
     Overrun,
+    /// The connection was given up for a new one, by another URL.
+    #[error("connection is replaced, its URL has changed")]
+    Renewed,
     /// A message came back, or was not taken.
     #[error("message was not taken: {0}")]
     NotTaken(String),
@@ -72,6 +75,10 @@ pub trait Bus: Send + Sync + 'static {
     /// Hears every room update, and every lobby change that is on its way to a worker, from now on.
     /// Each listener hears all of them.
     async fn listen(&self) -> Result<Box<dyn Listener>>;
+
+    /// From now on connects by this URL, once it has been seen to work. Subscriptions and listeners
+    /// that are there end with [`BusError::Renewed`]; what is being published is finished first.
+    async fn renew(&self, url: &str) -> Result<()>;
 
     /// Says goodbye to the broker.
     async fn close(&self);

@@ -5,15 +5,15 @@
 //! value is bound once, in the order in which it stands in the text, because MySQL has no numbered
 //! placeholders. A set of rows is bound as one JSON array, which all three can read as a table.
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 use sqlx::{
-    Database, Error,
+    Connection, Database, Error,
     error::DatabaseError,
     migrate::{MigrateError, Migrator},
 };
 
-use super::shared::Shared;
+use super::{StoreError, shared::Shared};
 
 /// The rows whose timer lobbyd may act upon: a known state, and a kind of room that can have a
 /// lobby, see [`Room::can_have_lobby`](crate::domain::Room::can_have_lobby). Others are left alone.
@@ -137,6 +137,12 @@ pub(super) trait Dialect: Database {
     fn shared() -> &'static Shared;
 
     fn migrator() -> Migrator;
+
+    /// How to connect by a URL, for uses that may take up to `limit`.
+    fn connect_options(
+        url: &str,
+        limit: Duration,
+    ) -> Result<<Self::Connection as Connection>::Options, StoreError>;
 
     /// Runs the migrations while no other connection does.
     fn migrate_alone(

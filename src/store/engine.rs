@@ -1,6 +1,9 @@
 //! Every flow of the store, once, for all databases.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -8,7 +11,7 @@ use sqlx::{
     ColumnIndex, Connection, Decode, Encode, Executor, IntoArguments, Pool, Type, migrate::Migrate,
     pool::PoolOptions,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{
     Backlog, Fired, Held, Options, Result, Store, StoreError,
@@ -37,26 +40,49 @@ pub(super) struct SqlStore<D: Dialect> {
     pub(super) pool: Pool<D>,
     /// Longest time that one use of the database may take.
     pub(super) limit: Duration,
+    renewal: Arc<Renewal>,
 }
 
-/// What all three pools have in common.
-pub(super) fn pool_options<D: Dialect>(pool: PoolOptions<D>, options: Options) -> PoolOptions<D> {
-    pool.max_connections(options.max_connections)
-        .acquire_timeout(options.timeout)
-        .idle_timeout(IDLE_TIMEOUT)
-        // sqlx's own test of an idle connection has no bound.
-        .test_before_acquire(false)
-        .before_acquire(|connection, _metadata| {
-            Box::pin(async move {
-                let alive = timeout(PING_TIMEOUT, connection.ping()).await;
-                alive.map_err(|_elapsed| sqlx::Error::PoolTimedOut)?.map(|()| true)
-            })
-        })
+/// When the pool was last told to connect in another way.
+#[derive(Default)]
+struct Renewal(Mutex<Option<Instant>>);
+
+impl Renewal {
+    fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether a connection of this age was made before.
+    fn outdates(&self, age: Duration) -> bool {
+        let renewed = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        renewed.is_some_and(|renewed| age > renewed.elapsed())
+    }
 }
 
 impl<D: Dialect> SqlStore<D> {
-    pub(super) fn new(pool: Pool<D>, limit: Duration) -> Self {
-        Self { pool, limit }
+    /// Connects when it is first used.
+    pub(super) fn open(
+        pool: PoolOptions<D>,
+        connect: <D::Connection as Connection>::Options,
+        options: Options,
+    ) -> Self {
+        let renewal = Arc::new(Renewal::default());
+        let renewed = Arc::clone(&renewal);
+        let pool = pool
+            .max_connections(options.max_connections)
+            .acquire_timeout(options.timeout)
+            .idle_timeout(IDLE_TIMEOUT)
+            // sqlx's own test of an idle connection has no bound.
+            .test_before_acquire(false)
+            .before_acquire(move |connection, metadata| {
+                let outdated = renewed.outdates(metadata.age);
+                Box::pin(async move {
+                    let alive = timeout(PING_TIMEOUT, connection.ping()).await;
+                    alive.map_err(|_elapsed| sqlx::Error::PoolTimedOut)?.map(|()| !outdated)
+                })
+            })
+            .connect_lazy_with(connect);
+        Self { pool, limit: options.timeout, renewal }
     }
 }
 
@@ -240,6 +266,14 @@ where
         // Not given back: prepared without values, PostgreSQL guesses their types, and a statement
         // that stays in the connection's cache would be run with values of others.
         drop(session);
+        Ok(())
+    }
+
+    async fn renew(&self, url: &str) -> Result<()> {
+        let options = D::connect_options(url, self.limit)?;
+        drop(session::connect_by::<D>(&options, self.limit).await?);
+        self.pool.set_connect_options(options);
+        self.renewal.note();
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use sqlx::{
 use super::{
     Database, Options, Result, StoreError,
     dialect::{Dialect, Statements, sqlstate_refuses_values, usable},
-    engine::{SqlStore, pool_options},
+    engine::SqlStore,
     migration::{MIGRATION_TIMEOUT, MIGRATIONS},
     shared::{self, Shared},
 };
@@ -189,6 +189,10 @@ impl Dialect for MySql {
         sqlx::migrate!("migrations/mysql")
     }
 
+    fn connect_options(url: &str, _limit: Duration) -> Result<MySqlConnectOptions> {
+        url.parse().map_err(|error| StoreError::unusable_url(&error))
+    }
+
     async fn migrate_alone(
         migrator: &Migrator,
         connection: &mut MySqlConnection,
@@ -219,8 +223,7 @@ impl Dialect for MySql {
 }
 
 pub(super) fn connect(url: &str, options: Options) -> Result<Arc<dyn Database>> {
-    let connect: MySqlConnectOptions =
-        url.parse().map_err(|error| StoreError::unusable_url(&error))?;
+    let connect = MySql::connect_options(url, options.timeout)?;
     // Lock waits end before the use of the connection does. MariaDB also ends a transaction whose
     // client has gone silent, as PostgreSQL does, and so frees its rooms for the other workers;
     // MySQL has no such setting.
@@ -229,20 +232,16 @@ pub(super) fn connect(url: &str, options: Options) -> Result<Arc<dyn Database>> 
         "SET SESSION innodb_lock_wait_timeout = {seconds} \
          /*M!100300 , SESSION idle_transaction_timeout = {seconds} */"
     );
-    let pool = pool_options(MySqlPoolOptions::new(), options)
-        .after_connect(move |connection, _| {
-            let lock_wait = AssertSqlSafe(lock_wait.clone());
-            Box::pin(async move {
-                // With the default, repeatable read, the range of due timers would be locked
-                // against the arming of new ones.
-                connection
-                    .execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
-                    .await?;
-                connection.execute(lock_wait).await.map(|_done| ())
-            })
+    let pool = MySqlPoolOptions::new().after_connect(move |connection, _| {
+        let lock_wait = AssertSqlSafe(lock_wait.clone());
+        Box::pin(async move {
+            // With the default, repeatable read, the range of due timers would be locked
+            // against the arming of new ones.
+            connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
+            connection.execute(lock_wait).await.map(|_done| ())
         })
-        .connect_lazy_with(connect);
-    Ok(Arc::new(SqlStore::new(pool, options.timeout)))
+    });
+    Ok(Arc::new(SqlStore::open(pool, connect, options)))
 }
 
 /// Whole seconds, at least one: MySQL has nothing finer.

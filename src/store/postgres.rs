@@ -4,7 +4,7 @@
 //! burst the planner's statistics are those of a nearly empty table, and it would choose a nested
 //! loop for a join, or the index of the pending events, each of which takes a second per batch.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use sqlx::{
     Error, Executor, PgConnection, Postgres,
@@ -15,7 +15,7 @@ use sqlx::{
 use super::{
     Database, Options, Result, StoreError,
     dialect::{Dialect, Statements, sqlstate_refuses_values, usable},
-    engine::{SqlStore, pool_options},
+    engine::SqlStore,
     shared::{self, Shared},
 };
 
@@ -162,6 +162,17 @@ impl Dialect for Postgres {
         sqlx::migrate!("migrations/postgres")
     }
 
+    fn connect_options(url: &str, limit: Duration) -> Result<PgConnectOptions> {
+        let connect: PgConnectOptions =
+            url.parse().map_err(|error| StoreError::unusable_url(&error))?;
+        // The server gives up as well, so that a statement whose client is gone holds no lock.
+        let limit = limit.as_millis().to_string();
+        Ok(connect.application_name("lobbyd").options([
+            ("statement_timeout", limit.as_str()),
+            ("idle_in_transaction_session_timeout", limit.as_str()),
+        ]))
+    }
+
     async fn migrate_alone(
         migrator: &Migrator,
         connection: &mut PgConnection,
@@ -183,14 +194,6 @@ impl Dialect for Postgres {
 }
 
 pub(super) fn connect(url: &str, options: Options) -> Result<Arc<dyn Database>> {
-    let connect: PgConnectOptions =
-        url.parse().map_err(|error| StoreError::unusable_url(&error))?;
-    // The server gives up as well, so that a statement whose client is gone holds no lock.
-    let limit = options.timeout.as_millis().to_string();
-    let connect = connect.application_name("lobbyd").options([
-        ("statement_timeout", limit.as_str()),
-        ("idle_in_transaction_session_timeout", limit.as_str()),
-    ]);
-    let pool = pool_options(PgPoolOptions::new(), options).connect_lazy_with(connect);
-    Ok(Arc::new(SqlStore::new(pool, options.timeout)))
+    let connect = Postgres::connect_options(url, options.timeout)?;
+    Ok(Arc::new(SqlStore::open(PgPoolOptions::new(), connect, options)))
 }

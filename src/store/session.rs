@@ -151,8 +151,15 @@ impl<D: Dialect> Drop for Session<D> {
 
 /// Makes a connection beside the pool.
 pub(super) async fn connect<D: Dialect>(pool: &Pool<D>, limit: Duration) -> Result<D::Connection> {
-    let options = pool.connect_options();
-    let connecting = D::Connection::connect_with(&options);
+    connect_by::<D>(&pool.connect_options(), limit).await
+}
+
+/// The same, in another way than the pool.
+pub(super) async fn connect_by<D: Dialect>(
+    options: &<D::Connection as Connection>::Options,
+    limit: Duration,
+) -> Result<D::Connection> {
+    let connecting = D::Connection::connect_with(options);
     bounded::<D, _>(Instant::now() + limit, limit, connecting).await
 }
 

@@ -18,7 +18,7 @@ use sqlx::{
 use super::{
     Database, Options, Result, StoreError,
     dialect::{Dialect, Statements, usable},
-    engine::{SqlStore, pool_options},
+    engine::SqlStore,
     postgres,
     shared::{self, Shared},
 };
@@ -171,6 +171,23 @@ impl Dialect for Sqlite {
         sqlx::migrate!("migrations/sqlite")
     }
 
+    fn connect_options(url: &str, limit: Duration) -> Result<SqliteConnectOptions> {
+        if url.contains(":memory:") || url.contains("mode=memory") {
+            return Err(StoreError::Url(
+                "a database in memory would be another one for each connection; name a file"
+                    .to_owned(),
+            ));
+        }
+        let connect: SqliteConnectOptions =
+            url.parse().map_err(|error| StoreError::unusable_url(&error))?;
+        Ok(connect
+            .journal_mode(SqliteJournalMode::Wal)
+            // An event is acknowledged after its effect is durable, also through a loss of power.
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs_f64(limit.as_secs_f64() * BUSY_SHARE))
+            .pragma("cache_size", CACHE_SIZE))
+    }
+
     async fn migrate_alone(
         migrator: &Migrator,
         connection: &mut SqliteConnection,
@@ -196,20 +213,6 @@ impl Dialect for Sqlite {
 }
 
 pub(super) fn connect(url: &str, options: Options) -> Result<Arc<dyn Database>> {
-    if url.contains(":memory:") || url.contains("mode=memory") {
-        return Err(StoreError::Url(
-            "a database in memory would be another one for each connection; name a file".to_owned(),
-        ));
-    }
-    let connect: SqliteConnectOptions =
-        url.parse().map_err(|error| StoreError::unusable_url(&error))?;
-    let busy = Duration::from_secs_f64(options.timeout.as_secs_f64() * BUSY_SHARE);
-    let connect = connect
-        .journal_mode(SqliteJournalMode::Wal)
-        // An event is acknowledged after its effect is durable, also through a loss of power.
-        .synchronous(SqliteSynchronous::Full)
-        .busy_timeout(busy)
-        .pragma("cache_size", CACHE_SIZE);
-    let pool = pool_options(SqlitePoolOptions::new(), options).connect_lazy_with(connect);
-    Ok(Arc::new(SqlStore::new(pool, options.timeout)))
+    let connect = Sqlite::connect_options(url, options.timeout)?;
+    Ok(Arc::new(SqlStore::open(SqlitePoolOptions::new(), connect, options)))
 }

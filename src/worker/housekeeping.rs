@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +31,7 @@ const PRUNE_BATCH: u32 = 5000;
 const SESSION_BATCH: u32 = 2000;
 
 /// When to do what: second, minute, hour, day of month, month, day of week; UTC.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedules {
     /// Deletes old rows of the outbox.
     pub prune: String,
@@ -87,13 +87,32 @@ impl Housekeeping {
         Self { store, clock, retention, noted_since }
     }
 
-    /// Runs the jobs at their times, until `stop`.
+    /// Runs the jobs at their times, which may change meanwhile, until `stop`.
     ///
     /// # Errors
     ///
     /// A schedule cannot be read, or the scheduler does not start.
-    pub async fn run(self, schedules: Schedules, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut cron = JobScheduler::new().await.context("scheduler")?;
+    pub async fn run(
+        self,
+        mut schedules: watch::Receiver<Schedules>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        loop {
+            let current = schedules.borrow_and_update().clone();
+            let mut cron = self.start(&current).await?;
+            let changed = tokio::select! {
+                () = stop.cancelled() => false,
+                Ok(()) = schedules.changed() => true,
+            };
+            cron.shutdown().await.context("scheduler")?;
+            if !changed {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn start(&self, schedules: &Schedules) -> anyhow::Result<JobScheduler> {
+        let cron = JobScheduler::new().await.context("scheduler")?;
         for job in [
             self.job(&schedules.prune, "pruning", Self::prune),
             self.job(&schedules.gauges, "counting", Self::gauges),
@@ -103,8 +122,7 @@ impl Housekeeping {
             cron.add(job.context("schedule")?).await.context("job")?;
         }
         cron.start().await.context("scheduler")?;
-        stop.cancelled().await;
-        cron.shutdown().await.context("scheduler")
+        Ok(cron)
     }
 
     fn job<F>(

@@ -84,6 +84,9 @@ impl Intake {
     pub async fn run(self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Backoff::LOOPS);
         while let Err(lost) = self.consume(&mut backoff, &stop).await {
+            if matches!(lost, BusError::Renewed) {
+                continue;
+            }
             if self.health.fails(Part::Consumer, telemetry::causes(&lost)) {
                 tracing::warn!(error = telemetry::causes(&lost), "no events come in");
             }

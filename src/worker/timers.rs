@@ -143,6 +143,8 @@ impl TimerLoop {
             }
         };
         let next = self.store.next_due().await?;
+        let overdue = next.map_or(0.0, |due_at| (now - due_at).as_seconds_f64().max(0.0));
+        metrics::gauge!(telemetry::OVERDUE).set(overdue);
         if next.is_some_and(|due_at| due_at <= now) {
             *held_rounds += 1;
             if *held_rounds > HELD_ROUNDS {

@@ -75,6 +75,7 @@ impl Updates {
         loop {
             let lost = match self.hear_over_one_connection(&mut backoff, &expect).await {
                 Ok(never) => match never {},
+                Err(BusError::Renewed) => continue,
                 Err(lost) => telemetry::causes(&lost),
             };
             if self.health.fails(Part::Listener, lost.as_str()) {

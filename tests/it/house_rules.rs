@@ -60,7 +60,7 @@ fn each_library_is_known_in_one_place() {
             &[
                 "main.rs",
                 "cli/",
-                "app.rs",
+                "app/",
                 "shutdown.rs",
                 "telemetry.rs",
                 "http/",

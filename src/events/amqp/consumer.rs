@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
 use lapin::{
     Acker, BasicProperties, Channel, Connection, Consumer,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::{FieldTable, ShortString},
+    uri::AMQPUri,
 };
+use tokio::sync::watch;
 
-use super::{Broker, answered, broker, publisher::Publisher};
-use crate::events::{BusError, Delivery, Receipt, Result, Subscription};
+use super::{Broker, answered, next_delivery, publisher::Publisher};
+use crate::events::{Delivery, Receipt, Result, Subscription};
 
 /// A consumer on a connection of its own. Dropping it closes the connection.
 pub(super) struct AmqpSubscription {
@@ -19,12 +20,14 @@ pub(super) struct AmqpSubscription {
     _connection: Connection,
     _channel: Channel,
     consumer: Consumer,
+    uri: watch::Receiver<AMQPUri>,
     publisher: Arc<Publisher>,
 }
 
 impl AmqpSubscription {
     /// Connects and starts to consume. Dead letters go out over `publisher`.
     pub(super) async fn start(target: &Broker, publisher: Arc<Publisher>) -> Result<Self> {
+        let uri = target.uri.subscribe();
         let connection = target.connect("consumer").await?;
         let channel = answered("open a channel", connection.create_channel()).await?;
         let qos = channel.basic_qos(target.options.prefetch, BasicQosOptions::default());
@@ -39,29 +42,25 @@ impl AmqpSubscription {
             ),
         )
         .await?;
-        Ok(Self { _connection: connection, _channel: channel, consumer, publisher })
+        Ok(Self { _connection: connection, _channel: channel, consumer, uri, publisher })
     }
 }
 
 #[async_trait]
 impl Subscription for AmqpSubscription {
     async fn next(&mut self) -> Result<Delivery> {
-        match self.consumer.next().await {
-            Some(Ok(delivery)) => Ok(Delivery {
-                content_type: delivery.properties.content_type().as_ref().map(ToString::to_string),
-                body: delivery.data,
-                receipt: Box::new(AmqpReceipt {
-                    acker: delivery.acker,
-                    properties: delivery.properties,
-                    exchange: delivery.exchange,
-                    routing_key: delivery.routing_key,
-                    publisher: Arc::clone(&self.publisher),
-                }),
+        let delivery = next_delivery(&mut self.consumer, &mut self.uri).await?;
+        Ok(Delivery {
+            content_type: delivery.properties.content_type().as_ref().map(ToString::to_string),
+            body: delivery.data,
+            receipt: Box::new(AmqpReceipt {
+                acker: delivery.acker,
+                properties: delivery.properties,
+                exchange: delivery.exchange,
+                routing_key: delivery.routing_key,
+                publisher: Arc::clone(&self.publisher),
             }),
-            Some(Err(error)) => Err(broker(error)),
-            // The queue is gone, while connection and channel may still say that all is well.
-            None => Err(BusError::ConsumerEnded),
-        }
+        })
     }
 }
 

@@ -1,15 +1,16 @@
 //! The listening connection: every process of the API hears every room update.
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
 use lapin::{
     Channel, Connection, Consumer,
     options::BasicConsumeOptions,
     types::{FieldTable, ShortString},
+    uri::AMQPUri,
 };
+use tokio::sync::watch;
 
-use super::{Broker, answered, broker, topology};
-use crate::events::{BusError, Listener, Result};
+use super::{Broker, answered, next_delivery, topology};
+use crate::events::{Listener, Result};
 
 /// A consumer of a queue of its own, on a connection of its own: a process that only listens is
 /// never blocked, and one that publishes is not held up by what it hears.
@@ -18,10 +19,12 @@ pub(super) struct AmqpListener {
     _connection: Connection,
     _channel: Channel,
     consumer: Consumer,
+    uri: watch::Receiver<AMQPUri>,
 }
 
 impl AmqpListener {
     pub(super) async fn start(target: &Broker) -> Result<Self> {
+        let uri = target.uri.subscribe();
         let connection = target.connect("listener").await?;
         let channel = answered("open a channel", connection.create_channel()).await?;
         let queue = topology::declare_listener(&channel, &target.options).await?;
@@ -34,17 +37,13 @@ impl AmqpListener {
             FieldTable::default(),
         );
         let consumer = answered("start to listen", consuming).await?;
-        Ok(Self { _connection: connection, _channel: channel, consumer })
+        Ok(Self { _connection: connection, _channel: channel, consumer, uri })
     }
 }
 
 #[async_trait]
 impl Listener for AmqpListener {
     async fn next(&mut self) -> Result<Vec<u8>> {
-        match self.consumer.next().await {
-            Some(Ok(delivery)) => Ok(delivery.data),
-            Some(Err(error)) => Err(broker(error)),
-            None => Err(BusError::ConsumerEnded),
-        }
+        next_delivery(&mut self.consumer, &mut self.uri).await.map(|delivery| delivery.data)
     }
 }

@@ -21,13 +21,16 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use lapin::{
-    Connection, ConnectionProperties,
+    Connection, ConnectionProperties, Consumer,
+    message::Delivery as LapinDelivery,
     uri::{AMQPScheme, AMQPUri},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::watch,
     time::timeout,
 };
 
@@ -57,7 +60,8 @@ const REPLY_SUCCESS: u16 = 200;
 
 /// How to reach the broker, and the names there.
 pub(super) struct Broker {
-    uri: AMQPUri,
+    /// Whoever holds a connection watches for a change of it.
+    uri: watch::Sender<AMQPUri>,
     options: Options,
     /// Whether the last attempt met a peer that accepts and says nothing.
     silent: AtomicBool,
@@ -66,12 +70,17 @@ pub(super) struct Broker {
 impl Broker {
     /// Opens a connection and makes sure of the topology. `role` shows in the broker's list.
     async fn connect(&self, role: &str) -> Result<Connection> {
+        let uri = self.uri.borrow().clone();
+        self.connect_by(uri, role).await
+    }
+
+    async fn connect_by(&self, uri: AMQPUri, role: &str) -> Result<Connection> {
         if self.silent.load(Ordering::Relaxed) {
-            self.await_first_word().await?;
+            await_first_word(&uri).await?;
         }
         let name = format!("lobbyd {role}, process {}", std::process::id());
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let connecting = Connection::connect_uri(self.uri.clone(), properties);
+        let connecting = Connection::connect_uri(uri, properties);
         let connected = timeout(CONNECT_TIMEOUT, connecting).await;
         self.silent.store(connected.is_err(), Ordering::Relaxed);
         let connection = connected.map_err(|_elapsed| SILENCE)?.map_err(broker)?;
@@ -80,25 +89,46 @@ impl Broker {
         }
         Ok(connection)
     }
+}
 
-    /// Waits until the peer answers the protocol's header at all. lapin keeps thread and socket of
-    /// an attempt that was given up for as long as the peer keeps silent, so a peer that did it
-    /// once is first asked without lapin. (Behind TLS it cannot be asked so plainly.)
-    async fn await_first_word(&self) -> Result<()> {
-        if self.uri.scheme == AMQPScheme::AMQPS {
-            return Ok(());
-        }
-        let authority = &self.uri.authority;
-        let asking = async {
-            let mut stream = TcpStream::connect((authority.host.as_str(), authority.port)).await?;
-            stream.write_all(PROTOCOL_HEADER).await?;
-            stream.read_u8().await
-        };
-        match timeout(CONNECT_TIMEOUT, asking).await {
-            Ok(Ok(_first_byte)) => Ok(()),
-            Ok(Err(error)) => Err(BusError::Broker(Box::new(error))),
-            Err(_elapsed) => Err(SILENCE),
-        }
+/// Waits until the peer answers the protocol's header at all. lapin keeps thread and socket of an
+/// attempt that was given up for as long as the peer keeps silent, so a peer that did it once is
+/// first asked without lapin. (Behind TLS it cannot be asked so plainly.)
+async fn await_first_word(uri: &AMQPUri) -> Result<()> {
+    if uri.scheme == AMQPScheme::AMQPS {
+        return Ok(());
+    }
+    let authority = &uri.authority;
+    let asking = async {
+        let mut stream = TcpStream::connect((authority.host.as_str(), authority.port)).await?;
+        stream.write_all(PROTOCOL_HEADER).await?;
+        stream.read_u8().await
+    };
+    match timeout(CONNECT_TIMEOUT, asking).await {
+        Ok(Ok(_first_byte)) => Ok(()),
+        Ok(Err(error)) => Err(BusError::Broker(Box::new(error))),
+        Err(_elapsed) => Err(SILENCE),
+    }
+}
+
+fn parse(url: &str) -> Result<AMQPUri> {
+    let mut uri: AMQPUri = url.parse().map_err(BusError::Url)?;
+    uri.query.heartbeat.get_or_insert(HEARTBEAT);
+    Ok(uri)
+}
+
+/// Waits for the next delivery, unless the URL changes before it comes.
+async fn next_delivery(
+    consumer: &mut Consumer,
+    uri: &mut watch::Receiver<AMQPUri>,
+) -> Result<LapinDelivery> {
+    tokio::select! {
+        Ok(()) = uri.changed() => Err(BusError::Renewed),
+        delivery = consumer.next() => match delivery {
+            Some(delivery) => delivery.map_err(broker),
+            // The queue is gone, while connection and channel may still say that all is well.
+            None => Err(BusError::ConsumerEnded),
+        },
     }
 }
 
@@ -110,8 +140,7 @@ pub(super) struct AmqpBus {
 
 impl AmqpBus {
     pub(super) fn new(url: &str, options: Options) -> Result<Self> {
-        let mut uri: AMQPUri = url.parse().map_err(BusError::Url)?;
-        uri.query.heartbeat.get_or_insert(HEARTBEAT);
+        let uri = watch::Sender::new(parse(url)?);
         let broker = Arc::new(Broker { uri, options, silent: AtomicBool::new(false) });
         let publisher = Arc::new(Publisher::new(Arc::clone(&broker)));
         Ok(Self { broker, publisher })
@@ -134,8 +163,25 @@ impl Bus for AmqpBus {
         Ok(Box::new(listener::AmqpListener::start(&self.broker).await?))
     }
 
+    async fn renew(&self, url: &str) -> Result<()> {
+        let uri = parse(url)?;
+        let probe = self.broker.connect_by(uri.clone(), "probe").await?;
+        say_goodbye(&probe).await;
+        self.broker.uri.send_replace(uri);
+        self.publisher.close().await;
+        Ok(())
+    }
+
     async fn close(&self) {
         self.publisher.close().await;
+    }
+}
+
+/// Closes a connection, waiting at most a moment.
+async fn say_goodbye(connection: &Connection) {
+    let goodbye = connection.close(REPLY_SUCCESS, "goodbye".into());
+    if timeout(GOODBYE_TIMEOUT, goodbye).await.is_err() {
+        tracing::debug!("broker connection was closed without a goodbye");
     }
 }
 

@@ -11,10 +11,10 @@ use lapin::{
 };
 use tokio::{
     sync::Mutex,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
-use super::{Broker, GOODBYE_TIMEOUT, REPLY_SUCCESS, answered, broker};
+use super::{Broker, answered, broker, say_goodbye};
 use crate::{
     events::{BusError, Confirmation, Message, PUBLISH_TIMEOUT, Result, wire::CLOUDEVENTS_JSON},
     telemetry,
@@ -111,10 +111,7 @@ impl Publisher {
 
     pub(super) async fn close(&self) {
         if let Some(link) = self.link.lock().await.take() {
-            let goodbye = link.connection.close(REPLY_SUCCESS, "goodbye".into());
-            if timeout(GOODBYE_TIMEOUT, goodbye).await.is_err() {
-                tracing::debug!("broker connection was closed without a goodbye");
-            }
+            say_goodbye(&link.connection).await;
         }
     }
 

@@ -6,12 +6,20 @@
 //! taking in, the timer loop finishes its transaction, the relay flushes the outbox, and at last
 //! the connections are closed.
 
+mod reload;
+
 use std::{sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::{net::TcpListener, sync::Notify, time::sleep};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
+use self::reload::Reload;
+pub use self::reload::Source;
 use crate::{
     accounts::{Accounts, Passwords},
     backoff::Backoff,
@@ -26,7 +34,8 @@ use crate::{
     service::{Service, Sip},
     shutdown::Supervisor,
     store::{self, Database, Store, StoreError},
-    systemd, telemetry,
+    systemd::Link,
+    telemetry,
     worker::{
         Handoff, Intake, Relay, TimerLoop, Updates,
         housekeeping::{Housekeeping, Retention, Schedules, check_schedule},
@@ -46,9 +55,13 @@ const OLDEST: Duration = Duration::from_hours(100 * 366 * 24);
 /// The program, put together and not yet started.
 pub struct App {
     config: Config,
+    /// Of the loops.
     database: Arc<dyn Database>,
+    /// Of the API: connections of its own, so that its clients hold up no loop.
+    api_database: Arc<dyn Database>,
     bus: Arc<dyn Bus>,
     proxies: Proxies,
+    reloads: Option<Source>,
 }
 
 impl App {
@@ -68,20 +81,18 @@ impl App {
     ///
     /// A value of the configuration that its part cannot use.
     pub fn with_bus(config: Config, bus: Arc<dyn Bus>) -> Result<Self, ConfigError> {
-        let database = open_database(&config)?;
-        check_durations(&config)?;
-        for (key, schedule) in [
-            ("housekeeping.prune", &config.housekeeping.prune),
-            ("housekeeping.gauges", &config.housekeeping.gauges),
-            ("housekeeping.summary", &config.housekeeping.summary),
-            ("housekeeping.sessions", &config.housekeeping.sessions),
-        ] {
-            check_schedule(schedule).map_err(|problem| ConfigError::new(key, problem))?;
-        }
+        validate(&config)?;
+        let (database, api_database) = (open_database(&config)?, open_database(&config)?);
         let proxies =
             Proxies::new(&config.http.trusted_proxies, config.http.user_header.as_deref())
                 .map_err(|problem| ConfigError::new("http.user_header", problem))?;
-        Ok(Self { config, database, bus, proxies })
+        Ok(Self { config, database, api_database, bus, proxies, reloads: None })
+    }
+
+    /// The same, which takes over a changed configuration whenever it is asked to.
+    #[must_use]
+    pub fn reloading(self, source: Source) -> Self {
+        Self { reloads: Some(source), ..self }
     }
 
     fn database(&self) -> Arc<dyn Database> {
@@ -100,7 +111,7 @@ impl App {
     ///
     /// A loop died, or the database holds migrations that cannot be applied.
     pub async fn run(
-        self,
+        mut self,
         work: Work,
         ops: TcpListener,
         metrics: PrometheusHandle,
@@ -112,7 +123,20 @@ impl App {
         let ops = http::ops::serve(ops, Arc::clone(&health), metrics.clone(), stop.clone());
         loops.start_fallible("ops listener", ops);
         loops.start("metrics upkeep", telemetry::upkeep(metrics, stop.clone()));
-        loops.start("systemd link", systemd::run(Arc::clone(&health), stop.clone()));
+        let systemd = Arc::new(Link::default());
+        loops.start("systemd link", Arc::clone(&systemd).run(Arc::clone(&health), stop.clone()));
+        let (schedules, scheduled) = watch::channel(schedules(&self.config));
+        if let Some(source) = self.reloads.take() {
+            let reload = Reload {
+                source,
+                config: self.config.clone(),
+                databases: vec![self.database(), Arc::clone(&self.api_database)],
+                bus: Arc::clone(&self.bus),
+                schedules,
+                systemd,
+            };
+            loops.start("reload", reload.run(stop.clone()));
+        }
         let clock = tokio::select! {
             // In this order: what ends because of the stop is not taken for dead.
             biased;
@@ -121,10 +145,11 @@ impl App {
         };
         if let Some(clock) = clock {
             let clock = Arc::new(clock);
-            Loops { app: &self, supervisor: &mut loops, health, clock, stop }.start(work);
+            Loops { app: &self, supervisor: &mut loops, health, clock, scheduled, stop }
+                .start(work);
         }
         let verdict = loops.run(self.config.shutdown.grace).await;
-        tokio::join!(self.bus.close(), self.database.close());
+        tokio::join!(self.bus.close(), self.database.close(), self.api_database.close());
         verdict
     }
 
@@ -194,6 +219,7 @@ struct Loops<'a> {
     supervisor: &'a mut Supervisor,
     health: Arc<Health>,
     clock: Arc<DatabaseClock>,
+    scheduled: watch::Receiver<Schedules>,
     stop: CancellationToken,
 }
 
@@ -245,23 +271,17 @@ impl Loops<'_> {
         };
         let housekeeping =
             Housekeeping::new(self.app.database(), Arc::clone(&self.clock), retention);
-        let schedules = Schedules {
-            prune: config.housekeeping.prune.clone(),
-            gauges: config.housekeeping.gauges.clone(),
-            summary: config.housekeeping.summary.clone(),
-            sessions: config.housekeeping.sessions.clone(),
-        };
+        let scheduled = self.scheduled.clone();
         self.supervisor.start("timer loop", timers.run(self.stop.clone()));
         self.supervisor.start("intake", intake.run(self.stop.clone()));
         self.supervisor
-            .start_fallible("housekeeping", housekeeping.run(schedules, self.stop.clone()));
+            .start_fallible("housekeeping", housekeeping.run(scheduled, self.stop.clone()));
     }
 
-    /// The API has connections of its own, so that its clients hold up no loop. It holds the
-    /// handoff: the end of all of them tells the relay that nothing more comes.
+    /// The API holds the handoff: the end of all of them tells the relay that nothing more comes.
     fn start_api(&mut self, listener: TcpListener, handoff: Handoff, left: Arc<Notify>) {
         let (http, sip) = (&self.app.config.http, &self.app.config.sip);
-        let database = open_database(&self.app.config).expect("the URL was used before");
+        let database = Arc::clone(&self.app.api_database);
         let passwords = Arc::new(Passwords::new());
         let accounts = Accounts::new(Arc::<dyn Database>::clone(&database), Arc::clone(&passwords));
         let sip = Sip {
@@ -291,10 +311,32 @@ impl Loops<'_> {
         let stop = self.stop.clone();
         self.supervisor.start_fallible("HTTP API", async move {
             let served = http::api::serve(listener, front, limits, stop).await;
-            database.close().await;
             drop(handoff);
             served
         });
+    }
+}
+
+/// Refuses values that only the parts can judge, before any of them sees one.
+fn validate(config: &Config) -> Result<(), ConfigError> {
+    check_durations(config)?;
+    for (key, schedule) in [
+        ("housekeeping.prune", &config.housekeeping.prune),
+        ("housekeeping.gauges", &config.housekeeping.gauges),
+        ("housekeeping.summary", &config.housekeeping.summary),
+        ("housekeeping.sessions", &config.housekeeping.sessions),
+    ] {
+        check_schedule(schedule).map_err(|problem| ConfigError::new(key, problem))?;
+    }
+    Ok(())
+}
+
+fn schedules(config: &Config) -> Schedules {
+    Schedules {
+        prune: config.housekeeping.prune.clone(),
+        gauges: config.housekeeping.gauges.clone(),
+        summary: config.housekeeping.summary.clone(),
+        sessions: config.housekeeping.sessions.clone(),
     }
 }
 

@@ -457,15 +457,11 @@ impl Config {
 fn changed_keys(ours: &str, theirs: &str) -> Vec<String> {
     let keys = |text: &str| -> BTreeMap<(String, String), toml::Value> {
         let sections: toml::Table = text.parse().expect("it was written as TOML");
-        let sections = sections.into_iter().filter_map(|(section, keys)| match keys {
-            toml::Value::Table(keys) => Some((section, keys)),
-            _no_section => None,
-        });
-        sections
-            .flat_map(|(section, keys)| {
-                keys.into_iter().map(move |(key, value)| ((section.clone(), key), value))
-            })
-            .collect()
+        let keys_of = |(section, keys): (String, toml::Value)| {
+            let keys = keys.as_table().cloned().unwrap_or_default();
+            keys.into_iter().map(move |(key, value)| ((section.clone(), key), value))
+        };
+        sections.into_iter().flat_map(keys_of).collect()
     };
     let (ours, theirs) = (keys(ours), keys(theirs));
     let all: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();

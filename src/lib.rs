@@ -63,6 +63,7 @@
 //! | [`clock`] | the database's time between two looks at it |
 //! | [`config`] | defaults, file and environment |
 //! | [`telemetry`] | logs and the names of metrics |
+//! | [`traces`] | spans, from the event in to the event out; the only OpenTelemetry |
 //! | [`health`] | what is reached at the moment |
 //! | [`systemd`] | what systemd is told |
 //! | [`backoff`], [`shutdown`] | waits between attempts; the end of the process |
@@ -112,6 +113,13 @@
 //! **Why sets as JSON?** An array of rows is one parameter in all three databases, so a batch is
 //! three statements, whatever its size.
 //!
+//! **Why does a trace have the id of its event?** A room opens hours after its timer was set, and its
+//! event may be published by another process, after a crash. So the place where its trace begins
+//! follows from what all of them know, and nothing of it has to be stored.
+//!
+//! **Why is a new secret tried before it is used?** A slip of the pen would else close every room's
+//! way to open, at the moment of a reload, when nobody expects it.
+//!
 //! **Why is lapin's recovery off?** It leaves a confirm that was pending without an answer for as
 //! long as the broker is away. A new connection is cheap, and what it has to know is in one place.
 
@@ -129,4 +137,5 @@ pub mod shutdown;
 pub mod store;
 pub mod systemd;
 pub mod telemetry;
+pub mod traces;
 pub mod worker;

@@ -36,6 +36,7 @@ use crate::{
     store::{self, Database, Store, StoreError},
     systemd::Link,
     telemetry,
+    traces::{Exporter, Traces},
     worker::{
         Handoff, Intake, Relay, TimerLoop, Updates,
         housekeeping::{Housekeeping, Retention, Schedules, check_schedule},
@@ -61,6 +62,7 @@ pub struct App {
     api_database: Arc<dyn Database>,
     bus: Arc<dyn Bus>,
     proxies: Proxies,
+    exporter: Option<Exporter>,
     reloads: Option<Source>,
 }
 
@@ -86,7 +88,9 @@ impl App {
         let proxies =
             Proxies::new(&config.http.trusted_proxies, config.http.user_header.as_deref())
                 .map_err(|problem| ConfigError::new("http.user_header", problem))?;
-        Ok(Self { config, database, api_database, bus, proxies, reloads: None })
+        let exporter = config.traces.endpoint.as_deref().map(Exporter::new).transpose();
+        let exporter = exporter.map_err(|problem| ConfigError::new("traces.endpoint", problem))?;
+        Ok(Self { config, database, api_database, bus, proxies, exporter, reloads: None })
     }
 
     /// The same, which takes over a changed configuration whenever it is asked to.
@@ -125,14 +129,14 @@ impl App {
         loops.start("metrics upkeep", telemetry::upkeep(metrics, stop.clone()));
         let systemd = Arc::new(Link::default());
         loops.start("systemd link", Arc::clone(&systemd).run(Arc::clone(&health), stop.clone()));
-        let (schedules, scheduled) = watch::channel(schedules(&self.config));
+        let (reschedule, scheduled) = watch::channel(schedules(&self.config));
         if let Some(source) = self.reloads.take() {
             let reload = Reload {
                 source,
                 config: self.config.clone(),
                 databases: vec![self.database(), Arc::clone(&self.api_database)],
                 bus: Arc::clone(&self.bus),
-                schedules,
+                schedules: reschedule,
                 systemd,
             };
             loops.start("reload", reload.run(stop.clone()));
@@ -145,7 +149,12 @@ impl App {
         };
         if let Some(clock) = clock {
             let clock = Arc::new(clock);
-            Loops { app: &self, supervisor: &mut loops, health, clock, scheduled, stop }
+            let traces = self.exporter.take().map_or_else(Traces::default, |exporter| {
+                let (traces, spans) = Traces::new(Arc::clone(&clock));
+                loops.start("exporter of traces", exporter.run(spans));
+                traces
+            });
+            Loops { app: &self, supervisor: &mut loops, health, clock, traces, scheduled, stop }
                 .start(work);
         }
         let verdict = loops.run(self.config.shutdown.grace).await;
@@ -219,6 +228,8 @@ struct Loops<'a> {
     supervisor: &'a mut Supervisor,
     health: Arc<Health>,
     clock: Arc<DatabaseClock>,
+    /// The exporter ends when all loops that have it are at their end.
+    traces: Traces,
     scheduled: watch::Receiver<Schedules>,
     stop: CancellationToken,
 }
@@ -233,6 +244,7 @@ impl Loops<'_> {
             Arc::clone(&self.health),
             self.app.config.timers.batch.get(),
             Arc::clone(&left),
+            self.traces.clone(),
         );
         match work {
             Work::Worker => self.start_worker(handoff),
@@ -254,6 +266,7 @@ impl Loops<'_> {
             Arc::clone(&self.clock),
             Arc::clone(&self.health),
             Arc::clone(&armed),
+            self.traces.clone(),
             config.events.unknown_room_grace,
         );
         let timers = TimerLoop::new(
@@ -262,6 +275,7 @@ impl Loops<'_> {
             Arc::clone(&self.health),
             armed,
             handoff,
+            self.traces.clone(),
             config.timers.batch.get(),
         );
         let retention = Retention {

@@ -63,7 +63,7 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
-        other => other,
+        one @ (IpAddr::V4(_) | IpAddr::V6(_)) => one,
     };
     SocketAddr::new(ip, listen.port())
 }

@@ -10,6 +10,7 @@ mod message;
 mod participant;
 mod room;
 pub mod rules;
+mod trace;
 
 pub use event::{EventId, LOBBY_CHANGED, LobbyData, Outgoing, ROOM_UPDATED, Reason, RoomUpdated};
 pub use lobby::{Applied, Decision, LobbyChanged, decide};
@@ -22,3 +23,4 @@ pub use room::{
     Call, InvalidLobby, InvalidToken, Lobby, LobbyState, OBJECT_TYPES_WITH_LOBBY, Room, RoomId,
     RoomToken, Version,
 };
+pub use trace::TraceParent;

@@ -22,9 +22,9 @@ const LOBBY_CHANGES: &str = "lobby.changed";
 /// The bus of this process.
 #[derive(Debug)]
 pub struct MemoryBus {
-    queue: mpsc::UnboundedSender<Vec<u8>>,
+    queue: mpsc::UnboundedSender<Message>,
     /// One consumer at a time takes from the queue; the next one goes on where it stopped.
-    deliveries: Arc<Mutex<mpsc::UnboundedReceiver<Vec<u8>>>>,
+    deliveries: Arc<Mutex<mpsc::UnboundedReceiver<Message>>>,
     listeners: broadcast::Sender<Message>,
 }
 
@@ -62,7 +62,7 @@ impl Bus for MemoryBus {
     async fn publish(&self, messages: &[Message]) -> Result<Vec<Confirmation>> {
         for message in messages {
             if message.routing_key.starts_with(LOBBY_CHANGES) {
-                self.queue.send(message.body.clone()).map_err(|_closed| BusError::ConsumerEnded)?;
+                self.queue.send(message.clone()).map_err(|_closed| BusError::ConsumerEnded)?;
             }
             // Nobody listening is fine: clients read the room.
             self.listeners.send(message.clone()).ok();
@@ -95,26 +95,27 @@ impl Listener for MemoryListener {
 }
 
 struct MemorySubscription {
-    queue: mpsc::UnboundedSender<Vec<u8>>,
-    deliveries: Arc<Mutex<mpsc::UnboundedReceiver<Vec<u8>>>>,
+    queue: mpsc::UnboundedSender<Message>,
+    deliveries: Arc<Mutex<mpsc::UnboundedReceiver<Message>>>,
 }
 
 #[async_trait]
 impl Subscription for MemorySubscription {
     async fn next(&mut self) -> Result<Delivery> {
-        let body = self.deliveries.lock().await.recv().await.ok_or(BusError::ConsumerEnded)?;
-        let receipt = MemoryReceipt { unsettled: Some((body.clone(), self.queue.clone())) };
+        let message = self.deliveries.lock().await.recv().await.ok_or(BusError::ConsumerEnded)?;
+        let receipt = MemoryReceipt { unsettled: Some((message.clone(), self.queue.clone())) };
         Ok(Delivery {
-            body,
+            body: message.body,
             content_type: Some(wire::CLOUDEVENTS_JSON.to_owned()),
+            trace: message.trace,
             receipt: Box::new(receipt),
         })
     }
 }
 
 struct MemoryReceipt {
-    /// The body and the queue it goes back to, until it is settled.
-    unsettled: Option<(Vec<u8>, mpsc::UnboundedSender<Vec<u8>>)>,
+    /// The message and the queue it goes back to, until it is settled.
+    unsettled: Option<(Message, mpsc::UnboundedSender<Message>)>,
 }
 
 #[async_trait]
@@ -136,9 +137,9 @@ impl Receipt for MemoryReceipt {
 
 impl Drop for MemoryReceipt {
     fn drop(&mut self) {
-        if let Some((body, queue)) = self.unsettled.take() {
+        if let Some((message, queue)) = self.unsettled.take() {
             // The receiver is gone only together with the bus.
-            queue.send(body).ok();
+            queue.send(message).ok();
         }
     }
 }
@@ -154,6 +155,7 @@ mod tests {
             event_type: "test.v1".to_owned(),
             routing_key: routing_key.to_owned(),
             body: routing_key.as_bytes().to_vec(),
+            trace: None,
         }
     }
 

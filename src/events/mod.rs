@@ -14,6 +14,7 @@ use async_trait::async_trait;
 
 pub use self::memory::MemoryBus;
 pub use self::wire::Message;
+use crate::domain::TraceParent;
 
 /// Bound of one round of publishing, from the first message to the last confirm, a connection that
 /// has to be made first included.
@@ -106,6 +107,8 @@ pub struct Delivery {
     pub body: Vec<u8>,
     /// What its sender says that it is.
     pub content_type: Option<String>,
+    /// Where its sender stands in a trace.
+    pub trace: Option<TraceParent>,
     /// How to settle it. Dropped unsettled, the event is delivered again.
     pub receipt: Box<dyn Receipt>,
 }

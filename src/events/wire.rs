@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::domain::{
     EventId, InvalidLobby, InvalidToken, LOBBY_CHANGED, Lobby, LobbyChanged, LobbyData, Outgoing,
-    ROOM_UPDATED, RoomToken, RoomUpdated, Version,
+    ROOM_UPDATED, RoomToken, RoomUpdated, TraceParent, Version,
 };
 
 /// Media type of the bodies.
@@ -42,6 +42,8 @@ pub struct Message {
     pub routing_key: String,
     /// A `CloudEvent` in structured JSON.
     pub body: Vec<u8>,
+    /// Where its publication stands in a trace.
+    pub trace: Option<TraceParent>,
 }
 
 /// Why a body is no lobby change.
@@ -204,9 +206,13 @@ pub fn lobby_changed(change: &LobbyChanged, id: EventId, time: DateTime<Utc>) ->
 /// # Errors
 ///
 /// Its data is no JSON: somebody else wrote the row.
-pub fn outgoing(event: &Outgoing) -> Result<Message, serde_json::Error> {
+pub fn outgoing(
+    event: &Outgoing,
+    trace: Option<TraceParent>,
+) -> Result<Message, serde_json::Error> {
     let data = RawValue::from_string(event.data.clone())?;
-    Ok(message(event.id.clone(), &event.event_type, &event.token, event.created_at, data))
+    let (id, kind) = (event.id.clone(), &event.event_type);
+    Ok(Message { trace, ..message(id, kind, &event.token, event.created_at, data) })
 }
 
 fn message(
@@ -230,7 +236,7 @@ fn message(
     // "room.updated.v1" of room abc goes to room.updated.abc.
     let kind = event_type.rsplit_once(".v").map_or(event_type, |(kind, _version)| kind);
     let routing_key = format!("{kind}.{token}");
-    Message { id, event_type: event_type.to_owned(), routing_key, body }
+    Message { id, event_type: event_type.to_owned(), routing_key, body, trace: None }
 }
 
 /// Reads an object. (A struct could be read from an array as well, by the order of its fields.)
@@ -341,9 +347,9 @@ mod tests {
             due_at: None,
             attempt: 1,
         };
-        let message = outgoing(&event).unwrap();
+        let message = outgoing(&event, None).unwrap();
         assert_eq!(message.routing_key, "room.updated.abc");
-        assert!(outgoing(&Outgoing { data: "garbage".to_owned(), ..event }).is_err());
+        assert!(outgoing(&Outgoing { data: "garbage".to_owned(), ..event }, None).is_err());
         let body: serde_json::Value = serde_json::from_slice(&message.body).unwrap();
         let expected = serde_json::json!({
             "specversion": "1.0", "id": "0199-id", "source": "lobbyd", "type": "room.updated.v1",

@@ -55,6 +55,8 @@ pub(super) struct Statements {
     pub(super) marks: &'static str,
     /// JSON of attendees, now (seconds).
     pub(super) touch: &'static str,
+    /// JSON of tokens → token, timer (seconds), traceparent of the event that set it.
+    pub(super) causes: &'static str,
     /// → seconds: the first timer, over or not.
     pub(super) next_due: &'static str,
     /// now (milliseconds), limit → the columns of [`EventRow`](super::rows::EventRow), locked.
@@ -77,7 +79,7 @@ pub(super) struct Statements {
 
 impl Statements {
     /// Every text that is prepared; MySQL does not prepare `begin`.
-    pub(super) fn all(&self) -> [&'static str; 21] {
+    pub(super) fn all(&self) -> [&'static str; 22] {
         // Taken apart, so that no statement is forgotten.
         let Self {
             begin: _,
@@ -93,6 +95,7 @@ impl Statements {
             insert_outbox,
             marks,
             touch,
+            causes,
             next_due,
             available,
             claim,
@@ -116,6 +119,7 @@ impl Statements {
             insert_outbox,
             marks,
             touch,
+            causes,
             next_due,
             available,
             claim,

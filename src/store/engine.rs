@@ -1,6 +1,7 @@
 //! Every flow of the store, once, for all databases.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -22,8 +23,8 @@ use super::{
     session::{self, Session},
 };
 use crate::domain::{
-    Applied, Decision, EventId, LobbyChanged, Outgoing, Room, RoomToken, Version, decide,
-    rules::lobby_effects,
+    Applied, Decision, EventId, LobbyChanged, Outgoing, Room, RoomToken, TraceParent, Version,
+    decide, rules::lobby_effects,
 };
 
 /// An idle connection may have died without a sign, and each such one costs this wait.
@@ -238,6 +239,45 @@ where
         let (fired,): (i64,) = session.fetch_one(count).await?;
         session.finish();
         Ok(fired.unsigned_abs())
+    }
+
+    async fn note_cause(
+        &self,
+        change: &LobbyChanged,
+        received: Version,
+        cause: TraceParent,
+    ) -> Result<()> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        session.begin().await?;
+        let version = change.version.unwrap_or(received);
+        let room = session.lock_room(&change.token).await?;
+        if let Some(room) = room.filter(|room| room.version == version)
+            && let Some(timer) = room.lobby.scheduled()
+        {
+            let delete = sqlx::query(D::shared().delete_cause).bind(room.id.0);
+            session.execute(delete).await?;
+            let insert = sqlx::query(D::shared().insert_cause)
+                .bind(room.id.0)
+                .bind(timer.timestamp())
+                .bind(cause.to_string());
+            session.execute(insert).await?;
+        }
+        session.commit().await
+    }
+
+    async fn causes(&self, fired: &[Outgoing]) -> Result<HashMap<EventId, TraceParent>> {
+        let tokens: Vec<&str> = fired.iter().map(|event| event.token.as_str()).collect();
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let noted = sqlx::query(D::STATEMENTS.causes).bind(json(&tokens));
+        let noted: Vec<(String, i64, String)> = session.fetch_all(noted).await?;
+        session.finish();
+        let noted: HashMap<(String, i64), String> =
+            noted.into_iter().map(|(token, timer, cause)| ((token, timer), cause)).collect();
+        let cause = |event: &Outgoing| {
+            let timer = event.due_at?.timestamp();
+            TraceParent::parse(noted.get(&(event.token.as_str().to_owned(), timer))?)
+        };
+        Ok(fired.iter().filter_map(|event| Some((event.id.clone(), cause(event)?))).collect())
     }
 
     async fn create_room(&self, token: &RoomToken, room_type: i64, name: &str) -> Result<()> {

@@ -23,14 +23,14 @@ mod shared;
 mod sqlite;
 mod users;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::domain::{
     Actor, Applied, Attendee, AttendeeId, Caller, EventId, Lobby, LobbyChanged, Message,
-    MessageQuery, Outgoing, Room, RoomId, RoomToken, RoomUpdated, Version,
+    MessageQuery, Outgoing, Room, RoomId, RoomToken, RoomUpdated, TraceParent, Version,
     rules::{Command, Look, NewRoom, Refusal},
 };
 
@@ -182,6 +182,17 @@ pub trait Store: Send + Sync + 'static {
 
     /// Counts the timers that reset their room at `since` or later, as far as history goes back.
     async fn fired_since(&self, since: DateTime<Utc>) -> Result<u64>;
+
+    /// Notes which event set a room's timer, if the room still has what that event said.
+    async fn note_cause(
+        &self,
+        change: &LobbyChanged,
+        received: Version,
+        cause: TraceParent,
+    ) -> Result<()>;
+
+    /// The events that set the timers which reset these rooms, as far as they were noted.
+    async fn causes(&self, fired: &[Outgoing]) -> Result<HashMap<EventId, TraceParent>>;
 
     /// Makes a room without lobby and without participants.
     async fn create_room(&self, token: &RoomToken, room_type: i64, name: &str) -> Result<()>;

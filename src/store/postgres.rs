@@ -95,6 +95,10 @@ pub(super) const STATEMENTS: Statements = Statements {
             ))
             ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
         )",
+    causes: "\
+        SELECT room.token, cause.timer, cause.traceparent
+        FROM lobbyd_rooms AS room JOIN lobbyd_timer_causes AS cause ON cause.room_id = room.id
+        WHERE room.token = ANY (ARRAY(SELECT json_array_elements_text(CAST($1 AS json))))",
     next_due: concat!(
         "\
         SELECT floor(extract(epoch FROM lobby_timer))::bigint FROM lobbyd_rooms

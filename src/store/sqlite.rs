@@ -98,6 +98,10 @@ const STATEMENTS: Statements = Statements {
     touch: "\
         UPDATE lobbyd_attendees SET seen_at = $2
         WHERE id IN (SELECT value FROM json_each($1))",
+    causes: "\
+        SELECT room.token, cause.timer, cause.traceparent
+        FROM lobbyd_rooms AS room JOIN lobbyd_timer_causes AS cause ON cause.room_id = room.id
+        WHERE room.token IN (SELECT value FROM json_each($1))",
     next_due: concat!(
         "\
         SELECT unixepoch(lobby_timer) FROM lobbyd_rooms

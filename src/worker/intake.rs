@@ -26,6 +26,7 @@ use crate::{
     health::{Health, Part},
     store::{Store, StoreError},
     telemetry,
+    traces::{Kind, Span, Traces},
 };
 
 /// Waits between the attempts to find an event's room: first and longest.
@@ -39,6 +40,7 @@ pub struct Intake {
     health: Arc<Health>,
     /// Rung when a timer was armed.
     armed: Arc<Notify>,
+    traces: Traces,
     /// How long an event waits for its room.
     unknown_room_grace: Duration,
     /// The last instant of receipt that was given out.
@@ -58,9 +60,9 @@ enum Verdict {
 
 /// A delivery that waits for something else than the database.
 enum Aside {
-    DeadLetter(Delivery, String),
+    DeadLetter(Delivery, String, Span),
     /// The change keeps its instant of receipt, so that a newer one overtakes it for good.
-    AwaitRoom(Delivery, LobbyChanged, Version),
+    AwaitRoom(Delivery, LobbyChanged, Version, Span),
 }
 
 impl Intake {
@@ -72,11 +74,12 @@ impl Intake {
         clock: Arc<DatabaseClock>,
         health: Arc<Health>,
         armed: Arc<Notify>,
+        traces: Traces,
         unknown_room_grace: Duration,
     ) -> Self {
         let received = Mutex::new(Version::ZERO);
         let retries = Semaphore::new(1);
-        Self { store, bus, clock, health, armed, unknown_room_grace, received, retries }
+        Self { store, bus, clock, health, armed, traces, unknown_room_grace, received, retries }
     }
 
     /// Runs until `stop`, over as many connections as it takes. What is not settled then is
@@ -144,20 +147,26 @@ impl Intake {
         mut delivery: Delivery,
         stop: &CancellationToken,
     ) -> Result<Option<Aside>, BusError> {
+        let mut span = self.traces.span("process lobby.changed", Kind::Consumer, delivery.trace);
         let content_type = delivery.content_type.as_deref();
         let change = match wire::parse_lobby_changed(&delivery.body, content_type) {
             Ok(change) => change,
             Err(malformed) => {
-                count("malformed");
-                return Ok(Some(Aside::DeadLetter(delivery, malformed.to_string())));
+                count("malformed", &mut span);
+                return Ok(Some(Aside::DeadLetter(delivery, malformed.to_string(), span)));
             }
         };
+        span.note("lobbyd.room.token", &change.token);
         let received = self.received_now();
-        match self.apply(&change, received, stop).await {
+        match self.apply(&change, received, &mut span, stop).await {
             None => Ok(None),
             Some(Verdict::Ack) => delivery.receipt.ack().await.map(|()| None),
-            Some(Verdict::DeadLetter(reason)) => Ok(Some(Aside::DeadLetter(delivery, reason))),
-            Some(Verdict::AwaitRoom) => Ok(Some(Aside::AwaitRoom(delivery, change, received))),
+            Some(Verdict::DeadLetter(reason)) => {
+                Ok(Some(Aside::DeadLetter(delivery, reason, span)))
+            }
+            Some(Verdict::AwaitRoom) => {
+                Ok(Some(Aside::AwaitRoom(delivery, change, received, span)))
+            }
         }
     }
 
@@ -166,18 +175,25 @@ impl Intake {
         &self,
         change: &LobbyChanged,
         received: Version,
+        span: &mut Span,
         stop: &CancellationToken,
     ) -> Option<Verdict> {
         let mut backoff = Backoff::new(Backoff::LOOPS);
         loop {
-            match self.store.apply(change, received).await {
-                Ok(applied) => return Some(self.verdict(change, received, applied)),
+            let commit = span.part("commit lobby");
+            let applied = self.store.apply(change, received).await;
+            drop(commit);
+            match applied {
+                Ok(applied) => {
+                    self.note_cause(change, received, span).await;
+                    return Some(self.verdict(change, received, applied, span));
+                }
                 Err(
                     error @ (StoreError::Rejected(_)
                     | StoreError::Corrupt(_)
                     | StoreError::Unreadable(_)),
                 ) => {
-                    count("rejected");
+                    count("rejected", span);
                     return Some(Verdict::DeadLetter(telemetry::causes(&error)));
                 }
                 Err(error) => {
@@ -197,13 +213,30 @@ impl Intake {
         }
     }
 
+    /// Notes where the timer comes from, for the trace of its firing. If that fails, only a link is
+    /// missing there.
+    async fn note_cause(&self, change: &LobbyChanged, received: Version, span: &Span) {
+        let timer = change.lobby.scheduled();
+        if let Some(cause) = span.place().filter(|_| timer.is_some())
+            && let Err(error) = self.store.note_cause(change, received, cause).await
+        {
+            tracing::debug!(error = telemetry::causes(&error), "cause of a timer is not noted");
+        }
+    }
+
     /// Reports a change, rings the timer loop if it armed a timer, and says how to settle it.
-    fn verdict(&self, change: &LobbyChanged, received: Version, applied: Applied) -> Verdict {
+    fn verdict(
+        &self,
+        change: &LobbyChanged,
+        received: Version,
+        applied: Applied,
+        span: &mut Span,
+    ) -> Verdict {
         let (room, lobby) = (&change.token, change.lobby);
         let version = change.version.unwrap_or(received).milliseconds();
         match applied {
             Applied::Set { replaced } => {
-                count("applied");
+                count("applied", span);
                 if let Some(superseded) = replaced.filter(|&timer| Some(timer) != lobby.timer) {
                     metrics::counter!(telemetry::SUPERSEDED).increment(1);
                     tracing::info!(
@@ -225,14 +258,14 @@ impl Intake {
                 Verdict::Ack
             }
             Applied::Stale => {
-                count("stale");
+                count("stale", span);
                 tracing::info!(room.token = %room, version, "stale event changes nothing");
                 // The timer loop passes over a row that is locked, as this one was.
                 self.armed.notify_one();
                 Verdict::Ack
             }
             Applied::NoLobby => {
-                count("no_lobby");
+                count("no_lobby", span);
                 Verdict::DeadLetter(format!("room {room} is of a type or object without lobby"))
             }
             Applied::UnknownRoom => Verdict::AwaitRoom,
@@ -255,13 +288,13 @@ impl Intake {
     }
 
     async fn settle(&self, aside: Aside, stop: &CancellationToken) -> Result<(), BusError> {
-        let (mut delivery, reason) = match aside {
-            Aside::DeadLetter(delivery, reason) => (delivery, reason),
-            Aside::AwaitRoom(mut delivery, change, received) => {
-                match self.await_room(&change, received, stop).await {
+        let (mut delivery, reason, _span) = match aside {
+            Aside::DeadLetter(delivery, reason, span) => (delivery, reason, span),
+            Aside::AwaitRoom(mut delivery, change, received, mut span) => {
+                match self.await_room(&change, received, &mut span, stop).await {
                     None => return Ok(()),
                     Some(Ok(())) => return delivery.receipt.ack().await,
-                    Some(Err(reason)) => (delivery, reason),
+                    Some(Err(reason)) => (delivery, reason, span),
                 }
             }
         };
@@ -282,6 +315,7 @@ impl Intake {
         &self,
         change: &LobbyChanged,
         received: Version,
+        span: &mut Span,
         stop: &CancellationToken,
     ) -> Option<Result<(), String>> {
         // Only the waits count: while the database is away nobody can tell if the room is there.
@@ -292,14 +326,14 @@ impl Intake {
             sleep(wait).await;
             left = left.saturating_sub(wait);
             let turn = self.retries.acquire().await.expect("nobody closes the semaphore");
-            let verdict = self.apply(change, received, stop).await?;
+            let verdict = self.apply(change, received, span, stop).await?;
             drop(turn);
             match verdict {
                 Verdict::Ack => return Some(Ok(())),
                 Verdict::DeadLetter(reason) => return Some(Err(reason)),
                 Verdict::AwaitRoom if !left.is_zero() => {}
                 Verdict::AwaitRoom => {
-                    count("unknown_room");
+                    count("unknown_room", span);
                     let (room, grace) = (&change.token, self.unknown_room_grace);
                     return Some(Err(format!("no room {room}, not even {grace:?} later")));
                 }
@@ -316,6 +350,7 @@ impl Intake {
     }
 }
 
-fn count(outcome: &'static str) {
+fn count(outcome: &'static str, span: &mut Span) {
     metrics::counter!(telemetry::EVENTS, "outcome" => outcome).increment(1);
+    span.note("lobbyd.outcome", &outcome);
 }

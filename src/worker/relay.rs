@@ -22,6 +22,7 @@ use crate::{
     health::{Health, Part},
     store::{Store, StoreError},
     telemetry,
+    traces::{Span, Traces},
 };
 
 /// How long a claim holds: one round of publishing, and some time to wait for it. Short, because it
@@ -95,8 +96,17 @@ pub struct Relay {
     health: Arc<Health>,
     fresh: mpsc::Receiver<Batch>,
     left: Arc<Notify>,
+    traces: Traces,
     /// Events per round.
     batch: u32,
+}
+
+/// Events with their messages, and the spans of their publication.
+#[derive(Default)]
+struct Written {
+    events: Vec<Outgoing>,
+    messages: Vec<Message>,
+    spans: Vec<Span>,
 }
 
 /// Why a round of the relay failed.
@@ -121,10 +131,11 @@ impl Relay {
         health: Arc<Health>,
         batch: u32,
         left: Arc<Notify>,
+        traces: Traces,
     ) -> (Self, Handoff) {
         let (batches, fresh) = mpsc::channel(HANDOFF_BATCHES);
         let handoff = Handoff { batches, left: Arc::clone(&left) };
-        (Self { store, bus, clock, health, fresh, left, batch }, handoff)
+        (Self { store, bus, clock, health, fresh, left, traces, batch }, handoff)
     }
 
     /// Runs until the timer loop is gone, then flushes the outbox as far as the broker takes it.
@@ -199,7 +210,7 @@ impl Relay {
 
     /// Publishes claimed events and notes which the broker has. The others can be claimed again.
     async fn deliver(&self, events: Vec<Outgoing>) -> Result<(), RelayError> {
-        let (events, messages) = self.written(events).await;
+        let Written { events, messages, spans } = self.written(events).await;
         let confirmations = match self.bus.publish(&messages).await {
             Ok(confirmations) => confirmations,
             Err(error) => {
@@ -213,19 +224,20 @@ impl Relay {
         let mut refused: BTreeMap<Duration, Vec<EventId>> = BTreeMap::new();
         let mut lost = Vec::new();
         let mut failure = None;
-        for (event, confirmation) in events.into_iter().zip(confirmations) {
+        for ((event, mut span), confirmation) in events.into_iter().zip(spans).zip(confirmations) {
             match confirmation {
                 Confirmation::Confirmed => {
+                    count("confirmed", &mut span);
                     report_confirmed(&event, now);
                     confirmed.push(event.id);
                 }
                 Confirmation::Refused(why) => {
-                    count("refused");
+                    count("refused", &mut span);
                     tracing::warn!(event.id = %event.id, why, "event was not taken and is kept");
                     refused.entry(refusal_wait(event.attempt)).or_default().push(event.id);
                 }
                 Confirmation::Unconfirmed(why) => {
-                    count("unconfirmed");
+                    count("unconfirmed", &mut span);
                     failure.get_or_insert(why);
                     lost.push(event.id);
                 }
@@ -245,16 +257,21 @@ impl Relay {
     }
 
     /// Writes the messages. An event that cannot be written is put off, and holds up no other.
-    async fn written(&self, events: Vec<Outgoing>) -> (Vec<Outgoing>, Vec<Message>) {
-        let mut written = (Vec::with_capacity(events.len()), Vec::with_capacity(events.len()));
+    async fn written(&self, events: Vec<Outgoing>) -> Written {
+        let mut written = Written::default();
         for event in events {
-            match wire::outgoing(&event) {
+            let mut span = self.traces.publication(&event);
+            span.note_event(&event.id);
+            span.note("lobbyd.room.token", &event.token);
+            span.note("lobbyd.attempt", &event.attempt);
+            match wire::outgoing(&event, span.place()) {
                 Ok(message) => {
-                    written.0.push(event);
-                    written.1.push(message);
+                    written.events.push(event);
+                    written.messages.push(message);
+                    written.spans.push(span);
                 }
                 Err(error) => {
-                    count("unreadable");
+                    count("unreadable", &mut span);
                     tracing::error!(event.id = %event.id, %error, "event in the outbox is no JSON");
                     self.release(vec![event.id], LONGEST_REFUSAL_WAIT).await;
                 }
@@ -301,7 +318,6 @@ impl Relay {
 }
 
 fn report_confirmed(event: &Outgoing, now: DateTime<Utc>) {
-    count("confirmed");
     let lag = event.due_at.map(|due_at| (now - due_at).as_seconds_f64());
     if let Some(lag) = lag {
         metrics::histogram!(telemetry::LAG).record(lag);
@@ -325,6 +341,7 @@ fn ids(events: &[Outgoing]) -> Vec<EventId> {
     events.iter().map(|event| event.id.clone()).collect()
 }
 
-fn count(outcome: &'static str) {
+fn count(outcome: &'static str, span: &mut Span) {
     metrics::counter!(telemetry::PUBLISHED, "outcome" => outcome).increment(1);
+    span.note("lobbyd.outcome", &outcome);
 }

@@ -6,7 +6,7 @@
 //! nothing is ever early, whatever the clocks of this machine do. It holds no timers in memory and
 //! publishes nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -15,9 +15,11 @@ use super::Handoff;
 use crate::{
     backoff::Backoff,
     clock::DatabaseClock,
+    domain::Outgoing,
     health::{Health, Part},
     store::{self, Fired, Held, Store},
     telemetry,
+    traces::Traces,
 };
 
 /// Longest sleep. It bounds how late a timer fires that another process armed.
@@ -39,6 +41,7 @@ pub struct TimerLoop {
     /// Rung when this process armed a timer.
     armed: Arc<Notify>,
     handoff: Handoff,
+    traces: Traces,
     /// Rooms per transaction.
     batch: u32,
     /// Rung when a due room has to be waited for.
@@ -54,9 +57,10 @@ impl TimerLoop {
         health: Arc<Health>,
         armed: Arc<Notify>,
         handoff: Handoff,
+        traces: Traces,
         batch: u32,
     ) -> Self {
-        Self { store, clock, health, armed, handoff, batch, held: Notify::new() }
+        Self { store, clock, health, armed, handoff, traces, batch, held: Notify::new() }
     }
 
     /// Runs until `stop`. A transaction that has begun is finished. Whatever fails is tried again:
@@ -107,6 +111,7 @@ impl TimerLoop {
                 Ok(fired) => {
                     self.report(&fired);
                     self.handoff.left_in_outbox();
+                    self.trace(fired.events).await;
                 }
                 Err(error) => {
                     tracing::warn!(
@@ -133,11 +138,13 @@ impl TimerLoop {
             let fired = self.store.fire_due(now, self.batch, Held::PassOver, claimed_until).await?;
             let last = fired.is_short_of(self.batch);
             self.report(&fired);
+            let traced = if self.traces.are_on() { fired.events.clone() } else { Vec::new() };
             match slot {
                 _ if fired.events.is_empty() => {}
                 Some(slot) => slot.send(fired.events),
                 None => self.handoff.left_in_outbox(),
             }
+            self.trace(traced).await;
             if last || stop.is_cancelled() {
                 break now;
             }
@@ -154,6 +161,25 @@ impl TimerLoop {
         }
         *held_rounds = 0;
         Ok(next.map_or(LOOK_INTERVAL, |due_at| self.clock.until(due_at).min(LOOK_INTERVAL)))
+    }
+
+    /// Records what fired, linked to what had set the timers. The rooms are open by now.
+    async fn trace(&self, events: Vec<Outgoing>) {
+        if events.is_empty() || !self.traces.are_on() {
+            return;
+        }
+        let causes = self.store.causes(&events).await.unwrap_or_else(|error| {
+            tracing::debug!(error = telemetry::causes(&error), "causes of timers cannot be read");
+            HashMap::new()
+        });
+        for event in &events {
+            let mut span = self.traces.opening(event, causes.get(&event.id).copied());
+            span.note_event(&event.id);
+            span.note("lobbyd.room.token", &event.token);
+            if let Some(due_at) = event.due_at {
+                span.note("lobbyd.timer.due_at", &due_at.to_rfc3339());
+            }
+        }
     }
 
     fn report(&self, fired: &Fired) {

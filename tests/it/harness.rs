@@ -6,8 +6,8 @@ use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::support::{
     http::{Answer, Api},
-    python,
     server::free_port,
+    tools,
 };
 
 /// Answers what it was asked, and sets a cookie.
@@ -105,8 +105,8 @@ fn python_clients_fail_without_a_server() {
         ("VISITOR", "bob"),
         ("VISITOR_PASSWORD", "secret"),
     ];
-    let library = python::run("talk.py", &[], &environment);
-    let properties = python::schemathesis(&["run", &format!("{nowhere}/openapi.json")]);
+    let library = tools::talk("talk.py", &[], &environment);
+    let properties = tools::schemathesis(&["run", &format!("{nowhere}/openapi.json")]);
     for (output, status, complaint) in
         [(library, 1, "ConnectionError"), (properties, 2, "Connection refused")]
     {

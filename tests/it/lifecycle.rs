@@ -4,7 +4,7 @@ use std::{
     fs,
     io::Write,
     net::IpAddr,
-    os::unix::net::UnixDatagram,
+    os::unix::{fs::MetadataExt, net::UnixDatagram},
     process::{Output, Stdio},
     time::Duration,
 };
@@ -351,11 +351,96 @@ async fn systemd_is_told() {
     });
     let mut worker = Daemon::start_ready(&settings).await;
     sleep(Duration::from_millis(500)).await;
+    worker.signal(Signal::SIGHUP);
+    eventually("the reload", || async { worker.log().contains("was read anew").then_some(()) })
+        .await;
     assert!(worker.stop().await.success());
     let told = systemd.join().unwrap();
-    assert_eq!(told.matches("READY=1\n").count(), 1, "{told}");
+    let (started, reloaded) = told.split_once("RELOADING=1\nMONOTONIC_USEC=").unwrap();
+    assert_eq!(started.matches("READY=1\n").count(), 1, "{told}");
+    assert_eq!(reloaded.matches("READY=1\n").count(), 1, "{told}");
     assert!(told.contains("STATUS=opening rooms on time\n"), "{told}");
     assert!(told.matches("WATCHDOG=1").count() >= 3, "{told}");
+}
+
+/// As sd-daemon(3) describes it.
+#[tokio::test]
+async fn the_journal_is_told_how_important_a_line_is() {
+    let (_database, settings) = laptop().await;
+    for format in ["text", "json"] {
+        let file = folder("journal-").join("log");
+        let log = fs::File::create(&file).unwrap();
+        let stream = log.metadata().unwrap();
+        let mut worker = program(&settings)
+            .arg("worker")
+            .env("LOBBYD__LOG__FORMAT", format)
+            .env("LOBBYD__OPS__LISTEN", format!("127.0.0.1:{}", free_port()))
+            .env("JOURNAL_STREAM", format!("{}:{}", stream.dev(), stream.ino()))
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        eventually("lines in the journal", || async {
+            fs::read_to_string(&file).unwrap().contains("events come in").then_some(())
+        })
+        .await;
+        worker.kill().unwrap();
+        worker.wait().unwrap();
+        for line in fs::read_to_string(&file).unwrap().lines() {
+            let message = line.strip_prefix("<6>").unwrap_or_else(|| panic!("{line}"));
+            if format == "json" {
+                let entry: serde_json::Value = serde_json::from_str(message).expect(line);
+                assert!(entry["message"].is_string() && entry["timestamp"].is_null(), "{line}");
+            } else {
+                assert!(!message.starts_with(|c: char| c.is_ascii_digit()), "{line}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_health_check_says_what_is_not_reached() {
+    let mut site = Site::new(Kind::Sqlite).await;
+    site.set("EVENTS__URL", &format!("amqp://guest:guest@127.0.0.1:{}/%2f", free_port()));
+    let worker = Daemon::start(&site.settings);
+    worker.unready().await;
+    site.set("OPS__LISTEN", &format!("127.0.0.1:{}", worker.ops_port));
+    let check = |settings: &Settings, arguments: &[&str]| {
+        let output = run(settings, arguments);
+        (output.status.code(), text(&output.stderr), text(&output.stdout))
+    };
+    let (status, complaint, _) = check(&site.settings, &["health"]);
+    assert_eq!(status, Some(1));
+    assert!(complaint.contains("consumer: ") && complaint.lines().count() == 1, "{complaint}");
+    let (status, _, answer) = check(&site.settings, &["health", "--live"]);
+    assert_eq!((status, answer.as_str()), (Some(0), "ok\n"));
+    // As in a container.
+    site.set("OPS__LISTEN", &format!("0.0.0.0:{}", worker.ops_port));
+    assert_eq!(check(&site.settings, &["health", "--live"]).0, Some(0));
+    drop(worker);
+    let (status, complaint, _) = check(&site.settings, &["health", "--live"]);
+    assert_eq!(status, Some(1));
+    assert!(complaint.contains("ops.listen: nobody answers on 127.0.0.1:"), "{complaint}");
+}
+
+#[test]
+fn credentials_of_systemd_stand_over_the_file_and_under_the_environment() {
+    let folder = folder("credentials-");
+    fs::write(folder.join("database-url"), "postgres://lobbyd:marker-secret@credential/db\n")
+        .unwrap();
+    let file = folder.join("lobbyd.toml");
+    fs::write(&file, "[database]\nurl = \"postgres://file/db\"\n[events]\nurl = \"amqp://file\"\n")
+        .unwrap();
+    let mut environment = settings(&[("CREDENTIALS_DIRECTORY", folder.to_str().unwrap())]);
+    let check = |environment: &Settings| {
+        let output = run(environment, &["--config", file.to_str().unwrap(), "config", "check"]);
+        text(&output.stdout)
+    };
+    let shown = check(&environment);
+    assert!(shown.contains("url = \"postgres://lobbyd:***@credential/db\""), "{shown}");
+    assert!(shown.contains("url = \"amqp://file\""), "{shown}");
+    environment.extend(settings(&[("LOBBYD__DATABASE__URL", "postgres://environment/db")]));
+    let shown = check(&environment);
+    assert!(shown.contains("url = \"postgres://environment/db\""), "{shown}");
 }
 
 #[tokio::test]

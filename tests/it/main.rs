@@ -44,8 +44,11 @@ mod migrations;
 mod outage;
 mod polling;
 mod race;
+mod reload;
 mod room_contract;
 mod rooms;
 mod store_contract;
 mod support;
+#[cfg(feature = "otlp")]
+mod traces;
 mod webinar;

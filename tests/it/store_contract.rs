@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lobbyd::{
-    domain::{Applied, EventId, Lobby, LobbyChanged, LobbyState, RoomToken, Version},
+    domain::{Applied, EventId, Lobby, LobbyChanged, LobbyState, RoomToken, TraceParent, Version},
     store::{Held, Store, StoreError},
 };
 
@@ -68,6 +68,8 @@ on_every_database! { super::Subject::new:
     old_rows_are_pruned,
     pruning_keeps_to_its_limit,
     what_waits_is_counted,
+    the_cause_of_a_timer_is_known_when_it_fires,
+    a_renewed_store_goes_on,
     a_room_is_made_once,
     a_closed_store_says_so_at_once,
 }
@@ -203,6 +205,42 @@ async fn a_due_timer_fires_once(subject: Subject) {
         (&stored[0].id, &stored[0].data, stored[0].created_at, stored[0].due_at, stored[0].attempt),
         (&event.id, &event.data, now, Some(at(10)), 1)
     );
+}
+
+async fn the_cause_of_a_timer_is_known_when_it_fires(subject: Subject) {
+    let cause = |span| TraceParent { trace: 1, span, sampled: true };
+    for room in ["caused", "moved", "by_sql"] {
+        subject.database.insert_room(room).await;
+        let set = change(room, closed_until(Some(at(10))), 1);
+        subject.apply(&set).await;
+        subject.store.note_cause(&set, RECEIVED, cause(1)).await.unwrap();
+    }
+    // Known already when it comes in, as a change by the API is; and overtaken.
+    let again = change("caused", closed_until(Some(at(10))), 1);
+    subject.store.note_cause(&again, RECEIVED, cause(2)).await.unwrap();
+    subject.apply(&change("moved", closed_until(Some(at(20))), 2)).await;
+    let overtaken = change("moved", closed_until(Some(at(10))), 1);
+    subject.store.note_cause(&overtaken, RECEIVED, cause(2)).await.unwrap();
+    let timer = subject.database.instant(at(20).timestamp());
+    let by_sql = format!("UPDATE lobbyd_rooms SET lobby_timer = {timer} WHERE token = 'by_sql'");
+    subject.database.execute(&by_sql).await;
+
+    let fired = subject.store.fire_due(at(30), 100, Held::PassOver, None).await.unwrap();
+    let causes = subject.store.causes(&fired.events).await.unwrap();
+    assert_eq!(fired.events.len(), 3);
+    for event in &fired.events {
+        let known = causes.get(&event.id).copied();
+        let expected = (event.token.as_str() == "caused").then(|| cause(2));
+        assert_eq!(known, expected, "{}", event.token);
+    }
+}
+
+async fn a_renewed_store_goes_on(subject: Subject) {
+    subject.database.insert_room("a").await;
+    subject.store.renew(&subject.database.url).await.unwrap();
+    assert_eq!(subject.lobby("a").await, Lobby::OPEN);
+    assert!(subject.store.renew("nonsense").await.is_err());
+    assert_eq!(subject.lobby("a").await, Lobby::OPEN);
 }
 
 async fn a_timer_is_never_early(subject: Subject) {

@@ -11,8 +11,11 @@ use lapin::{
 };
 use tokio::sync::watch;
 
-use super::{Broker, answered, next_delivery, publisher::Publisher};
-use crate::events::{Delivery, Receipt, Result, Subscription};
+use super::{Broker, TRACEPARENT, answered, next_delivery, publisher::Publisher};
+use crate::{
+    domain::TraceParent,
+    events::{Delivery, Receipt, Result, Subscription},
+};
 
 /// A consumer on a connection of its own. Dropping it closes the connection.
 pub(super) struct AmqpSubscription {
@@ -52,6 +55,7 @@ impl Subscription for AmqpSubscription {
         let delivery = next_delivery(&mut self.consumer, &mut self.uri).await?;
         Ok(Delivery {
             content_type: delivery.properties.content_type().as_ref().map(ToString::to_string),
+            trace: trace(&delivery.properties),
             body: delivery.data,
             receipt: Box::new(AmqpReceipt {
                 acker: delivery.acker,
@@ -62,6 +66,12 @@ impl Subscription for AmqpSubscription {
             }),
         })
     }
+}
+
+/// Where the sender stands in a trace, if it says so.
+fn trace(properties: &BasicProperties) -> Option<TraceParent> {
+    let value = properties.headers().as_ref()?.inner().get(TRACEPARENT)?;
+    TraceParent::parse(std::str::from_utf8(value.as_long_string()?.as_bytes()).ok()?)
 }
 
 struct AmqpReceipt {

@@ -55,6 +55,9 @@ const SILENCE: BusError = BusError::TimedOut("accept a connection", CONNECT_TIME
 /// What a client says first: AMQP 0-9-1.
 const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
 
+/// Header of a message that stands in a trace, as in HTTP: see W3C Trace Context for AMQP.
+const TRACEPARENT: &str = "traceparent";
+
 /// AMQP's code for a regular goodbye.
 const REPLY_SUCCESS: u16 = 200;
 

@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Broker, answered, broker, say_goodbye};
+use super::{Broker, TRACEPARENT, answered, broker, say_goodbye};
 use crate::{
     events::{BusError, Confirmation, Message, PUBLISH_TIMEOUT, Result, wire::CLOUDEVENTS_JSON},
     telemetry,
@@ -63,12 +63,18 @@ impl Publisher {
 
         let mut sent = Vec::with_capacity(messages.len());
         for message in messages {
-            let properties = BasicProperties::default()
+            let mut properties = BasicProperties::default()
                 .with_content_type(CLOUDEVENTS_JSON.into())
                 .with_delivery_mode(PERSISTENT)
                 .with_message_id(message.id.as_str().into())
                 .with_type(message.event_type.as_str().into())
                 .with_app_id("lobbyd".into());
+            if let Some(trace) = message.trace {
+                let mut headers = FieldTable::default();
+                let trace = AMQPValue::LongString(trace.to_string().into());
+                headers.insert(TRACEPARENT.into(), trace);
+                properties = properties.with_headers(headers);
+            }
             let (key, body) = (&message.routing_key, &message.body);
             sent.push(send(&link.events, deadline, exchange, key, body, properties).await);
         }

@@ -8,7 +8,7 @@ use lapin::{
         BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
         QueueBindOptions, QueueDeclareOptions,
     },
-    types::FieldTable,
+    types::{AMQPValue, FieldTable},
 };
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -66,10 +66,29 @@ impl Client {
         assert_eq!(confirm.await.unwrap(), Confirmation::Ack(None), "the event was not taken");
     }
 
+    /// Publishes a lobby change that stands in a trace.
+    pub async fn publish_traced(&self, body: &Value, traceparent: &str) {
+        let mut headers = FieldTable::default();
+        headers.insert("traceparent".into(), AMQPValue::LongString(traceparent.into()));
+        let properties = BasicProperties::default().with_headers(headers);
+        let confirm =
+            self.send_with("lobby.changed", body.to_string().as_bytes(), properties).await;
+        assert_eq!(confirm.await.unwrap(), Confirmation::Ack(None), "the event was not taken");
+    }
+
     /// Publishes a persistent, mandatory message; the confirm is still to be awaited.
     pub async fn send(&self, key: &str, body: &[u8], content_type: &str) -> PublisherConfirm {
-        let properties =
-            BasicProperties::default().with_content_type(content_type.into()).with_delivery_mode(2);
+        let properties = BasicProperties::default().with_content_type(content_type.into());
+        self.send_with(key, body, properties).await
+    }
+
+    async fn send_with(
+        &self,
+        key: &str,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> PublisherConfirm {
+        let properties = properties.with_delivery_mode(2);
         let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         self.channel
             .basic_publish(self.exchange.as_str().into(), key.into(), mandatory, body, properties)

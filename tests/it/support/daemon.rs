@@ -70,10 +70,14 @@ impl Daemon {
 
     /// Starts one that does what `command` says: `run`, `worker` or `api`.
     pub fn start_as(command: &str, settings: &Settings) -> Self {
+        Self::spawn(program(settings).arg(command))
+    }
+
+    /// Starts this program.
+    pub fn spawn(program: &mut Command) -> Self {
         let log = folder("daemon-").join("log");
         let (ops_port, http_port) = (free_port(), free_port());
-        let child = program(settings)
-            .arg(command)
+        let child = program
             .env("LOBBYD__OPS__LISTEN", format!("127.0.0.1:{ops_port}"))
             .env("LOBBYD__HTTP__LISTEN", format!("127.0.0.1:{http_port}"))
             .stdout(Stdio::null())

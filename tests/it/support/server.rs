@@ -268,6 +268,13 @@ impl Broker {
         run(command.args(arguments).envs(self.environment.iter().cloned()));
     }
 
+    /// Runs `rabbitmqctl` on this broker, and returns what it prints.
+    pub fn report(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(format!("{RABBITMQ}/rabbitmqctl"));
+        command.arg("--quiet").args(arguments).envs(self.environment.iter().cloned());
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    }
+
     pub fn url(&self) -> String {
         amqp_url(self.server.port)
     }

@@ -1,0 +1,142 @@
+//! SIGHUP: what the running program takes over, and what not.
+
+use std::{fs, path::PathBuf};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::support::{
+    daemon::{Daemon, Settings, program},
+    database::{Database, Kind},
+    eventually,
+    server::{BROKER, folder},
+    site::Site,
+};
+
+/// A worker on a SQLite file, with a configuration in a file that it reads.
+struct Configured {
+    worker: Daemon,
+    database: Database,
+    file: PathBuf,
+}
+
+impl Configured {
+    async fn start(configuration: &str) -> Self {
+        let database = Database::create(Kind::Sqlite).await;
+        let file = folder("config-").join("lobbyd.toml");
+        fs::write(&file, configuration).unwrap();
+        let settings: Settings = vec![("LOBBYD__DATABASE__URL".to_owned(), database.url.clone())];
+        let worker = Daemon::spawn(program(&settings).arg("worker").arg("--config").arg(&file));
+        worker.ready().await;
+        Self { worker, database, file }
+    }
+
+    /// Changes the configuration, and waits until the log says what became of it.
+    async fn reload(&self, configuration: &str, outcome: &str) {
+        let before = self.worker.log().matches(outcome).count();
+        fs::write(&self.file, configuration).unwrap();
+        self.worker.signal(Signal::SIGHUP);
+        eventually(outcome, || async {
+            (self.worker.log().matches(outcome).count() > before).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn the_level_of_the_log_is_taken_over() {
+    let site = Configured::start("[log]\nlevel = \"warn\"\n").await;
+    assert_eq!(site.worker.log(), "");
+    site.reload("[log]\nlevel = \"info\"\n", "configuration was read anew").await;
+    site.reload("[log]\nlevel = \"debug,sqlx=trace\"\n", "DEBUG").await;
+}
+
+#[tokio::test]
+async fn schedules_are_taken_over() {
+    let site = Configured::start("[housekeeping]\nsummary = \"0 0 0 1 1 *\"\n").await;
+    let often = "[housekeeping]\nsummary = \"* * * * * *\"\n";
+    site.reload(often, "summary of the last day").await;
+    site.reload("", "configuration was read anew").await;
+}
+
+#[tokio::test]
+async fn a_configuration_that_cannot_be_used_changes_nothing() {
+    let mut site = Configured::start("").await;
+    for wrong in ["[housekeeping]\nprune = \"often\"\n", "[timers]\nbatches = 3\n", "no TOML"] {
+        site.reload(wrong, "configuration cannot be used, all stays as it was").await;
+    }
+    site.reload("[log]\nlevel = \"a=b=c\"\n", "log.level cannot be used").await;
+    site.reload("[timers]\nbatch = 7\n[log]\nformat = \"json\"\n", "only after a restart").await;
+    let log = site.worker.log();
+    for key in ["key=\"timers.batch\"", "key=\"log.format\""] {
+        assert!(log.contains(key), "no {key} in {log}");
+    }
+    site.database.insert_rooms("room", 1, site.database.now().await).await;
+    site.database.all_open().await;
+    assert!(site.worker.stop().await.success());
+}
+
+/// As when a password is rotated: who has the old one is locked out afterwards.
+#[tokio::test]
+async fn new_secrets_of_database_and_broker_are_taken_over() {
+    let site = Site::new(Kind::Postgres).await;
+    let client = site.client().await;
+    let database = &site.database;
+    let name = site.exchange.replace(['.', '-'], "_");
+    let (old, new) = (format!("{name}_old"), format!("{name}_new"));
+    for user in [&old, &new] {
+        database.execute(&format!("CREATE ROLE {user} LOGIN SUPERUSER")).await;
+        BROKER.control(&["add_user", user, "secret"]);
+        BROKER.control(&["set_permissions", user, ".*", ".*", ".*"]);
+    }
+    let secrets = folder("secrets-");
+    let (database_url, events_url) = (secrets.join("database-url"), secrets.join("events-url"));
+    let write = |user: &str, password: &str| {
+        fs::write(&database_url, database.url.replace("//lobbyd@", &format!("//{user}@"))).unwrap();
+        let login = format!("//{user}:{password}@");
+        fs::write(&events_url, site.amqp_url.replace("//guest:guest@", &login)).unwrap();
+    };
+    write(&old, "secret");
+    let mut settings = site.settings.clone();
+    settings.retain(|(key, _)| {
+        !["LOBBYD__DATABASE__URL", "LOBBYD__EVENTS__URL"].contains(&key.as_str())
+    });
+    for (key, file) in [("DATABASE__URL_FILE", &database_url), ("EVENTS__URL_FILE", &events_url)] {
+        settings.push((format!("LOBBYD__{key}"), file.display().to_string()));
+    }
+    // Both in one process, so that every connection is there: of loops, API, and to listen.
+    let mut program = Daemon::start_as("run", &settings);
+    program.ready().await;
+
+    // The broker refuses this one; PostgreSQL here believes everybody.
+    write(&new, "wrong");
+    program.signal(Signal::SIGHUP);
+    eventually("the complaint", || async {
+        program.log().contains("events.url does not work, the old one stays in use").then_some(())
+    })
+    .await;
+    write(&new, "secret");
+    program.signal(Signal::SIGHUP);
+    eventually("the new connections", || async {
+        let connections = BROKER.report(&["list_connections", "user"]);
+        let of = |user: &String| connections.lines().filter(|line| line == user).count();
+        (of(&old) == 0 && of(&new) == 3).then_some(())
+    })
+    .await;
+    let of = async |user: &str| {
+        let count = "SELECT count(*) FROM pg_stat_activity WHERE usename";
+        database.number(&format!("{count} = '{user}'")).await
+    };
+    eventually("connections of the new user alone", || async {
+        (of(&old).await == 0 && of(&new).await > 0).then_some(())
+    })
+    .await;
+
+    BROKER.control(&["delete_user", &old]);
+    database.execute(&format!("ALTER ROLE {old} NOLOGIN")).await;
+    database.insert_room("webinar").await;
+    let timer = database.now().await + 1;
+    client.publish(&json!({"token": "webinar", "state": 1, "timer": timer})).await;
+    client.take_ids(&site.updates, 1).await;
+    assert!(program.stop().await.success());
+}

@@ -1,0 +1,230 @@
+//! Traces: from the event that comes in to the one that goes out, as a collector receives them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest,
+    common::v1::any_value::Value,
+    trace::v1::{Span, span::SpanKind},
+};
+use prost::Message;
+use serde_json::json;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::support::{
+    daemon::{Daemon, add_user, run},
+    database::Kind,
+    eventually,
+    http::Api,
+    server::free_port,
+    site::Site,
+};
+
+/// The trace of whoever sends the event, and the span in which that happens.
+const SENDER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+/// A collector that takes traces by OTLP over HTTP.
+struct Collector {
+    endpoint: String,
+    spans: Arc<Mutex<Vec<Span>>>,
+}
+
+impl Collector {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}/v1/traces", listener.local_addr().unwrap());
+        let spans = Arc::new(Mutex::new(Vec::new()));
+        let received = Arc::clone(&spans);
+        tokio::spawn(async move {
+            while let Ok((stream, _client)) = listener.accept().await {
+                tokio::spawn(receive(BufStream::new(stream), Arc::clone(&received)));
+            }
+        });
+        Self { endpoint, spans }
+    }
+
+    /// Waits for the span of this name and trace, or of any trace.
+    async fn span(&self, name: &str, trace: Option<&str>) -> Span {
+        eventually(&format!("span {name:?} of trace {trace:?}"), || async {
+            let spans = self.spans.lock().unwrap();
+            let fits = |span: &&Span| {
+                span.name == name && trace.is_none_or(|trace| hex(&span.trace_id) == trace)
+            };
+            spans.iter().find(fits).cloned()
+        })
+        .await
+    }
+}
+
+/// Takes one request after another.
+async fn receive(mut stream: BufStream<TcpStream>, spans: Arc<Mutex<Vec<Span>>>) {
+    loop {
+        let mut length = 0;
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
+                return;
+            }
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await.unwrap();
+        let request = ExportTraceServiceRequest::decode(body.as_slice()).unwrap();
+        for resource in request.resource_spans {
+            spans.lock().unwrap().extend(resource.scope_spans.into_iter().flat_map(|s| s.spans));
+        }
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn notes(span: &Span) -> HashMap<String, String> {
+    let text = |value: &Value| match value {
+        Value::StringValue(text) => text.clone(),
+        other => panic!("{other:?} is no text"),
+    };
+    span.attributes
+        .iter()
+        .map(|note| (note.key.clone(), text(note.value.as_ref().unwrap().value.as_ref().unwrap())))
+        .collect()
+}
+
+on_every_database! { crate::support::site::Site::new:
+    a_trace_leads_from_the_event_in_to_the_event_out,
+}
+
+async fn a_trace_leads_from_the_event_in_to_the_event_out(mut site: Site) {
+    let collector = Collector::start().await;
+    site.set("TRACES__ENDPOINT", &collector.endpoint);
+    let client = site.client().await;
+    let mut worker = site.worker().await;
+    site.database.insert_room("webinar").await;
+    let timer = site.database.now().await + 2;
+    let change = json!({"token": "webinar", "state": 1, "timer": timer});
+    client.publish_traced(&change, SENDER).await;
+
+    // What comes in goes on with the trace of its sender, and what it does is part of that.
+    let (trace, sender) = (&SENDER[3..35], &SENDER[36..52]);
+    let process = collector.span("process lobby.changed", Some(trace)).await;
+    assert_eq!(hex(&process.parent_span_id), sender);
+    assert_eq!(process.kind, SpanKind::Consumer as i32);
+    assert_eq!(notes(&process)["lobbyd.outcome"], "applied");
+    assert_eq!(notes(&process)["lobbyd.room.token"], "webinar");
+    let commit = collector.span("commit lobby", Some(trace)).await;
+    assert_eq!(commit.parent_span_id, process.span_id);
+    assert!(commit.start_time_unix_nano >= process.start_time_unix_nano);
+    assert!(commit.end_time_unix_nano <= process.end_time_unix_nano);
+
+    // The room that opens has the trace of its own event, linked to where its timer came from.
+    let update = client.take_ids(&site.updates, 1).await.into_values().next().unwrap();
+    let own = update.message_id.replace('-', "");
+    let opening = collector.span("open room", Some(&own)).await;
+    assert!(opening.parent_span_id.is_empty());
+    let link = &opening.links[0];
+    assert_eq!((hex(&link.trace_id).as_str(), &link.span_id), (trace, &process.span_id));
+    assert_eq!(notes(&opening)["messaging.message.id"], update.message_id);
+    assert!(opening.start_time_unix_nano >= u64::try_from(timer).unwrap() * 1_000_000_000);
+
+    // And so does its publication, which hands it on.
+    let publication = collector.span("publish event", Some(&own)).await;
+    assert_eq!(publication.parent_span_id, opening.span_id);
+    assert_eq!(publication.kind, SpanKind::Producer as i32);
+    assert_eq!(notes(&publication)["lobbyd.outcome"], "confirmed");
+    let expected = format!("00-{own}-{}-01", hex(&publication.span_id));
+    assert_eq!(update.headers["traceparent"], expected);
+    assert!(worker.stop().await.success());
+}
+
+/// The API publishes the change, a worker hears of it and knows it already, and opens the room.
+#[tokio::test]
+async fn a_timer_that_was_set_by_the_api_is_linked_too() {
+    let mut site = Site::new(Kind::Sqlite).await;
+    let collector = Collector::start().await;
+    site.set("TRACES__ENDPOINT", &collector.endpoint);
+    let _client = site.client().await;
+    let program = Daemon::start_as("run", &site.settings);
+    program.ready().await;
+    add_user(&site.settings, "alice", "secret", &[]);
+    let alice = Api::new(program.http_port).user("alice", "secret");
+    let room = json!({"roomType": 3, "roomName": "Webinar"});
+    let room = alice.post("/room", room).await.expect(201).data();
+    let lobby = format!("/room/{}/webinar/lobby", room["token"].as_str().unwrap());
+    let timer = site.database.now().await + 2;
+    alice.put(&lobby, json!({"state": 1, "timer": timer})).await.expect(200);
+    let process = collector.span("process lobby.changed", None).await;
+    assert_eq!(notes(&process)["lobbyd.outcome"], "stale");
+    // The publication is the first in the trace of its event.
+    let publication = collector.span("publish event", Some(&hex(&process.trace_id))).await;
+    assert_eq!(process.parent_span_id, publication.span_id);
+    assert!(publication.parent_span_id.is_empty());
+    let opening = collector.span("open room", None).await;
+    assert_eq!(opening.links[0].span_id, process.span_id);
+}
+
+#[tokio::test]
+async fn who_is_not_recorded_is_left_in_peace() {
+    let mut site = Site::new(Kind::Sqlite).await;
+    let collector = Collector::start().await;
+    site.set("TRACES__ENDPOINT", &collector.endpoint);
+    let client = site.client().await;
+    let mut worker = site.worker().await;
+    for room in ["unsampled", "malformed"] {
+        site.database.insert_room(room).await;
+    }
+    let timer = site.database.now().await + 2;
+    let change = |room: &str| json!({"token": room, "state": 1, "timer": timer});
+    client.publish_traced(&change("unsampled"), &SENDER.replace("-01", "-00")).await;
+    client.publish_traced(&change("malformed"), "nonsense").await;
+    client.take_ids(&site.updates, 2).await;
+    assert!(worker.stop().await.success());
+    // At its end the program has exported everything.
+    let spans = collector.spans.lock().unwrap();
+    let processed: Vec<_> =
+        spans.iter().filter(|span| span.name == "process lobby.changed").collect();
+    assert_eq!(processed.len(), 1, "{spans:?}");
+    assert_eq!(notes(processed[0])["lobbyd.room.token"], "malformed");
+    assert_eq!(spans.iter().filter(|span| span.name == "commit lobby").count(), 1);
+}
+
+#[tokio::test]
+async fn a_collector_that_is_down_costs_nothing_but_its_spans() {
+    let mut site = Site::new(Kind::Sqlite).await;
+    site.set("TRACES__ENDPOINT", &format!("http://127.0.0.1:{}/v1/traces", free_port()));
+    let client = site.client().await;
+    let mut worker = site.worker().await;
+    site.database.insert_rooms("room", 3000, site.database.now().await).await;
+    site.database.all_open().await;
+    site.all_done(&client, 3000).await;
+    eventually("dropped spans", || async {
+        worker.metric("lobbyd_spans_dropped_total").await.filter(|dropped| *dropped > 0)
+    })
+    .await;
+    assert!(worker.stop().await.success());
+    let complaints = worker.log().matches("collector does not take traces").count();
+    assert_eq!(complaints, 1, "{}", worker.log());
+}
+
+#[test]
+fn an_endpoint_that_cannot_be_used_is_refused() {
+    for endpoint in ["localhost:4318", "https://collector/v1/traces", "nonsense"] {
+        let settings = vec![("LOBBYD__TRACES__ENDPOINT".to_owned(), endpoint.to_owned())];
+        let output = run(&settings, &["config", "check"]);
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{complaint}");
+        assert!(complaint.contains("traces.endpoint"), "{complaint}");
+    }
+}

@@ -7,7 +7,7 @@ use std::{
 
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
-    common::v1::any_value::Value,
+    common::v1::{KeyValue, any_value::Value},
     trace::v1::{Span, span::SpanKind},
 };
 use prost::Message;
@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream},
     net::{TcpListener, TcpStream},
+    task::JoinSet,
 };
 
 use crate::support::{
@@ -33,6 +34,7 @@ const SENDER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 struct Collector {
     endpoint: String,
     spans: Arc<Mutex<Vec<Span>>>,
+    _server: JoinSet<()>,
 }
 
 impl Collector {
@@ -41,12 +43,14 @@ impl Collector {
         let endpoint = format!("http://{}/v1/traces", listener.local_addr().unwrap());
         let spans = Arc::new(Mutex::new(Vec::new()));
         let received = Arc::clone(&spans);
-        tokio::spawn(async move {
+        let mut server = JoinSet::new();
+        server.spawn(async move {
+            let mut connections = JoinSet::new();
             while let Ok((stream, _client)) = listener.accept().await {
-                tokio::spawn(receive(BufStream::new(stream), Arc::clone(&received)));
+                connections.spawn(receive(BufStream::new(stream), Arc::clone(&received)));
             }
         });
-        Self { endpoint, spans }
+        Self { endpoint, spans, _server: server }
     }
 
     /// Waits for the span of this name and trace, or of any trace.
@@ -89,18 +93,15 @@ async fn receive(mut stream: BufStream<TcpStream>, spans: Arc<Mutex<Vec<Span>>>)
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 fn notes(span: &Span) -> HashMap<String, String> {
-    let text = |value: &Value| match value {
-        Value::StringValue(text) => text.clone(),
-        other => panic!("{other:?} is no text"),
+    let text = |note: &KeyValue| {
+        let Some(Value::StringValue(text)) = note.value.clone()?.value else { return None };
+        Some((note.key.clone(), text))
     };
-    span.attributes
-        .iter()
-        .map(|note| (note.key.clone(), text(note.value.as_ref().unwrap().value.as_ref().unwrap())))
-        .collect()
+    span.attributes.iter().filter_map(text).collect()
 }
 
 on_every_database! { crate::support::site::Site::new:
@@ -121,7 +122,7 @@ async fn a_trace_leads_from_the_event_in_to_the_event_out(mut site: Site) {
     let (trace, sender) = (&SENDER[3..35], &SENDER[36..52]);
     let process = collector.span("process lobby.changed", Some(trace)).await;
     assert_eq!(hex(&process.parent_span_id), sender);
-    assert_eq!(process.kind, SpanKind::Consumer as i32);
+    assert_eq!(process.kind(), SpanKind::Consumer);
     assert_eq!(notes(&process)["lobbyd.outcome"], "applied");
     assert_eq!(notes(&process)["lobbyd.room.token"], "webinar");
     let commit = collector.span("commit lobby", Some(trace)).await;
@@ -142,7 +143,7 @@ async fn a_trace_leads_from_the_event_in_to_the_event_out(mut site: Site) {
     // And so does its publication, which hands it on.
     let publication = collector.span("publish event", Some(&own)).await;
     assert_eq!(publication.parent_span_id, opening.span_id);
-    assert_eq!(publication.kind, SpanKind::Producer as i32);
+    assert_eq!(publication.kind(), SpanKind::Producer);
     assert_eq!(notes(&publication)["lobbyd.outcome"], "confirmed");
     let expected = format!("00-{own}-{}-01", hex(&publication.span_id));
     assert_eq!(update.headers["traceparent"], expected);

@@ -8,7 +8,7 @@ use lapin::{
         BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
         QueueBindOptions, QueueDeclareOptions,
     },
-    types::{AMQPValue, FieldTable},
+    types::FieldTable,
 };
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -67,9 +67,11 @@ impl Client {
     }
 
     /// Publishes a lobby change that stands in a trace.
+    #[cfg(feature = "otlp")]
     pub async fn publish_traced(&self, body: &Value, traceparent: &str) {
         let mut headers = FieldTable::default();
-        headers.insert("traceparent".into(), AMQPValue::LongString(traceparent.into()));
+        let traceparent = lapin::types::AMQPValue::LongString(traceparent.into());
+        headers.insert("traceparent".into(), traceparent);
         let properties = BasicProperties::default().with_headers(headers);
         let confirm =
             self.send_with("lobby.changed", body.to_string().as_bytes(), properties).await;

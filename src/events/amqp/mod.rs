@@ -171,7 +171,7 @@ impl Bus for AmqpBus {
         let probe = self.broker.connect_by(uri.clone(), "probe").await?;
         say_goodbye(&probe).await;
         self.broker.uri.send_replace(uri);
-        self.publisher.close().await;
+        self.publisher.renew().await;
         Ok(())
     }
 

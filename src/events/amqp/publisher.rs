@@ -115,6 +115,12 @@ impl Publisher {
         }
     }
 
+    /// Connects anew for the next messages. Those on their way keep the old connection until they are
+    /// confirmed.
+    pub(super) async fn renew(&self) {
+        drop(self.link.lock().await.take());
+    }
+
     pub(super) async fn close(&self) {
         if let Some(link) = self.link.lock().await.take() {
             say_goodbye(&link.connection).await;

@@ -1,6 +1,7 @@
 //! The command line: what can be asked of the program, and how it teaches itself.
 
 mod demo;
+mod generate;
 mod health;
 mod publish;
 mod user;
@@ -77,6 +78,8 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Write man pages and shell completions, for packagers
+    Generate(generate::Generate),
 }
 
 #[derive(Debug, Subcommand)]
@@ -100,6 +103,7 @@ impl Cli {
             Command::Publish(publish) => publish.run(&load()?).await,
             Command::User(user) => user.run(&load()?).await,
             Command::Config { command: ConfigCommand::Check } => check(load()?),
+            Command::Generate(generate) => generate.run(),
         }
     }
 }

@@ -1,1 +1,227 @@
+//! The Debian package: built from the program of these tests, and installed into a folder.
 
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::LazyLock,
+    time::Duration,
+};
+
+use tokio::time::sleep;
+
+use crate::support::{
+    daemon::Daemon,
+    database::Database,
+    server::folder,
+    tools::{debian, file, output, printed, tool},
+};
+
+/// The package as it would be installed: files below `root`, what dpkg keeps of it in `control`.
+struct Package {
+    archive: PathBuf,
+    root: PathBuf,
+    control: PathBuf,
+}
+
+static PACKAGE: LazyLock<Package> = LazyLock::new(|| {
+    // cargo-deb takes the program out of the target folder of a repository. In this one all but
+    // that folder are links into the real one.
+    let repository = folder("repository-");
+    for entry in fs::read_dir(file("")).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name() != "target" {
+            std::os::unix::fs::symlink(entry.path(), repository.join(entry.file_name())).unwrap();
+        }
+    }
+    let target = repository.join("target");
+    fs::create_dir_all(target.join("release")).unwrap();
+    // As the release profile does; what is not needed need not be packed.
+    let program = target.join("release/lobbyd");
+    printed(debian("strip").arg("-o").arg(&program).arg(env!("CARGO_BIN_EXE_lobbyd")));
+    printed(Command::new(&program).arg("generate").arg(target.join("generated")));
+
+    let archive = folder("package-").join("lobbyd.deb");
+    let mut build = tool("cargo-deb-3.8.0/bin/cargo-deb");
+    let cargo = Path::new(env!("CARGO")).parent().unwrap().display();
+    build.env("PATH", format!("{cargo}:/usr/sbin:/usr/bin:/sbin:/bin")).current_dir(&repository);
+    build.args(["--no-build", "--locked", "--offline", "--fast", "--output"]).arg(&archive);
+    let output = output(&mut build);
+    let warnings = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && warnings.is_empty(), "{warnings}");
+    let (root, control) = (folder("root-"), folder("control-"));
+    printed(debian("dpkg-deb").arg("--extract").args([&archive, &root]));
+    printed(debian("dpkg-deb").arg("--control").args([&archive, &control]));
+    Package { archive, root, control }
+});
+
+impl Package {
+    fn field(&self, name: &str) -> String {
+        printed(debian("dpkg-deb").arg("--field").arg(&self.archive).arg(name)).trim().to_owned()
+    }
+
+    fn script(&self, name: &str) -> String {
+        fs::read_to_string(self.control.join(name)).unwrap()
+    }
+}
+
+/// The files below a folder, by their paths in it.
+fn files(root: &Path) -> Vec<String> {
+    let listed = printed(debian("find").arg(root).args(["-type", "f", "-printf", "%P %m\n"]));
+    let mut files: Vec<String> = listed.lines().map(str::to_owned).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn the_package_holds_what_an_operator_needs() {
+    let package = &*PACKAGE;
+    let mut expected: Vec<String> = [
+        "etc/lobbyd/lobbyd.toml 644",
+        "usr/bin/lobbyd 755",
+        "usr/lib/systemd/system/lobbyd-api.service 644",
+        "usr/lib/systemd/system/lobbyd.service 644",
+        "usr/share/bash-completion/completions/lobbyd 644",
+        "usr/share/doc/lobbyd/README.md 644",
+        "usr/share/doc/lobbyd/changelog.gz 644",
+        "usr/share/doc/lobbyd/copyright 644",
+        "usr/share/doc/lobbyd/lobbyd.toml 644",
+        "usr/share/doc/lobbyd/systemd.md 644",
+        "usr/share/fish/vendor_completions.d/lobbyd.fish 644",
+        "usr/share/zsh/vendor-completions/_lobbyd 644",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let (pages, others): (Vec<String>, Vec<String>) =
+        files(&package.root).into_iter().partition(|file| file.starts_with("usr/share/man/"));
+    expected.sort();
+    assert_eq!(others, expected);
+    for page in ["lobbyd", "lobbyd-worker", "lobbyd-api", "lobbyd-user-add"] {
+        assert!(pages.contains(&format!("usr/share/man/man1/{page}.1.gz 644")), "{pages:?}");
+    }
+
+    assert_eq!(package.field("Package"), "lobbyd");
+    assert_eq!(package.field("Version"), concat!(env!("CARGO_PKG_VERSION"), "-1"));
+    assert_eq!(package.field("Description").lines().next(), Some(env!("CARGO_PKG_DESCRIPTION")));
+    assert!(package.field("Depends").contains("libc6"), "{}", package.field("Depends"));
+    let copyright =
+        fs::read_to_string(package.root.join("usr/share/doc/lobbyd/copyright")).unwrap();
+    for line in fs::read_to_string(file("LICENSE-MIT")).unwrap().lines().skip(4) {
+        assert!(copyright.contains(line), "{line}");
+    }
+    assert_eq!(package.script("conffiles"), "/etc/lobbyd/lobbyd.toml\n");
+}
+
+#[test]
+fn its_scripts_start_the_daemon_and_leave_the_api_to_the_operator() {
+    let package = &*PACKAGE;
+    for script in ["postinst", "prerm", "postrm"] {
+        printed(debian("sh").arg("-n").arg(package.control.join(script)));
+        assert!(package.script(script).starts_with("#!/bin/sh\nset -e\n"), "{script}");
+    }
+    let (install, remove) = (package.script("postinst"), package.script("prerm"));
+    let enabled: Vec<&str> = install
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("if deb-systemd-helper --quiet was-enabled "))
+        .collect();
+    assert_eq!(enabled, ["lobbyd.service; then", "lobbyd-api.service; then"]);
+    assert!(install.contains("if deb-systemd-helper debian-installed lobbyd-api.service; then"));
+    assert!(!install.contains("debian-installed lobbyd.service"));
+    assert!(install.contains("deb-systemd-invoke $_dh_action lobbyd.service "), "{install}");
+    assert!(install.contains("deb-systemd-invoke try-restart lobbyd-api.service "), "{install}");
+    for unit in ["lobbyd.service", "lobbyd-api.service"] {
+        assert!(remove.contains(&format!("deb-systemd-invoke stop {unit} ")), "{remove}");
+    }
+}
+
+#[test]
+fn its_man_pages_render_without_a_warning() {
+    let pages = PACKAGE.root.join("usr/share/man/man1");
+    for page in fs::read_dir(pages).unwrap() {
+        let page = page.unwrap().path();
+        let mut man = debian("man");
+        man.args(["--warnings", "--local-file"]).arg(&page).env("LC_ALL", "C.UTF-8");
+        man.env("MANWIDTH", "80");
+        let output = output(&mut man);
+        let [shown, warnings] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        assert!(output.status.success() && warnings.is_empty(), "{page:?}: {warnings}");
+        assert!(shown.contains("SYNOPSIS"), "{shown}");
+        assert!(shown.contains(concat!("lobbyd ", env!("CARGO_PKG_VERSION"))), "{shown}");
+    }
+}
+
+#[test]
+fn bash_completes_its_commands() {
+    let script = r#"
+        source "$1"
+        complete -p lobbyd
+        COMP_WORDS=(lobbyd user a) COMP_CWORD=2
+        _lobbyd lobbyd a user
+        echo "${COMPREPLY[@]}"
+    "#;
+    let completions = PACKAGE.root.join("usr/share/bash-completion/completions/lobbyd");
+    let shown = printed(debian("bash").args(["-ec", script, "bash"]).arg(completions));
+    assert!(shown.contains(" -F _lobbyd "), "{shown}");
+    assert_eq!(shown.lines().last(), Some("add"), "{shown}");
+}
+
+/// The command that a unit of the package runs, with the program, the configuration and the folder
+/// of this installation.
+fn command(unit: &str, state: &Path) -> Command {
+    let root = &PACKAGE.root;
+    let unit = fs::read_to_string(root.join("usr/lib/systemd/system").join(unit)).unwrap();
+    let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/")).unwrap();
+    let (program, argument) = start.split_once(' ').unwrap();
+    let mut command = Command::new(root.join(program));
+    command.arg("--config").arg(root.join("etc/lobbyd/lobbyd.toml")).arg(argument);
+    command.env_clear().current_dir(state);
+    command
+}
+
+#[tokio::test]
+async fn the_installed_daemon_opens_a_room_with_the_installed_configuration() {
+    let state = folder("state-");
+    let mut daemon = Daemon::spawn(&mut command("lobbyd.service", &state));
+    daemon.ready().await;
+    let database = Database::in_file(&state.join("lobbyd.db"));
+    let timer = database.now().await + 2;
+    database.insert_rooms("webinar", 1, timer).await;
+    while database.lobby_state("webinar1").await == 1 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    // The row was open at some time before this look at the clock.
+    assert!(database.now().await >= timer, "opened early");
+    assert_eq!(daemon.stop().await.code(), Some(0), "{}", daemon.log());
+}
+
+#[test]
+fn the_installed_api_asks_for_a_broker() {
+    let output = command("lobbyd-api.service", &folder("state-")).output().unwrap();
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("events.url"));
+}
+
+#[test]
+fn the_installed_configuration_holds_keys_of_the_program_alone() {
+    let root = &PACKAGE.root;
+    let installed = fs::read_to_string(root.join("etc/lobbyd/lobbyd.toml")).unwrap();
+    // With its examples, which are comments.
+    let examples: Vec<&str> = installed
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(example) if example.contains(" = ") => example,
+            _prose => line,
+        })
+        .collect();
+    let everything = folder("config-").join("lobbyd.toml");
+    for text in [installed.clone(), examples.join("\n")] {
+        fs::write(&everything, text).unwrap();
+        let mut check = Command::new(root.join("usr/bin/lobbyd"));
+        printed(check.env_clear().arg("--config").arg(&everything).args(["config", "check"]));
+    }
+    for path in installed.split_whitespace().filter(|word| word.starts_with("/usr/")) {
+        let path = path.trim_end_matches([',', ';', '.']);
+        assert!(root.join(&path[1..]).exists(), "{path}");
+    }
+}

@@ -1,8 +1,11 @@
 //! A database of its own for each test, and plain SQL into it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use lobbyd::store;
@@ -38,13 +41,15 @@ impl Database {
     /// A new one on the shared server.
     pub async fn create(kind: Kind) -> Self {
         match kind {
-            Kind::Sqlite => Self::open(
-                kind,
-                format!("sqlite://{}/rooms.db?mode=rwc", folder("sqlite-").display()),
-            ),
+            Kind::Sqlite => Self::in_file(&folder("sqlite-").join("rooms.db")),
             Kind::Postgres => Self::create_on(kind, POSTGRES.port).await,
             Kind::MariaDb => Self::create_on(kind, MARIADB.port).await,
         }
+    }
+
+    /// The SQLite file at this path.
+    pub fn in_file(path: &Path) -> Self {
+        Self::open(Kind::Sqlite, format!("sqlite://{}?mode=rwc", path.display()))
     }
 
     /// A new one on the server at `port`.

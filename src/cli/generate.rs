@@ -1,0 +1,51 @@
+//! `lobbyd generate`: what a package has beside the program, made of the command line itself, so
+//! that it cannot disagree with it.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use clap::{Args, Command, CommandFactory};
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+use super::{Cli, say};
+
+/// Write man pages and shell completions, for packagers.
+#[derive(Debug, Args)]
+pub(crate) struct Generate {
+    /// Folder for them, made if it is not there
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+}
+
+impl Generate {
+    pub(crate) fn run(&self) -> anyhow::Result<()> {
+        let folder = self.folder.display();
+        write(&self.folder).with_context(|| folder.to_string())?;
+        say(&format!("{folder}: man pages, and completions for bash, fish and zsh"))
+    }
+}
+
+fn write(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    write_pages(&command, folder)?;
+    for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
+        clap_complete::generate_to(shell, &mut Cli::command(), "lobbyd", folder)?;
+    }
+    Ok(())
+}
+
+/// The page of a command, and those of its subcommands.
+fn write_pages(command: &Command, folder: &Path) -> io::Result<()> {
+    for subcommand in command.get_subcommands() {
+        write_pages(subcommand, folder)?;
+    }
+    // By itself each would bear the name of its subcommand, and no version.
+    let page = Man::new(command.clone()).source(concat!("lobbyd ", env!("CARGO_PKG_VERSION")));
+    page.generate_to(folder).map(drop)
+}

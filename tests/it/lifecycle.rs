@@ -58,9 +58,10 @@ fn the_demo_shows_the_whole_chain() {
 fn help_teaches_every_command() {
     let output = run(&settings(&[]), &["--help"]);
     let help = text(&output.stdout);
-    for command in
-        ["demo", "run", "worker", "api", "migrate", "health", "publish", "user", "config"]
-    {
+    for command in [
+        "demo", "run", "worker", "api", "migrate", "health", "publish", "user", "config",
+        "generate",
+    ] {
         assert!(help.contains(&format!("\n  {command} ")), "{help}");
         let output = run(&settings(&[]), &[command, "--help"]);
         assert!(output.status.success(), "{command}");

@@ -268,6 +268,12 @@ impl Broker {
         run(command.args(arguments).envs(self.environment.iter().cloned()));
     }
 
+    /// Adds a plugin of RabbitMQ's own while the broker runs.
+    pub fn enable(&self, plugin: &str) {
+        let mut command = Command::new(format!("{RABBITMQ}/rabbitmq-plugins"));
+        run(command.args(["enable", plugin]).envs(self.environment.iter().cloned()));
+    }
+
     pub fn url(&self) -> String {
         amqp_url(self.server.port)
     }

@@ -1,1 +1,521 @@
+//! Alert rules, dashboard and runbook: each is checked by the program that reads it, and against
+//! what the daemon really exports, accepts and does.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    process::Command,
+};
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    daemon::{Daemon, Settings, program},
+    database::{Database, Kind},
+    eventually,
+    http::Api,
+    server::{Broker, folder},
+    site::Site,
+    tools::{debian, file, output, printed, tool},
+};
+
+const ALERTS: &str = "deploy/monitoring/alerts.yaml";
+const ALERT_TESTS: &str = "deploy/monitoring/alerts-test.yaml";
+const DASHBOARD: &str = "deploy/monitoring/dashboard.json";
+const RUNBOOK: &str = "deploy/RUNBOOK.md";
+
+/// Labels that Prometheus itself gives to what it scrapes, or to a histogram's buckets.
+const LABELS_OF_PROMETHEUS: [&str; 3] = ["job", "instance", "le"];
+
+fn text(path: &str) -> String {
+    fs::read_to_string(file(path)).unwrap()
+}
+
+fn promtool(arguments: &[&str]) -> Command {
+    let mut command = debian("promtool");
+    command.args(arguments);
+    command
+}
+
+/// A YAML file as JSON.
+fn yaml(path: &str) -> Value {
+    let script = "import json, sys, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1]))))";
+    let mut python = tool("deploy/bin/python");
+    serde_json::from_str(&printed(python.args(["-c", script]).arg(file(path)))).unwrap()
+}
+
+fn alerts() -> Vec<Value> {
+    yaml(ALERTS)["groups"][0]["rules"].as_array().unwrap().clone()
+}
+
+fn name(alert: &Value) -> &str {
+    alert["alert"].as_str().unwrap()
+}
+
+#[test]
+fn the_rules_can_be_loaded_and_fire_as_their_tests_say() {
+    printed(promtool(&["check", "rules"]).arg(file(ALERTS)));
+    printed(promtool(&["test", "rules"]).arg(file(ALERT_TESTS)));
+}
+
+/// Whether the tests of the rules find no fault in these alerts.
+fn tests_pass(alerts: &[Value]) -> bool {
+    let folder = folder("rules-");
+    let rules = json!({"groups": [{"name": "lobbyd", "rules": alerts}]});
+    fs::write(folder.join("alerts.yaml"), rules.to_string()).unwrap();
+    fs::copy(file(ALERT_TESTS), folder.join("alerts-test.yaml")).unwrap();
+    let mut testing = promtool(&["test", "rules"]);
+    output(testing.arg(folder.join("alerts-test.yaml"))).status.success()
+}
+
+/// An expression that holds whatever its threshold says.
+fn loosened(expr: &str) -> String {
+    let (start, operator) = [" > ", " == "]
+        .iter()
+        .filter_map(|operator| Some((expr.rfind(operator)?, operator)))
+        .max()
+        .unwrap_or((0, &""));
+    let (before, threshold) = (&expr[..start], &expr[start + operator.len()..]);
+    let rest = threshold.find(' ').map_or("", |end| &threshold[end..]);
+    if before.is_empty() { format!("{expr} or vector(1)") } else { format!("{before} >= 0{rest}") }
+}
+
+#[test]
+fn each_alert_is_tested_on_both_sides_of_threshold_and_wait() {
+    let alerts = alerts();
+    assert!(tests_pass(&alerts));
+    for index in 0..alerts.len() {
+        let broken = |key: &str, value: Value| {
+            let mut broken = alerts.clone();
+            broken[index][key] = value;
+            broken
+        };
+        let name = name(&alerts[index]);
+        let expr = alerts[index]["expr"].as_str().unwrap();
+        assert!(!tests_pass(&broken("expr", json!("vector(0) > 1"))), "{name} need not fire");
+        assert!(!tests_pass(&broken("expr", json!(loosened(expr)))), "{name} may always fire");
+        if alerts[index].get("for").is_some() {
+            assert!(!tests_pass(&broken("for", json!("0s"))), "{name} need not wait");
+        }
+    }
+}
+
+#[test]
+fn each_alert_says_what_to_do() {
+    let alerts = alerts();
+    let runbook = text(RUNBOOK);
+    let sections: Vec<&str> = runbook
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "))
+        .filter(|title| title.starts_with("Lobbyd"))
+        .collect();
+    let named: Vec<&str> = alerts.iter().map(name).collect();
+    assert_eq!(sections, named, "sections of the runbook, and alerts");
+    for alert in &alerts {
+        let annotations = &alert["annotations"];
+        for annotation in ["summary", "description"] {
+            assert!(annotations[annotation].is_string(), "{alert}");
+        }
+        assert!(["critical", "warning"].contains(&alert["labels"]["severity"].as_str().unwrap()));
+        let section = name(alert).to_lowercase();
+        assert_eq!(annotations["runbook_url"], format!("{RUNBOOK}#{section}"));
+    }
+}
+
+#[test]
+fn every_link_of_the_runbook_leads_somewhere() {
+    let runbook = text(RUNBOOK);
+    let anchors: BTreeSet<String> = runbook
+        .lines()
+        .filter(|line| line.starts_with("##"))
+        .map(|line| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-"))
+        .collect();
+    for link in runbook.split("](").skip(1) {
+        let target = link.split(')').next().unwrap();
+        match target.strip_prefix('#') {
+            Some(anchor) => assert!(anchors.contains(anchor), "{target}"),
+            None => assert!(file("deploy").join(target).exists(), "{target}"),
+        }
+    }
+}
+
+/// What a scrape shows: each metric with the values of each of its labels.
+type Exported = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
+
+fn exported(metrics: &str) -> Exported {
+    let mut exported = Exported::new();
+    for line in metrics.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let end = line.find(['{', ' ']).unwrap();
+        let labels = exported.entry(line[..end].to_owned()).or_default();
+        if let Some((inside, _value)) = line[end..].trim_start_matches('{').split_once('}') {
+            for (label, value) in inside.split(',').map(|pair| pair.split_once('=').unwrap()) {
+                let value = value.trim_matches('"').to_owned();
+                labels.entry(label.to_owned()).or_default().insert(value);
+            }
+        }
+    }
+    exported
+}
+
+/// The metrics of a program that has done everything once.
+async fn scrape() -> String {
+    let database = Database::create(Kind::Sqlite).await;
+    let settings: Settings = vec![("LOBBYD__DATABASE__URL".to_owned(), database.url.clone())];
+    let program = Daemon::start_as("run", &settings);
+    program.ready().await;
+    database.insert_rooms("room", 1, database.now().await).await;
+    database.all_published().await;
+    Api::new(program.http_port).guest().get("/room").await.expect(401);
+    eventually("the metrics of a reset", || async {
+        let (_status, metrics) = program.get("/metrics").await?;
+        metrics.contains("lobbyd_timer_lag_seconds_count 1").then_some(metrics)
+    })
+    .await
+}
+
+/// Each metric that an expression names, with the labels and values that it has to match.
+fn selectors(expr: &str) -> Vec<(String, Vec<(String, String)>)> {
+    let mut selectors = Vec::new();
+    for (start, _) in expr.match_indices("lobbyd_") {
+        let rest = &expr[start..];
+        let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(rest.len());
+        let inside = rest[end..].strip_prefix('{').and_then(|inside| inside.split_once('}'));
+        let matchers = inside.map_or("", |(inside, _rest)| inside).trim();
+        let matchers = matchers.split(',').filter(|matcher| !matcher.is_empty()).map(|matcher| {
+            let (label, value) = matcher.split_once('=').unwrap();
+            let value = value.trim_start_matches('~').trim_matches('"');
+            (label.trim().to_owned(), value.to_owned())
+        });
+        selectors.push((rest[..end].to_owned(), matchers.collect()));
+    }
+    selectors
+}
+
+/// The labels by which an expression groups, joins, or is shown.
+fn grouped<'a>(expr: &'a str, legend: &'a str) -> impl Iterator<Item = &'a str> {
+    let lists = ["by (", "on ("].into_iter().flat_map(|word| expr.split(word).skip(1));
+    let lists = lists.map(|rest| rest.split(')').next().unwrap());
+    let shown = legend.split("{{").skip(1).map(|rest| rest.split("}}").next().unwrap());
+    lists.flat_map(|list| list.split(',')).chain(shown).map(str::trim)
+}
+
+/// What an expression asks for that nobody exports.
+fn unknown(expr: &str, legend: &str, exported: &Exported) -> Vec<String> {
+    let mut unknown = Vec::new();
+    let mut labels: BTreeSet<&str> = LABELS_OF_PROMETHEUS.into();
+    let selectors = selectors(expr);
+    for (metric, matchers) in &selectors {
+        let Some(known) = exported.get(metric) else {
+            unknown.push(metric.clone());
+            continue;
+        };
+        labels.extend(known.keys().map(String::as_str));
+        for (label, value) in matchers {
+            if LABELS_OF_PROMETHEUS.contains(&label.as_str()) {
+                continue;
+            }
+            let values = known.get(label);
+            // Which statuses there are, requests decide.
+            let known = values.is_some_and(|values| {
+                label == "status" || value.split('|').all(|value| values.contains(value))
+            });
+            if !known {
+                unknown.push(format!("{label}={value} of {metric}"));
+            }
+        }
+    }
+    let strangers = grouped(expr, legend).filter(|label| !labels.contains(label));
+    unknown.extend(strangers.map(|label| format!("label {label} in {expr}")));
+    unknown
+}
+
+fn panels(dashboard: &Value) -> &Vec<Value> {
+    dashboard["panels"].as_array().unwrap()
+}
+
+/// Each expression of the dashboard, with its legend, as Grafana would fill it in.
+fn dashboard_queries(dashboard: &Value) -> Vec<(String, String)> {
+    panels(dashboard)
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().into_iter().flatten())
+        .map(|target| {
+            let expr = target["expr"].as_str().unwrap();
+            let expr = expr.replace("$job", ".*").replace("$instance", ".*");
+            let expr = expr.replace("$__rate_interval", "1m");
+            assert!(!expr.contains('$'), "{expr}");
+            (expr, target["legendFormat"].as_str().unwrap().to_owned())
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn alerts_and_dashboard_ask_only_for_what_is_exported() {
+    let metrics = scrape().await;
+    let exported = exported(&metrics);
+    for alert in alerts() {
+        let expr = alert["expr"].as_str().unwrap();
+        assert_eq!(unknown(expr, "", &exported), [""; 0], "{}", name(&alert));
+    }
+    let dashboard: Value = serde_json::from_str(&text(DASHBOARD)).unwrap();
+    for (expr, legend) in dashboard_queries(&dashboard) {
+        assert_eq!(unknown(&expr, &legend, &exported), [""; 0], "{expr}");
+    }
+    for variable in dashboard["templating"]["list"].as_array().unwrap() {
+        let query = variable["query"]["query"].as_str().unwrap();
+        let (metric, _label) = query.trim_start_matches("label_values(").rsplit_once(',').unwrap();
+        assert_eq!(unknown(metric, "", &exported), [""; 0], "{query}");
+    }
+    for (metric, _matchers) in selectors(&text(RUNBOOK)) {
+        // Tables have such names, too.
+        let sql = ["lobbyd_rooms", "lobbyd_outbox", "lobbyd_messages"].contains(&metric.as_str());
+        assert!(sql || exported.contains_key(&metric), "{metric} in the runbook");
+    }
+
+    // And what is not exported is found.
+    let wrong = r#"sum by (kind) (lobbyd_logins_total{outcome=~"ok|fine"}) or lobbyd_timers_fire"#;
+    assert_eq!(
+        unknown(wrong, "", &exported),
+        [
+            "outcome=ok|fine of lobbyd_logins_total".to_owned(),
+            "lobbyd_timers_fire".to_owned(),
+            format!("label kind in {wrong}")
+        ]
+    );
+
+    let scraped = folder("metrics-").join("metrics");
+    fs::write(&scraped, &metrics).unwrap();
+    printed(promtool(&["check", "metrics"]).stdin(File::open(scraped).unwrap()));
+}
+
+#[test]
+fn the_dashboard_can_be_imported() {
+    let dashboard: Value = serde_json::from_str(&text(DASHBOARD)).unwrap();
+    assert_eq!(dashboard["uid"], "lobbyd");
+    assert_eq!(dashboard["id"], Value::Null);
+    let input = &dashboard["__inputs"][0];
+    assert_eq!(
+        (&input["name"], &input["pluginId"]),
+        (&json!("DS_PROMETHEUS"), &json!("prometheus"))
+    );
+    let source = json!({"type": "prometheus", "uid": "${DS_PROMETHEUS}"});
+    let required: BTreeSet<&str> = dashboard["__requires"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|required| required["id"].as_str().unwrap())
+        .collect();
+
+    let mut ids = BTreeSet::new();
+    let mut taken = BTreeSet::new();
+    for panel in panels(&dashboard) {
+        let title = panel["title"].as_str().unwrap();
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "the id of {title} is not its own");
+        let place = |side: &str| panel["gridPos"][side].as_u64().unwrap();
+        for x in place("x")..place("x") + place("w") {
+            assert!(x < 24, "{title} is too wide");
+            for y in place("y")..place("y") + place("h") {
+                assert!(taken.insert((x, y)), "{title} lies over another panel");
+            }
+        }
+        if panel["type"] == "row" {
+            continue;
+        }
+        assert!(required.contains(panel["type"].as_str().unwrap()), "{title}");
+        assert!(!panel["description"].as_str().unwrap().is_empty(), "{title}");
+        assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{title}");
+        assert_eq!(panel["datasource"], source, "{title}");
+        let targets = panel["targets"].as_array().unwrap();
+        assert!(!targets.is_empty(), "{title}");
+        for target in targets {
+            assert_eq!(target["datasource"], source, "{title}");
+        }
+    }
+    for variable in dashboard["templating"]["list"].as_array().unwrap() {
+        assert_eq!(variable["datasource"], source);
+    }
+
+    // Prometheus itself says whether it understands each expression.
+    let rules: Vec<Value> = dashboard_queries(&dashboard)
+        .into_iter()
+        .enumerate()
+        .map(|(number, (expr, _legend))| json!({"record": format!("query{number}"), "expr": expr}))
+        .collect();
+    let list = folder("queries-").join("rules.yaml");
+    let rules = json!({"groups": [{"name": "dashboard", "rules": rules}]});
+    fs::write(&list, rules.to_string()).unwrap();
+    printed(promtool(&["check", "rules"]).arg(list));
+}
+
+/// The blocks of the runbook: what they hold (`sh`, `sql`, `sql mariadb`), and their text.
+fn blocks(runbook: &str) -> Vec<(&str, &str)> {
+    let fences: Vec<&str> = runbook.split("```").collect();
+    assert_eq!(fences.len() % 2, 1, "a block has no end");
+    fences.into_iter().skip(1).step_by(2).map(|block| block.split_once('\n').unwrap()).collect()
+}
+
+fn statements(runbook: &str, kind: Kind) -> Vec<&str> {
+    let dialect = if kind == Kind::Postgres { "sql postgresql" } else { "sql mariadb" };
+    let blocks = blocks(runbook);
+    let sql = blocks.into_iter().filter(|(holds, _)| *holds == "sql" || *holds == dialect);
+    sql.flat_map(|(_holds, block)| block.split(';').map(str::trim))
+        .filter(|statement| !statement.is_empty())
+        .collect()
+}
+
+#[tokio::test]
+async fn every_statement_of_the_runbook_runs() {
+    let runbook = text(RUNBOOK);
+    for kind in [Kind::Postgres, Kind::MariaDb] {
+        let database = Database::create(kind).await;
+        drop(database.store().await);
+        let statements = statements(&runbook, kind);
+        assert!(statements.len() > 10, "{statements:#?}");
+        for statement in statements {
+            database.execute(statement).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_room_is_opened_by_hand_and_announced_again() {
+    let runbook = text(RUNBOOK);
+    let statements = statements(&runbook, Kind::Postgres);
+    let with = |part: &str| *statements.iter().find(|sql| sql.contains(part)).unwrap();
+    let site = Site::new(Kind::Postgres).await;
+    let client = site.client().await;
+    let _worker = site.worker().await;
+    site.database.insert_room("webinar").await;
+    site.database.execute("UPDATE lobbyd_rooms SET lobby_state = 1").await;
+
+    site.database.execute(with("lobby_timer = CURRENT_TIMESTAMP")).await;
+    site.database.lobby_becomes("webinar", 0).await;
+    let first = client.take_ids(&site.updates, 1).await.into_values().next().unwrap();
+    assert_eq!(first.token(), "webinar");
+    site.database.all_published().await;
+
+    site.database.execute(with("SET published_at = NULL")).await;
+    let again = client.take_ids(&site.updates, 1).await.into_values().next().unwrap();
+    assert_eq!((again.message_id, again.body), (first.message_id, first.body));
+}
+
+/// The words of a command, without quotes and the comment at its end.
+fn words(command: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (index, part) in command.split('\'').enumerate() {
+        if index % 2 == 1 {
+            words.push(part.to_owned());
+        } else {
+            let (part, comment) =
+                part.split_once('#').map_or((part, false), |(part, _)| (part, true));
+            words.extend(part.split_whitespace().map(str::to_owned));
+            if comment {
+                break;
+            }
+        }
+    }
+    words
+}
+
+/// What stands between backticks in the text, without the blocks.
+fn quoted(runbook: &str) -> Vec<String> {
+    let prose = runbook.split("```").step_by(2);
+    let spans = prose.flat_map(|prose| prose.split('`').skip(1).step_by(2));
+    spans.map(|span| span.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
+/// The commands of the runbook that begin with this word, in blocks and in the text.
+fn commands(runbook: &str, word: &str) -> Vec<Vec<String>> {
+    let blocks = blocks(runbook);
+    let in_blocks =
+        blocks.iter().filter(|(holds, _)| *holds == "sh").flat_map(|(_, sh)| sh.lines());
+    let in_text = quoted(runbook);
+    let commands = in_blocks.chain(in_text.iter().map(String::as_str)).map(words);
+    commands.filter(|words| words.len() > 1 && words[0] == word).collect()
+}
+
+#[test]
+fn what_the_runbook_quotes_exists() {
+    let (runbook, configuration) = (text(RUNBOOK), text("config/lobbyd.toml"));
+    let sections: BTreeMap<&str, &str> = configuration
+        .split("\n[")
+        .skip(1)
+        .map(|section| section.split_once("]\n").unwrap())
+        .collect();
+    let sources: String = ["timers", "intake", "relay"]
+        .map(|name| text(&format!("src/worker/{name}.rs")))
+        .into_iter()
+        .chain(["src/accounts/mod.rs", "src/app/reload.rs"].map(text))
+        .collect();
+    let mut found = (0, 0);
+    for quote in quoted(&runbook) {
+        let key = quote.split_once('.').filter(|(section, _key)| sections.contains_key(section));
+        if let Some((section, key)) = key {
+            let key = key.split(' ').next().unwrap();
+            let named =
+                |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
+            assert!(sections[section].lines().any(named), "{quote}");
+            found.0 += 1;
+        }
+        // Of several words that are no command: a line of the log.
+        let plain = |c: char| c.is_ascii_lowercase() || " -".contains(c) || quote.contains("JSON");
+        let command =
+            ["lobbyd", "kubectl", "systemctl", "kill"].map(|word| quote.starts_with(word));
+        if quote.contains(' ') && quote.chars().all(plain) && !command.contains(&true) {
+            assert!(sources.contains(&quote), "nothing logs {quote:?}");
+            found.1 += 1;
+        }
+    }
+    assert!(found.0 > 10 && found.1 > 5, "{found:?}");
+}
+
+#[test]
+fn every_command_of_the_runbook_is_understood() {
+    let runbook = text(RUNBOOK);
+    let commands = commands(&runbook, "lobbyd");
+    for expected in ["config", "health", "migrate", "publish", "user", "worker"] {
+        assert!(commands.iter().any(|words| words[1] == expected), "{expected} in {commands:?}");
+    }
+    let understood = |words: &[String]| {
+        let mut command = program(&Settings::new());
+        command.args(&words[1..]).arg("--help").output().unwrap().status.success()
+    };
+    for command in commands {
+        assert!(understood(&command), "{command:?}");
+    }
+    assert!(!understood(&words("lobbyd publish webinar --state 7")));
+    assert!(!understood(&words("lobbyd letters list")));
+}
+
+#[tokio::test]
+async fn dead_letters_are_put_back_as_the_runbook_says() {
+    let broker = Broker::start();
+    let mut site = Site::on(Database::create(Kind::Sqlite).await, &broker.url());
+    "lobbyd.dead-letters".clone_into(&mut site.dead_letters);
+    site.set("EVENTS__QUEUE", "lobbyd.lobby-changed");
+    site.set("EVENTS__DEAD_LETTER_QUEUE", "lobbyd.dead-letters");
+    site.set("EVENTS__UNKNOWN_ROOM_GRACE", "100ms");
+    let client = site.client().await;
+    let worker = site.worker().await;
+    for token in ["webinar", "nowhere"] {
+        client.publish(&json!({"token": token, "state": 1})).await;
+    }
+    let unknown = r#"lobbyd_events_received_total{outcome="unknown_room"}"#;
+    let letters = async |number| {
+        eventually("dead letters", || async {
+            worker.metric(unknown).await.filter(|letters| *letters == number)
+        })
+        .await;
+    };
+    letters(2).await;
+    site.database.insert_room("webinar").await;
+
+    broker.enable("rabbitmq_shovel");
+    for command in commands(&text(RUNBOOK), "rabbitmqctl") {
+        broker.control(&command[1..].iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    site.database.lobby_becomes("webinar", 1).await;
+    letters(3).await;
+    let letter = eventually("what came back", || client.take(&site.dead_letters)).await;
+    assert_eq!(letter.json()["token"], "nowhere");
+    assert_eq!(letter.headers["lobbyd-reason"], "no room nowhere, not even 100ms later");
+}

@@ -275,6 +275,12 @@ impl Broker {
         String::from_utf8(command.output().unwrap().stdout).unwrap()
     }
 
+    /// Adds a plugin of RabbitMQ's own while the broker runs.
+    pub fn enable(&self, plugin: &str) {
+        let mut command = Command::new(format!("{RABBITMQ}/rabbitmq-plugins"));
+        run(command.args(["enable", plugin]).envs(self.environment.iter().cloned()));
+    }
+
     pub fn url(&self) -> String {
         amqp_url(self.server.port)
     }

@@ -85,11 +85,7 @@ impl App {
     pub fn with_bus(config: Config, bus: Arc<dyn Bus>) -> Result<Self, ConfigError> {
         validate(&config)?;
         let (database, api_database) = (open_database(&config)?, open_database(&config)?);
-        let proxies =
-            Proxies::new(&config.http.trusted_proxies, config.http.user_header.as_deref())
-                .map_err(|problem| ConfigError::new("http.user_header", problem))?;
-        let exporter = config.traces.endpoint.as_deref().map(Exporter::new).transpose();
-        let exporter = exporter.map_err(|problem| ConfigError::new("traces.endpoint", problem))?;
+        let (proxies, exporter) = (proxies(&config)?, exporter(&config)?);
         Ok(Self { config, database, api_database, bus, proxies, exporter, reloads: None })
     }
 
@@ -137,6 +133,7 @@ impl App {
                 databases: vec![self.database(), Arc::clone(&self.api_database)],
                 bus: Arc::clone(&self.bus),
                 schedules: reschedule,
+                health: Arc::clone(&health),
                 systemd,
             };
             loops.start("reload", reload.run(stop.clone()));
@@ -151,7 +148,7 @@ impl App {
             let clock = Arc::new(clock);
             let traces = self.exporter.take().map_or_else(Traces::default, |exporter| {
                 let (traces, spans) = Traces::new(Arc::clone(&clock));
-                loops.start("exporter of traces", exporter.run(spans));
+                loops.start("exporter of traces", exporter.run(spans, stop.clone()));
                 traces
             });
             Loops { app: &self, supervisor: &mut loops, health, clock, traces, scheduled, stop }
@@ -334,6 +331,8 @@ impl Loops<'_> {
 /// Refuses values that only the parts can judge, before any of them sees one.
 fn validate(config: &Config) -> Result<(), ConfigError> {
     check_durations(config)?;
+    proxies(config)?;
+    exporter(config)?;
     for (key, schedule) in [
         ("housekeeping.prune", &config.housekeeping.prune),
         ("housekeeping.gauges", &config.housekeeping.gauges),
@@ -343,6 +342,16 @@ fn validate(config: &Config) -> Result<(), ConfigError> {
         check_schedule(schedule).map_err(|problem| ConfigError::new(key, problem))?;
     }
     Ok(())
+}
+
+fn proxies(config: &Config) -> Result<Proxies, ConfigError> {
+    Proxies::new(&config.http.trusted_proxies, config.http.user_header.as_deref())
+        .map_err(|problem| ConfigError::new("http.user_header", problem))
+}
+
+fn exporter(config: &Config) -> Result<Option<Exporter>, ConfigError> {
+    let exporter = config.traces.endpoint.as_deref().map(Exporter::new).transpose();
+    exporter.map_err(|problem| ConfigError::new("traces.endpoint", problem))
 }
 
 fn schedules(config: &Config) -> Schedules {

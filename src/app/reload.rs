@@ -2,7 +2,7 @@
 //! the schedules of housekeeping.
 //!
 //! Either a value is in force afterwards, or the log says why not: a configuration that cannot be
-//! used changes nothing, a secret that does not work leaves the old one in use, and of everything
+//! used changes nothing, a URL that does not work leaves the one in use that does, and of everything
 //! else that was changed it is said that it takes a restart.
 
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use super::{schedules, validate};
 use crate::{
     config::{Config, ConfigError},
     events::Bus,
+    health::{Health, Part},
     store::Database,
     systemd::Link,
     telemetry::{self, LogLevel},
@@ -38,72 +39,96 @@ pub(super) struct Reload {
     pub(super) databases: Vec<Arc<dyn Database>>,
     pub(super) bus: Arc<dyn Bus>,
     pub(super) schedules: watch::Sender<Schedules>,
+    pub(super) health: Arc<Health>,
     pub(super) systemd: Arc<Link>,
 }
 
+/// The parts that depend on the broker.
+const OF_THE_BROKER: [Part; 3] = [Part::Consumer, Part::Publisher, Part::Listener];
+
 impl Reload {
-    /// Runs until `stop`. A change that has begun is finished.
+    /// Runs until `stop`, also in the middle of a change: what is taken over half ends with the
+    /// process.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                // The stream of signals never ends.
-                _ = self.source.hangups.recv() => {}
+                () = self.reload() => {}
             }
-            self.systemd.reloading();
-            match (self.source.read)().and_then(|next| validate(&next).map(|()| next)) {
-                Ok(next) => self.take_over(next).await,
-                Err(error) => {
-                    tracing::error!(%error, "configuration cannot be used, all stays as it was");
-                }
-            }
-            self.systemd.reloaded();
         }
     }
 
-    async fn take_over(&mut self, mut next: Config) {
-        if let Err(error) = self.source.level.set(&next.log.level) {
-            tracing::error!(%error, "log.level cannot be used, it stays as it was");
+    /// Waits until it is asked for, and reloads.
+    async fn reload(&mut self) {
+        // The stream of signals never ends.
+        self.source.hangups.recv().await;
+        self.systemd.reloading();
+        let next = (self.source.read)().and_then(|next| {
+            validate(&next)?;
+            let level = self.source.level.set(&next.log.level);
+            level.map_err(|problem| ConfigError::new("log.level", problem))?;
+            Ok(next)
+        });
+        match next {
+            Ok(next) => self.take_over(next).await,
+            Err(error) => {
+                tracing::error!(%error, "configuration cannot be used, all stays as it was");
+            }
         }
-        if next.database.url != self.config.database.url && !self.renew_database(&next).await {
-            next.database.url = self.config.database.url.clone();
-        }
-        if next.events.url != self.config.events.url && !self.renew_bus(&next).await {
-            next.events.url = self.config.events.url.clone();
-        }
-        self.schedules.send_replace(schedules(&next));
+        self.systemd.reloaded();
+    }
+
+    async fn take_over(&mut self, next: Config) {
         for key in self.config.needs_restart(&next) {
             tracing::warn!(key, "changed, but in force only after a restart");
         }
-        self.config = next;
+        self.config.log.level = next.log.level;
+        self.config.housekeeping = next.housekeeping;
+        let schedules = schedules(&self.config);
+        self.schedules
+            .send_if_modified(|current| std::mem::replace(current, schedules.clone()) != schedules);
+        if next.database.url != self.config.database.url {
+            match self.renew_database(next.database.url.expose()).await {
+                Ok(()) => self.config.database.url = next.database.url,
+                Err(error) => {
+                    tracing::error!(error, "database.url does not work, the old one stays in use");
+                }
+            }
+        }
+        if next.events.url != self.config.events.url {
+            match self.renew_bus(next.events.url.expose()).await {
+                Ok(()) => self.config.events.url = next.events.url,
+                Err(error) => {
+                    tracing::error!(error, "events.url does not work, the old one stays in use");
+                }
+            }
+        }
         tracing::info!("configuration was read anew");
     }
 
-    /// Returns whether the new URL is in use.
-    async fn renew_database(&self, next: &Config) -> bool {
-        for database in &self.databases {
-            if let Err(error) = database.renew(next.database.url.expose()).await {
-                let error = telemetry::causes(&error);
-                tracing::error!(error, "database.url does not work, the old one stays in use");
-                return false;
-            }
+    /// A URL is tried while the old one works. When that does not, it is not worth to be kept.
+    async fn renew_database(&self, url: &str) -> Result<(), String> {
+        let kind = |url: &str| url.split(':').next().unwrap_or_default().to_owned();
+        let old = kind(self.config.database.url.expose());
+        if old == "sqlite" || old != kind(url) {
+            return Err("another file or kind of database takes a restart".to_owned());
         }
-        tracing::info!("database is reached by the new database.url from now on");
-        true
+        if let Some(one) = self.databases.first()
+            && self.health.reaches(Part::Database)
+        {
+            one.try_url(url).await.map_err(|error| telemetry::causes(&error))?;
+        }
+        for database in &self.databases {
+            database.use_url(url).map_err(|error| telemetry::causes(&error))?;
+        }
+        Ok(())
     }
 
-    /// Returns whether the new URL is in use.
-    async fn renew_bus(&self, next: &Config) -> bool {
-        match self.bus.renew(next.events.url.expose()).await {
-            Ok(()) => {
-                tracing::info!("broker is reached by the new events.url from now on");
-                true
-            }
-            Err(error) => {
-                let error = telemetry::causes(&error);
-                tracing::error!(error, "events.url does not work, the old one stays in use");
-                false
-            }
+    /// The same.
+    async fn renew_bus(&self, url: &str) -> Result<(), String> {
+        if OF_THE_BROKER.iter().any(|part| self.health.reaches(*part)) {
+            self.bus.try_url(url).await.map_err(|error| telemetry::causes(&error))?;
         }
+        self.bus.use_url(url).map_err(|error| telemetry::causes(&error))
     }
 }

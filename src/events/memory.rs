@@ -74,7 +74,11 @@ impl Bus for MemoryBus {
         Ok(Box::new(MemoryListener(self.messages())))
     }
 
-    async fn renew(&self, _url: &str) -> Result<()> {
+    async fn try_url(&self, url: &str) -> Result<()> {
+        self.use_url(url)
+    }
+
+    fn use_url(&self, _url: &str) -> Result<()> {
         Err(BusError::Url("a bus inside the process is left only by a restart".to_owned()))
     }
 

@@ -77,9 +77,12 @@ pub trait Bus: Send + Sync + 'static {
     /// Each listener hears all of them.
     async fn listen(&self) -> Result<Box<dyn Listener>>;
 
-    /// From now on connects by this URL, once it has been seen to work. Subscriptions and listeners
-    /// that are there end with [`BusError::Renewed`]; what is being published is finished first.
-    async fn renew(&self, url: &str) -> Result<()>;
+    /// Looks whether this URL works.
+    async fn try_url(&self, url: &str) -> Result<()>;
+
+    /// Connects by this URL from now on. Subscriptions and listeners that are there end with
+    /// [`BusError::Renewed`]; what is being published is finished over the old connection.
+    fn use_url(&self, url: &str) -> Result<()>;
 
     /// Says goodbye to the broker.
     async fn close(&self);

@@ -53,10 +53,11 @@ impl Renewal {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Whether a connection of this age was made before.
-    fn outdates(&self, age: Duration) -> bool {
+    /// Whether a connection of this age may have been begun before: to make one takes up to
+    /// `limit`.
+    fn outdates(&self, age: Duration, limit: Duration) -> bool {
         let renewed = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        renewed.is_some_and(|renewed| age > renewed.elapsed())
+        renewed.is_some_and(|renewed| age + limit > renewed.elapsed())
     }
 }
 
@@ -76,7 +77,7 @@ impl<D: Dialect> SqlStore<D> {
             // sqlx's own test of an idle connection has no bound.
             .test_before_acquire(false)
             .before_acquire(move |connection, metadata| {
-                let outdated = renewed.outdates(metadata.age);
+                let outdated = renewed.outdates(metadata.age, options.timeout);
                 Box::pin(async move {
                     let alive = timeout(PING_TIMEOUT, connection.ping()).await;
                     alive.map_err(|_elapsed| sqlx::Error::PoolTimedOut)?.map(|()| !outdated)
@@ -213,6 +214,11 @@ where
     }
 
     async fn prune_published(&self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
+        // Causes of timers have no room that would take them along if it was deleted by SQL.
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let causes = sqlx::query(D::shared().prune_causes).bind(before.timestamp());
+        session.execute(causes).await?;
+        session.finish();
         self.prune(D::STATEMENTS.prune_published, before, limit).await
     }
 
@@ -309,10 +315,13 @@ where
         Ok(())
     }
 
-    async fn renew(&self, url: &str) -> Result<()> {
+    async fn try_url(&self, url: &str) -> Result<()> {
         let options = D::connect_options(url, self.limit)?;
-        drop(session::connect_by::<D>(&options, self.limit).await?);
-        self.pool.set_connect_options(options);
+        session::probe::<D>(&options, self.limit, D::STATEMENTS.next_due).await
+    }
+
+    fn use_url(&self, url: &str) -> Result<()> {
+        self.pool.set_connect_options(D::connect_options(url, self.limit)?);
         self.renewal.note();
         Ok(())
     }

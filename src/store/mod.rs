@@ -203,9 +203,12 @@ pub trait Store: Send + Sync + 'static {
     /// Has the database parse and plan every statement, so that none fails when it is needed.
     async fn prepare_all(&self) -> Result<()>;
 
-    /// From now on connects by this URL, once it has been seen to work. Connections that were made
-    /// by the old one are used for no more than what they are doing.
-    async fn renew(&self, url: &str) -> Result<()>;
+    /// Looks whether this URL leads to lobbyd's tables.
+    async fn try_url(&self, url: &str) -> Result<()>;
+
+    /// Connects by this URL from now on. Connections that were made by the old one are used for no
+    /// more than what they are doing.
+    fn use_url(&self, url: &str) -> Result<()>;
 
     /// Closes the connections, waiting at most a moment.
     async fn close(&self);

@@ -154,8 +154,21 @@ pub(super) async fn connect<D: Dialect>(pool: &Pool<D>, limit: Duration) -> Resu
     connect_by::<D>(&pool.connect_options(), limit).await
 }
 
-/// The same, in another way than the pool.
-pub(super) async fn connect_by<D: Dialect>(
+/// Makes a connection in another way than the pool, and has it run a statement.
+pub(super) async fn probe<D>(
+    options: &<D::Connection as Connection>::Options,
+    limit: Duration,
+    sql: &'static str,
+) -> Result<()>
+where
+    D: Dialect,
+    for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
+{
+    let mut connection = connect_by::<D>(options, limit).await?;
+    bounded::<D, _>(Instant::now() + limit, limit, connection.execute(sql)).await.map(|_done| ())
+}
+
+async fn connect_by<D: Dialect>(
     options: &<D::Connection as Connection>::Options,
     limit: Duration,
 ) -> Result<D::Connection> {

@@ -111,6 +111,8 @@ shared_statements! {
     delete_state: "DELETE FROM lobbyd_room_states WHERE room_id = $1",
     /// room.
     delete_cause: "DELETE FROM lobbyd_timer_causes WHERE room_id = $1",
+    /// before (seconds).
+    prune_causes: "DELETE FROM lobbyd_timer_causes WHERE timer < $1",
     /// room, timer (seconds), traceparent.
     insert_cause: "\
         INSERT INTO lobbyd_timer_causes (room_id, timer, traceparent) VALUES ($1, $2, $3)",

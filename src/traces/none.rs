@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::Finished;
 
@@ -21,7 +22,7 @@ impl Exporter {
 
     /// Never runs.
     #[expect(clippy::unused_async, reason = "as the other exporter")]
-    pub async fn run(self, _spans: mpsc::Receiver<Finished>) {
+    pub async fn run(self, _spans: mpsc::Receiver<Finished>, _stop: CancellationToken) {
         match self.0 {}
     }
 }

@@ -16,6 +16,8 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
+use tokio_util::sync::CancellationToken;
+
 use super::{Finished, Kind};
 use crate::{domain::TraceParent, telemetry};
 
@@ -25,7 +27,7 @@ const BATCH: usize = 512;
 /// How long a batch waits to become full.
 const GATHERING: Duration = Duration::from_secs(1);
 
-/// Bound of one request. It bounds the end of the process as well.
+/// Bound of one request, and so of the wait for it when the process ends.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The way to a collector.
@@ -60,8 +62,9 @@ impl Exporter {
         Ok(Self(exporter))
     }
 
-    /// Exports until nobody has spans any more. What the collector does not take is dropped.
-    pub async fn run(self, mut spans: mpsc::Receiver<Finished>) {
+    /// Exports until nobody has spans any more. What the collector does not take is dropped; after
+    /// `stop` all that is left, so that it holds up the end for no longer than one request.
+    pub async fn run(self, mut spans: mpsc::Receiver<Finished>, stop: CancellationToken) {
         let mut working = true;
         while let Some(first) = spans.recv().await {
             let mut batch = vec![first];
@@ -79,10 +82,14 @@ impl Exporter {
                 Err(_elapsed) => Some(format!("no answer within {REQUEST_TIMEOUT:?}")),
             };
             if let Some(error) = &problem {
+                let left = if stop.is_cancelled() { spans.len() } else { 0 };
                 metrics::counter!(telemetry::SPANS_DROPPED)
-                    .increment(u64::try_from(number).unwrap_or(0));
+                    .increment(u64::try_from(number + left).unwrap_or(0));
                 if working {
                     tracing::warn!(error, "collector does not take traces, they are dropped");
+                }
+                if stop.is_cancelled() {
+                    return;
                 }
             } else if !working {
                 tracing::info!("collector takes traces again");
@@ -98,7 +105,7 @@ fn span_data(span: Finished) -> SpanData {
     SpanData {
         span_context: context(span.place),
         parent_span_id: span.parent.map_or(SpanId::INVALID, |parent| SpanId::from(parent.span)),
-        parent_span_is_remote: span.parent.is_some(),
+        parent_span_is_remote: span.kind == Kind::Consumer && span.parent.is_some(),
         span_kind: match span.kind {
             Kind::Consumer => SpanKind::Consumer,
             Kind::Internal => SpanKind::Internal,

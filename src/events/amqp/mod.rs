@@ -115,7 +115,10 @@ async fn await_first_word(uri: &AMQPUri) -> Result<()> {
 }
 
 fn parse(url: &str) -> Result<AMQPUri> {
-    let mut uri: AMQPUri = url.parse().map_err(BusError::Url)?;
+    // The parser's own words may repeat the URL with its password.
+    let expected =
+        |_words| BusError::Url("expected amqp://user:password@host:port/vhost".to_owned());
+    let mut uri: AMQPUri = url.parse().map_err(expected)?;
     uri.query.heartbeat.get_or_insert(HEARTBEAT);
     Ok(uri)
 }
@@ -166,12 +169,14 @@ impl Bus for AmqpBus {
         Ok(Box::new(listener::AmqpListener::start(&self.broker).await?))
     }
 
-    async fn renew(&self, url: &str) -> Result<()> {
-        let uri = parse(url)?;
-        let probe = self.broker.connect_by(uri.clone(), "probe").await?;
+    async fn try_url(&self, url: &str) -> Result<()> {
+        let probe = self.broker.connect_by(parse(url)?, "probe").await?;
         say_goodbye(&probe).await;
-        self.broker.uri.send_replace(uri);
-        self.publisher.renew().await;
+        Ok(())
+    }
+
+    fn use_url(&self, url: &str) -> Result<()> {
+        self.broker.uri.send_replace(parse(url)?);
         Ok(())
     }
 

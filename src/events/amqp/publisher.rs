@@ -8,9 +8,10 @@ use lapin::{
     message::BasicReturnMessage,
     options::{BasicPublishOptions, ConfirmSelectOptions},
     types::{AMQPValue, FieldTable},
+    uri::AMQPUri,
 };
 use tokio::{
-    sync::Mutex,
+    sync::{Mutex, watch},
     time::{Instant, timeout_at},
 };
 
@@ -42,6 +43,8 @@ pub(super) struct Publisher {
 /// A connection with its channels in confirm mode. Dropping it closes it.
 struct Link {
     connection: Connection,
+    /// Tells whether it was made by another URL than that of now.
+    uri: watch::Receiver<AMQPUri>,
     events: Channel,
     letters: Mutex<Channel>,
 }
@@ -115,12 +118,6 @@ impl Publisher {
         }
     }
 
-    /// Connects anew for the next messages. Those on their way keep the old connection until they are
-    /// confirmed.
-    pub(super) async fn renew(&self) {
-        drop(self.link.lock().await.take());
-    }
-
     pub(super) async fn close(&self) {
         if let Some(link) = self.link.lock().await.take() {
             say_goodbye(&link.connection).await;
@@ -134,7 +131,7 @@ impl Publisher {
     /// The connection, made anew if there is none that works.
     async fn link(&self) -> Result<Arc<Link>> {
         let mut slot = self.link.lock().await;
-        let link = match slot.as_ref().filter(|link| link.events.status().connected()) {
+        let link = match slot.as_ref().filter(|link| link.is_of_use()) {
             Some(link) => Arc::clone(link),
             None => Arc::clone(slot.insert(Arc::new(Link::open(&self.broker).await?))),
         };
@@ -156,11 +153,16 @@ impl Publisher {
 }
 
 impl Link {
+    fn is_of_use(&self) -> bool {
+        self.events.status().connected() && matches!(self.uri.has_changed(), Ok(false))
+    }
+
     async fn open(target: &Broker) -> Result<Self> {
+        let uri = target.uri.subscribe();
         let connection = target.connect("publisher").await?;
         let (events, letters) =
             (confirming_channel(&connection).await?, confirming_channel(&connection).await?);
-        Ok(Self { connection, events, letters: Mutex::new(letters) })
+        Ok(Self { connection, uri, events, letters: Mutex::new(letters) })
     }
 }
 

@@ -73,7 +73,8 @@ impl Database {
         Self::open(kind, url(kind, port, &name))
     }
 
-    fn open(kind: Kind, url: String) -> Self {
+    /// The one that a URL names.
+    pub fn open(kind: Kind, url: String) -> Self {
         let sql = match kind {
             Kind::Sqlite => Sql::Sqlite(SqlitePool::connect_lazy(&url).unwrap()),
             Kind::Postgres => Sql::Postgres(PgPool::connect_lazy(&url).unwrap()),

@@ -210,7 +210,7 @@ pub fn start_mariadb() -> Server {
     fs::write(
         &users,
         "CREATE OR REPLACE USER lobbyd@'127.0.0.1' IDENTIFIED BY 'lobbyd';
-         GRANT ALL ON *.* TO lobbyd@'127.0.0.1';",
+         GRANT ALL ON *.* TO lobbyd@'127.0.0.1' WITH GRANT OPTION;",
     )
     .unwrap();
     let port = free_port();

@@ -1,0 +1,68 @@
+-- lobbyd_rooms as a view over the table in which a backend keeps its conversations, on PostgreSQL: an
+-- example. The table is named and typed like that of Nextcloud Talk:
+--
+--     CREATE TABLE oc_talk_rooms (
+--         id          SERIAL PRIMARY KEY,
+--         token       VARCHAR(32) DEFAULT '' UNIQUE,
+--         type        INTEGER NOT NULL,
+--         name        VARCHAR(255) DEFAULT '',
+--         description TEXT DEFAULT '',
+--         object_type VARCHAR(64) DEFAULT '',
+--         object_id   VARCHAR(64) DEFAULT '',
+--         lobby_state INTEGER NOT NULL DEFAULT 0,
+--         lobby_timer TIMESTAMP(0) WITHOUT TIME ZONE,      -- UTC
+--         sip_enabled SMALLINT NOT NULL DEFAULT 0
+--         -- and others, all with a default
+--     );
+--
+-- As a superuser, after `lobbyd migrate`, while no lobbyd runs. ../README.md explains it.
+
+\set ON_ERROR_STOP on
+BEGIN;
+
+-- What lobbyd keeps beside the lobby: the version of the last change, and the timer that last reset
+-- the room.
+ALTER TABLE oc_talk_rooms
+    ADD COLUMN lobby_version BIGINT NOT NULL DEFAULT 0,
+    ADD COLUMN lobby_timer_reached TIMESTAMP(0) WITHOUT TIME ZONE;
+
+-- lobbyd reads these as text, and NULL is none.
+UPDATE oc_talk_rooms
+SET token = coalesce(token, ''), name = coalesce(name, ''), description = coalesce(description, ''),
+    object_type = coalesce(object_type, ''), object_id = coalesce(object_id, '')
+WHERE token IS NULL OR name IS NULL OR description IS NULL OR object_type IS NULL
+   OR object_id IS NULL;
+ALTER TABLE oc_talk_rooms
+    ALTER COLUMN token SET NOT NULL,
+    ALTER COLUMN name SET NOT NULL,
+    ALTER COLUMN description SET NOT NULL, ALTER COLUMN description SET DEFAULT '',
+    ALTER COLUMN object_type SET NOT NULL,
+    ALTER COLUMN object_id SET NOT NULL;
+
+-- The table that `lobbyd migrate` made has to be empty, and makes room.
+DO $$
+BEGIN
+    IF EXISTS (SELECT 1 FROM lobbyd_rooms) THEN
+        RAISE EXCEPTION 'lobbyd_rooms holds rooms: move them first';
+    END IF;
+END
+$$;
+DROP TABLE lobbyd_rooms;
+
+-- The id is read as a bigint. All other columns are taken as they are, so that they can be written.
+CREATE VIEW lobbyd_rooms AS
+SELECT id::bigint AS id, token, type, name, description, object_type, object_id, lobby_state,
+       lobby_timer, lobby_version, lobby_timer_reached, sip_enabled
+FROM oc_talk_rooms;
+
+-- What is due, and the room of an id.
+CREATE INDEX lobbyd_rooms_lobby_timer_idx ON oc_talk_rooms (lobby_timer, (id::bigint))
+    WHERE lobby_timer IS NOT NULL;
+CREATE UNIQUE INDEX lobbyd_rooms_id_idx ON oc_talk_rooms ((id::bigint));
+
+-- Who uses a view needs rights on it alone, those on the table are checked of the view's owner; but a
+-- new id is drawn by whoever makes the room.
+GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_rooms TO lobbyd;
+GRANT USAGE ON SEQUENCE oc_talk_rooms_id_seq TO lobbyd;
+
+COMMIT;

@@ -373,7 +373,6 @@ impl Config {
             .prefix_separator(SEPARATOR)
             .separator(SEPARATOR)
             .ignore_empty(true);
-        let unusable = |error: ::config::ConfigError| ConfigError(one_line(&error.to_string()));
         let above = ::config::Config::builder()
             .add_source(environment.clone())
             .build()
@@ -408,7 +407,7 @@ impl Config {
     pub fn needs_restart(&self, next: &Self) -> Vec<String> {
         let mut changed = changed_keys(&self.to_toml(), &next.to_toml());
         changed.retain(|key| !RELOADED.contains(&key.as_str()));
-        if self.sip.is_configured() != next.sip.is_configured() {
+        if self.sip.shared_secret.is_some() != next.sip.shared_secret.is_some() {
             changed.push("sip.shared_secret".to_owned());
         }
         changed
@@ -471,8 +470,27 @@ fn changed_keys(ours: &str, theirs: &str) -> Vec<String> {
         .collect()
 }
 
+/// Says what is wrong without the values that are there: one of them may be a secret.
+fn unusable(error: ::config::ConfigError) -> ConfigError {
+    let text = match error {
+        ::config::ConfigError::Type { key: Some(key), expected, .. } => {
+            format!("{key}: expected {expected}")
+        }
+        other => other.to_string(),
+    };
+    // The parser of TOML shows the line in question beside a rule.
+    let shown = |line: &&str| match line.split_once('|') {
+        Some((number, _source)) => !number.trim().chars().all(|c| c.is_ascii_digit()),
+        None => true,
+    };
+    ConfigError(one_line(&text.lines().filter(shown).collect::<Vec<_>>().join(" ")))
+}
+
 fn read_secret(key: &str, file: &Path) -> Result<String, ConfigError> {
     match std::fs::read_to_string(file) {
+        Ok(text) if text.trim().is_empty() => {
+            Err(ConfigError::new(key, format_args!("{} is empty", file.display())))
+        }
         Ok(text) => Ok(text.trim().to_owned()),
         Err(error) => {
             Err(ConfigError::new(key, format_args!("cannot read {}: {error}", file.display())))

@@ -80,7 +80,8 @@
 //!   against what this process last saw; that is for polls of rooms alone.
 //! - **Invariant:** reading never changes a room.
 //! - **Invariant:** nothing is spawned that [`shutdown`] does not wait for, except the bounded
-//!   return of a database connection, and what lapin and the cron scheduler run by themselves.
+//!   return of a database connection, and what lapin, the cron scheduler and the exporter's HTTP
+//!   client run by themselves.
 //! - **Invariant:** `domain` knows nobody, and `worker`, `http` and `events` do not know each
 //!   other's libraries; a test reads the source and keeps it so.
 //!
@@ -115,7 +116,7 @@
 //!
 //! **Why does a trace have the id of its event?** A room opens hours after its timer was set, and its
 //! event may be published by another process, after a crash. So the place where its trace begins
-//! follows from what all of them know, and nothing of it has to be stored.
+//! follows from what all of them know. Only the link back, to the event that set the timer, is stored.
 //!
 //! **Why is a new secret tried before it is used?** A slip of the pen would else close every room's
 //! way to open, at the moment of a reload, when nobody expects it.

@@ -39,11 +39,12 @@ impl Health {
         let answer = timeout(LIMIT, ask(address, path))
             .await
             .with_context(|| format!("no answer from {address} within {LIMIT:?}"))?
-            .with_context(|| format!("ops.listen: nobody answers on {address}"))?;
+            .with_context(|| format!("ops.listen: no answer from {address}"))?;
         let status = answer.split(' ').nth(1).unwrap_or_default();
         let body = answer.split_once("\r\n\r\n").map_or("", |(_head, body)| body).trim();
         if status != "200" {
-            bail!("{}", body.lines().collect::<Vec<_>>().join("; "));
+            let problems = body.lines().collect::<Vec<_>>().join("; ");
+            bail!("{address} answered {status:?}: {problems}");
         }
         super::say(body)
     }

@@ -7,7 +7,7 @@ mod publish;
 mod user;
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -125,12 +125,16 @@ enum Role {
 
 async fn serve(file: Option<PathBuf>, role: Role) -> anyhow::Result<()> {
     let (config, level) = load(file.as_deref())?;
-    let hangups = shutdown::hangups()?;
+    // The hangup of a terminal ends the program, as people expect.
+    let hangups = if io::stdin().is_terminal() { None } else { Some(shutdown::hangups()?) };
     raise_file_limit();
     let (ops, http) = (config.ops.listen, config.http.listen);
     let in_process = config.events.url.expose().starts_with("memory:");
     let read = Box::new(move || Config::load(file.as_deref()));
-    let app = App::build(config)?.reloading(Source { hangups, read, level });
+    let mut app = App::build(config)?;
+    if let Some(hangups) = hangups {
+        app = app.reloading(Source { hangups, read, level });
+    }
     let work = match role {
         Role::Worker => Work::Worker,
         Role::Both => Work::Both(listen("http.listen", http).await?),

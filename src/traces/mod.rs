@@ -58,7 +58,8 @@ pub struct Finished {
     parent: Option<TraceParent>,
     link: Option<TraceParent>,
     begin: DateTime<Utc>,
-    end: DateTime<Utc>,
+    /// `None` as long as it goes on.
+    end: Option<DateTime<Utc>>,
     attributes: Vec<(&'static str, String)>,
 }
 
@@ -92,11 +93,17 @@ impl Traces {
 
     /// The span of a room that opened: the first one in the trace of its event.
     #[must_use]
-    pub fn opening(&self, event: &Outgoing, cause: Option<TraceParent>) -> Span {
+    pub fn opening(
+        &self,
+        event: &Outgoing,
+        opened_at: DateTime<Utc>,
+        cause: Option<TraceParent>,
+    ) -> Span {
         let Some(place) = TraceParent::of_event(&event.id) else { return Span(None) };
         let mut span = self.span_at("open room", Kind::Internal, place, None);
         if let Some((finished, _)) = &mut span.0 {
             finished.begin = event.created_at;
+            finished.end = Some(opened_at);
             finished.link = cause;
         }
         span
@@ -126,7 +133,7 @@ impl Traces {
         let begin = recorder.clock.now();
         let attributes = Vec::new();
         let finished =
-            Finished { name, kind, place, parent, link: None, begin, end: begin, attributes };
+            Finished { name, kind, place, parent, link: None, begin, end: None, attributes };
         Span(Some((finished, recorder.clone())))
     }
 }
@@ -161,7 +168,7 @@ impl Span {
 impl Drop for Span {
     fn drop(&mut self) {
         if let Some((mut finished, recorder)) = self.0.take() {
-            finished.end = recorder.clock.now().max(finished.begin);
+            finished.end.get_or_insert_with(|| recorder.clock.now().max(finished.begin));
             if recorder.finished.try_send(finished).is_err() {
                 metrics::counter!(telemetry::SPANS_DROPPED).increment(1);
             }

@@ -113,7 +113,7 @@ fn span_data(span: Finished) -> SpanData {
         },
         name: span.name.into(),
         start_time: span.begin.into(),
-        end_time: span.end.into(),
+        end_time: span.end.unwrap_or(span.begin).into(),
         attributes: span
             .attributes
             .into_iter()

@@ -97,6 +97,11 @@ impl Housekeeping {
         mut schedules: watch::Receiver<Schedules>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
+        // Until the first one by schedule the gauges would say that nothing waits.
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            counted = self.clone().gauges() => counted?,
+        }
         loop {
             let current = schedules.borrow_and_update().clone();
             let mut cron = self.start(&current).await?;

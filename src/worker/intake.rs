@@ -185,8 +185,11 @@ impl Intake {
             drop(commit);
             match applied {
                 Ok(applied) => {
-                    self.note_cause(change, received, span).await;
-                    return Some(self.verdict(change, received, applied, span));
+                    let verdict = self.verdict(change, received, applied, span);
+                    if matches!(verdict, Verdict::Ack) {
+                        self.note_cause(change, received, span).await;
+                    }
+                    return Some(verdict);
                 }
                 Err(
                     error @ (StoreError::Rejected(_)

@@ -214,6 +214,9 @@ impl Relay {
         let confirmations = match self.bus.publish(&messages).await {
             Ok(confirmations) => confirmations,
             Err(error) => {
+                for mut span in spans {
+                    span.note("lobbyd.outcome", &"unsent");
+                }
                 self.release(ids(&events), Duration::ZERO).await;
                 return Err(error.into());
             }

@@ -8,6 +8,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +33,22 @@ const HELD_INTERVAL: Duration = Duration::from_millis(20);
 /// After so many rounds in which a due room was held it is waited for, in the line of those who
 /// want it: a crowd that comes in would else keep it closed. The other rooms open meanwhile.
 const HELD_ROUNDS: u32 = 3;
+
+/// What the loop knows from its last round.
+#[derive(Default)]
+struct Known {
+    /// Rounds in a row in which a due room was held.
+    held_rounds: u32,
+    next_due: Option<DateTime<Utc>>,
+}
+
+impl Known {
+    /// Shows for how long the first room is due, also while the database is away.
+    fn show_overdue(&self, now: DateTime<Utc>) {
+        let overdue = self.next_due.map_or(0.0, |due_at| (now - due_at).as_seconds_f64().max(0.0));
+        metrics::gauge!(telemetry::OVERDUE).set(overdue);
+    }
+}
 
 /// The loop that fires.
 pub struct TimerLoop {
@@ -71,9 +88,9 @@ impl TimerLoop {
 
     async fn open_due(&self, stop: &CancellationToken) {
         let mut backoff = Backoff::new(Backoff::LOOPS);
-        let mut held_rounds = 0;
+        let mut known = Known::default();
         while !stop.is_cancelled() {
-            let nap = match self.round(&mut held_rounds, stop).await {
+            let nap = match self.round(&mut known, stop).await {
                 Ok(nap) => {
                     backoff.reset();
                     if self.health.works(Part::Database) {
@@ -85,6 +102,7 @@ impl TimerLoop {
                     if self.health.fails(Part::Database, telemetry::causes(&error)) {
                         tracing::warn!(error = telemetry::causes(&error), "timers cannot fire");
                     }
+                    known.show_overdue(self.clock.now());
                     backoff.next_wait()
                 }
             };
@@ -111,7 +129,9 @@ impl TimerLoop {
                 Ok(fired) => {
                     self.report(&fired);
                     self.handoff.left_in_outbox();
-                    self.trace(fired.events).await;
+                    let opened_at = self.clock.now();
+                    self.trace(fired.events.into_iter().map(|event| (event, opened_at)).collect())
+                        .await;
                 }
                 Err(error) => {
                     tracing::warn!(
@@ -124,56 +144,62 @@ impl TimerLoop {
     }
 
     /// Fires all that is due, and says for how long there is nothing to do.
-    async fn round(
-        &self,
-        held_rounds: &mut u32,
-        stop: &CancellationToken,
-    ) -> store::Result<Duration> {
+    async fn round(&self, known: &mut Known, stop: &CancellationToken) -> store::Result<Duration> {
+        let mut traced = Vec::new();
         let now = loop {
             self.health.made_round();
             let now = self.store.now().await?;
             self.clock.observe(now);
+            known.show_overdue(now);
             let slot = self.handoff.reserve();
             let claimed_until = slot.as_ref().map(|_slot| Handoff::claimed_until(self.clock.now()));
             let fired = self.store.fire_due(now, self.batch, Held::PassOver, claimed_until).await?;
             let last = fired.is_short_of(self.batch);
             self.report(&fired);
-            let traced = if self.traces.are_on() { fired.events.clone() } else { Vec::new() };
+            if !last {
+                known.next_due = fired.events.last().and_then(|event| event.due_at);
+            }
+            if self.traces.are_on() {
+                let opened_at = self.clock.now();
+                traced.extend(fired.events.iter().map(|event| (event.clone(), opened_at)));
+            }
             match slot {
                 _ if fired.events.is_empty() => {}
                 Some(slot) => slot.send(fired.events),
                 None => self.handoff.left_in_outbox(),
             }
-            self.trace(traced).await;
             if last || stop.is_cancelled() {
                 break now;
             }
         };
+        self.trace(traced).await;
         let next = self.store.next_due().await?;
-        let overdue = next.map_or(0.0, |due_at| (now - due_at).as_seconds_f64().max(0.0));
-        metrics::gauge!(telemetry::OVERDUE).set(overdue);
+        known.next_due = next;
+        known.show_overdue(now);
         if next.is_some_and(|due_at| due_at <= now) {
-            *held_rounds += 1;
-            if *held_rounds > HELD_ROUNDS {
+            known.held_rounds += 1;
+            if known.held_rounds > HELD_ROUNDS {
                 self.held.notify_one();
             }
             return Ok(HELD_INTERVAL);
         }
-        *held_rounds = 0;
+        known.held_rounds = 0;
         Ok(next.map_or(LOOK_INTERVAL, |due_at| self.clock.until(due_at).min(LOOK_INTERVAL)))
     }
 
-    /// Records what fired, linked to what had set the timers. The rooms are open by now.
-    async fn trace(&self, events: Vec<Outgoing>) {
-        if events.is_empty() || !self.traces.are_on() {
+    /// Records what fired, and when it was open, linked to what had set the timers. By now all rooms
+    /// that were due are open.
+    async fn trace(&self, opened: Vec<(Outgoing, DateTime<Utc>)>) {
+        if opened.is_empty() || !self.traces.are_on() {
             return;
         }
+        let (events, opened_at): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
         let causes = self.store.causes(&events).await.unwrap_or_else(|error| {
             tracing::debug!(error = telemetry::causes(&error), "causes of timers cannot be read");
             HashMap::new()
         });
-        for event in &events {
-            let mut span = self.traces.opening(event, causes.get(&event.id).copied());
+        for (event, opened_at) in events.iter().zip(opened_at) {
+            let mut span = self.traces.opening(event, opened_at, causes.get(&event.id).copied());
             span.note_event(&event.id);
             span.note("lobbyd.room.token", &event.token);
             if let Some(due_at) = event.due_at {

@@ -420,7 +420,7 @@ async fn a_health_check_says_what_is_not_reached() {
     drop(worker);
     let (status, complaint, _) = check(&site.settings, &["health", "--live"]);
     assert_eq!(status, Some(1));
-    assert!(complaint.contains("ops.listen: nobody answers on 127.0.0.1:"), "{complaint}");
+    assert!(complaint.contains("ops.listen: no answer from 127.0.0.1:"), "{complaint}");
 }
 
 #[test]
@@ -462,6 +462,18 @@ async fn logs_can_be_json_and_never_show_a_password() {
     for line in log.lines() {
         let entry: serde_json::Value = serde_json::from_str(line).expect(line);
         assert!(entry["level"].is_string(), "{line}");
+    }
+    let file = folder("config-").join("bad.toml");
+    fs::write(&file, "[database]\nurl = \"postgres://u:marker-secret@db/x\n").unwrap();
+    for (environment, arguments) in [
+        (vec![("LOBBYD__DATABASE", "postgres://u:marker-secret@db/x")], vec!["run"]),
+        (vec![("LOBBYD__EVENTS__URL", "amqp:u:marker-secret@mq")], vec!["run"]),
+        (vec![], vec!["--config", file.to_str().unwrap(), "run"]),
+    ] {
+        let output = run(&settings(&environment), &arguments);
+        let complaint = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{complaint}");
+        assert!(!complaint.contains("marker-secret"), "{complaint}");
     }
     let wrong = format!("amqp://guest:marker-secret@127.0.0.1:{}/%2f", free_port());
     site.set("EVENTS__URL", &wrong);

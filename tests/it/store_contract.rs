@@ -69,7 +69,7 @@ on_every_database! { super::Subject::new:
     pruning_keeps_to_its_limit,
     what_waits_is_counted,
     the_cause_of_a_timer_is_known_when_it_fires,
-    a_renewed_store_goes_on,
+    another_url_is_tried_and_used,
     a_room_is_made_once,
     a_closed_store_says_so_at_once,
 }
@@ -235,11 +235,15 @@ async fn the_cause_of_a_timer_is_known_when_it_fires(subject: Subject) {
     }
 }
 
-async fn a_renewed_store_goes_on(subject: Subject) {
-    subject.database.insert_room("a").await;
-    subject.store.renew(&subject.database.url).await.unwrap();
-    assert_eq!(subject.lobby("a").await, Lobby::OPEN);
-    assert!(subject.store.renew("nonsense").await.is_err());
+async fn another_url_is_tried_and_used(subject: Subject) {
+    let other = Database::create(subject.database.kind).await;
+    assert!(subject.store.try_url("nonsense").await.is_err());
+    assert!(subject.store.try_url(&other.url).await.is_err(), "it has no tables");
+    other.store().await;
+    other.insert_room("a").await;
+    subject.store.try_url(&other.url).await.unwrap();
+    assert_eq!(subject.store.room(&token("a")).await.unwrap(), None);
+    subject.store.use_url(&other.url).unwrap();
     assert_eq!(subject.lobby("a").await, Lobby::OPEN);
 }
 

@@ -1,1 +1,129 @@
+//! Upgrades: workers and APIs that are replaced one after another, and a program of before on the
+//! tables of a later one.
 
+use std::{fs, time::Duration};
+
+use tokio::time::sleep;
+
+use crate::support::{
+    daemon::{Daemon, add_user},
+    database::{Database, Kind},
+    http::Api,
+    site::Site,
+    tools::file,
+};
+
+/// Rooms that come due in each second.
+const ROOMS: u32 = 20;
+
+/// Seconds in which rooms come due.
+const SECONDS: u32 = 12;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_are_replaced_while_rooms_open() {
+    let site = Site::new(Kind::Postgres).await;
+    let client = site.client().await;
+    let mut workers = [site.worker().await, site.worker().await];
+    let now = site.database.now().await;
+    for second in 1..=SECONDS {
+        site.database.insert_rooms(&format!("at{second}-"), ROOMS, now + i64::from(second)).await;
+    }
+    let mut rounds = 0;
+    while site.database.now().await < now + i64::from(SECONDS) {
+        for replaced in [0, 1] {
+            assert!(workers[replaced].stop().await.success(), "{}", workers[replaced].log());
+            let (status, problems) = workers[1 - replaced].get("/readyz").await.unwrap();
+            assert_eq!(status, 200, "{problems}");
+            workers[replaced] = site.worker().await;
+        }
+        rounds += 1;
+        sleep(Duration::from_millis(300)).await;
+    }
+    assert!(rounds >= 2, "only {rounds} rounds of restarts");
+    site.all_done(&client, ROOMS * SECONDS).await;
+    // Nobody crashed, so nobody had to publish anything again.
+    let again = "SELECT count(*) FROM lobbyd_outbox WHERE attempts > 1";
+    assert_eq!(site.database.number(again).await, 0);
+    let latest = "SELECT ceil(max(extract(epoch FROM created_at - due_at)) * 1000)::bigint
+                  FROM lobbyd_outbox";
+    println!("{rounds} rounds, the latest room {} ms", site.database.number(latest).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn apis_are_replaced_while_clients_ask() {
+    let site = Site::new(Kind::Postgres).await;
+    let mut apis = [site.api().await, site.api().await];
+    add_user(&site.settings, "alice", "secret", &[]);
+    for replaced in [0, 1] {
+        assert!(apis[replaced].stop().await.success());
+        let alice = Api::new(apis[1 - replaced].http_port).user("alice", "secret");
+        let room = serde_json::json!({"roomType": 3, "roomName": "Webinar"});
+        alice.post("/room", room).await.expect(201);
+        apis[replaced] = site.api().await;
+        let alice = Api::new(apis[replaced].http_port).user("alice", "secret");
+        let rooms = alice.get("/room").await.expect(200).data();
+        assert_eq!(rooms.as_array().unwrap().len(), replaced + 1);
+    }
+}
+
+/// What a later version may do to the tables: add.
+const LATER: [&str; 5] = [
+    "ALTER TABLE lobbyd_outbox ADD COLUMN later INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE lobbyd_attendees ADD COLUMN later VARCHAR(8)",
+    "ALTER TABLE lobbyd_rooms ADD COLUMN later INTEGER NOT NULL DEFAULT 0",
+    "CREATE TABLE lobbyd_later (id INTEGER NOT NULL PRIMARY KEY)",
+    "INSERT INTO lobbyd_migrations (version, description, success, checksum, execution_time)
+     SELECT 9999, 'later', success, checksum, 1 FROM lobbyd_migrations WHERE version = 1",
+];
+
+on_every_database! { crate::support::database::Database::create:
+    the_program_runs_on_the_tables_of_a_later_one,
+}
+
+async fn the_program_runs_on_the_tables_of_a_later_one(database: Database) {
+    database.store().await;
+    for statement in LATER {
+        database.execute(statement).await;
+    }
+    let settings = vec![("LOBBYD__DATABASE__URL".to_owned(), database.url.clone())];
+    add_user(&settings, "alice", "secret", &[]);
+    let mut program = Daemon::start_as("run", &settings);
+    program.ready().await;
+    let alice = Api::new(program.http_port).user("alice", "secret");
+    let room = serde_json::json!({"roomType": 3, "roomName": "Webinar"});
+    let room = alice.post("/room", room).await.expect(201).data();
+    let lobby = format!("/room/{}/webinar/lobby", room["token"].as_str().unwrap());
+    let timer = database.now().await + 1;
+    alice.put(&lobby, serde_json::json!({"state": 1, "timer": timer})).await.expect(200);
+    database.all_open().await;
+    database.all_published().await;
+    assert!(program.stop().await.success());
+}
+
+/// So that the above stays true of every version and the next one.
+#[test]
+fn migrations_only_add() {
+    for folder in ["postgres", "mysql", "sqlite"] {
+        for entry in fs::read_dir(file("migrations").join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.file_name().unwrap().to_str().unwrap() < "0004" {
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap().to_uppercase();
+            let lines: Vec<&str> =
+                text.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
+            let text = lines.join("\n");
+            for statement in text.split(';') {
+                let words: Vec<&str> = statement.split_whitespace().collect();
+                let adds_column = words.contains(&"ADD") && words.contains(&"NOT");
+                for forbidden in ["DROP", "RENAME", "MODIFY", "CHANGE", "UPDATE", "DELETE"] {
+                    assert!(!words.contains(&forbidden), "{}: {forbidden}", path.display());
+                }
+                let complete = !adds_column || words.contains(&"DEFAULT");
+                assert!(complete, "{}: a column without a default", path.display());
+                // It may be a view by now.
+                assert!(!words.contains(&"LOBBYD_ROOMS"), "{}: lobbyd_rooms", path.display());
+            }
+        }
+    }
+}

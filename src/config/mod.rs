@@ -4,6 +4,8 @@
 //! values; what only a part can judge (a URL, a schedule) that part refuses when `app` builds it,
 //! also before anything starts. Its types stop at `app` and the command line.
 
+mod secret;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -16,13 +18,13 @@ use std::{
 
 use ::config::{Environment, File, FileFormat};
 use ipnet::IpNet;
-use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
+pub use self::secret::{Secret, SecretUrl};
 use crate::telemetry::LogFormat;
 
 /// The defaults, and the reference.
-pub const DEFAULTS: &str = include_str!("../config/lobbyd.toml");
+pub const DEFAULTS: &str = include_str!("../../config/lobbyd.toml");
 
 /// The file that is read without being asked for.
 const SYSTEM_FILE: &str = "/etc/lobbyd/lobbyd.toml";
@@ -226,29 +228,6 @@ where
         .collect()
 }
 
-/// A secret: never shown.
-#[derive(Clone, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(SecretString);
-
-impl Secret {
-    fn is_empty(&self) -> bool {
-        self.0.expose_secret().is_empty()
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("***")
-    }
-}
-
 /// Section `ops`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -285,66 +264,6 @@ pub struct Shutdown {
     pub grace: Duration,
 }
 
-/// A URL that may hold a password: shown without it.
-#[derive(Clone, Deserialize)]
-#[serde(transparent)]
-pub struct SecretUrl(SecretString);
-
-impl PartialEq for SecretUrl {
-    fn eq(&self, other: &Self) -> bool {
-        self.expose() == other.expose()
-    }
-}
-
-impl SecretUrl {
-    /// The URL with its password, for the part that connects.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        self.0.expose_secret()
-    }
-
-    /// The URL with stars in place of its password. Query parameters can hold one too.
-    #[must_use]
-    pub fn redacted(&self) -> String {
-        let Ok(mut url) = url::Url::parse(self.expose()) else {
-            return "[not a URL]".to_owned();
-        };
-        if url.password().is_some() && url.set_password(Some("***")).is_err() {
-            return "[hidden]".to_owned();
-        }
-        let shown: Vec<(String, String)> = url
-            .query_pairs()
-            .map(|(key, value)| {
-                let secret = ["password", "key"].iter().any(|word| key.contains(word));
-                let value = if secret { "***" } else { &*value };
-                (key.into_owned(), value.to_owned())
-            })
-            .collect();
-        if !shown.is_empty() {
-            url.query_pairs_mut().clear().extend_pairs(shown);
-        }
-        url.to_string()
-    }
-}
-
-impl From<String> for SecretUrl {
-    fn from(url: String) -> Self {
-        Self(url.into())
-    }
-}
-
-impl fmt::Debug for SecretUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.redacted())
-    }
-}
-
-impl Serialize for SecretUrl {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.redacted())
-    }
-}
-
 /// A configuration that cannot be used, and what to do about it, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("configuration: {0}")]
@@ -376,12 +295,12 @@ impl Config {
         let above = ::config::Config::builder()
             .add_source(environment.clone())
             .build()
-            .map_err(unusable)?;
+            .map_err(|error| unusable(&error))?;
         let mut loaded: Self = builder
             .add_source(environment)
             .build()
             .and_then(::config::Config::try_deserialize)
-            .map_err(unusable)?;
+            .map_err(|error| unusable(&error))?;
         let credentials = std::env::var_os(CREDENTIALS).map(PathBuf::from);
         for (key, file, credential) in [
             ("database.url", &mut loaded.database.url_file, "database-url"),
@@ -446,7 +365,7 @@ impl Config {
         }
         if let Some(file) = &self.sip.shared_secret_file {
             let secret = read_secret("sip.shared_secret_file", file)?;
-            self.sip.shared_secret = Some(Secret(secret.into()));
+            self.sip.shared_secret = Some(secret.into());
         }
         Ok(self)
     }
@@ -471,13 +390,13 @@ fn changed_keys(ours: &str, theirs: &str) -> Vec<String> {
 }
 
 /// Says what is wrong without the values that are there: one of them may be a secret.
-fn unusable(error: ::config::ConfigError) -> ConfigError {
-    let text = match error {
-        ::config::ConfigError::Type { key: Some(key), expected, .. } => {
-            format!("{key}: expected {expected}")
-        }
-        other => other.to_string(),
-    };
+fn unusable(error: &::config::ConfigError) -> ConfigError {
+    let mut text = error.to_string();
+    if let Some((before, rest)) = text.split_once("string \"")
+        && let Some((_value, after)) = rest.rsplit_once("\", expected")
+    {
+        text = format!("{before}a text, expected{after}");
+    }
     // The parser of TOML shows the line in question beside a rule.
     let shown = |line: &&str| match line.split_once('|') {
         Some((number, _source)) => !number.trim().chars().all(|c| c.is_ascii_digit()),
@@ -535,7 +454,7 @@ mod tests {
         config.http.user_header = Some("x".into());
         config.traces.endpoint = Some("x".into());
         config.sip.dialin_info = Some("x".into());
-        config.sip.shared_secret = Some(Secret("x".into()));
+        config.sip.shared_secret = Some("x".to_owned().into());
         config.sip.shared_secret_file = Some("x".into());
         let keys = |text: &str| -> BTreeSet<String> {
             let mut section = String::new();
@@ -562,7 +481,7 @@ mod tests {
         assert!(old.needs_restart(&new).is_empty());
         new.timers.batch = NonZeroU32::MIN;
         new.sip.dialin_info = Some("call us".to_owned());
-        new.sip.shared_secret = Some(Secret("secret".into()));
+        new.sip.shared_secret = Some("secret".to_owned().into());
         let expected = ["sip.dialin_info", "timers.batch", "sip.shared_secret"];
         assert_eq!(old.needs_restart(&new), expected);
     }

@@ -1,0 +1,96 @@
+//! Values that are never shown: by `Debug`, by `lobbyd config check`, in the log.
+
+use std::fmt;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// A secret: never shown.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(SecretString);
+
+impl Secret {
+    /// Whether it is no secret at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.expose_secret().is_empty()
+    }
+}
+
+impl From<String> for Secret {
+    fn from(secret: String) -> Self {
+        Self(secret.into())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
+/// A URL that may hold a password: shown without it.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct SecretUrl(SecretString);
+
+impl PartialEq for SecretUrl {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl SecretUrl {
+    /// The URL with its password, for the part that connects.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    /// The URL with stars in place of its password. Query parameters can hold one too.
+    #[must_use]
+    pub fn redacted(&self) -> String {
+        let Ok(mut url) = url::Url::parse(self.expose()) else {
+            return "[not a URL]".to_owned();
+        };
+        if url.password().is_some() && url.set_password(Some("***")).is_err() {
+            return "[hidden]".to_owned();
+        }
+        let shown: Vec<(String, String)> = url
+            .query_pairs()
+            .map(|(key, value)| {
+                let secret = ["password", "key"].iter().any(|word| key.contains(word));
+                let value = if secret { "***" } else { &*value };
+                (key.into_owned(), value.to_owned())
+            })
+            .collect();
+        if !shown.is_empty() {
+            url.query_pairs_mut().clear().extend_pairs(shown);
+        }
+        url.to_string()
+    }
+}
+
+impl From<String> for SecretUrl {
+    fn from(url: String) -> Self {
+        Self(url.into())
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.redacted())
+    }
+}
+
+impl Serialize for SecretUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.redacted())
+    }
+}

@@ -1,1 +1,422 @@
+//! The manifests: whether Kubernetes would take them, and whether they fit the program.
 
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+    time::Duration,
+};
+
+use lobbyd::config::Config;
+use serde_json::{Value, json};
+
+use crate::support::{
+    daemon::{Daemon, Settings, program, run},
+    database::{Database, Kind},
+    server::folder,
+    tools::{file, output, printed, tool, yaml},
+};
+
+const MANIFESTS: &str = "deploy/kubernetes";
+const EXAMPLES: [&str; 2] = ["standalone", "sidecar"];
+
+/// The oldest version that README.md names, and the newest that the checker knows.
+const VERSIONS: [&str; 2] = ["1.30", "1.37"];
+
+/// What Kubernetes does not know by itself, and the schema for it.
+const CUSTOM: [(&str, &str); 4] = [
+    ("PodMonitor", "pod-monitor.json"),
+    ("PrometheusRule", "prometheus-rule.json"),
+    ("ScaledObject", "scaled-object.json"),
+    ("TriggerAuthentication", "trigger-authentication.json"),
+];
+
+fn text(path: &str) -> String {
+    fs::read_to_string(file(path)).unwrap()
+}
+
+fn kustomize(folder: &Path) -> Vec<Value> {
+    yaml(&printed(tool("deploy/bin/kubectl").arg("kustomize").arg(folder)))
+}
+
+fn example(name: &str) -> Vec<Value> {
+    kustomize(&file(MANIFESTS).join("examples").join(name))
+}
+
+/// The one resource of this kind and name, without the hash that a name may end with.
+fn the<'a>(resources: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let found: Vec<&Value> = resources
+        .iter()
+        .filter(|resource| resource["kind"] == kind)
+        .filter(|resource| kind == "ConfigMap" || resource["metadata"]["name"] == name)
+        .collect();
+    assert_eq!(found.len(), 1, "{kind} {name}");
+    found[0]
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn word(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("{value} is no text"))
+}
+
+/// The Pods that the examples make, with the name of each example.
+fn pods() -> Vec<(&'static str, Value)> {
+    let pods: Vec<_> = EXAMPLES
+        .into_iter()
+        .flat_map(|name| example(name).into_iter().map(move |resource| (name, resource)))
+        .filter(|(_, resource)| resource["kind"] == "Deployment")
+        .map(|(name, resource)| (name, resource["spec"]["template"]["spec"].clone()))
+        .collect();
+    assert_eq!(pods.len(), 3);
+    pods
+}
+
+fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
+    list(&pod["initContainers"]).iter().chain(list(&pod["containers"]))
+}
+
+/// The containers of lobbyd, each with its Pod: worker, API, sidecar.
+fn ours() -> Vec<(Value, Value)> {
+    let mut ours = Vec::new();
+    for (_, pod) in pods() {
+        let found = containers(&pod).filter(|container| container["image"] == "lobbyd:0.1.0");
+        ours.extend(found.map(|container| (container.clone(), pod.clone())));
+    }
+    assert_eq!(ours.len(), 3);
+    ours
+}
+
+/// The sidecar, which is an init container.
+fn sidecar() -> Value {
+    let example = example("sidecar");
+    let pod = &the(&example, "Deployment", "webinars")["spec"]["template"]["spec"];
+    list(&pod["initContainers"])[0].clone()
+}
+
+fn environment(container: &Value) -> impl Iterator<Item = (&str, &str)> {
+    list(&container["env"]).iter().map(|entry| (word(&entry["name"]), word(&entry["value"])))
+}
+
+/// The number of a port that is given by its name.
+fn port(container: &Value, name: &Value) -> u64 {
+    let ports = list(&container["ports"]);
+    let port = ports.iter().find(|port| port["name"] == *name);
+    port.unwrap_or_else(|| panic!("no port {name}"))["containerPort"].as_u64().unwrap()
+}
+
+fn probes(container: &Value) -> Vec<&Value> {
+    ["startupProbe", "livenessProbe", "readinessProbe"]
+        .iter()
+        .filter_map(|probe| container.get(probe))
+        .map(|probe| &probe["httpGet"])
+        .collect()
+}
+
+/// Asks Kubernetes of this version, or the schema of a custom resource, about one or several.
+fn validated(resources: &[&Value], version: &str) -> Output {
+    let document = folder("manifest-").join("manifest.yaml");
+    let documents: Vec<String> = resources.iter().map(ToString::to_string).collect();
+    fs::write(&document, documents.join("\n---\n")).unwrap();
+    let mut command = if let Some(schema) = schema(resources[0]) {
+        let mut command = tool("deploy/bin/check-jsonschema");
+        command.arg("--schemafile").arg(file("tests/tools/crd-schemas").join(schema));
+        command
+    } else {
+        let mut command = tool("deploy/bin/kubernetes-validate");
+        command.args(["--strict", "--kubernetes-version", version]);
+        command
+    };
+    output(command.arg(document))
+}
+
+fn schema(resource: &Value) -> Option<&'static str> {
+    let custom = CUSTOM.iter().find(|(kind, _)| resource["kind"] == *kind);
+    custom.map(|(_, schema)| *schema)
+}
+
+#[test]
+fn kubernetes_takes_the_examples() {
+    let passed = |resources: &[&Value], version| {
+        let output = validated(resources, version);
+        let said = format!("{output:?}");
+        // A kind that it does not know is a mere warning.
+        assert!(output.status.success() && !said.contains("find schema"), "{said}");
+    };
+    let all: Vec<Value> = EXAMPLES.into_iter().flat_map(example).collect();
+    let (custom, known): (Vec<&Value>, Vec<&Value>) =
+        all.iter().partition(|resource| schema(resource).is_some());
+    for version in VERSIONS {
+        passed(&known, version);
+    }
+    for resource in custom {
+        passed(&[resource], "");
+    }
+
+    // And what is misspelt is found, whatever it is.
+    for mut resource in example("standalone") {
+        resource["specs"] = json!({});
+        assert!(!validated(&[&resource], VERSIONS[1]).status.success(), "{}", resource["kind"]);
+    }
+}
+
+#[test]
+fn nobody_may_do_more_than_needed() {
+    for (example, pod) in pods() {
+        assert_eq!(pod["automountServiceAccountToken"], false, "{example}");
+        assert_eq!(pod["enableServiceLinks"], false, "{example}");
+        for container in containers(&pod) {
+            let expected = json!({
+                "runAsNonRoot": true,
+                "runAsUser": 65532,
+                "readOnlyRootFilesystem": true,
+                "allowPrivilegeEscalation": false,
+                "capabilities": {"drop": ["ALL"]},
+                "seccompProfile": {"type": "RuntimeDefault"},
+            });
+            assert_eq!(container["securityContext"], expected, "{}", container["name"]);
+            let resources = &container["resources"];
+            for what in ["cpu", "memory"] {
+                assert!(resources["requests"][what].is_string(), "{resources}");
+            }
+            assert!(resources["limits"]["memory"].is_string(), "{resources}");
+            assert!(resources["limits"].get("cpu").is_none(), "{resources}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_probes_ask_for_is_answered() {
+    let database = Database::create(Kind::Sqlite).await;
+    let settings: Settings = vec![
+        ("LOBBYD__DATABASE__URL".to_owned(), database.url.clone()),
+        ("LOBBYD__EVENTS__URL".to_owned(), "memory:".to_owned()),
+    ];
+    let daemon = Daemon::start_as("run", &settings);
+    daemon.ready().await;
+    for (container, _) in ours() {
+        assert!(probes(&container).len() >= 2);
+        for probe in probes(&container) {
+            assert_eq!(daemon.get(word(&probe["path"])).await.unwrap().0, 200, "{probe}");
+        }
+    }
+    let resources = example("sidecar");
+    let endpoint = &the(&resources, "PodMonitor", "lobbyd")["spec"]["podMetricsEndpoints"][0];
+    assert_eq!(daemon.get(word(&endpoint["path"])).await.unwrap().0, 200);
+}
+
+#[test]
+fn ports_are_those_that_the_program_listens_on() {
+    for (container, _) in ours() {
+        for (name, address) in environment(&container) {
+            let Some(section) = name.strip_suffix("__LISTEN") else { continue };
+            let section = section.strip_prefix("LOBBYD__").unwrap().to_lowercase();
+            let number = port(&container, &json!(section));
+            assert_eq!(address, format!("0.0.0.0:{number}"), "{name}");
+        }
+        for probe in probes(&container) {
+            assert_eq!(port(&container, &probe["port"]), 9464);
+        }
+    }
+    let standalone = example("standalone");
+    let deployment = the(&standalone, "Deployment", "lobbyd-api");
+    let api = &deployment["spec"]["template"]["spec"]["containers"][0];
+    let service = &the(&standalone, "Service", "lobbyd-api")["spec"];
+    assert_eq!(service["ports"][0]["port"], 80);
+    assert_eq!(port(api, &service["ports"][0]["targetPort"]), 8080);
+
+    let policy = &the(&standalone, "NetworkPolicy", "lobbyd")["spec"];
+    let open = |direction: &str| -> Vec<u64> {
+        let rules = list(&policy[direction]).iter();
+        rules
+            .flat_map(|rule| list(&rule["ports"]))
+            .map(|port| port["port"].as_u64().unwrap())
+            .collect()
+    };
+    assert_eq!(open("ingress"), [8080, 9464]);
+    assert_eq!(open("egress"), [53, 53, 5671, 5672, 5432, 3306, 4318]);
+}
+
+#[test]
+fn selectors_find_the_pods() {
+    for name in EXAMPLES {
+        let resources = example(name);
+        let of_kind = |kind: &'static str| resources.iter().filter(move |it| it["kind"] == kind);
+        let found = |selector: &Value| {
+            let wanted = selector.as_object().unwrap();
+            of_kind("Deployment")
+                .filter(|deployment| {
+                    let labels = &deployment["spec"]["template"]["metadata"]["labels"];
+                    wanted.iter().all(|(label, value)| labels[label] == *value)
+                })
+                .count()
+        };
+        for deployment in of_kind("Deployment").chain(of_kind("PodDisruptionBudget")) {
+            assert_eq!(found(&deployment["spec"]["selector"]["matchLabels"]), 1);
+        }
+        for service in of_kind("Service") {
+            assert_eq!(found(&service["spec"]["selector"]), 1);
+        }
+        let all = of_kind("Deployment").count();
+        let monitor = the(&resources, "PodMonitor", "lobbyd");
+        assert_eq!(found(&monitor["spec"]["selector"]["matchLabels"]), all);
+        let policy = the(&resources, "NetworkPolicy", "lobbyd");
+        // The application has a policy of its own.
+        let ours = if name == "sidecar" { 0 } else { all };
+        assert_eq!(found(&policy["spec"]["podSelector"]["matchLabels"]), ours);
+    }
+}
+
+#[test]
+fn there_is_more_time_to_end_than_the_program_takes() {
+    let grace = Config::defaults().shutdown.grace;
+    for (container, pod) in ours() {
+        let given = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
+        let slept = &container["lifecycle"]["preStop"]["sleep"]["seconds"];
+        let left = Duration::from_secs(given - slept.as_u64().unwrap_or(0));
+        assert!(left > grace, "{left:?}");
+    }
+}
+
+#[test]
+fn the_program_takes_configuration_and_environment() {
+    let secrets = folder("secrets-");
+    fs::write(secrets.join("database-url"), "postgres://lobbyd:secret@database/rooms").unwrap();
+    fs::write(secrets.join("events-url"), "amqp://lobbyd:secret@broker/%2f").unwrap();
+    for name in EXAMPLES {
+        let resources = example(name);
+        let map = the(&resources, "ConfigMap", "lobbyd");
+        let configuration = folder("configuration-").join("lobbyd.toml");
+        fs::write(&configuration, word(&map["data"]["lobbyd.toml"])).unwrap();
+        for (container, pod) in ours() {
+            let mounted = |path: &str| {
+                let mount = list(&container["volumeMounts"])
+                    .iter()
+                    .find(|mount| mount["mountPath"] == path)
+                    .unwrap_or_else(|| panic!("nothing is mounted at {path}"));
+                assert_eq!(mount["readOnly"], true);
+                let volumes = list(&pod["volumes"]);
+                volumes.iter().find(|volume| volume["name"] == mount["name"]).unwrap().clone()
+            };
+            let volume = mounted("/etc/lobbyd/lobbyd.toml");
+            assert_eq!(volume["configMap"]["name"], map["metadata"]["name"]);
+            assert_eq!(mounted("/etc/lobbyd/secrets")["secret"]["secretName"], "lobbyd");
+
+            let settings: Settings = environment(&container)
+                .map(|(name, value)| {
+                    let secret = value.strip_prefix("/etc/lobbyd/secrets/");
+                    let here = secret.map(|name| secrets.join(name).display().to_string());
+                    (name.to_owned(), here.unwrap_or_else(|| value.to_owned()))
+                })
+                .collect();
+            let shown = printed(
+                program(&settings).args(["config", "check", "--config"]).arg(&configuration),
+            );
+            for expected in ["@database/rooms", "@broker/%2f", "0.0.0.0:9464", r#""json""#] {
+                assert!(shown.contains(expected), "{expected} in {shown}");
+            }
+            let http = if container["args"] == json!(["api"]) { "0.0.0.0" } else { "127.0.0.1" };
+            assert!(shown.contains(&format!("{http}:8080")), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn arguments_are_commands_of_the_program() {
+    for (container, _) in ours() {
+        let arguments: Vec<&str> = list(&container["args"]).iter().map(word).collect();
+        let help = run(&Settings::new(), &[&arguments[..], &["--help"]].concat());
+        assert!(help.status.success(), "{arguments:?}: {help:?}");
+    }
+}
+
+#[test]
+fn an_application_stays_ready_without_the_broker() {
+    let sidecar = sidecar();
+    assert_eq!(sidecar["restartPolicy"], "Always");
+    assert_eq!(sidecar["args"], json!(["worker"]));
+    let paths: Vec<&str> = probes(&sidecar).iter().map(|probe| word(&probe["path"])).collect();
+    assert_eq!(paths, ["/livez"; 3]);
+}
+
+#[test]
+fn the_application_is_changed_in_nothing_else() {
+    let rendered = example("sidecar");
+    let mut changed = the(&rendered, "Deployment", "webinars").clone();
+    let template = &mut changed["spec"]["template"];
+    template["metadata"]["labels"].as_object_mut().unwrap().remove("lobbyd.metrics").unwrap();
+    for added in ["initContainers", "volumes"] {
+        template["spec"].as_object_mut().unwrap().remove(added).unwrap();
+    }
+    assert_eq!([changed], *yaml(&text("deploy/kubernetes/examples/sidecar/application.yaml")));
+}
+
+#[test]
+fn one_may_be_restarted_while_another_works() {
+    let resources = example("standalone");
+    for name in ["lobbyd", "lobbyd-api"] {
+        let budget = the(&resources, "PodDisruptionBudget", name);
+        assert_eq!(budget["spec"]["maxUnavailable"], 1);
+    }
+    let replicas = |name| &the(&resources, "Deployment", name)["spec"]["replicas"];
+    assert_eq!(replicas("lobbyd-api"), 2);
+    // KEDA's number, which no `kubectl apply` may set back.
+    assert_eq!(replicas("lobbyd"), &Value::Null);
+}
+
+#[test]
+fn keda_leaves_workers_when_no_event_waits() {
+    let resources = example("standalone");
+    let scaled = &the(&resources, "ScaledObject", "lobbyd")["spec"];
+    let workers = the(&resources, "Deployment", word(&scaled["scaleTargetRef"]["name"]));
+    let container = &workers["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["args"], json!(["worker"]));
+    assert!(scaled["minReplicaCount"].as_u64().unwrap() >= 1);
+    let trigger = &scaled["triggers"][0];
+    assert_eq!(trigger["metadata"]["queueName"], Config::defaults().events.queue);
+    let authentication =
+        the(&resources, "TriggerAuthentication", word(&trigger["authenticationRef"]["name"]));
+    let secret = &authentication["spec"]["secretTargetRef"][0];
+    assert_eq!(*secret, json!({"parameter": "host", "name": "lobbyd", "key": "events-url"}));
+}
+
+#[test]
+fn the_rules_are_those_of_monitoring() {
+    let rules = &yaml(&text("deploy/monitoring/alerts.yaml"))[0];
+    for name in EXAMPLES {
+        let resources = example(name);
+        assert_eq!(the(&resources, "PrometheusRule", "lobbyd")["spec"]["groups"], rules["groups"]);
+    }
+}
+
+#[test]
+fn the_readme_can_be_followed() {
+    let readme = text("deploy/kubernetes/README.md");
+    for key in ["database-url", "events-url"] {
+        assert!(readme.contains(&format!("--from-file={key}")), "{key}");
+    }
+    let overlay: String = readme
+        .lines()
+        .skip_while(|line| !line.starts_with("    apiVersion: kustomize"))
+        .map_while(|line| line.strip_prefix("    "))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let copy = folder("kubernetes-");
+    let mut copying = Command::new("cp");
+    printed(copying.arg("-r").arg(file(MANIFESTS).join(".")).arg(&copy));
+    let here = copy.join("here");
+    fs::create_dir(&here).unwrap();
+    fs::write(here.join("kustomization.yaml"), overlay).unwrap();
+    let resources = kustomize(&here);
+    for resource in &resources {
+        assert_eq!(resource["metadata"]["namespace"], "webinars", "{}", resource["kind"]);
+    }
+    for name in ["lobbyd", "lobbyd-api"] {
+        let deployment = &the(&resources, "Deployment", name)["spec"];
+        assert_eq!(deployment["replicas"], 2);
+        let image = word(&deployment["template"]["spec"]["containers"][0]["image"]);
+        assert_eq!(image, "registry.example.org/lobbyd:0.1.0");
+    }
+}

@@ -2,9 +2,12 @@
 //! `make packages` install.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
+
+use serde_json::Value;
 
 use super::server::folder;
 
@@ -69,4 +72,14 @@ pub fn printed(command: &mut Command) -> String {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{command:?}: {}\n{text}{complaints}", output.status);
     text
+}
+
+/// The documents of a YAML text as JSON.
+pub fn yaml(text: &str) -> Vec<Value> {
+    let script = "import json, sys, yaml; \
+                  print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";
+    let document = folder("yaml-").join("document.yaml");
+    fs::write(&document, text).unwrap();
+    let mut python = tool("deploy/bin/python");
+    serde_json::from_str(&printed(python.args(["-c", script]).arg(document))).unwrap()
 }

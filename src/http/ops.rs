@@ -4,7 +4,7 @@ use std::{fmt::Write, sync::Arc};
 
 use axum::{
     Router,
-    extract::State,
+    extract::{RawQuery, State},
     http::{StatusCode, header::CONTENT_TYPE},
     response::IntoResponse,
     routing::get,
@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::server::{self, Limits};
-use crate::health::Health;
+use crate::health::{Health, Part};
 
 /// Probes and a scraper or two.
 const CONNECTIONS: usize = 64;
@@ -58,10 +58,16 @@ async fn livez(State(ops): State<Ops>) -> impl IntoResponse {
     }
 }
 
-/// Whether everything is reached, and what is not.
-async fn readyz(State(ops): State<Ops>) -> impl IntoResponse {
+/// Whether everything is reached, and what is not; or whether just the parts are that the query
+/// names, as in `?part=database`: the API goes on to work without the broker.
+async fn readyz(State(ops): State<Ops>, RawQuery(query): RawQuery) -> impl IntoResponse {
+    let query = query.unwrap_or_default();
+    let parts: Vec<_> = form_urlencoded::parse(query.as_bytes())
+        .filter_map(|(key, value)| (key == "part").then_some(value))
+        .collect();
+    let asked = |part: Part| parts.is_empty() || parts.iter().any(|name| name == part.name());
     let mut text = String::new();
-    for (part, problem) in ops.health.problems() {
+    for (part, problem) in ops.health.problems().into_iter().filter(|(part, _)| asked(*part)) {
         writeln!(text, "{}: {problem}", part.name()).expect("a text takes any text");
     }
     if text.is_empty() {

@@ -403,12 +403,20 @@ async fn a_health_check_says_what_is_not_reached() {
     let mut site = Site::new(Kind::Sqlite).await;
     site.set("EVENTS__URL", &format!("amqp://guest:guest@127.0.0.1:{}/%2f", free_port()));
     let worker = Daemon::start(&site.settings);
-    worker.unready().await;
+    eventually("the complaints", || async {
+        let (_, problems) = worker.get("/readyz").await?;
+        (problems.matches("Connection refused").count() == 2).then_some(())
+    })
+    .await;
     site.set("OPS__LISTEN", &format!("127.0.0.1:{}", worker.ops_port));
     let check = |settings: &Settings, arguments: &[&str]| {
         let output = run(settings, arguments);
         (output.status.code(), text(&output.stderr), text(&output.stdout))
     };
+    let (status, _) = worker.get("/readyz?part=database").await.unwrap();
+    assert_eq!(status, 200, "the broker was not asked for");
+    let (status, problems) = worker.get("/readyz?part=database&part=publisher").await.unwrap();
+    assert!(status == 503 && !problems.contains("consumer"), "{problems}");
     let (status, complaint, _) = check(&site.settings, &["health"]);
     assert_eq!(status, Some(1));
     assert!(complaint.contains("consumer: ") && complaint.lines().count() == 1, "{complaint}");

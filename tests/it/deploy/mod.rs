@@ -9,4 +9,3 @@ mod kubernetes;
 mod monitoring;
 mod rolling;
 mod systemd;
-mod tls;

@@ -47,6 +47,7 @@ async fn the_definitions_give_lobbyd_what_it_needs_and_no_more() {
 
     let policies = broker.report(&["list_queues", "--vhost", "lobbyd", "name", "policy"]);
     assert!(policies.contains("lobbyd.lobby-changed\tlobbyd-lobby-changed"), "{policies}");
+    assert!(policies.contains("lobbyd.dead-letters\tlobbyd-dead-letters"), "{policies}");
     let unlocked = url("lobbyd:secret");
     let connection = Connection::connect(&unlocked, ConnectionProperties::default()).await;
     let channel = connection.unwrap().create_channel().await.unwrap();

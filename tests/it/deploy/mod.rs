@@ -9,3 +9,4 @@ mod kubernetes;
 mod monitoring;
 mod rolling;
 mod systemd;
+mod tls;

@@ -166,14 +166,24 @@ fn command_as(user: &str, program: impl AsRef<Path>) -> Command {
 
 fn folder_of(user: &str, name: &str) -> PathBuf {
     let folder = folder(name);
-    if nix::unistd::getuid().is_root() {
-        run(Command::new("chown").arg(format!("{user}:{user}")).arg(&folder));
-    }
+    give_to(user, &folder);
     folder
+}
+
+/// Makes the user that a server runs as the owner of a file or folder.
+pub fn give_to(user: &str, path: &Path) {
+    if nix::unistd::getuid().is_root() {
+        run(Command::new("chown").arg(format!("{user}:{user}")).arg(path));
+    }
 }
 
 /// A private PostgreSQL.
 pub fn start_postgres() -> Server {
+    start_postgres_with(&[])
+}
+
+/// One with these settings, each `name=value`.
+pub fn start_postgres_with(settings: &[String]) -> Server {
     let binaries = newest_postgres();
     let folder = folder_of("postgres", "postgres-");
     let data = folder.join("data");
@@ -185,6 +195,7 @@ pub fn start_postgres() -> Server {
     let mut command = command_as("postgres", binaries.join("postgres"));
     command.arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "127.0.0.1"]);
     command.arg("-k").arg(&folder).args(["-c", "max_connections=300"]).current_dir(&folder);
+    command.args(settings.iter().flat_map(|setting| ["-c", setting]));
     Server::new(port, folder, command, None)
 }
 
@@ -200,6 +211,11 @@ fn newest_postgres() -> PathBuf {
 
 /// A private MariaDB.
 pub fn start_mariadb() -> Server {
+    start_mariadb_with(&[])
+}
+
+/// One with these settings, each `name=value`.
+pub fn start_mariadb_with(settings: &[String]) -> Server {
     let folder = folder_of("mysql", "mariadb-");
     let data = folder.join("data");
     run(command_as("mysql", "/usr/bin/mariadb-install-db")
@@ -219,6 +235,7 @@ pub fn start_mariadb() -> Server {
     command.arg(format!("--port={port}")).arg(format!("--datadir={}", data.display()));
     command.arg(format!("--socket={}", folder.join("socket").display()));
     command.arg(format!("--init-file={}", users.display())).current_dir(&folder);
+    command.args(settings.iter().map(|setting| format!("--{setting}")));
     Server::new(port, folder, command, None)
 }
 
@@ -233,12 +250,18 @@ const RABBITMQ: &str = "/usr/lib/rabbitmq/bin";
 
 impl Broker {
     pub fn start() -> Self {
+        Self::start_with(free_port(), "")
+    }
+
+    /// One with these lines in its configuration, with which it listens on `port`.
+    pub fn start_with(port: u16, lines: &str) -> Self {
         let folder = folder("rabbitmq-");
         fs::write(folder.join("plugins"), "[].").unwrap();
-        fs::write(folder.join("rabbitmq.conf"), "disk_free_limit.absolute = 50MB\n").unwrap();
+        let lines = format!("disk_free_limit.absolute = 50MB\n{lines}");
+        fs::write(folder.join("rabbitmq.conf"), lines).unwrap();
         fs::write(folder.join("rabbitmq-env.conf"), "").unwrap();
         let path = |name: &str| folder.join(name).display().to_string();
-        let (port, names_port) = (free_port(), free_port());
+        let names_port = free_port();
         let environment = vec![
             ("HOME", folder.display().to_string()),
             ("ERL_EPMD_ADDRESS", "127.0.0.1".to_owned()),

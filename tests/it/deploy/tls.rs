@@ -1,0 +1,210 @@
+//! TLS to broker and databases, with a certificate authority of the site's own: who cannot show a
+//! certificate of it for the right name is refused, and nothing is sent in clear instead.
+
+use std::{fs, path::PathBuf, sync::LazyLock};
+
+use crate::support::{
+    daemon::{Daemon, Settings, add_user, run},
+    database::{Database, Kind},
+    eventually,
+    http::Api,
+    server::{
+        BROKER, Broker, Server, folder, free_port, give_to, start_mariadb_with, start_postgres_with,
+    },
+    site::Site,
+    tools::{debian, file, printed},
+};
+
+/// A certificate authority in a folder of its own.
+struct Authority {
+    folder: PathBuf,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let authority = Self { folder: folder("authority-") };
+        let new = "req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 2";
+        let subject = format!("/CN={name}");
+        authority.openssl(new, &["-subj", &subject, "-keyout", "ca.key", "-out", "ca.pem"]);
+        authority
+    }
+
+    fn openssl(&self, words: &str, rest: &[&str]) {
+        let mut openssl = debian("/usr/bin/openssl");
+        printed(openssl.args(words.split(' ')).args(rest).current_dir(&self.folder));
+    }
+
+    fn ca(&self) -> String {
+        self.folder.join("ca.pem").display().to_string()
+    }
+
+    /// A folder of this user with a certificate for localhost, and its key, beside the authority's.
+    fn certify(&self, user: &str) -> PathBuf {
+        let new = "req -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1";
+        let request = ["-subj", "/CN=server", "-keyout", "server.key", "-out", "server.csr"];
+        self.openssl(new, &request);
+        fs::write(self.folder.join("names"), "subjectAltName=DNS:localhost").unwrap();
+        let sign = "x509 -req -days 2 -CA ca.pem -CAkey ca.key -CAcreateserial -extfile names";
+        self.openssl(sign, &["-in", "server.csr", "-out", "server.pem"]);
+        let folder = folder("certificate-");
+        for name in ["ca.pem", "server.pem", "server.key"] {
+            fs::copy(self.folder.join(name), folder.join(name)).unwrap();
+            give_to(user, &folder.join(name));
+        }
+        give_to(user, &folder);
+        folder
+    }
+}
+
+/// One that has signed nothing that the servers show.
+static STRANGER: LazyLock<Authority> = LazyLock::new(|| Authority::new("stranger"));
+static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| Authority::new("authority"));
+
+/// A RabbitMQ that listens as `deploy/rabbitmq/tls.conf` says, but elsewhere.
+static SECURE_BROKER: LazyLock<Broker> = LazyLock::new(|| {
+    // It runs as whoever runs the tests.
+    let certificate = AUTHORITY.certify("root").display().to_string();
+    let port = free_port();
+    let lines = fs::read_to_string(file("deploy/rabbitmq/tls.conf")).unwrap();
+    let lines = lines.replace("/etc/rabbitmq/tls", &certificate);
+    let lines = lines.replace("= 5671", &format!("= 127.0.0.1:{port}"));
+    Broker::start_with(port, &lines)
+});
+
+/// A PostgreSQL that lets nobody in without TLS.
+static SECURE_POSTGRES: LazyLock<Server> = LazyLock::new(|| {
+    let certificate = AUTHORITY.certify("postgres");
+    let hosts = certificate.join("pg_hba.conf");
+    fs::write(&hosts, "hostssl all all 127.0.0.1/32 trust\n").unwrap();
+    let path = |name: &str| certificate.join(name).display().to_string();
+    start_postgres_with(&[
+        "ssl=on".to_owned(),
+        format!("ssl_cert_file={}", path("server.pem")),
+        format!("ssl_key_file={}", path("server.key")),
+        format!("hba_file={}", hosts.display()),
+    ])
+});
+
+/// A MariaDB that lets nobody in without TLS.
+static SECURE_MARIADB: LazyLock<Server> = LazyLock::new(|| {
+    let certificate = AUTHORITY.certify("mysql");
+    let path = |name: &str| certificate.join(name).display().to_string();
+    start_mariadb_with(&[
+        format!("ssl-cert={}", path("server.pem")),
+        format!("ssl-key={}", path("server.key")),
+        "require-secure-transport=ON".to_owned(),
+    ])
+});
+
+fn secure(kind: Kind) -> &'static Server {
+    if kind == Kind::Postgres { &SECURE_POSTGRES } else { &SECURE_MARIADB }
+}
+
+/// The database's URL by this host name, verified in full against this authority.
+fn verified(database: &Database, host: &str, ca: &str) -> String {
+    let parameters = if database.kind == Kind::Postgres {
+        format!("sslmode=verify-full&sslrootcert={ca}")
+    } else {
+        format!("ssl-mode=VERIFY_IDENTITY&ssl-ca={ca}")
+    };
+    format!("{}?{parameters}", database.url.replace("127.0.0.1", host))
+}
+
+fn secure_broker(host: &str) -> String {
+    format!("amqps://guest:guest@{host}:{}/%2f", SECURE_BROKER.server.port)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_postgres_all_connections_are_verified() {
+    all_connections_are_verified(Kind::Postgres).await;
+    let admin = Database::create_on(Kind::Postgres, SECURE_POSTGRES.port).await;
+    let plain = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+                 WHERE usename = 'lobbyd' AND NOT ssl";
+    assert_eq!(admin.number(plain).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_mariadb_all_connections_are_verified() {
+    all_connections_are_verified(Kind::MariaDb).await;
+}
+
+async fn all_connections_are_verified(kind: Kind) {
+    let database = Database::create_on(kind, secure(kind).port).await;
+    let mut site = Site::on(database, &secure_broker("localhost"));
+    let url = verified(&site.database, "localhost", &AUTHORITY.ca());
+    site.set("DATABASE__URL", &url);
+    site.settings.push(("SSL_CERT_FILE".to_owned(), AUTHORITY.ca()));
+    let worker = site.worker().await;
+    let api = site.api().await;
+
+    add_user(&site.settings, "alice", "correct horse", &[]);
+    let alice = Api::new(api.http_port).user("alice", "correct horse");
+    let room = alice.room(3).await;
+    let published = run(&site.settings, &["publish", &room, "--state", "1", "--in", "1s"]);
+    assert!(published.status.success(), "{published:?}");
+    site.database.lobby_becomes(&room, 1).await;
+    site.database.lobby_becomes(&room, 0).await;
+    // A queue has taken the event: that of the API.
+    site.database.all_published().await;
+    worker.ready().await;
+    api.ready().await;
+}
+
+/// What the program says when it is to use this database or broker, and cannot.
+fn complaint(settings: &Settings, arguments: &[&str]) -> String {
+    let output = run(settings, arguments);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_not_the_right_one_is_refused() {
+    for kind in [Kind::Postgres, Kind::MariaDb] {
+        let database = Database::create_on(kind, secure(kind).port).await;
+        let plain = Database::create(kind).await;
+        let unverified =
+            if kind == Kind::Postgres { "sslmode=disable" } else { "ssl-mode=DISABLED" };
+        for (url, reasons) in [
+            (verified(&database, "localhost", &STRANGER.ca()), ["UnknownIssuer"].as_slice()),
+            (verified(&database, "127.0.0.1", &AUTHORITY.ca()), &["not valid for name"]),
+            // Neither side falls back to a connection in clear.
+            (format!("{}?{unverified}", database.url), &["no encryption", "Access denied"]),
+            (verified(&plain, "localhost", &AUTHORITY.ca()), &["does not support TLS"]),
+        ] {
+            let settings = vec![("LOBBYD__DATABASE__URL".to_owned(), url.clone())];
+            let said = complaint(&settings, &["migrate"]);
+            assert!(reasons.iter().any(|reason| said.contains(reason)), "{url}: {said}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_not_the_right_one_is_refused() {
+    let trusting = |authority: &Authority, url: &str| {
+        vec![
+            ("SSL_CERT_FILE".to_owned(), authority.ca()),
+            ("LOBBYD__EVENTS__URL".to_owned(), url.to_owned()),
+        ]
+    };
+    let in_clear = secure_broker("localhost").replace("amqps:", "amqp:");
+    let not_secure = BROKER.url().replace("amqp:", "amqps:");
+    for (settings, reason) in [
+        (trusting(&STRANGER, &secure_broker("localhost")), "UnknownIssuer"),
+        (trusting(&AUTHORITY, &secure_broker("127.0.0.1")), "not valid for name"),
+        (trusting(&AUTHORITY, &in_clear), "broker is not reachable, or refused"),
+        (trusting(&AUTHORITY, &not_secure), "broker is not reachable, or refused"),
+    ] {
+        let said = complaint(&settings, &["publish", "webinar", "--state", "0"]);
+        assert!(said.contains(reason), "{settings:?}: {said}");
+    }
+    // A worker says the same of itself.
+    let database = Database::create(Kind::Sqlite).await;
+    let mut site = Site::on(database, &secure_broker("localhost"));
+    site.settings.push(("SSL_CERT_FILE".to_owned(), STRANGER.ca()));
+    let worker = Daemon::start(&site.settings);
+    eventually("the reason", || async {
+        worker.unready().await.contains("UnknownIssuer").then_some(())
+    })
+    .await;
+    assert_eq!(worker.get("/livez").await.unwrap().0, 200);
+}

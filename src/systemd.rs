@@ -90,7 +90,7 @@ fn status_line(health: &Health) -> String {
         .into_iter()
         .map(|(part, problem)| format!("{}: {problem}", part.name()))
         .collect();
-    if problems.is_empty() { "opening rooms on time".to_owned() } else { problems.join("; ") }
+    if problems.is_empty() { "all is reached".to_owned() } else { problems.join("; ") }
 }
 
 fn tell(news: &[NotifyState]) {

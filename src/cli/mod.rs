@@ -129,6 +129,7 @@ async fn serve(file: Option<PathBuf>, role: Role) -> anyhow::Result<()> {
     let hangups = if io::stdin().is_terminal() { None } else { Some(shutdown::hangups()?) };
     raise_file_limit();
     let (ops, http) = (config.ops.listen, config.http.listen);
+    let (database, events) = (config.database.url.redacted(), config.events.url.redacted());
     let in_process = config.events.url.expose().starts_with("memory:");
     let read = Box::new(move || Config::load(file.as_deref()));
     let mut app = App::build(config)?;
@@ -149,7 +150,8 @@ async fn serve(file: Option<PathBuf>, role: Role) -> anyhow::Result<()> {
         Role::Api => Work::Api(listen("http.listen", http).await?),
     };
     let ops = listen("ops.listen", ops).await?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), ops = %ops.local_addr()?, "lobbyd starts");
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, database, events, ops = %ops.local_addr()?, "lobbyd starts");
     if let Work::Api(listener) | Work::Both(listener) = &work {
         tracing::info!(http = %listener.local_addr()?, "the HTTP API is served");
     }
@@ -177,7 +179,7 @@ async fn migrate(config: &Config) -> anyhow::Result<()> {
     let store = app::open_database(config)?;
     store.migrate().await?;
     store.close().await;
-    say("the database is up to date")
+    say(&format!("{} is up to date", config.database.url.redacted()))
 }
 
 fn check(config: Config) -> anyhow::Result<()> {

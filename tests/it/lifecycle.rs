@@ -161,7 +161,7 @@ fn migrate_brings_a_database_up_to_date() {
     for _ in 0..2 {
         let output = run(&settings(&[("LOBBYD__DATABASE__URL", &url)]), &["migrate"]);
         assert!(output.status.success(), "{output:?}");
-        assert_eq!(text(&output.stdout), "the database is up to date\n");
+        assert!(text(&output.stdout).ends_with(" is up to date\n"), "{output:?}");
     }
     let output =
         run(&settings(&[("LOBBYD__DATABASE__URL", "sqlite:///nowhere/x.db")]), &["migrate"]);
@@ -360,7 +360,7 @@ async fn systemd_is_told() {
     let (started, reloaded) = told.split_once("RELOADING=1\nMONOTONIC_USEC=").unwrap();
     assert_eq!(started.matches("READY=1\n").count(), 1, "{told}");
     assert_eq!(reloaded.matches("READY=1\n").count(), 1, "{told}");
-    assert!(told.contains("STATUS=opening rooms on time\n"), "{told}");
+    assert!(told.contains("STATUS=all is reached\n"), "{told}");
     assert!(told.matches("WATCHDOG=1").count() >= 3, "{told}");
 }
 
@@ -405,7 +405,8 @@ async fn a_health_check_says_what_is_not_reached() {
     let worker = Daemon::start(&site.settings);
     eventually("the complaints", || async {
         let (_, problems) = worker.get("/readyz").await?;
-        (problems.matches("Connection refused").count() == 2).then_some(())
+        let broker_alone = !problems.contains("database");
+        (broker_alone && problems.matches("Connection refused").count() == 2).then_some(())
     })
     .await;
     site.set("OPS__LISTEN", &format!("127.0.0.1:{}", worker.ops_port));

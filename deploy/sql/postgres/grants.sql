@@ -1,5 +1,5 @@
--- What the role lobbyd may do in each table, on PostgreSQL. As lobbyd_owner or a superuser, after each
--- `lobbyd migrate`:
+-- What the role lobbyd may do in each table, on PostgreSQL. After each `lobbyd migrate`, as
+-- lobbyd_owner, or as a superuser where lobbyd_rooms is a view:
 --
 --     psql --dbname lobbyd --file grants.sql
 

@@ -249,6 +249,7 @@ async fn rooms_are_a_view(roles: &Roles) {
     let applied = admin.number(migrations).await;
     roles.migrate();
     assert_eq!(admin.number(migrations).await, applied);
+    roles.apply("grants.sql");
     assert_eq!(admin.number("SELECT count(*) FROM lobbyd_rooms").await, 2);
     let around = site.database.try_execute("SELECT count(*) FROM oc_talk_rooms").await;
     assert!(around.unwrap_err().to_string().contains("denied"));

@@ -92,6 +92,7 @@ fn the_package_holds_what_an_operator_needs() {
         "usr/share/doc/lobbyd/rabbitmq/README.md 644",
         "usr/share/doc/lobbyd/rabbitmq/definitions.json 644",
         "usr/share/doc/lobbyd/rabbitmq/tls.conf 644",
+        "usr/share/doc/lobbyd/sql/README.md 644",
         "usr/share/doc/lobbyd/sql/mariadb/conversations-view.sql 644",
         "usr/share/doc/lobbyd/sql/mariadb/grants.sql 644",
         "usr/share/doc/lobbyd/sql/mariadb/roles.sql 644",

@@ -83,9 +83,8 @@ impl App {
     ///
     /// A value of the configuration that its part cannot use.
     pub fn with_bus(config: Config, bus: Arc<dyn Bus>) -> Result<Self, ConfigError> {
-        validate(&config)?;
+        let (proxies, exporter) = validate(&config)?;
         let (database, api_database) = (open_database(&config)?, open_database(&config)?);
-        let (proxies, exporter) = (proxies(&config)?, exporter(&config)?);
         Ok(Self { config, database, api_database, bus, proxies, exporter, reloads: None })
     }
 
@@ -328,11 +327,10 @@ impl Loops<'_> {
     }
 }
 
-/// Refuses values that only the parts can judge, before any of them sees one.
-fn validate(config: &Config) -> Result<(), ConfigError> {
+/// Refuses values that only the parts can judge, before any of them starts. Returns those that were
+/// made of some on the way.
+fn validate(config: &Config) -> Result<(Proxies, Option<Exporter>), ConfigError> {
     check_durations(config)?;
-    proxies(config)?;
-    exporter(config)?;
     for (key, schedule) in [
         ("housekeeping.prune", &config.housekeeping.prune),
         ("housekeeping.gauges", &config.housekeeping.gauges),
@@ -341,17 +339,11 @@ fn validate(config: &Config) -> Result<(), ConfigError> {
     ] {
         check_schedule(schedule).map_err(|problem| ConfigError::new(key, problem))?;
     }
-    Ok(())
-}
-
-fn proxies(config: &Config) -> Result<Proxies, ConfigError> {
-    Proxies::new(&config.http.trusted_proxies, config.http.user_header.as_deref())
-        .map_err(|problem| ConfigError::new("http.user_header", problem))
-}
-
-fn exporter(config: &Config) -> Result<Option<Exporter>, ConfigError> {
+    let proxies = Proxies::new(&config.http.trusted_proxies, config.http.user_header.as_deref())
+        .map_err(|problem| ConfigError::new("http.user_header", problem))?;
     let exporter = config.traces.endpoint.as_deref().map(Exporter::new).transpose();
-    exporter.map_err(|problem| ConfigError::new("traces.endpoint", problem))
+    let exporter = exporter.map_err(|problem| ConfigError::new("traces.endpoint", problem))?;
+    Ok((proxies, exporter))
 }
 
 fn schedules(config: &Config) -> Schedules {

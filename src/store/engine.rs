@@ -214,11 +214,6 @@ where
     }
 
     async fn prune_published(&self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
-        // Causes of timers have no room that would take them along if it was deleted by SQL.
-        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
-        let causes = sqlx::query(D::shared().prune_causes).bind(before.timestamp());
-        session.execute(causes).await?;
-        session.finish();
         self.prune(D::STATEMENTS.prune_published, before, limit).await
     }
 
@@ -284,6 +279,14 @@ where
             TraceParent::parse(noted.get(&(event.token.as_str().to_owned(), timer))?)
         };
         Ok(fired.iter().filter_map(|event| Some((event.id.clone(), cause(event)?))).collect())
+    }
+
+    async fn prune_causes(&self, before: DateTime<Utc>) -> Result<()> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let delete = sqlx::query(D::shared().prune_causes).bind(before.timestamp());
+        session.execute(delete).await?;
+        session.finish();
+        Ok(())
     }
 
     async fn create_room(&self, token: &RoomToken, room_type: i64, name: &str) -> Result<()> {

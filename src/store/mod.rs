@@ -194,6 +194,10 @@ pub trait Store: Send + Sync + 'static {
     /// The events that set the timers which reset these rooms, as far as they were noted.
     async fn causes(&self, fired: &[Outgoing]) -> Result<HashMap<EventId, TraceParent>>;
 
+    /// Forgets the causes of timers that were due before `before`: a room that was deleted by SQL does
+    /// not take its own along.
+    async fn prune_causes(&self, before: DateTime<Utc>) -> Result<()>;
+
     /// Makes a room without lobby and without participants.
     async fn create_room(&self, token: &RoomToken, room_type: i64, name: &str) -> Result<()>;
 

@@ -74,16 +74,24 @@ impl Traces {
         (Self(Some(Recorder { finished, clock })), spans)
     }
 
-    /// Whether anybody wants spans.
+    /// How many spans would be taken now; none if nobody wants any.
     #[must_use]
-    pub fn are_on(&self) -> bool {
-        self.0.is_some()
+    pub fn room(&self) -> usize {
+        self.0.as_ref().map_or(0, |recorder| recorder.finished.capacity())
+    }
+
+    /// Counts spans for which there was no room, and which were not even begun.
+    pub fn pass_over(&self, spans: usize) {
+        if self.0.is_some() {
+            metrics::counter!(telemetry::SPANS_DROPPED)
+                .increment(u64::try_from(spans).unwrap_or(u64::MAX));
+        }
     }
 
     /// A span that goes on with the trace of `parent`, or begins one.
     #[must_use]
     pub fn span(&self, name: &'static str, kind: Kind, parent: Option<TraceParent>) -> Span {
-        if !self.are_on() {
+        if self.0.is_none() {
             return Span(None);
         }
         let trace = parent.map_or_else(rand::random, |parent| parent.trace);

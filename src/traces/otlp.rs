@@ -15,7 +15,6 @@ use tokio::{
     sync::mpsc,
     time::{Instant, timeout, timeout_at},
 };
-
 use tokio_util::sync::CancellationToken;
 
 use super::{Finished, Kind};
@@ -27,7 +26,7 @@ const BATCH: usize = 512;
 /// How long a batch waits to become full.
 const GATHERING: Duration = Duration::from_secs(1);
 
-/// Bound of one request, and so of the wait for it when the process ends.
+/// Bound of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The way to a collector.
@@ -62,8 +61,9 @@ impl Exporter {
         Ok(Self(exporter))
     }
 
-    /// Exports until nobody has spans any more. What the collector does not take is dropped; after
-    /// `stop` all that is left, so that it holds up the end for no longer than one request.
+    /// Exports until nobody has spans any more. What the collector does not take is dropped. After
+    /// `stop` the first failure is the end, and all that is left is dropped, so that a collector that is
+    /// away holds up nobody for longer than one request.
     pub async fn run(self, mut spans: mpsc::Receiver<Finished>, stop: CancellationToken) {
         let mut working = true;
         while let Some(first) = spans.recv().await {

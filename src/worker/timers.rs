@@ -159,10 +159,10 @@ impl TimerLoop {
             if !last {
                 known.next_due = fired.events.last().and_then(|event| event.due_at);
             }
-            if self.traces.are_on() {
-                let opened_at = self.clock.now();
-                traced.extend(fired.events.iter().map(|event| (event.clone(), opened_at)));
-            }
+            let opened_at = self.clock.now();
+            let room = self.traces.room().saturating_sub(traced.len());
+            traced.extend(fired.events.iter().take(room).map(|event| (event.clone(), opened_at)));
+            self.traces.pass_over(fired.events.len().saturating_sub(room));
             match slot {
                 _ if fired.events.is_empty() => {}
                 Some(slot) => slot.send(fired.events),
@@ -190,8 +190,8 @@ impl TimerLoop {
     /// Records what fired, and when it was open, linked to what had set the timers. By now all rooms
     /// that were due are open.
     async fn trace(&self, opened: Vec<(Outgoing, DateTime<Utc>)>) {
-        if opened.is_empty() || !self.traces.are_on() {
-            return;
+        if opened.is_empty() || self.traces.room() == 0 {
+            return self.traces.pass_over(opened.len());
         }
         let (events, opened_at): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
         let causes = self.store.causes(&events).await.unwrap_or_else(|error| {

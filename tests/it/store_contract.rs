@@ -233,6 +233,10 @@ async fn the_cause_of_a_timer_is_known_when_it_fires(subject: Subject) {
         let expected = (event.token.as_str() == "caused").then(|| cause(2));
         assert_eq!(known, expected, "{}", event.token);
     }
+    subject.store.prune_causes(at(10)).await.unwrap();
+    assert_eq!(subject.store.causes(&fired.events).await.unwrap().len(), 1, "it is not older");
+    subject.store.prune_causes(at(11)).await.unwrap();
+    assert!(subject.store.causes(&fired.events).await.unwrap().is_empty());
 }
 
 async fn another_url_is_tried_and_used(subject: Subject) {

@@ -4,7 +4,7 @@
 use std::{fs, process::Command, time::Duration};
 
 use lobbyd::config::Config;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{
     daemon::{Settings, run},
@@ -130,8 +130,18 @@ fn the_trial_starts_what_there_is() {
         assert!(grace > Config::defaults().shutdown.grace);
         let context = file("deploy/container").join(service["build"]["context"].as_str().unwrap());
         assert!(context.join(service["build"]["dockerfile"].as_str().unwrap()).exists());
-        for needed in service["depends_on"].as_object().unwrap().keys() {
+        for (needed, how) in service["depends_on"].as_object().unwrap() {
             assert!(compose["services"][needed]["healthcheck"].is_object(), "{needed}");
+            assert_eq!(how["condition"], "service_healthy", "{needed}");
+            // The URLs name it.
+            let urls = service["environment"].to_string();
+            assert!(urls.contains(&format!("lobbyd:trial@{needed}")), "{needed}: {urls}");
+        }
+        assert_eq!(service["read_only"], true);
+        assert_eq!(service["cap_drop"], json!(["ALL"]));
+        assert_eq!(service["security_opt"], json!(["no-new-privileges:true"]));
+        for port in service["ports"].as_array().into_iter().flatten() {
+            assert!(port.as_str().unwrap().starts_with("127.0.0.1:"), "{port}");
         }
     }
 }

@@ -51,7 +51,7 @@ $(TOOLS)/%/installed: tests/tools/%.txt | packages
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
-$(TOOLS)/asyncapi/installed: tests/tools/asyncapi/package-lock.json tests/tools/asyncapi/validate.mjs | packages
+$(TOOLS)/asyncapi/installed: $(wildcard tests/tools/asyncapi/*) | packages
 	rm -rf $(@D)
 	mkdir -p $(@D)
 	cp tests/tools/asyncapi/* $(@D)

@@ -4,24 +4,7 @@ use std::process::Output;
 
 use serde_json::json;
 
-use crate::support::{
-    daemon::{Daemon, Settings, add_user},
-    database::{Database, Kind},
-    http::Api,
-    tools,
-};
-
-/// A program with everything in one process, as on a laptop: a SQLite file and its own bus.
-async fn laptop() -> (Daemon, Settings) {
-    let database = Database::create(Kind::Sqlite).await;
-    let settings: Settings = vec![
-        ("LOBBYD__DATABASE__URL".to_owned(), database.url.clone()),
-        ("LOBBYD__EVENTS__URL".to_owned(), "memory:".to_owned()),
-    ];
-    let daemon = Daemon::start_as("run", &settings);
-    daemon.ready().await;
-    (daemon, settings)
-}
+use crate::support::{daemon::add_user, http::Api, site::laptop, tools};
 
 fn assert_passed(output: &Output) {
     let (shown, complaints) =

@@ -34,6 +34,7 @@ macro_rules! on_every_database {
 
 mod chain;
 mod clients;
+mod configuration;
 mod crash;
 mod deploy;
 mod front;

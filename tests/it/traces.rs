@@ -53,6 +53,14 @@ impl Collector {
         Self { endpoint, spans, _server: server }
     }
 
+    /// One, and an installation on SQLite that sends its spans there.
+    async fn with_site() -> (Self, Site) {
+        let mut site = Site::new(Kind::Sqlite).await;
+        let collector = Self::start().await;
+        site.set("TRACES__ENDPOINT", &collector.endpoint);
+        (collector, site)
+    }
+
     /// Waits for the span of this name and trace, or of any trace.
     async fn span(&self, name: &str, trace: Option<&str>) -> Span {
         eventually(&format!("span {name:?} of trace {trace:?}"), || async {
@@ -153,9 +161,7 @@ async fn a_trace_leads_from_the_event_in_to_the_event_out(mut site: Site) {
 /// The API publishes the change, a worker hears of it and knows it already, and opens the room.
 #[tokio::test]
 async fn a_timer_that_was_set_by_the_api_is_linked_too() {
-    let mut site = Site::new(Kind::Sqlite).await;
-    let collector = Collector::start().await;
-    site.set("TRACES__ENDPOINT", &collector.endpoint);
+    let (collector, site) = Collector::with_site().await;
     let _client = site.client().await;
     let program = Daemon::start_as("run", &site.settings);
     program.ready().await;
@@ -178,9 +184,7 @@ async fn a_timer_that_was_set_by_the_api_is_linked_too() {
 
 #[tokio::test]
 async fn who_is_not_recorded_is_left_in_peace() {
-    let mut site = Site::new(Kind::Sqlite).await;
-    let collector = Collector::start().await;
-    site.set("TRACES__ENDPOINT", &collector.endpoint);
+    let (collector, site) = Collector::with_site().await;
     let client = site.client().await;
     let mut worker = site.worker().await;
     for room in ["unsampled", "malformed"] {

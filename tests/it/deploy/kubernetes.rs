@@ -11,9 +11,9 @@ use lobbyd::config::Config;
 use serde_json::{Value, json};
 
 use crate::support::{
-    daemon::{Daemon, Settings, program, run},
-    database::{Database, Kind},
+    daemon::{Settings, program, run},
     server::folder,
+    site::laptop,
     tools::{file, output, printed, tool, yaml},
 };
 
@@ -189,13 +189,7 @@ fn nobody_may_do_more_than_needed() {
 
 #[tokio::test]
 async fn what_the_probes_ask_for_is_answered() {
-    let database = Database::create(Kind::Sqlite).await;
-    let settings: Settings = vec![
-        ("LOBBYD__DATABASE__URL".to_owned(), database.url.clone()),
-        ("LOBBYD__EVENTS__URL".to_owned(), "memory:".to_owned()),
-    ];
-    let daemon = Daemon::start_as("run", &settings);
-    daemon.ready().await;
+    let (daemon, _settings) = laptop().await;
     for (container, _) in ours() {
         assert!(probes(&container).len() >= 2);
         for probe in probes(&container) {
@@ -373,7 +367,7 @@ fn keda_leaves_workers_when_no_event_waits() {
     let workers = the(&resources, "Deployment", word(&scaled["scaleTargetRef"]["name"]));
     let container = &workers["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(container["args"], json!(["worker"]));
-    assert!(scaled["minReplicaCount"].as_u64().unwrap() >= 1);
+    assert!(scaled["minReplicaCount"].as_u64().unwrap() >= 2);
     let trigger = &scaled["triggers"][0];
     assert_eq!(trigger["metadata"]["queueName"], Config::defaults().events.queue);
     let authentication =

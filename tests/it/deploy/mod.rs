@@ -8,5 +8,6 @@ mod debian;
 mod kubernetes;
 mod monitoring;
 mod rolling;
+mod runbook;
 mod systemd;
 mod tls;

@@ -24,6 +24,16 @@ use super::{
 /// Settings, as the environment gives them.
 pub type Settings = Vec<(String, String)>;
 
+/// Settings of these keys.
+pub fn settings(pairs: &[(&str, &str)]) -> Settings {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+/// What a program has printed.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
 /// The program, not started: alone in a new folder, without the environment of the tests.
 pub fn program(settings: &Settings) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lobbyd"));

@@ -96,3 +96,15 @@ impl Site {
         assert!(client.take_rest(&self.dead_letters).await.is_empty());
     }
 }
+
+/// A program with everything in one process, as on a laptop: a SQLite file and its own bus.
+pub async fn laptop() -> (Daemon, Settings) {
+    let database = Database::create(Kind::Sqlite).await;
+    let settings: Settings = vec![
+        ("LOBBYD__DATABASE__URL".to_owned(), database.url.clone()),
+        ("LOBBYD__EVENTS__URL".to_owned(), "memory:".to_owned()),
+    ];
+    let daemon = Daemon::start_as("run", &settings);
+    daemon.ready().await;
+    (daemon, settings)
+}

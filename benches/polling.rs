@@ -100,13 +100,13 @@ async fn audience(processes: usize) {
         });
     }
     eventually("an audience that waits", || async {
-        (sum(&apis, "lobbyd_http_requests_held").await == AUDIENCE).then_some(())
+        (sum(&apis, "lobbyd_http_long_polls").await == AUDIENCE).then_some(())
     })
     .await;
     let left = timer * 1000 - site.database.now_millis().await;
     let left = Duration::from_millis(left.try_into().expect("the audience came too late"));
     let due = Instant::now() + left;
-    let reading = r#"lobbyd_room_readings_total{what="room"}"#;
+    let reading = r#"lobbyd_cache_loads_total{what="room"}"#;
     let before = sum(&apis, reading).await;
     let told = waiting.join_all().await;
     let mut delays: Vec<Duration> = told.into_iter().map(|at| at - due).collect();

@@ -17,7 +17,6 @@ impl Backoff {
     pub const LOOPS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
     /// Starts with waits of up to `first`, and ends with waits of up to `longest`.
-    #[must_use]
     pub fn new((first, longest): (Duration, Duration)) -> Self {
         Self { first, longest, failures: 0 }
     }
@@ -30,7 +29,6 @@ impl Backoff {
     }
 
     /// Whether there was no failure yet, or a success since: time to say that there is one.
-    #[must_use]
     pub fn is_fresh(&self) -> bool {
         self.failures == 0
     }

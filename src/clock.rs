@@ -21,7 +21,6 @@ pub struct DatabaseClock {
 
 impl DatabaseClock {
     /// Starts with a sample that has just come.
-    #[must_use]
     pub fn new(sample: DateTime<Utc>) -> Self {
         Self { sample: Mutex::new((sample, Instant::now())) }
     }
@@ -32,14 +31,12 @@ impl DatabaseClock {
     }
 
     /// The database's time now, or slightly before.
-    #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         let (sample, at) = *self.sample.lock().unwrap_or_else(PoisonError::into_inner);
         sample + at.elapsed()
     }
 
     /// How long it is until `instant`; zero if it is over.
-    #[must_use]
     pub fn until(&self, instant: DateTime<Utc>) -> Duration {
         (instant - self.now()).to_std().unwrap_or_default()
     }

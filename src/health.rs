@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 /// A part that readiness depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum Component {
     /// Rooms and outbox.
     Database,
     /// The consumer of lobby changes: alive, not merely connected.
@@ -20,9 +20,8 @@ pub enum Part {
     Listener,
 }
 
-impl Part {
+impl Component {
     /// Its name in answers and metrics.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Database => "database",
@@ -43,7 +42,7 @@ pub struct Health {
 
 #[derive(Debug)]
 struct State {
-    parts: Vec<(Part, Condition)>,
+    parts: Vec<(Component, Condition)>,
     /// `None` until the timer loop has started: before, it waits for the database.
     last_round: Option<Instant>,
 }
@@ -60,10 +59,9 @@ enum Condition {
 impl Health {
     /// Nothing is known yet of the parts that this process has. Between two steps of the timer loop
     /// there may be less than `stuck_after`.
-    #[must_use]
-    pub fn new(parts: &[Part], stuck_after: Duration) -> Self {
+    pub fn new(parts: &[Component], stuck_after: Duration) -> Self {
         for part in parts {
-            metrics::gauge!(crate::telemetry::CONNECTED, "part" => part.name()).set(0);
+            metrics::gauge!(crate::metrics::CONNECTED, "part" => part.name()).set(0);
         }
         let state = Mutex::new(State {
             parts: parts.iter().map(|part| (*part, Condition::Unknown)).collect(),
@@ -73,42 +71,39 @@ impl Health {
     }
 
     /// Notes that the part works. Returns whether that is news.
-    pub fn works(&self, part: Part) -> bool {
-        metrics::gauge!(crate::telemetry::CONNECTED, "part" => part.name()).set(1);
+    pub fn set_up(&self, part: Component) -> bool {
+        metrics::gauge!(crate::metrics::CONNECTED, "part" => part.name()).set(1);
         self.set(part, Condition::Works) != Condition::Works
     }
 
     /// Notes that the part does not work, and why. Returns whether it is news that it does not.
-    pub fn fails(&self, part: Part, problem: impl Into<String>) -> bool {
-        metrics::gauge!(crate::telemetry::CONNECTED, "part" => part.name()).set(0);
+    pub fn set_down(&self, part: Component, problem: impl Into<String>) -> bool {
+        metrics::gauge!(crate::metrics::CONNECTED, "part" => part.name()).set(0);
         !matches!(self.set(part, Condition::Fails(problem.into())), Condition::Fails(_))
     }
 
     /// Notes that the timer loop makes progress.
-    pub fn made_round(&self) {
+    pub fn record_progress(&self) {
         self.state().last_round = Some(Instant::now());
     }
 
     /// Whether the timer loop, once started, makes progress.
-    #[must_use]
     pub fn is_alive(&self) -> bool {
         self.state().last_round.is_none_or(|round| round.elapsed() < self.stuck_after)
     }
 
     /// Whether the part works.
-    #[must_use]
-    pub fn reaches(&self, part: Part) -> bool {
+    pub fn is_up(&self, part: Component) -> bool {
         self.state().parts.contains(&(part, Condition::Works))
     }
 
     /// What does not work, and why; empty if the process is ready.
-    #[must_use]
-    pub fn problems(&self) -> Vec<(Part, String)> {
+    pub fn problems(&self) -> Vec<(Component, String)> {
         let mut problems = Vec::new();
         for (part, condition) in &self.state().parts {
             match condition {
                 Condition::Works => {}
-                Condition::Unknown => problems.push((*part, "not reached yet".to_owned())),
+                Condition::Unknown => problems.push((*part, "not connected yet".to_owned())),
                 Condition::Fails(problem) => problems.push((*part, problem.clone())),
             }
         }
@@ -116,7 +111,7 @@ impl Health {
     }
 
     /// Returns the condition before.
-    fn set(&self, part: Part, condition: Condition) -> Condition {
+    fn set(&self, part: Component, condition: Condition) -> Condition {
         let mut state = self.state();
         let slot = state.parts.iter_mut().find(|(each, _)| *each == part);
         slot.map_or(Condition::Unknown, |(_, slot)| std::mem::replace(slot, condition))
@@ -135,26 +130,26 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_process_is_ready_when_every_part_works() {
-        let parts = [Part::Database, Part::Consumer, Part::Publisher];
+        let parts = [Component::Database, Component::Consumer, Component::Publisher];
         let health = Health::new(&parts, STUCK_AFTER);
         assert_eq!(health.problems().len(), 3);
         for part in parts {
-            assert!(health.fails(part, "gone"));
-            assert!(!health.fails(part, "still gone"));
-            assert!(health.works(part));
-            assert!(!health.works(part));
+            assert!(health.set_down(part, "gone"));
+            assert!(!health.set_down(part, "still gone"));
+            assert!(health.set_up(part));
+            assert!(!health.set_up(part));
         }
         assert!(health.problems().is_empty());
-        assert!(health.fails(Part::Database, "gone"));
-        assert_eq!(health.problems(), [(Part::Database, "gone".to_owned())]);
+        assert!(health.set_down(Component::Database, "gone"));
+        assert_eq!(health.problems(), [(Component::Database, "gone".to_owned())]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_timer_loop_without_rounds_is_not_alive() {
-        let health = Health::new(&[Part::Database], STUCK_AFTER);
+        let health = Health::new(&[Component::Database], STUCK_AFTER);
         tokio::time::advance(STUCK_AFTER).await;
         assert!(health.is_alive(), "it waits for the database");
-        health.made_round();
+        health.record_progress();
         assert!(health.is_alive());
         tokio::time::advance(STUCK_AFTER).await;
         assert!(!health.is_alive());

@@ -3,20 +3,20 @@
 //! # Bird's eye view
 //!
 //! A room with a closed lobby and a timer is a row of the database, and that row is the schedule.
-//! Three loops work around it. The [`Intake`](worker::Intake) takes in lobby changes and applies
-//! them to rows. The [`TimerLoop`](worker::TimerLoop) sleeps until the next timer is due, resets
+//! Three loops work around it. The [`LobbyConsumer`](tasks::LobbyConsumer) takes in lobby changes and applies
+//! them to rows. The [`TimerTask`](tasks::TimerTask) sleeps until the next timer is due, resets
 //! all rooms that are, and writes their events to the outbox in the same transaction. The
-//! [`Relay`](worker::Relay) publishes the outbox until the broker has confirmed it.
+//! [`OutboxRelay`](tasks::OutboxRelay) publishes the outbox until the broker has confirmed it.
 //!
 //! Beside them, in the same process or in others, the HTTP API lets people act on rooms and poll
-//! them. [`http::api`] speaks Talk's dialect, [`service`] answers in terms of the domain, and
-//! [`domain::rules`] decides. What was changed goes through the outbox as well, and each API hears
-//! it by its [`Updates`](worker::Updates) loop, whoever changed it.
+//! them. [`http::api`] speaks Talk's dialect, [`rooms`] answers in terms of the domain, and
+//! [`domain::commands`] decides. What was changed goes through the outbox as well, and each API hears
+//! it by its [`CacheSync`](cache::CacheSync) loop, whoever changed it.
 //!
 //! # One lobby change, from delivery to announcement
 //!
-//! 1. A delivery comes through the [`Bus`](events::Bus); [`events::wire`] makes a
-//!    [`LobbyChanged`](domain::LobbyChanged) of it, or says why it is none.
+//! 1. A delivery comes through the [`Bus`](bus::Bus); [`bus::cloudevents`] makes a
+//!    [`LobbyChange`](domain::LobbyChange) of it, or says why it is none.
 //! 2. [`Store::apply`](store::Store::apply) locks the room, asks [`decide`](domain::decide), writes
 //!    what it says, and commits. Then the delivery is acknowledged, and the timer loop is rung.
 //! 3. At the instant [`Store::fire_due`](store::Store::fire_due) resets the room, if it still has
@@ -27,7 +27,7 @@
 //! # One poll, from request to answer
 //!
 //! 1. A client asks for a room with the `ETag` that it has, and `Prefer: wait=60`.
-//! 2. [`Service::view_when`](service::Service::view_when) takes the room as this process last saw
+//! 2. [`rooms::Service::view_when`](rooms::Service::view_when) takes the room as this process last saw
 //!    it. No statement is sent; if it looks as the client knows it, the request is held.
 //! 3. Some process changes the room: one transaction locks it, asks the rules, writes the effects,
 //!    and puts the events in the outbox. Its relay publishes `room.updated`.
@@ -54,19 +54,19 @@
 //! | --- | --- |
 //! | [`domain`] | the rules, pure |
 //! | [`store`] | rows and transactions; the only SQL |
-//! | [`events`] | bytes to and from the broker; the only AMQP and CloudEvents |
-//! | [`accounts`] | passwords, and how often they may be guessed |
-//! | [`service`] | what the API may ask, and rooms as pollers see them |
-//! | [`worker`] | the loops |
+//! | [`bus`] | bytes to and from the broker; the only AMQP and CloudEvents |
+//! | [`auth`] | passwords, and how often they may be guessed |
+//! | [`rooms`] | what the API may ask, and rooms as pollers see them |
+//! | [`tasks`] | the loops |
 //! | [`http`] | the API's dialect and the ops listener; the only axum |
 //! | [`app`] | connects all of it |
 //! | [`clock`] | the database's time between two looks at it |
 //! | [`config`] | defaults, file and environment |
-//! | [`telemetry`] | logs and the names of metrics |
+//! | [`logging`], [`metrics`] | logs and the names of metrics |
 //! | [`traces`] | spans, from the event in to the event out; the only OpenTelemetry |
 //! | [`health`] | what is reached at the moment |
 //! | [`systemd`] | what systemd is told |
-//! | [`backoff`], [`shutdown`] | waits between attempts; the end of the process |
+//! | [`backoff`], [`supervisor`] | waits between attempts; the end of the process |
 //!
 //! # Invariants
 //!
@@ -79,7 +79,7 @@
 //! - **Invariant:** who acts, reads the chat or sees a call is checked against the database, never
 //!   against what this process last saw; that is for polls of rooms alone.
 //! - **Invariant:** reading never changes a room.
-//! - **Invariant:** nothing is spawned that [`shutdown`] does not wait for, except the bounded
+//! - **Invariant:** nothing is spawned that [`supervisor`] does not wait for, except the bounded
 //!   return of a database connection, and what lapin, the cron scheduler and the exporter's HTTP
 //!   client run by themselves.
 //! - **Invariant:** `domain` knows nobody, and `worker`, `http` and `events` do not know each
@@ -124,19 +124,21 @@
 //! **Why is lapin's recovery off?** It leaves a confirm that was pending without an answer for as
 //! long as the broker is away. A new connection is cheap, and what it has to know is in one place.
 
-pub mod accounts;
 pub mod app;
+pub mod auth;
 pub mod backoff;
+pub mod bus;
+pub mod cache;
 pub mod clock;
 pub mod config;
 pub mod domain;
-pub mod events;
 pub mod health;
 pub mod http;
-pub mod service;
-pub mod shutdown;
+pub mod logging;
+pub mod metrics;
+pub mod rooms;
 pub mod store;
+pub mod supervisor;
 pub mod systemd;
-pub mod telemetry;
+pub mod tasks;
 pub mod traces;
-pub mod worker;

@@ -14,7 +14,7 @@ use sd_notify::NotifyState;
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
-use crate::health::{Health, Part};
+use crate::health::{Component, Health};
 
 /// How often the status line is renewed where no watchdog wants it more often.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ impl Link {
             let line = status_line(&health);
             let mut news = vec![NotifyState::Status(&line)];
             if !self.ready.load(Ordering::Relaxed) {
-                let ready = health.reaches(Part::Database);
+                let ready = health.is_up(Component::Database);
                 self.ready.store(ready, Ordering::Relaxed);
                 // The wait for the database is not a start that failed.
                 news.push(if ready {
@@ -90,11 +90,11 @@ fn status_line(health: &Health) -> String {
         .into_iter()
         .map(|(part, problem)| format!("{}: {problem}", part.name()))
         .collect();
-    if problems.is_empty() { "all is reached".to_owned() } else { problems.join("; ") }
+    if problems.is_empty() { "ready".to_owned() } else { problems.join("; ") }
 }
 
 fn tell(news: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(news) {
-        tracing::debug!(%error, "systemd could not be told");
+        tracing::debug!(%error, "systemd could not be notified");
     }
 }

@@ -21,26 +21,27 @@ use tokio_util::sync::CancellationToken;
 use self::reload::Reload;
 pub use self::reload::Source;
 use crate::{
-    accounts::{Accounts, Passwords},
+    auth::{Accounts, Passwords},
     backoff::Backoff,
+    bus::{self, Bus},
+    cache::CacheSync,
     clock::DatabaseClock,
     config::{Config, ConfigError},
-    events::{self, Bus},
-    health::{Health, Part},
+    health::{Component, Health},
     http::{
         self, Limits,
-        api::{Front, Proxies},
+        api::{ApiDependencies, Proxies},
     },
-    service::{Service, Sip},
-    shutdown::Supervisor,
+    logging,
+    rooms::{Service, Sip},
     store::{self, Database, Store, StoreError},
+    supervisor::Supervisor,
     systemd::Link,
-    telemetry,
-    traces::{Exporter, Traces},
-    worker::{
-        Handoff, Intake, Relay, TimerLoop, Updates,
+    tasks::{
+        LobbyConsumer, OutboxRelay, RelayHandle, TimerTask,
         housekeeping::{Housekeeping, Retention, Schedules, check_schedule},
     },
+    traces::{Exporter, Traces},
 };
 
 /// After this time without progress the timer loop is stuck, beyond the three uses of the database
@@ -89,7 +90,6 @@ impl App {
     }
 
     /// The same, which takes over a changed configuration whenever it is asked to.
-    #[must_use]
     pub fn reloading(self, source: Source) -> Self {
         Self { reloads: Some(source), ..self }
     }
@@ -99,7 +99,6 @@ impl App {
     }
 
     /// Rooms and outbox.
-    #[must_use]
     pub fn store(&self) -> Arc<dyn Store> {
         self.database()
     }
@@ -121,7 +120,7 @@ impl App {
         let mut loops = Supervisor::new(stop.clone());
         let ops = http::ops::serve(ops, Arc::clone(&health), metrics.clone(), stop.clone());
         loops.start_fallible("ops listener", ops);
-        loops.start("metrics upkeep", telemetry::upkeep(metrics, stop.clone()));
+        loops.start("metrics upkeep", crate::metrics::upkeep(metrics, stop.clone()));
         let systemd = Arc::new(Link::default());
         loops.start("systemd link", Arc::clone(&systemd).run(Arc::clone(&health), stop.clone()));
         let (reschedule, scheduled) = watch::channel(schedules(&self.config));
@@ -174,8 +173,8 @@ impl App {
                 Ok(clock) => return Ok(Some(clock)),
                 Err(error @ StoreError::Migration(_)) => return Err(error.into()),
                 Err(error) => {
-                    let problem = telemetry::causes(&error);
-                    if health.fails(Part::Database, problem.as_str()) {
+                    let problem = logging::causes(&error);
+                    if health.set_down(Component::Database, problem.as_str()) {
                         tracing::warn!(error = problem, "waiting for the database");
                     }
                 }
@@ -209,11 +208,16 @@ pub enum Work {
 
 impl Work {
     /// What it depends on.
-    fn parts(&self) -> &'static [Part] {
+    fn parts(&self) -> &'static [Component] {
         match self {
-            Self::Worker => &[Part::Database, Part::Consumer, Part::Publisher],
-            Self::Api(_) => &[Part::Database, Part::Publisher, Part::Listener],
-            Self::Both(_) => &[Part::Database, Part::Consumer, Part::Publisher, Part::Listener],
+            Self::Worker => &[Component::Database, Component::Consumer, Component::Publisher],
+            Self::Api(_) => &[Component::Database, Component::Publisher, Component::Listener],
+            Self::Both(_) => &[
+                Component::Database,
+                Component::Consumer,
+                Component::Publisher,
+                Component::Listener,
+            ],
         }
     }
 }
@@ -233,7 +237,7 @@ struct Loops<'a> {
 impl Loops<'_> {
     fn start(mut self, work: Work) {
         let left = Arc::new(Notify::new());
-        let (relay, handoff) = Relay::new(
+        let (relay, handoff) = OutboxRelay::new(
             self.app.store(),
             Arc::clone(&self.app.bus),
             Arc::clone(&self.clock),
@@ -253,10 +257,10 @@ impl Loops<'_> {
         self.supervisor.start("relay", relay.run(self.stop));
     }
 
-    fn start_worker(&mut self, handoff: Handoff) {
+    fn start_worker(&mut self, handoff: RelayHandle) {
         let config = &self.app.config;
         let armed = Arc::new(Notify::new());
-        let intake = Intake::new(
+        let intake = LobbyConsumer::new(
             self.app.store(),
             Arc::clone(&self.app.bus),
             Arc::clone(&self.clock),
@@ -265,7 +269,7 @@ impl Loops<'_> {
             self.traces.clone(),
             config.events.unknown_room_grace,
         );
-        let timers = TimerLoop::new(
+        let timers = TimerTask::new(
             self.app.store(),
             Arc::clone(&self.clock),
             Arc::clone(&self.health),
@@ -289,7 +293,7 @@ impl Loops<'_> {
     }
 
     /// The API holds the handoff: the end of all of them tells the relay that nothing more comes.
-    fn start_api(&mut self, listener: TcpListener, handoff: Handoff, left: Arc<Notify>) {
+    fn start_api(&mut self, listener: TcpListener, handoff: RelayHandle, left: Arc<Notify>) {
         let (http, sip) = (&self.app.config.http, &self.app.config.sip);
         let database = Arc::clone(&self.app.api_database);
         let passwords = Arc::new(Passwords::new());
@@ -309,7 +313,7 @@ impl Loops<'_> {
             self.stop.clone(),
         ));
         let bus = Arc::clone(&self.app.bus);
-        let updates = Updates::new(Arc::clone(&service), bus, Arc::clone(&self.health));
+        let updates = CacheSync::new(Arc::clone(&service), bus, Arc::clone(&self.health));
         self.supervisor.start("listener for updates", updates.run(self.stop.clone()));
         let limits = Limits {
             connections: http.max_connections.get(),
@@ -317,7 +321,7 @@ impl Loops<'_> {
             trusted: http.trusted_proxies.clone(),
         };
         let proxies = self.app.proxies.clone();
-        let front = Front { service, accounts: Arc::new(accounts), proxies };
+        let front = ApiDependencies { service, accounts: Arc::new(accounts), proxies };
         let stop = self.stop.clone();
         self.supervisor.start_fallible("HTTP API", async move {
             let served = http::api::serve(listener, front, limits, stop).await;
@@ -394,13 +398,13 @@ pub fn open_database(config: &Config) -> Result<Arc<dyn Database>, ConfigError> 
 ///
 /// `events.url` cannot be used.
 pub fn open_bus(config: &Config) -> Result<Arc<dyn Bus>, ConfigError> {
-    let options = events::Options {
+    let options = bus::Options {
         exchange: config.events.exchange.clone(),
         queue: config.events.queue.clone(),
         dead_letter_queue: config.events.dead_letter_queue.clone(),
         declare: config.events.declare,
         prefetch: config.events.prefetch.get(),
     };
-    events::connect(config.events.url.expose(), options)
+    bus::connect(config.events.url.expose(), options)
         .map_err(|error| ConfigError::new("events.url", error))
 }

@@ -12,13 +12,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{schedules, validate};
 use crate::{
+    bus::Bus,
     config::{Config, ConfigError},
-    events::Bus,
-    health::{Health, Part},
+    health::{Component, Health},
+    logging::{self, LogLevel},
     store::Database,
     systemd::Link,
-    telemetry::{self, LogLevel},
-    worker::housekeeping::Schedules,
+    tasks::housekeeping::Schedules,
 };
 
 /// Where a running program gets its changed configuration from.
@@ -44,7 +44,8 @@ pub(super) struct Reload {
 }
 
 /// The parts that depend on the broker.
-const OF_THE_BROKER: [Part; 3] = [Part::Consumer, Part::Publisher, Part::Listener];
+const OF_THE_BROKER: [Component; 3] =
+    [Component::Consumer, Component::Publisher, Component::Listener];
 
 impl Reload {
     /// Runs until `stop`, also in the middle of a change: what is taken over half ends with the
@@ -72,7 +73,7 @@ impl Reload {
         match next {
             Ok(next) => self.take_over(next).await,
             Err(error) => {
-                tracing::error!(%error, "configuration cannot be used, all stays as it was");
+                tracing::error!(%error, "configuration invalid, reload skipped");
             }
         }
         self.systemd.reloaded();
@@ -80,7 +81,7 @@ impl Reload {
 
     async fn take_over(&mut self, next: Config) {
         for key in self.config.needs_restart(&next) {
-            tracing::warn!(key, "changed, but in force only after a restart");
+            tracing::warn!(key, "setting changed, restart required");
         }
         self.config.log.level = next.log.level;
         self.config.housekeeping = next.housekeeping;
@@ -91,7 +92,7 @@ impl Reload {
             match self.renew_database(next.database.url.expose()).await {
                 Ok(()) => self.config.database.url = next.database.url,
                 Err(error) => {
-                    tracing::error!(error, "database.url does not work, the old one stays in use");
+                    tracing::error!(error, "database.url does not work, keeping the previous URL");
                 }
             }
         }
@@ -99,11 +100,11 @@ impl Reload {
             match self.renew_bus(next.events.url.expose()).await {
                 Ok(()) => self.config.events.url = next.events.url,
                 Err(error) => {
-                    tracing::error!(error, "events.url does not work, the old one stays in use");
+                    tracing::error!(error, "events.url does not work, keeping the previous URL");
                 }
             }
         }
-        tracing::info!("configuration was read anew");
+        tracing::info!("configuration reloaded");
     }
 
     /// A URL is tried while the old one works. When that does not, it is not worth to be kept.
@@ -114,21 +115,21 @@ impl Reload {
             return Err("another file or kind of database takes a restart".to_owned());
         }
         if let Some(one) = self.databases.first()
-            && self.health.reaches(Part::Database)
+            && self.health.is_up(Component::Database)
         {
-            one.try_url(url).await.map_err(|error| telemetry::causes(&error))?;
+            one.try_url(url).await.map_err(|error| logging::causes(&error))?;
         }
         for database in &self.databases {
-            database.use_url(url).map_err(|error| telemetry::causes(&error))?;
+            database.use_url(url).map_err(|error| logging::causes(&error))?;
         }
         Ok(())
     }
 
     /// The same.
     async fn renew_bus(&self, url: &str) -> Result<(), String> {
-        if OF_THE_BROKER.iter().any(|part| self.health.reaches(*part)) {
-            self.bus.try_url(url).await.map_err(|error| telemetry::causes(&error))?;
+        if OF_THE_BROKER.iter().any(|part| self.health.is_up(*part)) {
+            self.bus.try_url(url).await.map_err(|error| logging::causes(&error))?;
         }
-        self.bus.use_url(url).map_err(|error| telemetry::causes(&error))
+        self.bus.use_url(url).map_err(|error| logging::causes(&error))
     }
 }

@@ -10,15 +10,15 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use clap::Args;
 use lobbyd::{
     app::{App, Work},
+    bus::{Bus, MemoryBus, Message, cloudevents},
     config::Config,
     domain::{
-        EventId, Lobby, LobbyChanged, LobbyState, ROOM_UPDATED, Room, RoomToken, RoomUpdated,
+        EventId, Lobby, LobbyChange, LobbyState, ROOM_UPDATED, Room, RoomToken, RoomUpdated,
         Version,
     },
-    events::{Bus, MemoryBus, Message, wire},
-    shutdown,
+    logging::{self, LogFormat},
     store::Store,
-    telemetry::{self, LogFormat},
+    supervisor,
 };
 use serde::Deserialize;
 use tokio::{
@@ -47,7 +47,7 @@ pub(crate) struct Demo {
 
 impl Demo {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        telemetry::init_logging(LogFormat::Text, "warn")?;
+        logging::init(LogFormat::Text, "warn")?;
         let folder = tempfile::tempdir().context("temporary folder")?;
         let database = folder.path().join("demo.db");
         let mut config = Config::defaults();
@@ -66,11 +66,11 @@ impl Demo {
             stop.cancel();
             told
         };
-        let worker = app.run(Work::Worker, ops, telemetry::init_metrics()?, stop.clone());
+        let worker = app.run(Work::Worker, ops, lobbyd::metrics::install()?, stop.clone());
         let both = async { tokio::try_join!(story, worker) };
         tokio::select! {
             outcome = both => outcome.map(|_| ()),
-            Err(error) = shutdown::on_signal(stop.clone()) => Err(error),
+            Err(error) = supervisor::on_signal(stop.clone()) => Err(error),
         }
     }
 
@@ -85,12 +85,12 @@ impl Demo {
         let now = store.now().await?;
         let timer = DateTime::from_timestamp(now.timestamp() + i64::from(self.seconds), 0)
             .context("timer")?;
-        let change = LobbyChanged {
+        let change = LobbyChange {
             token: token.clone(),
             lobby: Lobby { state: LobbyState::NonModerators, timer: Some(timer) },
             version: Some(Version::of(now)),
         };
-        bus.publish(&[wire::lobby_changed(&change, EventId::new(), now)]).await?;
+        bus.publish(&[cloudevents::lobby_changed(&change, EventId::new(), now)]).await?;
         let until = timer.to_rfc3339_opts(SecondsFormat::Secs, true);
         step(store, "event in", &format!("lobby.changed: everybody waits until {until}")).await?;
 

@@ -17,8 +17,8 @@ use clap::{Parser, Subcommand};
 use lobbyd::{
     app::{self, App, Source, Work},
     config::{Config, ConfigError},
-    shutdown,
-    telemetry::{self, LogLevel},
+    logging::{self, LogLevel},
+    supervisor,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -73,7 +73,7 @@ enum Command {
     /// Add, remove and list the users of the HTTP API
     #[command(subcommand)]
     User(user::User),
-    /// Look at the configuration
+    /// Resource at the configuration
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
@@ -111,7 +111,7 @@ impl Cli {
 /// Reads the configuration and starts to log as it says.
 fn load(file: Option<&Path>) -> anyhow::Result<(Config, LogLevel)> {
     let config = Config::load(file)?;
-    let level = telemetry::init_logging(config.log.format, &config.log.level)
+    let level = logging::init(config.log.format, &config.log.level)
         .map_err(|error| ConfigError::new("log.level", error))?;
     Ok((config, level))
 }
@@ -126,7 +126,7 @@ enum Role {
 async fn serve(file: Option<PathBuf>, role: Role) -> anyhow::Result<()> {
     let (config, level) = load(file.as_deref())?;
     // The hangup of a terminal ends the program, as people expect.
-    let hangups = if io::stdin().is_terminal() { None } else { Some(shutdown::hangups()?) };
+    let hangups = if io::stdin().is_terminal() { None } else { Some(supervisor::hangups()?) };
     raise_file_limit();
     let (ops, http) = (config.ops.listen, config.http.listen);
     let (database, events) = (config.database.url.redacted(), config.events.url.redacted());
@@ -151,13 +151,13 @@ async fn serve(file: Option<PathBuf>, role: Role) -> anyhow::Result<()> {
     };
     let ops = listen("ops.listen", ops).await?;
     let version = env!("CARGO_PKG_VERSION");
-    tracing::info!(version, database, events, ops = %ops.local_addr()?, "lobbyd starts");
+    tracing::info!(version, database, events, ops = %ops.local_addr()?, "lobbyd starting");
     if let Work::Api(listener) | Work::Both(listener) = &work {
-        tracing::info!(http = %listener.local_addr()?, "the HTTP API is served");
+        tracing::info!(http = %listener.local_addr()?, "HTTP API listening");
     }
     let stop = CancellationToken::new();
-    let signals = shutdown::on_signal(stop.clone());
-    let worked = app.run(work, ops, telemetry::init_metrics()?, stop.clone());
+    let signals = supervisor::on_signal(stop.clone());
+    let worked = app.run(work, ops, lobbyd::metrics::install()?, stop.clone());
     tokio::select! {
         worked = worked => worked,
         Err(error) = signals => Err(error),
@@ -171,7 +171,7 @@ async fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// Each client that is held is an open file, and the usual soft limit is 1024.
 fn raise_file_limit() {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+        tracing::warn!(%error, "limit of open files could not be raised");
     }
 }
 
@@ -195,6 +195,6 @@ fn say(text: &str) -> anyhow::Result<()> {
 
 /// Prints an error with its causes in one line. If nobody can read it, the exit status is left.
 pub(crate) fn print_error(error: &anyhow::Error) {
-    let line = telemetry::causes(error.as_ref());
+    let line = logging::causes(error.as_ref());
     writeln!(io::stderr().lock(), "lobbyd: {line}").ok();
 }

@@ -7,9 +7,9 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use clap::Args;
 use lobbyd::{
     app,
+    bus::{Confirmation, cloudevents},
     config::{Config, ConfigError},
-    domain::{EventId, Lobby, LobbyChanged, LobbyState, RoomToken, Version},
-    events::{Confirmation, wire},
+    domain::{EventId, Lobby, LobbyChange, LobbyState, RoomToken, Version},
 };
 
 use super::say;
@@ -61,12 +61,12 @@ impl Publish {
         if self.state == LobbyState::None && timer.is_some() {
             bail!("--in and --at need --state 1: without a lobby there is nothing to open");
         }
-        let change = LobbyChanged {
+        let change = LobbyChange {
             token: self.token,
             lobby: Lobby { state: self.state, timer },
             version: Some(Version::of(now)),
         };
-        let message = wire::lobby_changed(&change, EventId::new(), now);
+        let message = cloudevents::lobby_changed(&change, EventId::new(), now);
 
         let bus = app::open_bus(config)?;
         let confirmations = bus.publish(&[message]).await?;

@@ -8,8 +8,8 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use lobbyd::{
-    accounts::{MAX_PASSWORD, Passwords},
     app,
+    auth::{MAX_PASSWORD_BYTES, Passwords},
     config::Config,
     store::{self, Database},
 };
@@ -132,14 +132,17 @@ fn read_password() -> anyhow::Result<String> {
 fn password(input: impl BufRead) -> anyhow::Result<String> {
     const LINE_END: &str = "\r\n";
     let mut line = Vec::new();
-    let bound = u64::try_from(MAX_PASSWORD + LINE_END.len())?;
+    let bound = u64::try_from(MAX_PASSWORD_BYTES + LINE_END.len())?;
     input.take(bound).read_until(b'\n', &mut line).context("standard input")?;
     // The error would hold the password.
     let Ok(line) = String::from_utf8(line) else { bail!("the password is not UTF-8") };
     let line = line.strip_suffix('\n').unwrap_or(&line);
     let password = line.strip_suffix('\r').unwrap_or(line);
     ensure!(!password.is_empty(), "the password on standard input is empty");
-    ensure!(password.len() <= MAX_PASSWORD, "the password is longer than {MAX_PASSWORD} bytes");
+    ensure!(
+        password.len() <= MAX_PASSWORD_BYTES,
+        "the password is longer than {MAX_PASSWORD_BYTES} bytes"
+    );
     Ok(password.to_owned())
 }
 
@@ -170,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_password_is_the_first_line() {
-        let longest = "x".repeat(MAX_PASSWORD);
+        let longest = "x".repeat(MAX_PASSWORD_BYTES);
         for (input, expected) in [
             ("secret\n", "secret"),
             ("secret\r\n", "secret"),
@@ -184,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_password_that_cannot_be_used_is_refused_without_being_shown() {
-        let too_long = "x".repeat(MAX_PASSWORD + 1);
+        let too_long = "x".repeat(MAX_PASSWORD_BYTES + 1);
         for input in ["", "\n", "\r\n", &too_long, &format!("{too_long}\n"), &too_long.repeat(2)] {
             let complaint = format!("{:?}", password(input.as_bytes()).unwrap_err());
             assert!(!complaint.contains("xx"), "{complaint}");

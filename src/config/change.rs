@@ -21,7 +21,6 @@ const RELOADED: [&str; 11] = [
 
 impl Config {
     /// The keys whose change to what `next` says takes a restart.
-    #[must_use]
     pub fn needs_restart(&self, next: &Self) -> Vec<String> {
         let mut changed = changed_keys(&self.to_toml(), &next.to_toml());
         changed.retain(|key| !RELOADED.contains(&key.as_str()));

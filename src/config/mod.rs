@@ -21,7 +21,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::secret::{Secret, SecretUrl};
-use crate::telemetry::LogFormat;
+use crate::logging::LogFormat;
 
 /// The defaults, and the reference.
 pub const DEFAULTS: &str = include_str!("../../config/lobbyd.toml");
@@ -181,7 +181,6 @@ pub struct Sip {
 
 impl Sip {
     /// Whether there is a dial-in.
-    #[must_use]
     pub fn is_configured(&self) -> bool {
         let secret = self.shared_secret.as_ref().is_some_and(|secret| !secret.is_empty());
         secret && self.dialin_info.as_ref().is_some_and(|info| !info.is_empty())
@@ -256,7 +255,6 @@ pub struct ConfigError(String);
 
 impl ConfigError {
     /// The value of `key` cannot be used.
-    #[must_use]
     pub fn new(key: &str, problem: impl fmt::Display) -> Self {
         Self(one_line(&format!("{key}: {problem}")))
     }
@@ -311,7 +309,6 @@ impl Config {
     /// # Panics
     ///
     /// Never: a test reads them.
-    #[must_use]
     pub fn defaults() -> Self {
         ::config::Config::builder()
             .add_source(File::from_str(DEFAULTS, FileFormat::Toml))
@@ -325,7 +322,6 @@ impl Config {
     /// # Panics
     ///
     /// Never: tables and plain values can be written as TOML.
-    #[must_use]
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("the configuration consists of tables and plain values")
     }

@@ -48,13 +48,11 @@ impl PartialEq for SecretUrl {
 
 impl SecretUrl {
     /// The URL with its password, for the part that connects.
-    #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 
     /// The URL with stars in place of its password. Query parameters can hold one too.
-    #[must_use]
     pub fn redacted(&self) -> String {
         let Ok(mut url) = url::Url::parse(self.expose()) else {
             return "[not a URL]".to_owned();

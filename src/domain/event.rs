@@ -6,14 +6,14 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    participant::Actor,
+    attendee::Actor,
     room::{Lobby, LobbyState, Room, RoomToken, Version},
 };
 
 /// CloudEvents type of [`RoomUpdated`].
 pub const ROOM_UPDATED: &str = "room.updated.v1";
 
-/// CloudEvents type of [`LobbyData`].
+/// CloudEvents type of [`LobbyChangedPayload`].
 pub const LOBBY_CHANGED: &str = "lobby.changed.v1";
 
 /// Identity of one change, the same for every publication of it: a UUID in text form.
@@ -23,7 +23,6 @@ pub struct EventId(String);
 
 impl EventId {
     /// A new identity. It grows with time, so that rows made together lie together in the index.
-    #[must_use]
     pub fn new() -> Self {
         Self(uuid::Uuid::now_v7().to_string())
     }
@@ -34,7 +33,6 @@ impl EventId {
     }
 
     /// The UUID's text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -123,7 +121,6 @@ pub enum Reason {
 
 impl Reason {
     /// Its name on the wire and in the chat.
-    #[must_use]
     pub fn name(self) -> String {
         match serde_json::to_value(self) {
             Ok(serde_json::Value::String(name)) => name,
@@ -132,7 +129,6 @@ impl Reason {
     }
 
     /// What the chat says about it, with Talk's placeholders; `None` for what it does not show.
-    #[must_use]
     pub fn text(self) -> Option<&'static str> {
         Some(match self {
             Self::LobbyTimerReached => "The conversation is now open to everyone",
@@ -172,8 +168,7 @@ impl Reason {
     }
 
     /// The same, of somebody who did it to himself.
-    #[must_use]
-    pub fn text_of_oneself(self) -> Option<&'static str> {
+    pub fn self_action_text(self) -> Option<&'static str> {
         if self == Self::UserAdded {
             Some("{actor} joined the conversation")
         } else if self == Self::UserRemoved {
@@ -184,15 +179,13 @@ impl Reason {
     }
 
     /// Reads the name of a system message.
-    #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         serde_json::from_value(name.into()).ok()
     }
 
     /// Whether it changes what every participant has of his own: the PIN, or his place in the call
     /// or the room. (A lobby does so for those who are in the call.)
-    #[must_use]
-    pub fn touches_everybody(self) -> bool {
+    pub fn affects_all_attendees(self) -> bool {
         matches!(
             self,
             Self::SipChanged
@@ -205,7 +198,7 @@ impl Reason {
 
 /// `data` of a `lobby.changed.v1` event: what somebody set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LobbyData {
+pub struct LobbyChangedPayload {
     /// The room.
     pub token: String,
     /// Talk's number of the lobby state.
@@ -218,9 +211,8 @@ pub struct LobbyData {
     pub version: Option<i64>,
 }
 
-impl LobbyData {
+impl LobbyChangedPayload {
     /// What was set, as an event says it.
-    #[must_use]
     pub fn of(token: &RoomToken, lobby: Lobby, version: Option<Version>) -> Self {
         Self {
             token: token.as_str().to_owned(),
@@ -263,7 +255,6 @@ pub struct RoomUpdated {
 
 impl RoomUpdated {
     /// The room after a change for this reason.
-    #[must_use]
     pub fn of(room: &Room, reason: Reason, about: Option<Actor>) -> Self {
         Self {
             token: room.token.as_str().to_owned(),
@@ -280,7 +271,6 @@ impl RoomUpdated {
     }
 
     /// The room after its timer, due at `due_at`, was reached.
-    #[must_use]
     pub fn timer_reached(
         token: &RoomToken,
         room_type: i64,
@@ -306,7 +296,7 @@ impl RoomUpdated {
 
 /// A row of the outbox: an event that is stored and has yet to be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outgoing {
+pub struct OutboxEvent {
     /// Identity of the change.
     pub id: EventId,
     /// CloudEvents type, for example [`ROOM_UPDATED`].

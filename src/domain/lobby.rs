@@ -9,7 +9,7 @@ use super::room::{Lobby, LobbyState, Room, RoomToken, Version};
 
 /// A lobby change as it came in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LobbyChanged {
+pub struct LobbyChange {
     /// The room.
     pub token: RoomToken,
     /// What it asks for; a timer only together with a closed lobby.
@@ -26,7 +26,7 @@ pub enum Decision {
     /// The change is older than the room, or a repetition of one that has had its effect.
     Stale,
     /// This kind of room cannot have a lobby.
-    NoLobby,
+    LobbyNotSupported,
 }
 
 /// What became of a change that was taken in.
@@ -40,28 +40,27 @@ pub enum Applied {
     /// Older than the room, or a duplicate: nothing changed.
     Stale,
     /// The room cannot have a lobby: nothing changed.
-    NoLobby,
+    LobbyNotSupported,
     /// There is no such room, or not yet.
     UnknownRoom,
 }
 
 /// Compares a change with the room. `received` stands in for the version of a change that has
 /// none.
-#[must_use]
-pub fn decide(room: &Room, change: &LobbyChanged, received: Version) -> Decision {
+pub fn decide(room: &Room, change: &LobbyChange, received: Version) -> Decision {
     let version = change.version.unwrap_or(received);
     if version <= room.version || repeats_reached_timer(room, change) {
         return Decision::Stale;
     }
     match change.lobby.state {
-        LobbyState::NonModerators if !room.can_have_lobby() => Decision::NoLobby,
+        LobbyState::NonModerators if !room.can_have_lobby() => Decision::LobbyNotSupported,
         LobbyState::NonModerators | LobbyState::None => Decision::Set(version),
     }
 }
 
 /// A change without a version that arms just the timer which reset the room last is a redelivery:
 /// its instant of receipt is new, but one setting of a timer resets its room at most once.
-fn repeats_reached_timer(room: &Room, change: &LobbyChanged) -> bool {
+fn repeats_reached_timer(room: &Room, change: &LobbyChange) -> bool {
     change.version.is_none()
         && room.lobby == Lobby::OPEN
         && change.lobby.timer.is_some()
@@ -99,8 +98,8 @@ mod tests {
         }
     }
 
-    fn change(state: LobbyState, timer: Option<i64>, version: Option<i64>) -> LobbyChanged {
-        LobbyChanged {
+    fn change(state: LobbyState, timer: Option<i64>, version: Option<i64>) -> LobbyChange {
+        LobbyChange {
             token: RoomToken::parse("a").unwrap(),
             lobby: Lobby { state, timer: timer.map(at) },
             version: version.map(Version::stored),
@@ -145,7 +144,7 @@ mod tests {
         for (room_type, object_type) in [(1, ""), (6, ""), (3, "file"), (2, "share:password")] {
             let room = Room { room_type, object_type: object_type.to_owned(), ..room() };
             let close = change(LobbyState::NonModerators, None, Some(11));
-            assert_eq!(decide(&room, &close, RECEIVED), Decision::NoLobby);
+            assert_eq!(decide(&room, &close, RECEIVED), Decision::LobbyNotSupported);
             let open = change(LobbyState::None, None, Some(11));
             assert!(matches!(decide(&room, &open, RECEIVED), Decision::Set(..)));
         }

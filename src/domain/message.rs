@@ -1,6 +1,6 @@
 //! What is said in a room's chat, by people and by the room itself.
 
-use super::{event::Reason, participant::Actor};
+use super::{attendee::Actor, event::Reason};
 
 /// Longest chat message, in characters, as in Talk.
 pub const MAX_MESSAGE_CHARS: usize = 32_000;
@@ -26,13 +26,11 @@ pub struct Message {
 
 impl Message {
     /// Whether somebody said it, so that it can be answered.
-    #[must_use]
     pub fn is_comment(&self) -> bool {
         matches!(self.content, Content::Comment(_))
     }
 
     /// Bytes of what somebody said.
-    #[must_use]
     pub fn size(&self) -> usize {
         match &self.content {
             Content::Comment(text) => text.len(),

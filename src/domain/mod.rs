@@ -4,21 +4,23 @@
 //! Whatever the time or the database must say is passed in as a value. Everybody may use these
 //! types; they use nobody's.
 
+mod attendee;
+pub mod commands;
 mod event;
 mod lobby;
 mod message;
-mod participant;
 mod room;
-pub mod rules;
 mod trace;
 
-pub use event::{EventId, LOBBY_CHANGED, LobbyData, Outgoing, ROOM_UPDATED, Reason, RoomUpdated};
-pub use lobby::{Applied, Decision, LobbyChanged, decide};
-pub use message::{Content, MAX_MESSAGE_CHARS, Message, MessageQuery, NewMessage};
-pub use participant::{
+pub use attendee::{
     Actor, ActorKind, Attendee, AttendeeId, Caller, Modification, ParticipantType, Permissions,
     Session,
 };
+pub use event::{
+    EventId, LOBBY_CHANGED, LobbyChangedPayload, OutboxEvent, ROOM_UPDATED, Reason, RoomUpdated,
+};
+pub use lobby::{Applied, Decision, LobbyChange, decide};
+pub use message::{Content, MAX_MESSAGE_CHARS, Message, MessageQuery, NewMessage};
 pub use room::{
     Call, InvalidLobby, InvalidToken, Lobby, LobbyState, OBJECT_TYPES_WITH_LOBBY, Room, RoomId,
     RoomToken, Version,

@@ -4,7 +4,7 @@ use std::{borrow::Borrow, fmt};
 
 use chrono::{DateTime, Utc};
 
-use super::participant::Actor;
+use super::attendee::Actor;
 
 /// Object types whose rooms can have a lobby, besides rooms of no object at all. As in Talk's
 /// `RoomService::setLobby`; rooms of a file, a shared password or a phone call cannot.
@@ -34,7 +34,6 @@ impl RoomToken {
 
     /// Whether a telephone can dial it, by Talk's rule: digits that do not begin with 0, and none
     /// twice in a row.
-    #[must_use]
     pub fn is_dialable(&self) -> bool {
         let digits = self.0.as_bytes();
         digits.iter().all(u8::is_ascii_digit)
@@ -48,7 +47,6 @@ impl RoomToken {
     }
 
     /// The token's text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -84,7 +82,6 @@ pub struct RoomId(pub(crate) i64);
 
 impl RoomId {
     /// The number, as clients see it.
-    #[must_use]
     pub fn number(self) -> i64 {
         self.0
     }
@@ -103,7 +100,6 @@ impl Version {
     pub const ZERO: Self = Self(0);
 
     /// Checks a version that came from outside.
-    #[must_use]
     pub fn parse(milliseconds: i64) -> Option<Self> {
         (0..Self::LIMIT).contains(&milliseconds).then_some(Self(milliseconds))
     }
@@ -114,19 +110,16 @@ impl Version {
     }
 
     /// The version of a change that was made, or heard of, at `instant`.
-    #[must_use]
     pub fn of(instant: DateTime<Utc>) -> Self {
         Self(instant.timestamp_millis())
     }
 
     /// The smallest newer version.
-    #[must_use]
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
 
     /// Milliseconds since 1970.
-    #[must_use]
     pub fn milliseconds(self) -> i64 {
         self.0
     }
@@ -143,7 +136,6 @@ pub enum LobbyState {
 
 impl LobbyState {
     /// Reads Talk's number.
-    #[must_use]
     pub fn from_number(number: i64) -> Option<Self> {
         match number {
             0 => Some(Self::None),
@@ -153,7 +145,6 @@ impl LobbyState {
     }
 
     /// Talk's number.
-    #[must_use]
     pub fn number(self) -> i64 {
         match self {
             Self::None => 0,
@@ -195,8 +186,7 @@ impl Lobby {
         })
     }
 
-    /// The timer, if it is a scheduled one: a row that is open already is only tidied.
-    #[must_use]
+    /// The timer, if it is a scheduled one: a row that is open already is only cleared.
     pub fn scheduled(&self) -> Option<DateTime<Utc>> {
         match self.state {
             LobbyState::None => None,
@@ -270,7 +260,6 @@ impl Room {
     pub const PUBLIC: i64 = 3;
 
     /// Whether anybody with the link may join.
-    #[must_use]
     pub fn is_public(&self) -> bool {
         self.room_type == Self::PUBLIC
     }
@@ -280,20 +269,17 @@ impl Room {
     /// # Panics
     ///
     /// Never: texts can be written as JSON.
-    #[must_use]
-    pub fn name_of_two(one: &str, other: &str) -> String {
+    pub fn one_to_one_name(one: &str, other: &str) -> String {
         let pair = if one < other { [one, other] } else { [other, one] };
         serde_json::to_string(&pair).expect("two texts can be written as JSON")
     }
 
     /// Whether it is a room of two, and the actor is one of them.
-    #[must_use]
-    pub fn is_of_two(&self, actor: &Actor) -> bool {
+    pub fn is_one_to_one_with(&self, actor: &Actor) -> bool {
         self.room_type == Self::ONE_TO_ONE && actor.is_user() && self.pair().contains(&actor.id)
     }
 
     /// The users that a room of two is for; nobody for other rooms.
-    #[must_use]
     pub fn pair(&self) -> Vec<String> {
         match self.room_type {
             Self::ONE_TO_ONE => serde_json::from_str(&self.name).unwrap_or_default(),
@@ -302,21 +288,18 @@ impl Room {
     }
 
     /// Whether a moderator may shape it, other than a room of two or one that Talk keeps itself.
-    #[must_use]
-    pub fn can_be_shaped(&self) -> bool {
+    pub fn is_configurable(&self) -> bool {
         matches!(self.room_type, Self::GROUP | Self::PUBLIC)
     }
 
     /// Whether it is a breakout room, whose lobby follows its parent.
-    #[must_use]
     pub fn is_breakout_room(&self) -> bool {
         self.object_type == "room"
     }
 
     /// Whether this kind of room can have a lobby at all.
-    #[must_use]
     pub fn can_have_lobby(&self) -> bool {
-        self.can_be_shaped() && OBJECT_TYPES_WITH_LOBBY.contains(&self.object_type.as_str())
+        self.is_configurable() && OBJECT_TYPES_WITH_LOBBY.contains(&self.object_type.as_str())
     }
 }
 

@@ -23,7 +23,6 @@ pub struct TraceParent {
 
 impl TraceParent {
     /// Reads a `traceparent`, also of a version to come, whose first fields are the same.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (known, rest) = text.split_at_checked(LENGTH)?;
         let fields: Vec<&str> = known.split('-').collect();
@@ -44,7 +43,6 @@ impl TraceParent {
 
     /// The beginning of an event's own trace. It follows from the event's id, so every process
     /// knows it, and whoever has the id finds the trace. `None` if the id is no UUID.
-    #[must_use]
     pub fn of_event(id: &EventId) -> Option<Self> {
         let uuid = uuid::Uuid::parse_str(id.as_str()).ok()?;
         let (_time, chance) = uuid.as_u64_pair();

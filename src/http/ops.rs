@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::server::{self, Limits};
-use crate::health::{Health, Part};
+use crate::health::{Component, Health};
 
 /// Probes and a scraper or two.
 const CONNECTIONS: usize = 64;
@@ -65,7 +65,7 @@ async fn readyz(State(ops): State<Ops>, RawQuery(query): RawQuery) -> impl IntoR
     let parts: Vec<_> = form_urlencoded::parse(query.as_bytes())
         .filter_map(|(key, value)| (key == "part").then_some(value))
         .collect();
-    let asked = |part: Part| parts.is_empty() || parts.iter().any(|name| name == part.name());
+    let asked = |part: Component| parts.is_empty() || parts.iter().any(|name| name == part.name());
     let mut text = String::new();
     for (part, problem) in ops.health.problems().into_iter().filter(|(part, _)| asked(*part)) {
         writeln!(text, "{}: {problem}", part.name()).expect("a text takes any text");

@@ -20,7 +20,7 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use crate::accounts::network;
+use crate::auth::network;
 
 /// Time for a request's header, also for the next one on a connection that is kept.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -31,7 +31,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bound of a request's header, in bytes.
 const MAX_HEADER: usize = 16 * 1024;
 
-/// Wait after a connection could not be accepted, as when file descriptors have run out.
+/// Wait after a accepting a connection failed, as when file descriptors have run out.
 const ACCEPT_WAIT: Duration = Duration::from_millis(100);
 
 /// Time for the answers that are being given when the server stops.
@@ -75,7 +75,7 @@ pub(super) async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
                 Err(error) => {
-                    tracing::warn!(%error, "connection could not be accepted");
+                    tracing::warn!(%error, "accepting a connection failed");
                     sleep(ACCEPT_WAIT).await;
                     continue;
                 }
@@ -108,7 +108,7 @@ pub(super) async fn serve(
                 }
             };
             if let Err(error) = ended {
-                tracing::debug!(%error, "connection ended badly");
+                tracing::debug!(%error, "connection failed");
             }
             drop((place, permit));
         });
@@ -117,7 +117,7 @@ pub(super) async fn serve(
     drop(listener);
     let farewell = async { while open.join_next().await.is_some() {} };
     if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
-        tracing::debug!("requests that are held were cut off");
+        tracing::debug!("long polls were cut off at shutdown");
     }
     Ok(())
 }

@@ -52,7 +52,7 @@ pub(super) struct Statements {
     /// JSON of the new rows.
     pub(super) insert_outbox: &'static str,
     /// JSON of tokens → the columns of [`MarkRow`](super::rows::MarkRow).
-    pub(super) marks: &'static str,
+    pub(super) room_versions: &'static str,
     /// JSON of attendees, now (seconds).
     pub(super) touch: &'static str,
     /// JSON of tokens → token, timer (seconds), traceparent of the event that set it.
@@ -93,7 +93,7 @@ impl Statements {
             reset,
             insert_reset_messages,
             insert_outbox,
-            marks,
+            room_versions,
             touch,
             causes,
             next_due,
@@ -117,7 +117,7 @@ impl Statements {
             reset,
             insert_reset_messages,
             insert_outbox,
-            marks,
+            room_versions,
             touch,
             causes,
             next_due,

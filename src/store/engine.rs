@@ -15,7 +15,7 @@ use sqlx::{
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Backlog, Fired, Held, Options, Result, Store, StoreError,
+    Backlog, Fired, LockPolicy, Options, Result, Store, StoreError,
     dialect::Dialect,
     migration,
     rooms::Author,
@@ -23,8 +23,8 @@ use super::{
     session::{self, Session},
 };
 use crate::domain::{
-    Applied, Decision, EventId, LobbyChanged, Outgoing, Room, RoomToken, TraceParent, Version,
-    decide, rules::lobby_effects,
+    Applied, Decision, EventId, LobbyChange, OutboxEvent, Room, RoomToken, TraceParent, Version,
+    commands::lobby_effects, decide,
 };
 
 /// An idle connection may have died without a sign, and each such one costs this wait.
@@ -41,14 +41,14 @@ pub(super) struct SqlStore<D: Dialect> {
     pub(super) pool: Pool<D>,
     /// Longest time that one use of the database may take.
     pub(super) limit: Duration,
-    renewal: Arc<Renewal>,
+    renewal: Arc<PoolGeneration>,
 }
 
 /// When the pool was last told to connect in another way.
 #[derive(Default)]
-struct Renewal(Mutex<Option<Instant>>);
+struct PoolGeneration(Mutex<Option<Instant>>);
 
-impl Renewal {
+impl PoolGeneration {
     fn note(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
@@ -68,7 +68,7 @@ impl<D: Dialect> SqlStore<D> {
         connect: <D::Connection as Connection>::Options,
         options: Options,
     ) -> Self {
-        let renewal = Arc::new(Renewal::default());
+        let renewal = Arc::new(PoolGeneration::default());
         let renewed = Arc::clone(&renewal);
         let pool = pool
             .max_connections(options.max_connections)
@@ -113,7 +113,7 @@ where
         instant_from_millis(now)
     }
 
-    async fn apply(&self, change: &LobbyChanged, received: Version) -> Result<Applied> {
+    async fn apply(&self, change: &LobbyChange, received: Version) -> Result<Applied> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         session.begin().await?;
         let applied = match session.lock_room(&change.token).await? {
@@ -121,7 +121,7 @@ where
             Some(room) => {
                 match decide(&room, change, received) {
                     Decision::Stale => Applied::Stale,
-                    Decision::NoLobby => Applied::NoLobby,
+                    Decision::LobbyNotSupported => Applied::LobbyNotSupported,
                     Decision::Set(version) => {
                         let now = instant_from_millis(received.milliseconds())?;
                         let effects = lobby_effects(&room, change.lobby, version, now);
@@ -140,14 +140,14 @@ where
         &self,
         now: DateTime<Utc>,
         limit: u32,
-        held: Held,
+        held: LockPolicy,
         claimed_until: Option<DateTime<Utc>>,
     ) -> Result<Fired> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         session.begin().await?;
         let due = match held {
-            Held::PassOver => D::STATEMENTS.due,
-            Held::Await => D::STATEMENTS.due_held,
+            LockPolicy::SkipLocked => D::STATEMENTS.due,
+            LockPolicy::Wait => D::STATEMENTS.due_held,
         };
         let look = sqlx::query(due).bind(now.timestamp()).bind(i64::from(limit));
         let due = session.fetch_all(look).await?;
@@ -162,7 +162,8 @@ where
         matched(session.execute(reset).await?, due.len(), "lobbyd_rooms")?;
 
         let attempt = u32::from(claimed_until.is_some());
-        let events: Vec<Outgoing> = due.iter().filter_map(|due| due.event(now, attempt)).collect();
+        let events: Vec<OutboxEvent> =
+            due.iter().filter_map(|due| due.event(now, attempt)).collect();
         if !events.is_empty() {
             let messages: Vec<ResetMessage> =
                 due.iter().filter_map(|due| due.message(now)).collect();
@@ -171,7 +172,7 @@ where
             session.insert_outbox(&events, claimed_until.unwrap_or(now)).await?;
         }
         session.commit().await?;
-        Ok(Fired { tidied: due.len() - events.len(), events })
+        Ok(Fired { cleared_timers: due.len() - events.len(), events })
     }
 
     async fn next_due(&self) -> Result<Option<DateTime<Utc>>> {
@@ -187,7 +188,7 @@ where
         now: DateTime<Utc>,
         limit: u32,
         until: DateTime<Utc>,
-    ) -> Result<Vec<Outgoing>> {
+    ) -> Result<Vec<OutboxEvent>> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         session.begin().await?;
         let look = sqlx::query(D::STATEMENTS.available)
@@ -244,7 +245,7 @@ where
 
     async fn note_cause(
         &self,
-        change: &LobbyChanged,
+        change: &LobbyChange,
         received: Version,
         cause: TraceParent,
     ) -> Result<()> {
@@ -266,7 +267,7 @@ where
         session.commit().await
     }
 
-    async fn causes(&self, fired: &[Outgoing]) -> Result<HashMap<EventId, TraceParent>> {
+    async fn causes(&self, fired: &[OutboxEvent]) -> Result<HashMap<EventId, TraceParent>> {
         let tokens: Vec<&str> = fired.iter().map(|event| event.token.as_str()).collect();
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         let noted = sqlx::query(D::STATEMENTS.causes).bind(json(&tokens));
@@ -274,7 +275,7 @@ where
         session.finish();
         let noted: HashMap<(String, i64), String> =
             noted.into_iter().map(|(token, timer, cause)| ((token, timer), cause)).collect();
-        let cause = |event: &Outgoing| {
+        let cause = |event: &OutboxEvent| {
             let timer = event.due_at?.timestamp();
             TraceParent::parse(noted.get(&(event.token.as_str().to_owned(), timer))?)
         };

@@ -29,9 +29,9 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::domain::{
-    Actor, Applied, Attendee, AttendeeId, Caller, EventId, Lobby, LobbyChanged, Message,
-    MessageQuery, Outgoing, Room, RoomId, RoomToken, RoomUpdated, TraceParent, Version,
-    rules::{Command, Look, NewRoom, Refusal},
+    Actor, Applied, Attendee, AttendeeId, Caller, EventId, Lobby, LobbyChange, Message,
+    MessageQuery, OutboxEvent, Room, RoomId, RoomToken, RoomUpdated, TraceParent, Version,
+    commands::{Command, NewRoom, Refusal, Resource},
 };
 
 /// Result of a store method.
@@ -42,7 +42,7 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 pub enum StoreError {
     /// Not reachable, too slow, busy, without tables or without permission: what was asked may
     /// work later, so it is asked again.
-    #[error("database cannot do its work now")]
+    #[error("database unavailable")]
     Unavailable(#[source] sqlx::Error),
     /// No answer within the time that one use of the database may take.
     #[error("database did not answer within {0:?}")]
@@ -87,27 +87,27 @@ impl StoreError {
 /// What to do about a due room that somebody else holds: another worker, or whoever joins or chats
 /// there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Held {
+pub enum LockPolicy {
     /// Pass it over: it is soon free, and others are due as well.
-    PassOver,
+    SkipLocked,
     /// Wait for it: it was passed over again and again.
-    Await,
+    Wait,
 }
 
 /// One batch of fired timers.
 #[derive(Debug, Default)]
 pub struct Fired {
     /// The event of each room that was reset.
-    pub events: Vec<Outgoing>,
+    pub events: Vec<OutboxEvent>,
     /// Rooms that were open already and only lost their timer.
-    pub tidied: usize,
+    pub cleared_timers: usize,
 }
 
 impl Fired {
     /// Whether fewer rooms were due than the batch could take, so that it was the last one.
-    #[must_use]
     pub fn is_short_of(&self, limit: u32) -> bool {
-        u64::try_from(self.events.len() + self.tidied).is_ok_and(|count| count < u64::from(limit))
+        u64::try_from(self.events.len() + self.cleared_timers)
+            .is_ok_and(|count| count < u64::from(limit))
     }
 }
 
@@ -137,7 +137,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Takes in one change: arms, moves or disarms the room's timer. `received` is the version of
     /// a change that has none.
-    async fn apply(&self, change: &LobbyChanged, received: Version) -> Result<Applied>;
+    async fn apply(&self, change: &LobbyChange, received: Version) -> Result<Applied>;
 
     /// Resets the rooms whose timer is due at `now`, at most `limit`, the longest overdue first,
     /// and writes their events to the outbox. Rooms that somebody else holds are passed over, or
@@ -148,7 +148,7 @@ pub trait Store: Send + Sync + 'static {
         &self,
         now: DateTime<Utc>,
         limit: u32,
-        held: Held,
+        held: LockPolicy,
         claimed_until: Option<DateTime<Utc>>,
     ) -> Result<Fired>;
 
@@ -162,7 +162,7 @@ pub trait Store: Send + Sync + 'static {
         now: DateTime<Utc>,
         limit: u32,
         until: DateTime<Utc>,
-    ) -> Result<Vec<Outgoing>>;
+    ) -> Result<Vec<OutboxEvent>>;
 
     /// Gives claimed events back; they can be claimed again from `available_at` on.
     async fn release_outbox(&self, ids: &[EventId], available_at: DateTime<Utc>) -> Result<()>;
@@ -186,13 +186,13 @@ pub trait Store: Send + Sync + 'static {
     /// Notes which event set a room's timer, if the room still has what that event said.
     async fn note_cause(
         &self,
-        change: &LobbyChanged,
+        change: &LobbyChange,
         received: Version,
         cause: TraceParent,
     ) -> Result<()>;
 
     /// The events that set the timers which reset these rooms, as far as they were noted.
-    async fn causes(&self, fired: &[Outgoing]) -> Result<HashMap<EventId, TraceParent>>;
+    async fn causes(&self, fired: &[OutboxEvent]) -> Result<HashMap<EventId, TraceParent>>;
 
     /// Forgets the causes of timers that were due before `before`: a room that was deleted by SQL does
     /// not take its own along.
@@ -220,7 +220,7 @@ pub trait Store: Send + Sync + 'static {
 
 /// A room as everybody sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Summary {
+pub struct RoomOverview {
     /// The room.
     pub room: Room,
     /// What was said or happened last.
@@ -233,7 +233,7 @@ pub struct Summary {
 
 /// By which a room is known to have changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
+pub struct RoomVersion {
     /// The room.
     pub token: RoomToken,
     /// Of its last change by lobbyd.
@@ -248,9 +248,8 @@ pub struct Mark {
     pub sip_enabled: i64,
 }
 
-impl Mark {
+impl RoomVersion {
     /// Whether the room is as it was when it was read, or was read after this look.
-    #[must_use]
     pub fn fits(&self, room: &Room) -> bool {
         self.version < room.version
             || (self.version, self.lobby, self.room_type, self.sip_enabled)
@@ -280,7 +279,7 @@ pub struct ChatMessage {
 }
 
 /// What the HTTP API does to rooms. Every method is one transaction, as in [`Store`]; the rules are
-/// those of [`rules`](crate::domain::rules).
+/// those of [`rules`](crate::domain::commands).
 #[async_trait]
 pub trait Rooms: Send + Sync + 'static {
     /// Makes a room, owned by the caller, and returns what is announced about it. `None` if there is
@@ -304,7 +303,7 @@ pub trait Rooms: Send + Sync + 'static {
     ) -> Result<std::result::Result<Changed, Refusal>>;
 
     /// Reads what everybody sees of a room.
-    async fn summary(&self, token: &RoomToken) -> Result<Option<Summary>>;
+    async fn summary(&self, token: &RoomToken) -> Result<Option<RoomOverview>>;
 
     /// Reads one participant's part in a room.
     async fn attendee(&self, room: RoomId, actor: &Actor) -> Result<Option<Attendee>>;
@@ -313,7 +312,7 @@ pub trait Rooms: Send + Sync + 'static {
     async fn rooms_of(&self, user: &str) -> Result<Vec<RoomToken>>;
 
     /// By which those of these rooms that exist are known to have changed.
-    async fn marks(&self, tokens: &[RoomToken]) -> Result<Vec<Mark>>;
+    async fn room_versions(&self, tokens: &[RoomToken]) -> Result<Vec<RoomVersion>>;
 
     /// Who has read messages since then, in Unix seconds, in which room.
     async fn read_since(&self, since: i64) -> Result<Vec<(RoomId, Actor)>>;
@@ -333,7 +332,7 @@ pub trait Rooms: Send + Sync + 'static {
         &self,
         token: &RoomToken,
         actor: &Actor,
-        look: Look,
+        look: Resource,
     ) -> Result<std::result::Result<Vec<Attendee>, Refusal>>;
 
     /// Messages of a room's chat, for a participant who may read it: newer ones in their order,

@@ -99,7 +99,7 @@ const STATEMENTS: Statements = Statements {
                  created_at BIGINT PATH '$.created_at', due_at BIGINT PATH '$.due_at',
                  available_at BIGINT PATH '$.available_at', attempts INT PATH '$.attempts'
              )) AS new_rows",
-    marks: "\
+    room_versions: "\
         SELECT room.token, room.lobby_version, CAST(room.lobby_state AS SIGNED) AS lobby_state,
                TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer) AS lobby_timer,
                CAST(room.type AS SIGNED) AS room_type, room.name,

@@ -80,7 +80,7 @@ pub(super) const STATEMENTS: Statements = Statements {
         FROM json_to_recordset(CAST($1 AS json))
              AS new(id text, type text, token text, data text, created_at bigint, due_at bigint,
                     available_at bigint, attempts integer)",
-    marks: "\
+    room_versions: "\
         SELECT token, lobby_version, lobby_state::bigint AS lobby_state,
                floor(extract(epoch FROM lobby_timer))::bigint AS lobby_timer,
                type::bigint AS room_type, name, sip_enabled::bigint AS sip_enabled

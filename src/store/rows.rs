@@ -8,10 +8,10 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::FromRow;
 
-use super::{Mark, Result, StoreError};
+use super::{Result, RoomVersion, StoreError};
 use crate::domain::{
     Actor, ActorKind, Attendee, AttendeeId, Call, Content, EventId, Lobby, LobbyState, Message,
-    Outgoing, ParticipantType, Permissions, ROOM_UPDATED, Reason, Room, RoomId, RoomToken,
+    OutboxEvent, ParticipantType, Permissions, ROOM_UPDATED, Reason, Room, RoomId, RoomToken,
     RoomUpdated, Session, Version,
 };
 
@@ -37,7 +37,7 @@ pub(super) struct RoomRow {
     changed_at: i64,
 }
 
-/// A row of `Statements::marks`.
+/// A row of `Statements::room_versions`.
 #[derive(FromRow)]
 pub(super) struct MarkRow {
     token: String,
@@ -110,8 +110,8 @@ pub(super) fn room(row: RoomRow) -> Result<Room> {
     })
 }
 
-pub(super) fn mark(row: MarkRow) -> Result<Mark> {
-    Ok(Mark {
+pub(super) fn mark(row: MarkRow) -> Result<RoomVersion> {
+    Ok(RoomVersion {
         token: RoomToken::stored(row.token),
         version: Version::stored(row.lobby_version),
         lobby: lobby(row.lobby_state, row.lobby_timer)?,
@@ -169,9 +169,9 @@ pub(super) fn actor(kind: &str, id: String) -> Result<Actor> {
     Ok(Actor { kind, id })
 }
 
-pub(super) fn outgoing(row: EventRow) -> Result<Outgoing> {
+pub(super) fn outgoing(row: EventRow) -> Result<OutboxEvent> {
     let (id, event_type, token, data, created_at, due_at, attempts) = row;
-    Ok(Outgoing {
+    Ok(OutboxEvent {
         id: EventId::stored(id),
         event_type,
         token: RoomToken::stored(token),
@@ -208,7 +208,7 @@ impl Due {
     }
 
     /// The smallest newer version: a setting that was made before this reset, but arrives after
-    /// it, is still newer, and wins. A room that is only tidied keeps its version.
+    /// it, is still newer, and wins. A room that is only cleared keeps its version.
     fn next_version(&self) -> Version {
         match self.state {
             LobbyState::None => self.version,
@@ -224,7 +224,7 @@ impl Due {
         }
     }
 
-    /// What the chat says about the reset; nothing of a room that is only tidied.
+    /// What the chat says about the reset; nothing of a room that is only cleared.
     pub(super) fn message(&self, fired_at: DateTime<Utc>) -> Option<ResetMessage> {
         match self.state {
             LobbyState::None => None,
@@ -234,8 +234,8 @@ impl Due {
         }
     }
 
-    /// The event of the reset; a room that is only tidied has none.
-    pub(super) fn event(&self, fired_at: DateTime<Utc>, attempt: u32) -> Option<Outgoing> {
+    /// The event of the reset; a room that is only cleared has none.
+    pub(super) fn event(&self, fired_at: DateTime<Utc>, attempt: u32) -> Option<OutboxEvent> {
         if self.state == LobbyState::None {
             return None;
         }
@@ -247,7 +247,7 @@ impl Due {
             self.timer,
             fired_at,
         );
-        Some(Outgoing {
+        Some(OutboxEvent {
             id: EventId::new(),
             event_type: ROOM_UPDATED.to_owned(),
             token: self.token.clone(),
@@ -288,7 +288,7 @@ pub(super) struct OutboxRow<'a> {
 }
 
 impl<'a> OutboxRow<'a> {
-    pub(super) fn of(event: &'a Outgoing, available_at: i64) -> Self {
+    pub(super) fn of(event: &'a OutboxEvent, available_at: i64) -> Self {
         Self {
             id: &event.id,
             r#type: &event.event_type,

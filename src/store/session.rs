@@ -195,6 +195,6 @@ where
     D::Connection: Connection,
 {
     if timeout(limit, pool.close()).await.is_err() {
-        tracing::debug!("database connections were closed without a goodbye");
+        tracing::debug!("database connections dropped without a close handshake");
     }
 }

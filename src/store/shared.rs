@@ -126,7 +126,7 @@ shared_statements! {
     /// room.
     attendees: attendee!("ORDER BY id"),
     /// room, an attendee → how many others are moderators, users, in the call.
-    census: "\
+    others: "\
         SELECT count(CASE WHEN participant_type IN (1, 2) THEN 1 END),
                count(CASE WHEN actor_type = 'users' THEN 1 END),
                count(CASE WHEN in_call <> 0 THEN 1 END)
@@ -164,7 +164,7 @@ shared_statements! {
     /// room.
     drop_pins: "UPDATE lobbyd_attendees SET pin = NULL WHERE room_id = $1",
     /// room: those leave the call who have to wait behind the lobby, see
-    /// [`Attendee::waits`](crate::domain::Attendee::waits).
+    /// [`Attendee::is_waiting`](crate::domain::Attendee::is_waiting).
     waiting_leave_call: "\
         UPDATE lobbyd_attendees SET in_call = 0
         WHERE room_id = $1 AND in_call <> 0 AND participant_type NOT IN (1, 2, 6)

@@ -91,7 +91,7 @@ const STATEMENTS: Statements = Statements {
                strftime('%Y-%m-%d %H:%M:%f', (value ->> 'available_at') / 1000.0, 'unixepoch'),
                value ->> 'attempts'
         FROM json_each($1)",
-    marks: "\
+    room_versions: "\
         SELECT token, lobby_version, lobby_state, unixepoch(lobby_timer) AS lobby_timer,
                type AS room_type, name, sip_enabled
         FROM lobbyd_rooms WHERE token IN (SELECT value FROM json_each($1))",

@@ -10,7 +10,7 @@ use sqlx::{
 use super::{
     Result, Rooms, StoreError, User, Users, dialect::Dialect, engine::SqlStore, session::Session,
 };
-use crate::domain::{Actor, Caller, rules::Command};
+use crate::domain::{Actor, Caller, commands::Command};
 
 #[async_trait]
 impl<D> Users for SqlStore<D>

@@ -20,8 +20,7 @@ use tokio::sync::mpsc;
 pub use self::exporter::Exporter;
 use crate::{
     clock::DatabaseClock,
-    domain::{EventId, Outgoing, TraceParent},
-    telemetry,
+    domain::{EventId, OutboxEvent, TraceParent},
 };
 
 /// Spans that wait for the exporter: those of some seconds of a burst.
@@ -68,14 +67,12 @@ pub struct Span(Option<(Finished, Recorder)>);
 
 impl Traces {
     /// Spans, by the database's time, and the end at which they come out.
-    #[must_use]
     pub fn new(clock: Arc<DatabaseClock>) -> (Self, mpsc::Receiver<Finished>) {
         let (finished, spans) = mpsc::channel(WAITING);
         (Self(Some(Recorder { finished, clock })), spans)
     }
 
     /// How many spans would be taken now; none if nobody wants any.
-    #[must_use]
     pub fn room(&self) -> usize {
         self.0.as_ref().map_or(0, |recorder| recorder.finished.capacity())
     }
@@ -83,13 +80,12 @@ impl Traces {
     /// Counts spans for which there was no room, and which were not even begun.
     pub fn pass_over(&self, spans: usize) {
         if self.0.is_some() {
-            metrics::counter!(telemetry::SPANS_DROPPED)
+            metrics::counter!(crate::metrics::SPANS_DROPPED)
                 .increment(u64::try_from(spans).unwrap_or(u64::MAX));
         }
     }
 
     /// A span that goes on with the trace of `parent`, or begins one.
-    #[must_use]
     pub fn span(&self, name: &'static str, kind: Kind, parent: Option<TraceParent>) -> Span {
         if self.0.is_none() {
             return Span(None);
@@ -100,10 +96,9 @@ impl Traces {
     }
 
     /// The span of a room that opened: the first one in the trace of its event.
-    #[must_use]
     pub fn opening(
         &self,
-        event: &Outgoing,
+        event: &OutboxEvent,
         opened_at: DateTime<Utc>,
         cause: Option<TraceParent>,
     ) -> Span {
@@ -119,8 +114,7 @@ impl Traces {
 
     /// The span of a publication. It is the first one in the trace of its event, unless that is
     /// about a room that opened, or was tried before.
-    #[must_use]
-    pub fn publication(&self, event: &Outgoing) -> Span {
+    pub fn publication(&self, event: &OutboxEvent) -> Span {
         let origin = TraceParent::of_event(&event.id);
         match origin {
             Some(place) if event.due_at.is_none() && event.attempt <= 1 => {
@@ -148,14 +142,12 @@ impl Traces {
 
 impl Span {
     /// A part of it.
-    #[must_use]
     pub fn part(&self, name: &'static str) -> Self {
         let Some((finished, recorder)) = &self.0 else { return Self(None) };
         Traces(Some(recorder.clone())).span(name, Kind::Internal, Some(finished.place))
     }
 
     /// Where it stands, for those that go on with it.
-    #[must_use]
     pub fn place(&self) -> Option<TraceParent> {
         self.0.as_ref().map(|(finished, _)| finished.place)
     }
@@ -178,7 +170,7 @@ impl Drop for Span {
         if let Some((mut finished, recorder)) = self.0.take() {
             finished.end.get_or_insert_with(|| recorder.clock.now().max(finished.begin));
             if recorder.finished.try_send(finished).is_err() {
-                metrics::counter!(telemetry::SPANS_DROPPED).increment(1);
+                metrics::counter!(crate::metrics::SPANS_DROPPED).increment(1);
             }
         }
     }

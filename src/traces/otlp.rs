@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Finished, Kind};
-use crate::{domain::TraceParent, telemetry};
+use crate::domain::TraceParent;
 
 /// Spans of one request.
 const BATCH: usize = 512;
@@ -83,16 +83,16 @@ impl Exporter {
             };
             if let Some(error) = &problem {
                 let left = if stop.is_cancelled() { spans.len() } else { 0 };
-                metrics::counter!(telemetry::SPANS_DROPPED)
+                metrics::counter!(crate::metrics::SPANS_DROPPED)
                     .increment(u64::try_from(number + left).unwrap_or(0));
                 if working {
-                    tracing::warn!(error, "collector does not take traces, they are dropped");
+                    tracing::warn!(error, "trace collector unavailable, dropping spans");
                 }
                 if stop.is_cancelled() {
                     return;
                 }
             } else if !working {
-                tracing::info!("collector takes traces again");
+                tracing::info!("trace collector available");
             }
             working = problem.is_none();
         }

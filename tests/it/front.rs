@@ -302,7 +302,7 @@ async fn held_requests_do_not_keep_it_from_stopping() {
     );
     held.write_all(request.as_bytes()).await.unwrap();
     eventually("the held request", || async {
-        (stage.daemon().metric("lobbyd_http_requests_held").await? == 1).then_some(())
+        (stage.daemon().metric("lobbyd_http_long_polls").await? == 1).then_some(())
     })
     .await;
     let begin = Instant::now();
@@ -353,5 +353,5 @@ async fn requests_are_counted() {
     sleep(Duration::from_millis(100)).await;
     let counter = r#"lobbyd_http_requests_total{method="GET",status="200"}"#;
     assert_eq!(stage.daemon().metric(counter).await, Some(1));
-    assert_eq!(stage.daemon().metric("lobbyd_http_requests_held").await, Some(0));
+    assert_eq!(stage.daemon().metric("lobbyd_http_long_polls").await, Some(0));
 }

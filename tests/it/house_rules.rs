@@ -48,13 +48,13 @@ fn mentions(word: &str, allowed: &[&str]) -> Vec<String> {
 fn each_library_is_known_in_one_place() {
     for (library, home) in [
         ("sqlx::", ["store/"].as_slice()),
-        ("lapin::", &["events/amqp/"]),
+        ("lapin::", &["bus/amqp/"]),
         ("axum::", &["http/"]),
         ("utoipa", &["http/api/"]),
         ("quick_xml", &["http/api/ocs.rs"]),
         ("opentelemetry", &["traces/otlp.rs"]),
-        ("argon2", &["accounts/passwords.rs"]),
-        ("tokio_cron_scheduler", &["worker/housekeeping.rs", "telemetry.rs"]),
+        ("argon2", &["auth/passwords.rs"]),
+        ("tokio_cron_scheduler", &["tasks/housekeeping.rs", "logging.rs"]),
         ("sd_notify", &["systemd.rs"]),
         (
             "anyhow",
@@ -62,10 +62,11 @@ fn each_library_is_known_in_one_place() {
                 "main.rs",
                 "cli/",
                 "app/",
-                "shutdown.rs",
-                "telemetry.rs",
+                "supervisor.rs",
+                "logging.rs",
+                "metrics.rs",
                 "http/",
-                "worker/housekeeping.rs",
+                "tasks/housekeeping.rs",
             ],
         ),
     ] {
@@ -77,14 +78,14 @@ fn each_library_is_known_in_one_place() {
 #[test]
 fn nobody_imports_against_the_order() {
     for (module, forbidden) in [
-        ("domain/", ["store", "events", "worker", "http", "app", "config", "telemetry"].as_slice()),
-        ("store/", &["events", "worker", "http", "app", "config"]),
-        ("events/", &["store", "worker", "http", "app", "config"]),
-        ("worker/", &["http", "app", "config"]),
-        ("traces/", &["store", "events", "service", "worker", "http", "app", "config"]),
-        ("accounts/", &["service", "events", "worker", "http", "app", "config"]),
-        ("service/", &["events", "worker", "http", "app", "config"]),
-        ("http/", &["store", "events", "worker", "app", "config"]),
+        ("domain/", ["store", "bus", "tasks", "http", "app", "config", "logging"].as_slice()),
+        ("store/", &["bus", "tasks", "http", "app", "config"]),
+        ("bus/", &["store", "tasks", "http", "app", "config"]),
+        ("tasks/", &["http", "app", "config"]),
+        ("traces/", &["store", "bus", "rooms", "tasks", "http", "app", "config"]),
+        ("auth/", &["rooms", "bus", "tasks", "http", "app", "config"]),
+        ("rooms/", &["bus", "tasks", "http", "app", "config"]),
+        ("http/", &["store", "bus", "tasks", "app", "config"]),
     ] {
         for (name, text) in sources().into_iter().filter(|(name, _)| name.starts_with(module)) {
             for other in forbidden {

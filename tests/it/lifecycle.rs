@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use lobbyd::accounts::{Passwords, Throttle};
+use lobbyd::auth::{Passwords, Throttle};
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
@@ -274,7 +274,7 @@ async fn systemd_is_told() {
     let (started, reloaded) = told.split_once("RELOADING=1\nMONOTONIC_USEC=").unwrap();
     assert_eq!(started.matches("READY=1\n").count(), 1, "{told}");
     assert_eq!(reloaded.matches("READY=1\n").count(), 1, "{told}");
-    assert!(told.contains("STATUS=all is reached\n"), "{told}");
+    assert!(told.contains("STATUS=ready\n"), "{told}");
     assert!(told.matches("WATCHDOG=1").count() >= 3, "{told}");
 }
 
@@ -295,7 +295,7 @@ async fn the_journal_is_told_how_important_a_line_is() {
             .spawn()
             .unwrap();
         eventually("lines in the journal", || async {
-            fs::read_to_string(&file).unwrap().contains("events come in").then_some(())
+            fs::read_to_string(&file).unwrap().contains("consumer connected").then_some(())
         })
         .await;
         worker.kill().unwrap();
@@ -381,7 +381,7 @@ async fn logs_can_be_json_and_never_show_a_password() {
     site.set("EVENTS__URL", &wrong);
     let worker = Daemon::start(&site.settings);
     eventually("the complaint", || async {
-        worker.log().contains("no events come in").then_some(())
+        worker.log().contains("consumer disconnected").then_some(())
     })
     .await;
     assert!(!worker.log().contains("marker-secret"));

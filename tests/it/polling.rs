@@ -144,7 +144,7 @@ async fn a_held_poll_is_answered_when_the_room_changes(stage: Stage) {
     });
     answer.expect(404);
     // All of it was heard of; at most once did comparing with the database come first.
-    let unheard = stage.daemon().metric("lobbyd_room_changes_unheard_total").await;
+    let unheard = stage.daemon().metric("lobbyd_cache_missed_updates_total").await;
     assert!(unheard.unwrap() <= 1, "{unheard:?}");
 }
 

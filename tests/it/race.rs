@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use lobbyd::{
-    domain::{Applied, Lobby, LobbyChanged, LobbyState, RoomToken, Version},
-    store::{Database as Stored, Held, StoreError},
+    domain::{Applied, Lobby, LobbyChange, LobbyState, RoomToken, Version},
+    store::{Database as Stored, LockPolicy, StoreError},
 };
 use tokio::{sync::Barrier, task::JoinSet, time::sleep};
 
@@ -81,7 +81,9 @@ async fn a_new_setting_races_with_the_reset(kind: Kind) {
     // In both orders the new timer stands.
     assert_eq!(database.closed_rooms().await, i64::from(ROOMS));
     let now = store.now().await.unwrap();
-    assert!(store.fire_due(now, 1000, Held::PassOver, None).await.unwrap().events.is_empty());
+    assert!(
+        store.fire_due(now, 1000, LockPolicy::SkipLocked, None).await.unwrap().events.is_empty()
+    );
 }
 
 /// Fires in many rounds of few rooms, so that settings come in between. Returns how many rounds
@@ -91,7 +93,7 @@ async fn fire_all(store: Arc<dyn Stored>, start: Arc<Barrier>) -> u32 {
     let now = store.now().await.unwrap();
     let mut succeeded = 0;
     for _ in 0..100 {
-        succeeded += u32::from(store.fire_due(now, 5, Held::PassOver, None).await.is_ok());
+        succeeded += u32::from(store.fire_due(now, 5, LockPolicy::SkipLocked, None).await.is_ok());
         sleep(Duration::from_millis(2)).await;
     }
     succeeded
@@ -115,7 +117,7 @@ async fn move_all(
     for index in (1..=rooms).rev().filter(|index| index % 2 == half) {
         let token = RoomToken::parse(&format!("room{index}")).unwrap();
         let change =
-            LobbyChanged { token: token.clone(), lobby: later, version: Some(Version::of(now)) };
+            LobbyChange { token: token.clone(), lobby: later, version: Some(Version::of(now)) };
         let applied = loop {
             match store.apply(&change, Version::ZERO).await {
                 Ok(applied) => break applied,

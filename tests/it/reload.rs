@@ -47,7 +47,7 @@ impl Configured {
 async fn the_level_of_the_log_is_taken_over() {
     let site = Configured::start("[log]\nlevel = \"warn\"\n").await;
     assert_eq!(site.worker.log(), "");
-    site.reload("[log]\nlevel = \"info\"\n", "configuration was read anew").await;
+    site.reload("[log]\nlevel = \"info\"\n", "configuration reloaded").await;
     site.reload("[log]\nlevel = \"debug,sqlx=trace\"\n", "DEBUG").await;
 }
 
@@ -55,8 +55,8 @@ async fn the_level_of_the_log_is_taken_over() {
 async fn schedules_are_taken_over() {
     let site = Configured::start("[housekeeping]\nsummary = \"0 0 0 1 1 *\"\n").await;
     let often = "[housekeeping]\nsummary = \"* * * * * *\"\n";
-    site.reload(often, "summary of the last day").await;
-    site.reload("", "configuration was read anew").await;
+    site.reload(often, "daily summary").await;
+    site.reload("", "configuration reloaded").await;
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn a_configuration_that_cannot_be_used_changes_nothing() {
     let mut site = Configured::start("").await;
     for wrong in ["[housekeeping]\nprune = \"often\"\n", "[timers]\nbatches = 3\n", "no TOML"] {
         let wrong = &format!("{wrong}\n[log]\nlevel = \"trace\"\n");
-        site.reload(wrong, "configuration cannot be used, all stays as it was").await;
+        site.reload(wrong, "configuration invalid, reload skipped").await;
     }
     site.reload("[log]\nlevel = \"a=b=c\"\n", "all stays as it was").await;
     assert!(!site.worker.log().contains("DEBUG"));

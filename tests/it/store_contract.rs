@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lobbyd::{
-    domain::{Applied, EventId, Lobby, LobbyChanged, LobbyState, RoomToken, TraceParent, Version},
-    store::{Held, Store, StoreError},
+    domain::{Applied, EventId, Lobby, LobbyChange, LobbyState, RoomToken, TraceParent, Version},
+    store::{LockPolicy, Store, StoreError},
 };
 
 use crate::support::database::{Database, Kind};
@@ -31,13 +31,13 @@ impl Subject {
         self.store.room(&token(room)).await.unwrap().unwrap().version.milliseconds()
     }
 
-    async fn apply(&self, change: &LobbyChanged) -> Applied {
+    async fn apply(&self, change: &LobbyChange) -> Applied {
         self.store.apply(change, RECEIVED).await.unwrap()
     }
 
     /// Fires all that is due at `now`; the tokens of the rooms that were reset.
     async fn fire(&self, now: DateTime<Utc>) -> Vec<String> {
-        let fired = self.store.fire_due(now, 100, Held::PassOver, None).await.unwrap();
+        let fired = self.store.fire_due(now, 100, LockPolicy::SkipLocked, None).await.unwrap();
         fired.events.iter().map(|event| event.token.to_string()).collect()
     }
 }
@@ -89,8 +89,8 @@ fn closed_until(timer: Option<DateTime<Utc>>) -> Lobby {
     Lobby { state: LobbyState::NonModerators, timer }
 }
 
-fn change(room: &str, lobby: Lobby, version: impl Into<Option<i64>>) -> LobbyChanged {
-    LobbyChanged {
+fn change(room: &str, lobby: Lobby, version: impl Into<Option<i64>>) -> LobbyChange {
+    LobbyChange {
         token: token(room),
         lobby,
         version: version.into().map(|version| Version::parse(version).unwrap()),
@@ -164,7 +164,7 @@ async fn a_room_of_another_kind_gets_no_lobby(subject: Subject) {
         .await;
     for room in ["one", "file"] {
         let applied = subject.apply(&change(room, closed_until(None), 1)).await;
-        assert_eq!(applied, Applied::NoLobby);
+        assert_eq!(applied, Applied::LobbyNotSupported);
         assert_eq!(subject.lobby(room).await, Lobby::OPEN);
     }
 }
@@ -185,8 +185,8 @@ async fn a_due_timer_fires_once(subject: Subject) {
     subject.database.insert_room("a").await;
     subject.apply(&change("a", closed_until(Some(at(10))), 7)).await;
     let now = at(10) + TimeDelta::milliseconds(3);
-    let fired = subject.store.fire_due(now, 100, Held::PassOver, None).await.unwrap();
-    assert_eq!((fired.events.len(), fired.tidied), (1, 0));
+    let fired = subject.store.fire_due(now, 100, LockPolicy::SkipLocked, None).await.unwrap();
+    assert_eq!((fired.events.len(), fired.cleared_timers), (1, 0));
     let event = &fired.events[0];
     let data: serde_json::Value = serde_json::from_str(&event.data).unwrap();
     let expected = serde_json::json!({
@@ -225,7 +225,7 @@ async fn the_cause_of_a_timer_is_known_when_it_fires(subject: Subject) {
     let by_sql = format!("UPDATE lobbyd_rooms SET lobby_timer = {timer} WHERE token = 'by_sql'");
     subject.database.execute(&by_sql).await;
 
-    let fired = subject.store.fire_due(at(30), 100, Held::PassOver, None).await.unwrap();
+    let fired = subject.store.fire_due(at(30), 100, LockPolicy::SkipLocked, None).await.unwrap();
     let causes = subject.store.causes(&fired.events).await.unwrap();
     assert_eq!(fired.events.len(), 3);
     for event in &fired.events {
@@ -287,8 +287,8 @@ async fn a_row_written_by_anybody_is_a_timer(subject: Subject) {
 async fn an_open_room_with_a_timer_is_only_tidied(subject: Subject) {
     subject.database.insert_rooms("a", 1, at(5).timestamp()).await;
     subject.database.execute("UPDATE lobbyd_rooms SET lobby_state = 0, lobby_version = 9").await;
-    let fired = subject.store.fire_due(at(5), 100, Held::PassOver, None).await.unwrap();
-    assert_eq!((fired.events.len(), fired.tidied), (0, 1));
+    let fired = subject.store.fire_due(at(5), 100, LockPolicy::SkipLocked, None).await.unwrap();
+    assert_eq!((fired.events.len(), fired.cleared_timers), (0, 1));
     assert_eq!(subject.lobby("a1").await, Lobby::OPEN);
     assert_eq!(subject.version("a1").await, 9);
     assert_eq!(subject.database.unpublished().await, 0);
@@ -310,7 +310,7 @@ async fn a_batch_takes_the_longest_overdue_first(subject: Subject) {
     subject.database.insert_rooms("late", 3, at(9).timestamp()).await;
     subject.database.insert_rooms("early", 3, at(5).timestamp()).await;
     for expected in ["early", "late"] {
-        let fired = subject.store.fire_due(at(10), 3, Held::PassOver, None).await.unwrap();
+        let fired = subject.store.fire_due(at(10), 3, LockPolicy::SkipLocked, None).await.unwrap();
         assert_eq!(fired.events.len(), 3);
         assert!(fired.events.iter().all(|event| event.token.as_str().starts_with(expected)));
     }
@@ -383,7 +383,8 @@ async fn a_published_event_stays_as_history(subject: Subject) {
 
 async fn fired_events_can_be_claimed_for_the_one_who_fired(subject: Subject) {
     subject.database.insert_rooms("a", 1, at(0).timestamp()).await;
-    let fired = subject.store.fire_due(at(0), 5, Held::PassOver, Some(at(5))).await.unwrap();
+    let fired =
+        subject.store.fire_due(at(0), 5, LockPolicy::SkipLocked, Some(at(5))).await.unwrap();
     assert_eq!(fired.events[0].attempt, 1);
     assert!(subject.store.claim_outbox(at(4), 5, at(9)).await.unwrap().is_empty());
     let taken_over = subject.store.claim_outbox(at(5), 5, at(9)).await.unwrap();
@@ -393,7 +394,7 @@ async fn fired_events_can_be_claimed_for_the_one_who_fired(subject: Subject) {
 async fn old_rows_are_pruned(subject: Subject) {
     for (prefix, due) in [("old", 0), ("new", 100)] {
         subject.database.insert_rooms(prefix, 2, at(due).timestamp()).await;
-        let fired = subject.store.fire_due(at(due), 5, Held::PassOver, None).await.unwrap();
+        let fired = subject.store.fire_due(at(due), 5, LockPolicy::SkipLocked, None).await.unwrap();
         let published = [fired.events[0].id.clone()];
         subject.store.mark_published(&published, at(due)).await.unwrap();
     }

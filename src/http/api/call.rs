@@ -6,12 +6,12 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Api,
-    asker::Asker,
-    input::{Input, Token, flag, integer, optional_integer},
-    ocs::{Answer, Ocs, Reply},
-    shapes::PeerShape,
+    auth::Requester,
+    dto::PeerDto,
+    ocs::{Ocs, OcsResponse, OcsResult},
+    params::{Input, Token, flag, integer, optional_integer},
 };
-use crate::domain::rules::{Command, Look};
+use crate::domain::commands::{Command, Resource};
 
 /// Talk's flags of somebody who joins and does not say how: in the call, with audio and video.
 const USUAL_FLAGS: i64 = 7;
@@ -21,16 +21,20 @@ const USUAL_FLAGS: i64 = 7;
     get, path = "/ocs/v2.php/apps/spreed/api/v4/call/{token}", tag = "call",
     operation_id = "listPeers", params(("token" = String, Path, description = "The room")),
     responses(
-        (status = 200, description = "The participants of the call", body = inline(Ocs<Vec<PeerShape>>)),
+        (status = 200, description = "The participants of the call", body = inline(Ocs<Vec<PeerDto>>)),
         (status = 404, description = "No such room for this participant"),
         (status = 412, description = "Wait in the lobby"),
     )
 )]
-pub(super) async fn peers(State(api): State<Api>, asker: Asker, Token(token): Token) -> Answer {
-    let caller = asker.participant()?;
-    let all = api.service.participants(&token, &caller.actor, Look::Peers).await?;
-    let peers: Vec<PeerShape> = all.iter().filter_map(|each| PeerShape::of(&token, each)).collect();
-    Ok(Reply::ok(peers))
+pub(super) async fn peers(
+    State(api): State<Api>,
+    requester: Requester,
+    Token(token): Token,
+) -> OcsResult {
+    let caller = requester.participant()?;
+    let all = api.service.participants(&token, &caller.actor, Resource::Peers).await?;
+    let peers: Vec<PeerDto> = all.iter().filter_map(|each| PeerDto::of(&token, each)).collect();
+    Ok(OcsResponse::ok(peers))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -56,13 +60,13 @@ pub(super) struct JoinCall {
 )]
 pub(super) async fn join(
     State(api): State<Api>,
-    asker: Asker,
+    requester: Requester,
     Token(token): Token,
     Input(wanted): Input<JoinCall>,
-) -> Answer {
+) -> OcsResult {
     let flags = wanted.flags.unwrap_or(USUAL_FLAGS);
-    api.command(&token, &asker.participant()?, Command::JoinCall(flags)).await?;
-    Ok(Reply::done())
+    api.command(&token, &requester.participant()?, Command::JoinCall(flags)).await?;
+    Ok(OcsResponse::done())
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -87,12 +91,12 @@ pub(super) struct UpdateCall {
 )]
 pub(super) async fn update(
     State(api): State<Api>,
-    asker: Asker,
+    requester: Requester,
     Token(token): Token,
     Input(wanted): Input<UpdateCall>,
-) -> Answer {
-    api.command(&token, &asker.participant()?, Command::UpdateCall(wanted.flags)).await?;
-    Ok(Reply::done())
+) -> OcsResult {
+    api.command(&token, &requester.participant()?, Command::UpdateCall(wanted.flags)).await?;
+    Ok(OcsResponse::done())
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -116,11 +120,11 @@ pub(super) struct LeaveCall {
 )]
 pub(super) async fn leave(
     State(api): State<Api>,
-    asker: Asker,
+    requester: Requester,
     Token(token): Token,
     Input(wanted): Input<LeaveCall>,
-) -> Answer {
+) -> OcsResult {
     let command = if wanted.all { Command::EndCall } else { Command::LeaveCall };
-    api.command(&token, &asker.participant()?, command).await?;
-    Ok(Reply::done())
+    api.command(&token, &requester.participant()?, command).await?;
+    Ok(OcsResponse::done())
 }

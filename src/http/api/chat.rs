@@ -12,12 +12,12 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Api,
-    asker::Asker,
-    input::{Input, Token, flag, integer, optional_integer, text},
-    ocs::{Answer, Ocs, Problem, Reply},
-    shapes::MessageShape,
+    auth::Requester,
+    dto::MessageDto,
+    ocs::{Ocs, OcsError, OcsResponse, OcsResult},
+    params::{Input, Token, flag, integer, optional_integer, text},
 };
-use crate::domain::{MessageQuery, NewMessage, rules::Command};
+use crate::domain::{MessageQuery, NewMessage, commands::Command};
 
 /// Messages of one answer: usually, and at most, as in Talk.
 const USUAL_LIMIT: i64 = 100;
@@ -76,7 +76,7 @@ fn one() -> i64 {
     operation_id = "receiveMessages",
     params(("token" = String, Path, description = "The room"), Receive),
     responses(
-        (status = 200, description = "The messages", body = inline(Ocs<Vec<MessageShape>>)),
+        (status = 200, description = "The messages", body = inline(Ocs<Vec<MessageDto>>)),
         (status = 304, description = "There are none"),
         (status = 404, description = "No such room for this participant"),
         (status = 412, description = "Wait in the lobby"),
@@ -84,15 +84,15 @@ fn one() -> i64 {
 )]
 pub(super) async fn receive(
     State(api): State<Api>,
-    asker: Asker,
+    requester: Requester,
     Token(token): Token,
     Input(wanted): Input<Receive>,
-) -> Answer {
-    let caller = asker.participant()?;
+) -> OcsResult {
+    let caller = requester.participant()?;
     let newer = match wanted.look_into_future {
         0 => false,
         1 => true,
-        _ => return Err(Problem::invalid("lookIntoFuture", "lookIntoFuture is 0 or 1")),
+        _ => return Err(OcsError::invalid("lookIntoFuture", "lookIntoFuture is 0 or 1")),
     };
     let limit = wanted.limit.unwrap_or(USUAL_LIMIT).clamp(1, MOST);
     let query = MessageQuery {
@@ -106,12 +106,12 @@ pub(super) async fn receive(
     let deadline = Instant::now() + Duration::from_secs(wait);
     let messages = api.service.messages(&token, &caller.actor, query, deadline).await?;
     let Some(last) = messages.last() else {
-        return Ok(Reply::not_modified());
+        return Ok(OcsResponse::not_modified());
     };
     let last = last.message.id;
-    let shapes: Vec<MessageShape> =
-        messages.iter().map(|message| MessageShape::with_parent(&token, message)).collect();
-    Ok(Reply::ok(shapes).header(LAST_GIVEN, last))
+    let shapes: Vec<MessageDto> =
+        messages.iter().map(|message| MessageDto::with_parent(&token, message)).collect();
+    Ok(OcsResponse::ok(shapes).header(LAST_GIVEN, last))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -137,7 +137,7 @@ pub(super) struct Send {
     operation_id = "sendMessage", params(("token" = String, Path, description = "The room")),
     request_body = Send,
     responses(
-        (status = 201, description = "The message", body = inline(Ocs<MessageShape>)),
+        (status = 201, description = "The message", body = inline(Ocs<MessageDto>)),
         (status = 400, description = "It says nothing, or answers what is not there"),
         (status = 403, description = "No permission to chat"),
         (status = 404, description = "No such room for this participant"),
@@ -147,13 +147,13 @@ pub(super) struct Send {
 )]
 pub(super) async fn send(
     State(api): State<Api>,
-    asker: Asker,
+    requester: Requester,
     Token(token): Token,
     Input(wanted): Input<Send>,
-) -> Answer {
-    let caller = asker.participant()?;
+) -> OcsResult {
+    let caller = requester.participant()?;
     if wanted.reference_id.chars().count() > MAX_REFERENCE {
-        return Err(Problem::invalid("referenceId", "a reference has at most 64 characters"));
+        return Err(OcsError::invalid("referenceId", "a reference has at most 64 characters"));
     }
     let message = NewMessage {
         text: wanted.message,
@@ -162,5 +162,5 @@ pub(super) async fn send(
     };
     let changed = api.service.change(&token, &caller, &Command::Send(message)).await?;
     let message = changed.message.expect("a message that was sent is there");
-    Ok(Reply::with(StatusCode::CREATED, MessageShape::with_parent(&token, &message)))
+    Ok(OcsResponse::with(StatusCode::CREATED, MessageDto::with_parent(&token, &message)))
 }

@@ -9,17 +9,17 @@
     reason = "utoipa's macro qualifies the types of parameters that stand next to a handler"
 )]
 
-mod asker;
+mod auth;
 mod call;
 mod chat;
-mod cloud;
-mod conditional;
-mod document;
-mod input;
+mod dto;
+mod etag;
 mod ocs;
-mod people;
+mod openapi;
+mod params;
+mod participants;
 mod rooms;
-mod shapes;
+mod server_info;
 mod webinar;
 
 use std::{fmt::Write, sync::Arc, time::Duration};
@@ -43,17 +43,16 @@ use tracing::Instrument;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-pub use self::asker::Proxies;
+pub use self::auth::Proxies;
 use self::{
-    ocs::{Problem, RequestId},
-    shapes::Rights,
+    dto::ViewerCapabilities,
+    ocs::{OcsError, RequestId},
 };
 use super::server::{self, Limits};
 use crate::{
-    accounts::Accounts,
-    domain::{Caller, RoomToken, rules::Command},
-    service::{Service, View},
-    telemetry,
+    auth::Accounts,
+    domain::{Caller, RoomToken, commands::Command},
+    rooms::{Service, View},
 };
 
 /// Longest body of a request, in bytes: a chat message of 32,000 characters, each written with twelve
@@ -67,7 +66,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
 const TALK_HASH: HeaderName = HeaderName::from_static("x-nextcloud-talk-hash");
 
 /// What the API stands in front of.
-pub struct Front {
+pub struct ApiDependencies {
     /// The rooms.
     pub service: Arc<Service>,
     /// Who logs in.
@@ -92,19 +91,19 @@ impl Api {
         token: &RoomToken,
         caller: &Caller,
         command: Command,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), OcsError> {
         self.service.change(token, caller, &command).await?;
         Ok(())
     }
 
     /// The room as the caller sees it now.
-    async fn view(&self, token: &RoomToken, caller: &Caller) -> Result<View, Problem> {
+    async fn view(&self, token: &RoomToken, caller: &Caller) -> Result<View, OcsError> {
         Ok(self.service.view(token, Some(&caller.actor)).await?)
     }
 
-    fn rights(&self, caller: Option<&Caller>) -> Rights {
+    fn rights(&self, caller: Option<&Caller>) -> ViewerCapabilities {
         let may_enable = caller.is_some_and(|caller| caller.may_enable_sip);
-        Rights { sip: self.service.sip().configured && may_enable }
+        ViewerCapabilities { sip: self.service.sip().configured && may_enable }
     }
 }
 
@@ -115,12 +114,12 @@ impl Api {
 /// None after the listener was bound.
 pub async fn serve(
     listener: TcpListener,
-    front: Front,
+    front: ApiDependencies,
     limits: Limits,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Front { service, accounts, proxies } = front;
-    let talk_hash = cloud::talk_hash(service.sip()).into();
+    let ApiDependencies { service, accounts, proxies } = front;
+    let talk_hash = server_info::talk_hash(service.sip()).into();
     let api = Api { service, accounts, proxies: Arc::new(proxies), talk_hash };
     server::serve(listener, router(api), limits, stop).await
 }
@@ -129,10 +128,10 @@ fn router(api: Api) -> Router {
     let (routes, document) = routes_and_document();
     routes
         .with_state(api)
-        .route("/openapi.json", get(document::serve).with_state(Arc::from(document)))
-        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is no such path"))
+        .route("/openapi.json", get(openapi::serve).with_state(Arc::from(document)))
+        .fallback(async || OcsError::new(StatusCode::NOT_FOUND, "there is no such path"))
         .method_not_allowed_fallback(async || {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "there is no such method on this path")
+            OcsError::new(StatusCode::METHOD_NOT_ALLOWED, "there is no such method on this path")
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(CatchPanicLayer::custom(ocs::panicked))
@@ -143,7 +142,7 @@ fn router(api: Api) -> Router {
 
 /// The routes and the document of them, which cannot differ.
 fn routes_and_document() -> (Router<Api>, String) {
-    let (routes, document) = OpenApiRouter::with_openapi(document::beginning())
+    let (routes, document) = OpenApiRouter::with_openapi(openapi::beginning())
         .routes(routes!(rooms::list, rooms::create))
         .routes(routes!(rooms::show, rooms::rename, rooms::delete))
         .routes(routes!(rooms::describe))
@@ -151,21 +150,21 @@ fn routes_and_document() -> (Router<Api>, String) {
         .routes(routes!(rooms::allow_guests, rooms::disallow_guests))
         .routes(routes!(webinar::set_lobby))
         .routes(routes!(webinar::set_sip))
-        .routes(routes!(people::list, people::add))
-        .routes(routes!(people::join, people::leave))
-        .routes(routes!(people::remove_self))
-        .routes(routes!(people::remove))
-        .routes(routes!(people::promote, people::demote))
-        .routes(routes!(people::set_permissions))
-        .routes(routes!(people::name_self))
+        .routes(routes!(participants::list, participants::add))
+        .routes(routes!(participants::join, participants::leave))
+        .routes(routes!(participants::remove_self))
+        .routes(routes!(participants::remove))
+        .routes(routes!(participants::promote, participants::demote))
+        .routes(routes!(participants::set_permissions))
+        .routes(routes!(participants::name_self))
         .routes(routes!(call::peers, call::join, call::update, call::leave))
         .routes(routes!(chat::receive, chat::send))
-        .routes(routes!(cloud::capabilities))
-        .routes(routes!(cloud::capabilities_first_version))
-        .routes(routes!(cloud::user))
-        .routes(routes!(cloud::user_first_version))
+        .routes(routes!(server_info::capabilities))
+        .routes(routes!(server_info::capabilities_first_version))
+        .routes(routes!(server_info::user))
+        .routes(routes!(server_info::user_first_version))
         .split_for_parts();
-    let document = document::complete(&document);
+    let document = openapi::complete(&document);
     (routes, document)
 }
 
@@ -195,7 +194,7 @@ async fn bounded(request: Request, next: Next) -> Response {
     match timeout(REQUEST_TIMEOUT, next.run(request)).await {
         Ok(response) => response,
         Err(_elapsed) => {
-            Problem::new(StatusCode::REQUEST_TIMEOUT, "the request took too long").into_response()
+            OcsError::new(StatusCode::REQUEST_TIMEOUT, "the request took too long").into_response()
         }
     }
 }
@@ -210,7 +209,7 @@ async fn observed(mut request: Request, next: Next) -> Response {
     let mut response = next.run(request).instrument(span.clone()).await;
     let status = response.status();
     metrics::counter!(
-        telemetry::REQUESTS,
+        crate::metrics::REQUESTS,
         "method" => method,
         "status" => status.as_str().to_owned(),
     )

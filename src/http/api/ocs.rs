@@ -1,6 +1,6 @@
 //! The OCS envelope: every answer of the API, in JSON or in XML.
 //!
-//! A handler answers with a [`Reply`] or a [`Problem`]; [`render`] writes it in the form that the
+//! A handler answers with a [`OcsResponse`] or a [`OcsError`]; [`render`] writes it in the form that the
 //! request asks for, as Nextcloud does: JSON for `?format=json` or `Accept: application/json`, else
 //! XML. What went wrong inside is logged under an id, and never sent.
 
@@ -20,9 +20,9 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::{
-    domain::{Session, rules::Refusal},
-    service::{Failure, StoreError},
-    telemetry,
+    domain::{Session, commands::Refusal},
+    logging,
+    rooms::{CommandError, StoreError},
 };
 
 /// Names a request, so that an error can be searched for in the log.
@@ -39,18 +39,18 @@ const CHALLENGE: &str = "Basic realm=\"lobbyd\", charset=\"UTF-8\"";
 const BUSY_RETRY: Duration = Duration::from_secs(2);
 
 /// What a handler returns.
-pub(super) type Answer = Result<Reply, Problem>;
+pub(super) type OcsResult = Result<OcsResponse, OcsError>;
 
 /// An answer before it is written.
 #[derive(Debug, Clone)]
-pub(super) struct Reply {
+pub(super) struct OcsResponse {
     status: StatusCode,
     headers: HeaderMap,
     message: String,
     data: Value,
 }
 
-impl Reply {
+impl OcsResponse {
     /// 200 with this data.
     pub(super) fn ok(data: impl Serialize) -> Self {
         Self::with(StatusCode::OK, data)
@@ -81,7 +81,7 @@ impl Reply {
     }
 }
 
-impl IntoResponse for Reply {
+impl IntoResponse for OcsResponse {
     /// Without a body: [`render`] writes it.
     fn into_response(mut self) -> Response {
         let mut response = self.status.into_response();
@@ -93,7 +93,7 @@ impl IntoResponse for Reply {
 
 /// A refusal or a failure.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub(super) struct OcsError {
     status: StatusCode,
     message: String,
     /// Talk's word for what is wrong, or what the client needs to go on.
@@ -101,7 +101,7 @@ pub(super) struct Problem {
     retry_after: Option<Duration>,
 }
 
-impl Problem {
+impl OcsError {
     /// A status with a sentence that says what is wrong.
     pub(super) fn new(status: StatusCode, message: impl Display) -> Self {
         Self { status, message: format!("{message}"), data: json!([]), retry_after: None }
@@ -130,7 +130,7 @@ impl Problem {
     }
 }
 
-impl From<Refusal> for Problem {
+impl From<Refusal> for OcsError {
     fn from(refusal: Refusal) -> Self {
         let status = match &refusal {
             Refusal::NoRoom | Refusal::NoParticipant | Refusal::NoUser | Refusal::NotJoined => {
@@ -156,22 +156,22 @@ impl From<Refusal> for Problem {
     }
 }
 
-impl From<Failure> for Problem {
-    fn from(failure: Failure) -> Self {
+impl From<CommandError> for OcsError {
+    fn from(failure: CommandError) -> Self {
         match failure {
-            Failure::Refused(refusal) => refusal.into(),
-            Failure::Throttled(wait) => Self::throttled(wait),
-            Failure::Store(error) => error.into(),
+            CommandError::Refused(refusal) => refusal.into(),
+            CommandError::Throttled(wait) => Self::throttled(wait),
+            CommandError::Store(error) => error.into(),
         }
     }
 }
 
-impl From<StoreError> for Problem {
+impl From<StoreError> for OcsError {
     fn from(error: StoreError) -> Self {
-        let cause = telemetry::causes(&error);
+        let cause = logging::causes(&error);
         match error {
             StoreError::Unavailable(_) | StoreError::TimedOut(_) | StoreError::Conflict { .. } => {
-                tracing::warn!(error = cause, "request cannot be answered now");
+                tracing::warn!(error = cause, "database unavailable, request refused");
                 Self {
                     retry_after: Some(BUSY_RETRY),
                     ..Self::new(
@@ -189,7 +189,7 @@ impl From<StoreError> for Problem {
     }
 }
 
-impl IntoResponse for Problem {
+impl IntoResponse for OcsError {
     fn into_response(self) -> Response {
         let mut headers = HeaderMap::new();
         if self.status == StatusCode::UNAUTHORIZED {
@@ -199,7 +199,7 @@ impl IntoResponse for Problem {
             headers.insert(header::RETRY_AFTER, wait.as_secs().saturating_add(1).into());
         }
         let Self { status, message, data, .. } = self;
-        Reply { status, headers, message, data }.into_response()
+        OcsResponse { status, headers, message, data }.into_response()
     }
 }
 
@@ -211,7 +211,7 @@ pub(super) fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
         (None, Some(text)) => text.clone(),
         (None, None) => "a panic without a word".to_owned(),
     };
-    Problem::internal(&cause).into_response()
+    OcsError::internal(&cause).into_response()
 }
 
 /// The envelope, as the document describes it.
@@ -287,7 +287,7 @@ pub(super) async fn render(request: Request, next: Next) -> Response {
     let first_version = request.uri().path().starts_with("/ocs/v1.php");
     let id = request.extensions().get::<RequestId>().cloned();
     let mut response = next.run(request).await;
-    let Some(reply) = response.extensions_mut().remove::<Reply>() else {
+    let Some(reply) = response.extensions_mut().remove::<OcsResponse>() else {
         return response;
     };
     let headers = response.headers_mut();
@@ -296,7 +296,7 @@ pub(super) async fn render(request: Request, next: Next) -> Response {
     if reply.status == StatusCode::NOT_MODIFIED {
         return response;
     }
-    let Reply { status, mut message, data, .. } = reply;
+    let OcsResponse { status, mut message, data, .. } = reply;
     if let Some(RequestId(id)) = id.filter(|_| status.is_server_error()) {
         message = format!("{message} (request {id})");
     }
@@ -428,7 +428,7 @@ mod tests {
 
     #[test]
     fn refusals_have_talks_status() {
-        let status = |refusal: Refusal| Problem::from(refusal).status.as_u16();
+        let status = |refusal: Refusal| OcsError::from(refusal).status.as_u16();
         assert_eq!(status(Refusal::Lobby), 412);
         assert_eq!(status(Refusal::SipNotConfigured), 412);
         assert_eq!(status(Refusal::LoginNeeded), 401);

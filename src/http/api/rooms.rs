@@ -11,19 +11,19 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Api, TALK_HASH,
-    asker::{Asker, LoggedIn},
-    conditional::Conditional,
-    input::{Input, Token, integer, optional_integer, text},
-    ocs::{Answer, Ocs, Problem, Reply},
-    shapes::RoomShape,
+    auth::{AuthenticatedUser, Requester},
+    dto::RoomDto,
+    etag::Conditional,
+    ocs::{Ocs, OcsError, OcsResponse, OcsResult},
+    params::{Input, Token, integer, optional_integer, text},
 };
 use crate::{
-    accounts::MAX_PASSWORD,
+    auth::MAX_PASSWORD_BYTES,
     domain::{
         Room,
-        rules::{Command, Wish},
+        commands::{Command, CreateRoom},
     },
-    service::View,
+    rooms::View,
 };
 
 /// From before the look at the database; the next list may be asked for since then.
@@ -55,7 +55,7 @@ pub(super) struct ListRooms {
         ("Prefer" = Option<String>, Header, description = "wait=N", example = "wait=1"),
     ),
     responses(
-        (status = 200, description = "The rooms", body = inline(Ocs<Vec<RoomShape>>), headers(
+        (status = 200, description = "The rooms", body = inline(Ocs<Vec<RoomDto>>), headers(
             ("ETag" = String, description = "Stands for what the rooms look like"),
             ("Preference-Applied" = String, description = "How long the request may be held"),
             ("X-Nextcloud-Talk-Hash" = String, description = "Stands for the capabilities"),
@@ -68,10 +68,10 @@ pub(super) struct ListRooms {
 )]
 pub(super) async fn list(
     State(api): State<Api>,
-    LoggedIn(caller): LoggedIn,
+    AuthenticatedUser(caller): AuthenticatedUser,
     conditional: Conditional,
     Input(wanted): Input<ListRooms>,
-) -> Answer {
+) -> OcsResult {
     let since = wanted.modified_since.unwrap_or_default();
     let before = api.service.now() - OVERLAP;
     let rights = api.rights(Some(&caller));
@@ -84,7 +84,7 @@ pub(super) async fn list(
         .await?;
     let views = modified(&views, since);
     let reply = conditional.answer(&tag(&views), || {
-        Reply::ok(views.iter().map(|view| RoomShape::of(view, rights)).collect::<Vec<_>>())
+        OcsResponse::ok(views.iter().map(|view| RoomDto::of(view, rights)).collect::<Vec<_>>())
     });
     Ok(reply.header(TALK_HASH, &api.talk_hash).header(MODIFIED_BEFORE, before.timestamp()))
 }
@@ -113,7 +113,7 @@ fn modified(views: &[View], since: i64) -> Vec<View> {
         ("Prefer" = Option<String>, Header, description = "wait=N", example = "wait=1"),
     ),
     responses(
-        (status = 200, description = "The room", body = inline(Ocs<RoomShape>), headers(
+        (status = 200, description = "The room", body = inline(Ocs<RoomDto>), headers(
             ("ETag" = String, description = "Stands for what the room looks like"),
             ("Preference-Applied" = String, description = "How long the request may be held"),
             ("X-Nextcloud-Talk-Hash" = String, description = "Stands for the capabilities"),
@@ -126,23 +126,24 @@ fn modified(views: &[View], since: i64) -> Vec<View> {
 )]
 pub(super) async fn show(
     State(api): State<Api>,
-    asker: Asker,
+    requester: Requester,
     conditional: Conditional,
     Token(token): Token,
-) -> Answer {
-    let rights = api.rights(asker.caller.as_ref());
+) -> OcsResult {
+    let rights = api.rights(requester.caller.as_ref());
     let tag = |view: &View| conditional.tag(std::slice::from_ref(view), rights);
     let differs = |view: &View| !conditional.knows(&tag(view));
     let deadline = conditional.deadline();
-    let view = api.service.view_when(&token, asker.actor(), deadline, differs).await?;
-    let reply = conditional
-        .answer(&tag(&view), || Reply::ok(RoomShape::of(&view, api.rights(asker.caller.as_ref()))));
+    let view = api.service.view_when(&token, requester.actor(), deadline, differs).await?;
+    let reply = conditional.answer(&tag(&view), || {
+        OcsResponse::ok(RoomDto::of(&view, api.rights(requester.caller.as_ref())))
+    });
     Ok(reply.header(TALK_HASH, &api.talk_hash))
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct CreateRoom {
+pub(super) struct CreateRoomRequest {
     /// 1 one-to-one, 2 group, 3 public.
     #[serde(deserialize_with = "integer")]
     #[schema(minimum = 1, maximum = 3, example = 2)]
@@ -183,28 +184,28 @@ pub(super) struct CreateRoom {
 /// There is one room of each two users: if it is there already, it is the answer, with status 200.
 #[utoipa::path(
     post, path = "/ocs/v2.php/apps/spreed/api/v4/room", tag = "rooms", operation_id = "createRoom",
-    request_body = CreateRoom,
+    request_body = CreateRoomRequest,
     responses(
-        (status = 200, description = "The room of two that is there", body = inline(Ocs<RoomShape>)),
-        (status = 201, description = "The new room", body = inline(Ocs<RoomShape>)),
+        (status = 200, description = "The room of two that is there", body = inline(Ocs<RoomDto>)),
+        (status = 201, description = "The new room", body = inline(Ocs<RoomDto>)),
         (status = 400, description = "Type, name, object, password or lobby cannot be used"),
         (status = 404, description = "No such user to invite"),
     )
 )]
 pub(super) async fn create(
     State(api): State<Api>,
-    LoggedIn(caller): LoggedIn,
-    Input(wanted): Input<CreateRoom>,
-) -> Answer {
+    AuthenticatedUser(caller): AuthenticatedUser,
+    Input(wanted): Input<CreateRoomRequest>,
+) -> OcsResult {
     let (token, made) = if wanted.room_type == Room::ONE_TO_ONE {
-        api.service.room_of_two(&caller, &wanted.invite).await?
+        api.service.one_to_one(&caller, &wanted.invite).await?
     } else {
         if !wanted.invite.is_empty() {
-            return Err(Problem::invalid("invite", "add participants after the room is made"));
+            return Err(OcsError::invalid("invite", "add participants after the room is made"));
         }
         let password = Some(wanted.password.as_str()).filter(|password| !password.is_empty());
         check_password(&wanted.password)?;
-        let wish = Wish {
+        let wish = CreateRoom {
             room_type: wanted.room_type,
             has_password: password.is_some(),
             lobby_state: wanted.lobby_state.unwrap_or_default(),
@@ -218,13 +219,13 @@ pub(super) async fn create(
     };
     let view = api.view(&token, &caller).await?;
     let status = if made { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(Reply::with(status, RoomShape::of(&view, api.rights(Some(&caller)))))
+    Ok(OcsResponse::with(status, RoomDto::of(&view, api.rights(Some(&caller)))))
 }
 
 /// Refuses what is hardly meant as a password.
-pub(super) fn check_password(password: &str) -> Result<(), Problem> {
-    if password.len() > MAX_PASSWORD {
-        return Err(Problem::invalid("password", "a password has at most 4096 bytes"));
+pub(super) fn check_password(password: &str) -> Result<(), OcsError> {
+    if password.len() > MAX_PASSWORD_BYTES {
+        return Err(OcsError::invalid("password", "a password has at most 4096 bytes"));
     }
     Ok(())
 }
@@ -252,12 +253,12 @@ pub(super) struct Rename {
 )]
 pub(super) async fn rename(
     State(api): State<Api>,
-    asker: Asker,
+    requester: Requester,
     Token(token): Token,
     Input(wanted): Input<Rename>,
-) -> Answer {
-    api.command(&token, &asker.participant()?, Command::Rename(wanted.room_name)).await?;
-    Ok(Reply::done())
+) -> OcsResult {
+    api.command(&token, &requester.participant()?, Command::Rename(wanted.room_name)).await?;
+    Ok(OcsResponse::done())
 }
 
 /// Delete a room, with all that was said in it
@@ -271,9 +272,13 @@ pub(super) async fn rename(
         (status = 404, description = "No such room for this participant"),
     )
 )]
-pub(super) async fn delete(State(api): State<Api>, asker: Asker, Token(token): Token) -> Answer {
-    api.command(&token, &asker.participant()?, Command::Delete).await?;
-    Ok(Reply::done())
+pub(super) async fn delete(
+    State(api): State<Api>,
+    requester: Requester,
+    Token(token): Token,
+) -> OcsResult {
+    api.command(&token, &requester.participant()?, Command::Delete).await?;
+    Ok(OcsResponse::done())
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -298,12 +303,12 @@ pub(super) struct Describe {
 )]
 pub(super) async fn describe(
     State(api): State<Api>,
-    asker: Asker,
+    requester: Requester,
     Token(token): Token,
     Input(wanted): Input<Describe>,
-) -> Answer {
-    api.command(&token, &asker.participant()?, Command::Describe(wanted.description)).await?;
-    Ok(Reply::done())
+) -> OcsResult {
+    api.command(&token, &requester.participant()?, Command::Describe(wanted.description)).await?;
+    Ok(OcsResponse::done())
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -328,13 +333,13 @@ pub(super) struct SetPassword {
 )]
 pub(super) async fn set_password(
     State(api): State<Api>,
-    asker: Asker,
+    requester: Requester,
     Token(token): Token,
     Input(wanted): Input<SetPassword>,
-) -> Answer {
+) -> OcsResult {
     check_password(&wanted.password)?;
-    api.service.set_password(&token, &asker.participant()?, &wanted.password).await?;
-    Ok(Reply::done())
+    api.service.set_password(&token, &requester.participant()?, &wanted.password).await?;
+    Ok(OcsResponse::done())
 }
 
 /// Let anybody in who has the link
@@ -350,11 +355,11 @@ pub(super) async fn set_password(
 )]
 pub(super) async fn allow_guests(
     State(api): State<Api>,
-    asker: Asker,
+    requester: Requester,
     Token(token): Token,
-) -> Answer {
-    api.command(&token, &asker.participant()?, Command::SetPublic(true)).await?;
-    Ok(Reply::done())
+) -> OcsResult {
+    api.command(&token, &requester.participant()?, Command::SetPublic(true)).await?;
+    Ok(OcsResponse::done())
 }
 
 /// Let only those in who were added; who came by the link has to go
@@ -370,9 +375,9 @@ pub(super) async fn allow_guests(
 )]
 pub(super) async fn disallow_guests(
     State(api): State<Api>,
-    asker: Asker,
+    requester: Requester,
     Token(token): Token,
-) -> Answer {
-    api.command(&token, &asker.participant()?, Command::SetPublic(false)).await?;
-    Ok(Reply::done())
+) -> OcsResult {
+    api.command(&token, &requester.participant()?, Command::SetPublic(false)).await?;
+    Ok(OcsResponse::done())
 }

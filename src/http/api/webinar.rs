@@ -6,12 +6,12 @@ use utoipa::ToSchema;
 
 use super::{
     Api,
-    asker::LoggedIn,
-    input::{Input, Token, integer, optional_integer},
-    ocs::{Answer, Ocs, Reply},
-    shapes::RoomShape,
+    auth::AuthenticatedUser,
+    dto::RoomDto,
+    ocs::{Ocs, OcsResponse, OcsResult},
+    params::{Input, Token, integer, optional_integer},
 };
-use crate::domain::{Caller, RoomToken, rules::Command};
+use crate::domain::{Caller, RoomToken, commands::Command};
 
 #[derive(Deserialize, ToSchema)]
 pub(super) struct SetLobby {
@@ -33,7 +33,7 @@ pub(super) struct SetLobby {
     operation_id = "setLobby", params(("token" = String, Path, description = "The room")),
     request_body = SetLobby,
     responses(
-        (status = 200, description = "The room", body = inline(Ocs<RoomShape>)),
+        (status = 200, description = "The room", body = inline(Ocs<RoomDto>)),
         (status = 400, description = "The room cannot have a lobby, or state or timer mean nothing"),
         (status = 403, description = "Not a moderator"),
         (status = 404, description = "No such room for this participant"),
@@ -41,10 +41,10 @@ pub(super) struct SetLobby {
 )]
 pub(super) async fn set_lobby(
     State(api): State<Api>,
-    LoggedIn(caller): LoggedIn,
+    AuthenticatedUser(caller): AuthenticatedUser,
     Token(token): Token,
     Input(wanted): Input<SetLobby>,
-) -> Answer {
+) -> OcsResult {
     let command = Command::SetLobby { state: wanted.state, timer: wanted.timer };
     api.command(&token, &caller, command).await?;
     room(&api, &token, &caller).await
@@ -64,7 +64,7 @@ pub(super) struct SetSip {
     operation_id = "setSip", params(("token" = String, Path, description = "The room")),
     request_body = SetSip,
     responses(
-        (status = 200, description = "The room", body = inline(Ocs<RoomShape>)),
+        (status = 200, description = "The room", body = inline(Ocs<RoomDto>)),
         (status = 400, description = "The state means nothing or is the same, or the room cannot have a dial-in"),
         (status = 403, description = "Not a moderator"),
         (status = 404, description = "No such room for this participant"),
@@ -73,16 +73,16 @@ pub(super) struct SetSip {
 )]
 pub(super) async fn set_sip(
     State(api): State<Api>,
-    LoggedIn(caller): LoggedIn,
+    AuthenticatedUser(caller): AuthenticatedUser,
     Token(token): Token,
     Input(wanted): Input<SetSip>,
-) -> Answer {
+) -> OcsResult {
     let configured = api.service.sip().configured;
     api.command(&token, &caller, Command::SetSip { state: wanted.state, configured }).await?;
     room(&api, &token, &caller).await
 }
 
-async fn room(api: &Api, token: &RoomToken, caller: &Caller) -> Answer {
+async fn room(api: &Api, token: &RoomToken, caller: &Caller) -> OcsResult {
     let view = api.view(token, caller).await?;
-    Ok(Reply::ok(RoomShape::of(&view, api.rights(Some(caller)))))
+    Ok(OcsResponse::ok(RoomDto::of(&view, api.rights(Some(caller)))))
 }

@@ -8,7 +8,7 @@ use sqlx::{ColumnIndex, Decode, Encode, Executor, IntoArguments, Type, migrate::
 
 pub(super) use self::write::Author;
 use super::{
-    Changed, ChatMessage, Mark, Result, Rooms, StoreError, Summary,
+    Changed, ChatMessage, Result, RoomOverview, RoomVersion, Rooms, StoreError,
     dialect::Dialect,
     engine::SqlStore,
     rows::{self, AttendeeRow, json},
@@ -18,7 +18,10 @@ use super::{
 use crate::domain::{
     Actor, Attendee, AttendeeId, Caller, Message, MessageQuery, Room, RoomId, RoomToken,
     RoomUpdated, Version,
-    rules::{Census, Command, Look, NewRoom, Refusal, Scene, Target, beginnings, may_look, rule},
+    commands::{
+        Command, CommandContext, NewRoom, OtherCounts, Refusal, Resource, Target, can_read,
+        initial_changes, rule,
+    },
 };
 
 /// Words of one answer, in bytes, after which it ends: the next one goes on from there.
@@ -70,7 +73,7 @@ where
         let author = Author::of(caller, None);
         let mut updates = Vec::new();
         let mut room = empty;
-        for effects in beginnings(&room, caller, new, now) {
+        for effects in initial_changes(&room, caller, new, now) {
             updates.extend(session.write(&room, &effects, &author, now).await?.update);
             room = effects.room;
         }
@@ -96,7 +99,7 @@ where
         Ok(changed)
     }
 
-    async fn summary(&self, token: &RoomToken) -> Result<Option<Summary>> {
+    async fn summary(&self, token: &RoomToken) -> Result<Option<RoomOverview>> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         let Some(room) = session.room(token).await? else {
             session.finish();
@@ -117,7 +120,7 @@ where
             pair.push((user, name));
         }
         session.finish();
-        Ok(Some(Summary { room, last_message, moderators, pair }))
+        Ok(Some(RoomOverview { room, last_message, moderators, pair }))
     }
 
     async fn attendee(&self, room: RoomId, actor: &Actor) -> Result<Option<Attendee>> {
@@ -134,13 +137,13 @@ where
         Ok(tokens)
     }
 
-    async fn marks(&self, tokens: &[RoomToken]) -> Result<Vec<Mark>> {
+    async fn room_versions(&self, tokens: &[RoomToken]) -> Result<Vec<RoomVersion>> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         let tokens: Vec<&str> = tokens.iter().map(RoomToken::as_str).collect();
-        let look = sqlx::query(D::STATEMENTS.marks).bind(json(&tokens));
-        let marks = session.fetch_all(look).await?;
+        let look = sqlx::query(D::STATEMENTS.room_versions).bind(json(&tokens));
+        let room_versions = session.fetch_all(look).await?;
         session.finish();
-        marks.into_iter().map(rows::mark).collect()
+        room_versions.into_iter().map(rows::mark).collect()
     }
 
     async fn read_since(&self, since: i64) -> Result<Vec<(RoomId, Actor)>> {
@@ -184,7 +187,7 @@ where
         &self,
         token: &RoomToken,
         actor: &Actor,
-        look: Look,
+        look: Resource,
     ) -> Result<std::result::Result<Vec<Attendee>, Refusal>> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         let (room, _me) = match session.admitted(token, actor, look).await? {
@@ -208,7 +211,7 @@ where
         now: DateTime<Utc>,
     ) -> Result<std::result::Result<Vec<ChatMessage>, Refusal>> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
-        let (room, me) = match session.admitted(token, actor, Look::Chat).await? {
+        let (room, me) = match session.admitted(token, actor, Resource::Chat).await? {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 session.finish();
@@ -253,12 +256,18 @@ where
             Some(target) => self.attendee(room.id, target).await?,
             None => None,
         };
-        let census = match &me {
-            Some(me) if command.needs_census() => self.census(room.id, me.id).await?,
-            Some(_) | None => Census::default(),
+        let others = match &me {
+            Some(me) if command.needs_other_counts() => self.others(room.id, me.id).await?,
+            Some(_) | None => OtherCounts::default(),
         };
-        let scene =
-            Scene { room: &room, caller, me: me.as_ref(), target: target.as_ref(), census, now };
+        let scene = CommandContext {
+            room: &room,
+            caller,
+            me: me.as_ref(),
+            target: target.as_ref(),
+            others,
+            now,
+        };
         let effects = match rule(&scene, command) {
             Ok(effects) => effects,
             Err(refusal) => return Ok(Err(refusal)),
@@ -313,10 +322,10 @@ where
         self.fetch_optional(read).await?.map(rows::attendee).transpose()
     }
 
-    async fn census(&mut self, room: RoomId, except: AttendeeId) -> Result<Census> {
-        let count = sqlx::query(D::shared().census).bind(room.0).bind(except.0);
+    async fn others(&mut self, room: RoomId, except: AttendeeId) -> Result<OtherCounts> {
+        let count = sqlx::query(D::shared().others).bind(room.0).bind(except.0);
         let (moderators, users, in_call) = self.fetch_one(count).await?;
-        Ok(Census { moderators, users, in_call })
+        Ok(OtherCounts { moderators, users, in_call })
     }
 
     /// The room and the actor's part in it, for who may look.
@@ -324,13 +333,13 @@ where
         &mut self,
         token: &RoomToken,
         actor: &Actor,
-        look: Look,
+        look: Resource,
     ) -> Result<std::result::Result<(Room, Attendee), Refusal>> {
         let Some(room) = self.room(token).await? else {
             return Ok(Err(Refusal::NoRoom));
         };
         let me = self.attendee(room.id, Target::Actor(actor)).await?;
-        Ok(match (may_look(&room, me.as_ref(), look), me) {
+        Ok(match (can_read(&room, me.as_ref(), look), me) {
             (Err(refusal), _) => Err(refusal),
             (Ok(()), Some(me)) => Ok((room, me)),
             (Ok(()), None) => Err(Refusal::NoRoom),

@@ -7,9 +7,10 @@ use sqlx::{ColumnIndex, Decode, Encode, Executor, IntoArguments, Type};
 
 use crate::{
     domain::{
-        Actor, Attendee, AttendeeId, Call, Caller, Content, EventId, LOBBY_CHANGED, LobbyData,
-        Message, NewMessage, Outgoing, ROOM_UPDATED, Room, RoomId, RoomUpdated,
-        rules::{AttendeeChange, Bulk, Effects, Notice},
+        Actor, Attendee, AttendeeId, Call, Caller, Content, EventId, LOBBY_CHANGED,
+        LobbyChangedPayload, Message, NewMessage, OutboxEvent, ROOM_UPDATED, Room, RoomId,
+        RoomUpdated,
+        commands::{Announcement, AttendeeChange, Bulk, Changes},
     },
     store::{
         Result,
@@ -67,7 +68,7 @@ where
     pub(super) async fn write(
         &mut self,
         before: &Room,
-        effects: &Effects,
+        effects: &Changes,
         author: &Author,
         now: DateTime<Utc>,
     ) -> Result<Written> {
@@ -80,7 +81,7 @@ where
         let update = RoomUpdated::of(room, notice.reason, about);
         let mut events = vec![event(ROOM_UPDATED, room, json(&update), now)];
         if effects.lobby_set {
-            let data = LobbyData::of(&room.token, room.lobby, Some(room.version));
+            let data = LobbyChangedPayload::of(&room.token, room.lobby, Some(room.version));
             events.push(event(LOBBY_CHANGED, room, json(&data), now));
         }
         self.insert_outbox(&events, now).await?;
@@ -91,7 +92,7 @@ where
     pub(in crate::store) async fn write_rows(
         &mut self,
         before: &Room,
-        effects: &Effects,
+        effects: &Changes,
         author: &Author,
         now: DateTime<Utc>,
     ) -> Result<Option<Message>> {
@@ -104,7 +105,7 @@ where
         match &effects.person {
             Some(AttendeeChange::New(attendee)) => self.insert_attendee(room.id, attendee).await?,
             Some(AttendeeChange::Changed(attendee)) => self.update_attendee(attendee).await?,
-            Some(AttendeeChange::Gone(attendee)) => {
+            Some(AttendeeChange::Removed(attendee)) => {
                 let delete = sqlx::query(D::shared().delete_attendee).bind(attendee.id.0);
                 matched(self.execute(delete).await?, 1, "lobbyd_attendees")?;
             }
@@ -126,7 +127,7 @@ where
     /// Writes events that may be claimed from `available_at` on.
     pub(in crate::store) async fn insert_outbox(
         &mut self,
-        events: &[Outgoing],
+        events: &[OutboxEvent],
         available_at: DateTime<Utc>,
     ) -> Result<()> {
         let available_at = available_at.timestamp_millis();
@@ -171,9 +172,9 @@ where
         let sql = match bulk {
             Bulk::AssignPins => return self.assign_pins(room).await,
             Bulk::DropPins => D::shared().drop_pins,
-            Bulk::WaitingLeaveCall => D::shared().waiting_leave_call,
-            Bulk::EverybodyLeavesCall => D::shared().everybody_leaves_call,
-            Bulk::UninvitedGo => D::shared().uninvited_go,
+            Bulk::RemoveWaitingFromCall => D::shared().waiting_leave_call,
+            Bulk::RemoveAllFromCall => D::shared().everybody_leaves_call,
+            Bulk::RemoveUninvited => D::shared().uninvited_go,
         };
         self.execute(sqlx::query(sql).bind(room.0)).await.map(drop)
     }
@@ -292,7 +293,7 @@ where
     async fn tell_chat(
         &mut self,
         room: RoomId,
-        notice: &Notice,
+        notice: &Announcement,
         author: &Author,
         now: DateTime<Utc>,
     ) -> Result<()> {
@@ -334,8 +335,8 @@ where
     }
 }
 
-fn event(event_type: &str, room: &Room, data: String, now: DateTime<Utc>) -> Outgoing {
-    Outgoing {
+fn event(event_type: &str, room: &Room, data: String, now: DateTime<Utc>) -> OutboxEvent {
+    OutboxEvent {
         id: EventId::new(),
         event_type: event_type.to_owned(),
         token: room.token.clone(),

@@ -3,9 +3,9 @@
 use std::{collections::BTreeSet, fs};
 
 use lobbyd::{
+    bus::cloudevents::{self, CLOUDEVENTS_JSON},
     config::Config,
     domain::{LOBBY_CHANGED, Reason, RoomUpdated},
-    events::wire::{self, CLOUDEVENTS_JSON},
 };
 use serde_json::{Value, json};
 
@@ -191,7 +191,7 @@ async fn a_worker_applies_every_example() {
     let worker = site.worker().await;
     for (payload, content_type) in lobby_changes(&document) {
         let body = payload.to_string().into_bytes();
-        let change = wire::parse_lobby_changed(&body, Some(content_type)).unwrap();
+        let change = cloudevents::parse_lobby_changed(&body, Some(content_type)).unwrap();
         let (token, state) = (change.token.as_str(), change.lobby.state.number());
         site.database
             .execute(&format!(

@@ -134,10 +134,10 @@ fn what_the_runbook_quotes_exists() {
         .skip(1)
         .map(|section| section.split_once("]\n").unwrap())
         .collect();
-    let sources: String = ["timers", "intake", "relay"]
-        .map(|name| text(&format!("src/worker/{name}.rs")))
+    let sources: String = ["timers", "lobby_consumer", "outbox_relay"]
+        .map(|name| text(&format!("src/tasks/{name}.rs")))
         .into_iter()
-        .chain(["src/accounts/mod.rs", "src/app/reload.rs"].map(text))
+        .chain(["src/auth/mod.rs", "src/app/reload.rs"].map(text))
         .collect();
     let mut found = (0, 0);
     for quote in quoted(&runbook) {

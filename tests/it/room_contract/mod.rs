@@ -1,6 +1,6 @@
 //! What the API's side of the store promises, on each database.
 
-mod people;
+mod participants;
 mod rooms;
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use lobbyd::{
     domain::{
         Actor, Caller, Content, Lobby, MessageQuery, NewMessage, RoomToken,
-        rules::{Command, NewRoom, Refusal},
+        commands::{Command, NewRoom, Refusal},
     },
     store::{Changed, Database as Stored},
 };

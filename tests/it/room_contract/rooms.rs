@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use lobbyd::{
     domain::{
-        Actor, AttendeeId, Content, Lobby, LobbyChanged, LobbyState, ParticipantType, Reason,
+        Actor, AttendeeId, Content, Lobby, LobbyChange, LobbyState, ParticipantType, Reason,
         Version,
-        rules::{Command, NewRoom, Refusal},
+        commands::{Command, NewRoom, Refusal},
     },
-    store::Held,
+    store::LockPolicy,
 };
 
 use super::{HISTORY, Subject, add, at, caller, closed_until, join, new, say, token};
@@ -120,7 +120,7 @@ async fn a_setting_of_the_api_and_one_by_event_compete_by_version(subject: Subje
     for _ in 0..20 {
         subject.change("a", "alice", say("hello", None)).await;
     }
-    let by_event = |milliseconds: i64, timer: i64| LobbyChanged {
+    let by_event = |milliseconds: i64, timer: i64| LobbyChange {
         token: token("a"),
         lobby: Lobby { state: LobbyState::NonModerators, timer: Some(at(timer)) },
         version: Version::parse(at(1).timestamp_millis() + milliseconds),
@@ -133,27 +133,41 @@ async fn a_setting_of_the_api_and_one_by_event_compete_by_version(subject: Subje
     let lobby = subject.store.summary(&token("a")).await.unwrap().unwrap().room.lobby;
     assert_eq!(lobby.timer, Some(at(70)), "a newer one wins");
     assert!(
-        subject.store.fire_due(at(65), 10, Held::PassOver, None).await.unwrap().events.is_empty()
+        subject
+            .store
+            .fire_due(at(65), 10, LockPolicy::SkipLocked, None)
+            .await
+            .unwrap()
+            .events
+            .is_empty()
     );
 }
 
 async fn a_reset_is_told_in_the_chat_at_its_instant(subject: Subject) {
     subject.room("a").await;
     subject.change("a", "alice", closed_until(50)).await;
-    let fired = subject.store.fire_due(at(51), 10, Held::PassOver, None).await.unwrap();
+    let fired = subject.store.fire_due(at(51), 10, LockPolicy::SkipLocked, None).await.unwrap();
     assert_eq!(fired.events.len(), 1);
     let last = subject.store.summary(&token("a")).await.unwrap().unwrap().last_message;
     let last = last.unwrap();
     assert_eq!((last.actor.clone(), last.created_at), (Actor::system(), at(51).timestamp()));
     let content = Content::System { reason: Reason::LobbyTimerReached, about: None };
     assert_eq!(last.content, content);
-    // A row that is only tidied says nothing.
+    // A row that is only cleared_timers says nothing.
     let tidy = format!(
         "UPDATE lobbyd_rooms SET lobby_state = 0, lobby_timer = {}",
         subject.database.instant(at(60).timestamp())
     );
     subject.database.execute(&tidy).await;
-    assert_eq!(subject.store.fire_due(at(61), 10, Held::PassOver, None).await.unwrap().tidied, 1);
+    assert_eq!(
+        subject
+            .store
+            .fire_due(at(61), 10, LockPolicy::SkipLocked, None)
+            .await
+            .unwrap()
+            .cleared_timers,
+        1
+    );
     let now = subject.store.summary(&token("a")).await.unwrap().unwrap().last_message;
     assert_eq!(now, Some(last));
 }
@@ -166,7 +180,7 @@ async fn an_event_is_told_in_the_chat_and_empties_the_call(subject: Subject) {
         subject.change("a", user, Command::JoinCall(3)).await;
     }
     let told = subject.database.number("SELECT count(*) FROM lobbyd_outbox").await;
-    let change = |version: i64, state, timer| LobbyChanged {
+    let change = |version: i64, state, timer| LobbyChange {
         token: token("a"),
         lobby: Lobby { state, timer },
         version: Version::parse(at(version).timestamp_millis()),
@@ -192,15 +206,15 @@ async fn marks_tell_which_rooms_changed(subject: Subject) {
     subject.room("a").await;
     subject.room("A").await;
     let tokens = [token("a"), token("A"), token("nowhere")];
-    let mut marks = subject.store.marks(&tokens).await.unwrap();
-    marks.sort_by(|one, other| one.token.cmp(&other.token));
-    let names: Vec<&str> = marks.iter().map(|mark| mark.token.as_str()).collect();
+    let mut room_versions = subject.store.room_versions(&tokens).await.unwrap();
+    room_versions.sort_by(|one, other| one.token.cmp(&other.token));
+    let names: Vec<&str> = room_versions.iter().map(|mark| mark.token.as_str()).collect();
     assert_eq!(names, ["A", "a"]);
     subject.change("a", "alice", closed_until(50)).await;
-    let mark = subject.store.marks(&[token("a")]).await.unwrap().remove(0);
+    let mark = subject.store.room_versions(&[token("a")]).await.unwrap().remove(0);
     assert_eq!(mark.lobby.timer, Some(at(50)));
-    assert!(mark.version > marks[1].version);
-    assert_eq!(subject.store.marks(&[]).await.unwrap(), []);
+    assert!(mark.version > room_versions[1].version);
+    assert_eq!(subject.store.room_versions(&[]).await.unwrap(), []);
 }
 
 async fn a_deleted_room_leaves_nothing_behind(subject: Subject) {
@@ -227,7 +241,7 @@ async fn changes_at_once_are_serialised(subject: Subject) {
                 1 => Command::SetLobby { state: 0, timer: None },
                 2 => say(&number.to_string(), None),
                 _reset => {
-                    store.fire_due(at(3), 10, Held::PassOver, None).await.unwrap();
+                    store.fire_due(at(3), 10, LockPolicy::SkipLocked, None).await.unwrap();
                     return None;
                 }
             };
@@ -262,7 +276,7 @@ async fn a_busy_room_opens_all_the_same(subject: Subject) {
         });
     }
     tokio::task::yield_now().await;
-    let fired = subject.store.fire_due(at(4), 10, Held::Await, None).await.unwrap();
+    let fired = subject.store.fire_due(at(4), 10, LockPolicy::Wait, None).await.unwrap();
     assert_eq!(fired.events.len(), 1);
     crowd.join_all().await;
     let room = subject.store.summary(&token("a")).await.unwrap().unwrap().room;

@@ -1,0 +1,49 @@
+//! The listening connection: every process of the API hears every room update.
+
+use async_trait::async_trait;
+use lapin::{
+    Channel, Connection, Consumer,
+    options::BasicConsumeOptions,
+    types::{FieldTable, ShortString},
+    uri::AMQPUri,
+};
+use tokio::sync::watch;
+
+use super::{Broker, answered, next_delivery, topology};
+use crate::bus::{Listener, Result};
+
+/// A consumer of a queue of its own, on a connection of its own: a process that only listens is
+/// never blocked, and one that publishes is not held up by what it hears.
+pub(super) struct AmqpListener {
+    /// Updates come as long as these live.
+    _connection: Connection,
+    _channel: Channel,
+    consumer: Consumer,
+    uri: watch::Receiver<AMQPUri>,
+}
+
+impl AmqpListener {
+    pub(super) async fn start(target: &Broker) -> Result<Self> {
+        let uri = target.uri.subscribe();
+        let connection = target.connect("listener").await?;
+        let channel = answered("open a channel", connection.create_channel()).await?;
+        let queue = topology::declare_listener(&channel, &target.options).await?;
+        // What is missed is read from the database, so nothing has to be acknowledged.
+        let unacknowledged = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+        let consuming = channel.basic_consume(
+            queue.as_str().into(),
+            ShortString::default(),
+            unacknowledged,
+            FieldTable::default(),
+        );
+        let consumer = answered("start to listen", consuming).await?;
+        Ok(Self { _connection: connection, _channel: channel, consumer, uri })
+    }
+}
+
+#[async_trait]
+impl Listener for AmqpListener {
+    async fn next(&mut self) -> Result<Vec<u8>> {
+        next_delivery(&mut self.consumer, &mut self.uri).await.map(|delivery| delivery.data)
+    }
+}

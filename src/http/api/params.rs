@@ -1,0 +1,231 @@
+//! Parameters of a request, from wherever a client of Nextcloud may put them: the query, a form, or
+//! a JSON object, which wins.
+//!
+//! Forms and queries know texts only, and some clients write numbers as texts in JSON as well, so
+//! the types here read both. What cannot be meant is refused with a sentence that names it.
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Path, Request},
+    http::{HeaderMap, StatusCode, header, request::Parts},
+};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error},
+};
+use serde_json::{Map, Value};
+
+use super::ocs::OcsError;
+use crate::domain::{RoomToken, commands::Refusal};
+
+/// The parameters of a request, as `T`.
+pub(super) struct Input<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
+    type Rejection = OcsError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, OcsError> {
+        let mut values = Map::new();
+        add_pairs(&mut values, request.uri().query().unwrap_or_default().as_bytes());
+        let headers = request.headers().clone();
+        let body = Bytes::from_request(request, state).await.map_err(|rejection| {
+            OcsError::new(rejection.status(), "the body could not be read, or is too large")
+        })?;
+        if !body.trim_ascii().is_empty() {
+            add_body(&mut values, &headers, &body)?;
+        }
+        let read = serde_json::from_value(Value::Object(values));
+        read.map(Self).map_err(|error| OcsError::invalid("parameters", error))
+    }
+}
+
+fn add_body(
+    values: &mut Map<String, Value>,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<(), OcsError> {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    match media_type.to_ascii_lowercase().as_str() {
+        "application/x-www-form-urlencoded" => add_pairs(values, body),
+        "application/json" => match serde_json::from_slice(body) {
+            Ok(Value::Object(members)) => values.extend(members),
+            Ok(_) => return Err(OcsError::invalid("body", "the JSON body is not an object")),
+            Err(error) => {
+                return Err(OcsError::invalid("body", format!("the body is not JSON: {error}")));
+            }
+        },
+        _other => {
+            let message = "send application/json or application/x-www-form-urlencoded";
+            return Err(OcsError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+        }
+    }
+    Ok(())
+}
+
+fn add_pairs(values: &mut Map<String, Value>, pairs: &[u8]) {
+    for (key, value) in form_urlencoded::parse(pairs) {
+        values.insert(key.into_owned(), Value::String(value.into_owned()));
+    }
+}
+
+/// The token in the path. One that cannot be a token is that of no room.
+pub(super) struct Token(pub(super) RoomToken);
+
+impl<S: Send + Sync> FromRequestParts<S> for Token {
+    type Rejection = OcsError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, OcsError> {
+        let Path(path) = Path::<TokenPath>::from_request_parts(parts, state)
+            .await
+            .map_err(|_unreadable| OcsError::from(Refusal::NoRoom))?;
+        match RoomToken::parse(&path.token) {
+            Ok(token) => Ok(Self(token)),
+            Err(_invalid) => Err(Refusal::NoRoom.into()),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct TokenPath {
+    token: String,
+}
+
+/// Reads a whole number, also one that is written as a text.
+pub(super) fn integer<'de, D: Deserializer<'de>>(value: D) -> Result<i64, D::Error> {
+    whole(&Value::deserialize(value)?)?
+        .ok_or_else(|| Error::custom("expected a whole number, found nothing"))
+}
+
+/// The same; null and the empty text are none.
+pub(super) fn optional_integer<'de, D: Deserializer<'de>>(
+    value: D,
+) -> Result<Option<i64>, D::Error> {
+    whole(&Value::deserialize(value)?)
+}
+
+fn whole<E: Error>(value: &Value) -> Result<Option<i64>, E> {
+    let number = match value {
+        Value::Null => return Ok(None),
+        Value::String(text) if text.is_empty() => return Ok(None),
+        Value::String(text) => text.parse().ok(),
+        Value::Number(number) => number.as_i64().or_else(|| without_fraction(number.as_f64()?)),
+        Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    };
+    number.map(Some).ok_or_else(|| E::custom(format!("expected a whole number, found {value}")))
+}
+
+/// `5.0` is a whole number in JSON, as long as a float is exact.
+fn without_fraction(number: f64) -> Option<i64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if number.fract() != 0.0 || number.abs() > EXACT {
+        return None;
+    }
+    format!("{number:.0}").parse().ok()
+}
+
+/// Reads a yes or no as Nextcloud does, also from 0, 1 and texts.
+pub(super) fn flag<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    match Value::deserialize(value)? {
+        Value::Bool(flag) => Ok(flag),
+        Value::Number(number) if number.as_i64() == Some(1) => Ok(true),
+        Value::Number(number) if number.as_i64() == Some(0) => Ok(false),
+        Value::String(text) => match text.to_ascii_lowercase().as_str() {
+            "1" | "true" => Ok(true),
+            "" | "0" | "false" => Ok(false),
+            _other => Err(Error::custom(format!("expected true or false, found {text:?}"))),
+        },
+        Value::Null => Ok(false),
+        other @ (Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            Err(Error::custom(format!("expected true or false, found {other}")))
+        }
+    }
+}
+
+/// Reads a text, also one that is written as a number. No database can hold the character NUL.
+pub(super) fn text<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
+    let text = match Value::deserialize(value)? {
+        Value::String(text) => text,
+        Value::Number(number) => number.to_string(),
+        Value::Null => String::new(),
+        other @ (Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
+            return Err(Error::custom(format!("expected a text, found {other}")));
+        }
+    };
+    if text.contains('\0') {
+        return Err(Error::custom("a text cannot contain the character NUL"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Example {
+        #[serde(deserialize_with = "integer")]
+        state: i64,
+        #[serde(default, deserialize_with = "optional_integer")]
+        timer: Option<i64>,
+        #[serde(default, deserialize_with = "flag")]
+        force: bool,
+        #[serde(default, deserialize_with = "text")]
+        name: String,
+    }
+
+    fn read(value: Value) -> Result<Example, String> {
+        serde_json::from_value(value).map_err(|error: serde_json::Error| error.to_string())
+    }
+
+    #[test]
+    fn texts_and_values_mean_the_same() {
+        let expected = Example { state: 1, timer: Some(7), force: true, name: "12".to_owned() };
+        for value in [
+            json!({"state": 1, "timer": 7, "force": true, "name": "12"}),
+            json!({"state": "1", "timer": "7", "force": "1", "name": 12}),
+            json!({"state": 1.0, "timer": 7.0, "force": "true", "name": "12", "unknown": []}),
+        ] {
+            assert_eq!(read(value).as_ref(), Ok(&expected));
+        }
+        let least = Example { state: 0, timer: None, force: false, name: String::new() };
+        assert_eq!(read(json!({"state": 0})).as_ref(), Ok(&least));
+        assert_eq!(read(json!({"state": 0, "timer": ""})).as_ref(), Ok(&least));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for value in [
+            json!({}),
+            json!({"state": null}),
+            json!({"state": true}),
+            json!({"state": "one"}),
+            json!({"state": 1.5}),
+            json!({"state": 1e300}),
+            json!({"state": 1, "timer": "soon"}),
+            json!({"state": 1, "timer": 1.5}),
+            json!({"state": 1, "timer": "1.5"}),
+            json!({"state": 1, "force": "perhaps"}),
+            json!({"state": 1, "name": "a\u{0}b"}),
+            json!({"state": 1, "name": []}),
+        ] {
+            assert!(read(value.clone()).is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_body_wins_over_the_query() {
+        let mut values = Map::new();
+        add_pairs(&mut values, b"state=0&timer=5");
+        let json = HeaderMap::from_iter([(
+            header::CONTENT_TYPE,
+            header::HeaderValue::from_static("application/json; charset=utf-8"),
+        )]);
+        add_body(&mut values, &json, br#"{"state":1}"#).unwrap();
+        assert_eq!(Value::Object(values), json!({"state": 1, "timer": "5"}));
+        assert!(add_body(&mut Map::new(), &json, b"[1]").is_err());
+        assert!(add_body(&mut Map::new(), &HeaderMap::new(), b"a=b").is_err());
+    }
+}

@@ -1,0 +1,203 @@
+//! What a client library asks of the server itself: what it can do, and who one is.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    Api, TALK_HASH,
+    auth::{AuthenticatedUser, Requester},
+    digest,
+    ocs::{Ocs, OcsResponse, OcsResult},
+};
+use crate::{
+    domain::{Actor, MAX_MESSAGE_CHARS, commands::MAX_DESCRIPTION_CHARS},
+    rooms::Sip,
+};
+
+/// Talk's names of what exists here.
+const FEATURES: [&str; 21] = [
+    "audio",
+    "video",
+    "chat-v2",
+    "conversation-v4",
+    "conversation-call-flags",
+    "chat-permission",
+    "empty-group-room",
+    "guest-display-names",
+    "in-call-flags",
+    "last-room-activity",
+    "multi-room-users",
+    "no-ping",
+    "publishing-permissions",
+    "room-description",
+    "sip-support",
+    "sip-support-nopin",
+    "start-call-flag",
+    "system-messages",
+    "webinary-lobby",
+    "chat-reference-id",
+    "chat-replies",
+];
+
+/// The Nextcloud whose API this follows, for clients that ask.
+const NEXTCLOUD: (u32, u32, u32) = (31, 0, 0);
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct Server {
+    version: Version,
+    capabilities: Capabilities,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Version {
+    major: u32,
+    minor: u32,
+    micro: u32,
+    string: String,
+    edition: &'static str,
+    extended_support: bool,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Capabilities {
+    /// Talk's own name of itself.
+    spreed: Spreed,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+struct Spreed {
+    /// What exists here.
+    features: Vec<&'static str>,
+    /// What exists here only for rooms of this server: nothing more.
+    features_local: Vec<&'static str>,
+    config: Settings,
+    /// The names of settings that count only for rooms of this server: none.
+    config_local: BTreeMap<&'static str, Vec<&'static str>>,
+    version: &'static str,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Settings {
+    call: CallSettings,
+    chat: ChatSettings,
+    conversations: RoomSettings,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+struct CallSettings {
+    enabled: bool,
+    /// Whether rooms can have a dial-in.
+    sip_enabled: bool,
+    /// How to dial in, for people; empty without a dial-in.
+    sip_dialin_info: String,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+struct ChatSettings {
+    max_length: usize,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+struct RoomSettings {
+    can_create: bool,
+    description_length: usize,
+}
+
+impl Server {
+    fn of(sip: &Sip, can_create: bool) -> Self {
+        let (major, minor, micro) = NEXTCLOUD;
+        let string = format!("{major}.{minor}.{micro}");
+        Self {
+            version: Version { major, minor, micro, string, edition: "", extended_support: false },
+            capabilities: Capabilities {
+                spreed: Spreed {
+                    features: FEATURES.to_vec(),
+                    features_local: Vec::new(),
+                    config: Settings {
+                        call: CallSettings {
+                            enabled: true,
+                            sip_enabled: sip.configured,
+                            sip_dialin_info: sip.dialin_info.clone(),
+                        },
+                        chat: ChatSettings { max_length: MAX_MESSAGE_CHARS },
+                        conversations: RoomSettings {
+                            can_create,
+                            description_length: MAX_DESCRIPTION_CHARS,
+                        },
+                    },
+                    config_local: BTreeMap::new(),
+                    version: env!("CARGO_PKG_VERSION"),
+                },
+            },
+        }
+    }
+}
+
+/// Changes when capabilities do.
+pub(super) fn talk_hash(sip: &Sip) -> String {
+    let server = serde_json::to_vec(&Server::of(sip, true)).unwrap_or_default();
+    digest(&server)
+}
+
+/// What this server can do
+#[utoipa::path(
+    get, path = "/ocs/v2.php/cloud/capabilities", tag = "server", operation_id = "getCapabilities",
+    responses((status = 200, description = "The capabilities", body = inline(Ocs<Server>)))
+)]
+pub(super) async fn capabilities(State(api): State<Api>, requester: Requester) -> OcsResult {
+    let is_user = requester.actor().is_some_and(Actor::is_user);
+    Ok(OcsResponse::ok(Server::of(api.service.sip(), is_user)).header(TALK_HASH, &api.talk_hash))
+}
+
+/// What this server can do, in the first version of OCS
+#[utoipa::path(
+    get, path = "/ocs/v1.php/cloud/capabilities", tag = "server",
+    operation_id = "getCapabilitiesFirstVersion",
+    responses((status = 200, description = "The capabilities", body = inline(Ocs<Server>)))
+)]
+pub(super) async fn capabilities_first_version(api: State<Api>, requester: Requester) -> OcsResult {
+    capabilities(api, requester).await
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct Account {
+    /// By which the user logs in.
+    id: String,
+    /// Name for people.
+    displayname: String,
+    /// The same, as other parts of Nextcloud write it.
+    #[serde(rename = "display-name")]
+    display_name: String,
+    enabled: bool,
+}
+
+/// Who one is
+#[utoipa::path(
+    get, path = "/ocs/v2.php/cloud/user", tag = "server", operation_id = "getUser",
+    responses((status = 200, description = "The user", body = inline(Ocs<Account>)))
+)]
+pub(super) async fn user(AuthenticatedUser(caller): AuthenticatedUser) -> OcsResult {
+    Ok(OcsResponse::ok(Account {
+        id: caller.actor.id,
+        displayname: caller.display_name.clone(),
+        display_name: caller.display_name,
+        enabled: true,
+    }))
+}
+
+/// Who one is, in the first version of OCS
+#[utoipa::path(
+    get, path = "/ocs/v1.php/cloud/user", tag = "server", operation_id = "getUserFirstVersion",
+    responses((status = 200, description = "The user", body = inline(Ocs<Account>)))
+)]
+pub(super) async fn user_first_version(user_of: AuthenticatedUser) -> OcsResult {
+    user(user_of).await
+}

@@ -1,0 +1,68 @@
+//! Tokens for new rooms.
+
+use sha2::{Digest, Sha256};
+
+use crate::domain::RoomToken;
+
+/// Letters and digits, without those that look alike: 32, so that each is as likely as any other.
+const ALPHABET: &str = "abcdefghijkmnopqrstuvwxyz2345679";
+
+/// Length of a token of letters and digits, some 10^12 of them.
+const LENGTH: usize = 8;
+
+/// Length of a token that a telephone can dial, some 10^9 of them.
+const DIALABLE_LENGTH: usize = 10;
+
+/// Length of the token of a room of two, which is made of their names.
+const PAIR_LENGTH: usize = 16;
+
+/// A random token. Where there is a dial-in, a telephone can dial it.
+pub(super) fn random(dialable: bool) -> RoomToken {
+    let mut token = String::new();
+    if dialable {
+        while token.len() < DIALABLE_LENGTH {
+            let digit = char::from(rand::random_range(b'1'..=b'9'));
+            if !token.ends_with(digit) {
+                token.push(digit);
+            }
+        }
+    } else {
+        token.extend(rand::random::<[u8; LENGTH]>().map(letter));
+    }
+    parsed(&token)
+}
+
+/// The one token of a room of two users, so that two requests at once make one room.
+pub(super) fn one_to_one(name: &str) -> RoomToken {
+    let digest = Sha256::digest(name.as_bytes());
+    parsed(&digest.iter().take(PAIR_LENGTH).map(|byte| letter(*byte)).collect::<String>())
+}
+
+fn letter(byte: u8) -> char {
+    ALPHABET.chars().nth(usize::from(byte % 32)).expect("the alphabet has 32 letters")
+}
+
+fn parsed(token: &str) -> RoomToken {
+    RoomToken::parse(token).expect("letters and digits are a token")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_telephone_can_dial_a_token_where_there_is_a_dial_in() {
+        for _ in 0..1000 {
+            assert!(random(true).is_dialable());
+            assert_eq!(random(false).as_str().len(), LENGTH);
+        }
+        assert_ne!(random(false), random(false));
+        assert_eq!(ALPHABET.len(), 32);
+    }
+
+    #[test]
+    fn two_users_have_one_token() {
+        assert_eq!(one_to_one("a"), one_to_one("a"));
+        assert_ne!(one_to_one("a"), one_to_one("b"));
+    }
+}

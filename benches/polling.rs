@@ -27,12 +27,12 @@ use tokio::{
 };
 
 use support::{
+    app::PASSWORD,
+    cluster::TestCluster,
     daemon::{Daemon, add_user},
     database::Kind,
     eventually,
     http::{Api, Client},
-    site::Site,
-    stage::PASSWORD,
 };
 
 /// Guests who wait for one room.
@@ -58,25 +58,25 @@ async fn main() {
     rates().await;
 }
 
-async fn site() -> (Site, Daemon) {
-    let site = Site::new(Kind::Postgres).await;
-    let worker = site.worker().await;
-    add_user(&site.settings, "owner", PASSWORD, &[]);
-    (site, worker)
+async fn cluster() -> (TestCluster, Daemon) {
+    let cluster = TestCluster::new(Kind::Postgres).await;
+    let worker = cluster.worker().await;
+    add_user(&cluster.settings, "owner", PASSWORD, &[]);
+    (cluster, worker)
 }
 
 /// Prints how long after its instant the reset of a room has reached each of those who wait.
 async fn audience(processes: usize) {
-    let (site, _worker) = site().await;
+    let (cluster, _worker) = cluster().await;
     let mut apis = Vec::new();
     for _ in 0..processes {
-        apis.push(site.api().await);
+        apis.push(cluster.api().await);
     }
     let owner = Api::new(apis[0].http_port).user("owner", PASSWORD);
     let room = owner.room(3).await;
     let path = format!("/room/{room}");
     let guests = joined(&apis, &room).await;
-    let timer = site.database.now().await + SETTLING;
+    let timer = cluster.database.now().await + SETTLING;
     let lobby = json!({"state": 1, "timer": timer});
     owner.put(&format!("{path}/webinar/lobby"), lobby).await.expect(200);
     for api in &apis {
@@ -103,7 +103,7 @@ async fn audience(processes: usize) {
         (sum(&apis, "lobbyd_http_long_polls").await == AUDIENCE).then_some(())
     })
     .await;
-    let left = timer * 1000 - site.database.now_millis().await;
+    let left = timer * 1000 - cluster.database.now_millis().await;
     let left = Duration::from_millis(left.try_into().expect("the audience came too late"));
     let due = Instant::now() + left;
     let reading = r#"lobbyd_cache_loads_total{what="room"}"#;
@@ -151,8 +151,8 @@ async fn sum(daemons: &[Daemon], metric: &str) -> usize {
 
 /// Prints how many polls a second are answered with 304, beside `/livez`.
 async fn rates() {
-    let (site, _worker) = site().await;
-    let api = site.api().await;
+    let (cluster, _worker) = cluster().await;
+    let api = cluster.api().await;
     let server = Api::new(api.http_port);
     let owner = server.user("owner", PASSWORD);
     let room = owner.room(3).await;

@@ -24,10 +24,10 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use support::{
+    cluster::TestCluster,
     daemon::{Daemon, Settings},
     database::{Database, Kind},
     eventually,
-    site::Site,
 };
 
 /// Single timers, one a second: timers are whole seconds.
@@ -42,14 +42,14 @@ const BATCH: u32 = 500;
 #[tokio::main]
 async fn main() {
     println!("PostgreSQL and RabbitMQ");
-    let mut site = Site::new(Kind::Postgres).await;
-    site.set("LOG__FORMAT", "json");
-    let client = site.client().await;
-    single(&site.database, &site.settings).await;
-    let drained = burst(&site.database, &site.settings).await;
-    client.delete_queue(&site.updates).await;
+    let mut cluster = TestCluster::new(Kind::Postgres).await;
+    cluster.set("LOG__FORMAT", "json");
+    let client = cluster.client().await;
+    single(&cluster.database, &cluster.settings).await;
+    let drained = burst(&cluster.database, &cluster.settings).await;
+    client.delete_queue(&cluster.updates).await;
     let bare = bare_sql(Kind::Postgres).await;
-    let published = bare_publishing(&site).await;
+    let published = bare_publishing(&cluster).await;
     let both = 1.0 / (1.0 / bare + 1.0 / published);
     println!("  bare SQL loop            {bare:>8.0} rooms/s");
     println!("  bare confirmed publish   {published:>8.0} events/s");
@@ -181,8 +181,8 @@ fn sqlite_batch() -> String {
 }
 
 /// Events per second of one channel that publishes batches and waits for their confirms.
-async fn bare_publishing(site: &Site) -> f64 {
-    let client = site.client().await;
+async fn bare_publishing(cluster: &TestCluster) -> f64 {
+    let client = cluster.client().await;
     let body = json!({"data": "x".repeat(400)}).to_string();
     let begin = Instant::now();
     for _ in 0..BURST / BATCH {

@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::support::{
-    amqp::Published, daemon::run, database::Kind, eventually, server::BROKER, site::Site,
+    amqp::Published, cluster::TestCluster, daemon::run, database::Kind, eventually, server::BROKER,
 };
 
 /// Long enough for what must not happen to happen.
 const QUIET: Duration = Duration::from_millis(1500);
 
-on_every_database! { crate::support::site::Site::new:
+on_every_database! { crate::support::cluster::TestCluster::new:
     a_room_opens_at_its_instant_and_one_update_arrives,
     the_newest_setting_wins,
     what_cannot_be_applied_becomes_a_dead_letter,
@@ -22,10 +22,10 @@ on_every_database! { crate::support::site::Site::new:
     the_program_publishes_a_change,
 }
 
-async fn a_room_opens_at_its_instant_and_one_update_arrives(site: Site) {
-    let client = site.client().await;
-    let mut worker = site.worker().await;
-    let database = &site.database;
+async fn a_room_opens_at_its_instant_and_one_update_arrives(cluster: TestCluster) {
+    let client = cluster.client().await;
+    let mut worker = cluster.worker().await;
+    let database = &cluster.database;
     database.insert_room("webinar").await;
     let timer = database.now().await + 3;
     client.publish(&json!({"token": "webinar", "state": 1, "timer": timer})).await;
@@ -37,7 +37,7 @@ async fn a_room_opens_at_its_instant_and_one_update_arrives(site: Site) {
     // The row was open at some time before this look at the clock.
     assert!(database.now().await >= timer, "opened early");
 
-    let updates = client.take_ids(&site.updates, 1).await;
+    let updates = client.take_ids(&cluster.updates, 1).await;
     let update = updates.into_values().next().unwrap();
     let event = update.json();
     assert_eq!(update.routing_key, "room.updated.webinar");
@@ -58,17 +58,17 @@ async fn a_room_opens_at_its_instant_and_one_update_arrives(site: Site) {
     assert!(fired_at.timestamp() >= timer, "{data}");
 
     sleep(QUIET).await;
-    assert!(client.take_rest(&site.updates).await.is_empty());
+    assert!(client.take_rest(&cluster.updates).await.is_empty());
     assert_eq!(database.unpublished().await, 0);
     assert_eq!(worker.metric("lobbyd_timers_fired_total").await, Some(1));
     assert_eq!(worker.metric("lobbyd_timer_lag_seconds_count").await, Some(1));
     assert!(worker.stop().await.success());
 }
 
-async fn the_newest_setting_wins(site: Site) {
-    let client = site.client().await;
-    let _worker = site.worker().await;
-    let now = site.database.now().await;
+async fn the_newest_setting_wins(cluster: TestCluster) {
+    let client = cluster.client().await;
+    let _worker = cluster.worker().await;
+    let now = cluster.database.now().await;
     let steps: [(&str, &[Value]); 8] = [
         ("moved", &[json!([1, 1, now + 2]), json!([2, 1, now + 4])]),
         ("cancelled", &[json!([1, 1, now + 2]), json!([2, 0, null])]),
@@ -80,7 +80,7 @@ async fn the_newest_setting_wins(site: Site) {
         ("withtimer0", &[json!([1, 1, 0])]),
     ];
     for (token, settings) in &steps {
-        site.database.insert_room(token).await;
+        cluster.database.insert_room(token).await;
         for setting in *settings {
             let change = json!({
                 "token": token, "version": setting[0], "state": setting[1], "timer": setting[2],
@@ -89,7 +89,7 @@ async fn the_newest_setting_wins(site: Site) {
         }
     }
 
-    let updates = due_by_token(client.take_ids(&site.updates, 5).await);
+    let updates = due_by_token(client.take_ids(&cluster.updates, 5).await);
     let expected = BTreeMap::from([
         ("duplicate".to_owned(), rfc3339(now + 3)),
         ("moved".to_owned(), rfc3339(now + 4)),
@@ -105,17 +105,18 @@ async fn the_newest_setting_wins(site: Site) {
     // ... or not: then the room remembers the timer that was reached.
     client.publish(&json!({"token": "moved", "state": 1, "timer": now + 4})).await;
     sleep(QUIET).await;
-    assert!(client.take_rest(&site.updates).await.is_empty());
+    assert!(client.take_rest(&cluster.updates).await.is_empty());
     for (token, _settings) in steps {
         let closed = i64::from(["untimed", "withtimer0"].contains(&token));
-        assert_eq!(site.database.lobby_state(token).await, closed, "{token}");
+        assert_eq!(cluster.database.lobby_state(token).await, closed, "{token}");
     }
 }
 
-async fn what_cannot_be_applied_becomes_a_dead_letter(site: Site) {
-    let client = site.client().await;
-    let worker = site.worker().await;
-    site.database
+async fn what_cannot_be_applied_becomes_a_dead_letter(cluster: TestCluster) {
+    let client = cluster.client().await;
+    let worker = cluster.worker().await;
+    cluster
+        .database
         .execute("INSERT INTO lobbyd_rooms (token, type, name) VALUES ('one', 1, '')")
         .await;
     let event = |kind: &str| {
@@ -146,48 +147,50 @@ async fn what_cannot_be_applied_becomes_a_dead_letter(site: Site) {
     client.publish_bytes(&event("lobby.changed.v1"), "application/cloudevents+json").await;
     // The event can overtake the commit that makes its room.
     sleep(Duration::from_millis(500)).await;
-    site.database.insert_room("late").await;
-    site.database.lobby_becomes("late", 1).await;
+    cluster.database.insert_room("late").await;
+    cluster.database.lobby_becomes("late", 1).await;
 
-    let mut letters = Vec::new();
-    while letters.len() < cases.len() + 1 {
-        let letter = eventually("a dead letter", || client.take(&site.dead_letters)).await;
-        letters.push(letter);
+    let mut dead_letters = Vec::new();
+    while dead_letters.len() < cases.len() + 1 {
+        let dead_letter = eventually("a dead letter", || client.take(&cluster.dead_letters)).await;
+        dead_letters.push(dead_letter);
     }
     for (body, content_type, reason) in &cases {
-        let letter = letters
+        let dead_letter = dead_letters
             .iter()
-            .find(|letter| letter.body == *body && letter.content_type == *content_type)
+            .find(|dead_letter| {
+                dead_letter.body == *body && dead_letter.content_type == *content_type
+            })
             .unwrap_or_else(|| panic!("no dead letter for {reason}"));
-        assert!(letter.headers["lobbyd-reason"].contains(reason), "{:?}", letter.headers);
-        assert_eq!(letter.headers["lobbyd-exchange"], site.exchange);
-        assert_eq!(letter.headers["lobbyd-routing-key"], "lobby.changed");
+        assert!(dead_letter.headers["lobbyd-reason"].contains(reason), "{:?}", dead_letter.headers);
+        assert_eq!(dead_letter.headers["lobbyd-exchange"], cluster.exchange);
+        assert_eq!(dead_letter.headers["lobbyd-routing-key"], "lobby.changed");
     }
-    let unknown = letters
+    let unknown = dead_letters
         .iter()
-        .find(|letter| letter.body.starts_with(b"{\"state\":1,\"token\":\"nowhere\""));
+        .find(|dead_letter| dead_letter.body.starts_with(b"{\"state\":1,\"token\":\"nowhere\""));
     assert_eq!(unknown.unwrap().headers["lobbyd-reason"], "no room nowhere, not even 2s later");
 
     sleep(QUIET).await;
-    assert!(client.take_rest(&site.dead_letters).await.is_empty());
+    assert!(client.take_rest(&cluster.dead_letters).await.is_empty());
     let malformed = r#"lobbyd_events_received_total{outcome="malformed"}"#;
     assert_eq!(worker.metric(malformed).await, Some(8));
 }
 
-async fn a_timer_whose_event_never_came_fires(site: Site) {
-    let client = site.client().await;
-    let _worker = site.worker().await;
-    let timer = site.database.now().await + 2;
-    site.database.insert_rooms("row", 3, timer).await;
-    let updates = due_by_token(client.take_ids(&site.updates, 3).await);
+async fn a_timer_whose_event_never_came_fires(cluster: TestCluster) {
+    let client = cluster.client().await;
+    let _worker = cluster.worker().await;
+    let timer = cluster.database.now().await + 2;
+    cluster.database.insert_rooms("row", 3, timer).await;
+    let updates = due_by_token(client.take_ids(&cluster.updates, 3).await);
     let expected = ["row1", "row2", "row3"].map(|token| (token.to_owned(), rfc3339(timer)));
     assert_eq!(updates, BTreeMap::from(expected));
 }
 
-async fn unknown_rooms_hold_up_nobody(site: Site) {
-    let client = site.client().await;
-    let worker = site.worker().await;
-    site.database.insert_room("known").await;
+async fn unknown_rooms_hold_up_nobody(cluster: TestCluster) {
+    let client = cluster.client().await;
+    let worker = cluster.worker().await;
+    cluster.database.insert_room("known").await;
     for index in 0..40 {
         client.publish(&json!({"token": format!("unknown{index}"), "state": 1})).await;
         client.publish(&json!({"token": "known", "state": index % 2})).await;
@@ -200,27 +203,27 @@ async fn unknown_rooms_hold_up_nobody(site: Site) {
         })
         .await;
     }
-    let timer = site.database.now().await;
-    site.database.insert_rooms("due", 1, timer).await;
-    assert_eq!(client.take_ids(&site.updates, 1).await.len(), 1);
+    let timer = cluster.database.now().await;
+    cluster.database.insert_rooms("due", 1, timer).await;
+    assert_eq!(client.take_ids(&cluster.updates, 1).await.len(), 1);
 }
 
-async fn the_program_publishes_a_change(site: Site) {
-    let client = site.client().await;
-    let _worker = site.worker().await;
-    site.database.insert_room("webinar").await;
-    let published = run(&site.settings, &["publish", "webinar", "--state", "1", "--in", "1s"]);
+async fn the_program_publishes_a_change(cluster: TestCluster) {
+    let client = cluster.client().await;
+    let _worker = cluster.worker().await;
+    cluster.database.insert_room("webinar").await;
+    let published = run(&cluster.settings, &["publish", "webinar", "--state", "1", "--in", "1s"]);
     assert!(published.status.success(), "{published:?}");
-    let updates = client.take_ids(&site.updates, 1).await;
+    let updates = client.take_ids(&cluster.updates, 1).await;
     assert_eq!(updates.into_values().next().unwrap().token(), "webinar");
 
-    let at = rfc3339(site.database.now().await + 3600);
+    let at = rfc3339(cluster.database.now().await + 3600);
     for (arguments, state) in
         [(["--state", "1", "--at", &at].as_slice(), 1), (&["--state", "0"], 0)]
     {
-        let published = run(&site.settings, &[&["publish", "webinar"], arguments].concat());
+        let published = run(&cluster.settings, &[&["publish", "webinar"], arguments].concat());
         assert!(published.status.success(), "{published:?}");
-        site.database.lobby_becomes("webinar", state).await;
+        cluster.database.lobby_becomes("webinar", state).await;
     }
 }
 
@@ -229,21 +232,21 @@ async fn the_program_publishes_a_change(site: Site) {
 async fn the_permissions_of_the_first_installation_suffice() {
     BROKER.control(&["add_user", "lobbyd", "secret"]);
     BROKER.control(&["set_permissions", "lobbyd", r"^lobbyd\.", ".*", ".*"]);
-    let mut site = Site::new(Kind::Sqlite).await;
-    site.exchange = "lobbyd.events".to_owned();
-    site.dead_letters = "lobbyd.dead-letters".to_owned();
-    site.set("EVENTS__EXCHANGE", "lobbyd.events");
-    site.set("EVENTS__QUEUE", "lobbyd.lobby-changed");
-    site.set("EVENTS__DEAD_LETTER_QUEUE", "lobbyd.dead-letters");
-    site.set("EVENTS__URL", &BROKER.url().replace("guest:guest", "lobbyd:secret"));
-    let client = site.client().await;
-    let _worker = site.worker().await;
-    site.database.insert_room("webinar").await;
-    let timer = site.database.now().await;
+    let mut cluster = TestCluster::new(Kind::Sqlite).await;
+    cluster.exchange = "lobbyd.events".to_owned();
+    cluster.dead_letters = "lobbyd.dead-letters".to_owned();
+    cluster.set("EVENTS__EXCHANGE", "lobbyd.events");
+    cluster.set("EVENTS__QUEUE", "lobbyd.lobby-changed");
+    cluster.set("EVENTS__DEAD_LETTER_QUEUE", "lobbyd.dead-letters");
+    cluster.set("EVENTS__URL", &BROKER.url().replace("guest:guest", "lobbyd:secret"));
+    let client = cluster.client().await;
+    let _worker = cluster.worker().await;
+    cluster.database.insert_room("webinar").await;
+    let timer = cluster.database.now().await;
     client.publish(&json!({"token": "webinar", "state": 1, "timer": timer})).await;
     client.publish_bytes(b"garbage", "application/json").await;
-    assert_eq!(client.take_ids(&site.updates, 1).await.len(), 1);
-    eventually("the dead letter", || client.take(&site.dead_letters)).await;
+    assert_eq!(client.take_ids(&cluster.updates, 1).await.len(), 1);
+    eventually("the dead letter", || client.take(&cluster.dead_letters)).await;
 }
 
 fn rfc3339(seconds: i64) -> String {

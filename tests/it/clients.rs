@@ -4,7 +4,7 @@ use std::process::Output;
 
 use serde_json::json;
 
-use crate::support::{daemon::add_user, http::Api, site::laptop, tools};
+use crate::support::{cluster::start_on_sqlite, daemon::add_user, http::Api, tools};
 
 fn assert_passed(output: &Output) {
     let (shown, complaints) =
@@ -14,7 +14,7 @@ fn assert_passed(output: &Output) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_client_library_drives_it() {
-    let (daemon, settings) = laptop().await;
+    let (daemon, settings) = start_on_sqlite().await;
     add_user(&settings, "alice", "a secret of Alice", &["staff"]);
     add_user(&settings, "bob", "a secret of Bob", &[]);
     let url = format!("http://127.0.0.1:{}", daemon.http_port);
@@ -32,7 +32,7 @@ async fn a_real_client_library_drives_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn property_based_requests_find_no_fault() {
-    let (daemon, settings) = laptop().await;
+    let (daemon, settings) = start_on_sqlite().await;
     add_user(&settings, "alice", "secret", &[]);
     let description = format!("http://127.0.0.1:{}/openapi.json", daemon.http_port);
     let output = tools::schemathesis(&["run", &description, "--auth", "alice:secret"]);

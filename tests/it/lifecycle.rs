@@ -14,11 +14,11 @@ use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
 use crate::support::{
+    cluster::TestCluster,
     daemon::{Daemon, Settings, program, run, settings, text},
     database::{Database, Kind},
     eventually,
     server::{folder, free_port},
-    site::Site,
 };
 
 #[test]
@@ -98,7 +98,7 @@ fn run_with_input(settings: &Settings, arguments: &[&str], input: &str) -> Outpu
 
 #[tokio::test]
 async fn users_are_kept_by_the_command_line() {
-    let (database, settings) = laptop().await;
+    let (database, settings) = sqlite_settings().await;
     let user = |arguments: &[&str], input: &str| {
         let output = run_with_input(&settings, &[&["user"], arguments].concat(), input);
         let (shown, complaint) = (text(&output.stdout), text(&output.stderr));
@@ -170,8 +170,8 @@ async fn a_database_that_is_not_there_is_named_as_the_reason() {
     }
 }
 
-/// An installation with nothing but a file.
-async fn laptop() -> (Database, Settings) {
+/// Settings of an installation that consists of a SQLite file.
+async fn sqlite_settings() -> (Database, Settings) {
     let database = Database::create(Kind::Sqlite).await;
     let settings = settings(&[("LOBBYD__DATABASE__URL", &database.url)]);
     (database, settings)
@@ -179,7 +179,7 @@ async fn laptop() -> (Database, Settings) {
 
 #[tokio::test]
 async fn without_any_server_rooms_open_too() {
-    let (database, settings) = laptop().await;
+    let (database, settings) = sqlite_settings().await;
     let mut worker = Daemon::start_ready(&settings).await;
     database.insert_rooms("room", 3, database.now().await + 1).await;
     database.all_open().await;
@@ -195,7 +195,7 @@ async fn without_any_server_rooms_open_too() {
 
 #[tokio::test]
 async fn a_second_worker_on_the_same_address_says_so() {
-    let (_database, settings) = laptop().await;
+    let (_database, settings) = sqlite_settings().await;
     let worker = Daemon::start_ready(&settings).await;
     let listen = format!("127.0.0.1:{}", worker.ops_port);
     let output =
@@ -207,7 +207,7 @@ async fn a_second_worker_on_the_same_address_says_so() {
 
 #[tokio::test]
 async fn metrics_can_be_scraped_from_the_start() {
-    let (_database, settings) = laptop().await;
+    let (_database, settings) = sqlite_settings().await;
     let worker = Daemon::start_ready(&settings).await;
     let (_status, metrics) = worker.get("/metrics").await.unwrap();
     for line in [
@@ -225,7 +225,7 @@ async fn metrics_can_be_scraped_from_the_start() {
 
 #[tokio::test]
 async fn housekeeping_counts_and_prunes() {
-    let (database, mut settings) = laptop().await;
+    let (database, mut settings) = sqlite_settings().await;
     settings.push(("LOBBYD__HOUSEKEEPING__PRUNE".to_owned(), "* * * * * *".to_owned()));
     settings.push(("LOBBYD__HOUSEKEEPING__SUMMARY".to_owned(), "* * * * * *".to_owned()));
     settings.push(("LOBBYD__OUTBOX__HISTORY".to_owned(), "1s".to_owned()));
@@ -249,7 +249,7 @@ async fn housekeeping_counts_and_prunes() {
 
 #[tokio::test]
 async fn systemd_is_told() {
-    let (_database, mut settings) = laptop().await;
+    let (_database, mut settings) = sqlite_settings().await;
     let socket = folder("notify-").join("socket");
     let listener = UnixDatagram::bind(&socket).unwrap();
     listener.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
@@ -281,7 +281,7 @@ async fn systemd_is_told() {
 /// As sd-daemon(3) describes it.
 #[tokio::test]
 async fn the_journal_is_told_how_important_a_line_is() {
-    let (_database, settings) = laptop().await;
+    let (_database, settings) = sqlite_settings().await;
     for format in ["text", "json"] {
         let file = folder("journal-").join("log");
         let log = fs::File::create(&file).unwrap();
@@ -314,16 +314,16 @@ async fn the_journal_is_told_how_important_a_line_is() {
 
 #[tokio::test]
 async fn a_health_check_says_what_is_not_reached() {
-    let mut site = Site::new(Kind::Sqlite).await;
-    site.set("EVENTS__URL", &format!("amqp://guest:guest@127.0.0.1:{}/%2f", free_port()));
-    let worker = Daemon::start(&site.settings);
+    let mut cluster = TestCluster::new(Kind::Sqlite).await;
+    cluster.set("EVENTS__URL", &format!("amqp://guest:guest@127.0.0.1:{}/%2f", free_port()));
+    let worker = Daemon::start(&cluster.settings);
     eventually("the complaints", || async {
         let (_, problems) = worker.get("/readyz").await?;
         let broker_alone = !problems.contains("database");
         (broker_alone && problems.matches("Connection refused").count() == 2).then_some(())
     })
     .await;
-    site.set("OPS__LISTEN", &format!("127.0.0.1:{}", worker.ops_port));
+    cluster.set("OPS__LISTEN", &format!("127.0.0.1:{}", worker.ops_port));
     let check = |settings: &Settings, arguments: &[&str]| {
         let output = run(settings, arguments);
         (output.status.code(), text(&output.stderr), text(&output.stdout))
@@ -332,30 +332,30 @@ async fn a_health_check_says_what_is_not_reached() {
     assert_eq!(status, 200, "the broker was not asked for");
     let (status, problems) = worker.get("/readyz?part=database&part=publisher").await.unwrap();
     assert!(status == 503 && !problems.contains("consumer"), "{problems}");
-    let (status, complaint, _) = check(&site.settings, &["health"]);
+    let (status, complaint, _) = check(&cluster.settings, &["health"]);
     assert_eq!(status, Some(1));
     assert!(complaint.contains("consumer: ") && complaint.lines().count() == 1, "{complaint}");
-    let (status, _, answer) = check(&site.settings, &["health", "--live"]);
+    let (status, _, answer) = check(&cluster.settings, &["health", "--live"]);
     assert_eq!((status, answer.as_str()), (Some(0), "ok\n"));
     // As in a container.
-    site.set("OPS__LISTEN", &format!("0.0.0.0:{}", worker.ops_port));
-    assert_eq!(check(&site.settings, &["health", "--live"]).0, Some(0));
+    cluster.set("OPS__LISTEN", &format!("0.0.0.0:{}", worker.ops_port));
+    assert_eq!(check(&cluster.settings, &["health", "--live"]).0, Some(0));
     drop(worker);
-    let (status, complaint, _) = check(&site.settings, &["health", "--live"]);
+    let (status, complaint, _) = check(&cluster.settings, &["health", "--live"]);
     assert_eq!(status, Some(1));
     assert!(complaint.contains("ops.listen: no answer from 127.0.0.1:"), "{complaint}");
 }
 
 #[tokio::test]
 async fn logs_can_be_json_and_never_show_a_password() {
-    let mut site = Site::new(Kind::Postgres).await;
-    let _client = site.client().await;
-    let marked = site.database.url.replace("lobbyd@", "lobbyd:marker-secret@");
-    site.set("DATABASE__URL", &marked);
-    site.set("LOG__FORMAT", "json");
-    site.set("LOG__LEVEL", "trace");
-    let mut worker = site.worker().await;
-    site.database.insert_rooms("room", 1, site.database.now().await).await;
+    let mut cluster = TestCluster::new(Kind::Postgres).await;
+    let _client = cluster.client().await;
+    let marked = cluster.database.url.replace("lobbyd@", "lobbyd:marker-secret@");
+    cluster.set("DATABASE__URL", &marked);
+    cluster.set("LOG__FORMAT", "json");
+    cluster.set("LOG__LEVEL", "trace");
+    let mut worker = cluster.worker().await;
+    cluster.database.insert_rooms("room", 1, cluster.database.now().await).await;
     eventually("the confirm", || async { worker.log().contains("event published").then_some(()) })
         .await;
     assert!(worker.stop().await.success());
@@ -378,8 +378,8 @@ async fn logs_can_be_json_and_never_show_a_password() {
         assert!(!complaint.contains("marker-secret"), "{complaint}");
     }
     let wrong = format!("amqp://guest:marker-secret@127.0.0.1:{}/%2f", free_port());
-    site.set("EVENTS__URL", &wrong);
-    let worker = Daemon::start(&site.settings);
+    cluster.set("EVENTS__URL", &wrong);
+    let worker = Daemon::start(&cluster.settings);
     eventually("the complaint", || async {
         worker.log().contains("consumer disconnected").then_some(())
     })

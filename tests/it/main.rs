@@ -1,8 +1,8 @@
 //! The integration tests: one binary, one harness, real servers.
 //!
-//! One file per subject. `store_contract` runs each promise of the store on every database;
+//! One file per fixture. `store_contract` runs each promise of the store on every database;
 //! `chain`, `crash` and `outage` run the real program against real servers; `webinar`,
-//! `polling` and `front` use its HTTP API, and `clients` does so with programs that others wrote; the rest looks at the program and the repository from
+//! `polling` and `http_server` use its HTTP API, and `clients` does so with programs that others wrote; the rest looks at the program and the repository from
 //! outside.
 
 #![expect(
@@ -25,8 +25,8 @@ macro_rules! on_every_database {
         mod $module {
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $test() {
-                let subject = $setup($crate::support::database::Kind::$kind).await;
-                super::$test(subject).await;
+                let fixture = $setup($crate::support::database::Kind::$kind).await;
+                super::$test(fixture).await;
             })*
         }
     };
@@ -37,9 +37,9 @@ mod clients;
 mod configuration;
 mod crash;
 mod deploy;
-mod front;
 mod harness;
 mod house_rules;
+mod http_server;
 mod lifecycle;
 mod migrations;
 mod outage;

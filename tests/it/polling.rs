@@ -7,20 +7,20 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use crate::support::{
+    app::{PASSWORD, TestApp},
+    cluster::TestCluster,
     daemon::{Daemon, add_user},
     database::{Database, Kind},
     eventually,
     http::{Answer, Api, Client},
     proxy::{Mode, Proxy},
     server::Broker,
-    site::Site,
-    stage::{PASSWORD, Stage},
 };
 
 /// Far less than a client would wait.
 const SOON: Duration = Duration::from_secs(10);
 
-on_every_database! { crate::support::stage::Stage::new:
+on_every_database! { crate::support::app::TestApp::new:
     what_is_known_is_not_told_again,
     the_list_tells_what_changed,
     a_held_poll_is_answered_when_the_room_changes,
@@ -39,8 +39,8 @@ async fn held(client: &Client, path: &str, tag: &str, seconds: u32) -> Answer {
     client.header("prefer", &format!("wait={seconds}")).get(path).await
 }
 
-async fn what_is_known_is_not_told_again(stage: Stage) {
-    let owner = stage.user("owner").await;
+async fn what_is_known_is_not_told_again(app: TestApp) {
+    let owner = app.user("owner").await;
     let room = owner.room(3).await;
     let path = format!("/room/{room}");
     for path in [path.as_str(), "/room"] {
@@ -63,14 +63,14 @@ async fn what_is_known_is_not_told_again(stage: Stage) {
         assert_eq!((tag(&again), &again.body), (known, &first.body));
     }
     // Each sees the room in another way.
-    let guest = stage.api.guest();
+    let guest = app.api.guest();
     guest.join(&room).await;
     let seen = [tag(&owner.get(&path).await), tag(&guest.get(&path).await)];
     assert_ne!(seen[0], seen[1]);
 }
 
-async fn the_list_tells_what_changed(stage: Stage) {
-    let owner = stage.user("owner").await;
+async fn the_list_tells_what_changed(app: TestApp) {
+    let owner = app.user("owner").await;
     let (one, other) = (owner.room(2).await, owner.room(2).await);
     let all = owner.get("/room").await.expect(200);
     assert_eq!(all.data().as_array().unwrap().len(), 2);
@@ -93,14 +93,14 @@ async fn the_list_tells_what_changed(stage: Stage) {
     owner.get("/room?modifiedSince=soon").await.expect(400);
 }
 
-async fn a_held_poll_is_answered_when_the_room_changes(stage: Stage) {
-    let owner = stage.user("owner").await;
-    let guest = stage.api.guest();
+async fn a_held_poll_is_answered_when_the_room_changes(app: TestApp) {
+    let owner = app.user("owner").await;
+    let guest = app.api.guest();
     let room = owner.room(3).await;
     guest.join(&room).await;
     let path = format!("/room/{room}");
     let lobby = format!("{path}/webinar/lobby");
-    let later = stage.database.now().await + 1000;
+    let later = app.database.now().await + 1000;
     let changes = [
         ("PUT", path.clone(), json!({"roomName": "Renamed"})),
         ("PUT", lobby.clone(), json!({"state": 1})),
@@ -122,17 +122,17 @@ async fn a_held_poll_is_answered_when_the_room_changes(stage: Stage) {
         assert!(begin.elapsed() < SOON, "{target} {body}");
     }
     // At last the timer opens the room by itself.
-    let timer = stage.database.now().await + 5;
+    let timer = app.database.now().await + 5;
     owner.put(&lobby, json!({"state": 1, "timer": timer})).await.expect(200);
     let known = tag(&guest.get(&path).await.expect(200));
     let answer = held(&guest, &path, &known, 30).await.expect(200);
-    assert!(stage.database.now().await >= timer);
+    assert!(app.database.now().await >= timer);
     assert_eq!(answer.data()["lobbyState"], 0);
     // What others do to themselves changes nothing for the guest.
     let known = tag(&guest.get(&path).await.expect(200));
     let (answer, ()) = tokio::join!(held(&guest, &path, &known, 2), async {
         owner.join(&room).await;
-        stage.api.guest().join(&room).await;
+        app.api.guest().join(&room).await;
     });
     let answer = answer.expect(304);
     assert_eq!(answer.header("preference-applied"), Some("wait=2"));
@@ -144,13 +144,13 @@ async fn a_held_poll_is_answered_when_the_room_changes(stage: Stage) {
     });
     answer.expect(404);
     // All of it was heard of; at most once did comparing with the database come first.
-    let unheard = stage.daemon().metric("lobbyd_cache_missed_updates_total").await;
+    let unheard = app.daemon().metric("lobbyd_cache_missed_updates_total").await;
     assert!(unheard.unwrap() <= 1, "{unheard:?}");
 }
 
-async fn a_held_list_is_answered_when_any_room_changes(stage: Stage) {
-    let owner = stage.user("owner").await;
-    let user = stage.user("user").await;
+async fn a_held_list_is_answered_when_any_room_changes(app: TestApp) {
+    let owner = app.user("owner").await;
+    let user = app.user("user").await;
     let room = owner.room(2).await;
     let known = tag(&user.get("/room").await.expect(200));
     let (answer, ()) = tokio::join!(held(&user, "/room", &known, 30), async {
@@ -172,8 +172,8 @@ async fn a_held_list_is_answered_when_any_room_changes(stage: Stage) {
     assert_eq!(answer.expect(200).data(), json!([]));
 }
 
-async fn only_who_knows_the_state_is_held(stage: Stage) {
-    let owner = stage.user("owner").await;
+async fn only_who_knows_the_state_is_held(app: TestApp) {
+    let owner = app.user("owner").await;
     let room = owner.room(2).await;
     let path = format!("/room/{room}");
     let known = tag(&owner.get(&path).await.expect(200));
@@ -193,14 +193,14 @@ async fn only_who_knows_the_state_is_held(stage: Stage) {
     assert!(begin.elapsed() >= Duration::from_secs(1));
 }
 
-async fn what_others_write_by_sql_is_seen(stage: Stage) {
-    let owner = stage.user("owner").await;
+async fn what_others_write_by_sql_is_seen(app: TestApp) {
+    let owner = app.user("owner").await;
     let room = owner.room(2).await;
     let path = format!("/room/{room}");
     let known = tag(&owner.get(&path).await.expect(200));
     let write = format!("UPDATE lobbyd_rooms SET lobby_state = 1 WHERE token = '{room}'");
     let (answer, _rows) =
-        tokio::join!(held(&owner, &path, &known, 30), stage.database.execute(&write));
+        tokio::join!(held(&owner, &path, &known, 30), app.database.execute(&write));
     assert_eq!(answer.expect(200).data()["lobbyState"], 1);
 }
 
@@ -208,21 +208,21 @@ async fn what_others_write_by_sql_is_seen(stage: Stage) {
 mod processes {
     use super::*;
 
-    on_every_database! { crate::support::site::Site::new:
+    on_every_database! { crate::support::cluster::TestCluster::new:
         every_process_hears_of_a_change,
     }
 
-    async fn every_process_hears_of_a_change(site: Site) {
-        let worker = site.worker().await;
-        let first = site.api().await;
-        let second = site.api().await;
-        add_user(&site.settings, "owner", PASSWORD, &[]);
+    async fn every_process_hears_of_a_change(cluster: TestCluster) {
+        let worker = cluster.worker().await;
+        let first = cluster.api().await;
+        let second = cluster.api().await;
+        add_user(&cluster.settings, "owner", PASSWORD, &[]);
         let here = Api::new(first.http_port).user("owner", PASSWORD);
         let there = Api::new(second.http_port).user("owner", PASSWORD);
         let room = here.room(3).await;
         let path = format!("/room/{room}");
         let lobby = format!("{path}/webinar/lobby");
-        let later = site.database.now().await + 1000;
+        let later = cluster.database.now().await + 1000;
 
         let known = tag(&there.get(&path).await.expect(200));
         let (answer, ()) = tokio::join!(held(&there, &path, &known, 30), async {
@@ -231,7 +231,7 @@ mod processes {
         assert_eq!(answer.expect(200).data()["lobbyTimer"], later);
 
         // The worker opens it, and both hear of that.
-        let timer = site.database.now().await + 5;
+        let timer = cluster.database.now().await + 5;
         here.put(&lobby, json!({"state": 1, "timer": timer})).await.expect(200);
         eventually("that the other process has heard", || async {
             (there.get(&path).await.data()["lobbyTimer"] == timer).then_some(())
@@ -246,7 +246,7 @@ mod processes {
         }
 
         // Somebody else closes it by an event, which is not announced; both see it all the same.
-        let client = site.client().await;
+        let client = cluster.client().await;
         let known = tag(&there.get(&path).await.expect(200));
         let (answer, ()) = tokio::join!(held(&there, &path, &known, 30), async {
             client.publish(&json!({"token": room, "state": 1})).await;
@@ -300,10 +300,10 @@ async fn polls_of_an_unchanged_room_do_not_need_the_database() {
 async fn without_the_broker_changes_are_seen_too() {
     let broker = Broker::start();
     let mut broker_server = broker;
-    let site = Site::on(Database::create(Kind::Postgres).await, &broker_server.url());
-    let _worker = site.worker().await;
-    let api = site.api().await;
-    add_user(&site.settings, "owner", PASSWORD, &[]);
+    let cluster = TestCluster::on(Database::create(Kind::Postgres).await, &broker_server.url());
+    let _worker = cluster.worker().await;
+    let api = cluster.api().await;
+    add_user(&cluster.settings, "owner", PASSWORD, &[]);
     let owner = Api::new(api.http_port).user("owner", PASSWORD);
     let room = owner.room(2).await;
     let path = format!("/room/{room}");
@@ -313,7 +313,7 @@ async fn without_the_broker_changes_are_seen_too() {
         problems.contains("listener").then_some(())
     })
     .await;
-    let timer = site.database.now().await + 3;
+    let timer = cluster.database.now().await + 3;
     let lobby = json!({"state": 1, "timer": timer});
     owner.put(&format!("{path}/webinar/lobby"), lobby).await.expect(200);
     let known = tag(&owner.get(&path).await.expect(200));
@@ -324,16 +324,16 @@ async fn without_the_broker_changes_are_seen_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reading_never_changes_a_room() {
-    let site = Site::new(Kind::Sqlite).await;
-    let api = site.api().await;
-    add_user(&site.settings, "owner", PASSWORD, &[]);
+    let cluster = TestCluster::new(Kind::Sqlite).await;
+    let api = cluster.api().await;
+    add_user(&cluster.settings, "owner", PASSWORD, &[]);
     let owner = Api::new(api.http_port).user("owner", PASSWORD);
     let room = owner.room(2).await;
-    let timer = site.database.now().await + 3;
+    let timer = cluster.database.now().await + 3;
     let lobby = json!({"state": 1, "timer": timer});
     owner.put(&format!("/room/{room}/webinar/lobby"), lobby).await.expect(200);
     eventually("that the timer is overdue", || async {
-        (site.database.now().await > timer).then_some(())
+        (cluster.database.now().await > timer).then_some(())
     })
     .await;
     // No worker runs, so it is overdue.
@@ -342,7 +342,7 @@ async fn reading_never_changes_a_room() {
         assert_eq!((&seen["lobbyState"], &seen["lobbyTimer"]), (&json!(1), &json!(timer)));
         owner.get("/room").await.expect(200);
     }
-    assert_eq!(site.database.lobby_state(&room).await, 1);
-    let _worker = site.worker().await;
-    site.database.lobby_becomes(&room, 0).await;
+    assert_eq!(cluster.database.lobby_state(&room).await, 1);
+    let _worker = cluster.worker().await;
+    cluster.database.lobby_becomes(&room, 0).await;
 }

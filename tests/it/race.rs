@@ -10,8 +10,8 @@ use tokio::{sync::Barrier, task::JoinSet, time::sleep};
 
 use crate::support::{
     amqp::Published,
+    cluster::TestCluster,
     database::{Database, Kind},
-    site::Site,
 };
 
 on_every_database! { std::future::ready:
@@ -23,13 +23,13 @@ on_every_database! { std::future::ready:
 /// P2 and P3: 2,000 timers due in the same second, two workers.
 async fn two_workers_open_each_room_once(kind: Kind) {
     const ROOMS: u32 = 2000;
-    let site = Site::new(kind).await;
-    let client = site.client().await;
-    let workers = [site.worker().await, site.worker().await];
-    let timer = site.database.now().await + 3;
-    site.database.insert_rooms("room", ROOMS, timer).await;
+    let cluster = TestCluster::new(kind).await;
+    let client = cluster.client().await;
+    let workers = [cluster.worker().await, cluster.worker().await];
+    let timer = cluster.database.now().await + 3;
+    cluster.database.insert_rooms("room", ROOMS, timer).await;
 
-    let updates = client.take_ids(&site.updates, 2000).await;
+    let updates = client.take_ids(&cluster.updates, 2000).await;
     let mut tokens: Vec<String> = updates.values().map(Published::token).collect();
     tokens.sort();
     tokens.dedup();
@@ -39,12 +39,12 @@ async fn two_workers_open_each_room_once(kind: Kind) {
             update.json()["data"]["firedAt"].as_str().unwrap().parse().unwrap();
         assert!(fired_at.timestamp() >= timer, "early: {fired_at}");
     }
-    assert_eq!(site.database.closed_rooms().await, 0);
-    site.database.all_published().await;
-    assert_eq!(site.database.number("SELECT count(*) FROM lobbyd_outbox").await, 2000);
+    assert_eq!(cluster.database.closed_rooms().await, 0);
+    cluster.database.all_published().await;
+    assert_eq!(cluster.database.number("SELECT count(*) FROM lobbyd_outbox").await, 2000);
     // Announced once: nobody crashed, so there is no second publication either.
     sleep(Duration::from_secs(1)).await;
-    assert!(client.take_rest(&site.updates).await.is_empty());
+    assert!(client.take_rest(&cluster.updates).await.is_empty());
     let mut fired = 0;
     for worker in &workers {
         fired += worker.metric("lobbyd_timers_fired_total").await.unwrap();
@@ -133,23 +133,23 @@ async fn move_all(
 /// Somebody's transaction stays open, longer than any use of the database may take.
 #[tokio::test]
 async fn a_room_that_is_held_delays_no_other() {
-    let site = Site::new(Kind::Postgres).await;
-    let client = site.client().await;
-    let _worker = site.worker().await;
-    let now = site.database.now().await;
-    site.database.insert_rooms("held", 1, now + 2).await;
-    site.database.insert_rooms("free", 10, now + 9).await;
-    let token = site.database.texts("SELECT token FROM lobbyd_rooms ORDER BY id LIMIT 1").await;
-    let holder = Database::hold_room(&site.database.url, &token[0]).await;
-    client.take_ids(&site.updates, 10).await;
-    assert_eq!(site.database.closed_rooms().await, 1);
+    let cluster = TestCluster::new(Kind::Postgres).await;
+    let client = cluster.client().await;
+    let _worker = cluster.worker().await;
+    let now = cluster.database.now().await;
+    cluster.database.insert_rooms("held", 1, now + 2).await;
+    cluster.database.insert_rooms("free", 10, now + 9).await;
+    let token = cluster.database.texts("SELECT token FROM lobbyd_rooms ORDER BY id LIMIT 1").await;
+    let holder = Database::hold_room(&cluster.database.url, &token[0]).await;
+    client.take_ids(&cluster.updates, 10).await;
+    assert_eq!(cluster.database.closed_rooms().await, 1);
     drop(holder);
-    site.database.all_open().await;
+    cluster.database.all_open().await;
 }
 
 async fn three_workers_migrate_at_once(kind: Kind) {
-    let site = Site::new(kind).await;
-    let workers = [(), (), ()].map(|()| crate::support::daemon::Daemon::start(&site.settings));
+    let cluster = TestCluster::new(kind).await;
+    let workers = [(), (), ()].map(|()| crate::support::daemon::Daemon::start(&cluster.settings));
     for worker in &workers {
         worker.ready().await;
     }

@@ -6,11 +6,11 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::support::{
+    cluster::TestCluster,
     daemon::{Daemon, Settings, program},
     database::{Database, Kind},
     eventually,
     server::{BROKER, folder},
-    site::Site,
 };
 
 /// A worker on a SQLite file, with a configuration in a file that it reads.
@@ -45,46 +45,46 @@ impl Configured {
 
 #[tokio::test]
 async fn the_level_of_the_log_is_taken_over() {
-    let site = Configured::start("[log]\nlevel = \"warn\"\n").await;
-    assert_eq!(site.worker.log(), "");
-    site.reload("[log]\nlevel = \"info\"\n", "configuration reloaded").await;
-    site.reload("[log]\nlevel = \"debug,sqlx=trace\"\n", "DEBUG").await;
+    let cluster = Configured::start("[log]\nlevel = \"warn\"\n").await;
+    assert_eq!(cluster.worker.log(), "");
+    cluster.reload("[log]\nlevel = \"info\"\n", "configuration reloaded").await;
+    cluster.reload("[log]\nlevel = \"debug,sqlx=trace\"\n", "DEBUG").await;
 }
 
 #[tokio::test]
 async fn schedules_are_taken_over() {
-    let site = Configured::start("[housekeeping]\nsummary = \"0 0 0 1 1 *\"\n").await;
+    let cluster = Configured::start("[housekeeping]\nsummary = \"0 0 0 1 1 *\"\n").await;
     let often = "[housekeeping]\nsummary = \"* * * * * *\"\n";
-    site.reload(often, "daily summary").await;
-    site.reload("", "configuration reloaded").await;
+    cluster.reload(often, "daily summary").await;
+    cluster.reload("", "configuration reloaded").await;
 }
 
 #[tokio::test]
 async fn a_configuration_that_cannot_be_used_changes_nothing() {
-    let mut site = Configured::start("").await;
+    let mut cluster = Configured::start("").await;
     for wrong in ["[housekeeping]\nprune = \"often\"\n", "[timers]\nbatches = 3\n", "no TOML"] {
         let wrong = &format!("{wrong}\n[log]\nlevel = \"trace\"\n");
-        site.reload(wrong, "configuration invalid, reload skipped").await;
+        cluster.reload(wrong, "configuration invalid, reload skipped").await;
     }
-    site.reload("[log]\nlevel = \"a=b=c\"\n", "all stays as it was").await;
-    assert!(!site.worker.log().contains("DEBUG"));
-    site.reload("[timers]\nbatch = 7\n[log]\nformat = \"json\"\n", "only after a restart").await;
-    let log = site.worker.log();
+    cluster.reload("[log]\nlevel = \"a=b=c\"\n", "all stays as it was").await;
+    assert!(!cluster.worker.log().contains("DEBUG"));
+    cluster.reload("[timers]\nbatch = 7\n[log]\nformat = \"json\"\n", "only after a restart").await;
+    let log = cluster.worker.log();
     for key in ["key=\"timers.batch\"", "key=\"log.format\""] {
         assert!(log.contains(key), "no {key} in {log}");
     }
-    site.database.insert_rooms("room", 1, site.database.now().await).await;
-    site.database.all_open().await;
-    assert!(site.worker.stop().await.success());
+    cluster.database.insert_rooms("room", 1, cluster.database.now().await).await;
+    cluster.database.all_open().await;
+    assert!(cluster.worker.stop().await.success());
 }
 
 /// As when a password is rotated: who has the old one is locked out afterwards.
 #[tokio::test]
 async fn new_secrets_of_database_and_broker_are_taken_over() {
-    let site = Site::new(Kind::Postgres).await;
-    let client = site.client().await;
-    let database = &site.database;
-    let name = site.exchange.replace(['.', '-'], "_");
+    let cluster = TestCluster::new(Kind::Postgres).await;
+    let client = cluster.client().await;
+    let database = &cluster.database;
+    let name = cluster.exchange.replace(['.', '-'], "_");
     let (old, new) = (format!("{name}_old"), format!("{name}_new"));
     for user in [&old, &new] {
         database.execute(&format!("CREATE ROLE {user} LOGIN SUPERUSER")).await;
@@ -96,10 +96,10 @@ async fn new_secrets_of_database_and_broker_are_taken_over() {
     let write = |user: &str, password: &str| {
         fs::write(&database_url, database.url.replace("//lobbyd@", &format!("//{user}@"))).unwrap();
         let login = format!("//{user}:{password}@");
-        fs::write(&events_url, site.amqp_url.replace("//guest:guest@", &login)).unwrap();
+        fs::write(&events_url, cluster.amqp_url.replace("//guest:guest@", &login)).unwrap();
     };
     write(&old, "secret");
-    let mut settings = site.settings.clone();
+    let mut settings = cluster.settings.clone();
     settings.retain(|(key, _)| {
         !["LOBBYD__DATABASE__URL", "LOBBYD__EVENTS__URL"].contains(&key.as_str())
     });
@@ -138,6 +138,6 @@ async fn new_secrets_of_database_and_broker_are_taken_over() {
     database.insert_room("webinar").await;
     let timer = database.now().await + 1;
     client.publish(&json!({"token": "webinar", "state": 1, "timer": timer})).await;
-    client.take_ids(&site.updates, 1).await;
+    client.take_ids(&cluster.updates, 1).await;
     assert!(program.stop().await.success());
 }

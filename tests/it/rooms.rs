@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::support::stage::{Cast, Stage};
+use crate::support::{app::TestApp, participants::Participants};
 
-on_every_database! { crate::support::stage::Stage::new:
+on_every_database! { crate::support::app::TestApp::new:
     rooms_are_made_shaped_and_deleted,
     participants_come_rise_fall_and_go,
     guest_moderators_have_no_account,
@@ -17,11 +17,11 @@ on_every_database! { crate::support::stage::Stage::new:
     the_call_begins_and_ends,
 }
 
-async fn rooms_are_made_shaped_and_deleted(stage: Stage) {
-    let owner = stage.user("owner").await;
-    let user = stage.user("user").await;
-    stage.api.guest().post("/room", json!({"roomType": 2, "roomName": "x"})).await.expect(401);
-    stage.api.guest().get("/room").await.expect(401);
+async fn rooms_are_made_shaped_and_deleted(app: TestApp) {
+    let owner = app.user("owner").await;
+    let user = app.user("user").await;
+    app.api.guest().post("/room", json!({"roomType": 2, "roomName": "x"})).await.expect(401);
+    app.api.guest().get("/room").await.expect(401);
     for bad in [
         json!({"roomType": 2}),
         json!({"roomType": 2, "roomName": " "}),
@@ -35,7 +35,7 @@ async fn rooms_are_made_shaped_and_deleted(stage: Stage) {
     ] {
         owner.post("/room", bad).await.expect(400);
     }
-    let timer = stage.database.now().await + 1000;
+    let timer = app.database.now().await + 1000;
     let made = owner
         .post(
             "/room",
@@ -83,13 +83,13 @@ async fn rooms_are_made_shaped_and_deleted(stage: Stage) {
     }
     for table in ["attendees", "messages", "room_states"] {
         let left = format!("SELECT count(*) FROM lobbyd_{table}");
-        assert_eq!(stage.database.number(&left).await, 0, "{table}");
+        assert_eq!(app.database.number(&left).await, 0, "{table}");
     }
 }
 
-async fn participants_come_rise_fall_and_go(stage: Stage) {
-    let owner = stage.user("owner").await;
-    let user = stage.user("user").await;
+async fn participants_come_rise_fall_and_go(app: TestApp) {
+    let owner = app.user("owner").await;
+    let user = app.user("user").await;
     let room = owner.room(3).await;
     let people = format!("/room/{room}/participants");
     owner.post(&people, json!({"newParticipant": "nobody"})).await.expect(404);
@@ -98,7 +98,7 @@ async fn participants_come_rise_fall_and_go(stage: Stage) {
     owner.add(&room, "user").await;
     owner.add(&room, "user").await;
     user.post(&people, json!({"newParticipant": "owner"})).await.expect(403);
-    let guest = stage.api.guest();
+    let guest = app.api.guest();
     guest.join(&room).await;
     guest.post(&format!("/guest/{room}/name"), json!({"displayName": "Zoë"})).await.expect(200);
     user.post(&format!("/guest/{room}/name"), json!({"displayName": "X"})).await.expect(403);
@@ -151,18 +151,18 @@ async fn participants_come_rise_fall_and_go(stage: Stage) {
     user.delete(&format!("/room/{room}/participants/self"), json!({})).await.expect(400);
 }
 
-async fn guest_moderators_have_no_account(stage: Stage) {
-    let cast = Cast::of(&stage).await;
-    let room = cast.room.as_str();
+async fn guest_moderators_have_no_account(app: TestApp) {
+    let participants = Participants::of(&app).await;
+    let room = participants.room.as_str();
     let add = json!({"newParticipant": "owner"});
-    cast.guest_moderator.post(&format!("/room/{room}/participants"), add).await.expect(401);
+    participants.guest_moderator.post(&format!("/room/{room}/participants"), add).await.expect(401);
     let public = format!("/room/{room}/public");
-    cast.guest_moderator.delete(&public, json!({})).await.expect(401);
+    participants.guest_moderator.delete(&public, json!({})).await.expect(401);
 }
 
-async fn a_room_of_two_is_one_room(stage: Stage) {
-    let one = stage.user("one").await;
-    let other = stage.user("other").await;
+async fn a_room_of_two_is_one_room(app: TestApp) {
+    let one = app.user("one").await;
+    let other = app.user("other").await;
     let pair_with = |invite: &str| json!({"roomType": 1, "invite": invite});
     one.post("/room", pair_with("nobody")).await.expect(404);
     one.post("/room", pair_with("one")).await.expect(400);
@@ -181,12 +181,12 @@ async fn a_room_of_two_is_one_room(stage: Stage) {
     for each in [&one, &other] {
         each.delete(&format!("/room/{room}/participants/self"), json!({})).await.expect(200);
     }
-    assert_eq!(stage.database.number("SELECT count(*) FROM lobbyd_rooms").await, 0);
+    assert_eq!(app.database.number("SELECT count(*) FROM lobbyd_rooms").await, 0);
 }
 
-async fn the_chat_keeps_what_was_said(stage: Stage) {
-    let owner = stage.user("owner").await;
-    let user = stage.user("user").await;
+async fn the_chat_keeps_what_was_said(app: TestApp) {
+    let owner = app.user("owner").await;
+    let user = app.user("user").await;
     let room = owner.room(2).await;
     owner.add(&room, "user").await;
     let chat = format!("/chat/{room}");
@@ -233,12 +233,12 @@ async fn the_chat_keeps_what_was_said(stage: Stage) {
         .await
         .expect(304);
     owner.get(&format!("{chat}?lookIntoFuture=2")).await.expect(400);
-    stage.user("stranger").await.get(&format!("{chat}?lookIntoFuture=0")).await.expect(404);
+    app.user("stranger").await.get(&format!("{chat}?lookIntoFuture=0")).await.expect(404);
 }
 
-async fn a_new_message_wakes_who_waits_for_one(stage: Stage) {
-    let owner = stage.user("owner").await;
-    let guest = stage.api.guest();
+async fn a_new_message_wakes_who_waits_for_one(app: TestApp) {
+    let owner = app.user("owner").await;
+    let guest = app.api.guest();
     let room = owner.room(3).await;
     guest.join(&room).await;
     let chat = format!("/chat/{room}");
@@ -264,40 +264,41 @@ async fn a_new_message_wakes_who_waits_for_one(stage: Stage) {
     received.expect(412);
 }
 
-async fn the_call_begins_and_ends(stage: Stage) {
-    let cast = Cast::of(&stage).await;
-    let room = cast.room.as_str();
+async fn the_call_begins_and_ends(app: TestApp) {
+    let participants = Participants::of(&app).await;
+    let room = participants.room.as_str();
     let call = format!("/call/{room}");
-    cast.owner.post(&call, json!({"flags": 3})).await.expect(404);
-    for each in [&cast.owner, &cast.user, &cast.guest] {
+    participants.owner.post(&call, json!({"flags": 3})).await.expect(404);
+    for each in [&participants.owner, &participants.user, &participants.guest] {
         each.join(room).await;
     }
-    cast.owner.put(&call, json!({"flags": 3})).await.expect(400);
-    cast.owner.post(&call, json!({"flags": 99})).await.expect(400);
-    cast.owner.post(&call, json!({"flags": 3})).await.expect(200);
-    cast.user.post(&call, json!({"flags": 7})).await.expect(200);
-    cast.guest.post(&call, json!({})).await.expect(200);
-    cast.owner.put(&call, json!({"flags": 1})).await.expect(200);
-    cast.owner.put(&call, json!({"flags": 2})).await.expect(400);
+    participants.owner.put(&call, json!({"flags": 3})).await.expect(400);
+    participants.owner.post(&call, json!({"flags": 99})).await.expect(400);
+    participants.owner.post(&call, json!({"flags": 3})).await.expect(200);
+    participants.user.post(&call, json!({"flags": 7})).await.expect(200);
+    participants.guest.post(&call, json!({})).await.expect(200);
+    participants.owner.put(&call, json!({"flags": 1})).await.expect(200);
+    participants.owner.put(&call, json!({"flags": 2})).await.expect(400);
     // Another device of somebody in the call asks before it takes over.
     let active = format!("/room/{room}/participants/active");
-    let conflict = cast.owner.post(&active, json!({"force": false})).await.expect(409).data();
+    let conflict =
+        participants.owner.post(&active, json!({"force": false})).await.expect(409).data();
     assert_eq!(conflict["inCall"], 1);
-    let seen = cast.user.get(&format!("/room/{room}")).await.expect(200).data();
+    let seen = participants.user.get(&format!("/room/{room}")).await.expect(200).data();
     assert_eq!((&seen["hasCall"], &seen["callFlag"]), (&json!(true), &json!(7)));
     assert!(seen["callStartTime"].as_i64().unwrap() > 0);
-    let peers = cast.user.get(&call).await.expect(200).data();
+    let peers = participants.user.get(&call).await.expect(200).data();
     assert_eq!(peers.as_array().unwrap().len(), 3);
     // Others than moderators only leave it themselves.
-    cast.user.delete(&call, json!({"all": true})).await.expect(200);
-    let peers = cast.owner.get(&call).await.expect(200).data();
+    participants.user.delete(&call, json!({"all": true})).await.expect(200);
+    let peers = participants.owner.get(&call).await.expect(200).data();
     assert_eq!(peers.as_array().unwrap().len(), 2);
-    cast.owner.delete(&format!("{call}?all=true"), json!({})).await.expect(200);
-    let seen = cast.guest.get(&format!("/room/{room}")).await.expect(200).data();
+    participants.owner.delete(&format!("{call}?all=true"), json!({})).await.expect(200);
+    let seen = participants.guest.get(&format!("/room/{room}")).await.expect(200).data();
     assert_eq!((&seen["hasCall"], &seen["participantFlags"]), (&json!(false), &json!(0)));
-    cast.user.post(&call, json!({"flags": 1})).await.expect(200);
-    cast.user.delete(&call, json!({})).await.expect(200);
-    let messages = cast.owner.system_messages(room).await;
+    participants.user.post(&call, json!({"flags": 1})).await.expect(200);
+    participants.user.delete(&call, json!({})).await.expect(200);
+    let messages = participants.owner.system_messages(room).await;
     let calls: Vec<&str> =
         messages.iter().map(String::as_str).filter(|m| m.contains("call")).collect();
     let expected = [

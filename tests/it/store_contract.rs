@@ -11,12 +11,12 @@ use lobbyd::{
 use crate::support::database::{Database, Kind};
 
 /// A store on an empty database.
-struct Subject {
+struct StoreFixture {
     database: Database,
     store: Arc<dyn Store>,
 }
 
-impl Subject {
+impl StoreFixture {
     async fn new(kind: Kind) -> Self {
         let database = Database::create(kind).await;
         let store = database.store().await;
@@ -42,7 +42,7 @@ impl Subject {
     }
 }
 
-on_every_database! { super::Subject::new:
+on_every_database! { super::StoreFixture::new:
     every_statement_prepares,
     migrating_twice_changes_nothing,
     the_time_is_that_of_the_database,
@@ -97,95 +97,95 @@ fn change(room: &str, lobby: Lobby, version: impl Into<Option<i64>>) -> LobbyCha
     }
 }
 
-async fn every_statement_prepares(subject: Subject) {
-    subject.store.prepare_all().await.unwrap();
+async fn every_statement_prepares(fixture: StoreFixture) {
+    fixture.store.prepare_all().await.unwrap();
     // The connection that prepared them without values must not run them.
-    a_due_timer_fires_once(subject).await;
+    a_due_timer_fires_once(fixture).await;
 }
 
-async fn migrating_twice_changes_nothing(subject: Subject) {
-    subject.database.insert_room("a").await;
-    subject.store.migrate().await.unwrap();
-    assert_eq!(subject.lobby("a").await, Lobby::OPEN);
+async fn migrating_twice_changes_nothing(fixture: StoreFixture) {
+    fixture.database.insert_room("a").await;
+    fixture.store.migrate().await.unwrap();
+    assert_eq!(fixture.lobby("a").await, Lobby::OPEN);
 }
 
-async fn the_time_is_that_of_the_database(subject: Subject) {
-    let before = subject.database.now_millis().await;
-    let now = subject.store.now().await.unwrap().timestamp_millis();
-    let after = subject.database.now_millis().await;
+async fn the_time_is_that_of_the_database(fixture: StoreFixture) {
+    let before = fixture.database.now_millis().await;
+    let now = fixture.store.now().await.unwrap().timestamp_millis();
+    let after = fixture.database.now_millis().await;
     assert!((before..=after).contains(&now), "{before} {now} {after}");
 }
 
-async fn a_change_arms_moves_and_disarms(subject: Subject) {
-    subject.database.insert_room("a").await;
+async fn a_change_arms_moves_and_disarms(fixture: StoreFixture) {
+    fixture.database.insert_room("a").await;
     let armed = closed_until(Some(at(10)));
-    let applied = subject.apply(&change("a", armed, 1)).await;
+    let applied = fixture.apply(&change("a", armed, 1)).await;
     assert_eq!(applied, Applied::Set { replaced: None });
-    assert_eq!(subject.lobby("a").await, armed);
+    assert_eq!(fixture.lobby("a").await, armed);
 
     let moved = closed_until(Some(at(20)));
-    let applied = subject.apply(&change("a", moved, 2)).await;
+    let applied = fixture.apply(&change("a", moved, 2)).await;
     assert_eq!(applied, Applied::Set { replaced: Some(at(10)) });
-    assert_eq!(subject.lobby("a").await, moved);
+    assert_eq!(fixture.lobby("a").await, moved);
 
-    let applied = subject.apply(&change("a", closed_until(None), 3)).await;
+    let applied = fixture.apply(&change("a", closed_until(None), 3)).await;
     assert_eq!(applied, Applied::Set { replaced: Some(at(20)) });
-    assert_eq!(subject.lobby("a").await, closed_until(None));
+    assert_eq!(fixture.lobby("a").await, closed_until(None));
 
-    let applied = subject.apply(&change("a", Lobby::OPEN, 4)).await;
+    let applied = fixture.apply(&change("a", Lobby::OPEN, 4)).await;
     assert_eq!(applied, Applied::Set { replaced: None });
-    assert_eq!(subject.lobby("a").await, Lobby::OPEN);
-    assert_eq!(subject.version("a").await, 4);
+    assert_eq!(fixture.lobby("a").await, Lobby::OPEN);
+    assert_eq!(fixture.version("a").await, 4);
 }
 
-async fn a_change_that_is_not_newer_changes_nothing(subject: Subject) {
-    subject.database.insert_room("a").await;
+async fn a_change_that_is_not_newer_changes_nothing(fixture: StoreFixture) {
+    fixture.database.insert_room("a").await;
     let lobby = closed_until(Some(at(10)));
-    subject.apply(&change("a", lobby, 5)).await;
+    fixture.apply(&change("a", lobby, 5)).await;
     for version in [5, 4] {
         let stale = change("a", Lobby::OPEN, version);
-        assert_eq!(subject.apply(&stale).await, Applied::Stale);
+        assert_eq!(fixture.apply(&stale).await, Applied::Stale);
     }
-    assert_eq!(subject.lobby("a").await, lobby);
-    assert_eq!(subject.version("a").await, 5);
+    assert_eq!(fixture.lobby("a").await, lobby);
+    assert_eq!(fixture.version("a").await, 5);
 }
 
-async fn a_change_of_an_unknown_room_changes_nothing(subject: Subject) {
-    let applied = subject.apply(&change("nowhere", closed_until(None), 1)).await;
+async fn a_change_of_an_unknown_room_changes_nothing(fixture: StoreFixture) {
+    let applied = fixture.apply(&change("nowhere", closed_until(None), 1)).await;
     assert_eq!(applied, Applied::UnknownRoom);
-    assert_eq!(subject.store.room(&token("nowhere")).await.unwrap(), None);
+    assert_eq!(fixture.store.room(&token("nowhere")).await.unwrap(), None);
 }
 
-async fn a_room_of_another_kind_gets_no_lobby(subject: Subject) {
+async fn a_room_of_another_kind_gets_no_lobby(fixture: StoreFixture) {
     let insert = "INSERT INTO lobbyd_rooms (token, type, name, object_type) VALUES";
-    subject
+    fixture
         .database
         .execute(&format!("{insert} ('one', 1, '', ''), ('file', 3, '', 'file')"))
         .await;
     for room in ["one", "file"] {
-        let applied = subject.apply(&change(room, closed_until(None), 1)).await;
+        let applied = fixture.apply(&change(room, closed_until(None), 1)).await;
         assert_eq!(applied, Applied::LobbyNotSupported);
-        assert_eq!(subject.lobby(room).await, Lobby::OPEN);
+        assert_eq!(fixture.lobby(room).await, Lobby::OPEN);
     }
 }
 
-async fn a_redelivered_timer_does_not_reset_twice(subject: Subject) {
-    subject.database.insert_room("a").await;
+async fn a_redelivered_timer_does_not_reset_twice(fixture: StoreFixture) {
+    fixture.database.insert_room("a").await;
     let bare = change("a", closed_until(Some(at(10))), None);
     let received = |version| Version::parse(version).unwrap();
-    subject.store.apply(&bare, received(100)).await.unwrap();
-    assert_eq!(subject.fire(at(10)).await, ["a"]);
+    fixture.store.apply(&bare, received(100)).await.unwrap();
+    assert_eq!(fixture.fire(at(10)).await, ["a"]);
     // Redelivered after a crash, the same event has a later instant of receipt.
-    let again = subject.store.apply(&bare, received(200)).await.unwrap();
+    let again = fixture.store.apply(&bare, received(200)).await.unwrap();
     assert_eq!(again, Applied::Stale);
-    assert!(subject.fire(at(20)).await.is_empty());
+    assert!(fixture.fire(at(20)).await.is_empty());
 }
 
-async fn a_due_timer_fires_once(subject: Subject) {
-    subject.database.insert_room("a").await;
-    subject.apply(&change("a", closed_until(Some(at(10))), 7)).await;
+async fn a_due_timer_fires_once(fixture: StoreFixture) {
+    fixture.database.insert_room("a").await;
+    fixture.apply(&change("a", closed_until(Some(at(10))), 7)).await;
     let now = at(10) + TimeDelta::milliseconds(3);
-    let fired = subject.store.fire_due(now, 100, LockPolicy::SkipLocked, None).await.unwrap();
+    let fired = fixture.store.fire_due(now, 100, LockPolicy::SkipLocked, None).await.unwrap();
     assert_eq!((fired.events.len(), fired.cleared_timers), (1, 0));
     let event = &fired.events[0];
     let data: serde_json::Value = serde_json::from_str(&event.data).unwrap();
@@ -195,11 +195,11 @@ async fn a_due_timer_fires_once(subject: Subject) {
         "firedAt": "2026-01-01T00:00:10.003Z",
     });
     assert_eq!(data, expected);
-    assert_eq!(subject.lobby("a").await, Lobby::OPEN);
-    assert_eq!(subject.version("a").await, 8);
+    assert_eq!(fixture.lobby("a").await, Lobby::OPEN);
+    assert_eq!(fixture.version("a").await, 8);
 
-    assert!(subject.fire(at(60)).await.is_empty());
-    let stored = subject.store.claim_outbox(now, 100, at(60)).await.unwrap();
+    assert!(fixture.fire(at(60)).await.is_empty());
+    let stored = fixture.store.claim_outbox(now, 100, at(60)).await.unwrap();
     assert_eq!(stored.len(), 1);
     assert_eq!(
         (&stored[0].id, &stored[0].data, stored[0].created_at, stored[0].due_at, stored[0].attempt),
@@ -207,147 +207,147 @@ async fn a_due_timer_fires_once(subject: Subject) {
     );
 }
 
-async fn the_cause_of_a_timer_is_known_when_it_fires(subject: Subject) {
+async fn the_cause_of_a_timer_is_known_when_it_fires(fixture: StoreFixture) {
     let cause = |span| TraceParent { trace: 1, span, sampled: true };
     for room in ["caused", "moved", "by_sql"] {
-        subject.database.insert_room(room).await;
+        fixture.database.insert_room(room).await;
         let set = change(room, closed_until(Some(at(10))), 1);
-        subject.apply(&set).await;
-        subject.store.note_cause(&set, RECEIVED, cause(1)).await.unwrap();
+        fixture.apply(&set).await;
+        fixture.store.note_cause(&set, RECEIVED, cause(1)).await.unwrap();
     }
     // Known already when it comes in, as a change by the API is; and overtaken.
     let again = change("caused", closed_until(Some(at(10))), 1);
-    subject.store.note_cause(&again, RECEIVED, cause(2)).await.unwrap();
-    subject.apply(&change("moved", closed_until(Some(at(20))), 2)).await;
+    fixture.store.note_cause(&again, RECEIVED, cause(2)).await.unwrap();
+    fixture.apply(&change("moved", closed_until(Some(at(20))), 2)).await;
     let overtaken = change("moved", closed_until(Some(at(10))), 1);
-    subject.store.note_cause(&overtaken, RECEIVED, cause(2)).await.unwrap();
-    let timer = subject.database.instant(at(20).timestamp());
+    fixture.store.note_cause(&overtaken, RECEIVED, cause(2)).await.unwrap();
+    let timer = fixture.database.instant(at(20).timestamp());
     let by_sql = format!("UPDATE lobbyd_rooms SET lobby_timer = {timer} WHERE token = 'by_sql'");
-    subject.database.execute(&by_sql).await;
+    fixture.database.execute(&by_sql).await;
 
-    let fired = subject.store.fire_due(at(30), 100, LockPolicy::SkipLocked, None).await.unwrap();
-    let causes = subject.store.causes(&fired.events).await.unwrap();
+    let fired = fixture.store.fire_due(at(30), 100, LockPolicy::SkipLocked, None).await.unwrap();
+    let causes = fixture.store.causes(&fired.events).await.unwrap();
     assert_eq!(fired.events.len(), 3);
     for event in &fired.events {
         let known = causes.get(&event.id).copied();
         let expected = (event.token.as_str() == "caused").then(|| cause(2));
         assert_eq!(known, expected, "{}", event.token);
     }
-    subject.store.prune_causes(at(10)).await.unwrap();
-    assert_eq!(subject.store.causes(&fired.events).await.unwrap().len(), 1, "it is not older");
-    subject.store.prune_causes(at(11)).await.unwrap();
-    assert!(subject.store.causes(&fired.events).await.unwrap().is_empty());
+    fixture.store.prune_causes(at(10)).await.unwrap();
+    assert_eq!(fixture.store.causes(&fired.events).await.unwrap().len(), 1, "it is not older");
+    fixture.store.prune_causes(at(11)).await.unwrap();
+    assert!(fixture.store.causes(&fired.events).await.unwrap().is_empty());
 }
 
-async fn another_url_is_tried_and_used(subject: Subject) {
-    let other = Database::create(subject.database.kind).await;
-    assert!(subject.store.try_url("nonsense").await.is_err());
-    assert!(subject.store.try_url(&other.url).await.is_err(), "it has no tables");
+async fn another_url_is_tried_and_used(fixture: StoreFixture) {
+    let other = Database::create(fixture.database.kind).await;
+    assert!(fixture.store.try_url("nonsense").await.is_err());
+    assert!(fixture.store.try_url(&other.url).await.is_err(), "it has no tables");
     other.store().await;
     other.insert_room("a").await;
-    subject.store.try_url(&other.url).await.unwrap();
-    assert_eq!(subject.store.room(&token("a")).await.unwrap(), None);
-    subject.store.use_url(&other.url).unwrap();
-    assert_eq!(subject.lobby("a").await, Lobby::OPEN);
+    fixture.store.try_url(&other.url).await.unwrap();
+    assert_eq!(fixture.store.room(&token("a")).await.unwrap(), None);
+    fixture.store.use_url(&other.url).unwrap();
+    assert_eq!(fixture.lobby("a").await, Lobby::OPEN);
 }
 
-async fn a_timer_is_never_early(subject: Subject) {
-    subject.database.insert_room("a").await;
-    subject.apply(&change("a", closed_until(Some(at(10))), 1)).await;
-    assert!(subject.fire(at(9) + TimeDelta::milliseconds(999)).await.is_empty());
-    assert_eq!(subject.lobby("a").await, closed_until(Some(at(10))));
-    assert_eq!(subject.fire(at(10)).await, ["a"]);
+async fn a_timer_is_never_early(fixture: StoreFixture) {
+    fixture.database.insert_room("a").await;
+    fixture.apply(&change("a", closed_until(Some(at(10))), 1)).await;
+    assert!(fixture.fire(at(9) + TimeDelta::milliseconds(999)).await.is_empty());
+    assert_eq!(fixture.lobby("a").await, closed_until(Some(at(10))));
+    assert_eq!(fixture.fire(at(10)).await, ["a"]);
 }
 
-async fn a_superseded_timer_never_fires(subject: Subject) {
+async fn a_superseded_timer_never_fires(fixture: StoreFixture) {
     for room in ["moved", "removed", "opened"] {
-        subject.database.insert_room(room).await;
-        subject.apply(&change(room, closed_until(Some(at(10))), 1)).await;
+        fixture.database.insert_room(room).await;
+        fixture.apply(&change(room, closed_until(Some(at(10))), 1)).await;
     }
-    subject.apply(&change("moved", closed_until(Some(at(30))), 2)).await;
-    subject.apply(&change("removed", closed_until(None), 2)).await;
-    subject.apply(&change("opened", Lobby::OPEN, 2)).await;
-    assert!(subject.fire(at(20)).await.is_empty());
-    assert_eq!(subject.lobby("removed").await, closed_until(None));
-    assert_eq!(subject.fire(at(30)).await, ["moved"]);
+    fixture.apply(&change("moved", closed_until(Some(at(30))), 2)).await;
+    fixture.apply(&change("removed", closed_until(None), 2)).await;
+    fixture.apply(&change("opened", Lobby::OPEN, 2)).await;
+    assert!(fixture.fire(at(20)).await.is_empty());
+    assert_eq!(fixture.lobby("removed").await, closed_until(None));
+    assert_eq!(fixture.fire(at(30)).await, ["moved"]);
     // A setting that was made before the reset and arrives after it is still the newer one.
     let late = change("moved", closed_until(Some(at(90))), 4);
-    assert!(matches!(subject.apply(&late).await, Applied::Set { .. }));
+    assert!(matches!(fixture.apply(&late).await, Applied::Set { .. }));
 }
 
-async fn a_row_written_by_anybody_is_a_timer(subject: Subject) {
-    subject.database.insert_rooms("room", 3, at(5).timestamp()).await;
-    assert_eq!(subject.store.next_due().await.unwrap(), Some(at(5)));
-    assert!(subject.fire(at(4)).await.is_empty());
-    let mut fired = subject.fire(at(5)).await;
+async fn a_row_written_by_anybody_is_a_timer(fixture: StoreFixture) {
+    fixture.database.insert_rooms("room", 3, at(5).timestamp()).await;
+    assert_eq!(fixture.store.next_due().await.unwrap(), Some(at(5)));
+    assert!(fixture.fire(at(4)).await.is_empty());
+    let mut fired = fixture.fire(at(5)).await;
     fired.sort();
     assert_eq!(fired, ["room1", "room2", "room3"]);
 }
 
-async fn an_open_room_with_a_timer_is_only_tidied(subject: Subject) {
-    subject.database.insert_rooms("a", 1, at(5).timestamp()).await;
-    subject.database.execute("UPDATE lobbyd_rooms SET lobby_state = 0, lobby_version = 9").await;
-    let fired = subject.store.fire_due(at(5), 100, LockPolicy::SkipLocked, None).await.unwrap();
+async fn an_open_room_with_a_timer_is_only_tidied(fixture: StoreFixture) {
+    fixture.database.insert_rooms("a", 1, at(5).timestamp()).await;
+    fixture.database.execute("UPDATE lobbyd_rooms SET lobby_state = 0, lobby_version = 9").await;
+    let fired = fixture.store.fire_due(at(5), 100, LockPolicy::SkipLocked, None).await.unwrap();
     assert_eq!((fired.events.len(), fired.cleared_timers), (0, 1));
-    assert_eq!(subject.lobby("a1").await, Lobby::OPEN);
-    assert_eq!(subject.version("a1").await, 9);
-    assert_eq!(subject.database.unpublished().await, 0);
+    assert_eq!(fixture.lobby("a1").await, Lobby::OPEN);
+    assert_eq!(fixture.version("a1").await, 9);
+    assert_eq!(fixture.database.unpublished().await, 0);
 }
 
-async fn a_timer_where_no_lobby_can_be_is_left_alone(subject: Subject) {
-    subject.database.insert_rooms("one", 1, at(5).timestamp()).await;
-    subject.database.execute("UPDATE lobbyd_rooms SET type = 1").await;
-    subject.database.insert_rooms("file", 1, at(5).timestamp()).await;
-    subject.database.execute("UPDATE lobbyd_rooms SET object_type = 'file' WHERE type = 3").await;
-    assert!(subject.fire(at(5)).await.is_empty());
-    assert_eq!(subject.store.next_due().await.unwrap(), None);
-    assert_eq!(subject.lobby("one1").await, closed_until(Some(at(5))));
-    let backlog = subject.store.backlog().await.unwrap();
+async fn a_timer_where_no_lobby_can_be_is_left_alone(fixture: StoreFixture) {
+    fixture.database.insert_rooms("one", 1, at(5).timestamp()).await;
+    fixture.database.execute("UPDATE lobbyd_rooms SET type = 1").await;
+    fixture.database.insert_rooms("file", 1, at(5).timestamp()).await;
+    fixture.database.execute("UPDATE lobbyd_rooms SET object_type = 'file' WHERE type = 3").await;
+    assert!(fixture.fire(at(5)).await.is_empty());
+    assert_eq!(fixture.store.next_due().await.unwrap(), None);
+    assert_eq!(fixture.lobby("one1").await, closed_until(Some(at(5))));
+    let backlog = fixture.store.backlog().await.unwrap();
     assert_eq!((backlog.timers_pending, backlog.timers_unusable), (0, 2));
 }
 
-async fn a_batch_takes_the_longest_overdue_first(subject: Subject) {
-    subject.database.insert_rooms("late", 3, at(9).timestamp()).await;
-    subject.database.insert_rooms("early", 3, at(5).timestamp()).await;
+async fn a_batch_takes_the_longest_overdue_first(fixture: StoreFixture) {
+    fixture.database.insert_rooms("late", 3, at(9).timestamp()).await;
+    fixture.database.insert_rooms("early", 3, at(5).timestamp()).await;
     for expected in ["early", "late"] {
-        let fired = subject.store.fire_due(at(10), 3, LockPolicy::SkipLocked, None).await.unwrap();
+        let fired = fixture.store.fire_due(at(10), 3, LockPolicy::SkipLocked, None).await.unwrap();
         assert_eq!(fired.events.len(), 3);
         assert!(fired.events.iter().all(|event| event.token.as_str().starts_with(expected)));
     }
-    assert!(subject.fire(at(10)).await.is_empty());
+    assert!(fixture.fire(at(10)).await.is_empty());
 }
 
-async fn tokens_differ_by_case(subject: Subject) {
-    subject.database.insert_room("abc").await;
-    subject.database.insert_room("ABC").await;
-    subject.apply(&change("ABC", closed_until(None), 1)).await;
-    assert_eq!(subject.lobby("abc").await, Lobby::OPEN);
-    assert_eq!(subject.lobby("ABC").await, closed_until(None));
+async fn tokens_differ_by_case(fixture: StoreFixture) {
+    fixture.database.insert_room("abc").await;
+    fixture.database.insert_room("ABC").await;
+    fixture.apply(&change("ABC", closed_until(None), 1)).await;
+    assert_eq!(fixture.lobby("abc").await, Lobby::OPEN);
+    assert_eq!(fixture.lobby("ABC").await, closed_until(None));
 }
 
-async fn the_last_second_of_the_calendar_is_kept(subject: Subject) {
-    subject.database.insert_room("a").await;
+async fn the_last_second_of_the_calendar_is_kept(fixture: StoreFixture) {
+    fixture.database.insert_room("a").await;
     let last = DateTime::from_timestamp(253_402_300_799, 0).unwrap();
-    subject.apply(&change("a", closed_until(Some(last)), 1)).await;
-    assert_eq!(subject.lobby("a").await, closed_until(Some(last)));
-    assert_eq!(subject.store.next_due().await.unwrap(), Some(last));
+    fixture.apply(&change("a", closed_until(Some(last)), 1)).await;
+    assert_eq!(fixture.lobby("a").await, closed_until(Some(last)));
+    assert_eq!(fixture.store.next_due().await.unwrap(), Some(last));
 }
 
-async fn the_next_due_instant_is_that_of_the_first_timer(subject: Subject) {
-    assert_eq!(subject.store.next_due().await.unwrap(), None);
-    subject.database.insert_rooms("a", 2, at(5).timestamp()).await;
-    subject.database.insert_rooms("b", 2, at(8).timestamp()).await;
-    assert_eq!(subject.store.next_due().await.unwrap(), Some(at(5)));
-    assert_eq!(subject.fire(at(6)).await.len(), 2);
-    assert_eq!(subject.store.next_due().await.unwrap(), Some(at(8)));
-    assert_eq!(subject.fire(at(8)).await.len(), 2);
-    assert_eq!(subject.store.next_due().await.unwrap(), None);
+async fn the_next_due_instant_is_that_of_the_first_timer(fixture: StoreFixture) {
+    assert_eq!(fixture.store.next_due().await.unwrap(), None);
+    fixture.database.insert_rooms("a", 2, at(5).timestamp()).await;
+    fixture.database.insert_rooms("b", 2, at(8).timestamp()).await;
+    assert_eq!(fixture.store.next_due().await.unwrap(), Some(at(5)));
+    assert_eq!(fixture.fire(at(6)).await.len(), 2);
+    assert_eq!(fixture.store.next_due().await.unwrap(), Some(at(8)));
+    assert_eq!(fixture.fire(at(8)).await.len(), 2);
+    assert_eq!(fixture.store.next_due().await.unwrap(), None);
 }
 
-async fn a_claim_is_exclusive_until_it_ends(subject: Subject) {
-    subject.database.insert_rooms("a", 3, at(0).timestamp()).await;
-    subject.fire(at(0)).await;
-    let claim = |now, limit| subject.store.claim_outbox(now, limit, at(10));
+async fn a_claim_is_exclusive_until_it_ends(fixture: StoreFixture) {
+    fixture.database.insert_rooms("a", 3, at(0).timestamp()).await;
+    fixture.fire(at(0)).await;
+    let claim = |now, limit| fixture.store.claim_outbox(now, limit, at(10));
     assert_eq!(claim(at(1), 2).await.unwrap().len(), 2);
     assert_eq!(claim(at(1), 2).await.unwrap().len(), 1);
     assert!(claim(at(9), 2).await.unwrap().is_empty());
@@ -356,92 +356,92 @@ async fn a_claim_is_exclusive_until_it_ends(subject: Subject) {
     assert!(again.iter().all(|event| event.attempt == 2));
 }
 
-async fn a_released_event_can_be_claimed_again(subject: Subject) {
-    subject.database.insert_rooms("a", 1, at(0).timestamp()).await;
-    subject.fire(at(0)).await;
-    let claimed = subject.store.claim_outbox(at(0), 5, at(100)).await.unwrap();
+async fn a_released_event_can_be_claimed_again(fixture: StoreFixture) {
+    fixture.database.insert_rooms("a", 1, at(0).timestamp()).await;
+    fixture.fire(at(0)).await;
+    let claimed = fixture.store.claim_outbox(at(0), 5, at(100)).await.unwrap();
     let ids = [claimed[0].id.clone()];
-    subject.store.release_outbox(&ids, at(7)).await.unwrap();
-    assert!(subject.store.claim_outbox(at(6), 5, at(100)).await.unwrap().is_empty());
-    assert_eq!(subject.store.claim_outbox(at(7), 5, at(100)).await.unwrap()[0].id, ids[0]);
+    fixture.store.release_outbox(&ids, at(7)).await.unwrap();
+    assert!(fixture.store.claim_outbox(at(6), 5, at(100)).await.unwrap().is_empty());
+    assert_eq!(fixture.store.claim_outbox(at(7), 5, at(100)).await.unwrap()[0].id, ids[0]);
 }
 
-async fn a_published_event_stays_as_history(subject: Subject) {
-    subject.database.insert_rooms("a", 2, at(0).timestamp()).await;
-    subject.fire(at(0)).await;
-    let claimed = subject.store.claim_outbox(at(0), 1, at(1)).await.unwrap();
+async fn a_published_event_stays_as_history(fixture: StoreFixture) {
+    fixture.database.insert_rooms("a", 2, at(0).timestamp()).await;
+    fixture.fire(at(0)).await;
+    let claimed = fixture.store.claim_outbox(at(0), 1, at(1)).await.unwrap();
     let ids: Vec<EventId> = claimed.into_iter().map(|event| event.id).collect();
-    subject.store.mark_published(&ids, at(2)).await.unwrap();
+    fixture.store.mark_published(&ids, at(2)).await.unwrap();
     // A second worker, whose claim took over, says the same later, and a third one gives back what
     // it never sent: the event stays published.
-    subject.store.mark_published(&ids, at(3)).await.unwrap();
-    subject.store.release_outbox(&ids, at(0)).await.unwrap();
-    assert_eq!(subject.store.claim_outbox(at(50), 5, at(60)).await.unwrap().len(), 1);
-    assert_eq!(subject.database.number("SELECT count(*) FROM lobbyd_outbox").await, 2);
-    assert_eq!(subject.database.unpublished().await, 1);
+    fixture.store.mark_published(&ids, at(3)).await.unwrap();
+    fixture.store.release_outbox(&ids, at(0)).await.unwrap();
+    assert_eq!(fixture.store.claim_outbox(at(50), 5, at(60)).await.unwrap().len(), 1);
+    assert_eq!(fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await, 2);
+    assert_eq!(fixture.database.unpublished().await, 1);
 }
 
-async fn fired_events_can_be_claimed_for_the_one_who_fired(subject: Subject) {
-    subject.database.insert_rooms("a", 1, at(0).timestamp()).await;
+async fn fired_events_can_be_claimed_for_the_one_who_fired(fixture: StoreFixture) {
+    fixture.database.insert_rooms("a", 1, at(0).timestamp()).await;
     let fired =
-        subject.store.fire_due(at(0), 5, LockPolicy::SkipLocked, Some(at(5))).await.unwrap();
+        fixture.store.fire_due(at(0), 5, LockPolicy::SkipLocked, Some(at(5))).await.unwrap();
     assert_eq!(fired.events[0].attempt, 1);
-    assert!(subject.store.claim_outbox(at(4), 5, at(9)).await.unwrap().is_empty());
-    let taken_over = subject.store.claim_outbox(at(5), 5, at(9)).await.unwrap();
+    assert!(fixture.store.claim_outbox(at(4), 5, at(9)).await.unwrap().is_empty());
+    let taken_over = fixture.store.claim_outbox(at(5), 5, at(9)).await.unwrap();
     assert_eq!((&taken_over[0].id, taken_over[0].attempt), (&fired.events[0].id, 2));
 }
 
-async fn old_rows_are_pruned(subject: Subject) {
+async fn old_rows_are_pruned(fixture: StoreFixture) {
     for (prefix, due) in [("old", 0), ("new", 100)] {
-        subject.database.insert_rooms(prefix, 2, at(due).timestamp()).await;
-        let fired = subject.store.fire_due(at(due), 5, LockPolicy::SkipLocked, None).await.unwrap();
+        fixture.database.insert_rooms(prefix, 2, at(due).timestamp()).await;
+        let fired = fixture.store.fire_due(at(due), 5, LockPolicy::SkipLocked, None).await.unwrap();
         let published = [fired.events[0].id.clone()];
-        subject.store.mark_published(&published, at(due)).await.unwrap();
+        fixture.store.mark_published(&published, at(due)).await.unwrap();
     }
-    assert_eq!(subject.store.prune_published(at(50), 10).await.unwrap(), 1);
-    assert_eq!(subject.store.prune_dead(at(50), 10).await.unwrap(), 1);
-    assert_eq!(subject.store.prune_published(at(100), 10).await.unwrap(), 0);
-    assert_eq!(subject.store.prune_dead(at(100), 10).await.unwrap(), 0);
-    assert_eq!(subject.database.number("SELECT count(*) FROM lobbyd_outbox").await, 2);
+    assert_eq!(fixture.store.prune_published(at(50), 10).await.unwrap(), 1);
+    assert_eq!(fixture.store.prune_dead(at(50), 10).await.unwrap(), 1);
+    assert_eq!(fixture.store.prune_published(at(100), 10).await.unwrap(), 0);
+    assert_eq!(fixture.store.prune_dead(at(100), 10).await.unwrap(), 0);
+    assert_eq!(fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await, 2);
 }
 
-async fn pruning_keeps_to_its_limit(subject: Subject) {
-    subject.database.insert_rooms("dead", 5, at(0).timestamp()).await;
-    subject.fire(at(0)).await;
+async fn pruning_keeps_to_its_limit(fixture: StoreFixture) {
+    fixture.database.insert_rooms("dead", 5, at(0).timestamp()).await;
+    fixture.fire(at(0)).await;
     for expected in [3, 2, 0] {
-        assert_eq!(subject.store.prune_dead(at(1), 3).await.unwrap(), expected);
+        assert_eq!(fixture.store.prune_dead(at(1), 3).await.unwrap(), expected);
     }
 }
 
-async fn what_waits_is_counted(subject: Subject) {
-    let backlog = subject.store.backlog().await.unwrap();
+async fn what_waits_is_counted(fixture: StoreFixture) {
+    let backlog = fixture.store.backlog().await.unwrap();
     assert_eq!((backlog.timers_pending, backlog.outbox_pending), (0, 0));
     assert_eq!(backlog.outbox_oldest, None);
-    subject.database.insert_rooms("due", 2, at(3).timestamp()).await;
-    subject.database.insert_rooms("later", 3, at(50).timestamp()).await;
-    subject.fire(at(3)).await;
-    let backlog = subject.store.backlog().await.unwrap();
+    fixture.database.insert_rooms("due", 2, at(3).timestamp()).await;
+    fixture.database.insert_rooms("later", 3, at(50).timestamp()).await;
+    fixture.fire(at(3)).await;
+    let backlog = fixture.store.backlog().await.unwrap();
     assert_eq!((backlog.timers_pending, backlog.outbox_pending), (3, 2));
     assert_eq!(backlog.outbox_oldest, Some(at(3)));
-    assert_eq!(subject.store.fired_since(at(3)).await.unwrap(), 2);
-    assert_eq!(subject.store.fired_since(at(4)).await.unwrap(), 0);
+    assert_eq!(fixture.store.fired_since(at(3)).await.unwrap(), 2);
+    assert_eq!(fixture.store.fired_since(at(4)).await.unwrap(), 0);
 }
 
-async fn a_room_is_made_once(subject: Subject) {
-    subject.store.create_room(&token("a"), 2, "Webinar").await.unwrap();
-    let twice = subject.store.create_room(&token("a"), 2, "Webinar").await;
+async fn a_room_is_made_once(fixture: StoreFixture) {
+    fixture.store.create_room(&token("a"), 2, "Webinar").await.unwrap();
+    let twice = fixture.store.create_room(&token("a"), 2, "Webinar").await;
     assert!(matches!(twice, Err(StoreError::Rejected(_))), "{twice:?}");
-    let room = subject.store.room(&token("a")).await.unwrap().unwrap();
+    let room = fixture.store.room(&token("a")).await.unwrap().unwrap();
     assert_eq!((room.room_type, room.lobby), (2, Lobby::OPEN));
     // The pool is as good as before.
     for _ in 0..20 {
-        tokio::time::timeout(Duration::from_secs(20), subject.store.now()).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(20), fixture.store.now()).await.unwrap().unwrap();
     }
 }
 
-async fn a_closed_store_says_so_at_once(subject: Subject) {
-    subject.store.now().await.unwrap();
-    subject.store.close().await;
-    let refused = subject.store.now().await;
+async fn a_closed_store_says_so_at_once(fixture: StoreFixture) {
+    fixture.store.now().await.unwrap();
+    fixture.store.close().await;
+    let refused = fixture.store.now().await;
     assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
 }

@@ -19,12 +19,12 @@ use tokio::{
 };
 
 use crate::support::{
+    cluster::TestCluster,
     daemon::{Daemon, add_user, run},
     database::Kind,
     eventually,
     http::Api,
     server::free_port,
-    site::Site,
 };
 
 /// The trace of whoever sends the event, and the span in which that happens.
@@ -54,11 +54,11 @@ impl Collector {
     }
 
     /// One, and an installation on SQLite that sends its spans there.
-    async fn with_site() -> (Self, Site) {
-        let mut site = Site::new(Kind::Sqlite).await;
+    async fn with_cluster() -> (Self, TestCluster) {
+        let mut cluster = TestCluster::new(Kind::Sqlite).await;
         let collector = Self::start().await;
-        site.set("TRACES__ENDPOINT", &collector.endpoint);
-        (collector, site)
+        cluster.set("TRACES__ENDPOINT", &collector.endpoint);
+        (collector, cluster)
     }
 
     /// Waits for the span of this name and trace, or of any trace.
@@ -112,17 +112,17 @@ fn notes(span: &Span) -> HashMap<String, String> {
     span.attributes.iter().filter_map(text).collect()
 }
 
-on_every_database! { crate::support::site::Site::new:
+on_every_database! { crate::support::cluster::TestCluster::new:
     a_trace_leads_from_the_event_in_to_the_event_out,
 }
 
-async fn a_trace_leads_from_the_event_in_to_the_event_out(mut site: Site) {
+async fn a_trace_leads_from_the_event_in_to_the_event_out(mut cluster: TestCluster) {
     let collector = Collector::start().await;
-    site.set("TRACES__ENDPOINT", &collector.endpoint);
-    let client = site.client().await;
-    let mut worker = site.worker().await;
-    site.database.insert_room("webinar").await;
-    let timer = site.database.now().await + 2;
+    cluster.set("TRACES__ENDPOINT", &collector.endpoint);
+    let client = cluster.client().await;
+    let mut worker = cluster.worker().await;
+    cluster.database.insert_room("webinar").await;
+    let timer = cluster.database.now().await + 2;
     let change = json!({"token": "webinar", "state": 1, "timer": timer});
     client.publish_traced(&change, SENDER).await;
 
@@ -139,7 +139,7 @@ async fn a_trace_leads_from_the_event_in_to_the_event_out(mut site: Site) {
     assert!(commit.end_time_unix_nano <= process.end_time_unix_nano);
 
     // The room that opens has the trace of its own event, linked to where its timer came from.
-    let update = client.take_ids(&site.updates, 1).await.into_values().next().unwrap();
+    let update = client.take_ids(&cluster.updates, 1).await.into_values().next().unwrap();
     let own = update.message_id.replace('-', "");
     let opening = collector.span("open room", Some(&own)).await;
     assert!(opening.parent_span_id.is_empty());
@@ -161,16 +161,16 @@ async fn a_trace_leads_from_the_event_in_to_the_event_out(mut site: Site) {
 /// The API publishes the change, a worker hears of it and knows it already, and opens the room.
 #[tokio::test]
 async fn a_timer_that_was_set_by_the_api_is_linked_too() {
-    let (collector, site) = Collector::with_site().await;
-    let _client = site.client().await;
-    let program = Daemon::start_as("run", &site.settings);
+    let (collector, cluster) = Collector::with_cluster().await;
+    let _client = cluster.client().await;
+    let program = Daemon::start_as("run", &cluster.settings);
     program.ready().await;
-    add_user(&site.settings, "alice", "secret", &[]);
+    add_user(&cluster.settings, "alice", "secret", &[]);
     let alice = Api::new(program.http_port).user("alice", "secret");
     let room = json!({"roomType": 3, "roomName": "Webinar"});
     let room = alice.post("/room", room).await.expect(201).data();
     let lobby = format!("/room/{}/webinar/lobby", room["token"].as_str().unwrap());
-    let timer = site.database.now().await + 2;
+    let timer = cluster.database.now().await + 2;
     alice.put(&lobby, json!({"state": 1, "timer": timer})).await.expect(200);
     let process = collector.span("process lobby.changed", None).await;
     assert_eq!(notes(&process)["lobbyd.outcome"], "stale");
@@ -184,17 +184,17 @@ async fn a_timer_that_was_set_by_the_api_is_linked_too() {
 
 #[tokio::test]
 async fn who_is_not_recorded_is_left_in_peace() {
-    let (collector, site) = Collector::with_site().await;
-    let client = site.client().await;
-    let mut worker = site.worker().await;
+    let (collector, cluster) = Collector::with_cluster().await;
+    let client = cluster.client().await;
+    let mut worker = cluster.worker().await;
     for room in ["unsampled", "malformed"] {
-        site.database.insert_room(room).await;
+        cluster.database.insert_room(room).await;
     }
-    let timer = site.database.now().await + 2;
+    let timer = cluster.database.now().await + 2;
     let change = |room: &str| json!({"token": room, "state": 1, "timer": timer});
     client.publish_traced(&change("unsampled"), &SENDER.replace("-01", "-00")).await;
     client.publish_traced(&change("malformed"), "nonsense").await;
-    client.take_ids(&site.updates, 2).await;
+    client.take_ids(&cluster.updates, 2).await;
     assert!(worker.stop().await.success());
     // At its end the program has exported everything.
     let spans = collector.spans.lock().unwrap();
@@ -207,13 +207,13 @@ async fn who_is_not_recorded_is_left_in_peace() {
 
 #[tokio::test]
 async fn a_collector_that_is_down_costs_nothing_but_its_spans() {
-    let mut site = Site::new(Kind::Sqlite).await;
-    site.set("TRACES__ENDPOINT", &format!("http://127.0.0.1:{}/v1/traces", free_port()));
-    let client = site.client().await;
-    let mut worker = site.worker().await;
-    site.database.insert_rooms("room", 3000, site.database.now().await).await;
-    site.database.all_open().await;
-    site.all_done(&client, 3000).await;
+    let mut cluster = TestCluster::new(Kind::Sqlite).await;
+    cluster.set("TRACES__ENDPOINT", &format!("http://127.0.0.1:{}/v1/traces", free_port()));
+    let client = cluster.client().await;
+    let mut worker = cluster.worker().await;
+    cluster.database.insert_rooms("room", 3000, cluster.database.now().await).await;
+    cluster.database.all_open().await;
+    cluster.all_done(&client, 3000).await;
     eventually("dropped spans", || async {
         worker.metric("lobbyd_spans_dropped_total").await.filter(|dropped| *dropped > 0)
     })

@@ -5,13 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::support::{
-    eventually,
-    http::Client,
-    stage::{Cast, Stage},
-};
+use crate::support::{app::TestApp, eventually, http::Client, participants::Participants};
 
-on_every_database! { crate::support::stage::Stage::new:
+on_every_database! { crate::support::app::TestApp::new:
     only_moderators_with_an_account_set_the_lobby,
     only_group_and_public_rooms_have_a_lobby,
     a_timer_means_the_same_in_every_form,
@@ -28,39 +24,39 @@ on_every_database! { crate::support::stage::Stage::new:
     who_loses_the_right_to_pass_leaves_the_call,
 }
 
-async fn only_moderators_with_an_account_set_the_lobby(stage: Stage) {
-    let cast = Cast::of(&stage).await;
-    let path = format!("/room/{}/webinar/lobby", cast.room);
+async fn only_moderators_with_an_account_set_the_lobby(app: TestApp) {
+    let participants = Participants::of(&app).await;
+    let path = format!("/room/{}/webinar/lobby", participants.room);
     let set = json!({"state": 1});
-    cast.guest.put(&path, set.clone()).await.expect(401);
-    cast.guest_moderator.put(&path, set.clone()).await.expect(401);
-    stage.api.guest().put(&path, set.clone()).await.expect(401);
-    cast.user.put(&path, set.clone()).await.expect(403);
-    cast.self_joined.put(&path, set.clone()).await.expect(403);
+    participants.guest.put(&path, set.clone()).await.expect(401);
+    participants.guest_moderator.put(&path, set.clone()).await.expect(401);
+    app.api.guest().put(&path, set.clone()).await.expect(401);
+    participants.user.put(&path, set.clone()).await.expect(403);
+    participants.self_joined.put(&path, set.clone()).await.expect(403);
     // Who may not set it does not learn what is wrong with the value.
-    cast.user.put(&path, json!({"state": 9})).await.expect(403);
-    stage.user("stranger").await.put(&path, set.clone()).await.expect(404);
-    cast.owner.put("/room/nowhere/webinar/lobby", set.clone()).await.expect(404);
-    for moderator in [&cast.owner, &cast.moderator] {
+    participants.user.put(&path, json!({"state": 9})).await.expect(403);
+    app.user("stranger").await.put(&path, set.clone()).await.expect(404);
+    participants.owner.put("/room/nowhere/webinar/lobby", set.clone()).await.expect(404);
+    for moderator in [&participants.owner, &participants.moderator] {
         let room = moderator.put(&path, set.clone()).await.expect(200).data();
         assert_eq!((&room["lobbyState"], &room["lobbyTimer"]), (&json!(1), &json!(0)));
-        assert_eq!(room["token"], cast.room);
+        assert_eq!(room["token"], participants.room);
         let room = moderator.put(&path, json!({"state": 0})).await.expect(200).data();
         assert_eq!(room["lobbyState"], 0);
     }
-    cast.owner.put(&path, json!({"state": 2})).await.expect(400);
-    cast.owner.put(&path, json!({"state": -1})).await.expect(400);
-    cast.owner.put(&path, json!({})).await.expect(400);
-    let shown = cast.owner.system_messages(&cast.room).await;
+    participants.owner.put(&path, json!({"state": 2})).await.expect(400);
+    participants.owner.put(&path, json!({"state": -1})).await.expect(400);
+    participants.owner.put(&path, json!({})).await.expect(400);
+    let shown = participants.owner.system_messages(&participants.room).await;
     let lobby: Vec<&str> =
         shown.iter().map(String::as_str).filter(|m| m.contains("lobby")).collect();
     let twice = ["lobby_non_moderators", "lobby_none", "lobby_non_moderators", "lobby_none"];
     assert_eq!(lobby, twice);
 }
 
-async fn only_group_and_public_rooms_have_a_lobby(stage: Stage) {
-    let owner = stage.user("owner").await;
-    stage.user("other").await;
+async fn only_group_and_public_rooms_have_a_lobby(app: TestApp) {
+    let owner = app.user("owner").await;
+    app.user("other").await;
     let pair = owner.post("/room", json!({"roomType": 1, "invite": "other"})).await.expect(201);
     let pair = pair.data()["token"].as_str().unwrap().to_owned();
     let closed = json!({"state": 1});
@@ -80,16 +76,16 @@ async fn only_group_and_public_rooms_have_a_lobby(stage: Stage) {
         let room = owner.room(2).await;
         let set =
             format!("UPDATE lobbyd_rooms SET object_type = '{object}' WHERE token = '{room}'");
-        stage.database.execute(&set).await;
+        app.database.execute(&set).await;
         owner.put(&lobby(&room), closed.clone()).await.expect(status);
     }
 }
 
-async fn a_timer_means_the_same_in_every_form(stage: Stage) {
-    let owner = stage.user("owner").await;
+async fn a_timer_means_the_same_in_every_form(app: TestApp) {
+    let owner = app.user("owner").await;
     let room = owner.room(2).await;
     let path = format!("/room/{room}/webinar/lobby");
-    let timer = stage.database.now().await + 1000;
+    let timer = app.database.now().await + 1000;
     let expect = |room: Value, timer: i64| {
         assert_eq!((&room["lobbyState"], &room["lobbyTimer"]), (&json!(1), &json!(timer)));
     };
@@ -110,8 +106,8 @@ async fn a_timer_means_the_same_in_every_form(stage: Stage) {
     assert_eq!((&open["lobbyState"], &open["lobbyTimer"]), (&json!(0), &json!(0)));
 }
 
-async fn a_timer_that_cannot_be_meant_is_refused(stage: Stage) {
-    let owner = stage.user("owner").await;
+async fn a_timer_that_cannot_be_meant_is_refused(app: TestApp) {
+    let owner = app.user("owner").await;
     let room = owner.room(2).await;
     let path = format!("/room/{room}/webinar/lobby");
     let last = json!({"state": 1, "timer": 253_402_300_799_i64});
@@ -133,22 +129,22 @@ async fn a_timer_that_cannot_be_meant_is_refused(stage: Stage) {
     assert_eq!(room["lobbyTimer"], 253_402_300_799_i64, "the refused ones changed nothing");
 }
 
-async fn a_timer_in_the_past_opens_at_once(stage: Stage) {
-    let owner = stage.user("owner").await;
+async fn a_timer_in_the_past_opens_at_once(app: TestApp) {
+    let owner = app.user("owner").await;
     let room = owner.room(2).await;
     let path = format!("/room/{room}/webinar/lobby");
     owner.put(&path, json!({"state": 1})).await.expect(200);
-    let past = stage.database.now().await - 10;
+    let past = app.database.now().await - 10;
     let open = owner.put(&path, json!({"state": 1, "timer": past})).await.expect(200).data();
     assert_eq!((&open["lobbyState"], &open["lobbyTimer"]), (&json!(0), &json!(0)));
 }
 
-async fn the_timer_opens_the_room_by_itself(stage: Stage) {
-    let owner = stage.user("owner").await;
-    let guest = stage.api.guest();
+async fn the_timer_opens_the_room_by_itself(app: TestApp) {
+    let owner = app.user("owner").await;
+    let guest = app.api.guest();
     let room = owner.room(3).await;
     guest.join(&room).await;
-    let timer = stage.database.now().await + 3;
+    let timer = app.database.now().await + 3;
     let path = format!("/room/{room}/webinar/lobby");
     owner.put(&path, json!({"state": 1, "timer": timer})).await.expect(200);
     guest.get(&format!("/chat/{room}?lookIntoFuture=0")).await.expect(412);
@@ -157,7 +153,7 @@ async fn the_timer_opens_the_room_by_itself(stage: Stage) {
         (room["lobbyState"] == 0 && room["lobbyTimer"] == 0).then_some(())
     })
     .await;
-    assert!(stage.database.now().await >= timer, "opened early");
+    assert!(app.database.now().await >= timer, "opened early");
     sleep(Duration::from_secs(1)).await;
     let chat = guest.get(&format!("/chat/{room}?lookIntoFuture=0")).await.expect(200).data();
     let reached: Vec<&Value> = chat
@@ -172,26 +168,30 @@ async fn the_timer_opens_the_room_by_itself(stage: Stage) {
     assert_eq!(reached[0]["message"], "The conversation is now open to everyone");
 }
 
-async fn the_lobby_holds_back_whom_it_should(stage: Stage) {
-    let cast = Cast::of(&stage).await;
-    let room = cast.room.as_str();
-    for each in cast.everybody() {
+async fn the_lobby_holds_back_whom_it_should(app: TestApp) {
+    let participants = Participants::of(&app).await;
+    let room = participants.room.as_str();
+    for each in participants.all() {
         each.join(room).await;
     }
-    cast.owner.put(&format!("/room/{room}/webinar/lobby"), json!({"state": 1})).await.expect(200);
+    participants
+        .owner
+        .put(&format!("/room/{room}/webinar/lobby"), json!({"state": 1}))
+        .await
+        .expect(200);
     let chat = format!("/chat/{room}");
     let (call, read) = (format!("/call/{room}"), format!("{chat}?lookIntoFuture=0"));
     let list = format!("/room/{room}/participants");
-    for waiting in [&cast.user, &cast.self_joined, &cast.guest] {
+    for waiting in [&participants.user, &participants.self_joined, &participants.guest] {
         waiting.get(&read).await.expect(412);
         waiting.get(&format!("{chat}?lookIntoFuture=1&timeout=0")).await.expect(412);
         waiting.post(&chat, json!({"message": "hello"})).await.expect(412);
         waiting.get(&call).await.expect(412);
         waiting.post(&call, json!({"flags": 3})).await.expect(412);
     }
-    cast.user.get(&list).await.expect(412);
-    cast.guest.get(&list).await.expect(403);
-    for passing in [&cast.owner, &cast.moderator, &cast.guest_moderator] {
+    participants.user.get(&list).await.expect(412);
+    participants.guest.get(&list).await.expect(403);
+    for passing in [&participants.owner, &participants.moderator, &participants.guest_moderator] {
         passing.get(&read).await.expect(200);
         passing.post(&chat, json!({"message": "hello"})).await.expect(201);
         passing.post(&call, json!({"flags": 3})).await.expect(200);
@@ -199,29 +199,37 @@ async fn the_lobby_holds_back_whom_it_should(stage: Stage) {
         passing.get(&list).await.expect(200);
     }
     // Single persons can be admitted.
-    let user = cast.owner.attendee_id(room, "user").await;
+    let user = participants.owner.attendee_id(room, "user").await;
     let admit = json!({"attendeeId": user, "mode": "add", "permissions": 8});
-    cast.owner.put(&format!("/room/{room}/attendees/permissions"), admit).await.expect(200);
-    cast.user.get(&read).await.expect(200);
-    cast.user.post(&chat, json!({"message": "in"})).await.expect(201);
-    cast.guest.get(&read).await.expect(412);
-    cast.owner.put(&format!("/room/{room}/webinar/lobby"), json!({"state": 0})).await.expect(200);
-    for open in [&cast.user, &cast.self_joined, &cast.guest] {
+    participants.owner.put(&format!("/room/{room}/attendees/permissions"), admit).await.expect(200);
+    participants.user.get(&read).await.expect(200);
+    participants.user.post(&chat, json!({"message": "in"})).await.expect(201);
+    participants.guest.get(&read).await.expect(412);
+    participants
+        .owner
+        .put(&format!("/room/{room}/webinar/lobby"), json!({"state": 0}))
+        .await
+        .expect(200);
+    for open in [&participants.user, &participants.self_joined, &participants.guest] {
         open.get(&read).await.expect(200);
         open.post(&call, json!({"flags": 1})).await.expect(200);
     }
 }
 
-async fn who_waits_sees_no_more_than_talk_lets_him_see(stage: Stage) {
-    let cast = Cast::of(&stage).await;
-    let room = cast.room.as_str();
-    cast.owner.join(room).await;
-    cast.owner.post(&format!("/chat/{room}"), json!({"message": "secret"})).await.expect(201);
-    cast.owner.post(&format!("/call/{room}"), json!({})).await.expect(200);
-    let timer = stage.database.now().await + 1000;
+async fn who_waits_sees_no_more_than_talk_lets_him_see(app: TestApp) {
+    let participants = Participants::of(&app).await;
+    let room = participants.room.as_str();
+    participants.owner.join(room).await;
+    participants
+        .owner
+        .post(&format!("/chat/{room}"), json!({"message": "secret"}))
+        .await
+        .expect(201);
+    participants.owner.post(&format!("/call/{room}"), json!({})).await.expect(200);
+    let timer = app.database.now().await + 1000;
     let lobby = format!("/room/{room}/webinar/lobby");
-    cast.owner.put(&lobby, json!({"state": 1, "timer": timer})).await.expect(200);
-    for waiting in [&cast.user, &cast.guest] {
+    participants.owner.put(&lobby, json!({"state": 1, "timer": timer})).await.expect(200);
+    for waiting in [&participants.user, &participants.guest] {
         let seen = waiting.get(&format!("/room/{room}")).await.expect(200).data();
         let expected = json!({
             "name": "Webinar", "lobbyState": 1, "lobbyTimer": timer, "hasCall": false,
@@ -234,27 +242,31 @@ async fn who_waits_sees_no_more_than_talk_lets_him_see(stage: Stage) {
         }
         assert!(!seen.to_string().contains("secret"));
     }
-    let seen = cast.moderator.get(&format!("/room/{room}")).await.expect(200).data();
+    let seen = participants.moderator.get(&format!("/room/{room}")).await.expect(200).data();
     assert_eq!(
         (&seen["hasCall"], &seen["lastMessage"]["systemMessage"]),
         (&json!(true), &json!("lobby_non_moderators"))
     );
     assert_eq!(seen["unreadMessages"], 1);
     // A stranger is shown the door of a public room, and nothing of a group room.
-    let stranger = stage.user("stranger").await;
+    let stranger = app.user("stranger").await;
     let door = stranger.get(&format!("/room/{room}")).await.expect(200).data();
     assert_eq!((&door["attendeeId"], &door["lastMessage"]), (&json!(0), &json!([])));
-    let group = cast.owner.room(2).await;
+    let group = participants.owner.room(2).await;
     stranger.get(&format!("/room/{group}")).await.expect(404);
-    stage.api.guest().get(&format!("/room/{group}")).await.expect(404);
+    app.api.guest().get(&format!("/room/{group}")).await.expect(404);
 }
 
-async fn who_waits_may_join_leave_and_go(stage: Stage) {
-    let cast = Cast::of(&stage).await;
-    let room = cast.room.as_str();
-    cast.owner.put(&format!("/room/{room}/webinar/lobby"), json!({"state": 1})).await.expect(200);
+async fn who_waits_may_join_leave_and_go(app: TestApp) {
+    let participants = Participants::of(&app).await;
+    let room = participants.room.as_str();
+    participants
+        .owner
+        .put(&format!("/room/{room}/webinar/lobby"), json!({"state": 1}))
+        .await
+        .expect(200);
     let active = format!("/room/{room}/participants/active");
-    for waiting in [&cast.user, &cast.self_joined, &cast.guest] {
+    for waiting in [&participants.user, &participants.self_joined, &participants.guest] {
         let first = waiting.join(room).await["sessionId"].clone();
         assert_ne!(first, "0");
         let again = waiting.post(&active, json!({"force": false})).await.expect(200).data();
@@ -265,41 +277,41 @@ async fn who_waits_may_join_leave_and_go(stage: Stage) {
         waiting.delete(&active, json!({})).await.expect(404);
     }
     // A guest who came back is a guest like before; one who is a moderator stays one.
-    cast.guest_moderator.delete(&active, json!({})).await.expect(200);
-    let back = cast.guest_moderator.join(room).await;
+    participants.guest_moderator.delete(&active, json!({})).await.expect(200);
+    let back = participants.guest_moderator.join(room).await;
     assert_eq!(back["participantType"], 6);
-    assert_eq!(cast.guest.join(room).await["participantType"], 4);
+    assert_eq!(participants.guest.join(room).await["participantType"], 4);
 }
 
-async fn closing_the_lobby_empties_the_call_of_those_who_wait(stage: Stage) {
-    let cast = Cast::of(&stage).await;
-    let room = cast.room.as_str();
+async fn closing_the_lobby_empties_the_call_of_those_who_wait(app: TestApp) {
+    let participants = Participants::of(&app).await;
+    let room = participants.room.as_str();
     let call = format!("/call/{room}");
-    for each in cast.everybody() {
+    for each in participants.all() {
         each.join(room).await;
         each.post(&call, json!({"flags": 7})).await.expect(200);
     }
     let peers = async || {
-        let peers = cast.owner.get(&call).await.expect(200).data();
+        let peers = participants.owner.get(&call).await.expect(200).data();
         peers.as_array().unwrap().len()
     };
     assert_eq!(peers().await, 6);
     let lobby = format!("/room/{room}/webinar/lobby");
-    cast.moderator.put(&lobby, json!({"state": 1})).await.expect(200);
+    participants.moderator.put(&lobby, json!({"state": 1})).await.expect(200);
     assert_eq!(peers().await, 3);
-    let guest = cast.guest.get(&format!("/room/{room}")).await.expect(200).data();
+    let guest = participants.guest.get(&format!("/room/{room}")).await.expect(200).data();
     assert_eq!(guest["participantFlags"], 0);
     assert_ne!(guest["sessionId"], "0", "the guest is still in the room");
 }
 
-async fn strangers_need_the_password(stage: Stage) {
-    let owner = stage.user("owner").await;
-    let stranger = stage.user("stranger").await;
+async fn strangers_need_the_password(app: TestApp) {
+    let owner = app.user("owner").await;
+    let stranger = app.user("stranger").await;
     let room = owner.room(3).await;
     let password = format!("/room/{room}/password");
     stranger.put(&password, json!({"password": "x"})).await.expect(404);
     owner.put(&password, json!({"password": "let me in"})).await.expect(200);
-    let guest = stage.api.guest();
+    let guest = app.api.guest();
     let active = format!("/room/{room}/participants/active");
     for outside in [&stranger, &guest] {
         let door = outside.get(&format!("/room/{room}")).await.expect(200).data();
@@ -314,28 +326,28 @@ async fn strangers_need_the_password(stage: Stage) {
         outside.post(&active, json!({})).await.expect(200);
     }
     owner.put(&password, json!({"password": ""})).await.expect(200);
-    stage.api.guest().join(&room).await;
+    app.api.guest().join(&room).await;
     let group = owner.room(2).await;
     owner.put(&format!("/room/{group}/password"), json!({"password": "x"})).await.expect(403);
 }
 
-async fn dial_in_follows_groups_and_gives_pins(mut stage: Stage) {
-    stage.set("SIP__DIALIN_INFO", "dial 1234");
-    stage.set("SIP__SHARED_SECRET", "marker-secret");
-    stage.set("SIP__GROUPS", "phone,staff");
-    stage.restart().await;
-    let owner = stage.user_in("owner", &["staff"]).await;
-    let other = stage.user_in("other", &["visitors"]).await;
+async fn dial_in_follows_groups_and_gives_pins(mut app: TestApp) {
+    app.set("SIP__DIALIN_INFO", "dial 1234");
+    app.set("SIP__SHARED_SECRET", "marker-secret");
+    app.set("SIP__GROUPS", "phone,staff");
+    app.restart().await;
+    let owner = app.user_in("owner", &["staff"]).await;
+    let other = app.user_in("other", &["visitors"]).await;
     let room = owner.room(3).await;
     let sip = format!("/room/{room}/webinar/sip");
-    stage.api.guest().put(&sip, json!({"state": 1})).await.expect(401);
+    app.api.guest().put(&sip, json!({"state": 1})).await.expect(401);
     other.put(&sip, json!({"state": 1})).await.expect(404);
     owner.add(&room, "other").await;
     other.put(&sip, json!({"state": 1})).await.expect(401);
-    let helper = stage.user_in("helper", &["phone"]).await;
+    let helper = app.user_in("helper", &["phone"]).await;
     owner.add(&room, "helper").await;
     helper.put(&sip, json!({"state": 1})).await.expect(403);
-    let guest = stage.api.guest();
+    let guest = app.api.guest();
     guest.join(&room).await;
 
     owner.put(&sip, json!({"state": 3})).await.expect(400);
@@ -347,7 +359,7 @@ async fn dial_in_follows_groups_and_gives_pins(mut stage: Stage) {
         let seen = client.get(&format!("/room/{room}")).await.expect(200).data();
         seen["attendeePin"].as_str().unwrap().to_owned()
     };
-    let late = stage.user("late").await;
+    let late = app.user("late").await;
     owner.add(&room, "late").await;
     let pins = [pin(&owner).await, pin(&other).await, pin(&late).await];
     for one in &pins {
@@ -361,47 +373,50 @@ async fn dial_in_follows_groups_and_gives_pins(mut stage: Stage) {
     assert_eq!((pin(&owner).await.as_str(), pin(&other).await.as_str()), ("", ""));
     owner.put(&sip, json!({"state": 0})).await.expect(200);
     // A telephone cannot dial a word.
-    stage
-        .database
+    app.database
         .execute(&format!("UPDATE lobbyd_rooms SET token = 'word' WHERE token = '{room}'"))
         .await;
     owner.put("/room/word/webinar/sip", json!({"state": 1})).await.expect(400);
-    assert!(!stage.log().contains("marker-secret"));
+    assert!(!app.log().contains("marker-secret"));
 }
 
-async fn dial_in_needs_a_server_that_has_one(stage: Stage) {
-    let owner = stage.user("owner").await;
+async fn dial_in_needs_a_server_that_has_one(app: TestApp) {
+    let owner = app.user("owner").await;
     let room = owner.room(2).await;
     owner.put(&format!("/room/{room}/webinar/sip"), json!({"state": 1})).await.expect(412);
     let seen = owner.get(&format!("/room/{room}")).await.expect(200).data();
     assert_eq!(seen["canEnableSIP"], false);
 }
 
-async fn who_loses_the_right_to_pass_leaves_the_call(stage: Stage) {
-    let cast = Cast::of(&stage).await;
-    let room = cast.room.as_str();
+async fn who_loses_the_right_to_pass_leaves_the_call(app: TestApp) {
+    let participants = Participants::of(&app).await;
+    let room = participants.room.as_str();
     let permissions = format!("/room/{room}/attendees/permissions");
     let (user, moderator) = (
-        cast.owner.attendee_id(room, "user").await,
-        cast.owner.attendee_id(room, "moderator").await,
+        participants.owner.attendee_id(room, "user").await,
+        participants.owner.attendee_id(room, "moderator").await,
     );
     let admit = json!({"attendeeId": user, "permissions": 8, "mode": "add"});
-    cast.owner.put(&permissions, admit).await.expect(200);
-    cast.owner.put(&format!("/room/{room}/webinar/lobby"), json!({"state": 1})).await.expect(200);
-    for each in [&cast.owner, &cast.user, &cast.moderator] {
+    participants.owner.put(&permissions, admit).await.expect(200);
+    participants
+        .owner
+        .put(&format!("/room/{room}/webinar/lobby"), json!({"state": 1}))
+        .await
+        .expect(200);
+    for each in [&participants.owner, &participants.user, &participants.moderator] {
         each.join(room).await;
         each.post(&format!("/call/{room}"), json!({"flags": 1})).await.expect(200);
     }
     let peers = async || {
-        let peers = cast.owner.get(&format!("/call/{room}")).await.expect(200).data();
+        let peers = participants.owner.get(&format!("/call/{room}")).await.expect(200).data();
         peers.as_array().unwrap().len()
     };
     assert_eq!(peers().await, 3);
     let retract = json!({"attendeeId": user, "permissions": 8, "mode": "remove"});
-    cast.owner.put(&permissions, retract).await.expect(200);
+    participants.owner.put(&permissions, retract).await.expect(200);
     assert_eq!(peers().await, 2);
     let demote = json!({"attendeeId": moderator});
-    cast.owner.delete(&format!("/room/{room}/moderators"), demote).await.expect(200);
+    participants.owner.delete(&format!("/room/{room}/moderators"), demote).await.expect(200);
     assert_eq!(peers().await, 1);
-    cast.moderator.get(&format!("/call/{room}")).await.expect(412);
+    participants.moderator.get(&format!("/call/{room}")).await.expect(412);
 }

@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 
 use crate::support::{
     amqp::Published,
+    cluster::TestCluster,
     daemon::{Daemon, add_user},
     database::Kind,
     eventually,
     http::Api,
     server::folder,
-    site::Site,
     tools::{debian, file, output, printed, tool},
 };
 
@@ -186,14 +186,15 @@ fn every_example_of_an_update_is_what_the_program_writes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_applies_every_example() {
     let document = document();
-    let site = Site::new(Kind::Postgres).await;
-    let client = site.client().await;
-    let worker = site.worker().await;
+    let cluster = TestCluster::new(Kind::Postgres).await;
+    let client = cluster.client().await;
+    let worker = cluster.worker().await;
     for (payload, content_type) in lobby_changes(&document) {
         let body = payload.to_string().into_bytes();
         let change = cloudevents::parse_lobby_changed(&body, Some(content_type)).unwrap();
         let (token, state) = (change.token.as_str(), change.lobby.state.number());
-        site.database
+        cluster
+            .database
             .execute(&format!(
                 "INSERT INTO lobbyd_rooms (token, type, name, lobby_state)
                  VALUES ('{token}', 3, 'Webinar', {})",
@@ -206,43 +207,44 @@ async fn a_worker_applies_every_example() {
             "lobby.changed".to_owned()
         };
         client.send(&key, &body, content_type).await.await.unwrap();
-        site.database.lobby_becomes(token, state).await;
+        cluster.database.lobby_becomes(token, state).await;
 
         let data = payload.get("data").unwrap_or(payload);
         let of_room =
             |what: &str| format!("SELECT {what} FROM lobbyd_rooms WHERE token = '{token}'");
         let timer = of_room("coalesce(extract(epoch FROM lobby_timer)::bigint, 0)");
-        assert_eq!(site.database.number(&timer).await, data["timer"].as_i64().unwrap_or(0));
+        assert_eq!(cluster.database.number(&timer).await, data["timer"].as_i64().unwrap_or(0));
         if let Some(version) = change.version {
-            let stored = site.database.number(&of_room("lobby_version")).await;
+            let stored = cluster.database.number(&of_room("lobby_version")).await;
             assert_eq!(stored, version.milliseconds());
         }
     }
     let applied = r#"lobbyd_events_received_total{outcome="applied"}"#;
     let number = u64::try_from(lobby_changes(&document).count()).unwrap();
     assert_eq!(worker.metric(applied).await, Some(number));
-    assert!(client.take_rest(&site.dead_letters).await.is_empty());
+    assert!(client.take_rest(&cluster.dead_letters).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_example_of_a_dead_letter_becomes_one() {
     let document = document();
-    let mut site = Site::new(Kind::Sqlite).await;
-    site.set("EVENTS__UNKNOWN_ROOM_GRACE", "5s");
-    let client = site.client().await;
-    let _worker = site.worker().await;
+    let mut cluster = TestCluster::new(Kind::Sqlite).await;
+    cluster.set("EVENTS__UNKNOWN_ROOM_GRACE", "5s");
+    let client = cluster.client().await;
+    let _worker = cluster.worker().await;
     let insert = "INSERT INTO lobbyd_rooms (token, type, name) VALUES ('onetoone', 1, '')";
-    site.database.execute(insert).await;
+    cluster.database.execute(insert).await;
     for example in examples(&document, "deadLetter") {
         let (headers, body) = (&example["headers"], example["payload"].to_string());
         let key = headers["lobbyd-routing-key"].as_str().unwrap();
         client.send(key, body.as_bytes(), "application/json").await.await.unwrap();
-        let letter = eventually("the dead letter", || client.take(&site.dead_letters)).await;
-        assert_eq!(letter.body, body.as_bytes());
+        let dead_letter =
+            eventually("the dead letter", || client.take(&cluster.dead_letters)).await;
+        assert_eq!(dead_letter.body, body.as_bytes());
         let mut expected = headers.clone();
         // The tests share a broker, so each has an exchange of its own.
-        expected["lobbyd-exchange"] = site.exchange.as_str().into();
-        assert_eq!(json!(letter.headers), expected);
+        expected["lobbyd-exchange"] = cluster.exchange.as_str().into();
+        assert_eq!(json!(dead_letter.headers), expected);
     }
 }
 
@@ -282,13 +284,13 @@ fn checks<'a>(document: &'a Value, published: &Published) -> Vec<(String, &'a Va
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_program_publishes_fits_the_document() {
     let document = document();
-    let site = Site::new(Kind::Sqlite).await;
-    let client = site.client().await;
-    client.record_keys(&site.updates, &["lobby.changed.#".to_owned()]).await;
-    let program = Daemon::start_as("run", &site.settings);
+    let cluster = TestCluster::new(Kind::Sqlite).await;
+    let client = cluster.client().await;
+    client.record_keys(&cluster.updates, &["lobby.changed.#".to_owned()]).await;
+    let program = Daemon::start_as("run", &cluster.settings);
     program.ready().await;
-    add_user(&site.settings, "alice", "secret", &[]);
-    add_user(&site.settings, "bob", "secret", &[]);
+    add_user(&cluster.settings, "alice", "secret", &[]);
+    add_user(&cluster.settings, "bob", "secret", &[]);
     let alice = Api::new(program.http_port).user("alice", "secret");
 
     let room = alice.post("/room", json!({"roomType": 3, "roomName": "Webinar"})).await;
@@ -298,14 +300,14 @@ async fn what_the_program_publishes_fits_the_document() {
     alice.put(&lobby, json!({"state": 1})).await.expect(200);
     let added = json!({"newParticipant": "bob", "source": "users"});
     alice.post(&format!("/room/{token}/participants"), added).await.expect(200);
-    let now = site.database.now().await;
+    let now = cluster.database.now().await;
     alice.put(&lobby, json!({"state": 1, "timer": now + 1})).await.expect(200);
-    site.database.lobby_becomes(&token, 0).await;
-    site.database.all_published().await;
+    cluster.database.lobby_becomes(&token, 0).await;
+    cluster.database.all_published().await;
 
     let mut seen = BTreeSet::new();
     let mut checked = Vec::new();
-    for published in client.take_rest(&site.updates).await {
+    for published in client.take_rest(&cluster.updates).await {
         let event = published.json();
         let reason = event["data"]["reason"].as_str();
         seen.insert(reason.unwrap_or("lobby.changed").to_owned());

@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 
 use crate::support::{
     amqp::Client,
+    cluster::TestCluster,
     daemon::Daemon,
     database::{Database, Kind},
     eventually,
     server::Broker,
-    site::Site,
     tools::file,
 };
 
@@ -59,26 +59,27 @@ async fn connect(url: String) -> lapin::Result<Connection> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn worker_and_api_run_with_the_definitions() {
-    let mut site = Site::on(Database::create(Kind::Postgres).await, &url("lobbyd:secret"));
-    site.amqp_url = url("guest:guest");
-    site.exchange = "lobbyd.events".to_owned();
-    site.dead_letters = "lobbyd.dead-letters".to_owned();
-    site.set("EVENTS__EXCHANGE", "lobbyd.events");
-    site.set("EVENTS__QUEUE", "lobbyd.lobby-changed");
-    site.set("EVENTS__DEAD_LETTER_QUEUE", "lobbyd.dead-letters");
-    site.set("EVENTS__DECLARE", "false");
-    let client = site.client().await;
-    let worker = site.worker().await;
+    let mut cluster =
+        TestCluster::on(Database::create(Kind::Postgres).await, &url("lobbyd:secret"));
+    cluster.amqp_url = url("guest:guest");
+    cluster.exchange = "lobbyd.events".to_owned();
+    cluster.dead_letters = "lobbyd.dead-letters".to_owned();
+    cluster.set("EVENTS__EXCHANGE", "lobbyd.events");
+    cluster.set("EVENTS__QUEUE", "lobbyd.lobby-changed");
+    cluster.set("EVENTS__DEAD_LETTER_QUEUE", "lobbyd.dead-letters");
+    cluster.set("EVENTS__DECLARE", "false");
+    let client = cluster.client().await;
+    let worker = cluster.worker().await;
     // It is ready only while it hears the updates of others.
-    let mut api = site.api().await;
+    let mut api = cluster.api().await;
 
-    site.database.insert_room("webinar").await;
-    let timer = site.database.now().await + 1;
+    cluster.database.insert_room("webinar").await;
+    let timer = cluster.database.now().await + 1;
     client.publish(&json!({"token": "webinar", "state": 1, "timer": timer})).await;
-    site.all_done(&client, 1).await;
+    cluster.all_done(&client, 1).await;
     client.publish_bytes(b"garbage", "application/json").await;
-    let letter = eventually("the dead letter", || client.take("lobbyd.dead-letters")).await;
-    assert!(letter.headers["lobbyd-reason"].starts_with("body cannot be read"));
+    let dead_letter = eventually("the dead letter", || client.take("lobbyd.dead-letters")).await;
+    assert!(dead_letter.headers["lobbyd-reason"].starts_with("body cannot be read"));
     worker.ready().await;
     assert!(api.stop().await.success());
 }
@@ -103,7 +104,7 @@ async fn the_user_can_declare_nothing_but_queues_to_listen() {
             }
         }
     }
-    // It may move letters into the queue of dead letters, not read them.
+    // It may move dead letters into the queue of dead letters, not read them.
     let channel = connection.create_channel().await.unwrap();
     let reading = channel.basic_get("lobbyd.dead-letters".into(), BasicGetOptions::default());
     assert!(reading.await.unwrap_err().to_string().contains("ACCESS_REFUSED"));
@@ -125,14 +126,14 @@ async fn the_policy_is_in_force_and_moves_dead_letters() {
     // A queue of the same policy, so that no worker takes the event first.
     let (pattern, queue) = (r"^lobbyd\.policy-test$", "lobbyd.policy-test");
     let definition = serde_json::to_string(&policy()).unwrap();
-    let letters = "lobbyd.policy-test-letters";
-    let definition = definition.replace("lobbyd.dead-letters", letters);
+    let dead_letters = "lobbyd.policy-test-dead-letters";
+    let definition = definition.replace("lobbyd.dead-letters", dead_letters);
     let set = ["set_policy", "-p", "lobbyd", "--apply-to", "queues", "test", pattern, &definition];
     BROKER.control(&set);
     let connection = connect(url("guest:guest")).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    for name in [letters, queue] {
+    for name in [dead_letters, queue] {
         let mut quorum = FieldTable::default();
         quorum.insert("x-queue-type".into(), lapin::types::AMQPValue::LongString("quorum".into()));
         channel.queue_declare(name.into(), durable, quorum).await.unwrap();
@@ -144,25 +145,25 @@ async fn the_policy_is_in_force_and_moves_dead_letters() {
     })
     .await;
     poison.delivery.acker.reject(BasicRejectOptions { requeue: false }).await.unwrap();
-    let letter = eventually("the dead letter", || client.take(letters)).await;
-    assert_eq!(letter.body, b"poison");
+    let dead_letter = eventually("the dead letter", || client.take(dead_letters)).await;
+    assert_eq!(dead_letter.body, b"poison");
 }
 
 /// The one who lets lobbyd declare gets the same queue as the one who imports.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_policy_says_what_lobbyd_would_declare() {
-    let site = Site::on(Database::create(Kind::Sqlite).await, &url("guest:guest"));
-    let worker = Daemon::start(&site.settings);
+    let cluster = TestCluster::on(Database::create(Kind::Sqlite).await, &url("guest:guest"));
+    let worker = Daemon::start(&cluster.settings);
     worker.ready().await;
     let queues = listed(&["list_queues", "name", "arguments"]);
-    let declared = queues.iter().find(|queue| queue["name"] == site.queue.as_str()).unwrap();
+    let declared = queues.iter().find(|queue| queue["name"] == cluster.queue.as_str()).unwrap();
     let mut arguments = BTreeMap::new();
     for argument in declared["arguments"].as_array().unwrap() {
         let name = argument[0].as_str().unwrap().trim_start_matches("x-").to_owned();
         arguments.insert(name, argument[2].clone());
     }
     assert_eq!(arguments.remove("queue-type"), Some(json!("quorum")));
-    assert_eq!(arguments.remove("dead-letter-routing-key"), Some(json!(site.dead_letters)));
+    assert_eq!(arguments.remove("dead-letter-routing-key"), Some(json!(cluster.dead_letters)));
     let mut policy = policy();
     assert_eq!(policy.remove("dead-letter-routing-key"), Some(json!("lobbyd.dead-letters")));
     assert_eq!(arguments, policy);

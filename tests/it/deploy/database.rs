@@ -7,11 +7,11 @@ use lobbyd::store;
 use serde_json::json;
 
 use crate::support::{
+    cluster::TestCluster,
     daemon::{Daemon, add_user, run},
     database::{Database, Kind},
     http::Api,
     server::{BROKER, Server, start_mariadb, start_postgres},
-    site::Site,
     tools::{debian, file, printed},
 };
 
@@ -21,7 +21,7 @@ struct Roles {
     /// The superuser's part.
     admin: Database,
     /// lobbyd's, as the one who may change rows.
-    site: Site,
+    cluster: TestCluster,
     owner: Vec<(String, String)>,
 }
 
@@ -32,10 +32,10 @@ impl Roles {
             Kind::MariaDb => Self::mariadb().await,
             Kind::Sqlite => unreachable!("SQLite has no roles"),
         };
-        let mut site = Site::on(Database::open(kind, runtime), &BROKER.url());
-        site.set("DATABASE__MIGRATE", "false");
+        let mut cluster = TestCluster::on(Database::open(kind, runtime), &BROKER.url());
+        cluster.set("DATABASE__MIGRATE", "false");
         let owner = vec![("LOBBYD__DATABASE__URL".to_owned(), owner)];
-        let roles = Self { server, admin, site, owner };
+        let roles = Self { server, admin, cluster, owner };
         roles.migrate();
         roles.apply("grants.sql");
         roles
@@ -121,7 +121,7 @@ async fn on_postgres_the_roles_suffice_and_may_do_no_more() {
     let owner = Database::open(Kind::Postgres, roles.owner[0].1.clone());
     owner.execute("CREATE TABLE lobbyd_later (id BIGINT)").await;
     // What a later migration makes can be used before grants.sql has been run again.
-    roles.site.database.execute("INSERT INTO lobbyd_later VALUES (1)").await;
+    roles.cluster.database.execute("INSERT INTO lobbyd_later VALUES (1)").await;
     roles_suffice(&roles).await;
     roles_may_do_no_more(&roles, "INSERT INTO lobbyd_users VALUES ('eve', '', '')").await;
 }
@@ -135,20 +135,20 @@ async fn on_mariadb_the_roles_suffice_and_may_do_no_more() {
 
 /// Worker and API do all that they do, and the statements of housekeeping are run.
 async fn roles_suffice(roles: &Roles) {
-    let site = &roles.site;
-    let client = site.client().await;
-    let mut settings = site.settings.clone();
+    let cluster = &roles.cluster;
+    let client = cluster.client().await;
+    let mut settings = cluster.settings.clone();
     for key in ["PRUNE", "GAUGES", "SUMMARY", "SESSIONS"] {
         settings.push((format!("LOBBYD__HOUSEKEEPING__{key}"), "* * * * * *".to_owned()));
     }
     let worker = Daemon::start_ready(&settings).await;
-    site.database.insert_room("event").await;
-    let timer = site.database.now().await + 1;
+    cluster.database.insert_room("event").await;
+    let timer = cluster.database.now().await + 1;
     client.publish(&json!({"token": "event", "state": 1, "timer": timer})).await;
-    site.database.insert_rooms("row", 2, timer).await;
-    site.all_done(&client, 3).await;
+    cluster.database.insert_rooms("row", 2, timer).await;
+    cluster.all_done(&client, 3).await;
 
-    let api = site.api().await;
+    let api = cluster.api().await;
     add_user(&roles.owner, "alice", "correct horse", &["webinars"]);
     let alice = Api::new(api.http_port).user("alice", "correct horse");
     let room = alice.room(3).await;
@@ -174,12 +174,12 @@ async fn roles_may_do_no_more(roles: &Roles, statement: &str) {
         "SELECT count(*) FROM lobbyd_migrations",
         "SELECT count(*) FROM of_another",
     ] {
-        let refused = roles.site.database.try_execute(statement).await;
+        let refused = roles.cluster.database.try_execute(statement).await;
         let error = refused.expect_err(statement).to_string();
         let known = ["denied", "must be owner"].iter().any(|text| error.contains(text));
         assert!(known, "{statement}: {error}");
     }
-    let migrated = run(&roles.site.settings, &["migrate"]);
+    let migrated = run(&roles.cluster.settings, &["migrate"]);
     assert_eq!(migrated.status.code(), Some(1), "{migrated:?}");
 }
 
@@ -199,20 +199,20 @@ async fn on_mariadb_rooms_can_be_a_view_over_conversations() {
 }
 
 async fn rooms_are_a_view(roles: &Roles) {
-    let Roles { admin, site, .. } = roles;
+    let Roles { admin, cluster, .. } = roles;
     admin.execute(&conversations(admin.kind)).await;
     let insert = "INSERT INTO oc_talk_rooms (token, type, name, description) VALUES";
     admin.execute(&format!("{insert} ('event', 3, 'Old', NULL), ('row', 2, NULL, NULL)")).await;
     roles.apply("conversations-view.sql");
 
     let options = store::Options { max_connections: 2, timeout: Duration::from_secs(20) };
-    let prepared = store::connect(&site.database.url, options).unwrap();
+    let prepared = store::connect(&cluster.database.url, options).unwrap();
     prepared.prepare_all().await.unwrap();
 
-    let client = site.client().await;
-    let _worker = site.worker().await;
+    let client = cluster.client().await;
+    let _worker = cluster.worker().await;
     // By an event, and by whoever writes the conversation.
-    let timer = site.database.now().await + 2;
+    let timer = cluster.database.now().await + 2;
     client.publish(&json!({"token": "event", "state": 1, "timer": timer})).await;
     let utc = if admin.kind == Kind::Postgres {
         format!("to_timestamp({timer}) AT TIME ZONE 'UTC'")
@@ -221,20 +221,20 @@ async fn rooms_are_a_view(roles: &Roles) {
     };
     let set = format!("UPDATE oc_talk_rooms SET lobby_state = 1, lobby_timer = {utc}");
     admin.execute(&format!("{set} WHERE token = 'row'")).await;
-    site.all_done(&client, 2).await;
+    cluster.all_done(&client, 2).await;
     let early = "SELECT count(*) FROM lobbyd_outbox WHERE due_at IS NULL OR created_at < due_at";
-    assert_eq!(site.database.number(early).await, 0);
+    assert_eq!(cluster.database.number(early).await, 0);
 
-    let api = site.api().await;
+    let api = cluster.api().await;
     add_user(&roles.owner, "alice", "correct horse", &[]);
     let alice = Api::new(api.http_port).user("alice", "correct horse");
     let room = alice.room(3).await;
     assert_eq!(admin.texts("SELECT name FROM oc_talk_rooms WHERE id = 3").await, ["Webinar"]);
     let lobby = format!("/room/{room}/webinar/lobby");
-    let timer = site.database.now().await + 2;
+    let timer = cluster.database.now().await + 2;
     let set = alice.put(&lobby, json!({"state": 1, "timer": timer})).await.expect(200).data();
     assert_eq!(set["lobbyTimer"], timer);
-    site.database.all_open().await;
+    cluster.database.all_open().await;
     let seen = alice.get(&format!("/room/{room}")).await.expect(200).data();
     assert_eq!(seen["lobbyState"], 0);
     assert_eq!(alice.system_messages(&room).await.last().unwrap(), "lobby_timer_reached");
@@ -251,7 +251,7 @@ async fn rooms_are_a_view(roles: &Roles) {
     assert_eq!(admin.number(migrations).await, applied);
     roles.apply("grants.sql");
     assert_eq!(admin.number("SELECT count(*) FROM lobbyd_rooms").await, 2);
-    let around = site.database.try_execute("SELECT count(*) FROM oc_talk_rooms").await;
+    let around = cluster.database.try_execute("SELECT count(*) FROM oc_talk_rooms").await;
     assert!(around.unwrap_err().to_string().contains("denied"));
 }
 
@@ -276,15 +276,15 @@ async fn on_a_view_a_held_room_holds_up_no_other() {
     let roles = Roles::new(Kind::Postgres).await;
     roles.admin.execute(&conversations(Kind::Postgres)).await;
     roles.apply("conversations-view.sql");
-    let site = &roles.site;
-    let client = site.client().await;
-    let timer = site.database.now().await;
-    site.database.insert_rooms("room", 3, timer).await;
-    let holder = Database::hold_room(&site.database.url, "room1").await;
-    let _worker = site.worker().await;
-    assert_eq!(client.take_ids(&site.updates, 2).await.len(), 2);
-    assert_eq!(site.database.lobby_state("room1").await, 1);
+    let cluster = &roles.cluster;
+    let client = cluster.client().await;
+    let timer = cluster.database.now().await;
+    cluster.database.insert_rooms("room", 3, timer).await;
+    let holder = Database::hold_room(&cluster.database.url, "room1").await;
+    let _worker = cluster.worker().await;
+    assert_eq!(client.take_ids(&cluster.updates, 2).await.len(), 2);
+    assert_eq!(cluster.database.lobby_state("room1").await, 1);
     drop(holder);
-    site.database.lobby_becomes("room1", 0).await;
-    assert_eq!(client.take_ids(&site.updates, 1).await.len(), 1);
+    cluster.database.lobby_becomes("room1", 0).await;
+    assert_eq!(client.take_ids(&cluster.updates, 1).await.len(), 1);
 }

@@ -11,9 +11,9 @@ use lobbyd::config::Config;
 use serde_json::{Value, json};
 
 use crate::support::{
+    cluster::start_on_sqlite,
     daemon::{Settings, program, run},
     server::folder,
-    site::laptop,
     tools::{file, output, printed, tool, yaml},
 };
 
@@ -189,7 +189,7 @@ fn nobody_may_do_more_than_needed() {
 
 #[tokio::test]
 async fn what_the_probes_ask_for_is_answered() {
-    let (daemon, _settings) = laptop().await;
+    let (daemon, _settings) = start_on_sqlite().await;
     for (container, _) in ours() {
         assert!(probes(&container).len() >= 2);
         for probe in probes(&container) {

@@ -6,10 +6,10 @@ use std::{fs, time::Duration};
 use tokio::time::sleep;
 
 use crate::support::{
+    cluster::TestCluster,
     daemon::{Daemon, add_user},
     database::{Database, Kind},
     http::Api,
-    site::Site,
     tools::file,
 };
 
@@ -21,39 +21,42 @@ const SECONDS: u32 = 12;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_are_replaced_while_rooms_open() {
-    let site = Site::new(Kind::Postgres).await;
-    let client = site.client().await;
-    let mut workers = [site.worker().await, site.worker().await];
-    let now = site.database.now().await;
+    let cluster = TestCluster::new(Kind::Postgres).await;
+    let client = cluster.client().await;
+    let mut workers = [cluster.worker().await, cluster.worker().await];
+    let now = cluster.database.now().await;
     for second in 1..=SECONDS {
-        site.database.insert_rooms(&format!("at{second}-"), ROOMS, now + i64::from(second)).await;
+        cluster
+            .database
+            .insert_rooms(&format!("at{second}-"), ROOMS, now + i64::from(second))
+            .await;
     }
     let mut rounds = 0;
-    while site.database.now().await < now + i64::from(SECONDS) {
+    while cluster.database.now().await < now + i64::from(SECONDS) {
         for replaced in [0, 1] {
             assert!(workers[replaced].stop().await.success(), "{}", workers[replaced].log());
             let (status, problems) = workers[1 - replaced].get("/readyz").await.unwrap();
             assert_eq!(status, 200, "{problems}");
-            workers[replaced] = site.worker().await;
+            workers[replaced] = cluster.worker().await;
         }
         rounds += 1;
         sleep(Duration::from_millis(300)).await;
     }
     assert!(rounds >= 2, "only {rounds} rounds of restarts");
-    site.all_done(&client, ROOMS * SECONDS).await;
+    cluster.all_done(&client, ROOMS * SECONDS).await;
     // Nobody crashed, so nobody had to publish anything again.
     let again = "SELECT count(*) FROM lobbyd_outbox WHERE attempts > 1";
-    assert_eq!(site.database.number(again).await, 0);
+    assert_eq!(cluster.database.number(again).await, 0);
     let latest = "SELECT ceil(max(extract(epoch FROM created_at - due_at)) * 1000)::bigint
                   FROM lobbyd_outbox";
-    println!("{rounds} rounds, the latest room {} ms", site.database.number(latest).await);
+    println!("{rounds} rounds, the latest room {} ms", cluster.database.number(latest).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn apis_are_replaced_while_clients_ask() {
-    let site = Site::new(Kind::Postgres).await;
-    let mut apis = [site.api().await, site.api().await];
-    add_user(&site.settings, "alice", "secret", &[]);
+    let cluster = TestCluster::new(Kind::Postgres).await;
+    let mut apis = [cluster.api().await, cluster.api().await];
+    add_user(&cluster.settings, "alice", "secret", &[]);
     for replaced in [0, 1] {
         let alice = Api::new(apis[1 - replaced].http_port).user("alice", "secret");
         let asking = async {
@@ -65,7 +68,7 @@ async fn apis_are_replaced_while_clients_ask() {
             assert!(apis[replaced].stop().await.success());
             let room = serde_json::json!({"roomType": 3, "roomName": "Webinar"});
             alice.post("/room", room).await.expect(201);
-            apis[replaced] = site.api().await;
+            apis[replaced] = cluster.api().await;
         };
         tokio::select! {
             () = replacing => {}

@@ -8,11 +8,11 @@ use std::{
 use serde_json::json;
 
 use crate::support::{
+    cluster::TestCluster,
     daemon::{Settings, program},
     database::{Database, Kind},
     eventually,
     server::Broker,
-    site::Site,
     tools::file,
 };
 
@@ -74,20 +74,20 @@ async fn a_room_is_opened_by_hand_and_announced_again() {
     let runbook = text(RUNBOOK);
     let statements = statements(&runbook, Kind::Postgres);
     let with = |part: &str| *statements.iter().find(|sql| sql.contains(part)).unwrap();
-    let site = Site::new(Kind::Postgres).await;
-    let client = site.client().await;
-    let _worker = site.worker().await;
-    site.database.insert_room("webinar").await;
-    site.database.execute("UPDATE lobbyd_rooms SET lobby_state = 1").await;
+    let cluster = TestCluster::new(Kind::Postgres).await;
+    let client = cluster.client().await;
+    let _worker = cluster.worker().await;
+    cluster.database.insert_room("webinar").await;
+    cluster.database.execute("UPDATE lobbyd_rooms SET lobby_state = 1").await;
 
-    site.database.execute(with("lobby_timer = CURRENT_TIMESTAMP")).await;
-    site.database.lobby_becomes("webinar", 0).await;
-    let first = client.take_ids(&site.updates, 1).await.into_values().next().unwrap();
+    cluster.database.execute(with("lobby_timer = CURRENT_TIMESTAMP")).await;
+    cluster.database.lobby_becomes("webinar", 0).await;
+    let first = client.take_ids(&cluster.updates, 1).await.into_values().next().unwrap();
     assert_eq!(first.token(), "webinar");
-    site.database.all_published().await;
+    cluster.database.all_published().await;
 
-    site.database.execute(with("SET published_at = NULL")).await;
-    let again = client.take_ids(&site.updates, 1).await.into_values().next().unwrap();
+    cluster.database.execute(with("SET published_at = NULL")).await;
+    let again = client.take_ids(&cluster.updates, 1).await.into_values().next().unwrap();
     assert_eq!((again.message_id, again.body), (first.message_id, first.body));
 }
 
@@ -182,33 +182,33 @@ fn every_command_of_the_runbook_is_understood() {
 #[tokio::test]
 async fn dead_letters_are_put_back_as_the_runbook_says() {
     let broker = Broker::start();
-    let mut site = Site::on(Database::create(Kind::Sqlite).await, &broker.url());
-    "lobbyd.dead-letters".clone_into(&mut site.dead_letters);
-    site.set("EVENTS__QUEUE", "lobbyd.lobby-changed");
-    site.set("EVENTS__DEAD_LETTER_QUEUE", "lobbyd.dead-letters");
-    site.set("EVENTS__UNKNOWN_ROOM_GRACE", "100ms");
-    let client = site.client().await;
-    let worker = site.worker().await;
+    let mut cluster = TestCluster::on(Database::create(Kind::Sqlite).await, &broker.url());
+    "lobbyd.dead-letters".clone_into(&mut cluster.dead_letters);
+    cluster.set("EVENTS__QUEUE", "lobbyd.lobby-changed");
+    cluster.set("EVENTS__DEAD_LETTER_QUEUE", "lobbyd.dead-letters");
+    cluster.set("EVENTS__UNKNOWN_ROOM_GRACE", "100ms");
+    let client = cluster.client().await;
+    let worker = cluster.worker().await;
     for token in ["webinar", "nowhere"] {
         client.publish(&json!({"token": token, "state": 1})).await;
     }
     let unknown = r#"lobbyd_events_received_total{outcome="unknown_room"}"#;
-    let letters = async |number| {
+    let dead_letters = async |number| {
         eventually("dead letters", || async {
-            worker.metric(unknown).await.filter(|letters| *letters == number)
+            worker.metric(unknown).await.filter(|dead_letters| *dead_letters == number)
         })
         .await;
     };
-    letters(2).await;
-    site.database.insert_room("webinar").await;
+    dead_letters(2).await;
+    cluster.database.insert_room("webinar").await;
 
     broker.enable("rabbitmq_shovel");
     for command in commands(&text(RUNBOOK), "rabbitmqctl") {
         broker.control(&command[1..].iter().map(String::as_str).collect::<Vec<_>>());
     }
-    site.database.lobby_becomes("webinar", 1).await;
-    letters(3).await;
-    let letter = eventually("what came back", || client.take(&site.dead_letters)).await;
-    assert_eq!(letter.json()["token"], "nowhere");
-    assert_eq!(letter.headers["lobbyd-reason"], "no room nowhere, not even 100ms later");
+    cluster.database.lobby_becomes("webinar", 1).await;
+    dead_letters(3).await;
+    let dead_letter = eventually("what came back", || client.take(&cluster.dead_letters)).await;
+    assert_eq!(dead_letter.json()["token"], "nowhere");
+    assert_eq!(dead_letter.headers["lobbyd-reason"], "no room nowhere, not even 100ms later");
 }

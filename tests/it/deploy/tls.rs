@@ -4,6 +4,7 @@
 use std::{fs, path::PathBuf, sync::LazyLock};
 
 use crate::support::{
+    cluster::TestCluster,
     daemon::{Daemon, Settings, add_user, run},
     database::{Database, Kind},
     eventually,
@@ -11,7 +12,6 @@ use crate::support::{
     server::{
         BROKER, Broker, Server, folder, free_port, give_to, start_mariadb_with, start_postgres_with,
     },
-    site::Site,
     tools::{debian, file, printed},
 };
 
@@ -126,22 +126,22 @@ async fn with_mariadb_all_connections_are_verified() {
 
 async fn all_connections_are_verified(kind: Kind) {
     let database = Database::create_on(kind, secure(kind).port).await;
-    let mut site = Site::on(database, &secure_broker("localhost"));
-    let url = verified(&site.database, "localhost", &AUTHORITY.ca());
-    site.set("DATABASE__URL", &url);
-    site.settings.push(("SSL_CERT_FILE".to_owned(), AUTHORITY.ca()));
-    let worker = site.worker().await;
-    let api = site.api().await;
+    let mut cluster = TestCluster::on(database, &secure_broker("localhost"));
+    let url = verified(&cluster.database, "localhost", &AUTHORITY.ca());
+    cluster.set("DATABASE__URL", &url);
+    cluster.settings.push(("SSL_CERT_FILE".to_owned(), AUTHORITY.ca()));
+    let worker = cluster.worker().await;
+    let api = cluster.api().await;
 
-    add_user(&site.settings, "alice", "correct horse", &[]);
+    add_user(&cluster.settings, "alice", "correct horse", &[]);
     let alice = Api::new(api.http_port).user("alice", "correct horse");
     let room = alice.room(3).await;
-    let published = run(&site.settings, &["publish", &room, "--state", "1", "--in", "1s"]);
+    let published = run(&cluster.settings, &["publish", &room, "--state", "1", "--in", "1s"]);
     assert!(published.status.success(), "{published:?}");
-    site.database.lobby_becomes(&room, 1).await;
-    site.database.lobby_becomes(&room, 0).await;
+    cluster.database.lobby_becomes(&room, 1).await;
+    cluster.database.lobby_becomes(&room, 0).await;
     // A queue has taken the event: that of the API.
-    site.database.all_published().await;
+    cluster.database.all_published().await;
     worker.ready().await;
     api.ready().await;
 }
@@ -195,9 +195,9 @@ async fn a_broker_that_is_not_the_right_one_is_refused() {
     }
     // A worker says the same of itself.
     let database = Database::create(Kind::Sqlite).await;
-    let mut site = Site::on(database, &secure_broker("localhost"));
-    site.settings.push(("SSL_CERT_FILE".to_owned(), STRANGER.ca()));
-    let worker = Daemon::start(&site.settings);
+    let mut cluster = TestCluster::on(database, &secure_broker("localhost"));
+    cluster.settings.push(("SSL_CERT_FILE".to_owned(), STRANGER.ca()));
+    let worker = Daemon::start(&cluster.settings);
     eventually("the reason", || async {
         worker.unready().await.contains("UnknownIssuer").then_some(())
     })

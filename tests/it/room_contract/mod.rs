@@ -16,12 +16,12 @@ use lobbyd::{
 
 use crate::support::database::{Database, Kind};
 
-pub struct Subject {
+pub struct StoreFixture {
     pub database: Database,
     pub store: Arc<dyn Stored>,
 }
 
-impl Subject {
+impl StoreFixture {
     pub async fn new(kind: Kind) -> Self {
         let database = Database::create(kind).await;
         let store = database.store().await;

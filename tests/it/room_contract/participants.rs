@@ -8,9 +8,9 @@ use lobbyd::{
     store::User,
 };
 
-use super::{HISTORY, Subject, add, at, caller, closed_until, join, say, token};
+use super::{HISTORY, StoreFixture, add, at, caller, closed_until, join, say, token};
 
-on_every_database! { super::super::Subject::new:
+on_every_database! { super::super::StoreFixture::new:
     attendees_come_change_and_go,
     pins_are_given_and_taken,
     a_call_lasts_as_long_as_anybody_is_in_it,
@@ -21,81 +21,81 @@ on_every_database! { super::super::Subject::new:
     who_has_read_is_found,
 }
 
-async fn attendees_come_change_and_go(subject: Subject) {
-    subject.room("a").await;
-    let update = subject.change("a", "alice", add("bob")).await.update.unwrap();
+async fn attendees_come_change_and_go(fixture: StoreFixture) {
+    fixture.room("a").await;
+    let update = fixture.change("a", "alice", add("bob")).await.update.unwrap();
     assert_eq!(update.about, Some(Actor::user("bob")));
-    let bob = subject.attendee("a", "bob").await.unwrap();
+    let bob = fixture.attendee("a", "bob").await.unwrap();
     assert_eq!((bob.participant_type, bob.display_name.as_str()), (ParticipantType::User, "BOB"));
-    subject.change("a", "bob", join("session")).await;
-    subject.change("a", "alice", Command::Promote(bob.id)).await;
-    let moderator = subject.attendee("a", "bob").await.unwrap();
+    fixture.change("a", "bob", join("session")).await;
+    fixture.change("a", "alice", Command::Promote(bob.id)).await;
+    let moderator = fixture.attendee("a", "bob").await.unwrap();
     assert_eq!(moderator.participant_type, ParticipantType::Moderator);
     assert_eq!(moderator.session.unwrap().id, "session");
-    subject.change("a", "alice", Command::Demote(bob.id)).await;
+    fixture.change("a", "alice", Command::Demote(bob.id)).await;
     let permissions = Permissions::parse(8).unwrap();
     let give = Command::SetPermissions(bob.id, Modification::Set, permissions);
-    subject.change("a", "alice", give).await;
-    let bob = subject.attendee("a", "bob").await.unwrap();
+    fixture.change("a", "alice", give).await;
+    let bob = fixture.attendee("a", "bob").await.unwrap();
     assert_eq!(bob.permissions.number(), 9);
     let (room, actor) = (token("a"), Actor::user("bob"));
-    let all = subject.store.participants(&room, &actor, Resource::Participants).await.unwrap();
+    let all = fixture.store.participants(&room, &actor, Resource::Participants).await.unwrap();
     assert_eq!(all.unwrap().len(), 2);
-    subject.change("a", "alice", Command::Remove(bob.id)).await;
-    assert_eq!(subject.attendee("a", "bob").await, None);
+    fixture.change("a", "alice", Command::Remove(bob.id)).await;
+    assert_eq!(fixture.attendee("a", "bob").await, None);
     let guest = Caller { actor: Actor::guest("g"), ..caller("") };
-    let change = subject.store.change(&token("a"), &guest, &join("x"), at(1)).await.unwrap();
+    let change = fixture.store.change(&token("a"), &guest, &join("x"), at(1)).await.unwrap();
     assert!(change.is_ok());
-    subject.change("a", "alice", Command::SetPublic(false)).await;
+    fixture.change("a", "alice", Command::SetPublic(false)).await;
     let left = "SELECT count(*) FROM lobbyd_attendees";
-    assert_eq!(subject.database.number(left).await, 1, "who came by the link had to go");
+    assert_eq!(fixture.database.number(left).await, 1, "who came by the link had to go");
 }
 
-async fn pins_are_given_and_taken(subject: Subject) {
-    subject.room("1234567").await;
+async fn pins_are_given_and_taken(fixture: StoreFixture) {
+    fixture.room("1234567").await;
     let room = "1234567";
-    subject.change(room, "alice", add("bob")).await;
+    fixture.change(room, "alice", add("bob")).await;
     let sip = |state| Command::SetSip { state, configured: true };
-    subject.change(room, "alice", sip(1)).await;
-    subject.change(room, "alice", add("carol")).await;
+    fixture.change(room, "alice", sip(1)).await;
+    fixture.change(room, "alice", add("carol")).await;
     let mut pins = Vec::new();
     for user in ["alice", "bob", "carol"] {
-        pins.push(subject.attendee(room, user).await.unwrap().pin.unwrap());
+        pins.push(fixture.attendee(room, user).await.unwrap().pin.unwrap());
     }
     pins.sort();
     pins.dedup();
     assert_eq!(pins.len(), 3, "{pins:?}");
-    subject.change(room, "alice", sip(2)).await;
-    assert_eq!(subject.attendee(room, "bob").await.unwrap().pin, None);
+    fixture.change(room, "alice", sip(2)).await;
+    assert_eq!(fixture.attendee(room, "bob").await.unwrap().pin, None);
 }
 
-async fn a_call_lasts_as_long_as_anybody_is_in_it(subject: Subject) {
-    subject.room("a").await;
-    subject.change("a", "alice", add("bob")).await;
-    let call = async || subject.store.summary(&token("a")).await.unwrap().unwrap().room.call;
+async fn a_call_lasts_as_long_as_anybody_is_in_it(fixture: StoreFixture) {
+    fixture.room("a").await;
+    fixture.change("a", "alice", add("bob")).await;
+    let call = async || fixture.store.summary(&token("a")).await.unwrap().unwrap().room.call;
     for (user, flags) in [("alice", 3), ("bob", 5)] {
-        subject.change("a", user, join(user)).await;
-        subject.change("a", user, Command::JoinCall(flags)).await;
+        fixture.change("a", user, join(user)).await;
+        fixture.change("a", user, Command::JoinCall(flags)).await;
     }
     let going_on = call().await.unwrap();
     assert_eq!((going_on.started_at, going_on.flags), (at(1).timestamp(), 7));
-    subject.change("a", "alice", Command::LeaveCall).await;
+    fixture.change("a", "alice", Command::LeaveCall).await;
     assert!(call().await.is_some());
     // Who leaves the room leaves the call.
-    subject.change("a", "bob", Command::Leave).await;
+    fixture.change("a", "bob", Command::Leave).await;
     assert_eq!(call().await, None);
-    subject.change("a", "alice", Command::JoinCall(1)).await;
-    subject.change("a", "alice", Command::EndCall).await;
+    fixture.change("a", "alice", Command::JoinCall(1)).await;
+    fixture.change("a", "alice", Command::EndCall).await;
     assert_eq!(call().await, None);
-    assert_eq!(subject.attendee("a", "alice").await.unwrap().in_call(), 0);
+    assert_eq!(fixture.attendee("a", "alice").await.unwrap().in_call(), 0);
 }
 
-async fn messages_are_read_both_ways(subject: Subject) {
-    subject.room("a").await;
-    subject.change("a", "alice", add("bob")).await;
+async fn messages_are_read_both_ways(fixture: StoreFixture) {
+    fixture.room("a").await;
+    fixture.change("a", "alice", add("bob")).await;
     let mut ids = Vec::new();
     for text in ["one", "two", "three"] {
-        let said = subject.change("a", "alice", say(text, ids.first().copied())).await;
+        let said = fixture.change("a", "alice", say(text, ids.first().copied())).await;
         ids.push(said.message.unwrap().message.id);
     }
     let query = |newer, known, limit, including| MessageQuery {
@@ -105,99 +105,99 @@ async fn messages_are_read_both_ways(subject: Subject) {
         including,
         mark_read: false,
     };
-    assert_eq!(subject.said("a", "bob", query(false, 0, 2, false)).await, ["three", "two"]);
-    assert_eq!(subject.said("a", "bob", query(false, ids[1], 1, false)).await, ["one"]);
-    assert_eq!(subject.said("a", "bob", query(true, ids[0], 100, false)).await, ["two", "three"]);
-    assert_eq!(subject.said("a", "bob", query(true, ids[2], 100, true)).await, ["three"]);
-    assert_eq!(subject.said("a", "bob", query(true, i64::MAX, 100, false)).await, [""; 0]);
+    assert_eq!(fixture.said("a", "bob", query(false, 0, 2, false)).await, ["three", "two"]);
+    assert_eq!(fixture.said("a", "bob", query(false, ids[1], 1, false)).await, ["one"]);
+    assert_eq!(fixture.said("a", "bob", query(true, ids[0], 100, false)).await, ["two", "three"]);
+    assert_eq!(fixture.said("a", "bob", query(true, ids[2], 100, true)).await, ["three"]);
+    assert_eq!(fixture.said("a", "bob", query(true, i64::MAX, 100, false)).await, [""; 0]);
     let actor = Actor::user("bob");
     let page = query(false, 0, 1, false);
-    let last = subject.store.messages(&token("a"), &actor, page, at(2)).await.unwrap().unwrap();
+    let last = fixture.store.messages(&token("a"), &actor, page, at(2)).await.unwrap().unwrap();
     assert_eq!(last[0].parent.as_ref().unwrap().id, ids[0]);
 
     let unread = async || {
-        let room = subject.store.summary(&token("a")).await.unwrap().unwrap().room;
-        room.comments - subject.attendee("a", "bob").await.unwrap().comments_read
+        let room = fixture.store.summary(&token("a")).await.unwrap().unwrap().room;
+        room.comments - fixture.attendee("a", "bob").await.unwrap().comments_read
     };
     assert_eq!(unread().await, 3);
     let read = MessageQuery { mark_read: true, ..query(true, 0, 4, false) };
-    subject.said("a", "bob", read).await;
-    let first_two = subject.attendee("a", "bob").await.unwrap().last_read_message;
+    fixture.said("a", "bob", read).await;
+    let first_two = fixture.attendee("a", "bob").await.unwrap().last_read_message;
     assert!(first_two >= ids[0] && first_two < ids[2]);
-    subject.said("a", "bob", MessageQuery { mark_read: true, ..HISTORY }).await;
+    fixture.said("a", "bob", MessageQuery { mark_read: true, ..HISTORY }).await;
     assert_eq!(unread().await, 0);
-    assert_eq!(subject.attendee("a", "bob").await.unwrap().last_read_message, ids[2]);
+    assert_eq!(fixture.attendee("a", "bob").await.unwrap().last_read_message, ids[2]);
     // Older ones that are read later do not make newer ones unread.
-    subject
+    fixture
         .said("a", "bob", MessageQuery { mark_read: true, ..query(false, ids[1], 1, false) })
         .await;
     assert_eq!(unread().await, 0);
 }
 
-async fn who_waits_reads_nothing(subject: Subject) {
-    subject.room("a").await;
-    subject.change("a", "alice", add("bob")).await;
-    subject.change("a", "alice", closed_until(50)).await;
+async fn who_waits_reads_nothing(fixture: StoreFixture) {
+    fixture.room("a").await;
+    fixture.change("a", "alice", add("bob")).await;
+    fixture.change("a", "alice", closed_until(50)).await;
     let bob = Actor::user("bob");
     for look in [Resource::Participants, Resource::Peers] {
-        let answer = subject.store.participants(&token("a"), &bob, look).await.unwrap();
+        let answer = fixture.store.participants(&token("a"), &bob, look).await.unwrap();
         assert_eq!(answer, Err(Refusal::Lobby));
     }
-    let answer = subject.store.messages(&token("a"), &bob, HISTORY, at(2)).await.unwrap();
+    let answer = fixture.store.messages(&token("a"), &bob, HISTORY, at(2)).await.unwrap();
     assert_eq!(answer, Err(Refusal::Lobby));
     let stranger = Actor::user("carol");
-    let answer = subject.store.messages(&token("a"), &stranger, HISTORY, at(2)).await.unwrap();
+    let answer = fixture.store.messages(&token("a"), &stranger, HISTORY, at(2)).await.unwrap();
     assert_eq!(answer, Err(Refusal::NoRoom));
 }
 
-async fn users_are_added_changed_and_removed(subject: Subject) {
+async fn users_are_added_changed_and_removed(fixture: StoreFixture) {
     let groups = vec!["phone".to_owned(), "staff".to_owned()];
     let alice = User { id: "alice".to_owned(), display_name: "Alice ✓".to_owned(), groups };
-    assert!(subject.store.add_user(&alice, "hash").await.unwrap());
-    assert!(!subject.store.add_user(&alice, "other").await.unwrap());
-    let read = subject.store.user("alice").await.unwrap();
+    assert!(fixture.store.add_user(&alice, "hash").await.unwrap());
+    assert!(!fixture.store.add_user(&alice, "other").await.unwrap());
+    let read = fixture.store.user("alice").await.unwrap();
     assert_eq!(read, Some((alice.clone(), "hash".to_owned())));
-    assert_eq!(subject.store.user("Alice").await.unwrap(), None);
-    assert_eq!(subject.store.users().await.unwrap(), [alice]);
-    assert!(subject.store.set_user_password("alice", "new").await.unwrap());
-    assert!(!subject.store.set_user_password("bob", "new").await.unwrap());
-    assert_eq!(subject.store.user("alice").await.unwrap().unwrap().1, "new");
-    subject.room("a").await;
-    assert!(subject.store.remove_user("alice", at(5)).await.unwrap());
-    assert!(!subject.store.remove_user("alice", at(5)).await.unwrap());
-    assert_eq!(subject.store.rooms_of("alice").await.unwrap(), []);
-    assert_eq!(subject.store.users().await.unwrap(), []);
+    assert_eq!(fixture.store.user("Alice").await.unwrap(), None);
+    assert_eq!(fixture.store.users().await.unwrap(), [alice]);
+    assert!(fixture.store.set_user_password("alice", "new").await.unwrap());
+    assert!(!fixture.store.set_user_password("bob", "new").await.unwrap());
+    assert_eq!(fixture.store.user("alice").await.unwrap().unwrap().1, "new");
+    fixture.room("a").await;
+    assert!(fixture.store.remove_user("alice", at(5)).await.unwrap());
+    assert!(!fixture.store.remove_user("alice", at(5)).await.unwrap());
+    assert_eq!(fixture.store.rooms_of("alice").await.unwrap(), []);
+    assert_eq!(fixture.store.users().await.unwrap(), []);
 }
 
-async fn who_was_not_seen_is_found(subject: Subject) {
-    subject.room("a").await;
-    subject.change("a", "alice", add("bob")).await;
+async fn who_was_not_seen_is_found(fixture: StoreFixture) {
+    fixture.room("a").await;
+    fixture.change("a", "alice", add("bob")).await;
     for user in ["alice", "bob"] {
-        subject.change("a", user, join(user)).await;
+        fixture.change("a", user, join(user)).await;
     }
     let unseen = async |seconds| {
-        let unseen = subject.store.unseen_since(at(seconds), 10).await.unwrap();
+        let unseen = fixture.store.unseen_since(at(seconds), 10).await.unwrap();
         unseen.into_iter().map(|(_room, actor, _session)| actor.id).collect::<Vec<_>>()
     };
     assert_eq!(unseen(1).await, [""; 0]);
-    let alice = subject.attendee("a", "alice").await.unwrap().id;
-    subject.store.touch(&[alice], at(50)).await.unwrap();
+    let alice = fixture.attendee("a", "alice").await.unwrap().id;
+    fixture.store.touch(&[alice], at(50)).await.unwrap();
     assert_eq!(unseen(40).await, ["bob"]);
     assert_eq!(unseen(51).await.len(), 2);
-    subject.change("a", "bob", Command::Leave).await;
+    fixture.change("a", "bob", Command::Leave).await;
     assert_eq!(unseen(40).await, [""; 0]);
 }
 
-async fn who_has_read_is_found(subject: Subject) {
-    subject.room("a").await;
-    subject.change("a", "alice", add("bob")).await;
-    subject.change("a", "alice", say("hello", None)).await;
+async fn who_has_read_is_found(fixture: StoreFixture) {
+    fixture.room("a").await;
+    fixture.change("a", "alice", add("bob")).await;
+    fixture.change("a", "alice", say("hello", None)).await;
     let readers = async |since: i64| {
-        let readers = subject.store.read_since(at(since).timestamp()).await.unwrap();
+        let readers = fixture.store.read_since(at(since).timestamp()).await.unwrap();
         readers.into_iter().map(|(_room, actor)| actor.id).collect::<Vec<_>>()
     };
     assert_eq!(readers(2).await, [""; 0]);
-    subject.said("a", "bob", MessageQuery { mark_read: true, ..HISTORY }).await;
+    fixture.said("a", "bob", MessageQuery { mark_read: true, ..HISTORY }).await;
     assert_eq!(readers(2).await, ["bob"]);
     assert_eq!(readers(3).await, [""; 0]);
 }

@@ -11,9 +11,9 @@ use lobbyd::{
     store::LockPolicy,
 };
 
-use super::{HISTORY, Subject, add, at, caller, closed_until, join, new, say, token};
+use super::{HISTORY, StoreFixture, add, at, caller, closed_until, join, new, say, token};
 
-on_every_database! { super::super::Subject::new:
+on_every_database! { super::super::StoreFixture::new:
     a_room_is_made_with_what_it_begins_with,
     a_token_is_given_once,
     a_change_is_one_transaction_with_what_is_told,
@@ -28,7 +28,7 @@ on_every_database! { super::super::Subject::new:
     a_busy_room_opens_all_the_same,
 }
 
-async fn a_room_is_made_with_what_it_begins_with(subject: Subject) {
+async fn a_room_is_made_with_what_it_begins_with(fixture: StoreFixture) {
     let timer = at(100);
     let wanted = NewRoom {
         password_hash: "hash".to_owned(),
@@ -36,38 +36,38 @@ async fn a_room_is_made_with_what_it_begins_with(subject: Subject) {
         ..new()
     };
     let told =
-        subject.store.create(&token("a"), &caller("alice"), &wanted, at(0)).await.unwrap().unwrap();
+        fixture.store.create(&token("a"), &caller("alice"), &wanted, at(0)).await.unwrap().unwrap();
     let reasons: Vec<Reason> = told.iter().map(|update| update.reason).collect();
     assert_eq!(reasons, [Reason::ConversationCreated, Reason::LobbyNonModerators]);
-    let made = subject.store.summary(&token("a")).await.unwrap().unwrap();
+    let made = fixture.store.summary(&token("a")).await.unwrap().unwrap();
     assert_eq!(made.room.lobby, wanted.lobby);
     assert_eq!((made.room.name.as_str(), made.room.description.as_str()), ("Webinar", "About"));
     assert_eq!((made.room.object_type.as_str(), made.room.object_id.as_str()), ("event", "7"));
     assert_eq!((made.room.password_hash.as_str(), made.moderators), ("hash", 1));
-    let owner = subject.attendee("a", "alice").await.unwrap();
+    let owner = fixture.attendee("a", "alice").await.unwrap();
     assert_eq!(owner.participant_type, ParticipantType::Owner);
     assert_eq!(owner.display_name, "ALICE");
-    assert_eq!(subject.store.rooms_of("alice").await.unwrap(), [token("a")]);
+    assert_eq!(fixture.store.rooms_of("alice").await.unwrap(), [token("a")]);
     let expected = ["lobby_non_moderators", "conversation_created"];
-    assert_eq!(subject.said("a", "alice", HISTORY).await, expected);
+    assert_eq!(fixture.said("a", "alice", HISTORY).await, expected);
     // The timer is a timer like any other.
-    assert_eq!(subject.store.next_due().await.unwrap(), Some(timer));
+    assert_eq!(fixture.store.next_due().await.unwrap(), Some(timer));
 }
 
-async fn a_token_is_given_once(subject: Subject) {
-    subject.room("a").await;
-    let again = subject.store.create(&token("a"), &caller("bob"), &new(), at(1)).await.unwrap();
+async fn a_token_is_given_once(fixture: StoreFixture) {
+    fixture.room("a").await;
+    let again = fixture.store.create(&token("a"), &caller("bob"), &new(), at(1)).await.unwrap();
     assert_eq!(again, None);
-    assert_eq!(subject.store.rooms_of("bob").await.unwrap(), []);
+    assert_eq!(fixture.store.rooms_of("bob").await.unwrap(), []);
 }
 
-async fn a_change_is_one_transaction_with_what_is_told(subject: Subject) {
-    subject.room("a").await;
-    let before = subject.store.summary(&token("a")).await.unwrap().unwrap().room.version;
-    let changed = subject.change("a", "alice", closed_until(50)).await;
+async fn a_change_is_one_transaction_with_what_is_told(fixture: StoreFixture) {
+    fixture.room("a").await;
+    let before = fixture.store.summary(&token("a")).await.unwrap().unwrap().room.version;
+    let changed = fixture.change("a", "alice", closed_until(50)).await;
     let update = changed.update.unwrap();
     assert_eq!(update.reason, Reason::LobbyNonModerators);
-    let room = subject.store.summary(&token("a")).await.unwrap().unwrap().room;
+    let room = fixture.store.summary(&token("a")).await.unwrap().unwrap().room;
     assert_eq!(room.version.milliseconds(), update.version);
     assert!(room.version > before);
     assert_eq!(room.version, Version::of(at(1)), "the setting is dated by the clock");
@@ -76,7 +76,7 @@ async fn a_change_is_one_transaction_with_what_is_told(subject: Subject) {
         ("room.updated.v1", "\"lobby_non_moderators\""),
         ("lobby.changed.v1", "1"),
     ];
-    let mut events = subject.events().await;
+    let mut events = fixture.events().await;
     events.sort();
     let mut expected: Vec<(String, String)> =
         expected.map(|(kind, what)| (kind.to_owned(), what.to_owned())).to_vec();
@@ -84,41 +84,41 @@ async fn a_change_is_one_transaction_with_what_is_told(subject: Subject) {
     assert_eq!(events, expected);
 }
 
-async fn a_refused_change_leaves_nothing_behind(subject: Subject) {
-    subject.room("a").await;
-    subject.change("a", "alice", add("bob")).await;
-    let before = subject.store.summary(&token("a")).await.unwrap();
-    let events = subject.database.number("SELECT count(*) FROM lobbyd_outbox").await;
+async fn a_refused_change_leaves_nothing_behind(fixture: StoreFixture) {
+    fixture.room("a").await;
+    fixture.change("a", "alice", add("bob")).await;
+    let before = fixture.store.summary(&token("a")).await.unwrap();
+    let events = fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await;
     for (user, command, refusal) in [
         ("bob", closed_until(50), Refusal::NotModerator),
         ("carol", closed_until(50), Refusal::NoRoom),
         ("alice", Command::Remove(AttendeeId(999_999)), Refusal::NoParticipant),
         ("alice", Command::JoinCall(1), Refusal::NotJoined),
     ] {
-        assert_eq!(subject.try_change("a", user, command).await, Err(refusal));
+        assert_eq!(fixture.try_change("a", user, command).await, Err(refusal));
     }
-    assert_eq!(subject.try_change("b", "alice", join("s")).await, Err(Refusal::NoRoom));
-    let reply = subject.try_change("a", "alice", say("x", Some(999_999))).await;
+    assert_eq!(fixture.try_change("b", "alice", join("s")).await, Err(Refusal::NoRoom));
+    let reply = fixture.try_change("a", "alice", say("x", Some(999_999))).await;
     assert!(matches!(reply, Err(Refusal::Invalid { .. })), "{reply:?}");
-    assert_eq!(subject.store.summary(&token("a")).await.unwrap(), before);
-    assert_eq!(subject.database.number("SELECT count(*) FROM lobbyd_outbox").await, events);
+    assert_eq!(fixture.store.summary(&token("a")).await.unwrap(), before);
+    assert_eq!(fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await, events);
 }
 
-async fn a_change_that_is_none_is_not_told(subject: Subject) {
-    subject.room("a").await;
-    let before = subject.store.summary(&token("a")).await.unwrap();
+async fn a_change_that_is_none_is_not_told(fixture: StoreFixture) {
+    fixture.room("a").await;
+    let before = fixture.store.summary(&token("a")).await.unwrap();
     for command in [Command::Rename("Webinar".to_owned()), add("alice"), Command::Leave] {
-        assert_eq!(subject.change("a", "alice", command).await.update, None);
+        assert_eq!(fixture.change("a", "alice", command).await.update, None);
     }
-    assert_eq!(subject.store.summary(&token("a")).await.unwrap(), before);
+    assert_eq!(fixture.store.summary(&token("a")).await.unwrap(), before);
 }
 
-async fn a_setting_of_the_api_and_one_by_event_compete_by_version(subject: Subject) {
-    subject.room("a").await;
-    subject.change("a", "alice", closed_until(50)).await;
+async fn a_setting_of_the_api_and_one_by_event_compete_by_version(fixture: StoreFixture) {
+    fixture.room("a").await;
+    fixture.change("a", "alice", closed_until(50)).await;
     // Chatter does not make a later setting look old.
     for _ in 0..20 {
-        subject.change("a", "alice", say("hello", None)).await;
+        fixture.change("a", "alice", say("hello", None)).await;
     }
     let by_event = |milliseconds: i64, timer: i64| LobbyChange {
         token: token("a"),
@@ -126,14 +126,14 @@ async fn a_setting_of_the_api_and_one_by_event_compete_by_version(subject: Subje
         version: Version::parse(at(1).timestamp_millis() + milliseconds),
     };
     let received = Version::of(at(2));
-    subject.store.apply(&by_event(-1, 60), received).await.unwrap();
-    let lobby = subject.store.summary(&token("a")).await.unwrap().unwrap().room.lobby;
+    fixture.store.apply(&by_event(-1, 60), received).await.unwrap();
+    let lobby = fixture.store.summary(&token("a")).await.unwrap().unwrap().room.lobby;
     assert_eq!(lobby.timer, Some(at(50)), "an older one changes nothing");
-    subject.store.apply(&by_event(500, 70), received).await.unwrap();
-    let lobby = subject.store.summary(&token("a")).await.unwrap().unwrap().room.lobby;
+    fixture.store.apply(&by_event(500, 70), received).await.unwrap();
+    let lobby = fixture.store.summary(&token("a")).await.unwrap().unwrap().room.lobby;
     assert_eq!(lobby.timer, Some(at(70)), "a newer one wins");
     assert!(
-        subject
+        fixture
             .store
             .fire_due(at(65), 10, LockPolicy::SkipLocked, None)
             .await
@@ -143,12 +143,12 @@ async fn a_setting_of_the_api_and_one_by_event_compete_by_version(subject: Subje
     );
 }
 
-async fn a_reset_is_told_in_the_chat_at_its_instant(subject: Subject) {
-    subject.room("a").await;
-    subject.change("a", "alice", closed_until(50)).await;
-    let fired = subject.store.fire_due(at(51), 10, LockPolicy::SkipLocked, None).await.unwrap();
+async fn a_reset_is_told_in_the_chat_at_its_instant(fixture: StoreFixture) {
+    fixture.room("a").await;
+    fixture.change("a", "alice", closed_until(50)).await;
+    let fired = fixture.store.fire_due(at(51), 10, LockPolicy::SkipLocked, None).await.unwrap();
     assert_eq!(fired.events.len(), 1);
-    let last = subject.store.summary(&token("a")).await.unwrap().unwrap().last_message;
+    let last = fixture.store.summary(&token("a")).await.unwrap().unwrap().last_message;
     let last = last.unwrap();
     assert_eq!((last.actor.clone(), last.created_at), (Actor::system(), at(51).timestamp()));
     let content = Content::System { reason: Reason::LobbyTimerReached, about: None };
@@ -156,11 +156,11 @@ async fn a_reset_is_told_in_the_chat_at_its_instant(subject: Subject) {
     // A row that is only cleared_timers says nothing.
     let tidy = format!(
         "UPDATE lobbyd_rooms SET lobby_state = 0, lobby_timer = {}",
-        subject.database.instant(at(60).timestamp())
+        fixture.database.instant(at(60).timestamp())
     );
-    subject.database.execute(&tidy).await;
+    fixture.database.execute(&tidy).await;
     assert_eq!(
-        subject
+        fixture
             .store
             .fire_due(at(61), 10, LockPolicy::SkipLocked, None)
             .await
@@ -168,18 +168,18 @@ async fn a_reset_is_told_in_the_chat_at_its_instant(subject: Subject) {
             .cleared_timers,
         1
     );
-    let now = subject.store.summary(&token("a")).await.unwrap().unwrap().last_message;
+    let now = fixture.store.summary(&token("a")).await.unwrap().unwrap().last_message;
     assert_eq!(now, Some(last));
 }
 
-async fn an_event_is_told_in_the_chat_and_empties_the_call(subject: Subject) {
-    subject.room("a").await;
-    subject.change("a", "alice", add("bob")).await;
+async fn an_event_is_told_in_the_chat_and_empties_the_call(fixture: StoreFixture) {
+    fixture.room("a").await;
+    fixture.change("a", "alice", add("bob")).await;
     for user in ["alice", "bob"] {
-        subject.change("a", user, join(user)).await;
-        subject.change("a", user, Command::JoinCall(3)).await;
+        fixture.change("a", user, join(user)).await;
+        fixture.change("a", user, Command::JoinCall(3)).await;
     }
-    let told = subject.database.number("SELECT count(*) FROM lobbyd_outbox").await;
+    let told = fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await;
     let change = |version: i64, state, timer| LobbyChange {
         token: token("a"),
         lobby: Lobby { state, timer },
@@ -188,53 +188,53 @@ async fn an_event_is_told_in_the_chat_and_empties_the_call(subject: Subject) {
     let received = Version::of(at(10));
     // A lobby whose timer is over sends nobody out.
     let over = change(10, LobbyState::NonModerators, Some(at(5)));
-    subject.store.apply(&over, received).await.unwrap();
-    assert_eq!(subject.attendee("a", "bob").await.unwrap().in_call(), 3);
+    fixture.store.apply(&over, received).await.unwrap();
+    assert_eq!(fixture.attendee("a", "bob").await.unwrap().in_call(), 3);
     let open = change(11, LobbyState::None, None);
-    subject.store.apply(&open, received).await.unwrap();
+    fixture.store.apply(&open, received).await.unwrap();
     let closed = change(12, LobbyState::NonModerators, None);
-    subject.store.apply(&closed, received).await.unwrap();
-    assert_eq!(subject.attendee("a", "bob").await.unwrap().in_call(), 0);
-    assert_eq!(subject.attendee("a", "alice").await.unwrap().in_call(), 3);
-    let last: Vec<String> = subject.said("a", "alice", HISTORY).await.into_iter().take(3).collect();
+    fixture.store.apply(&closed, received).await.unwrap();
+    assert_eq!(fixture.attendee("a", "bob").await.unwrap().in_call(), 0);
+    assert_eq!(fixture.attendee("a", "alice").await.unwrap().in_call(), 3);
+    let last: Vec<String> = fixture.said("a", "alice", HISTORY).await.into_iter().take(3).collect();
     assert_eq!(last, ["lobby_non_moderators", "lobby_none", "lobby_non_moderators"]);
     // Whoever sent the events tells its clients.
-    assert_eq!(subject.database.number("SELECT count(*) FROM lobbyd_outbox").await, told);
+    assert_eq!(fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await, told);
 }
 
-async fn marks_tell_which_rooms_changed(subject: Subject) {
-    subject.room("a").await;
-    subject.room("A").await;
+async fn marks_tell_which_rooms_changed(fixture: StoreFixture) {
+    fixture.room("a").await;
+    fixture.room("A").await;
     let tokens = [token("a"), token("A"), token("nowhere")];
-    let mut room_versions = subject.store.room_versions(&tokens).await.unwrap();
+    let mut room_versions = fixture.store.room_versions(&tokens).await.unwrap();
     room_versions.sort_by(|one, other| one.token.cmp(&other.token));
     let names: Vec<&str> = room_versions.iter().map(|mark| mark.token.as_str()).collect();
     assert_eq!(names, ["A", "a"]);
-    subject.change("a", "alice", closed_until(50)).await;
-    let mark = subject.store.room_versions(&[token("a")]).await.unwrap().remove(0);
+    fixture.change("a", "alice", closed_until(50)).await;
+    let mark = fixture.store.room_versions(&[token("a")]).await.unwrap().remove(0);
     assert_eq!(mark.lobby.timer, Some(at(50)));
     assert!(mark.version > room_versions[1].version);
-    assert_eq!(subject.store.room_versions(&[]).await.unwrap(), []);
+    assert_eq!(fixture.store.room_versions(&[]).await.unwrap(), []);
 }
 
-async fn a_deleted_room_leaves_nothing_behind(subject: Subject) {
-    subject.room("a").await;
-    subject.change("a", "alice", say("hello", None)).await;
-    let update = subject.change("a", "alice", Command::Delete).await.update.unwrap();
+async fn a_deleted_room_leaves_nothing_behind(fixture: StoreFixture) {
+    fixture.room("a").await;
+    fixture.change("a", "alice", say("hello", None)).await;
+    let update = fixture.change("a", "alice", Command::Delete).await.update.unwrap();
     assert_eq!(update.reason, Reason::ConversationDeleted);
-    assert_eq!(subject.store.summary(&token("a")).await.unwrap(), None);
+    assert_eq!(fixture.store.summary(&token("a")).await.unwrap(), None);
     for table in ["rooms", "room_states", "attendees", "messages"] {
         let left = format!("SELECT count(*) FROM lobbyd_{table}");
-        assert_eq!(subject.database.number(&left).await, 0, "{table}");
+        assert_eq!(fixture.database.number(&left).await, 0, "{table}");
     }
 }
 
 /// Many change one room while a worker resets it: each change has a version of its own.
-async fn changes_at_once_are_serialised(subject: Subject) {
-    subject.room("a").await;
+async fn changes_at_once_are_serialised(fixture: StoreFixture) {
+    fixture.room("a").await;
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..40 {
-        let store = Arc::clone(&subject.store);
+        let store = Arc::clone(&fixture.store);
         tasks.spawn(async move {
             let command = match number % 4 {
                 0 => closed_until(2),
@@ -254,20 +254,20 @@ async fn changes_at_once_are_serialised(subject: Subject) {
     let before = versions.len();
     versions.dedup();
     assert_eq!((versions.len(), before), (30, 30), "two changes have the same version");
-    let room = subject.store.summary(&token("a")).await.unwrap().unwrap().room;
+    let room = fixture.store.summary(&token("a")).await.unwrap().unwrap().room;
     assert_eq!(room.comments, 10);
     let resets = "SELECT count(*) FROM lobbyd_outbox WHERE due_at IS NOT NULL";
     let told = "SELECT count(*) FROM lobbyd_messages WHERE kind = 'lobby_timer_reached'";
-    assert_eq!(subject.database.number(resets).await, subject.database.number(told).await);
+    assert_eq!(fixture.database.number(resets).await, fixture.database.number(told).await);
 }
 
 /// Whoever joins or chats holds the room for a moment, again and again.
-async fn a_busy_room_opens_all_the_same(subject: Subject) {
-    subject.room("a").await;
-    subject.change("a", "alice", closed_until(2)).await;
+async fn a_busy_room_opens_all_the_same(fixture: StoreFixture) {
+    fixture.room("a").await;
+    fixture.change("a", "alice", closed_until(2)).await;
     let mut crowd = tokio::task::JoinSet::new();
     for _ in 0..4 {
-        let store = Arc::clone(&subject.store);
+        let store = Arc::clone(&fixture.store);
         crowd.spawn(async move {
             for _ in 0..25 {
                 let (room, by) = (token("a"), caller("alice"));
@@ -276,9 +276,9 @@ async fn a_busy_room_opens_all_the_same(subject: Subject) {
         });
     }
     tokio::task::yield_now().await;
-    let fired = subject.store.fire_due(at(4), 10, LockPolicy::Wait, None).await.unwrap();
+    let fired = fixture.store.fire_due(at(4), 10, LockPolicy::Wait, None).await.unwrap();
     assert_eq!(fired.events.len(), 1);
     crowd.join_all().await;
-    let room = subject.store.summary(&token("a")).await.unwrap().unwrap().room;
+    let room = fixture.store.summary(&token("a")).await.unwrap().unwrap().room;
     assert_eq!((room.lobby, room.comments), (Lobby::OPEN, 100));
 }

@@ -2,13 +2,14 @@
 //! its code.
 
 pub mod amqp;
+pub mod app;
+pub mod cluster;
 pub mod daemon;
 pub mod database;
 pub mod http;
+pub mod participants;
 pub mod proxy;
 pub mod server;
-pub mod site;
-pub mod stage;
 pub mod tools;
 
 use std::{future::Future, time::Duration};

@@ -10,11 +10,11 @@ use tokio::{
 };
 
 use crate::support::{
+    app::{PASSWORD, TestApp},
     daemon::run,
     database::Kind,
     eventually,
     http::Client,
-    stage::{PASSWORD, Stage},
 };
 
 const CAPABILITIES: &str = "/ocs/v2.php/cloud/capabilities";
@@ -24,14 +24,14 @@ fn basic(name: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{name}:{password}")))
 }
 
-async fn stage() -> Stage {
-    Stage::new(Kind::Sqlite).await
+async fn app() -> TestApp {
+    TestApp::new(Kind::Sqlite).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn capabilities_say_what_there_is() {
-    let stage = stage().await;
-    let anybody = stage.api.guest();
+    let app = app().await;
+    let anybody = app.api.guest();
     let server = anybody.get(CAPABILITIES).await.expect(200);
     let features = server.data()["capabilities"]["spreed"]["features"].clone();
     for feature in ["webinary-lobby", "sip-support", "chat-v2", "conversation-v4"] {
@@ -41,7 +41,7 @@ async fn capabilities_say_what_there_is() {
     let first = anybody.get("/ocs/v1.php/cloud/capabilities").await.expect(200);
     assert_eq!((first.meta_status(), server.meta_status()), (100, 200));
     anybody.get("/ocs/v2.php/cloud/user").await.expect(401);
-    let alice = stage.user("alice").await;
+    let alice = app.user("alice").await;
     let user = alice.get("/ocs/v1.php/cloud/user").await.expect(200).data();
     assert_eq!((&user["id"], &user["displayname"]), (&json!("alice"), &json!("Alice")));
     let document = anybody.get("/openapi.json").await.expect(200).json();
@@ -51,8 +51,8 @@ async fn capabilities_say_what_there_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_come_in_the_form_that_is_asked_for() {
-    let stage = stage().await;
-    let alice = stage.user("alice").await;
+    let app = app().await;
+    let alice = app.user("alice").await;
     let room = alice.room(3).await;
     let path = format!("/room/{room}");
     let xml = alice.raw("GET", &path, &[], "").await.expect(200);
@@ -76,8 +76,8 @@ async fn answers_come_in_the_form_that_is_asked_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_cannot_be_read_are_refused() {
-    let stage = stage().await;
-    let alice = stage.user("alice").await;
+    let app = app().await;
+    let alice = app.user("alice").await;
     let json = [("content-type", "application/json"), ("accept", "application/json")];
     for body in ["{", "[]", "\"x\"", "{\"roomType\": }", "\u{0}"] {
         alice.raw("POST", "/room", &json, body.to_owned()).await.expect(400);
@@ -95,8 +95,8 @@ async fn bodies_that_cannot_be_read_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_who_logs_in_is_a_user() {
-    let stage = stage().await;
-    let alice = stage.user("alice").await;
+    let app = app().await;
+    let alice = app.user("alice").await;
     alice.get("/room").await.expect(200);
     for authorization in [
         basic("alice", "wrong"),
@@ -106,28 +106,28 @@ async fn only_who_logs_in_is_a_user() {
         "Bearer abc".to_owned(),
         "Basic !".to_owned(),
     ] {
-        let stranger = stage.api.guest().header("authorization", &authorization);
+        let stranger = app.api.guest().header("authorization", &authorization);
         let refused = stranger.get("/room").await;
         assert!([401, 429].contains(&refused.status), "{refused:?}");
         // A wrong login is not a guest either.
         let refused = stranger.get(CAPABILITIES).await;
         assert!([401, 429].contains(&refused.status), "{refused:?}");
     }
-    let refused = stage.api.guest().get("/room").await.expect(401);
+    let refused = app.api.guest().get("/room").await.expect(401);
     let asked_for = refused.header("www-authenticate").unwrap();
     assert!(asked_for.starts_with("Basic realm="), "{asked_for}");
-    assert!(!stage.log().contains(PASSWORD));
+    assert!(!app.log().contains(PASSWORD));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_logins_are_slowed_down_and_others_are_not() {
-    let stage = stage().await;
-    let alice = stage.user("alice").await;
+    let app = app().await;
+    let alice = app.user("alice").await;
     alice.get("/room").await.expect(200);
     let mut throttled = None;
     for attempt in 0..20 {
         let guess = basic("alice", &format!("guess {attempt}"));
-        let answer = stage.api.guest().header("authorization", &guess).get("/room").await;
+        let answer = app.api.guest().header("authorization", &guess).get("/room").await;
         if answer.status == 429 {
             throttled = Some(answer);
             break;
@@ -142,20 +142,20 @@ async fn failed_logins_are_slowed_down_and_others_are_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trusted_proxy_names_client_and_user() {
-    let mut stage = stage().await;
-    stage.user("alice").await;
+    let mut app = app().await;
+    app.user("alice").await;
     let named = |client: &Client| client.header("x-forwarded-user", "alice");
-    named(&stage.api.guest()).get("/ocs/v2.php/cloud/user").await.expect(401);
-    stage.set("HTTP__TRUSTED_PROXIES", "127.0.0.0/8");
-    stage.set("HTTP__USER_HEADER", "X-Forwarded-User");
-    stage.restart().await;
-    let guest = stage.api.guest();
+    named(&app.api.guest()).get("/ocs/v2.php/cloud/user").await.expect(401);
+    app.set("HTTP__TRUSTED_PROXIES", "127.0.0.0/8");
+    app.set("HTTP__USER_HEADER", "X-Forwarded-User");
+    app.restart().await;
+    let guest = app.api.guest();
     let user = named(&guest).get("/ocs/v2.php/cloud/user").await.expect(200).data();
     assert_eq!(user["id"], "alice");
     guest.header("x-forwarded-user", "nobody").get("/ocs/v2.php/cloud/user").await.expect(401);
     // Guessing from one address slows only that one down.
     let from = |address: &str, password: &str| {
-        let client = stage.api.guest().header("authorization", &basic("alice", password));
+        let client = app.api.guest().header("authorization", &basic("alice", password));
         client.header("x-forwarded-for", address)
     };
     eventually("a throttled guesser", || async {
@@ -167,20 +167,20 @@ async fn a_trusted_proxy_names_client_and_user() {
 
     let room = named(&guest).room(3).await;
     let join = format!("/room/{room}/participants/active");
-    let over_tls = stage.api.guest().header("x-forwarded-proto", "https");
+    let over_tls = app.api.guest().header("x-forwarded-proto", "https");
     let cookie = over_tls.post(&join, json!({})).await.expect(200);
     let cookie = cookie.header("set-cookie").unwrap().to_owned();
     for attribute in ["HttpOnly", "SameSite=Lax", "Secure", "Path=/"] {
         assert!(cookie.contains(attribute), "{cookie}");
     }
-    let plain = stage.api.guest().post(&join, json!({})).await.expect(200);
+    let plain = app.api.guest().post(&join, json!({})).await.expect(200);
     assert!(!plain.header("set-cookie").unwrap().contains("Secure"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_page_cannot_act_with_a_remembered_login() {
-    let stage = stage().await;
-    let alice = stage.user("alice").await;
+    let app = app().await;
+    let alice = app.user("alice").await;
     let form =
         [("content-type", "application/x-www-form-urlencoded"), ("sec-fetch-site", "cross-site")];
     alice.raw("POST", "/room", &form, "roomType=2&roomName=x").await.expect(403);
@@ -189,11 +189,11 @@ async fn a_foreign_page_cannot_act_with_a_remembered_login() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn guesses_at_the_password_of_a_room_are_slowed_down() {
-    let stage = stage().await;
-    let owner = stage.user("owner").await;
+    let app = app().await;
+    let owner = app.user("owner").await;
     let room = owner.room(3).await;
     owner.put(&format!("/room/{room}/password"), json!({"password": "p"})).await.expect(200);
-    let guest = stage.api.guest();
+    let guest = app.api.guest();
     let join = format!("/room/{room}/participants/active");
     eventually("a throttled guesser", || async {
         let answer = guest.post(&join, json!({"password": "wrong"})).await;
@@ -209,13 +209,13 @@ async fn guesses_at_the_password_of_a_room_are_slowed_down() {
 /// at all stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_session_that_is_not_heard_of_ends() {
-    let mut stage = stage().await;
+    let mut app = app().await;
     // Signs of life are noted each half minute.
-    stage.set("HTTP__SESSION_TIMEOUT", "45s");
-    stage.set("HOUSEKEEPING__SESSIONS", "* * * * * *");
-    stage.restart().await;
-    let owner = stage.user("owner").await;
-    let guest = stage.api.guest();
+    app.set("HTTP__SESSION_TIMEOUT", "45s");
+    app.set("HOUSEKEEPING__SESSIONS", "* * * * * *");
+    app.restart().await;
+    let owner = app.user("owner").await;
+    let guest = app.api.guest();
     let room = owner.room(3).await;
     let call = format!("/call/{room}");
     for each in [&owner, &guest] {
@@ -229,7 +229,7 @@ async fn only_a_session_that_is_not_heard_of_ends() {
         let count = format!("SELECT count(*) FROM lobbyd_attendees WHERE {count}");
         eventually(event, || async {
             owner.get(&call).await.expect(200);
-            (stage.database.number(&count).await == 1).then_some(())
+            (app.database.number(&count).await == 1).then_some(())
         })
         .await;
     }
@@ -240,10 +240,10 @@ async fn only_a_session_that_is_not_heard_of_ends() {
 /// A client that only sends the beginning of a request, or nothing, holds nobody up.
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_and_greedy_clients_cost_others_nothing() {
-    let stage = stage().await;
-    let alice = stage.user("alice").await;
+    let app = app().await;
+    let alice = app.user("alice").await;
     let room = alice.room(2).await;
-    let port = stage.http_port();
+    let port = app.http_port();
     let mut slow = Vec::new();
     for index in 0..300 {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
@@ -256,10 +256,10 @@ async fn slow_and_greedy_clients_cost_others_nothing() {
         }
         slow.push(stream);
     }
-    let timer = stage.database.now().await + 2;
+    let timer = app.database.now().await + 2;
     let lobby = json!({"state": 1, "timer": timer});
     alice.put(&format!("/room/{room}/webinar/lobby"), lobby).await.expect(200);
-    stage.database.lobby_becomes(&room, 0).await;
+    app.database.lobby_becomes(&room, 0).await;
     // A header that is too large is refused while it is read.
     let mut greedy = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let header = format!("GET / HTTP/1.1\r\nHost: x\r\nX-Large: {}\r\n\r\n", "x".repeat(100_000));
@@ -274,26 +274,26 @@ async fn slow_and_greedy_clients_cost_others_nothing() {
 /// Whoever connects and says nothing keeps others out no longer than a header may take.
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_connections_give_their_places_back() {
-    let mut stage = stage().await;
-    stage.set("HTTP__MAX_CONNECTIONS", "20");
-    stage.restart().await;
+    let mut app = app().await;
+    app.set("HTTP__MAX_CONNECTIONS", "20");
+    app.restart().await;
     let mut silent = Vec::new();
     for _ in 0..20 {
-        silent.push(TcpStream::connect(("127.0.0.1", stage.http_port())).await.unwrap());
+        silent.push(TcpStream::connect(("127.0.0.1", app.http_port())).await.unwrap());
     }
     let begin = Instant::now();
-    stage.api.guest().get(CAPABILITIES).await.expect(200);
+    app.api.guest().get(CAPABILITIES).await.expect(200);
     assert!(begin.elapsed() >= Duration::from_secs(20), "there was no bound");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn held_requests_do_not_keep_it_from_stopping() {
-    let mut stage = stage().await;
-    let alice = stage.user("alice").await;
+    let mut app = app().await;
+    let alice = app.user("alice").await;
     let room = alice.room(2).await;
     let path = format!("/room/{room}");
     let tag = alice.get(&path).await.header("etag").unwrap().to_owned();
-    let port = stage.http_port();
+    let port = app.http_port();
     let mut held = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let request = format!(
         "GET /ocs/v2.php/apps/spreed/api/v4{path} HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\n\
@@ -302,31 +302,31 @@ async fn held_requests_do_not_keep_it_from_stopping() {
     );
     held.write_all(request.as_bytes()).await.unwrap();
     eventually("the held request", || async {
-        (stage.daemon().metric("lobbyd_http_long_polls").await? == 1).then_some(())
+        (app.daemon().metric("lobbyd_http_long_polls").await? == 1).then_some(())
     })
     .await;
     let begin = Instant::now();
-    assert!(stage.daemon_mut().stop().await.success());
+    assert!(app.daemon_mut().stop().await.success());
     assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
 }
 
 /// The API alone publishes what its changes announce, and finishes that when it stops.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_that_stops_has_published_its_changes() {
-    use crate::support::{daemon::add_user, http::Api, site::Site};
-    let site = Site::new(Kind::Postgres).await;
-    let client = site.client().await;
+    use crate::support::{cluster::TestCluster, daemon::add_user, http::Api};
+    let cluster = TestCluster::new(Kind::Postgres).await;
+    let client = cluster.client().await;
     // Somebody has to make the queue of lobby changes.
-    drop(site.worker().await);
-    let mut api = site.api().await;
-    add_user(&site.settings, "alice", PASSWORD, &[]);
+    drop(cluster.worker().await);
+    let mut api = cluster.api().await;
+    add_user(&cluster.settings, "alice", PASSWORD, &[]);
     let alice = Api::new(api.http_port).user("alice", PASSWORD);
     let room = alice.room(2).await;
     alice.put(&format!("/room/{room}/webinar/lobby"), json!({"state": 1})).await.expect(200);
     alice.post(&format!("/chat/{room}"), json!({"message": "x"})).await.expect(201);
     assert!(api.stop().await.success());
-    assert_eq!(site.database.unpublished().await, 0);
-    let updates = client.take_ids(&site.updates, 3).await;
+    assert_eq!(cluster.database.unpublished().await, 0);
+    let updates = client.take_ids(&cluster.updates, 3).await;
     let mut reasons: Vec<(i64, Value)> = updates
         .into_values()
         .map(|update| update.json()["data"].clone())
@@ -348,10 +348,10 @@ fn the_api_alone_needs_a_broker() {
 /// What is counted is there from the start.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_are_counted() {
-    let stage = stage().await;
-    stage.api.guest().get(CAPABILITIES).await.expect(200);
+    let app = app().await;
+    app.api.guest().get(CAPABILITIES).await.expect(200);
     sleep(Duration::from_millis(100)).await;
     let counter = r#"lobbyd_http_requests_total{method="GET",status="200"}"#;
-    assert_eq!(stage.daemon().metric(counter).await, Some(1));
-    assert_eq!(stage.daemon().metric("lobbyd_http_long_polls").await, Some(0));
+    assert_eq!(app.daemon().metric(counter).await, Some(1));
+    assert_eq!(app.daemon().metric("lobbyd_http_long_polls").await, Some(0));
 }

@@ -9,7 +9,7 @@ use super::{
     server::BROKER,
 };
 
-pub struct Site {
+pub struct TestCluster {
     pub database: Database,
     pub settings: Settings,
     pub amqp_url: String,
@@ -20,7 +20,7 @@ pub struct Site {
     pub updates: String,
 }
 
-impl Site {
+impl TestCluster {
     /// On the shared servers.
     pub async fn new(kind: Kind) -> Self {
         Self::on(Database::create(kind).await, &BROKER.url())
@@ -31,7 +31,7 @@ impl Site {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = |what: &str| format!("test-{number}.{what}");
-        let mut site = Self {
+        let mut cluster = Self {
             settings: Vec::new(),
             amqp_url: amqp_url.to_owned(),
             exchange: name("events"),
@@ -40,13 +40,13 @@ impl Site {
             updates: name("updates"),
             database,
         };
-        site.set("DATABASE__URL", &site.database.url.clone());
-        site.set("EVENTS__URL", amqp_url);
-        site.set("EVENTS__EXCHANGE", &site.exchange.clone());
-        site.set("EVENTS__QUEUE", &site.queue.clone());
-        site.set("EVENTS__DEAD_LETTER_QUEUE", &site.dead_letters.clone());
-        site.set("EVENTS__UNKNOWN_ROOM_GRACE", "2s");
-        site
+        cluster.set("DATABASE__URL", &cluster.database.url.clone());
+        cluster.set("EVENTS__URL", amqp_url);
+        cluster.set("EVENTS__EXCHANGE", &cluster.exchange.clone());
+        cluster.set("EVENTS__QUEUE", &cluster.queue.clone());
+        cluster.set("EVENTS__DEAD_LETTER_QUEUE", &cluster.dead_letters.clone());
+        cluster.set("EVENTS__UNKNOWN_ROOM_GRACE", "2s");
+        cluster
     }
 
     /// Changes a setting for the workers that are started from now on.
@@ -97,8 +97,8 @@ impl Site {
     }
 }
 
-/// A program with everything in one process, as on a laptop: a SQLite file and its own bus.
-pub async fn laptop() -> (Daemon, Settings) {
+/// A program with worker and API in one process, on a SQLite file and the in-process bus.
+pub async fn start_on_sqlite() -> (Daemon, Settings) {
     let database = Database::create(Kind::Sqlite).await;
     let settings: Settings = vec![
         ("LOBBYD__DATABASE__URL".to_owned(), database.url.clone()),

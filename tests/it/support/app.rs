@@ -1,0 +1,70 @@
+//! The program with its API, on a database of its own.
+
+use super::{
+    daemon::{Daemon, Settings, add_user},
+    database::{Database, Kind},
+    http::{Api, Client},
+};
+
+/// The password of every user.
+pub const PASSWORD: &str = "correct horse";
+
+pub struct TestApp {
+    pub database: Database,
+    pub api: Api,
+    settings: Settings,
+    daemon: Daemon,
+}
+
+impl TestApp {
+    /// Worker and API in one process, on the in-process bus.
+    pub async fn new(kind: Kind) -> Self {
+        let database = Database::create(kind).await;
+        let settings = vec![("LOBBYD__DATABASE__URL".to_owned(), database.url.clone())];
+        let daemon = Daemon::start_as("run", &settings);
+        daemon.ready().await;
+        Self { api: Api::new(daemon.http_port), database, settings, daemon }
+    }
+
+    /// Changes a setting for the next start.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.settings.push((format!("LOBBYD__{key}"), value.to_owned()));
+    }
+
+    pub async fn restart(&mut self) {
+        assert!(self.daemon.stop().await.success());
+        self.daemon = Daemon::start_as("run", &self.settings);
+        self.daemon.ready().await;
+        self.api = Api::new(self.daemon.http_port);
+    }
+
+    pub fn daemon(&self) -> &Daemon {
+        &self.daemon
+    }
+
+    pub fn daemon_mut(&mut self) -> &mut Daemon {
+        &mut self.daemon
+    }
+
+    pub fn http_port(&self) -> u16 {
+        self.daemon.http_port
+    }
+
+    pub fn log(&self) -> String {
+        self.daemon.log()
+    }
+
+    /// A new user. The display name is the id with a capital.
+    pub async fn user(&self, id: &str) -> Client {
+        self.user_in(id, &[]).await
+    }
+
+    pub async fn user_in(&self, id: &str, groups: &[&str]) -> Client {
+        add_user(&self.settings, id, PASSWORD, groups);
+        let (first, rest) = id.split_at(1);
+        let name = format!("{}{rest}", first.to_uppercase());
+        let set = format!("UPDATE lobbyd_users SET display_name = '{name}' WHERE id = '{id}'");
+        self.database.execute(&set).await;
+        self.api.user(id, PASSWORD)
+    }
+}

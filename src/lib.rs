@@ -17,9 +17,9 @@
 //!
 //! 1. A delivery comes through the [`Bus`](bus::Bus); [`bus::cloudevents`] makes a
 //!    [`LobbyChange`](domain::LobbyChange) of it, or says why it is none.
-//! 2. [`Store::apply`](store::Store::apply) locks the room, asks [`decide`](domain::decide), writes
+//! 2. [`Timers::apply`](store::Timers::apply) locks the room, asks [`decide`](domain::decide), writes
 //!    what it says, and commits. Then the delivery is acknowledged, and the timer loop is rung.
-//! 3. At the instant [`Store::fire_due`](store::Store::fire_due) resets the room, if it still has
+//! 3. At the instant [`Timers::fire_due`](store::Timers::fire_due) resets the room, if it still has
 //!    that timer, and writes the event with its id and version. The batch goes to the relay.
 //! 4. The relay publishes it, waits for the confirm, and notes it. Had the process died in between,
 //!    the claim on the event would end by itself, and another relay would publish it.

@@ -34,7 +34,7 @@ use crate::{
     },
     logging,
     rooms::{Service, Sip},
-    store::{self, Database, Store, StoreError},
+    store::{self, Database, StoreError},
     supervisor::Supervisor,
     systemd::Link,
     tasks::{
@@ -94,13 +94,8 @@ impl App {
         Self { reloads: Some(source), ..self }
     }
 
-    fn database(&self) -> Arc<dyn Database> {
+    pub fn database(&self) -> Arc<dyn Database> {
         Arc::clone(&self.database)
-    }
-
-    /// Rooms and outbox.
-    pub fn store(&self) -> Arc<dyn Store> {
-        self.database()
     }
 
     /// Does its work until `stop`, and answers probes on `ops` meanwhile.
@@ -238,7 +233,7 @@ impl Loops<'_> {
     fn start(mut self, work: Work) {
         let left = Arc::new(Notify::new());
         let (relay, handoff) = OutboxRelay::new(
-            self.app.store(),
+            self.app.database(),
             Arc::clone(&self.app.bus),
             Arc::clone(&self.clock),
             Arc::clone(&self.health),
@@ -261,7 +256,7 @@ impl Loops<'_> {
         let config = &self.app.config;
         let armed = Arc::new(Notify::new());
         let intake = LobbyConsumer::new(
-            self.app.store(),
+            self.app.database(),
             Arc::clone(&self.app.bus),
             Arc::clone(&self.clock),
             Arc::clone(&self.health),
@@ -270,7 +265,7 @@ impl Loops<'_> {
             config.events.unknown_room_grace,
         );
         let timers = TimerTask::new(
-            self.app.store(),
+            self.app.database(),
             Arc::clone(&self.clock),
             Arc::clone(&self.health),
             armed,

@@ -13,11 +13,12 @@ use lobbyd::{
     bus::{Bus, MemoryBus, Message, cloudevents},
     config::Config,
     domain::{
-        EventId, Lobby, LobbyChange, LobbyState, ROOM_UPDATED, Room, RoomToken, RoomUpdated,
-        Version,
+        Actor, Caller, EventId, Lobby, LobbyChange, LobbyState, ROOM_UPDATED, Room, RoomToken,
+        RoomUpdated, Version,
+        commands::{CreateRoom, NewRoom},
     },
     logging::{self, LogFormat},
-    store::Store,
+    store::Database,
     supervisor,
 };
 use serde::Deserialize;
@@ -29,9 +30,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::say;
-
-/// Type of a group conversation.
-const GROUP: i64 = 2;
 
 /// Longest wait for a step that takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -57,10 +55,10 @@ impl Demo {
 
         let ops = TcpListener::bind(("127.0.0.1", 0)).await.context("ops listener")?;
         let stop = CancellationToken::new();
-        let rooms = app.store();
+        let database = app.database();
         let story = async {
             let told = tokio::select! {
-                told = self.tell(&bus, rooms.as_ref()) => told,
+                told = self.tell(&bus, database.as_ref()) => told,
                 () = stop.cancelled() => Ok(()),
             };
             stop.cancel();
@@ -74,12 +72,12 @@ impl Demo {
         }
     }
 
-    async fn tell(&self, bus: &MemoryBus, store: &dyn Store) -> anyhow::Result<()> {
+    async fn tell(&self, bus: &MemoryBus, store: &dyn Database) -> anyhow::Result<()> {
         say("lobbyd demo: a SQLite file in a temporary folder, and the in-process event bus.\n")?;
         let token = RoomToken::parse("webinar")?;
         let mut updates = bus.messages();
 
-        make_room(store, &token).await?;
+        create_room(store, &token).await?;
         step(store, "room", "\"Quarterly webinar\" is there, token webinar, no lobby").await?;
 
         let now = store.now().await?;
@@ -99,7 +97,7 @@ impl Demo {
             .await?;
 
         countdown(store, timer).await?;
-        let update = await_update(&mut updates).await?;
+        let (message, update) = await_reset(&mut updates).await?;
         let heard = store.now().await?;
         let room = await_room(store, &token, |room| room.lobby == Lobby::OPEN).await?;
         step(
@@ -112,9 +110,9 @@ impl Demo {
         )
         .await?;
         let lag = (heard - timer).num_milliseconds();
-        let key = &update.routing_key;
+        let key = &message.routing_key;
         step(store, "published", &format!("{key}, {lag} ms after the instant:")).await?;
-        let pretty: serde_json::Value = serde_json::from_slice(&update.body)?;
+        let pretty: serde_json::Value = serde_json::from_slice(&message.body)?;
         say(&format!("\n{}\n", serde_json::to_string_pretty(&pretty)?))?;
         check(&update, timer)?;
         say(HOW_TO_GO_ON)
@@ -132,20 +130,36 @@ Then:
   lobbyd --help                      all commands, and how to connect a broker and a database
   lobbyd config check                the configuration that is in force";
 
-/// Makes the room as soon as the worker has made the tables.
-async fn make_room(store: &dyn Store, token: &RoomToken) -> anyhow::Result<()> {
+/// Creates the room as soon as the worker has created the tables.
+async fn create_room(store: &dyn Database, token: &RoomToken) -> anyhow::Result<()> {
+    let owner = Caller {
+        actor: Actor::user("alice"),
+        display_name: "Alice".to_owned(),
+        may_enable_sip: false,
+    };
+    let request = CreateRoom {
+        room_type: Room::GROUP,
+        name: "Quarterly webinar".to_owned(),
+        ..CreateRoom::default()
+    };
     let begin = Instant::now();
     loop {
-        match store.create_room(token, GROUP, "Quarterly webinar").await {
+        let created = async {
+            let now = store.now().await?;
+            let new = NewRoom::of(&request, now)?;
+            store.create(token, &owner, &new, now).await?;
+            anyhow::Ok(())
+        };
+        match created.await {
             Ok(()) => return Ok(()),
-            Err(error) if begin.elapsed() > PATIENCE => return Err(error.into()),
+            Err(error) if begin.elapsed() > PATIENCE => return Err(error),
             Err(_no_table_yet) => sleep(Duration::from_millis(20)).await,
         }
     }
 }
 
 async fn await_room(
-    store: &dyn Store,
+    store: &dyn Database,
     token: &RoomToken,
     wanted: impl Fn(&Room) -> bool,
 ) -> anyhow::Result<Room> {
@@ -160,7 +174,7 @@ async fn await_room(
     timeout(PATIENCE, found).await.context("the room did not change")?
 }
 
-async fn countdown(store: &dyn Store, timer: DateTime<Utc>) -> anyhow::Result<()> {
+async fn countdown(store: &dyn Database, timer: DateTime<Utc>) -> anyhow::Result<()> {
     let left = (timer - store.now().await?).num_seconds();
     for seconds in (1..=left).rev() {
         let instant = timer - TimeDelta::seconds(seconds);
@@ -170,12 +184,23 @@ async fn countdown(store: &dyn Store, timer: DateTime<Utc>) -> anyhow::Result<()
     Ok(())
 }
 
-async fn await_update(updates: &mut broadcast::Receiver<Message>) -> anyhow::Result<Message> {
+/// Waits for the update of the reset; the room's creation is announced as well.
+async fn await_reset(
+    updates: &mut broadcast::Receiver<Message>,
+) -> anyhow::Result<(Message, RoomUpdated)> {
+    #[derive(Deserialize)]
+    struct Event {
+        data: RoomUpdated,
+    }
     let update = async {
         loop {
             let message = updates.recv().await.context("bus")?;
-            if message.event_type == ROOM_UPDATED {
-                return Ok(message);
+            if message.event_type != ROOM_UPDATED {
+                continue;
+            }
+            let event: Event = serde_json::from_slice(&message.body)?;
+            if event.data.due_at.is_some() {
+                return Ok((message, event.data));
             }
         }
     };
@@ -183,20 +208,15 @@ async fn await_update(updates: &mut broadcast::Receiver<Message>) -> anyhow::Res
 }
 
 /// The demo shows what happened, so it checks that it did.
-fn check(update: &Message, timer: DateTime<Utc>) -> anyhow::Result<()> {
-    #[derive(Deserialize)]
-    struct Event {
-        data: RoomUpdated,
-    }
-    let event: Event = serde_json::from_slice(&update.body)?;
-    if event.data.due_at != Some(timer) || event.data.fired_at.is_none_or(|fired| fired < timer) {
-        bail!("the room was not opened at its instant: {:?}", event.data);
+fn check(update: &RoomUpdated, timer: DateTime<Utc>) -> anyhow::Result<()> {
+    if update.due_at != Some(timer) || update.fired_at.is_none_or(|fired| fired < timer) {
+        bail!("the room was not opened at its due time: {update:?}");
     }
     Ok(())
 }
 
 /// Prints one step with the database's time, by which the room opens.
-async fn step(store: &dyn Store, name: &str, text: &str) -> anyhow::Result<()> {
+async fn step(store: &dyn Database, name: &str, text: &str) -> anyhow::Result<()> {
     let now = store.now().await?;
     say(&format!("{}  {name:<10} {text}", now.format("%H:%M:%S%.3f")))
 }

@@ -32,8 +32,6 @@ pub(super) struct Statements {
     pub(super) begin: &'static str,
     /// → milliseconds since 1970.
     pub(super) now: &'static str,
-    /// token, type, name.
-    pub(super) create_room: &'static str,
     /// token → the columns of [`RoomRow`](super::rows::RoomRow).
     pub(super) room: &'static str,
     /// token → id; the row is locked until the transaction ends.
@@ -55,8 +53,6 @@ pub(super) struct Statements {
     pub(super) room_versions: &'static str,
     /// JSON of attendees, now (seconds).
     pub(super) touch: &'static str,
-    /// JSON of tokens → token, timer (seconds), traceparent of the event that set it.
-    pub(super) causes: &'static str,
     /// → seconds: the first timer, over or not.
     pub(super) next_due: &'static str,
     /// now (milliseconds), limit → the columns of [`EventRow`](super::rows::EventRow), locked.
@@ -79,12 +75,11 @@ pub(super) struct Statements {
 
 impl Statements {
     /// Every text that is prepared; MySQL does not prepare `begin`.
-    pub(super) fn all(&self) -> [&'static str; 22] {
+    pub(super) fn all(&self) -> [&'static str; 20] {
         // Taken apart, so that no statement is forgotten.
         let Self {
             begin: _,
             now,
-            create_room,
             room,
             lock_room,
             set_lobby,
@@ -95,7 +90,6 @@ impl Statements {
             insert_outbox,
             room_versions,
             touch,
-            causes,
             next_due,
             available,
             claim,
@@ -108,7 +102,6 @@ impl Statements {
         } = *self;
         [
             now,
-            create_room,
             room,
             lock_room,
             set_lobby,
@@ -119,7 +112,6 @@ impl Statements {
             insert_outbox,
             room_versions,
             touch,
-            causes,
             next_due,
             available,
             claim,

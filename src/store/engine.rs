@@ -1,7 +1,6 @@
 //! Every flow of the store, once, for all databases.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -15,7 +14,7 @@ use sqlx::{
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Backlog, Fired, LockPolicy, Options, Result, Store, StoreError,
+    Admin, Backlog, Fired, LockPolicy, Options, Outbox, Result, StoreError, Timers,
     dialect::Dialect,
     migration,
     rooms::Author,
@@ -23,8 +22,7 @@ use super::{
     session::{self, Session},
 };
 use crate::domain::{
-    Applied, Decision, EventId, LobbyChange, OutboxEvent, Room, RoomToken, TraceParent, Version,
-    commands::lobby_effects, decide,
+    Applied, Decision, EventId, LobbyChange, OutboxEvent, Version, commands::lobby_effects, decide,
 };
 
 /// An idle connection may have died without a sign, and each such one costs this wait.
@@ -89,7 +87,7 @@ impl<D: Dialect> SqlStore<D> {
 }
 
 #[async_trait]
-impl<D> Store for SqlStore<D>
+impl<D> Timers for SqlStore<D>
 where
     D: Dialect,
     for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
@@ -102,17 +100,6 @@ where
     usize: ColumnIndex<D::Row>,
     for<'n> &'n str: ColumnIndex<D::Row>,
 {
-    async fn migrate(&self) -> Result<()> {
-        migration::migrate(&self.pool, self.limit).await
-    }
-
-    async fn now(&self) -> Result<DateTime<Utc>> {
-        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
-        let (now,) = session.fetch_one(sqlx::query(D::STATEMENTS.now)).await?;
-        session.finish();
-        instant_from_millis(now)
-    }
-
     async fn apply(&self, change: &LobbyChange, received: Version) -> Result<Applied> {
         let mut session = Session::<D>::open(&self.pool, self.limit).await?;
         session.begin().await?;
@@ -182,8 +169,23 @@ where
         session.finish();
         next.map(|(seconds,)| instant_from_seconds(seconds)).transpose()
     }
+}
 
-    async fn claim_outbox(
+#[async_trait]
+impl<D> Outbox for SqlStore<D>
+where
+    D: Dialect,
+    for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
+    D::Connection: Migrate,
+    D::Arguments: IntoArguments<D>,
+    for<'v> i64: Encode<'v, D> + Decode<'v, D> + Type<D>,
+    for<'v> Option<i64>: Encode<'v, D>,
+    for<'v> String: Encode<'v, D> + Decode<'v, D> + Type<D>,
+    for<'v> Option<String>: Encode<'v, D>,
+    usize: ColumnIndex<D::Row>,
+    for<'n> &'n str: ColumnIndex<D::Row>,
+{
+    async fn claim(
         &self,
         now: DateTime<Utc>,
         limit: u32,
@@ -206,7 +208,7 @@ where
         Ok(events)
     }
 
-    async fn release_outbox(&self, ids: &[EventId], available_at: DateTime<Utc>) -> Result<()> {
+    async fn release(&self, ids: &[EventId], available_at: DateTime<Utc>) -> Result<()> {
         self.update_outbox(D::STATEMENTS.release, ids, available_at).await
     }
 
@@ -220,6 +222,32 @@ where
 
     async fn prune_dead(&self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
         self.prune(D::STATEMENTS.prune_dead, before, limit).await
+    }
+}
+
+#[async_trait]
+impl<D> Admin for SqlStore<D>
+where
+    D: Dialect,
+    for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
+    D::Connection: Migrate,
+    D::Arguments: IntoArguments<D>,
+    for<'v> i64: Encode<'v, D> + Decode<'v, D> + Type<D>,
+    for<'v> Option<i64>: Encode<'v, D>,
+    for<'v> String: Encode<'v, D> + Decode<'v, D> + Type<D>,
+    for<'v> Option<String>: Encode<'v, D>,
+    usize: ColumnIndex<D::Row>,
+    for<'n> &'n str: ColumnIndex<D::Row>,
+{
+    async fn migrate(&self) -> Result<()> {
+        migration::migrate(&self.pool, self.limit).await
+    }
+
+    async fn now(&self) -> Result<DateTime<Utc>> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let (now,) = session.fetch_one(sqlx::query(D::STATEMENTS.now)).await?;
+        session.finish();
+        instant_from_millis(now)
     }
 
     async fn backlog(&self) -> Result<Backlog> {
@@ -241,71 +269,6 @@ where
         let (fired,): (i64,) = session.fetch_one(count).await?;
         session.finish();
         Ok(fired.unsigned_abs())
-    }
-
-    async fn note_cause(
-        &self,
-        change: &LobbyChange,
-        received: Version,
-        cause: TraceParent,
-    ) -> Result<()> {
-        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
-        session.begin().await?;
-        let version = change.version.unwrap_or(received);
-        let room = session.lock_room(&change.token).await?;
-        if let Some(room) = room.filter(|room| room.version == version)
-            && let Some(timer) = room.lobby.scheduled()
-        {
-            let delete = sqlx::query(D::shared().delete_cause).bind(room.id.0);
-            session.execute(delete).await?;
-            let insert = sqlx::query(D::shared().insert_cause)
-                .bind(room.id.0)
-                .bind(timer.timestamp())
-                .bind(cause.to_string());
-            session.execute(insert).await?;
-        }
-        session.commit().await
-    }
-
-    async fn causes(&self, fired: &[OutboxEvent]) -> Result<HashMap<EventId, TraceParent>> {
-        let tokens: Vec<&str> = fired.iter().map(|event| event.token.as_str()).collect();
-        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
-        let noted = sqlx::query(D::STATEMENTS.causes).bind(json(&tokens));
-        let noted: Vec<(String, i64, String)> = session.fetch_all(noted).await?;
-        session.finish();
-        let noted: HashMap<(String, i64), String> =
-            noted.into_iter().map(|(token, timer, cause)| ((token, timer), cause)).collect();
-        let cause = |event: &OutboxEvent| {
-            let timer = event.due_at?.timestamp();
-            TraceParent::parse(noted.get(&(event.token.as_str().to_owned(), timer))?)
-        };
-        Ok(fired.iter().filter_map(|event| Some((event.id.clone(), cause(event)?))).collect())
-    }
-
-    async fn prune_causes(&self, before: DateTime<Utc>) -> Result<()> {
-        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
-        let delete = sqlx::query(D::shared().prune_causes).bind(before.timestamp());
-        session.execute(delete).await?;
-        session.finish();
-        Ok(())
-    }
-
-    async fn create_room(&self, token: &RoomToken, room_type: i64, name: &str) -> Result<()> {
-        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
-        let insert = sqlx::query(D::STATEMENTS.create_room)
-            .bind(token.as_str().to_owned())
-            .bind(room_type)
-            .bind(name.to_owned());
-        session.execute(insert).await?;
-        session.finish();
-        Ok(())
-    }
-
-    async fn room(&self, token: &RoomToken) -> Result<Option<Room>> {
-        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
-        let room = session.room(token).await?;
-        session.finish();
-        Ok(room)
     }
 
     async fn prepare_all(&self) -> Result<()> {

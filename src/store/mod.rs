@@ -1,15 +1,15 @@
 //! What lobbyd keeps, and the only place that knows SQL.
 //!
-//! Every method of [`Store`] is a whole use case in one transaction, so nobody outside can write
-//! half of one. The rules come from `domain`; this module never decides when to look again, it
-//! does not retry, and it publishes nothing. All loops and the command line use it.
+//! Every method is a whole use case in one transaction: it happens completely or not at all, and
+//! may be repeated after an error. A future that is dropped midway leaves nothing behind but a
+//! closed connection. The rules come from `domain`; this module does not retry, has no loops, and
+//! publishes nothing. The tasks, the rooms and the command line use it.
 //!
 //! One engine (`engine`) runs the same flow on all databases; only the texts of the statements
 //! differ (`dialect`). To add a statement: name it in `Statements`, and the compiler asks for it
 //! in all three tables. What the HTTP API needs has one text for all three (`shared`).
 //!
-//! A [`Database`] is all three sides of it: [`Store`] for the loops, [`Rooms`] and [`Users`]
-//! for the API.
+//! A [`Database`] is all of it: [`Timers`], [`Outbox`], [`Rooms`], [`Users`] and [`Admin`].
 
 mod dialect;
 mod engine;
@@ -23,14 +23,14 @@ mod shared;
 mod sqlite;
 mod users;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::domain::{
     Actor, Applied, Attendee, AttendeeId, Caller, EventId, Lobby, LobbyChange, Message,
-    MessageQuery, OutboxEvent, Room, RoomId, RoomToken, RoomUpdated, TraceParent, Version,
+    MessageQuery, OutboxEvent, Room, RoomId, RoomToken, RoomUpdated, Version,
     commands::{Command, NewRoom, Refusal, Resource},
 };
 
@@ -124,97 +124,81 @@ pub struct Backlog {
     pub outbox_oldest: Option<DateTime<Utc>>,
 }
 
-/// What lobbyd keeps. Every method is one transaction: it happens wholly or not at all, and may be
-/// repeated after an error. A future that is dropped midway leaves nothing behind but a closed
-/// connection.
+/// Sets and fires the timers of rooms.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
-    /// Brings the database up to date. Several processes may do so at once.
-    async fn migrate(&self) -> Result<()>;
-
-    /// The database's time, the one clock of all workers, in milliseconds rounded down.
-    async fn now(&self) -> Result<DateTime<Utc>>;
-
-    /// Takes in one change: arms, moves or disarms the room's timer. `received` is the version of
+pub trait Timers: Send + Sync + 'static {
+    /// Applies one change: arms, moves or disarms the room's timer. `received` is the version of
     /// a change that has none.
     async fn apply(&self, change: &LobbyChange, received: Version) -> Result<Applied>;
 
     /// Resets the rooms whose timer is due at `now`, at most `limit`, the longest overdue first,
-    /// and writes their events to the outbox. Rooms that somebody else holds are passed over, or
-    /// waited for.
+    /// and writes their events to the outbox.
     ///
     /// With `claimed_until` the events are claimed for the caller, who then publishes them.
     async fn fire_due(
         &self,
         now: DateTime<Utc>,
         limit: u32,
-        held: LockPolicy,
+        locked: LockPolicy,
         claimed_until: Option<DateTime<Utc>>,
     ) -> Result<Fired>;
 
-    /// The first instant at which a timer is due: one that is over, while somebody else
-    /// holds its room, or the next one.
+    /// The time of the first timer: a past one, if another transaction has locked its room, or
+    /// the next one.
     async fn next_due(&self) -> Result<Option<DateTime<Utc>>>;
+}
 
-    /// Claims unpublished events that nobody else holds, at most `limit`, until `until`.
-    async fn claim_outbox(
+/// Events that wait for their publication.
+#[async_trait]
+pub trait Outbox: Send + Sync + 'static {
+    /// Claims unpublished events that nothing else has claimed, at most `limit`, until `until`.
+    async fn claim(
         &self,
         now: DateTime<Utc>,
         limit: u32,
         until: DateTime<Utc>,
     ) -> Result<Vec<OutboxEvent>>;
 
-    /// Gives claimed events back; they can be claimed again from `available_at` on.
-    async fn release_outbox(&self, ids: &[EventId], available_at: DateTime<Utc>) -> Result<()>;
+    /// Ends the claim of these events; they can be claimed again from `available_at` on.
+    async fn release(&self, ids: &[EventId], available_at: DateTime<Utc>) -> Result<()>;
 
-    /// Notes that the events were confirmed at `now`; they stay as history.
+    /// Records that the events were confirmed at `now`; they stay as history.
     async fn mark_published(&self, ids: &[EventId], now: DateTime<Utc>) -> Result<()>;
 
     /// Deletes events that were published before `before`, at most `limit`. Returns their number.
     async fn prune_published(&self, before: DateTime<Utc>, limit: u32) -> Result<u64>;
 
-    /// Deletes events that were made before `before` and never confirmed, at most `limit`.
+    /// Deletes events that were created before `before` and never confirmed, at most `limit`.
     /// Returns their number.
     async fn prune_dead(&self, before: DateTime<Utc>, limit: u32) -> Result<u64>;
+}
 
-    /// Counts what waits. Costs a look at every row that has a timer.
+/// The database as a whole: its tables, its time, how to reach it.
+#[async_trait]
+pub trait Admin: Send + Sync + 'static {
+    /// Applies the migrations. Several processes may do so at once.
+    async fn migrate(&self) -> Result<()>;
+
+    /// The database's time, the one clock of all workers, in milliseconds rounded down.
+    async fn now(&self) -> Result<DateTime<Utc>>;
+
+    /// Has the database parse and plan every statement, so that none fails when it is needed.
+    async fn prepare_all(&self) -> Result<()>;
+
+    /// Counts pending timers and events. Reads every row that has a timer.
     async fn backlog(&self) -> Result<Backlog>;
 
     /// Counts the timers that reset their room at `since` or later, as far as history goes back.
     async fn fired_since(&self, since: DateTime<Utc>) -> Result<u64>;
 
-    /// Notes which event set a room's timer, if the room still has what that event said.
-    async fn note_cause(
-        &self,
-        change: &LobbyChange,
-        received: Version,
-        cause: TraceParent,
-    ) -> Result<()>;
-
-    /// The events that set the timers which reset these rooms, as far as they were noted.
-    async fn causes(&self, fired: &[OutboxEvent]) -> Result<HashMap<EventId, TraceParent>>;
-
-    /// Forgets the causes of timers that were due before `before`: a room that was deleted by SQL does
-    /// not take its own along.
-    async fn prune_causes(&self, before: DateTime<Utc>) -> Result<()>;
-
-    /// Makes a room without lobby and without participants.
-    async fn create_room(&self, token: &RoomToken, room_type: i64, name: &str) -> Result<()>;
-
-    /// Reads a room.
-    async fn room(&self, token: &RoomToken) -> Result<Option<Room>>;
-
-    /// Has the database parse and plan every statement, so that none fails when it is needed.
-    async fn prepare_all(&self) -> Result<()>;
-
-    /// Looks whether this URL leads to lobbyd's tables.
+    /// Checks whether this URL leads to lobbyd's tables.
     async fn try_url(&self, url: &str) -> Result<()>;
 
-    /// Connects by this URL from now on. Connections that were made by the old one are used for no
-    /// more than what they are doing.
+    /// Connects by this URL from now on. Connections made by the old one are closed after their
+    /// current use.
     fn use_url(&self, url: &str) -> Result<()>;
 
-    /// Closes the connections, waiting at most a moment.
+    /// Closes the connections, and waits for that only briefly.
     async fn close(&self);
 }
 
@@ -278,10 +262,11 @@ pub struct ChatMessage {
     pub parent: Option<Message>,
 }
 
-/// What the HTTP API does to rooms. Every method is one transaction, as in [`Store`]; the rules are
-/// those of [`rules`](crate::domain::commands).
+/// What the HTTP API does to rooms.
 #[async_trait]
 pub trait Rooms: Send + Sync + 'static {
+    async fn room(&self, token: &RoomToken) -> Result<Option<Room>>;
+
     /// Makes a room, owned by the caller, and returns what is announced about it. `None` if there is
     /// one with this token.
     async fn create(
@@ -357,7 +342,7 @@ pub struct User {
     pub groups: Vec<String>,
 }
 
-/// The users of this server. Every method is one transaction.
+/// The users of this server.
 #[async_trait]
 pub trait Users: Send + Sync + 'static {
     /// Adds a user. Returns false if there is one of this name.
@@ -377,10 +362,10 @@ pub trait Users: Send + Sync + 'static {
     async fn users(&self) -> Result<Vec<User>>;
 }
 
-/// All sides of what lobbyd keeps.
-pub trait Database: Store + Rooms + Users {}
+/// Everything that lobbyd stores.
+pub trait Database: Timers + Outbox + Rooms + Users + Admin {}
 
-impl<T: Store + Rooms + Users> Database for T {}
+impl<T: Timers + Outbox + Rooms + Users + Admin> Database for T {}
 
 /// How to reach the database.
 #[derive(Debug, Clone, Copy)]

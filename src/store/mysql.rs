@@ -48,8 +48,6 @@ macro_rules! due {
 const STATEMENTS: Statements = Statements {
     begin: "START TRANSACTION",
     now: "SELECT CAST(FLOOR(UNIX_TIMESTAMP(NOW(3)) * 1000) AS SIGNED)",
-    create_room: "\
-        INSERT INTO lobbyd_rooms (token, type, name) VALUES (?, ?, ?)",
     room: "\
         SELECT room.id, room.token, CAST(room.type AS SIGNED) AS room_type, room.name,
                room.description, room.object_type, room.object_id,
@@ -112,13 +110,6 @@ const STATEMENTS: Statements = Statements {
         UPDATE JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids
         STRAIGHT_JOIN lobbyd_attendees AS attendee ON attendee.id = ids.id
         SET attendee.seen_at = ?",
-    causes: "\
-        SELECT room.token, cause.timer, cause.traceparent
-        FROM JSON_TABLE(?, '$[*]' COLUMNS (
-                 token VARCHAR(32) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$'
-             )) AS tokens
-        STRAIGHT_JOIN lobbyd_rooms AS room ON room.token = tokens.token
-        STRAIGHT_JOIN lobbyd_timer_causes AS cause ON cause.room_id = room.id",
     next_due: concat!(
         "\
         SELECT TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_timer) FROM lobbyd_rooms

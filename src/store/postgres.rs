@@ -1,4 +1,4 @@
-//! PostgreSQL's statements. SQLite takes over some of them.
+//! The statements for PostgreSQL.
 //!
 //! A set of ids is compared as an array, `= ANY (ARRAY(…))`, and with nothing beside it: after a
 //! burst the planner's statistics are those of a nearly empty table, and it would choose a nested
@@ -36,11 +36,9 @@ macro_rules! due {
     };
 }
 
-pub(super) const STATEMENTS: Statements = Statements {
+const STATEMENTS: Statements = Statements {
     begin: "BEGIN",
     now: "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint",
-    create_room: "\
-        INSERT INTO lobbyd_rooms (token, type, name) VALUES ($1, $2, $3)",
     room: "\
         SELECT room.id, room.token, room.type::bigint AS room_type, room.name, room.description,
                room.object_type, room.object_id, room.lobby_state::bigint AS lobby_state,
@@ -95,10 +93,6 @@ pub(super) const STATEMENTS: Statements = Statements {
             ))
             ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
         )",
-    causes: "\
-        SELECT room.token, cause.timer, cause.traceparent
-        FROM lobbyd_rooms AS room JOIN lobbyd_timer_causes AS cause ON cause.room_id = room.id
-        WHERE room.token = ANY (ARRAY(SELECT json_array_elements_text(CAST($1 AS json))))",
     next_due: concat!(
         "\
         SELECT floor(extract(epoch FROM lobby_timer))::bigint FROM lobbyd_rooms

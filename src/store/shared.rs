@@ -110,13 +110,6 @@ shared_statements! {
     /// room.
     delete_state: "DELETE FROM lobbyd_room_states WHERE room_id = $1",
     /// room.
-    delete_cause: "DELETE FROM lobbyd_timer_causes WHERE room_id = $1",
-    /// before (seconds).
-    prune_causes: "DELETE FROM lobbyd_timer_causes WHERE timer < $1",
-    /// room, timer (seconds), traceparent.
-    insert_cause: "\
-        INSERT INTO lobbyd_timer_causes (room_id, timer, traceparent) VALUES ($1, $2, $3)",
-    /// room.
     delete_room: "DELETE FROM lobbyd_rooms WHERE id = $1",
 
     /// room, kind of actor, actor.

@@ -1,4 +1,4 @@
-//! SQLite's statements: PostgreSQL's, except where the two differ.
+//! The statements for SQLite.
 //!
 //! Instants are text, `YYYY-MM-DD HH:MM:SS` in UTC, as SQLite's own functions write them: it sorts
 //! by time, and a person can write it.
@@ -19,7 +19,6 @@ use super::{
     Database, Options, Result, StoreError,
     dialect::{Dialect, Statements, usable},
     engine::SqlStore,
-    postgres,
     shared::{self, Shared},
 };
 
@@ -98,10 +97,6 @@ const STATEMENTS: Statements = Statements {
     touch: "\
         UPDATE lobbyd_attendees SET seen_at = $2
         WHERE id IN (SELECT value FROM json_each($1))",
-    causes: "\
-        SELECT room.token, cause.timer, cause.traceparent
-        FROM lobbyd_rooms AS room JOIN lobbyd_timer_causes AS cause ON cause.room_id = room.id
-        WHERE room.token IN (SELECT value FROM json_each($1))",
     next_due: concat!(
         "\
         SELECT unixepoch(lobby_timer) FROM lobbyd_rooms
@@ -161,7 +156,6 @@ const STATEMENTS: Statements = Statements {
         SELECT count(*) FROM lobbyd_outbox
         WHERE due_at IS NOT NULL
           AND created_at >= strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')",
-    ..postgres::STATEMENTS
 };
 
 impl Dialect for Sqlite {

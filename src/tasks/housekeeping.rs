@@ -158,7 +158,6 @@ impl Housekeeping {
         let store = &self.store;
         let history = in_batches(|| store.prune_published(published, PRUNE_BATCH)).await?;
         let dead = in_batches(|| store.prune_dead(made, PRUNE_BATCH)).await?;
-        store.prune_causes(published).await?;
         metrics::counter!(crate::metrics::PRUNED, "kind" => "history").increment(history);
         metrics::counter!(crate::metrics::PRUNED, "kind" => "dead").increment(dead);
         if history > 0 {

@@ -25,7 +25,7 @@ use crate::{
     domain::{Applied, LobbyChange, Version},
     health::{Component, Health},
     logging,
-    store::{Store, StoreError},
+    store::{StoreError, Timers},
     traces::{Kind, Span, Traces},
 };
 
@@ -34,7 +34,7 @@ const ROOM_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::f
 
 /// The loop that takes in lobby changes.
 pub struct LobbyConsumer {
-    store: Arc<dyn Store>,
+    store: Arc<dyn Timers>,
     bus: Arc<dyn Bus>,
     clock: Arc<DatabaseClock>,
     health: Arc<Health>,
@@ -68,7 +68,7 @@ enum Aside {
 impl LobbyConsumer {
     /// Takes in changes from `bus`, and rings `armed` when the timer loop should look earlier.
     pub fn new(
-        store: Arc<dyn Store>,
+        store: Arc<dyn Timers>,
         bus: Arc<dyn Bus>,
         clock: Arc<DatabaseClock>,
         health: Arc<Health>,
@@ -183,13 +183,7 @@ impl LobbyConsumer {
             let applied = self.store.apply(change, received).await;
             drop(commit);
             match applied {
-                Ok(applied) => {
-                    let verdict = self.verdict(change, received, applied, span);
-                    if matches!(verdict, Verdict::Ack) {
-                        self.note_cause(change, received, span).await;
-                    }
-                    return Some(verdict);
-                }
+                Ok(applied) => return Some(self.verdict(change, received, applied, span)),
                 Err(
                     error @ (StoreError::Rejected(_)
                     | StoreError::Corrupt(_)
@@ -212,17 +206,6 @@ impl LobbyConsumer {
                 () = stop.cancelled() => return None,
                 () = sleep(backoff.next_wait()) => {}
             }
-        }
-    }
-
-    /// Notes where the timer comes from, for the trace of its firing. If that fails, only a link is
-    /// missing there.
-    async fn note_cause(&self, change: &LobbyChange, received: Version, span: &Span) {
-        let timer = change.lobby.scheduled();
-        if let Some(cause) = span.place().filter(|_| timer.is_some())
-            && let Err(error) = self.store.note_cause(change, received, cause).await
-        {
-            tracing::debug!(error = logging::causes(&error), "cause of a timer is not noted");
         }
     }
 

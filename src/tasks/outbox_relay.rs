@@ -21,7 +21,7 @@ use crate::{
     domain::{EventId, OutboxEvent},
     health::{Component, Health},
     logging,
-    store::{Store, StoreError},
+    store::{Database, StoreError},
     traces::{Span, Traces},
 };
 
@@ -88,7 +88,7 @@ impl Slot<'_> {
 
 /// The loop that publishes.
 pub struct OutboxRelay {
-    store: Arc<dyn Store>,
+    store: Arc<dyn Database>,
     bus: Arc<dyn Bus>,
     clock: Arc<DatabaseClock>,
     health: Arc<Health>,
@@ -122,7 +122,7 @@ impl OutboxRelay {
     /// Publishes to `bus`, up to `batch` events per round. The handoff is for the timer loop; whoever
     /// else stores events rings `left`.
     pub fn new(
-        store: Arc<dyn Store>,
+        store: Arc<dyn Database>,
         bus: Arc<dyn Bus>,
         clock: Arc<DatabaseClock>,
         health: Arc<Health>,
@@ -184,7 +184,7 @@ impl OutboxRelay {
                 self.deliver_fresh(batch).await?;
             }
             let now = self.store.now().await?;
-            let events = self.store.claim_outbox(now, self.batch, now + CLAIM).await?;
+            let events = self.store.claim(now, self.batch, now + CLAIM).await?;
             if events.is_empty() {
                 return Ok(());
             }
@@ -298,7 +298,7 @@ impl OutboxRelay {
     /// Lets events be claimed again after `wait`. If that fails, their claim ends by itself.
     async fn release(&self, ids: Vec<EventId>, wait: Duration) {
         let available_at = self.clock.now() + wait;
-        if let Err(error) = self.store.release_outbox(&ids, available_at).await {
+        if let Err(error) = self.store.release(&ids, available_at).await {
             tracing::debug!(
                 error = logging::causes(&error),
                 "claim could not be released, it will expire"

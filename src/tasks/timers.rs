@@ -6,7 +6,7 @@
 //! nothing is ever early, whatever the clocks of this machine do. It holds no timers in memory and
 //! publishes nothing.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use tokio::{sync::Notify, time::sleep};
@@ -19,7 +19,7 @@ use crate::{
     domain::OutboxEvent,
     health::{Component, Health},
     logging,
-    store::{self, Fired, LockPolicy, Store},
+    store::{self, Database, Fired, LockPolicy},
     traces::Traces,
 };
 
@@ -52,7 +52,7 @@ impl Known {
 
 /// The loop that fires.
 pub struct TimerTask {
-    store: Arc<dyn Store>,
+    store: Arc<dyn Database>,
     clock: Arc<DatabaseClock>,
     health: Arc<Health>,
     /// Rung when this process armed a timer.
@@ -68,7 +68,7 @@ pub struct TimerTask {
 impl TimerTask {
     /// Fires up to `batch` rooms at once, and hands their events to the relay.
     pub fn new(
-        store: Arc<dyn Store>,
+        store: Arc<dyn Database>,
         clock: Arc<DatabaseClock>,
         health: Arc<Health>,
         armed: Arc<Notify>,
@@ -132,8 +132,7 @@ impl TimerTask {
                     self.report(&fired);
                     self.handoff.left_in_outbox();
                     let opened_at = self.clock.now();
-                    self.trace(fired.events.into_iter().map(|event| (event, opened_at)).collect())
-                        .await;
+                    self.trace(fired.events.into_iter().map(|event| (event, opened_at)).collect());
                 }
                 Err(error) => {
                     tracing::warn!(
@@ -176,7 +175,7 @@ impl TimerTask {
                 break now;
             }
         };
-        self.trace(traced).await;
+        self.trace(traced);
         let next = self.store.next_due().await?;
         known.next_due = next;
         known.show_overdue(now);
@@ -191,19 +190,13 @@ impl TimerTask {
         Ok(next.map_or(LOOK_INTERVAL, |due_at| self.clock.until(due_at).min(LOOK_INTERVAL)))
     }
 
-    /// Records what fired, and when it was open, linked to what had set the timers. By now all rooms
-    /// that were due are open.
-    async fn trace(&self, opened: Vec<(OutboxEvent, DateTime<Utc>)>) {
+    /// Records what fired, and when it was open. By now all rooms that were due are open.
+    fn trace(&self, opened: Vec<(OutboxEvent, DateTime<Utc>)>) {
         if opened.is_empty() || self.traces.room() == 0 {
             return self.traces.pass_over(opened.len());
         }
-        let (events, opened_at): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
-        let causes = self.store.causes(&events).await.unwrap_or_else(|error| {
-            tracing::debug!(error = logging::causes(&error), "causes of timers cannot be read");
-            HashMap::new()
-        });
-        for (event, opened_at) in events.iter().zip(opened_at) {
-            let mut span = self.traces.opening(event, opened_at, causes.get(&event.id).copied());
+        for (event, opened_at) in opened {
+            let mut span = self.traces.opening(&event, opened_at);
             span.note_event(&event.id);
             span.note("lobbyd.room.token", &event.token);
             if let Some(due_at) = event.due_at {

@@ -2,8 +2,7 @@
 //! publication, in whatever processes these are.
 //!
 //! A change that comes in goes on with the trace of its sender. A room that opens begins the trace of
-//! its own event, which has the event's id; it is linked to the event that set the timer, perhaps
-//! days before. The publication goes on with it, and hands it to whoever receives the event.
+//! its own event, which has the event's id. The publication goes on with it, and hands it to whoever receives the event.
 //!
 //! Spans go over a channel to the exporter. It holds up nobody: when the collector does not take
 //! them they are dropped, and counted. Without an endpoint nothing of this costs anything.
@@ -55,7 +54,6 @@ pub struct Finished {
     kind: Kind,
     place: TraceParent,
     parent: Option<TraceParent>,
-    link: Option<TraceParent>,
     begin: DateTime<Utc>,
     /// `None` as long as it goes on.
     end: Option<DateTime<Utc>>,
@@ -96,18 +94,12 @@ impl Traces {
     }
 
     /// The span of a room that opened: the first one in the trace of its event.
-    pub fn opening(
-        &self,
-        event: &OutboxEvent,
-        opened_at: DateTime<Utc>,
-        cause: Option<TraceParent>,
-    ) -> Span {
+    pub fn opening(&self, event: &OutboxEvent, opened_at: DateTime<Utc>) -> Span {
         let Some(place) = TraceParent::of_event(&event.id) else { return Span(None) };
         let mut span = self.span_at("open room", Kind::Internal, place, None);
         if let Some((finished, _)) = &mut span.0 {
             finished.begin = event.created_at;
             finished.end = Some(opened_at);
-            finished.link = cause;
         }
         span
     }
@@ -134,8 +126,7 @@ impl Traces {
         let Some(recorder) = self.0.as_ref().filter(|_| place.sampled) else { return Span(None) };
         let begin = recorder.clock.now();
         let attributes = Vec::new();
-        let finished =
-            Finished { name, kind, place, parent, link: None, begin, end: None, attributes };
+        let finished = Finished { name, kind, place, parent, begin, end: None, attributes };
         Span(Some((finished, recorder.clone())))
     }
 }

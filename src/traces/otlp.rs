@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use opentelemetry::{
     InstrumentationScope, KeyValue, SpanId, TraceFlags, TraceId,
-    trace::{Link, SpanContext, SpanKind, Status, TraceState},
+    trace::{SpanContext, SpanKind, Status, TraceState},
 };
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::{
@@ -100,8 +100,6 @@ impl Exporter {
 }
 
 fn span_data(span: Finished) -> SpanData {
-    let mut links = SpanLinks::default();
-    links.links.extend(span.link.map(|link| Link::with_context(context(link))));
     SpanData {
         span_context: context(span.place),
         parent_span_id: span.parent.map_or(SpanId::INVALID, |parent| SpanId::from(parent.span)),
@@ -121,7 +119,7 @@ fn span_data(span: Finished) -> SpanData {
             .collect(),
         dropped_attributes_count: 0,
         events: SpanEvents::default(),
-        links,
+        links: SpanLinks::default(),
         status: Status::Unset,
         instrumentation_scope: InstrumentationScope::builder("lobbyd").build(),
     }

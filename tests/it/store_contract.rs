@@ -4,8 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lobbyd::{
-    domain::{Applied, EventId, Lobby, LobbyChange, LobbyState, RoomToken, TraceParent, Version},
-    store::{LockPolicy, Store, StoreError},
+    domain::{
+        Actor, Applied, Caller, EventId, Lobby, LobbyChange, LobbyState, Room, RoomToken, Version,
+        commands::{CreateRoom, NewRoom},
+    },
+    store::{Database as Stored, LockPolicy, StoreError},
 };
 
 use crate::support::database::{Database, Kind};
@@ -13,7 +16,7 @@ use crate::support::database::{Database, Kind};
 /// A store on an empty database.
 struct StoreFixture {
     database: Database,
-    store: Arc<dyn Store>,
+    store: Arc<dyn Stored>,
 }
 
 impl StoreFixture {
@@ -68,7 +71,6 @@ on_every_database! { super::StoreFixture::new:
     old_rows_are_pruned,
     pruning_keeps_to_its_limit,
     what_waits_is_counted,
-    the_cause_of_a_timer_is_known_when_it_fires,
     another_url_is_tried_and_used,
     a_room_is_made_once,
     a_closed_store_says_so_at_once,
@@ -199,44 +201,12 @@ async fn a_due_timer_fires_once(fixture: StoreFixture) {
     assert_eq!(fixture.version("a").await, 8);
 
     assert!(fixture.fire(at(60)).await.is_empty());
-    let stored = fixture.store.claim_outbox(now, 100, at(60)).await.unwrap();
+    let stored = fixture.store.claim(now, 100, at(60)).await.unwrap();
     assert_eq!(stored.len(), 1);
     assert_eq!(
         (&stored[0].id, &stored[0].data, stored[0].created_at, stored[0].due_at, stored[0].attempt),
         (&event.id, &event.data, now, Some(at(10)), 1)
     );
-}
-
-async fn the_cause_of_a_timer_is_known_when_it_fires(fixture: StoreFixture) {
-    let cause = |span| TraceParent { trace: 1, span, sampled: true };
-    for room in ["caused", "moved", "by_sql"] {
-        fixture.database.insert_room(room).await;
-        let set = change(room, closed_until(Some(at(10))), 1);
-        fixture.apply(&set).await;
-        fixture.store.note_cause(&set, RECEIVED, cause(1)).await.unwrap();
-    }
-    // Known already when it comes in, as a change by the API is; and overtaken.
-    let again = change("caused", closed_until(Some(at(10))), 1);
-    fixture.store.note_cause(&again, RECEIVED, cause(2)).await.unwrap();
-    fixture.apply(&change("moved", closed_until(Some(at(20))), 2)).await;
-    let overtaken = change("moved", closed_until(Some(at(10))), 1);
-    fixture.store.note_cause(&overtaken, RECEIVED, cause(2)).await.unwrap();
-    let timer = fixture.database.instant(at(20).timestamp());
-    let by_sql = format!("UPDATE lobbyd_rooms SET lobby_timer = {timer} WHERE token = 'by_sql'");
-    fixture.database.execute(&by_sql).await;
-
-    let fired = fixture.store.fire_due(at(30), 100, LockPolicy::SkipLocked, None).await.unwrap();
-    let causes = fixture.store.causes(&fired.events).await.unwrap();
-    assert_eq!(fired.events.len(), 3);
-    for event in &fired.events {
-        let known = causes.get(&event.id).copied();
-        let expected = (event.token.as_str() == "caused").then(|| cause(2));
-        assert_eq!(known, expected, "{}", event.token);
-    }
-    fixture.store.prune_causes(at(10)).await.unwrap();
-    assert_eq!(fixture.store.causes(&fired.events).await.unwrap().len(), 1, "it is not older");
-    fixture.store.prune_causes(at(11)).await.unwrap();
-    assert!(fixture.store.causes(&fired.events).await.unwrap().is_empty());
 }
 
 async fn another_url_is_tried_and_used(fixture: StoreFixture) {
@@ -347,7 +317,7 @@ async fn the_next_due_instant_is_that_of_the_first_timer(fixture: StoreFixture) 
 async fn a_claim_is_exclusive_until_it_ends(fixture: StoreFixture) {
     fixture.database.insert_rooms("a", 3, at(0).timestamp()).await;
     fixture.fire(at(0)).await;
-    let claim = |now, limit| fixture.store.claim_outbox(now, limit, at(10));
+    let claim = |now, limit| fixture.store.claim(now, limit, at(10));
     assert_eq!(claim(at(1), 2).await.unwrap().len(), 2);
     assert_eq!(claim(at(1), 2).await.unwrap().len(), 1);
     assert!(claim(at(9), 2).await.unwrap().is_empty());
@@ -359,24 +329,24 @@ async fn a_claim_is_exclusive_until_it_ends(fixture: StoreFixture) {
 async fn a_released_event_can_be_claimed_again(fixture: StoreFixture) {
     fixture.database.insert_rooms("a", 1, at(0).timestamp()).await;
     fixture.fire(at(0)).await;
-    let claimed = fixture.store.claim_outbox(at(0), 5, at(100)).await.unwrap();
+    let claimed = fixture.store.claim(at(0), 5, at(100)).await.unwrap();
     let ids = [claimed[0].id.clone()];
-    fixture.store.release_outbox(&ids, at(7)).await.unwrap();
-    assert!(fixture.store.claim_outbox(at(6), 5, at(100)).await.unwrap().is_empty());
-    assert_eq!(fixture.store.claim_outbox(at(7), 5, at(100)).await.unwrap()[0].id, ids[0]);
+    fixture.store.release(&ids, at(7)).await.unwrap();
+    assert!(fixture.store.claim(at(6), 5, at(100)).await.unwrap().is_empty());
+    assert_eq!(fixture.store.claim(at(7), 5, at(100)).await.unwrap()[0].id, ids[0]);
 }
 
 async fn a_published_event_stays_as_history(fixture: StoreFixture) {
     fixture.database.insert_rooms("a", 2, at(0).timestamp()).await;
     fixture.fire(at(0)).await;
-    let claimed = fixture.store.claim_outbox(at(0), 1, at(1)).await.unwrap();
+    let claimed = fixture.store.claim(at(0), 1, at(1)).await.unwrap();
     let ids: Vec<EventId> = claimed.into_iter().map(|event| event.id).collect();
     fixture.store.mark_published(&ids, at(2)).await.unwrap();
     // A second worker, whose claim took over, says the same later, and a third one gives back what
     // it never sent: the event stays published.
     fixture.store.mark_published(&ids, at(3)).await.unwrap();
-    fixture.store.release_outbox(&ids, at(0)).await.unwrap();
-    assert_eq!(fixture.store.claim_outbox(at(50), 5, at(60)).await.unwrap().len(), 1);
+    fixture.store.release(&ids, at(0)).await.unwrap();
+    assert_eq!(fixture.store.claim(at(50), 5, at(60)).await.unwrap().len(), 1);
     assert_eq!(fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await, 2);
     assert_eq!(fixture.database.unpublished().await, 1);
 }
@@ -386,8 +356,8 @@ async fn fired_events_can_be_claimed_for_the_one_who_fired(fixture: StoreFixture
     let fired =
         fixture.store.fire_due(at(0), 5, LockPolicy::SkipLocked, Some(at(5))).await.unwrap();
     assert_eq!(fired.events[0].attempt, 1);
-    assert!(fixture.store.claim_outbox(at(4), 5, at(9)).await.unwrap().is_empty());
-    let taken_over = fixture.store.claim_outbox(at(5), 5, at(9)).await.unwrap();
+    assert!(fixture.store.claim(at(4), 5, at(9)).await.unwrap().is_empty());
+    let taken_over = fixture.store.claim(at(5), 5, at(9)).await.unwrap();
     assert_eq!((&taken_over[0].id, taken_over[0].attempt), (&fired.events[0].id, 2));
 }
 
@@ -428,11 +398,22 @@ async fn what_waits_is_counted(fixture: StoreFixture) {
 }
 
 async fn a_room_is_made_once(fixture: StoreFixture) {
-    fixture.store.create_room(&token("a"), 2, "Webinar").await.unwrap();
-    let twice = fixture.store.create_room(&token("a"), 2, "Webinar").await;
-    assert!(matches!(twice, Err(StoreError::Rejected(_))), "{twice:?}");
+    let owner = Caller {
+        actor: Actor::user("alice"),
+        display_name: "Alice".to_owned(),
+        may_enable_sip: false,
+    };
+    let request =
+        CreateRoom { room_type: Room::GROUP, name: "Webinar".to_owned(), ..CreateRoom::default() };
+    let new = NewRoom::of(&request, at(0)).unwrap();
+    let create =
+        async |new: &NewRoom, room| fixture.store.create(&token(room), &owner, new, at(0)).await;
+    assert!(create(&new, "a").await.unwrap().is_some());
+    assert!(create(&new, "a").await.unwrap().is_none());
     let room = fixture.store.room(&token("a")).await.unwrap().unwrap();
-    assert_eq!((room.room_type, room.lobby), (2, Lobby::OPEN));
+    assert_eq!((room.room_type, room.lobby), (Room::GROUP, Lobby::OPEN));
+    let unknown_type = create(&NewRoom { room_type: 9, ..new }, "b").await;
+    assert!(matches!(unknown_type, Err(StoreError::Rejected(_))), "{unknown_type:?}");
     // The pool is as good as before.
     for _ in 0..20 {
         tokio::time::timeout(Duration::from_secs(20), fixture.store.now()).await.unwrap().unwrap();

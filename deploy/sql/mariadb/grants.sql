@@ -8,9 +8,6 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_room_states TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_attendees TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_outbox TO lobbyd;
 
--- Where a timer comes from is noted anew, never changed.
-GRANT SELECT, INSERT, DELETE ON lobbyd_timer_causes TO lobbyd;
-
 -- What was said is never changed; it goes with its room.
 GRANT SELECT, INSERT, DELETE ON lobbyd_messages TO lobbyd;
 

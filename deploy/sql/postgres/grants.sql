@@ -13,10 +13,6 @@ REVOKE ALL ON lobbyd_migrations FROM lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE
     ON lobbyd_rooms, lobbyd_room_states, lobbyd_attendees, lobbyd_outbox TO lobbyd;
 
--- Where a timer comes from is noted anew, never changed.
-REVOKE ALL ON lobbyd_timer_causes FROM lobbyd;
-GRANT SELECT, INSERT, DELETE ON lobbyd_timer_causes TO lobbyd;
-
 -- What was said is never changed; it goes with its room.
 REVOKE ALL ON lobbyd_messages FROM lobbyd;
 GRANT SELECT, INSERT, DELETE ON lobbyd_messages TO lobbyd;

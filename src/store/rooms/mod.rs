@@ -41,6 +41,13 @@ where
     usize: ColumnIndex<D::Row>,
     for<'n> &'n str: ColumnIndex<D::Row>,
 {
+    async fn room(&self, token: &RoomToken) -> Result<Option<Room>> {
+        let mut session = Session::<D>::open(&self.pool, self.limit).await?;
+        let room = session.room(token).await?;
+        session.finish();
+        Ok(room)
+    }
+
     async fn create(
         &self,
         token: &RoomToken,

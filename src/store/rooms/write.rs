@@ -249,12 +249,7 @@ where
 
     async fn delete_room(&mut self, room: RoomId) -> Result<()> {
         let shared = D::shared();
-        for sql in [
-            shared.delete_messages,
-            shared.delete_attendees,
-            shared.delete_state,
-            shared.delete_cause,
-        ] {
+        for sql in [shared.delete_messages, shared.delete_attendees, shared.delete_state] {
             self.execute(sqlx::query(sql).bind(room.0)).await?;
         }
         let delete = sqlx::query(shared.delete_room).bind(room.0);

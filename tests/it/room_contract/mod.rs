@@ -66,7 +66,7 @@ impl StoreFixture {
     }
 
     pub async fn events(&self) -> Vec<(String, String)> {
-        let events = self.store.claim_outbox(at(60), 100, at(90)).await.unwrap();
+        let events = self.store.claim(at(60), 100, at(90)).await.unwrap();
         events
             .into_iter()
             .map(|event| {

@@ -1,4 +1,8 @@
-//! The metrics: the recorder, and the name, help text and first value of each.
+//! The Prometheus metrics: their names, help texts and first values, and the recorder.
+//!
+//! The table below is the only place where a metric is named; everything else uses its constant.
+//! `app` installs the recorder once per process, and [`http::ops`](crate::http::ops) renders it.
+//! Labels have a fixed set of values: never a token, a user or an address.
 
 use std::time::Duration;
 
@@ -6,49 +10,78 @@ use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
 
-/// Gauge: 1, with the program's `version`.
-pub const BUILD: &str = "lobbyd_build_info";
-/// Counter: events taken in, by `outcome`.
-pub const EVENTS: &str = "lobbyd_events_received_total";
-/// Counter: timers that reset their room.
-pub const FIRED: &str = "lobbyd_timers_fired_total";
-/// Counter: pending timers that a newer setting replaced or removed.
-pub const SUPERSEDED: &str = "lobbyd_timers_superseded_total";
-/// Histogram: from the due instant to the commit of the reset.
-pub const COMMIT_LAG: &str = "lobbyd_timer_commit_lag_seconds";
-/// Histogram: from the due instant to the confirm of its event.
-pub const LAG: &str = "lobbyd_timer_lag_seconds";
-/// Gauge: for how long the room that has been due for longest is due.
-pub const OVERDUE: &str = "lobbyd_timer_overdue_seconds";
-/// Gauge: scheduled timers.
-pub const TIMERS_PENDING: &str = "lobbyd_timers_pending";
-/// Gauge: rows with a timer that can never fire.
-pub const TIMERS_UNUSABLE: &str = "lobbyd_timers_unusable";
-/// Gauge: events without confirm.
-pub const OUTBOX_PENDING: &str = "lobbyd_outbox_pending";
-/// Gauge: age of the oldest of them.
-pub const OUTBOX_OLDEST: &str = "lobbyd_outbox_oldest_age_seconds";
-/// Counter: publications, by `outcome`.
-pub const PUBLISHED: &str = "lobbyd_events_published_total";
-/// Counter: rows of the outbox that housekeeping deleted, by `kind`.
-pub const PRUNED: &str = "lobbyd_outbox_pruned_total";
-/// Gauge: whether a part is reached, by `part`.
-pub const CONNECTED: &str = "lobbyd_connected";
-/// Gauge: whether the broker has blocked the publishing connection.
-pub const BLOCKED: &str = "lobbyd_broker_blocked";
+/// Makes a documented constant of each row, and `describe`, which registers all of them. A row ends
+/// with the series that exist from the start: `{}` is one without labels, `{ "label": "value", … }`
+/// is one for each value. Only a counter that exists can be watched for its first increase.
+macro_rules! metric_table {
+    ($(
+        $kind:ident $constant:ident $(($unit:ident))? $name:literal $help:literal
+        $({ $($series:tt)* })?
+    )+) => {
+        $(
+            #[doc = $help]
+            pub const $constant: &str = $name;
+        )+
 
-/// Counter: requests of the HTTP API, by `method` and `status`.
-pub const REQUESTS: &str = "lobbyd_http_requests_total";
-/// Counter: readings of rooms for the API's clients, by `what`.
-pub const READINGS: &str = "lobbyd_room_readings_total";
-/// Counter: changes of rooms that were found by comparison with the database, not heard.
-pub const UNHEARD: &str = "lobbyd_room_changes_unheard_total";
-/// Counter: logins, by `outcome`.
-pub const LOGINS: &str = "lobbyd_logins_total";
-/// Gauge: requests that are held until a room changes.
-pub const HELD: &str = "lobbyd_http_requests_held";
-/// Counter: spans of traces that no collector took.
-pub const SPANS_DROPPED: &str = "lobbyd_spans_dropped_total";
+        fn describe() {
+            $(
+                metric_table!(@describe $kind $constant, $(Unit::$unit,)? $help);
+                $(metric_table!(@series $kind $constant $($series)*);)?
+            )+
+        }
+    };
+    (@describe counter $($row:tt)+) => { describe_counter!($($row)+) };
+    (@describe gauge $($row:tt)+) => { describe_gauge!($($row)+) };
+    (@describe histogram $($row:tt)+) => { describe_histogram!($($row)+) };
+    (@series gauge $constant:ident) => { metrics::gauge!($constant).set(0) };
+    (@series counter $constant:ident) => { metrics::counter!($constant).absolute(0) };
+    (@series counter $constant:ident $label:literal: $($value:literal),+) => {
+        for value in [$($value),+] {
+            metrics::counter!($constant, $label => value).absolute(0);
+        }
+    };
+}
+
+metric_table! {
+    gauge BUILD "lobbyd_build_info" "Always 1; the label is the version of the program"
+
+    counter EVENTS "lobbyd_events_received_total" "Lobby changes received, by outcome"
+        { "outcome": "applied", "stale", "malformed", "no_lobby", "unknown_room", "rejected" }
+    counter FIRED "lobbyd_timers_fired_total" "Timers that reset their room" {}
+    counter SUPERSEDED "lobbyd_timers_superseded_total"
+        "Pending timers that a newer setting replaced or removed" {}
+    histogram COMMIT_LAG (Seconds) "lobbyd_timer_commit_lag_seconds"
+        "Time from a timer's due time to the commit of the reset"
+    histogram LAG (Seconds) "lobbyd_timer_lag_seconds"
+        "Time from a timer's due time to the publisher confirm of its event"
+    gauge OVERDUE (Seconds) "lobbyd_timer_overdue_seconds"
+        "How long the timer that has been due for longest is overdue" {}
+    gauge TIMERS_PENDING "lobbyd_timers_pending" "Scheduled timers" {}
+    gauge TIMERS_UNUSABLE "lobbyd_timers_unusable"
+        "Timers of rooms that cannot have a lobby, which never fire" {}
+
+    gauge OUTBOX_PENDING "lobbyd_outbox_pending" "Events without publisher confirm" {}
+    gauge OUTBOX_OLDEST (Seconds) "lobbyd_outbox_oldest_age_seconds"
+        "Age of the oldest event without publisher confirm" {}
+    counter PUBLISHED "lobbyd_events_published_total" "Publications, by outcome"
+        { "outcome": "confirmed", "refused", "unconfirmed", "unreadable" }
+    counter PRUNED "lobbyd_outbox_pruned_total" "Outbox rows deleted by housekeeping, by kind"
+        { "kind": "history", "dead" }
+
+    gauge CONNECTED "lobbyd_connected" "1 while the component is connected, by part"
+    gauge BLOCKED "lobbyd_broker_blocked" "1 while the broker blocks the publishing connection" {}
+
+    counter REQUESTS "lobbyd_http_requests_total" "Requests of the HTTP API, by method and status"
+    gauge LONG_POLLS "lobbyd_http_long_polls" "Requests that wait for their room to change" {}
+    counter LOGINS "lobbyd_logins_total" "Logins, by outcome"
+        { "outcome": "ok", "wrong", "throttled" }
+    counter CACHE_LOADS "lobbyd_cache_loads_total"
+        "Reads of the database for the room cache, by what was read"
+        { "what": "room", "attendee", "list" }
+    counter MISSED_UPDATES "lobbyd_cache_missed_updates_total"
+        "Changes of cached rooms that were found in the database before their update arrived" {}
+    counter SPANS_DROPPED "lobbyd_spans_dropped_total" "Trace spans that were not exported" {}
+}
 
 /// Bounds of the lag histograms, in seconds: fine around the goal, coarse for outages.
 const LAG_BUCKETS: [f64; 14] =
@@ -57,77 +90,24 @@ const LAG_BUCKETS: [f64; 14] =
 /// A burst of ten thousand timers leaves 160 KiB of samples until they are condensed.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Installs the recorder of this process. The handle renders the text for Prometheus.
-///
-/// # Errors
-///
-/// There is one already.
+/// Installs the recorder of this process, which must not have one already.
 pub fn install() -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full(LAG.to_owned()), &LAG_BUCKETS)?
         .set_buckets_for_metric(Matcher::Full(COMMIT_LAG.to_owned()), &LAG_BUCKETS)?
         .install_recorder()?;
     describe();
+    metrics::gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1);
     Ok(handle)
 }
 
-/// Names, units and helps for people, and series that exist before the first event: only then can a
-/// counter be watched for its first increase.
-fn describe() {
-    describe_gauge!(BUILD, "Always 1; the label says which version runs");
-    describe_counter!(EVENTS, "Lobby changes taken in, by outcome");
-    describe_counter!(FIRED, "Timers that reset their room");
-    describe_counter!(SUPERSEDED, "Pending timers that a newer setting replaced or removed");
-    describe_histogram!(COMMIT_LAG, Unit::Seconds, "From the due instant to the reset's commit");
-    describe_histogram!(LAG, Unit::Seconds, "From the due instant to the confirm of its event");
-    describe_gauge!(OVERDUE, Unit::Seconds, "How long the first due room has been closed too long");
-    describe_gauge!(TIMERS_PENDING, "Scheduled timers");
-    describe_gauge!(TIMERS_UNUSABLE, "Rows with a timer whose room cannot have a lobby");
-    describe_gauge!(OUTBOX_PENDING, "Events without confirm");
-    describe_gauge!(OUTBOX_OLDEST, Unit::Seconds, "Age of the oldest event without confirm");
-    describe_counter!(PUBLISHED, "Publications, by outcome");
-    describe_counter!(PRUNED, "Rows of the outbox that housekeeping deleted, by kind");
-    describe_gauge!(CONNECTED, "1 while the part is reached, by part");
-    describe_gauge!(BLOCKED, "1 while the broker has blocked publishing");
-    describe_counter!(REQUESTS, "Requests of the HTTP API, by method and status");
-    describe_counter!(LOGINS, "Logins that were not remembered, by outcome");
-    describe_counter!(READINGS, "Readings of rooms for the API's clients, by what was read");
-    describe_counter!(UNHEARD, "Changes of rooms that were found by comparison, not heard");
-    describe_gauge!(HELD, "Requests that are held until a room changes");
-    describe_counter!(SPANS_DROPPED, "Spans of traces that no collector took");
-    metrics::gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1);
-    for counter in [FIRED, SUPERSEDED, UNHEARD, SPANS_DROPPED] {
-        metrics::counter!(counter).absolute(0);
-    }
-    for (counter, label, values) in [
-        (
-            EVENTS,
-            "outcome",
-            ["applied", "stale", "malformed", "no_lobby", "unknown_room", "rejected"].as_slice(),
-        ),
-        (PUBLISHED, "outcome", &["confirmed", "refused", "unconfirmed", "unreadable"]),
-        (PRUNED, "kind", &["history", "dead"]),
-        (READINGS, "what", &["room", "attendee", "list"]),
-        (LOGINS, "outcome", &["ok", "wrong", "throttled"]),
-    ] {
-        for value in values {
-            metrics::counter!(counter, label => *value).absolute(0);
-        }
-    }
-    for gauge in
-        [OVERDUE, TIMERS_PENDING, TIMERS_UNUSABLE, OUTBOX_PENDING, OUTBOX_OLDEST, BLOCKED, HELD]
-    {
-        metrics::gauge!(gauge).set(0);
-    }
-}
-
-/// Condenses the samples of histograms, which otherwise pile up while nobody reads the metrics.
+/// Condenses the samples of histograms, which otherwise accumulate until the metrics are scraped.
 pub async fn upkeep(handle: PrometheusHandle, stop: CancellationToken) {
-    let mut round = tokio::time::interval(UPKEEP_INTERVAL);
+    let mut tick = tokio::time::interval(UPKEEP_INTERVAL);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = round.tick() => handle.run_upkeep(),
+            _ = tick.tick() => handle.run_upkeep(),
         }
     }
 }

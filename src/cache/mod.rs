@@ -257,7 +257,7 @@ impl Live {
             if mark.is_some_and(|mark| mark.fits(&shared.summary.room)) {
                 continue;
             }
-            metrics::counter!(crate::metrics::UNHEARD).increment(1);
+            metrics::counter!(crate::metrics::MISSED_UPDATES).increment(1);
             if deaf {
                 entry.outdate();
             } else {
@@ -445,7 +445,7 @@ impl Seat {
 }
 
 fn count_reading(what: &'static str) {
-    metrics::counter!(crate::metrics::READINGS, "what" => what).increment(1);
+    metrics::counter!(crate::metrics::CACHE_LOADS, "what" => what).increment(1);
 }
 
 fn advance(generation: &watch::Sender<u64>) {

@@ -465,13 +465,13 @@ struct Held;
 
 impl Held {
     fn new() -> Self {
-        metrics::gauge!(crate::metrics::HELD).increment(1);
+        metrics::gauge!(crate::metrics::LONG_POLLS).increment(1);
         Self
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        metrics::gauge!(crate::metrics::HELD).decrement(1);
+        metrics::gauge!(crate::metrics::LONG_POLLS).decrement(1);
     }
 }

@@ -130,7 +130,7 @@ async fn serve(file: Option<PathBuf>, role: Role) -> anyhow::Result<()> {
     raise_file_limit();
     let (ops, http) = (config.ops.listen, config.http.listen);
     let (database, events) = (config.database.url.redacted(), config.events.url.redacted());
-    let in_process = config.events.url.expose().starts_with("memory:");
+    let in_process = config.events.url.is_in_process();
     let read = Box::new(move || Config::load(file.as_deref()));
     let mut app = App::build(config)?;
     if let Some(hangups) = hangups {

@@ -41,7 +41,7 @@ impl Publish {
         reason = "who makes a change dates it by his own clock, as any sender does"
     )]
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
-        if config.events.url.expose().starts_with("memory:") {
+        if config.events.url.is_in_process() {
             return Err(ConfigError::new(
                 "events.url",
                 "memory: is a bus inside one process, which no other process reaches; name the \

@@ -1,10 +1,12 @@
-//! What of a changed configuration takes a restart.
+//! Which changes of the configuration require a restart.
+//!
+//! `app::reload` applies what is listed here and logs the keys that this module names.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Config;
 
-/// What is taken over while the program runs.
+/// The keys that a running program reloads.
 const RELOADED: [&str; 11] = [
     "database.url",
     "database.url_file",
@@ -20,10 +22,11 @@ const RELOADED: [&str; 11] = [
 ];
 
 impl Config {
-    /// The keys whose change to what `next` says takes a restart.
+    /// The keys whose value in `next` takes effect only after a restart.
     pub fn needs_restart(&self, next: &Self) -> Vec<String> {
         let mut changed = changed_keys(&self.to_toml(), &next.to_toml());
         changed.retain(|key| !RELOADED.contains(&key.as_str()));
+        // Only whether there is a secret matters to lobbyd: it makes SIP configured.
         if self.sip.shared_secret.is_some() != next.sip.shared_secret.is_some() {
             changed.push("sip.shared_secret".to_owned());
         }
@@ -31,7 +34,7 @@ impl Config {
     }
 }
 
-/// The keys, with their sections, that two configurations do not have in common.
+/// The keys, with their sections, whose values differ.
 fn changed_keys(ours: &str, theirs: &str) -> Vec<String> {
     let keys = |text: &str| -> BTreeMap<(String, String), toml::Value> {
         let sections: toml::Table = text.parse().expect("it was written as TOML");
@@ -56,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_taken_over_is_named() {
+    fn keys_that_require_a_restart_are_named() {
         let old = Config::defaults();
         let mut new = old.clone();
         new.log.level = "debug".to_owned();

@@ -1,17 +1,15 @@
-//! Values that are never shown: by `Debug`, by `lobbyd config check`, in the log.
+//! Values that are never shown: not by `Debug`, not by `lobbyd config check`, not in the log.
 
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 
-/// A secret: never shown.
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(SecretString);
 
 impl Secret {
-    /// Whether it is no secret at all.
     pub(super) fn is_empty(&self) -> bool {
         self.0.expose_secret().is_empty()
     }
@@ -47,12 +45,17 @@ impl PartialEq for SecretUrl {
 }
 
 impl SecretUrl {
-    /// The URL with its password, for the part that connects.
+    /// The URL with its password, for the code that connects.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 
-    /// The URL with stars in place of its password. Query parameters can hold one too.
+    /// Whether it names the bus inside the process, which no other process can reach.
+    pub fn is_in_process(&self) -> bool {
+        self.expose().starts_with("memory:")
+    }
+
+    /// The URL with stars instead of its password, which can be in a query parameter too.
     pub fn redacted(&self) -> String {
         let Ok(mut url) = url::Url::parse(self.expose()) else {
             return "[not a URL]".to_owned();

@@ -1,0 +1,168 @@
+//! The sections of the configuration, as types. `config/lobbyd.toml` documents their keys.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    num::{NonZeroU16, NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
+
+use super::{Secret, SecretUrl};
+use crate::logging::LogFormat;
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseConfig {
+    pub url: SecretUrl,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url_file: Option<PathBuf>,
+    pub max_connections: NonZeroU32,
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    pub migrate: bool,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventsConfig {
+    pub url: SecretUrl,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url_file: Option<PathBuf>,
+    pub exchange: String,
+    pub queue: String,
+    pub dead_letter_queue: String,
+    pub declare: bool,
+    pub prefetch: NonZeroU16,
+    #[serde(with = "humantime_serde")]
+    pub unknown_room_grace: Duration,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimersConfig {
+    pub batch: NonZeroU32,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutboxConfig {
+    #[serde(with = "humantime_serde")]
+    pub history: Duration,
+    #[serde(with = "humantime_serde")]
+    pub dead_after: Duration,
+}
+
+/// Cron schedules with seconds.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct HousekeepingConfig {
+    pub prune: String,
+    pub gauges: String,
+    pub summary: String,
+    pub sessions: String,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpConfig {
+    pub listen: SocketAddr,
+    pub max_connections: NonZeroUsize,
+    pub max_connections_per_address: NonZeroUsize,
+    #[serde(with = "humantime_serde")]
+    pub session_timeout: Duration,
+    #[serde(deserialize_with = "list")]
+    pub trusted_proxies: Vec<IpNet>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_header: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SipConfig {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dialin_info: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_secret: Option<Secret>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared_secret_file: Option<PathBuf>,
+    #[serde(deserialize_with = "list")]
+    pub groups: Vec<String>,
+}
+
+impl SipConfig {
+    pub fn is_configured(&self) -> bool {
+        let secret = self.shared_secret.as_ref().is_some_and(|secret| !secret.is_empty());
+        secret && self.dialin_info.as_ref().is_some_and(|info| !info.is_empty())
+    }
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpsConfig {
+    pub listen: SocketAddr,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TracesConfig {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    pub format: LogFormat,
+    pub level: String,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShutdownConfig {
+    #[serde(with = "humantime_serde")]
+    pub grace: Duration,
+}
+
+/// A list, or a string with commas, which is how the environment gives one.
+fn list<'de, D, T>(value: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Members {
+        List(Vec<String>),
+        Text(String),
+    }
+    let members = match Members::deserialize(value)? {
+        Members::List(members) => members,
+        Members::Text(text) => text.split(',').map(|member| member.trim().to_owned()).collect(),
+    };
+    members
+        .into_iter()
+        .filter(|member| !member.is_empty())
+        .map(|member| member.parse().map_err(Error::custom))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_may_be_a_string_with_commas() {
+        let read = |groups: &str| -> Vec<String> {
+            let sip: SipConfig = toml::from_str(&format!("groups = {groups}")).unwrap();
+            sip.groups
+        };
+        assert_eq!(read(r#"["staff", "phone"]"#), ["staff", "phone"]);
+        assert_eq!(read(r#""staff, phone""#), ["staff", "phone"]);
+        assert!(read(r#""""#).is_empty() && read("[]").is_empty());
+    }
+}

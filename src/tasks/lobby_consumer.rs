@@ -323,7 +323,7 @@ impl LobbyConsumer {
                 Verdict::AwaitRoom => {
                     count("unknown_room", span);
                     let (room, grace) = (&change.token, self.unknown_room_grace);
-                    return Some(Err(format!("no room {room}, not even {grace:?} later")));
+                    return Some(Err(format!("unknown room {room} (waited {grace:?})")));
                 }
             }
         }

@@ -169,7 +169,7 @@ async fn what_cannot_be_applied_becomes_a_dead_letter(cluster: TestCluster) {
     let unknown = dead_letters
         .iter()
         .find(|dead_letter| dead_letter.body.starts_with(b"{\"state\":1,\"token\":\"nowhere\""));
-    assert_eq!(unknown.unwrap().headers["lobbyd-reason"], "no room nowhere, not even 2s later");
+    assert_eq!(unknown.unwrap().headers["lobbyd-reason"], "unknown room nowhere (waited 2s)");
 
     sleep(QUIET).await;
     assert!(client.take_rest(&cluster.dead_letters).await.is_empty());

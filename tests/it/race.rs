@@ -2,8 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use lobbyd::{
-    domain::{Applied, Lobby, LobbyChange, LobbyState, RoomToken, Version},
+    domain::{Applied, Version},
     store::{Database as Stored, LockPolicy, StoreError},
 };
 use tokio::{sync::Barrier, task::JoinSet, time::sleep};
@@ -12,6 +13,7 @@ use crate::support::{
     amqp::Published,
     cluster::TestCluster,
     database::{Database, Kind},
+    fixtures::{change, closed_until},
 };
 
 on_every_database! { std::future::ready:
@@ -35,7 +37,7 @@ async fn two_workers_open_each_room_once(kind: Kind) {
     tokens.dedup();
     assert_eq!(tokens.len(), 2000);
     for update in updates.values() {
-        let fired_at: chrono::DateTime<chrono::Utc> =
+        let fired_at: DateTime<Utc> =
             update.json()["data"]["firedAt"].as_str().unwrap().parse().unwrap();
         assert!(fired_at.timestamp() >= timer, "early: {fired_at}");
     }
@@ -108,16 +110,12 @@ async fn move_all(
 ) -> Vec<(String, bool)> {
     start.wait().await;
     let now = store.now().await.unwrap();
-    let later = Lobby {
-        state: LobbyState::NonModerators,
-        timer: chrono::DateTime::from_timestamp(now.timestamp() + 3600, 0),
-    };
+    let later = closed_until(DateTime::from_timestamp(now.timestamp() + 3600, 0));
     let mut moved = Vec::new();
     // From the end, while the reset comes from the beginning.
     for index in (1..=rooms).rev().filter(|index| index % 2 == half) {
-        let token = RoomToken::parse(&format!("room{index}")).unwrap();
-        let change =
-            LobbyChange { token: token.clone(), lobby: later, version: Some(Version::of(now)) };
+        let token = format!("room{index}");
+        let change = change(&token, later, now.timestamp_millis());
         let applied = loop {
             match store.apply(&change, Version::ZERO).await {
                 Ok(applied) => break applied,
@@ -125,7 +123,7 @@ async fn move_all(
             }
         };
         let Applied::Set { replaced, .. } = applied else { panic!("{applied:?}") };
-        moved.push((token.to_string(), replaced.is_some()));
+        moved.push((token, replaced.is_some()));
     }
     moved
 }

@@ -1,107 +1,52 @@
-//! What each method of the store promises, on each database.
+//! What the store promises about timers and the outbox, on each database.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta};
 use lobbyd::{
-    domain::{
-        Actor, Applied, Caller, EventId, Lobby, LobbyChange, LobbyState, Room, RoomToken, Version,
-        commands::{CreateRoom, NewRoom},
-    },
-    store::{Database as Stored, LockPolicy, StoreError},
+    domain::{Applied, EventId, Lobby, Room, Version, commands::NewRoom},
+    store::{LockPolicy, StoreError},
 };
 
-use crate::support::database::{Database, Kind};
+use crate::support::{
+    database::Database,
+    fixtures::{StoreFixture, at, caller, change, closed_until, new_room, token},
+};
 
-/// A store on an empty database.
-struct StoreFixture {
-    database: Database,
-    store: Arc<dyn Stored>,
-}
-
-impl StoreFixture {
-    async fn new(kind: Kind) -> Self {
-        let database = Database::create(kind).await;
-        let store = database.store().await;
-        Self { database, store }
-    }
-
-    async fn lobby(&self, room: &str) -> Lobby {
-        self.store.room(&token(room)).await.unwrap().unwrap().lobby
-    }
-
-    async fn version(&self, room: &str) -> i64 {
-        self.store.room(&token(room)).await.unwrap().unwrap().version.milliseconds()
-    }
-
-    async fn apply(&self, change: &LobbyChange) -> Applied {
-        self.store.apply(change, RECEIVED).await.unwrap()
-    }
-
-    /// Fires all that is due at `now`; the tokens of the rooms that were reset.
-    async fn fire(&self, now: DateTime<Utc>) -> Vec<String> {
-        let fired = self.store.fire_due(now, 100, LockPolicy::SkipLocked, None).await.unwrap();
-        fired.events.iter().map(|event| event.token.to_string()).collect()
-    }
-}
-
-on_every_database! { super::StoreFixture::new:
-    every_statement_prepares,
+on_every_database! { crate::support::fixtures::StoreFixture::new:
+    every_statement_can_be_prepared,
     migrating_twice_changes_nothing,
-    the_time_is_that_of_the_database,
-    a_change_arms_moves_and_disarms,
-    a_change_that_is_not_newer_changes_nothing,
-    a_change_of_an_unknown_room_changes_nothing,
-    a_room_of_another_kind_gets_no_lobby,
-    a_redelivered_timer_does_not_reset_twice,
+    the_store_returns_the_time_of_the_database,
+    a_change_arms_moves_and_disarms_a_timer,
+    a_change_that_is_not_newer_is_stale,
+    a_change_of_an_unknown_room_creates_nothing,
+    a_room_without_lobby_support_stays_open,
+    a_redelivered_event_does_not_reset_a_room_twice,
     a_due_timer_fires_once,
-    a_timer_is_never_early,
+    a_timer_never_fires_early,
     a_superseded_timer_never_fires,
-    a_row_written_by_anybody_is_a_timer,
-    an_open_room_with_a_timer_is_only_tidied,
-    a_timer_where_no_lobby_can_be_is_left_alone,
-    a_batch_takes_the_longest_overdue_first,
-    tokens_differ_by_case,
-    the_last_second_of_the_calendar_is_kept,
-    the_next_due_instant_is_that_of_the_first_timer,
-    a_claim_is_exclusive_until_it_ends,
+    a_row_written_by_another_program_is_a_timer,
+    the_timer_of_an_open_room_is_only_cleared,
+    a_timer_of_a_room_without_lobby_support_never_fires,
+    a_batch_fires_the_longest_overdue_timers_first,
+    tokens_are_case_sensitive,
+    the_last_second_of_the_year_9999_is_stored,
+    the_next_due_time_is_that_of_the_earliest_timer,
+    a_claim_is_exclusive_until_it_expires,
     a_released_event_can_be_claimed_again,
-    a_published_event_stays_as_history,
-    fired_events_can_be_claimed_for_the_one_who_fired,
+    a_published_event_is_kept_as_history,
+    events_can_be_claimed_by_the_worker_that_fired_them,
     old_rows_are_pruned,
-    pruning_keeps_to_its_limit,
-    what_waits_is_counted,
-    another_url_is_tried_and_used,
-    a_room_is_made_once,
-    a_closed_store_says_so_at_once,
+    pruning_respects_its_limit,
+    the_backlog_is_counted,
+    a_new_url_is_tried_before_it_is_used,
+    a_room_is_created_once,
+    a_closed_store_is_unavailable_at_once,
 }
 
-const RECEIVED: Version = Version::ZERO;
-
-/// 2026-01-01T00:00:00Z, and some seconds.
-fn at(seconds: i64) -> DateTime<Utc> {
-    DateTime::from_timestamp(1_767_225_600 + seconds, 0).unwrap()
-}
-
-fn token(text: &str) -> RoomToken {
-    RoomToken::parse(text).unwrap()
-}
-
-fn closed_until(timer: Option<DateTime<Utc>>) -> Lobby {
-    Lobby { state: LobbyState::NonModerators, timer }
-}
-
-fn change(room: &str, lobby: Lobby, version: impl Into<Option<i64>>) -> LobbyChange {
-    LobbyChange {
-        token: token(room),
-        lobby,
-        version: version.into().map(|version| Version::parse(version).unwrap()),
-    }
-}
-
-async fn every_statement_prepares(fixture: StoreFixture) {
+async fn every_statement_can_be_prepared(fixture: StoreFixture) {
     fixture.store.prepare_all().await.unwrap();
-    // The connection that prepared them without values must not run them.
+    // Connections on which statements were prepared without values must still run them.
     a_due_timer_fires_once(fixture).await;
 }
 
@@ -111,14 +56,14 @@ async fn migrating_twice_changes_nothing(fixture: StoreFixture) {
     assert_eq!(fixture.lobby("a").await, Lobby::OPEN);
 }
 
-async fn the_time_is_that_of_the_database(fixture: StoreFixture) {
+async fn the_store_returns_the_time_of_the_database(fixture: StoreFixture) {
     let before = fixture.database.now_millis().await;
     let now = fixture.store.now().await.unwrap().timestamp_millis();
     let after = fixture.database.now_millis().await;
     assert!((before..=after).contains(&now), "{before} {now} {after}");
 }
 
-async fn a_change_arms_moves_and_disarms(fixture: StoreFixture) {
+async fn a_change_arms_moves_and_disarms_a_timer(fixture: StoreFixture) {
     fixture.database.insert_room("a").await;
     let armed = closed_until(Some(at(10)));
     let applied = fixture.apply(&change("a", armed, 1)).await;
@@ -140,7 +85,7 @@ async fn a_change_arms_moves_and_disarms(fixture: StoreFixture) {
     assert_eq!(fixture.version("a").await, 4);
 }
 
-async fn a_change_that_is_not_newer_changes_nothing(fixture: StoreFixture) {
+async fn a_change_that_is_not_newer_is_stale(fixture: StoreFixture) {
     fixture.database.insert_room("a").await;
     let lobby = closed_until(Some(at(10)));
     fixture.apply(&change("a", lobby, 5)).await;
@@ -152,13 +97,13 @@ async fn a_change_that_is_not_newer_changes_nothing(fixture: StoreFixture) {
     assert_eq!(fixture.version("a").await, 5);
 }
 
-async fn a_change_of_an_unknown_room_changes_nothing(fixture: StoreFixture) {
+async fn a_change_of_an_unknown_room_creates_nothing(fixture: StoreFixture) {
     let applied = fixture.apply(&change("nowhere", closed_until(None), 1)).await;
     assert_eq!(applied, Applied::UnknownRoom);
     assert_eq!(fixture.store.room(&token("nowhere")).await.unwrap(), None);
 }
 
-async fn a_room_of_another_kind_gets_no_lobby(fixture: StoreFixture) {
+async fn a_room_without_lobby_support_stays_open(fixture: StoreFixture) {
     let insert = "INSERT INTO lobbyd_rooms (token, type, name, object_type) VALUES";
     fixture
         .database
@@ -171,13 +116,13 @@ async fn a_room_of_another_kind_gets_no_lobby(fixture: StoreFixture) {
     }
 }
 
-async fn a_redelivered_timer_does_not_reset_twice(fixture: StoreFixture) {
+async fn a_redelivered_event_does_not_reset_a_room_twice(fixture: StoreFixture) {
     fixture.database.insert_room("a").await;
     let bare = change("a", closed_until(Some(at(10))), None);
     let received = |version| Version::parse(version).unwrap();
     fixture.store.apply(&bare, received(100)).await.unwrap();
     assert_eq!(fixture.fire(at(10)).await, ["a"]);
-    // Redelivered after a crash, the same event has a later instant of receipt.
+    // Redelivered after a crash, the same event has a later receive time.
     let again = fixture.store.apply(&bare, received(200)).await.unwrap();
     assert_eq!(again, Applied::Stale);
     assert!(fixture.fire(at(20)).await.is_empty());
@@ -209,7 +154,7 @@ async fn a_due_timer_fires_once(fixture: StoreFixture) {
     );
 }
 
-async fn another_url_is_tried_and_used(fixture: StoreFixture) {
+async fn a_new_url_is_tried_before_it_is_used(fixture: StoreFixture) {
     let other = Database::create(fixture.database.kind).await;
     assert!(fixture.store.try_url("nonsense").await.is_err());
     assert!(fixture.store.try_url(&other.url).await.is_err(), "it has no tables");
@@ -221,7 +166,7 @@ async fn another_url_is_tried_and_used(fixture: StoreFixture) {
     assert_eq!(fixture.lobby("a").await, Lobby::OPEN);
 }
 
-async fn a_timer_is_never_early(fixture: StoreFixture) {
+async fn a_timer_never_fires_early(fixture: StoreFixture) {
     fixture.database.insert_room("a").await;
     fixture.apply(&change("a", closed_until(Some(at(10))), 1)).await;
     assert!(fixture.fire(at(9) + TimeDelta::milliseconds(999)).await.is_empty());
@@ -240,12 +185,12 @@ async fn a_superseded_timer_never_fires(fixture: StoreFixture) {
     assert!(fixture.fire(at(20)).await.is_empty());
     assert_eq!(fixture.lobby("removed").await, closed_until(None));
     assert_eq!(fixture.fire(at(30)).await, ["moved"]);
-    // A setting that was made before the reset and arrives after it is still the newer one.
+    // A setting that was made before the reset and arrives after it still wins by its version.
     let late = change("moved", closed_until(Some(at(90))), 4);
     assert!(matches!(fixture.apply(&late).await, Applied::Set { .. }));
 }
 
-async fn a_row_written_by_anybody_is_a_timer(fixture: StoreFixture) {
+async fn a_row_written_by_another_program_is_a_timer(fixture: StoreFixture) {
     fixture.database.insert_rooms("room", 3, at(5).timestamp()).await;
     assert_eq!(fixture.store.next_due().await.unwrap(), Some(at(5)));
     assert!(fixture.fire(at(4)).await.is_empty());
@@ -254,7 +199,7 @@ async fn a_row_written_by_anybody_is_a_timer(fixture: StoreFixture) {
     assert_eq!(fired, ["room1", "room2", "room3"]);
 }
 
-async fn an_open_room_with_a_timer_is_only_tidied(fixture: StoreFixture) {
+async fn the_timer_of_an_open_room_is_only_cleared(fixture: StoreFixture) {
     fixture.database.insert_rooms("a", 1, at(5).timestamp()).await;
     fixture.database.execute("UPDATE lobbyd_rooms SET lobby_state = 0, lobby_version = 9").await;
     let fired = fixture.store.fire_due(at(5), 100, LockPolicy::SkipLocked, None).await.unwrap();
@@ -264,7 +209,7 @@ async fn an_open_room_with_a_timer_is_only_tidied(fixture: StoreFixture) {
     assert_eq!(fixture.database.unpublished().await, 0);
 }
 
-async fn a_timer_where_no_lobby_can_be_is_left_alone(fixture: StoreFixture) {
+async fn a_timer_of_a_room_without_lobby_support_never_fires(fixture: StoreFixture) {
     fixture.database.insert_rooms("one", 1, at(5).timestamp()).await;
     fixture.database.execute("UPDATE lobbyd_rooms SET type = 1").await;
     fixture.database.insert_rooms("file", 1, at(5).timestamp()).await;
@@ -276,7 +221,7 @@ async fn a_timer_where_no_lobby_can_be_is_left_alone(fixture: StoreFixture) {
     assert_eq!((backlog.timers_pending, backlog.timers_unusable), (0, 2));
 }
 
-async fn a_batch_takes_the_longest_overdue_first(fixture: StoreFixture) {
+async fn a_batch_fires_the_longest_overdue_timers_first(fixture: StoreFixture) {
     fixture.database.insert_rooms("late", 3, at(9).timestamp()).await;
     fixture.database.insert_rooms("early", 3, at(5).timestamp()).await;
     for expected in ["early", "late"] {
@@ -287,7 +232,7 @@ async fn a_batch_takes_the_longest_overdue_first(fixture: StoreFixture) {
     assert!(fixture.fire(at(10)).await.is_empty());
 }
 
-async fn tokens_differ_by_case(fixture: StoreFixture) {
+async fn tokens_are_case_sensitive(fixture: StoreFixture) {
     fixture.database.insert_room("abc").await;
     fixture.database.insert_room("ABC").await;
     fixture.apply(&change("ABC", closed_until(None), 1)).await;
@@ -295,7 +240,7 @@ async fn tokens_differ_by_case(fixture: StoreFixture) {
     assert_eq!(fixture.lobby("ABC").await, closed_until(None));
 }
 
-async fn the_last_second_of_the_calendar_is_kept(fixture: StoreFixture) {
+async fn the_last_second_of_the_year_9999_is_stored(fixture: StoreFixture) {
     fixture.database.insert_room("a").await;
     let last = DateTime::from_timestamp(253_402_300_799, 0).unwrap();
     fixture.apply(&change("a", closed_until(Some(last)), 1)).await;
@@ -303,7 +248,7 @@ async fn the_last_second_of_the_calendar_is_kept(fixture: StoreFixture) {
     assert_eq!(fixture.store.next_due().await.unwrap(), Some(last));
 }
 
-async fn the_next_due_instant_is_that_of_the_first_timer(fixture: StoreFixture) {
+async fn the_next_due_time_is_that_of_the_earliest_timer(fixture: StoreFixture) {
     assert_eq!(fixture.store.next_due().await.unwrap(), None);
     fixture.database.insert_rooms("a", 2, at(5).timestamp()).await;
     fixture.database.insert_rooms("b", 2, at(8).timestamp()).await;
@@ -314,7 +259,7 @@ async fn the_next_due_instant_is_that_of_the_first_timer(fixture: StoreFixture) 
     assert_eq!(fixture.store.next_due().await.unwrap(), None);
 }
 
-async fn a_claim_is_exclusive_until_it_ends(fixture: StoreFixture) {
+async fn a_claim_is_exclusive_until_it_expires(fixture: StoreFixture) {
     fixture.database.insert_rooms("a", 3, at(0).timestamp()).await;
     fixture.fire(at(0)).await;
     let claim = |now, limit| fixture.store.claim(now, limit, at(10));
@@ -336,14 +281,14 @@ async fn a_released_event_can_be_claimed_again(fixture: StoreFixture) {
     assert_eq!(fixture.store.claim(at(7), 5, at(100)).await.unwrap()[0].id, ids[0]);
 }
 
-async fn a_published_event_stays_as_history(fixture: StoreFixture) {
+async fn a_published_event_is_kept_as_history(fixture: StoreFixture) {
     fixture.database.insert_rooms("a", 2, at(0).timestamp()).await;
     fixture.fire(at(0)).await;
     let claimed = fixture.store.claim(at(0), 1, at(1)).await.unwrap();
     let ids: Vec<EventId> = claimed.into_iter().map(|event| event.id).collect();
     fixture.store.mark_published(&ids, at(2)).await.unwrap();
-    // A second worker, whose claim took over, says the same later, and a third one gives back what
-    // it never sent: the event stays published.
+    // A second worker took over the claim and marks the event again; a third worker releases it
+    // without having sent it. The event stays published.
     fixture.store.mark_published(&ids, at(3)).await.unwrap();
     fixture.store.release(&ids, at(0)).await.unwrap();
     assert_eq!(fixture.store.claim(at(50), 5, at(60)).await.unwrap().len(), 1);
@@ -351,7 +296,7 @@ async fn a_published_event_stays_as_history(fixture: StoreFixture) {
     assert_eq!(fixture.database.unpublished().await, 1);
 }
 
-async fn fired_events_can_be_claimed_for_the_one_who_fired(fixture: StoreFixture) {
+async fn events_can_be_claimed_by_the_worker_that_fired_them(fixture: StoreFixture) {
     fixture.database.insert_rooms("a", 1, at(0).timestamp()).await;
     let fired =
         fixture.store.fire_due(at(0), 5, LockPolicy::SkipLocked, Some(at(5))).await.unwrap();
@@ -375,7 +320,7 @@ async fn old_rows_are_pruned(fixture: StoreFixture) {
     assert_eq!(fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await, 2);
 }
 
-async fn pruning_keeps_to_its_limit(fixture: StoreFixture) {
+async fn pruning_respects_its_limit(fixture: StoreFixture) {
     fixture.database.insert_rooms("dead", 5, at(0).timestamp()).await;
     fixture.fire(at(0)).await;
     for expected in [3, 2, 0] {
@@ -383,7 +328,7 @@ async fn pruning_keeps_to_its_limit(fixture: StoreFixture) {
     }
 }
 
-async fn what_waits_is_counted(fixture: StoreFixture) {
+async fn the_backlog_is_counted(fixture: StoreFixture) {
     let backlog = fixture.store.backlog().await.unwrap();
     assert_eq!((backlog.timers_pending, backlog.outbox_pending), (0, 0));
     assert_eq!(backlog.outbox_oldest, None);
@@ -397,30 +342,23 @@ async fn what_waits_is_counted(fixture: StoreFixture) {
     assert_eq!(fixture.store.fired_since(at(4)).await.unwrap(), 0);
 }
 
-async fn a_room_is_made_once(fixture: StoreFixture) {
-    let owner = Caller {
-        actor: Actor::user("alice"),
-        display_name: "Alice".to_owned(),
-        may_enable_sip: false,
+async fn a_room_is_created_once(fixture: StoreFixture) {
+    let create = async |new: NewRoom, room| {
+        fixture.store.create(&token(room), &caller("alice"), &new, at(0)).await
     };
-    let request =
-        CreateRoom { room_type: Room::GROUP, name: "Webinar".to_owned(), ..CreateRoom::default() };
-    let new = NewRoom::of(&request, at(0)).unwrap();
-    let create =
-        async |new: &NewRoom, room| fixture.store.create(&token(room), &owner, new, at(0)).await;
-    assert!(create(&new, "a").await.unwrap().is_some());
-    assert!(create(&new, "a").await.unwrap().is_none());
+    assert!(create(new_room(), "a").await.unwrap().is_some());
+    assert!(create(new_room(), "a").await.unwrap().is_none());
     let room = fixture.store.room(&token("a")).await.unwrap().unwrap();
-    assert_eq!((room.room_type, room.lobby), (Room::GROUP, Lobby::OPEN));
-    let unknown_type = create(&NewRoom { room_type: 9, ..new }, "b").await;
+    assert_eq!((room.room_type, room.lobby), (Room::PUBLIC, Lobby::OPEN));
+    let unknown_type = create(NewRoom { room_type: 9, ..new_room() }, "b").await;
     assert!(matches!(unknown_type, Err(StoreError::Rejected(_))), "{unknown_type:?}");
-    // The pool is as good as before.
+    // The pool still works.
     for _ in 0..20 {
         tokio::time::timeout(Duration::from_secs(20), fixture.store.now()).await.unwrap().unwrap();
     }
 }
 
-async fn a_closed_store_says_so_at_once(fixture: StoreFixture) {
+async fn a_closed_store_is_unavailable_at_once(fixture: StoreFixture) {
     fixture.store.now().await.unwrap();
     fixture.store.close().await;
     let refused = fixture.store.now().await;

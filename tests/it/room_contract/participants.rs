@@ -1,4 +1,4 @@
-//! Who is in a room, in its call, and in its chat.
+//! The participants of a room, of its call and of its chat.
 
 use lobbyd::{
     domain::{
@@ -8,21 +8,23 @@ use lobbyd::{
     store::User,
 };
 
-use super::{HISTORY, StoreFixture, add, at, caller, closed_until, join, say, token};
+use crate::support::fixtures::{
+    HISTORY, StoreFixture, add, at, caller, close_until, join, send, token,
+};
 
-on_every_database! { super::super::StoreFixture::new:
-    attendees_come_change_and_go,
-    pins_are_given_and_taken,
-    a_call_lasts_as_long_as_anybody_is_in_it,
-    messages_are_read_both_ways,
-    who_waits_reads_nothing,
+on_every_database! { crate::support::fixtures::StoreFixture::new:
+    attendees_are_added_changed_and_removed,
+    pins_are_assigned_and_removed,
+    a_call_lasts_until_its_last_participant_leaves,
+    messages_are_read_in_both_directions,
+    a_participant_waiting_in_the_lobby_reads_nothing,
     users_are_added_changed_and_removed,
-    who_was_not_seen_is_found,
-    who_has_read_is_found,
+    inactive_participants_are_found,
+    participants_who_have_read_messages_are_found,
 }
 
-async fn attendees_come_change_and_go(fixture: StoreFixture) {
-    fixture.room("a").await;
+async fn attendees_are_added_changed_and_removed(fixture: StoreFixture) {
+    fixture.create_room("a").await;
     let update = fixture.change("a", "alice", add("bob")).await.update.unwrap();
     assert_eq!(update.about, Some(Actor::user("bob")));
     let bob = fixture.attendee("a", "bob").await.unwrap();
@@ -48,11 +50,11 @@ async fn attendees_come_change_and_go(fixture: StoreFixture) {
     assert!(change.is_ok());
     fixture.change("a", "alice", Command::SetPublic(false)).await;
     let left = "SELECT count(*) FROM lobbyd_attendees";
-    assert_eq!(fixture.database.number(left).await, 1, "who came by the link had to go");
+    assert_eq!(fixture.database.number(left).await, 1, "the guest who joined by link was removed");
 }
 
-async fn pins_are_given_and_taken(fixture: StoreFixture) {
-    fixture.room("1234567").await;
+async fn pins_are_assigned_and_removed(fixture: StoreFixture) {
+    fixture.create_room("1234567").await;
     let room = "1234567";
     fixture.change(room, "alice", add("bob")).await;
     let sip = |state| Command::SetSip { state, configured: true };
@@ -69,19 +71,19 @@ async fn pins_are_given_and_taken(fixture: StoreFixture) {
     assert_eq!(fixture.attendee(room, "bob").await.unwrap().pin, None);
 }
 
-async fn a_call_lasts_as_long_as_anybody_is_in_it(fixture: StoreFixture) {
-    fixture.room("a").await;
+async fn a_call_lasts_until_its_last_participant_leaves(fixture: StoreFixture) {
+    fixture.create_room("a").await;
     fixture.change("a", "alice", add("bob")).await;
     let call = async || fixture.store.summary(&token("a")).await.unwrap().unwrap().room.call;
     for (user, flags) in [("alice", 3), ("bob", 5)] {
         fixture.change("a", user, join(user)).await;
         fixture.change("a", user, Command::JoinCall(flags)).await;
     }
-    let going_on = call().await.unwrap();
-    assert_eq!((going_on.started_at, going_on.flags), (at(1).timestamp(), 7));
+    let started = call().await.unwrap();
+    assert_eq!((started.started_at, started.flags), (at(1).timestamp(), 7));
     fixture.change("a", "alice", Command::LeaveCall).await;
     assert!(call().await.is_some());
-    // Who leaves the room leaves the call.
+    // A participant who leaves the room leaves the call.
     fixture.change("a", "bob", Command::Leave).await;
     assert_eq!(call().await, None);
     fixture.change("a", "alice", Command::JoinCall(1)).await;
@@ -90,13 +92,13 @@ async fn a_call_lasts_as_long_as_anybody_is_in_it(fixture: StoreFixture) {
     assert_eq!(fixture.attendee("a", "alice").await.unwrap().in_call(), 0);
 }
 
-async fn messages_are_read_both_ways(fixture: StoreFixture) {
-    fixture.room("a").await;
+async fn messages_are_read_in_both_directions(fixture: StoreFixture) {
+    fixture.create_room("a").await;
     fixture.change("a", "alice", add("bob")).await;
     let mut ids = Vec::new();
     for text in ["one", "two", "three"] {
-        let said = fixture.change("a", "alice", say(text, ids.first().copied())).await;
-        ids.push(said.message.unwrap().message.id);
+        let sent = fixture.change("a", "alice", send(text, ids.first().copied())).await;
+        ids.push(sent.message.unwrap().message.id);
     }
     let query = |newer, known, limit, including| MessageQuery {
         newer,
@@ -105,11 +107,11 @@ async fn messages_are_read_both_ways(fixture: StoreFixture) {
         including,
         mark_read: false,
     };
-    assert_eq!(fixture.said("a", "bob", query(false, 0, 2, false)).await, ["three", "two"]);
-    assert_eq!(fixture.said("a", "bob", query(false, ids[1], 1, false)).await, ["one"]);
-    assert_eq!(fixture.said("a", "bob", query(true, ids[0], 100, false)).await, ["two", "three"]);
-    assert_eq!(fixture.said("a", "bob", query(true, ids[2], 100, true)).await, ["three"]);
-    assert_eq!(fixture.said("a", "bob", query(true, i64::MAX, 100, false)).await, [""; 0]);
+    assert_eq!(fixture.chat("a", "bob", query(false, 0, 2, false)).await, ["three", "two"]);
+    assert_eq!(fixture.chat("a", "bob", query(false, ids[1], 1, false)).await, ["one"]);
+    assert_eq!(fixture.chat("a", "bob", query(true, ids[0], 100, false)).await, ["two", "three"]);
+    assert_eq!(fixture.chat("a", "bob", query(true, ids[2], 100, true)).await, ["three"]);
+    assert_eq!(fixture.chat("a", "bob", query(true, i64::MAX, 100, false)).await, [""; 0]);
     let actor = Actor::user("bob");
     let page = query(false, 0, 1, false);
     let last = fixture.store.messages(&token("a"), &actor, page, at(2)).await.unwrap().unwrap();
@@ -121,32 +123,32 @@ async fn messages_are_read_both_ways(fixture: StoreFixture) {
     };
     assert_eq!(unread().await, 3);
     let read = MessageQuery { mark_read: true, ..query(true, 0, 4, false) };
-    fixture.said("a", "bob", read).await;
+    fixture.chat("a", "bob", read).await;
     let first_two = fixture.attendee("a", "bob").await.unwrap().last_read_message;
     assert!(first_two >= ids[0] && first_two < ids[2]);
-    fixture.said("a", "bob", MessageQuery { mark_read: true, ..HISTORY }).await;
+    fixture.chat("a", "bob", MessageQuery { mark_read: true, ..HISTORY }).await;
     assert_eq!(unread().await, 0);
     assert_eq!(fixture.attendee("a", "bob").await.unwrap().last_read_message, ids[2]);
-    // Older ones that are read later do not make newer ones unread.
+    // Reading older messages later does not make newer ones unread.
     fixture
-        .said("a", "bob", MessageQuery { mark_read: true, ..query(false, ids[1], 1, false) })
+        .chat("a", "bob", MessageQuery { mark_read: true, ..query(false, ids[1], 1, false) })
         .await;
     assert_eq!(unread().await, 0);
 }
 
-async fn who_waits_reads_nothing(fixture: StoreFixture) {
-    fixture.room("a").await;
+async fn a_participant_waiting_in_the_lobby_reads_nothing(fixture: StoreFixture) {
+    fixture.create_room("a").await;
     fixture.change("a", "alice", add("bob")).await;
-    fixture.change("a", "alice", closed_until(50)).await;
+    fixture.change("a", "alice", close_until(50)).await;
     let bob = Actor::user("bob");
-    for look in [Resource::Participants, Resource::Peers] {
-        let answer = fixture.store.participants(&token("a"), &bob, look).await.unwrap();
+    for resource in [Resource::Participants, Resource::Peers] {
+        let answer = fixture.store.participants(&token("a"), &bob, resource).await.unwrap();
         assert_eq!(answer, Err(Refusal::Lobby));
     }
     let answer = fixture.store.messages(&token("a"), &bob, HISTORY, at(2)).await.unwrap();
     assert_eq!(answer, Err(Refusal::Lobby));
-    let stranger = Actor::user("carol");
-    let answer = fixture.store.messages(&token("a"), &stranger, HISTORY, at(2)).await.unwrap();
+    let outsider = Actor::user("carol");
+    let answer = fixture.store.messages(&token("a"), &outsider, HISTORY, at(2)).await.unwrap();
     assert_eq!(answer, Err(Refusal::NoRoom));
 }
 
@@ -162,42 +164,42 @@ async fn users_are_added_changed_and_removed(fixture: StoreFixture) {
     assert!(fixture.store.set_user_password("alice", "new").await.unwrap());
     assert!(!fixture.store.set_user_password("bob", "new").await.unwrap());
     assert_eq!(fixture.store.user("alice").await.unwrap().unwrap().1, "new");
-    fixture.room("a").await;
+    fixture.create_room("a").await;
     assert!(fixture.store.remove_user("alice", at(5)).await.unwrap());
     assert!(!fixture.store.remove_user("alice", at(5)).await.unwrap());
     assert_eq!(fixture.store.rooms_of("alice").await.unwrap(), []);
     assert_eq!(fixture.store.users().await.unwrap(), []);
 }
 
-async fn who_was_not_seen_is_found(fixture: StoreFixture) {
-    fixture.room("a").await;
+async fn inactive_participants_are_found(fixture: StoreFixture) {
+    fixture.create_room("a").await;
     fixture.change("a", "alice", add("bob")).await;
     for user in ["alice", "bob"] {
         fixture.change("a", user, join(user)).await;
     }
-    let unseen = async |seconds| {
-        let unseen = fixture.store.unseen_since(at(seconds), 10).await.unwrap();
-        unseen.into_iter().map(|(_room, actor, _session)| actor.id).collect::<Vec<_>>()
+    let inactive = async |seconds| {
+        let inactive = fixture.store.unseen_since(at(seconds), 10).await.unwrap();
+        inactive.into_iter().map(|(_room, actor, _session)| actor.id).collect::<Vec<_>>()
     };
-    assert_eq!(unseen(1).await, [""; 0]);
+    assert_eq!(inactive(1).await, [""; 0]);
     let alice = fixture.attendee("a", "alice").await.unwrap().id;
     fixture.store.touch(&[alice], at(50)).await.unwrap();
-    assert_eq!(unseen(40).await, ["bob"]);
-    assert_eq!(unseen(51).await.len(), 2);
+    assert_eq!(inactive(40).await, ["bob"]);
+    assert_eq!(inactive(51).await.len(), 2);
     fixture.change("a", "bob", Command::Leave).await;
-    assert_eq!(unseen(40).await, [""; 0]);
+    assert_eq!(inactive(40).await, [""; 0]);
 }
 
-async fn who_has_read_is_found(fixture: StoreFixture) {
-    fixture.room("a").await;
+async fn participants_who_have_read_messages_are_found(fixture: StoreFixture) {
+    fixture.create_room("a").await;
     fixture.change("a", "alice", add("bob")).await;
-    fixture.change("a", "alice", say("hello", None)).await;
+    fixture.change("a", "alice", send("hello", None)).await;
     let readers = async |since: i64| {
         let readers = fixture.store.read_since(at(since).timestamp()).await.unwrap();
         readers.into_iter().map(|(_room, actor)| actor.id).collect::<Vec<_>>()
     };
     assert_eq!(readers(2).await, [""; 0]);
-    fixture.said("a", "bob", MessageQuery { mark_read: true, ..HISTORY }).await;
+    fixture.chat("a", "bob", MessageQuery { mark_read: true, ..HISTORY }).await;
     assert_eq!(readers(2).await, ["bob"]);
     assert_eq!(readers(3).await, [""; 0]);
 }

@@ -1,4 +1,4 @@
-//! Rooms: how they begin, change and end, and what is told of it.
+//! Rooms: how they are created, changed and deleted, and what is announced.
 
 use std::sync::Arc;
 
@@ -11,66 +11,79 @@ use lobbyd::{
     store::LockPolicy,
 };
 
-use super::{HISTORY, StoreFixture, add, at, caller, closed_until, join, new, say, token};
+use crate::support::fixtures::{
+    HISTORY, StoreFixture, add, at, caller, close_until, closed_until, join, new_room, send, token,
+};
 
-on_every_database! { super::super::StoreFixture::new:
-    a_room_is_made_with_what_it_begins_with,
-    a_token_is_given_once,
-    a_change_is_one_transaction_with_what_is_told,
+on_every_database! { crate::support::fixtures::StoreFixture::new:
+    a_room_is_created_with_owner_lobby_and_messages,
+    a_token_is_assigned_once,
+    a_change_and_its_events_are_one_transaction,
     a_refused_change_leaves_nothing_behind,
-    a_change_that_is_none_is_not_told,
-    a_setting_of_the_api_and_one_by_event_compete_by_version,
-    a_reset_is_told_in_the_chat_at_its_instant,
-    an_event_is_told_in_the_chat_and_empties_the_call,
-    marks_tell_which_rooms_changed,
+    a_command_without_effect_is_not_announced,
+    changes_by_api_and_by_event_are_ordered_by_version,
+    a_reset_adds_a_chat_message_with_its_time,
+    an_event_adds_a_chat_message_and_removes_waiting_participants_from_the_call,
+    room_versions_show_which_rooms_changed,
     a_deleted_room_leaves_nothing_behind,
-    changes_at_once_are_serialised,
-    a_busy_room_opens_all_the_same,
+    concurrent_changes_are_serialised,
+    a_busy_room_opens_too,
 }
 
-async fn a_room_is_made_with_what_it_begins_with(fixture: StoreFixture) {
+async fn a_room_is_created_with_owner_lobby_and_messages(fixture: StoreFixture) {
     let timer = at(100);
-    let wanted = NewRoom {
+    let request = NewRoom {
         password_hash: "hash".to_owned(),
-        lobby: Lobby { state: LobbyState::NonModerators, timer: Some(timer) },
-        ..new()
+        lobby: closed_until(Some(timer)),
+        ..new_room()
     };
-    let told =
-        fixture.store.create(&token("a"), &caller("alice"), &wanted, at(0)).await.unwrap().unwrap();
-    let reasons: Vec<Reason> = told.iter().map(|update| update.reason).collect();
+    let announced = fixture
+        .store
+        .create(&token("a"), &caller("alice"), &request, at(0))
+        .await
+        .unwrap()
+        .unwrap();
+    let reasons: Vec<Reason> = announced.iter().map(|update| update.reason).collect();
     assert_eq!(reasons, [Reason::ConversationCreated, Reason::LobbyNonModerators]);
-    let made = fixture.store.summary(&token("a")).await.unwrap().unwrap();
-    assert_eq!(made.room.lobby, wanted.lobby);
-    assert_eq!((made.room.name.as_str(), made.room.description.as_str()), ("Webinar", "About"));
-    assert_eq!((made.room.object_type.as_str(), made.room.object_id.as_str()), ("event", "7"));
-    assert_eq!((made.room.password_hash.as_str(), made.moderators), ("hash", 1));
+    let created = fixture.store.summary(&token("a")).await.unwrap().unwrap();
+    assert_eq!(created.room.lobby, request.lobby);
+    assert_eq!(
+        (created.room.name.as_str(), created.room.description.as_str()),
+        ("Webinar", "About")
+    );
+    assert_eq!(
+        (created.room.object_type.as_str(), created.room.object_id.as_str()),
+        ("event", "7")
+    );
+    assert_eq!((created.room.password_hash.as_str(), created.moderators), ("hash", 1));
     let owner = fixture.attendee("a", "alice").await.unwrap();
     assert_eq!(owner.participant_type, ParticipantType::Owner);
     assert_eq!(owner.display_name, "ALICE");
     assert_eq!(fixture.store.rooms_of("alice").await.unwrap(), [token("a")]);
     let expected = ["lobby_non_moderators", "conversation_created"];
-    assert_eq!(fixture.said("a", "alice", HISTORY).await, expected);
-    // The timer is a timer like any other.
+    assert_eq!(fixture.chat("a", "alice", HISTORY).await, expected);
+    // The timer is found like any other timer.
     assert_eq!(fixture.store.next_due().await.unwrap(), Some(timer));
 }
 
-async fn a_token_is_given_once(fixture: StoreFixture) {
-    fixture.room("a").await;
-    let again = fixture.store.create(&token("a"), &caller("bob"), &new(), at(1)).await.unwrap();
+async fn a_token_is_assigned_once(fixture: StoreFixture) {
+    fixture.create_room("a").await;
+    let again =
+        fixture.store.create(&token("a"), &caller("bob"), &new_room(), at(1)).await.unwrap();
     assert_eq!(again, None);
     assert_eq!(fixture.store.rooms_of("bob").await.unwrap(), []);
 }
 
-async fn a_change_is_one_transaction_with_what_is_told(fixture: StoreFixture) {
-    fixture.room("a").await;
+async fn a_change_and_its_events_are_one_transaction(fixture: StoreFixture) {
+    fixture.create_room("a").await;
     let before = fixture.store.summary(&token("a")).await.unwrap().unwrap().room.version;
-    let changed = fixture.change("a", "alice", closed_until(50)).await;
+    let changed = fixture.change("a", "alice", close_until(50)).await;
     let update = changed.update.unwrap();
     assert_eq!(update.reason, Reason::LobbyNonModerators);
     let room = fixture.store.summary(&token("a")).await.unwrap().unwrap().room;
     assert_eq!(room.version.milliseconds(), update.version);
     assert!(room.version > before);
-    assert_eq!(room.version, Version::of(at(1)), "the setting is dated by the clock");
+    assert_eq!(room.version, Version::of(at(1)), "the version is the time of the change");
     let expected = [
         ("room.updated.v1", "\"conversation_created\""),
         ("room.updated.v1", "\"lobby_non_moderators\""),
@@ -85,27 +98,27 @@ async fn a_change_is_one_transaction_with_what_is_told(fixture: StoreFixture) {
 }
 
 async fn a_refused_change_leaves_nothing_behind(fixture: StoreFixture) {
-    fixture.room("a").await;
+    fixture.create_room("a").await;
     fixture.change("a", "alice", add("bob")).await;
     let before = fixture.store.summary(&token("a")).await.unwrap();
     let events = fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await;
     for (user, command, refusal) in [
-        ("bob", closed_until(50), Refusal::NotModerator),
-        ("carol", closed_until(50), Refusal::NoRoom),
+        ("bob", close_until(50), Refusal::NotModerator),
+        ("carol", close_until(50), Refusal::NoRoom),
         ("alice", Command::Remove(AttendeeId(999_999)), Refusal::NoParticipant),
         ("alice", Command::JoinCall(1), Refusal::NotJoined),
     ] {
         assert_eq!(fixture.try_change("a", user, command).await, Err(refusal));
     }
     assert_eq!(fixture.try_change("b", "alice", join("s")).await, Err(Refusal::NoRoom));
-    let reply = fixture.try_change("a", "alice", say("x", Some(999_999))).await;
+    let reply = fixture.try_change("a", "alice", send("x", Some(999_999))).await;
     assert!(matches!(reply, Err(Refusal::Invalid { .. })), "{reply:?}");
     assert_eq!(fixture.store.summary(&token("a")).await.unwrap(), before);
     assert_eq!(fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await, events);
 }
 
-async fn a_change_that_is_none_is_not_told(fixture: StoreFixture) {
-    fixture.room("a").await;
+async fn a_command_without_effect_is_not_announced(fixture: StoreFixture) {
+    fixture.create_room("a").await;
     let before = fixture.store.summary(&token("a")).await.unwrap();
     for command in [Command::Rename("Webinar".to_owned()), add("alice"), Command::Leave] {
         assert_eq!(fixture.change("a", "alice", command).await.update, None);
@@ -113,25 +126,25 @@ async fn a_change_that_is_none_is_not_told(fixture: StoreFixture) {
     assert_eq!(fixture.store.summary(&token("a")).await.unwrap(), before);
 }
 
-async fn a_setting_of_the_api_and_one_by_event_compete_by_version(fixture: StoreFixture) {
-    fixture.room("a").await;
-    fixture.change("a", "alice", closed_until(50)).await;
-    // Chatter does not make a later setting look old.
+async fn changes_by_api_and_by_event_are_ordered_by_version(fixture: StoreFixture) {
+    fixture.create_room("a").await;
+    fixture.change("a", "alice", close_until(50)).await;
+    // Chat messages do not make a later lobby change look stale.
     for _ in 0..20 {
-        fixture.change("a", "alice", say("hello", None)).await;
+        fixture.change("a", "alice", send("hello", None)).await;
     }
     let by_event = |milliseconds: i64, timer: i64| LobbyChange {
         token: token("a"),
-        lobby: Lobby { state: LobbyState::NonModerators, timer: Some(at(timer)) },
+        lobby: closed_until(Some(at(timer))),
         version: Version::parse(at(1).timestamp_millis() + milliseconds),
     };
     let received = Version::of(at(2));
     fixture.store.apply(&by_event(-1, 60), received).await.unwrap();
     let lobby = fixture.store.summary(&token("a")).await.unwrap().unwrap().room.lobby;
-    assert_eq!(lobby.timer, Some(at(50)), "an older one changes nothing");
+    assert_eq!(lobby.timer, Some(at(50)), "an older change is ignored");
     fixture.store.apply(&by_event(500, 70), received).await.unwrap();
     let lobby = fixture.store.summary(&token("a")).await.unwrap().unwrap().room.lobby;
-    assert_eq!(lobby.timer, Some(at(70)), "a newer one wins");
+    assert_eq!(lobby.timer, Some(at(70)), "a newer change wins");
     assert!(
         fixture
             .store
@@ -143,9 +156,9 @@ async fn a_setting_of_the_api_and_one_by_event_compete_by_version(fixture: Store
     );
 }
 
-async fn a_reset_is_told_in_the_chat_at_its_instant(fixture: StoreFixture) {
-    fixture.room("a").await;
-    fixture.change("a", "alice", closed_until(50)).await;
+async fn a_reset_adds_a_chat_message_with_its_time(fixture: StoreFixture) {
+    fixture.create_room("a").await;
+    fixture.change("a", "alice", close_until(50)).await;
     let fired = fixture.store.fire_due(at(51), 10, LockPolicy::SkipLocked, None).await.unwrap();
     assert_eq!(fired.events.len(), 1);
     let last = fixture.store.summary(&token("a")).await.unwrap().unwrap().last_message;
@@ -153,12 +166,12 @@ async fn a_reset_is_told_in_the_chat_at_its_instant(fixture: StoreFixture) {
     assert_eq!((last.actor.clone(), last.created_at), (Actor::system(), at(51).timestamp()));
     let content = Content::System { reason: Reason::LobbyTimerReached, about: None };
     assert_eq!(last.content, content);
-    // A row that is only cleared_timers says nothing.
-    let tidy = format!(
+    // Clearing the timer of an open room adds no message.
+    let arm_open_room = format!(
         "UPDATE lobbyd_rooms SET lobby_state = 0, lobby_timer = {}",
         fixture.database.instant(at(60).timestamp())
     );
-    fixture.database.execute(&tidy).await;
+    fixture.database.execute(&arm_open_room).await;
     assert_eq!(
         fixture
             .store
@@ -172,21 +185,23 @@ async fn a_reset_is_told_in_the_chat_at_its_instant(fixture: StoreFixture) {
     assert_eq!(now, Some(last));
 }
 
-async fn an_event_is_told_in_the_chat_and_empties_the_call(fixture: StoreFixture) {
-    fixture.room("a").await;
+async fn an_event_adds_a_chat_message_and_removes_waiting_participants_from_the_call(
+    fixture: StoreFixture,
+) {
+    fixture.create_room("a").await;
     fixture.change("a", "alice", add("bob")).await;
     for user in ["alice", "bob"] {
         fixture.change("a", user, join(user)).await;
         fixture.change("a", user, Command::JoinCall(3)).await;
     }
-    let told = fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await;
+    let announced = fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await;
     let change = |version: i64, state, timer| LobbyChange {
         token: token("a"),
         lobby: Lobby { state, timer },
         version: Version::parse(at(version).timestamp_millis()),
     };
     let received = Version::of(at(10));
-    // A lobby whose timer is over sends nobody out.
+    // A lobby whose timer has passed removes no participant from the call.
     let over = change(10, LobbyState::NonModerators, Some(at(5)));
     fixture.store.apply(&over, received).await.unwrap();
     assert_eq!(fixture.attendee("a", "bob").await.unwrap().in_call(), 3);
@@ -196,30 +211,31 @@ async fn an_event_is_told_in_the_chat_and_empties_the_call(fixture: StoreFixture
     fixture.store.apply(&closed, received).await.unwrap();
     assert_eq!(fixture.attendee("a", "bob").await.unwrap().in_call(), 0);
     assert_eq!(fixture.attendee("a", "alice").await.unwrap().in_call(), 3);
-    let last: Vec<String> = fixture.said("a", "alice", HISTORY).await.into_iter().take(3).collect();
+    let last: Vec<String> = fixture.chat("a", "alice", HISTORY).await.into_iter().take(3).collect();
     assert_eq!(last, ["lobby_non_moderators", "lobby_none", "lobby_non_moderators"]);
-    // Whoever sent the events tells its clients.
-    assert_eq!(fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await, told);
+    // The sender of the events notifies its own clients.
+    assert_eq!(fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await, announced);
 }
 
-async fn marks_tell_which_rooms_changed(fixture: StoreFixture) {
-    fixture.room("a").await;
-    fixture.room("A").await;
+async fn room_versions_show_which_rooms_changed(fixture: StoreFixture) {
+    fixture.create_room("a").await;
+    fixture.create_room("A").await;
     let tokens = [token("a"), token("A"), token("nowhere")];
     let mut room_versions = fixture.store.room_versions(&tokens).await.unwrap();
     room_versions.sort_by(|one, other| one.token.cmp(&other.token));
-    let names: Vec<&str> = room_versions.iter().map(|mark| mark.token.as_str()).collect();
+    let names: Vec<&str> =
+        room_versions.iter().map(|room_version| room_version.token.as_str()).collect();
     assert_eq!(names, ["A", "a"]);
-    fixture.change("a", "alice", closed_until(50)).await;
-    let mark = fixture.store.room_versions(&[token("a")]).await.unwrap().remove(0);
-    assert_eq!(mark.lobby.timer, Some(at(50)));
-    assert!(mark.version > room_versions[1].version);
+    fixture.change("a", "alice", close_until(50)).await;
+    let room_version = fixture.store.room_versions(&[token("a")]).await.unwrap().remove(0);
+    assert_eq!(room_version.lobby.timer, Some(at(50)));
+    assert!(room_version.version > room_versions[1].version);
     assert_eq!(fixture.store.room_versions(&[]).await.unwrap(), []);
 }
 
 async fn a_deleted_room_leaves_nothing_behind(fixture: StoreFixture) {
-    fixture.room("a").await;
-    fixture.change("a", "alice", say("hello", None)).await;
+    fixture.create_room("a").await;
+    fixture.change("a", "alice", send("hello", None)).await;
     let update = fixture.change("a", "alice", Command::Delete).await.update.unwrap();
     assert_eq!(update.reason, Reason::ConversationDeleted);
     assert_eq!(fixture.store.summary(&token("a")).await.unwrap(), None);
@@ -229,17 +245,17 @@ async fn a_deleted_room_leaves_nothing_behind(fixture: StoreFixture) {
     }
 }
 
-/// Many change one room while a worker resets it: each change has a version of its own.
-async fn changes_at_once_are_serialised(fixture: StoreFixture) {
-    fixture.room("a").await;
+/// Many tasks change one room while a worker resets it: each change has its own version.
+async fn concurrent_changes_are_serialised(fixture: StoreFixture) {
+    fixture.create_room("a").await;
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..40 {
         let store = Arc::clone(&fixture.store);
         tasks.spawn(async move {
             let command = match number % 4 {
-                0 => closed_until(2),
+                0 => close_until(2),
                 1 => Command::SetLobby { state: 0, timer: None },
-                2 => say(&number.to_string(), None),
+                2 => send(&number.to_string(), None),
                 _reset => {
                     store.fire_due(at(3), 10, LockPolicy::SkipLocked, None).await.unwrap();
                     return None;
@@ -257,28 +273,28 @@ async fn changes_at_once_are_serialised(fixture: StoreFixture) {
     let room = fixture.store.summary(&token("a")).await.unwrap().unwrap().room;
     assert_eq!(room.comments, 10);
     let resets = "SELECT count(*) FROM lobbyd_outbox WHERE due_at IS NOT NULL";
-    let told = "SELECT count(*) FROM lobbyd_messages WHERE kind = 'lobby_timer_reached'";
-    assert_eq!(fixture.database.number(resets).await, fixture.database.number(told).await);
+    let announced = "SELECT count(*) FROM lobbyd_messages WHERE kind = 'lobby_timer_reached'";
+    assert_eq!(fixture.database.number(resets).await, fixture.database.number(announced).await);
 }
 
-/// Whoever joins or chats holds the room for a moment, again and again.
-async fn a_busy_room_opens_all_the_same(fixture: StoreFixture) {
-    fixture.room("a").await;
-    fixture.change("a", "alice", closed_until(2)).await;
-    let mut crowd = tokio::task::JoinSet::new();
+/// Participants who join or chat lock the room for a moment, again and again.
+async fn a_busy_room_opens_too(fixture: StoreFixture) {
+    fixture.create_room("a").await;
+    fixture.change("a", "alice", close_until(2)).await;
+    let mut chatting = tokio::task::JoinSet::new();
     for _ in 0..4 {
         let store = Arc::clone(&fixture.store);
-        crowd.spawn(async move {
+        chatting.spawn(async move {
             for _ in 0..25 {
                 let (room, by) = (token("a"), caller("alice"));
-                store.change(&room, &by, &say("hi", None), at(3)).await.unwrap().unwrap();
+                store.change(&room, &by, &send("hi", None), at(3)).await.unwrap().unwrap();
             }
         });
     }
     tokio::task::yield_now().await;
     let fired = fixture.store.fire_due(at(4), 10, LockPolicy::Wait, None).await.unwrap();
     assert_eq!(fired.events.len(), 1);
-    crowd.join_all().await;
+    chatting.join_all().await;
     let room = fixture.store.summary(&token("a")).await.unwrap().unwrap().room;
     assert_eq!((room.lobby, room.comments), (Lobby::OPEN, 100));
 }

@@ -6,6 +6,7 @@ pub mod app;
 pub mod cluster;
 pub mod daemon;
 pub mod database;
+pub mod fixtures;
 pub mod http;
 pub mod participants;
 pub mod proxy;

@@ -1,0 +1,166 @@
+//! Values and a store for the contract tests.
+//!
+//! Unlike the rest of `support`, this file uses the types of the program: the contract tests call
+//! the store itself. It must not repeat a rule of the program; a fixture only says what a test
+//! starts from. `store_contract`, `room_contract` and `race` use it.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use lobbyd::{
+    domain::{
+        Actor, Applied, Attendee, Caller, Content, Lobby, LobbyChange, LobbyState, MessageQuery,
+        NewMessage, RoomToken, Version,
+        commands::{Command, NewRoom, Refusal},
+    },
+    store::{self, Changed, LockPolicy},
+};
+
+use super::database::{Database, Kind};
+
+/// The receive time of changes whose version is given.
+pub const RECEIVED: Version = Version::ZERO;
+
+/// The newest messages of a chat, newest first.
+pub const HISTORY: MessageQuery =
+    MessageQuery { newer: false, known: 0, including: false, limit: 100, mark_read: false };
+
+/// 2026-01-01T00:00:00Z plus some seconds.
+pub fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_767_225_600 + seconds, 0).unwrap()
+}
+
+pub fn token(text: &str) -> RoomToken {
+    RoomToken::parse(text).unwrap()
+}
+
+pub fn closed_until(timer: Option<DateTime<Utc>>) -> Lobby {
+    Lobby { state: LobbyState::NonModerators, timer }
+}
+
+/// A lobby change as an event carries it.
+pub fn change(room: &str, lobby: Lobby, version: impl Into<Option<i64>>) -> LobbyChange {
+    LobbyChange {
+        token: token(room),
+        lobby,
+        version: version.into().map(|version| Version::parse(version).unwrap()),
+    }
+}
+
+pub fn caller(user: &str) -> Caller {
+    Caller { actor: Actor::user(user), display_name: user.to_uppercase(), may_enable_sip: true }
+}
+
+pub fn new_room() -> NewRoom {
+    NewRoom {
+        room_type: 3,
+        name: "Webinar".to_owned(),
+        description: "About".to_owned(),
+        object_type: "event".to_owned(),
+        object_id: "7".to_owned(),
+        password_hash: String::new(),
+        lobby: Lobby::OPEN,
+        other: None,
+    }
+}
+
+/// Closes the lobby until `at(seconds)`.
+pub fn close_until(seconds: i64) -> Command {
+    Command::SetLobby { state: 1, timer: Some(at(seconds).timestamp()) }
+}
+
+pub fn add(user: &str) -> Command {
+    Command::Add { user: Actor::user(user), display_name: user.to_uppercase() }
+}
+
+pub fn join(session: &str) -> Command {
+    Command::Join { session: session.to_owned(), force: true, proven: None }
+}
+
+pub fn send(text: &str, reply_to: Option<i64>) -> Command {
+    Command::Send(NewMessage { text: text.to_owned(), reference_id: String::new(), reply_to })
+}
+
+/// A store on an empty database.
+pub struct StoreFixture {
+    pub database: Database,
+    pub store: Arc<dyn store::Database>,
+}
+
+impl StoreFixture {
+    pub async fn new(kind: Kind) -> Self {
+        let database = Database::create(kind).await;
+        let store = database.store().await;
+        Self { database, store }
+    }
+
+    pub async fn lobby(&self, room: &str) -> Lobby {
+        self.store.room(&token(room)).await.unwrap().unwrap().lobby
+    }
+
+    pub async fn version(&self, room: &str) -> i64 {
+        self.store.room(&token(room)).await.unwrap().unwrap().version.milliseconds()
+    }
+
+    pub async fn apply(&self, change: &LobbyChange) -> Applied {
+        self.store.apply(change, RECEIVED).await.unwrap()
+    }
+
+    /// Fires all timers that are due at `now`. Returns the tokens of the rooms that were reset.
+    pub async fn fire(&self, now: DateTime<Utc>) -> Vec<String> {
+        let fired = self.store.fire_due(now, 100, LockPolicy::SkipLocked, None).await.unwrap();
+        fired.events.iter().map(|event| event.token.to_string()).collect()
+    }
+
+    /// Creates a room that alice owns.
+    pub async fn create_room(&self, room: &str) {
+        let created =
+            self.store.create(&token(room), &caller("alice"), &new_room(), at(0)).await.unwrap();
+        assert_eq!(created.unwrap().len(), 1);
+    }
+
+    pub async fn change(&self, room: &str, user: &str, command: Command) -> Changed {
+        self.try_change(room, user, command).await.unwrap()
+    }
+
+    pub async fn try_change(
+        &self,
+        room: &str,
+        user: &str,
+        command: Command,
+    ) -> Result<Changed, Refusal> {
+        self.store.change(&token(room), &caller(user), &command, at(1)).await.unwrap()
+    }
+
+    pub async fn attendee(&self, room: &str, user: &str) -> Option<Attendee> {
+        let room = self.store.summary(&token(room)).await.unwrap().unwrap().room;
+        self.store.attendee(room.id, &Actor::user(user)).await.unwrap()
+    }
+
+    /// The texts of comments and the names of system messages that the query returns.
+    pub async fn chat(&self, room: &str, user: &str, query: MessageQuery) -> Vec<String> {
+        let messages =
+            self.store.messages(&token(room), &Actor::user(user), query, at(2)).await.unwrap();
+        messages
+            .unwrap()
+            .into_iter()
+            .map(|each| match each.message.content {
+                Content::Comment(text) => text,
+                Content::System { reason, .. } => reason.name(),
+            })
+            .collect()
+    }
+
+    /// Type, and reason or state, of the events in the outbox.
+    pub async fn events(&self) -> Vec<(String, String)> {
+        let events = self.store.claim(at(60), 100, at(90)).await.unwrap();
+        events
+            .into_iter()
+            .map(|event| {
+                let data: serde_json::Value = serde_json::from_str(&event.data).unwrap();
+                let what = data.get("reason").unwrap_or(&data["state"]);
+                (event.event_type, what.to_string())
+            })
+            .collect()
+    }
+}

@@ -1,10 +1,10 @@
 # The commands of this repository. `make` lists them.
 
 CARGO ?= cargo
-# The programs of others that the tests run: clients of the HTTP API, checkers of what deploy/ holds.
+# Programs that the tests run: clients of the HTTP API, and checkers for the files in deploy/.
 TOOLS := target/test-tools
 CARGO_DEB := $(TOOLS)/cargo-deb-3.8.0/bin/cargo-deb
-# Tests mostly wait for timers, so more of them run at once than there are cores.
+# Most tests wait for timers, so more of them run in parallel than there are cores.
 TEST_THREADS ?= 6
 
 .PHONY: help
@@ -20,7 +20,7 @@ test: packages tools
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --locked --no-deps --document-private-items --all-features
 	$(CARGO) test --locked --all-features -- --test-threads=$(TEST_THREADS)
 
-## make bench    prints how late timers fire, how soon clients are told, and what a poll costs
+## make bench    measures the lag of timers, the delay until clients are told, and the cost of a poll
 .PHONY: bench
 bench: packages
 	$(CARGO) bench --locked --bench punctuality --bench polling
@@ -32,8 +32,8 @@ deb: $(CARGO_DEB)
 	target/release/lobbyd generate target/generated
 	$(CARGO_DEB) --no-build --locked
 
-## make packages installs Debian packages that tests and benchmarks need: servers, which they start
-##               privately, and programs that check files
+## make packages installs Debian packages for tests and benchmarks: servers, of which they start
+##               their own instances, and programs that check files
 .PHONY: packages
 packages:
 	tests/install-packages
@@ -43,8 +43,8 @@ packages:
 tools: $(TOOLS)/nc-py-api/installed $(TOOLS)/schemathesis/installed $(TOOLS)/deploy/installed \
        $(TOOLS)/asyncapi/installed $(CARGO_DEB)
 
-# Each has an environment of its own, because one brings a urllib3 that another cannot use. It is
-# made anew only when the versions change.
+# Each has its own environment, because they need different versions of urllib3. It is created again
+# when the versions change.
 $(TOOLS)/%/installed: tests/tools/%.txt | packages
 	rm -rf $(@D)
 	python3 -m venv $(@D)
@@ -58,6 +58,6 @@ $(TOOLS)/asyncapi/installed: $(wildcard tests/tools/asyncapi/*) | packages
 	npm ci --silent --no-fund --no-audit --prefix $(@D)
 	touch $@
 
-# Without optimisation it builds in a minute, and is fast enough for one package.
+# Without optimisation it builds in a minute, and is still fast enough for one package.
 $(CARGO_DEB):
 	$(CARGO) install --locked --quiet --debug --root $(TOOLS)/cargo-deb-3.8.0 cargo-deb@3.8.0

@@ -1,5 +1,5 @@
--- lobbyd_rooms as a view over the table in which a backend keeps its conversations, on MariaDB: an
--- example. The table is named and typed like that of Nextcloud Talk, in the same database:
+-- An example for MariaDB: lobbyd_rooms as a view on the table in which a backend keeps its
+-- conversations. Names and types are those of Nextcloud Talk; the table is in the same database:
 --
 --     CREATE TABLE oc_talk_rooms (
 --         id          INT NOT NULL AUTO_INCREMENT PRIMARY KEY,
@@ -15,10 +15,13 @@
 --         -- and others, all with a default
 --     ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 --
--- As root, after `lobbyd migrate`, while no lobbyd runs: `mariadb lobbyd < conversations-view.sql`.
+-- Run it as root, after `lobbyd migrate`, while no lobbyd process runs:
+--
+--     mariadb lobbyd < conversations-view.sql
+--
 -- ../README.md explains it.
 
--- The table that `lobbyd migrate` made has to be empty, and makes room.
+-- The view replaces the table that `lobbyd migrate` created, so that table has to be empty.
 DELIMITER //
 BEGIN NOT ATOMIC
     IF EXISTS (SELECT 1 FROM lobbyd_rooms) THEN
@@ -27,7 +30,7 @@ BEGIN NOT ATOMIC
 END //
 DELIMITER ;
 
--- lobbyd reads these as text, and NULL is none.
+-- lobbyd reads these columns as text, and does not expect NULL.
 UPDATE oc_talk_rooms
 SET token = COALESCE(token, ''), name = COALESCE(name, ''), description = COALESCE(description, ''),
     object_type = COALESCE(object_type, ''), object_id = COALESCE(object_id, '')
@@ -39,20 +42,21 @@ ALTER TABLE oc_talk_rooms
     MODIFY description LONGTEXT NOT NULL DEFAULT '',
     MODIFY object_type VARCHAR(64) NOT NULL DEFAULT '',
     MODIFY object_id VARCHAR(64) NOT NULL DEFAULT '',
-    -- What lobbyd keeps beside the lobby: the version of the last change, and the timer that last
-    -- reset the room.
+    -- What lobbyd stores in addition to the lobby: the version of the last change, and the timer
+    -- that last reset the room.
     ADD COLUMN lobby_version BIGINT NOT NULL DEFAULT 0,
     ADD COLUMN lobby_timer_reached DATETIME,
-    -- What is due.
+    -- To find due rooms.
     ADD INDEX lobbyd_rooms_lobby_timer_idx (lobby_timer, id);
 
 DROP TABLE lobbyd_rooms;
 
--- Plain columns of one table, so that rows can be changed, made and deleted through it.
+-- Plain columns of one table, so that rows can be inserted, updated and deleted through the view.
 CREATE VIEW lobbyd_rooms AS
 SELECT id, token, type, name, description, object_type, object_id, lobby_state, lobby_timer,
        lobby_version, lobby_timer_reached, sip_enabled
 FROM oc_talk_rooms;
 
--- Who uses a view needs rights on it alone; those on the table are checked of who made it.
+-- A user of the view needs rights on the view only; MariaDB checks the rights of the view's creator
+-- on the table.
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_rooms TO lobbyd;

@@ -1,5 +1,5 @@
--- lobbyd_rooms as a view over the table in which a backend keeps its conversations, on PostgreSQL: an
--- example. The table is named and typed like that of Nextcloud Talk:
+-- An example for PostgreSQL: lobbyd_rooms as a view on the table in which a backend keeps its
+-- conversations. Names and types are those of Nextcloud Talk:
 --
 --     CREATE TABLE oc_talk_rooms (
 --         id          SERIAL PRIMARY KEY,
@@ -15,18 +15,19 @@
 --         -- and others, all with a default
 --     );
 --
--- As a superuser, after `lobbyd migrate`, while no lobbyd runs. ../README.md explains it.
+-- Run it as a superuser, after `lobbyd migrate`, while no lobbyd process runs. ../README.md
+-- explains it.
 
 \set ON_ERROR_STOP on
 BEGIN;
 
--- What lobbyd keeps beside the lobby: the version of the last change, and the timer that last reset
--- the room.
+-- What lobbyd stores in addition to the lobby: the version of the last change, and the timer that
+-- last reset the room.
 ALTER TABLE oc_talk_rooms
     ADD COLUMN lobby_version BIGINT NOT NULL DEFAULT 0,
     ADD COLUMN lobby_timer_reached TIMESTAMP(0) WITHOUT TIME ZONE;
 
--- lobbyd reads these as text, and NULL is none.
+-- lobbyd reads these columns as text, and does not expect NULL.
 UPDATE oc_talk_rooms
 SET token = coalesce(token, ''), name = coalesce(name, ''), description = coalesce(description, ''),
     object_type = coalesce(object_type, ''), object_id = coalesce(object_id, '')
@@ -39,7 +40,7 @@ ALTER TABLE oc_talk_rooms
     ALTER COLUMN object_type SET NOT NULL,
     ALTER COLUMN object_id SET NOT NULL;
 
--- The table that `lobbyd migrate` made has to be empty, and makes room.
+-- The view replaces the table that `lobbyd migrate` created, so that table has to be empty.
 DO $$
 BEGIN
     IF EXISTS (SELECT 1 FROM lobbyd_rooms) THEN
@@ -49,19 +50,19 @@ END
 $$;
 DROP TABLE lobbyd_rooms;
 
--- The id is read as a bigint. All other columns are taken as they are, so that they can be written.
+-- lobbyd reads the id as a bigint. All others are plain columns, so that they can be written.
 CREATE VIEW lobbyd_rooms AS
 SELECT id::bigint AS id, token, type, name, description, object_type, object_id, lobby_state,
        lobby_timer, lobby_version, lobby_timer_reached, sip_enabled
 FROM oc_talk_rooms;
 
--- What is due, and the room of an id.
+-- To find due rooms, and a room by its id.
 CREATE INDEX lobbyd_rooms_lobby_timer_idx ON oc_talk_rooms (lobby_timer, (id::bigint))
     WHERE lobby_timer IS NOT NULL;
 CREATE UNIQUE INDEX lobbyd_rooms_id_idx ON oc_talk_rooms ((id::bigint));
 
--- Who uses a view needs rights on it alone, those on the table are checked of the view's owner; but a
--- new id is drawn by whoever makes the room.
+-- A user of the view needs rights on the view only; PostgreSQL checks the rights of the view's
+-- owner on the table. The sequence is an exception: lobbyd draws the id when it creates a room.
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_rooms TO lobbyd;
 GRANT USAGE ON SEQUENCE oc_talk_rooms_id_seq TO lobbyd;
 

@@ -1,13 +1,15 @@
--- Two roles for lobbyd on PostgreSQL. lobbyd_owner owns the tables: `lobbyd migrate` and `lobbyd user`
--- log in as it. lobbyd runs worker and API: it changes rows, never tables.
+-- Two roles for lobbyd on PostgreSQL. lobbyd_owner owns the tables: `lobbyd migrate` and
+-- `lobbyd user` log in as lobbyd_owner. Worker and API log in as lobbyd, which changes rows, never
+-- tables.
 --
--- As a superuser, in a database of lobbyd's own, before the first `lobbyd migrate`:
+-- Run it as a superuser, in a database for lobbyd alone, before the first `lobbyd migrate`:
 --
 --     createdb lobbyd
 --     psql --dbname lobbyd --file roles.sql
 --
--- Then give both a password in psql, with \password lobbyd_owner and \password lobbyd: without one
--- PostgreSQL lets nobody in who has to show it. After each `lobbyd migrate`, run grants.sql.
+-- Then set a password for both in psql, with \password lobbyd_owner and \password lobbyd: without
+-- one, PostgreSQL refuses every login that needs a password. Run grants.sql after each
+-- `lobbyd migrate`.
 
 \set ON_ERROR_STOP on
 BEGIN;
@@ -15,8 +17,8 @@ BEGIN;
 CREATE ROLE lobbyd_owner LOGIN;
 CREATE ROLE lobbyd LOGIN;
 
--- Before PostgreSQL 15 everybody may make tables in the schema public, and in all versions temporary
--- ones. Where others share the database, see first that none of them lives on these rights.
+-- By default every role may create temporary tables, and before PostgreSQL 15 also tables in the
+-- schema public. If other programs share the database, first check that none of them needs that.
 REVOKE ALL ON DATABASE :"DBNAME" FROM PUBLIC;
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 
@@ -24,7 +26,7 @@ GRANT CONNECT ON DATABASE :"DBNAME" TO lobbyd_owner, lobbyd;
 GRANT USAGE, CREATE ON SCHEMA public TO lobbyd_owner;
 GRANT USAGE ON SCHEMA public TO lobbyd;
 
--- A table that a later migration makes can be used at once. grants.sql narrows it down.
+-- Tables of later migrations can be used at once. grants.sql restricts these rights.
 ALTER DEFAULT PRIVILEGES FOR ROLE lobbyd_owner IN SCHEMA public
     GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO lobbyd;
 

@@ -107,7 +107,7 @@ fn the_changes_that_the_readme_shows_are_accepted() {
 fn both_units_have_the_same_bounds() {
     let bounds = UNITS.map(|unit| {
         let text = text(unit);
-        let (_, bounds) = text.split_once("# What it does not need").unwrap();
+        let (_, bounds) = text.split_once("# Restrict the service").unwrap();
         bounds.to_owned()
     });
     assert_eq!(bounds[0], bounds[1]);

@@ -83,7 +83,7 @@ fn the_document_names_what_the_program_uses() {
         assert_eq!(channel["address"], address);
         assert_eq!(channel["bindings"]["amqp"]["exchange"]["name"], events.exchange);
     }
-    for (channel, queue) in [("intake", events.queue), ("deadLetters", events.dead_letter_queue)] {
+    for (channel, queue) in [("lobbyChangedQueue", events.queue), ("deadLetters", events.dead_letter_queue)] {
         let channel = &document["channels"][channel];
         assert_eq!(channel["address"], queue);
         assert_eq!(channel["bindings"]["amqp"]["queue"]["name"], queue);

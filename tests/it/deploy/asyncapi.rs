@@ -1,4 +1,5 @@
-//! The description of the events: valid, in step with the program, and lived up to by it.
+//! The `AsyncAPI` document: it is valid, its names are those of the program, and lobbyd consumes and
+//! publishes events as it says.
 
 use std::{collections::BTreeSet, fs};
 
@@ -22,7 +23,7 @@ use crate::support::{
 
 const DOCUMENT: &str = "deploy/asyncapi.yaml";
 
-/// Prints each instance that does not fit its schema, which extends draft 7.
+/// Prints each instance that violates its schema. `AsyncAPI` schemas extend draft 7.
 const VALIDATE: &str = "\
 import json, sys, jsonschema
 failed = False
@@ -33,22 +34,22 @@ for name, schema, instance in json.load(open(sys.argv[1])):
 sys.exit(failed)
 ";
 
-/// The document as JSON, each reference resolved, by the parser of its makers.
+/// The document as JSON with all references resolved, by the parser of the `AsyncAPI` project.
 fn document() -> Value {
     let mut parser = debian("node");
     parser.arg(file("target/test-tools/asyncapi/validate.mjs")).arg(file(DOCUMENT));
     serde_json::from_str(&printed(&mut parser)).unwrap()
 }
 
-/// What does not fit, of names, schemas and instances.
-fn misfits(checks: &[(String, &Value, Value)]) -> String {
+/// The violations among these names, schemas and instances.
+fn violations(checks: &[(String, &Value, Value)]) -> String {
     let list = folder("schemas-").join("checks.json");
     fs::write(&list, json!(checks).to_string()).unwrap();
     let checked =
         output(tool("deploy/bin/python").args(["-W", "ignore", "-c", VALIDATE]).arg(list));
-    let complaints = String::from_utf8(checked.stderr).unwrap();
-    assert_eq!(checked.status.success(), complaints.is_empty(), "{complaints}");
-    complaints
+    let violations = String::from_utf8(checked.stderr).unwrap();
+    assert_eq!(checked.status.success(), violations.is_empty(), "{violations}");
+    violations
 }
 
 fn message<'a>(document: &'a Value, name: &str) -> &'a Value {
@@ -70,7 +71,7 @@ fn lobby_changes(document: &Value) -> impl Iterator<Item = (&Value, &str)> {
 }
 
 #[test]
-fn the_document_names_what_the_program_uses() {
+fn the_document_has_the_names_of_the_program() {
     let document = document();
     assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
     let events = Config::defaults().events;
@@ -83,7 +84,9 @@ fn the_document_names_what_the_program_uses() {
         assert_eq!(channel["address"], address);
         assert_eq!(channel["bindings"]["amqp"]["exchange"]["name"], events.exchange);
     }
-    for (channel, queue) in [("lobbyChangedQueue", events.queue), ("deadLetters", events.dead_letter_queue)] {
+    for (channel, queue) in
+        [("lobbyChangedQueue", events.queue), ("deadLetters", events.dead_letter_queue)]
+    {
         let channel = &document["channels"][channel];
         assert_eq!(channel["address"], queue);
         assert_eq!(channel["bindings"]["amqp"]["queue"]["name"], queue);
@@ -92,7 +95,7 @@ fn the_document_names_what_the_program_uses() {
 }
 
 #[test]
-fn a_wrong_document_is_refused() {
+fn the_parser_refuses_a_wrong_document() {
     let text = fs::read_to_string(file(DOCUMENT)).unwrap();
     for (right, wrong) in [
         ("is: routingKey", "is: routingKeys"),
@@ -108,7 +111,7 @@ fn a_wrong_document_is_refused() {
     }
 }
 
-/// Every variant of `Reason`, by the source, so that a new one is not forgotten.
+/// Every variant of `Reason`, read from the source, so that a new one cannot be forgotten.
 fn reasons() -> BTreeSet<String> {
     let source = fs::read_to_string(file("src/domain/event.rs")).unwrap();
     let (_before, body) = source.split_once("pub enum Reason {\n").unwrap();
@@ -140,7 +143,7 @@ fn every_reason_is_documented() {
 }
 
 #[test]
-fn every_example_fits_its_schema() {
+fn every_example_is_valid_against_its_schema() {
     let document = document();
     let mut checks = Vec::new();
     for name in ["lobbyChanged", "lobbyChangedData", "roomUpdated", "deadLetter"] {
@@ -153,11 +156,11 @@ fn every_example_fits_its_schema() {
             }
         }
     }
-    assert_eq!(misfits(&checks), "");
+    assert_eq!(violations(&checks), "");
 
-    // And what does not fit is found.
+    // The check itself finds violations.
     let schema = &message(&document, "roomUpdated")["payload"];
-    let fitting = &examples(&document, "roomUpdated").next().unwrap()["payload"];
+    let valid = &examples(&document, "roomUpdated").next().unwrap()["payload"];
     for (pointer, wrong) in [
         ("/data/reason", json!("on_a_whim")),
         ("/data/reason", json!("lobby_none")),
@@ -167,15 +170,15 @@ fn every_example_fits_its_schema() {
         ("/type", json!("room.updated.v2")),
         ("/source", json!("")),
     ] {
-        let mut instance = fitting.clone();
+        let mut instance = valid.clone();
         *instance.pointer_mut(pointer).unwrap() = wrong.clone();
-        let found = misfits(&[(pointer.to_owned(), schema, instance)]);
-        assert!(found.starts_with(pointer), "{pointer} may be {wrong}");
+        let found = violations(&[(pointer.to_owned(), schema, instance)]);
+        assert!(found.starts_with(pointer), "{pointer} accepts {wrong}");
     }
 }
 
 #[test]
-fn every_example_of_an_update_is_what_the_program_writes() {
+fn every_example_of_an_update_has_the_format_of_the_program() {
     for example in examples(&document(), "roomUpdated") {
         let data = &example["payload"]["data"];
         let update: RoomUpdated = serde_json::from_value(data.clone()).unwrap();
@@ -248,16 +251,16 @@ async fn every_example_of_a_dead_letter_becomes_one() {
     }
 }
 
-/// What the program sent, with the schemas that it has to fit.
+/// A published message, with the schemas that it has to match.
 fn checks<'a>(document: &'a Value, published: &Published) -> Vec<(String, &'a Value, Value)> {
     let event = published.json();
     let name = match event["type"].as_str().unwrap() {
         LOBBY_CHANGED => "lobbyChanged",
         _update => "roomUpdated",
     };
-    let described = message(document, name);
-    assert_eq!(described["name"], event["type"]);
-    assert_eq!(described["contentType"], published.content_type.as_str());
+    let documented = message(document, name);
+    assert_eq!(documented["name"], event["type"]);
+    assert_eq!(documented["contentType"], published.content_type.as_str());
     assert_eq!(event["id"], published.message_id.as_str());
     let channel = if name == "lobbyChanged" { "lobbyChangedOfRoom" } else { name };
     let address = document["channels"][channel]["address"].as_str().unwrap();
@@ -266,23 +269,23 @@ fn checks<'a>(document: &'a Value, published: &Published) -> Vec<(String, &'a Va
     let bindings = &document["operations"][operation]["bindings"]["amqp"];
     assert_eq!(bindings["deliveryMode"], published.delivery_mode);
 
-    // Readers pass over what they do not know, so the schemas allow it; here all is to be known.
+    // Consumers ignore unknown fields, so the schemas allow them; here, all have to be known.
     let data = if name == "lobbyChanged" { "lobbyData" } else { "roomData" };
     for (schema, object) in [("cloudEvent", &event), (data, &event["data"])] {
         let known = &document["components"]["schemas"][schema]["properties"];
         for key in object.as_object().unwrap().keys().filter(|key| *key != "data") {
-            assert!(known.get(key).is_some(), "{key} of {schema} is not described");
+            assert!(known.get(key).is_some(), "{key} of {schema} is not documented");
         }
     }
     let headers = json!(published.headers);
     vec![
-        (format!("{event}"), &described["payload"], event),
-        (format!("headers {headers}"), &described["headers"], headers),
+        (format!("{event}"), &documented["payload"], event),
+        (format!("headers {headers}"), &documented["headers"], headers),
     ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_program_publishes_fits_the_document() {
+async fn every_published_event_is_valid_against_the_document() {
     let document = document();
     let cluster = TestCluster::new(Kind::Sqlite).await;
     let client = cluster.client().await;
@@ -323,5 +326,5 @@ async fn what_the_program_publishes_fits_the_document() {
     ] {
         assert!(seen.contains(expected), "no {expected} among {seen:?}");
     }
-    assert_eq!(misfits(&checked), "");
+    assert_eq!(violations(&checked), "");
 }

@@ -1,4 +1,5 @@
-//! `deploy/rabbitmq/definitions.json`: what an operator imports suffices, and grants no more.
+//! `deploy/rabbitmq/definitions.json`: lobbyd runs with the imported definitions, and its user has
+//! no further permissions.
 
 use std::{collections::BTreeMap, fs, sync::LazyLock};
 
@@ -21,16 +22,16 @@ use crate::support::{
 
 const DEFINITIONS: &str = "deploy/rabbitmq/definitions.json";
 
-/// A broker with the definitions and a password, as the README of that folder has it.
+/// A broker with the definitions and a password, as the README in that directory describes.
 static BROKER: LazyLock<Broker> = LazyLock::new(|| {
     let broker = Broker::start();
     broker.control(&["import_definitions", file(DEFINITIONS).to_str().unwrap()]);
     for guess in ["", "lobbyd"] {
         let login = broker.report(&["authenticate_user", "lobbyd", guess]);
-        assert_eq!(login, "", "lobbyd could log in before it was given a password");
+        assert_eq!(login, "", "lobbyd could log in before its password was set");
     }
     broker.control(&["change_password", "lobbyd", "secret"]);
-    // The tests look from the side of another program.
+    // The tests act as another program.
     broker.control(&["set_permissions", "-p", "lobbyd", "guest", ".*", ".*", ".*"]);
     broker
 });
@@ -39,7 +40,7 @@ fn url(user: &str) -> String {
     format!("amqp://{user}@127.0.0.1:{}/lobbyd", BROKER.server.port)
 }
 
-/// What `rabbitmqctl` lists in the vhost, as JSON.
+/// The output of `rabbitmqctl` for the virtual host, as JSON.
 fn listed(arguments: &[&str]) -> Vec<Value> {
     let text = BROKER.report(&[arguments, &["-p", "lobbyd", "--formatter", "json"]].concat());
     serde_json::from_str(&text).unwrap()
@@ -70,7 +71,7 @@ async fn worker_and_api_run_with_the_definitions() {
     cluster.set("EVENTS__DECLARE", "false");
     let client = cluster.client().await;
     let worker = cluster.worker().await;
-    // It is ready only while it hears the updates of others.
+    // It is ready only while its update listener is connected.
     let mut api = cluster.api().await;
 
     cluster.database.insert_room("webinar").await;
@@ -85,7 +86,7 @@ async fn worker_and_api_run_with_the_definitions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_user_can_declare_nothing_but_queues_to_listen() {
+async fn the_user_can_only_declare_queues_for_listening() {
     let connection = connect(url("lobbyd:secret")).await.unwrap();
     let own = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     for (name, allowed) in [
@@ -104,7 +105,7 @@ async fn the_user_can_declare_nothing_but_queues_to_listen() {
             }
         }
     }
-    // It may move dead letters into the queue of dead letters, not read them.
+    // It may publish to the dead-letter queue, but not read it.
     let channel = connection.create_channel().await.unwrap();
     let reading = channel.basic_get("lobbyd.dead-letters".into(), BasicGetOptions::default());
     assert!(reading.await.unwrap_err().to_string().contains("ACCESS_REFUSED"));
@@ -115,7 +116,7 @@ async fn the_user_can_declare_nothing_but_queues_to_listen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_policy_is_in_force_and_moves_dead_letters() {
+async fn the_policy_applies_and_moves_dead_letters() {
     let queues = listed(&["list_queues", "name", "policy", "type"]);
     let queue = |name: &str| queues.iter().find(|queue| queue["name"] == name).unwrap();
     assert_eq!(queue("lobbyd.lobby-changed")["policy"], "lobbyd-lobby-changed");
@@ -123,7 +124,7 @@ async fn the_policy_is_in_force_and_moves_dead_letters() {
     assert_eq!(queue("lobbyd.dead-letters")["policy"], "lobbyd-dead-letters");
     assert_eq!(queue("lobbyd.dead-letters")["type"], "quorum");
 
-    // A queue of the same policy, so that no worker takes the event first.
+    // A queue with the same policy but without workers, so that the test gets the event.
     let (pattern, queue) = (r"^lobbyd\.policy-test$", "lobbyd.policy-test");
     let definition = serde_json::to_string(&policy()).unwrap();
     let dead_letters = "lobbyd.policy-test-dead-letters";
@@ -149,9 +150,9 @@ async fn the_policy_is_in_force_and_moves_dead_letters() {
     assert_eq!(dead_letter.body, b"poison");
 }
 
-/// The one who lets lobbyd declare gets the same queue as the one who imports.
+/// A queue that lobbyd declares has the same properties as an imported one.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_policy_says_what_lobbyd_would_declare() {
+async fn the_policy_is_equal_to_the_arguments_that_lobbyd_declares() {
     let cluster = TestCluster::on(Database::create(Kind::Sqlite).await, &url("guest:guest"));
     let worker = Daemon::start(&cluster.settings);
     worker.ready().await;
@@ -170,7 +171,7 @@ async fn the_policy_says_what_lobbyd_would_declare() {
 }
 
 #[test]
-fn the_definitions_have_the_names_of_the_defaults() {
+fn the_definitions_have_the_default_names() {
     let (definitions, events) = (definitions(), lobbyd::config::Config::defaults().events);
     assert_eq!(definitions["exchanges"][0]["name"], events.exchange);
     assert_eq!(definitions["queues"][0]["name"], events.queue);

@@ -1,5 +1,5 @@
-//! The image and the trial by compose. No engine runs here: what they name has to exist, and the
-//! program has to understand what it is told.
+//! The image and the trial with compose. No container engine runs here: the tests check that the
+//! files exist, and that the program accepts its commands and settings.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::support::{
 const DOCKERFILE: &str = "deploy/container/Dockerfile";
 const COMPOSE: &str = "deploy/container/compose.yaml";
 
-/// The instructions, each in one line.
+/// The instructions of the Dockerfile, one per line.
 fn instructions() -> Vec<String> {
     let text = fs::read_to_string(file(DOCKERFILE)).unwrap().replace("\\\n", " ");
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -35,7 +35,7 @@ fn compose() -> Value {
     yaml(&fs::read_to_string(file(COMPOSE)).unwrap()).remove(0)
 }
 
-/// The program understands these arguments.
+/// The program accepts these arguments.
 fn assert_command(arguments: &[String]) {
     let mut asked: Vec<&str> = arguments.iter().map(String::as_str).collect();
     asked.push("--help");
@@ -49,7 +49,7 @@ fn assert_configured(settings: &Settings) {
 }
 
 #[test]
-fn linters_find_no_fault() {
+fn linters_accept_dockerfile_and_compose_file() {
     printed(tool("deploy/bin/hadolint").arg(file(DOCKERFILE)));
     let mut check: Command = tool("deploy/bin/check-jsonschema");
     check.args(["--builtin-schema", "vendor.compose-spec"]).arg(file(COMPOSE));
@@ -57,7 +57,7 @@ fn linters_find_no_fault() {
 }
 
 #[test]
-fn what_is_copied_is_there_and_nothing_else_is_sent() {
+fn the_build_context_contains_exactly_the_copied_files() {
     let ignored = fs::read_to_string(file(DOCKERFILE).with_extension("dockerignore")).unwrap();
     let mut sent: Vec<&str> = ignored.lines().filter_map(|line| line.strip_prefix('!')).collect();
     let mut copied: Vec<String> = Vec::new();
@@ -74,13 +74,13 @@ fn what_is_copied_is_there_and_nothing_else_is_sent() {
     sent.sort_unstable();
     copied.sort_unstable();
     assert_eq!(copied, sent);
-    // What the build embeds or names is among it.
+    // Cargo.toml names the benchmarks, so the build needs them.
     let manifest = fs::read_to_string(file("Cargo.toml")).unwrap();
     assert_eq!(manifest.contains("[[bench]]"), copied.contains(&"benches".to_owned()));
 }
 
 #[test]
-fn the_image_runs_the_program_as_nobody() {
+fn the_image_does_not_run_the_program_as_root() {
     let program = "/usr/local/bin/lobbyd";
     assert_eq!(words(&instruction("ENTRYPOINT")), [program]);
     assert!(
@@ -108,7 +108,7 @@ fn the_image_runs_the_program_as_nobody() {
 }
 
 #[test]
-fn the_trial_starts_what_there_is() {
+fn the_trial_uses_commands_settings_and_services_that_exist() {
     let compose = compose();
     for (service, command) in [("worker", "worker"), ("api", "api")] {
         let service = &compose["services"][service];
@@ -133,7 +133,7 @@ fn the_trial_starts_what_there_is() {
         for (needed, how) in service["depends_on"].as_object().unwrap() {
             assert!(compose["services"][needed]["healthcheck"].is_object(), "{needed}");
             assert_eq!(how["condition"], "service_healthy", "{needed}");
-            // The URLs name it.
+            // The URLs contain its name.
             let urls = service["environment"].to_string();
             assert!(urls.contains(&format!("lobbyd:trial@{needed}")), "{needed}: {urls}");
         }

@@ -1,5 +1,5 @@
-//! `deploy/sql`: the roles suffice and may do no more, and lobbyd runs on a view over the table of
-//! another program.
+//! `deploy/sql`: lobbyd runs with the roles, which have no further rights, and on a view on the
+//! table of another program.
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
@@ -15,12 +15,13 @@ use crate::support::{
     tools::{debian, file, printed},
 };
 
-/// A private server, because roles are known in the whole of it, with both roles and the tables.
+/// A private server with both roles and the tables. It is private because roles belong to a whole
+/// server.
 struct Roles {
     server: Server,
-    /// The superuser's part.
+    /// As the superuser.
     admin: Database,
-    /// lobbyd's, as the one who may change rows.
+    /// As the role that may change rows.
     cluster: TestCluster,
     owner: Vec<(String, String)>,
 }
@@ -41,11 +42,11 @@ impl Roles {
         roles
     }
 
-    /// The test's superuser has the name that lobbyd's role gets, so it makes way first.
+    /// The superuser of the tests has the name of lobbyd's role, so it is renamed first.
     async fn postgres() -> (Server, Database, String, String) {
         let server = start_postgres();
         let url =
-            |who: &str, name: &str| format!("postgres://{who}@127.0.0.1:{}/{name}", server.port);
+            |user: &str, name: &str| format!("postgres://{user}@127.0.0.1:{}/{name}", server.port);
         let first = Database::open(Kind::Postgres, url("lobbyd", "postgres"));
         first.execute("CREATE ROLE admin SUPERUSER LOGIN").await;
         let admin = Database::open(Kind::Postgres, url("admin", "postgres"));
@@ -53,14 +54,15 @@ impl Roles {
         admin.execute("CREATE DATABASE lobbyd").await;
         let admin = Database::open(Kind::Postgres, url("admin", "lobbyd"));
         apply(&admin, server.port, "roles.sql");
-        let urls = ["lobbyd_owner", "lobbyd"].map(|who| url(who, "lobbyd"));
+        let urls = ["lobbyd_owner", "lobbyd"].map(|user| url(user, "lobbyd"));
         let [owner, runtime] = urls;
         (server, admin, owner, runtime)
     }
 
     async fn mariadb() -> (Server, Database, String, String) {
         let server = start_mariadb();
-        let url = |who: &str, name: &str| format!("mysql://{who}@127.0.0.1:{}/{name}", server.port);
+        let url =
+            |user: &str, name: &str| format!("mysql://{user}@127.0.0.1:{}/{name}", server.port);
         let first = Database::open(Kind::MariaDb, url("lobbyd:lobbyd", "mysql"));
         first.execute("CREATE USER admin@'127.0.0.1' IDENTIFIED BY 'admin'").await;
         first.execute("GRANT ALL ON *.* TO admin@'127.0.0.1' WITH GRANT OPTION").await;
@@ -70,8 +72,8 @@ impl Roles {
         let locked = Database::open(Kind::MariaDb, url("lobbyd", "lobbyd"));
         let error = locked.try_execute("SELECT 1").await.unwrap_err().to_string();
         assert!(error.contains("locked"), "{error}");
-        for who in ["lobbyd_owner", "lobbyd"] {
-            let unlock = format!("ALTER USER {who} IDENTIFIED BY '{who}' ACCOUNT UNLOCK");
+        for user in ["lobbyd_owner", "lobbyd"] {
+            let unlock = format!("ALTER USER {user} IDENTIFIED BY '{user}' ACCOUNT UNLOCK");
             admin.execute(&unlock).await;
         }
         let admin = Database::open(Kind::MariaDb, url("admin:admin", "lobbyd"));
@@ -80,7 +82,7 @@ impl Roles {
         (server, admin, owner, runtime)
     }
 
-    /// Brings the database up to date, as the owner.
+    /// Updates the schema, as the owner.
     fn migrate(&self) {
         let migrated = run(&self.owner, &["migrate"]);
         assert!(migrated.status.success(), "{migrated:?}");
@@ -97,7 +99,7 @@ fn script(kind: Kind, name: &str) -> PathBuf {
     file("deploy/sql").join(folder).join(name)
 }
 
-/// Runs a file of deploy/sql with the client of that database, as its first lines say.
+/// Runs a file of deploy/sql with the client of that database, as its header describes.
 fn apply(admin: &Database, port: u16, name: &str) {
     let script = script(admin.kind, name);
     if admin.kind == Kind::Postgres {
@@ -116,25 +118,26 @@ fn apply(admin: &Database, port: u16, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_postgres_the_roles_suffice_and_may_do_no_more() {
+async fn on_postgres_lobbyd_runs_with_the_roles_and_they_have_no_further_rights() {
     let roles = Roles::new(Kind::Postgres).await;
     let owner = Database::open(Kind::Postgres, roles.owner[0].1.clone());
     owner.execute("CREATE TABLE lobbyd_later (id BIGINT)").await;
-    // What a later migration makes can be used before grants.sql has been run again.
+    // Tables of a later migration can be used before grants.sql is run again.
     roles.cluster.database.execute("INSERT INTO lobbyd_later VALUES (1)").await;
-    roles_suffice(&roles).await;
-    roles_may_do_no_more(&roles, "INSERT INTO lobbyd_users VALUES ('eve', '', '')").await;
+    lobbyd_runs_with_the_roles(&roles).await;
+    the_roles_have_no_further_rights(&roles, "INSERT INTO lobbyd_users VALUES ('eve', '', '')")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_mariadb_the_roles_suffice_and_may_do_no_more() {
+async fn on_mariadb_lobbyd_runs_with_the_roles_and_they_have_no_further_rights() {
     let roles = Roles::new(Kind::MariaDb).await;
-    roles_suffice(&roles).await;
-    roles_may_do_no_more(&roles, "CREATE DATABASE mine").await;
+    lobbyd_runs_with_the_roles(&roles).await;
+    the_roles_have_no_further_rights(&roles, "CREATE DATABASE mine").await;
 }
 
-/// Worker and API do all that they do, and the statements of housekeeping are run.
-async fn roles_suffice(roles: &Roles) {
+/// Worker, API and housekeeping do their work.
+async fn lobbyd_runs_with_the_roles(roles: &Roles) {
     let cluster = &roles.cluster;
     let client = cluster.client().await;
     let mut settings = cluster.settings.clone();
@@ -157,11 +160,11 @@ async fn roles_suffice(roles: &Roles) {
     alice.system_messages(&room).await;
     alice.delete(&format!("/room/{room}"), json!({})).await.expect(200);
     for (process, log) in [("worker", worker.log()), ("API", api.log())] {
-        assert!(!log.contains("denied"), "the {process} wants more: {log}");
+        assert!(!log.contains("denied"), "the {process} lacks a right: {log}");
     }
 }
 
-async fn roles_may_do_no_more(roles: &Roles, statement: &str) {
+async fn the_roles_have_no_further_rights(roles: &Roles, statement: &str) {
     roles.admin.execute("CREATE TABLE of_another (id INTEGER)").await;
     for statement in [
         statement,
@@ -184,15 +187,15 @@ async fn roles_may_do_no_more(roles: &Roles, statement: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_postgres_rooms_can_be_a_view_over_conversations() {
+async fn on_postgres_rooms_can_be_a_view_on_conversations() {
     let roles = Roles::new(Kind::Postgres).await;
-    // A server that is not in UTC, as many are not.
+    // The time zone of a server is often not UTC.
     roles.admin.execute("ALTER DATABASE lobbyd SET timezone TO 'America/New_York'").await;
     rooms_are_a_view(&roles).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_mariadb_rooms_can_be_a_view_over_conversations() {
+async fn on_mariadb_rooms_can_be_a_view_on_conversations() {
     let roles = Roles::new(Kind::MariaDb).await;
     roles.admin.execute("SET GLOBAL time_zone = '-05:00'").await;
     rooms_are_a_view(&roles).await;
@@ -211,7 +214,7 @@ async fn rooms_are_a_view(roles: &Roles) {
 
     let client = cluster.client().await;
     let _worker = cluster.worker().await;
-    // By an event, and by whoever writes the conversation.
+    // One timer set by an event, the other by the program that owns the conversations.
     let timer = cluster.database.now().await + 2;
     client.publish(&json!({"token": "event", "state": 1, "timer": timer})).await;
     let utc = if admin.kind == Kind::Postgres {
@@ -244,18 +247,18 @@ async fn rooms_are_a_view(roles: &Roles) {
     alice.delete(&format!("/room/{room}"), json!({})).await.expect(200);
     assert_eq!(admin.number("SELECT count(*) FROM oc_talk_rooms").await, 2);
 
-    // Another migration changes nothing, and lobbyd has no way around the view.
+    // Migrating again changes nothing, and lobbyd cannot bypass the view.
     let migrations = "SELECT count(*) FROM lobbyd_migrations";
     let applied = admin.number(migrations).await;
     roles.migrate();
     assert_eq!(admin.number(migrations).await, applied);
     roles.apply("grants.sql");
     assert_eq!(admin.number("SELECT count(*) FROM lobbyd_rooms").await, 2);
-    let around = cluster.database.try_execute("SELECT count(*) FROM oc_talk_rooms").await;
-    assert!(around.unwrap_err().to_string().contains("denied"));
+    let bypass = cluster.database.try_execute("SELECT count(*) FROM oc_talk_rooms").await;
+    assert!(bypass.unwrap_err().to_string().contains("denied"));
 }
 
-/// The table of the example, as its comment gives it.
+/// The table of the example, from its comment.
 fn conversations(kind: Kind) -> String {
     let example = fs::read_to_string(script(kind, "conversations-view.sql")).unwrap();
     let lines = example.lines().skip_while(|line| !line.contains("CREATE TABLE oc_talk_rooms"));
@@ -270,9 +273,9 @@ fn conversations(kind: Kind) -> String {
     panic!("the example has no table");
 }
 
-/// A room that somebody holds is passed over, also through the view, and opens when it is free.
+/// A locked room is skipped, also through the view, and opens when it is unlocked.
 #[tokio::test(flavor = "multi_thread")]
-async fn on_a_view_a_held_room_holds_up_no_other() {
+async fn on_a_view_a_locked_room_does_not_delay_other_rooms() {
     let roles = Roles::new(Kind::Postgres).await;
     roles.admin.execute(&conversations(Kind::Postgres)).await;
     roles.apply("conversations-view.sql");

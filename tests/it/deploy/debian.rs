@@ -1,4 +1,4 @@
-//! The Debian package: built from the program of these tests, and installed into a folder.
+//! The Debian package: built from the program of these tests, and unpacked into a directory.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use crate::support::{
     tools::{debian, file, output, printed, tool},
 };
 
-/// The package as it would be installed: files below `root`, what dpkg keeps of it in `control`.
+/// The unpacked package: installed files in `root`, dpkg's control files in `control`.
 struct Package {
     archive: PathBuf,
     root: PathBuf,
@@ -25,8 +25,8 @@ struct Package {
 }
 
 static PACKAGE: LazyLock<Package> = LazyLock::new(|| {
-    // cargo-deb takes the program out of the target folder of a repository. In this one all but
-    // that folder are links into the real one.
+    // cargo-deb takes the program from the target directory of a repository. In this copy of the
+    // repository everything except that directory is a link to the original.
     let repository = folder("repository-");
     for entry in fs::read_dir(file("")).unwrap() {
         let entry = entry.unwrap();
@@ -36,7 +36,7 @@ static PACKAGE: LazyLock<Package> = LazyLock::new(|| {
     }
     let target = repository.join("target");
     fs::create_dir_all(target.join("release")).unwrap();
-    // As the release profile does; what is not needed need not be packed.
+    // Strip it like the release profile, so that packing is fast.
     let program = target.join("release/lobbyd");
     printed(debian("strip").arg("-o").arg(&program).arg(env!("CARGO_BIN_EXE_lobbyd")));
     printed(Command::new(&program).arg("generate").arg(target.join("generated")));
@@ -65,7 +65,7 @@ impl Package {
     }
 }
 
-/// The files below a folder, by their paths in it.
+/// The files in a directory with their modes, by relative path.
 fn files(root: &Path) -> Vec<String> {
     let listed = printed(debian("find").arg(root).args(["-type", "f", "-printf", "%P %m\n"]));
     let mut files: Vec<String> = listed.lines().map(str::to_owned).collect();
@@ -74,7 +74,7 @@ fn files(root: &Path) -> Vec<String> {
 }
 
 #[test]
-fn the_package_holds_what_an_operator_needs() {
+fn the_package_contains_the_expected_files_and_fields() {
     let package = &*PACKAGE;
     let mut expected: Vec<String> = [
         "etc/lobbyd/lobbyd.toml 644",
@@ -126,7 +126,7 @@ fn the_package_holds_what_an_operator_needs() {
 }
 
 #[test]
-fn its_scripts_start_the_daemon_and_leave_the_api_to_the_operator() {
+fn the_scripts_start_the_daemon_but_not_the_api() {
     let package = &*PACKAGE;
     for script in ["postinst", "prerm", "postrm"] {
         printed(debian("sh").arg("-n").arg(package.control.join(script)));
@@ -148,7 +148,7 @@ fn its_scripts_start_the_daemon_and_leave_the_api_to_the_operator() {
 }
 
 #[test]
-fn its_man_pages_render_without_a_warning() {
+fn the_man_pages_render_without_warnings() {
     let pages = PACKAGE.root.join("usr/share/man/man1");
     for page in fs::read_dir(pages).unwrap() {
         let page = page.unwrap().path();
@@ -165,7 +165,7 @@ fn its_man_pages_render_without_a_warning() {
 }
 
 #[test]
-fn bash_completes_its_commands() {
+fn bash_completes_the_commands() {
     let script = r#"
         source "$1"
         complete -p lobbyd
@@ -179,8 +179,8 @@ fn bash_completes_its_commands() {
     assert_eq!(shown.lines().last(), Some("add"), "{shown}");
 }
 
-/// The command that a unit of the package runs, with the program, the configuration and the folder
-/// of this installation.
+/// The command of a unit, with the program and the configuration of the unpacked package, and this
+/// working directory.
 fn command(unit: &str, state: &Path) -> Command {
     let root = &PACKAGE.root;
     let unit = fs::read_to_string(root.join("usr/lib/systemd/system").join(unit)).unwrap();
@@ -203,23 +203,23 @@ async fn the_installed_daemon_opens_a_room_with_the_installed_configuration() {
     while database.lobby_state("webinar1").await == 1 {
         sleep(Duration::from_millis(1)).await;
     }
-    // The row was open at some time before this look at the clock.
+    // The row was open before this reading of the clock.
     assert!(database.now().await >= timer, "opened early");
     assert_eq!(daemon.stop().await.code(), Some(0), "{}", daemon.log());
 }
 
 #[test]
-fn the_installed_api_asks_for_a_broker() {
+fn the_installed_api_refuses_to_start_without_a_broker() {
     let output = command("lobbyd-api.service", &folder("state-")).output().unwrap();
     assert_eq!(output.status.code(), Some(78), "{output:?}");
     assert!(String::from_utf8(output.stderr).unwrap().contains("events.url"));
 }
 
 #[test]
-fn the_installed_configuration_holds_keys_of_the_program_alone() {
+fn the_installed_configuration_has_only_existing_keys_and_paths() {
     let root = &PACKAGE.root;
     let installed = fs::read_to_string(root.join("etc/lobbyd/lobbyd.toml")).unwrap();
-    // With its examples, which are comments.
+    // Also with the commented examples enabled.
     let examples: Vec<&str> = installed
         .lines()
         .map(|line| match line.strip_prefix("# ") {

@@ -1,4 +1,4 @@
-//! The manifests: whether Kubernetes would take them, and whether they fit the program.
+//! The manifests: Kubernetes accepts them, and they match the program.
 
 use std::{
     fs,
@@ -20,10 +20,10 @@ use crate::support::{
 const MANIFESTS: &str = "deploy/kubernetes";
 const EXAMPLES: [&str; 2] = ["standalone", "sidecar"];
 
-/// The oldest version that README.md names, and the newest that the checker knows.
+/// The oldest version that README.md supports, and the newest that the validator knows.
 const VERSIONS: [&str; 2] = ["1.30", "1.37"];
 
-/// What Kubernetes does not know by itself, and the schema for it.
+/// Custom resources and their schemas.
 const CUSTOM: [(&str, &str); 4] = [
     ("PodMonitor", "pod-monitor.json"),
     ("PrometheusRule", "prometheus-rule.json"),
@@ -43,7 +43,7 @@ fn example(name: &str) -> Vec<Value> {
     kustomize(&file(MANIFESTS).join("examples").join(name))
 }
 
-/// The one resource of this kind and name, without the hash that a name may end with.
+/// The only resource of this kind and name. The hash at the end of a `ConfigMap`'s name is ignored.
 fn the<'a>(resources: &'a [Value], kind: &str, name: &str) -> &'a Value {
     let found: Vec<&Value> = resources
         .iter()
@@ -62,7 +62,7 @@ fn word(value: &Value) -> &str {
     value.as_str().unwrap_or_else(|| panic!("{value} is no text"))
 }
 
-/// The Pods that the examples make, with the name of each example.
+/// The Pods of the examples, with the name of each example.
 fn pods() -> Vec<(&'static str, Value)> {
     let pods: Vec<_> = EXAMPLES
         .into_iter()
@@ -100,7 +100,7 @@ fn environment(container: &Value) -> impl Iterator<Item = (&str, &str)> {
     list(&container["env"]).iter().map(|entry| (word(&entry["name"]), word(&entry["value"])))
 }
 
-/// The number of a port that is given by its name.
+/// The number of a named port.
 fn port(container: &Value, name: &Value) -> u64 {
     let ports = list(&container["ports"]);
     let port = ports.iter().find(|port| port["name"] == *name);
@@ -115,7 +115,7 @@ fn probes(container: &Value) -> Vec<&Value> {
         .collect()
 }
 
-/// Asks Kubernetes of this version, or the schema of a custom resource, about one or several.
+/// Validates resources against this version of Kubernetes, or a custom resource against its schema.
 fn validated(resources: &[&Value], version: &str) -> Output {
     let document = folder("manifest-").join("manifest.yaml");
     let documents: Vec<String> = resources.iter().map(ToString::to_string).collect();
@@ -138,11 +138,11 @@ fn schema(resource: &Value) -> Option<&'static str> {
 }
 
 #[test]
-fn kubernetes_takes_the_examples() {
+fn kubernetes_accepts_the_examples() {
     let passed = |resources: &[&Value], version| {
         let output = validated(resources, version);
         let said = format!("{output:?}");
-        // A kind that it does not know is a mere warning.
+        // The validator only warns about an unknown kind.
         assert!(output.status.success() && !said.contains("find schema"), "{said}");
     };
     let all: Vec<Value> = EXAMPLES.into_iter().flat_map(example).collect();
@@ -155,7 +155,7 @@ fn kubernetes_takes_the_examples() {
         passed(&[resource], "");
     }
 
-    // And what is misspelt is found, whatever it is.
+    // The check itself finds a misspelt key in every kind.
     for mut resource in example("standalone") {
         resource["specs"] = json!({});
         assert!(!validated(&[&resource], VERSIONS[1]).status.success(), "{}", resource["kind"]);
@@ -163,7 +163,7 @@ fn kubernetes_takes_the_examples() {
 }
 
 #[test]
-fn nobody_may_do_more_than_needed() {
+fn containers_have_only_the_privileges_that_they_need() {
     for (example, pod) in pods() {
         assert_eq!(pod["automountServiceAccountToken"], false, "{example}");
         assert_eq!(pod["enableServiceLinks"], false, "{example}");
@@ -188,7 +188,7 @@ fn nobody_may_do_more_than_needed() {
 }
 
 #[tokio::test]
-async fn what_the_probes_ask_for_is_answered() {
+async fn the_program_answers_the_probes() {
     let (daemon, _settings) = start_on_sqlite().await;
     for (container, _) in ours() {
         assert!(probes(&container).len() >= 2);
@@ -202,7 +202,7 @@ async fn what_the_probes_ask_for_is_answered() {
 }
 
 #[test]
-fn ports_are_those_that_the_program_listens_on() {
+fn the_program_listens_on_the_ports_of_the_manifests() {
     for (container, _) in ours() {
         for (name, address) in environment(&container) {
             let Some(section) = name.strip_suffix("__LISTEN") else { continue };
@@ -264,7 +264,7 @@ fn selectors_find_the_pods() {
 }
 
 #[test]
-fn there_is_more_time_to_end_than_the_program_takes() {
+fn the_grace_period_is_longer_than_a_shutdown() {
     let grace = Config::defaults().shutdown.grace;
     for (container, pod) in ours() {
         let given = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
@@ -275,7 +275,7 @@ fn there_is_more_time_to_end_than_the_program_takes() {
 }
 
 #[test]
-fn the_program_takes_configuration_and_environment() {
+fn the_program_accepts_configuration_and_environment() {
     let secrets = folder("secrets-");
     fs::write(secrets.join("database-url"), "postgres://lobbyd:secret@database/rooms").unwrap();
     fs::write(secrets.join("events-url"), "amqp://lobbyd:secret@broker/%2f").unwrap();
@@ -336,7 +336,7 @@ fn an_application_stays_ready_without_the_broker() {
 }
 
 #[test]
-fn the_application_is_changed_in_nothing_else() {
+fn the_sidecar_changes_nothing_else_in_the_application() {
     let rendered = example("sidecar");
     let mut changed = the(&rendered, "Deployment", "webinars").clone();
     let template = &mut changed["spec"]["template"];
@@ -348,7 +348,7 @@ fn the_application_is_changed_in_nothing_else() {
 }
 
 #[test]
-fn one_may_be_restarted_while_another_works() {
+fn one_process_can_be_restarted_while_another_works() {
     let resources = example("standalone");
     for name in ["lobbyd", "lobbyd-api"] {
         let budget = the(&resources, "PodDisruptionBudget", name);
@@ -356,12 +356,12 @@ fn one_may_be_restarted_while_another_works() {
     }
     let replicas = |name| &the(&resources, "Deployment", name)["spec"]["replicas"];
     assert_eq!(replicas("lobbyd-api"), 2);
-    // KEDA's number, which no `kubectl apply` may set back.
+    // KEDA sets this number, and `kubectl apply` must not reset it.
     assert_eq!(replicas("lobbyd"), &Value::Null);
 }
 
 #[test]
-fn keda_leaves_workers_when_no_event_waits() {
+fn keda_keeps_workers_when_the_queue_is_empty() {
     let resources = example("standalone");
     let scaled = &the(&resources, "ScaledObject", "lobbyd")["spec"];
     let workers = the(&resources, "Deployment", word(&scaled["scaleTargetRef"]["name"]));
@@ -377,7 +377,7 @@ fn keda_leaves_workers_when_no_event_waits() {
 }
 
 #[test]
-fn the_rules_are_those_of_monitoring() {
+fn the_alert_rules_are_equal_to_those_of_monitoring() {
     let rules = &yaml(&text("deploy/monitoring/alerts.yaml"))[0];
     for name in EXAMPLES {
         let resources = example(name);
@@ -386,7 +386,7 @@ fn the_rules_are_those_of_monitoring() {
 }
 
 #[test]
-fn the_readme_can_be_followed() {
+fn the_overlay_of_the_readme_works() {
     let readme = text("deploy/kubernetes/README.md");
     for key in ["database-url", "events-url"] {
         assert!(readme.contains(&format!("--from-file={key}")), "{key}");

@@ -1,4 +1,4 @@
-//! What `deploy/` holds, each piece run or checked by the program that it is written for.
+//! The files in `deploy/`: each is run or checked by the program that it is written for.
 
 mod asyncapi;
 mod broker;

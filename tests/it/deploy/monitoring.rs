@@ -1,5 +1,5 @@
-//! Alert rules and dashboard: each is checked by the program that reads it, and against what the
-//! daemon really exports.
+//! Alert rules and dashboard: each is checked by the program that reads it, and against the metrics
+//! that lobbyd exports.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +23,7 @@ const ALERT_TESTS: &str = "deploy/monitoring/alerts-test.yaml";
 const DASHBOARD: &str = "deploy/monitoring/dashboard.json";
 const RUNBOOK: &str = "deploy/RUNBOOK.md";
 
-/// Labels that Prometheus itself gives to what it scrapes, or to a histogram's buckets.
+/// Labels that Prometheus adds to scraped metrics, or that histogram buckets have.
 const LABELS_OF_PROMETHEUS: [&str; 3] = ["job", "instance", "le"];
 
 fn text(path: &str) -> String {
@@ -45,12 +45,12 @@ fn name(alert: &Value) -> &str {
 }
 
 #[test]
-fn the_rules_can_be_loaded_and_fire_as_their_tests_say() {
+fn promtool_accepts_the_rules_and_their_tests_pass() {
     printed(promtool(&["check", "rules"]).arg(file(ALERTS)));
     printed(promtool(&["test", "rules"]).arg(file(ALERT_TESTS)));
 }
 
-/// Whether the tests of the rules find no fault in these alerts.
+/// Whether the tests of the rules pass with these alerts.
 fn tests_pass(alerts: &[Value]) -> bool {
     let folder = folder("rules-");
     let rules = json!({"groups": [{"name": "lobbyd", "rules": alerts}]});
@@ -60,7 +60,7 @@ fn tests_pass(alerts: &[Value]) -> bool {
     output(testing.arg(folder.join("alerts-test.yaml"))).status.success()
 }
 
-/// An expression that holds whatever its threshold says.
+/// The expression without its threshold, so that it always holds.
 fn loosened(expr: &str) -> String {
     let (start, operator) = [" > ", " == "]
         .iter()
@@ -73,7 +73,7 @@ fn loosened(expr: &str) -> String {
 }
 
 #[test]
-fn each_alert_is_tested_on_both_sides_of_threshold_and_wait() {
+fn each_alert_is_tested_on_both_sides_of_its_threshold_and_delay() {
     let alerts = alerts();
     assert!(tests_pass(&alerts));
     for index in 0..alerts.len() {
@@ -84,16 +84,22 @@ fn each_alert_is_tested_on_both_sides_of_threshold_and_wait() {
         };
         let name = name(&alerts[index]);
         let expr = alerts[index]["expr"].as_str().unwrap();
-        assert!(!tests_pass(&broken("expr", json!("vector(0) > 1"))), "{name} need not fire");
-        assert!(!tests_pass(&broken("expr", json!(loosened(expr)))), "{name} may always fire");
+        assert!(
+            !tests_pass(&broken("expr", json!("vector(0) > 1"))),
+            "no test needs {name} to fire"
+        );
+        assert!(
+            !tests_pass(&broken("expr", json!(loosened(expr)))),
+            "no test needs the threshold of {name}"
+        );
         if alerts[index].get("for").is_some() {
-            assert!(!tests_pass(&broken("for", json!("0s"))), "{name} need not wait");
+            assert!(!tests_pass(&broken("for", json!("0s"))), "no test needs the delay of {name}");
         }
     }
 }
 
 #[test]
-fn each_alert_says_what_to_do() {
+fn each_alert_has_a_section_in_the_runbook() {
     let alerts = alerts();
     let runbook = text(RUNBOOK);
     let sections: Vec<&str> = runbook
@@ -102,7 +108,7 @@ fn each_alert_says_what_to_do() {
         .filter(|title| title.starts_with("Lobbyd"))
         .collect();
     let named: Vec<&str> = alerts.iter().map(name).collect();
-    assert_eq!(sections, named, "sections of the runbook, and alerts");
+    assert_eq!(sections, named, "sections of the runbook and alerts");
     for alert in &alerts {
         let annotations = &alert["annotations"];
         for annotation in ["summary", "description"] {
@@ -114,7 +120,7 @@ fn each_alert_says_what_to_do() {
     }
 }
 
-/// What a scrape shows: each metric with the values of each of its labels.
+/// A scrape: each metric with the values of each of its labels.
 type Exported = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
 fn exported(metrics: &str) -> Exported {
@@ -132,7 +138,7 @@ fn exported(metrics: &str) -> Exported {
     exported
 }
 
-/// The metrics of a program that has done everything once.
+/// The metrics of a program that has opened a room and answered a request.
 async fn scrape() -> String {
     let database = Database::create(Kind::Sqlite).await;
     let settings: Settings = vec![("LOBBYD__DATABASE__URL".to_owned(), database.url.clone())];
@@ -148,7 +154,7 @@ async fn scrape() -> String {
     .await
 }
 
-/// Each metric that an expression names, with the labels and values that it has to match.
+/// The metrics in an expression, with the labels and values that they have to match.
 fn selectors(expr: &str) -> Vec<(String, Vec<(String, String)>)> {
     let mut selectors = Vec::new();
     for (start, _) in expr.match_indices("lobbyd_") {
@@ -166,7 +172,7 @@ fn selectors(expr: &str) -> Vec<(String, Vec<(String, String)>)> {
     selectors
 }
 
-/// The labels by which an expression groups, joins, or is shown.
+/// The labels that an expression groups or joins by, and those in its legend.
 fn grouped<'a>(expr: &'a str, legend: &'a str) -> impl Iterator<Item = &'a str> {
     let lists = ["by (", "on ("].into_iter().flat_map(|word| expr.split(word).skip(1));
     let lists = lists.map(|rest| rest.split(')').next().unwrap());
@@ -174,7 +180,7 @@ fn grouped<'a>(expr: &'a str, legend: &'a str) -> impl Iterator<Item = &'a str> 
     lists.flat_map(|list| list.split(',')).chain(shown).map(str::trim)
 }
 
-/// What an expression asks for that nobody exports.
+/// The metrics, labels and values in an expression that lobbyd does not export.
 fn unknown(expr: &str, legend: &str, exported: &Exported) -> Vec<String> {
     let mut unknown = Vec::new();
     let mut labels: BTreeSet<&str> = LABELS_OF_PROMETHEUS.into();
@@ -190,7 +196,7 @@ fn unknown(expr: &str, legend: &str, exported: &Exported) -> Vec<String> {
                 continue;
             }
             let values = known.get(label);
-            // Which statuses there are, requests decide.
+            // The values of `status` depend on the requests.
             let known = values.is_some_and(|values| {
                 label == "status" || value.split('|').all(|value| values.contains(value))
             });
@@ -199,8 +205,8 @@ fn unknown(expr: &str, legend: &str, exported: &Exported) -> Vec<String> {
             }
         }
     }
-    let strangers = grouped(expr, legend).filter(|label| !labels.contains(label));
-    unknown.extend(strangers.map(|label| format!("label {label} in {expr}")));
+    let unknown_labels = grouped(expr, legend).filter(|label| !labels.contains(label));
+    unknown.extend(unknown_labels.map(|label| format!("label {label} in {expr}")));
     unknown
 }
 
@@ -208,7 +214,7 @@ fn panels(dashboard: &Value) -> &Vec<Value> {
     dashboard["panels"].as_array().unwrap()
 }
 
-/// Each expression of the dashboard, with its legend, as Grafana would fill it in.
+/// The expressions of the dashboard, with their legends, after Grafana has replaced variables.
 fn dashboard_queries(dashboard: &Value) -> Vec<(String, String)> {
     panels(dashboard)
         .iter()
@@ -224,7 +230,7 @@ fn dashboard_queries(dashboard: &Value) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn alerts_and_dashboard_ask_only_for_what_is_exported() {
+async fn alerts_and_dashboard_use_only_exported_metrics() {
     let metrics = scrape().await;
     let exported = exported(&metrics);
     for alert in alerts() {
@@ -241,12 +247,12 @@ async fn alerts_and_dashboard_ask_only_for_what_is_exported() {
         assert_eq!(unknown(metric, "", &exported), [""; 0], "{query}");
     }
     for (metric, _matchers) in selectors(&text(RUNBOOK)) {
-        // Tables have such names, too.
+        // Tables have the same prefix.
         let sql = ["lobbyd_rooms", "lobbyd_outbox", "lobbyd_messages"].contains(&metric.as_str());
         assert!(sql || exported.contains_key(&metric), "{metric} in the runbook");
     }
 
-    // And what is not exported is found.
+    // The check itself finds unknown metrics, labels and values.
     let wrong = r#"sum by (kind) (lobbyd_logins_total{outcome=~"ok|fine"}) or lobbyd_timers_fire"#;
     assert_eq!(
         unknown(wrong, "", &exported),
@@ -263,7 +269,7 @@ async fn alerts_and_dashboard_ask_only_for_what_is_exported() {
 }
 
 #[test]
-fn the_dashboard_can_be_imported() {
+fn grafana_can_import_the_dashboard() {
     let dashboard: Value = serde_json::from_str(&text(DASHBOARD)).unwrap();
     assert_eq!(dashboard["uid"], "lobbyd");
     assert_eq!(dashboard["id"], Value::Null);
@@ -284,12 +290,12 @@ fn the_dashboard_can_be_imported() {
     let mut taken = BTreeSet::new();
     for panel in panels(&dashboard) {
         let title = panel["title"].as_str().unwrap();
-        assert!(ids.insert(panel["id"].as_u64().unwrap()), "the id of {title} is not its own");
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "the id of {title} is not unique");
         let place = |side: &str| panel["gridPos"][side].as_u64().unwrap();
         for x in place("x")..place("x") + place("w") {
             assert!(x < 24, "{title} is too wide");
             for y in place("y")..place("y") + place("h") {
-                assert!(taken.insert((x, y)), "{title} lies over another panel");
+                assert!(taken.insert((x, y)), "{title} overlaps another panel");
             }
         }
         if panel["type"] == "row" {
@@ -309,7 +315,7 @@ fn the_dashboard_can_be_imported() {
         assert_eq!(variable["datasource"], source);
     }
 
-    // Prometheus itself says whether it understands each expression.
+    // Prometheus accepts every expression.
     let rules: Vec<Value> = dashboard_queries(&dashboard)
         .into_iter()
         .enumerate()

@@ -1,5 +1,5 @@
-//! Upgrades: workers and APIs that are replaced one after another, and a program of before on the
-//! tables of a later one.
+//! Upgrades: workers and APIs are replaced one after another, and the program runs on the tables of
+//! a later version.
 
 use std::{fs, time::Duration};
 
@@ -13,10 +13,10 @@ use crate::support::{
     tools::file,
 };
 
-/// Rooms that come due in each second.
+/// Rooms that become due in each second.
 const ROOMS: u32 = 20;
 
-/// Seconds in which rooms come due.
+/// Seconds in which rooms become due.
 const SECONDS: u32 = 12;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,7 +44,7 @@ async fn workers_are_replaced_while_rooms_open() {
     }
     assert!(rounds >= 2, "only {rounds} rounds of restarts");
     cluster.all_done(&client, ROOMS * SECONDS).await;
-    // Nobody crashed, so nobody had to publish anything again.
+    // No worker crashed, so no event was published twice.
     let again = "SELECT count(*) FROM lobbyd_outbox WHERE attempts > 1";
     assert_eq!(cluster.database.number(again).await, 0);
     let latest = "SELECT ceil(max(extract(epoch FROM created_at - due_at)) * 1000)::bigint
@@ -53,26 +53,26 @@ async fn workers_are_replaced_while_rooms_open() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn apis_are_replaced_while_clients_ask() {
+async fn apis_are_replaced_while_clients_send_requests() {
     let cluster = TestCluster::new(Kind::Postgres).await;
     let mut apis = [cluster.api().await, cluster.api().await];
     add_user(&cluster.settings, "alice", "secret", &[]);
     for replaced in [0, 1] {
         let alice = Api::new(apis[1 - replaced].http_port).user("alice", "secret");
-        let asking = async {
+        let requests = async {
             loop {
                 alice.get("/room").await.expect(200);
             }
         };
-        let replacing = async {
+        let replacement = async {
             assert!(apis[replaced].stop().await.success());
             let room = serde_json::json!({"roomType": 3, "roomName": "Webinar"});
             alice.post("/room", room).await.expect(201);
             apis[replaced] = cluster.api().await;
         };
         tokio::select! {
-            () = replacing => {}
-            () = asking => {}
+            () = replacement => {}
+            () = requests => {}
         }
         let alice = Api::new(apis[replaced].http_port).user("alice", "secret");
         let rooms = alice.get("/room").await.expect(200).data();
@@ -80,7 +80,7 @@ async fn apis_are_replaced_while_clients_ask() {
     }
 }
 
-/// What a later version may do to the tables: add.
+/// Changes that a later version may make: additions.
 const LATER: [&str; 4] = [
     "ALTER TABLE lobbyd_outbox ADD COLUMN later INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE lobbyd_attendees ADD COLUMN later VARCHAR(8)",
@@ -90,10 +90,10 @@ const LATER: [&str; 4] = [
 ];
 
 on_every_database! { crate::support::database::Database::create:
-    the_program_runs_on_the_tables_of_a_later_one,
+    the_program_runs_on_the_tables_of_a_later_version,
 }
 
-async fn the_program_runs_on_the_tables_of_a_later_one(database: Database) {
+async fn the_program_runs_on_the_tables_of_a_later_version(database: Database) {
     database.store().await;
     for statement in LATER {
         database.execute(statement).await;
@@ -113,8 +113,8 @@ async fn the_program_runs_on_the_tables_of_a_later_one(database: Database) {
     assert!(program.stop().await.success());
 }
 
-/// Whether a migration may do this: the version before has to go on with it, and `lobbyd_rooms` may
-/// be a view by now.
+/// Whether a migration may contain this statement: the previous version has to run on its result,
+/// and `lobbyd_rooms` can be a view.
 fn only_adds(statement: &str) -> bool {
     let words: Vec<&str> = statement.split_whitespace().collect();
     let adds_columns = || {

@@ -161,7 +161,7 @@ fn lobbyd_accepts_every_command_of_the_runbook() {
         assert!(accepted(&command), "{command:?}");
     }
     assert!(!accepted(&words("lobbyd publish webinar --state 7")));
-    assert!(!accepted(&words("lobbyd letters list")));
+    assert!(!accepted(&words("lobbyd unknown list")));
 }
 
 #[tokio::test]

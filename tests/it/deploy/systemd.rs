@@ -1,4 +1,4 @@
-//! The units: what systemd says of them, and that they fit the program.
+//! The systemd units: systemd accepts them, and they match the program.
 
 use std::{
     fs,
@@ -16,14 +16,14 @@ use crate::support::{
 
 const UNITS: [&str; 2] = ["lobbyd.service", "lobbyd-api.service"];
 
-/// The units expect the program here.
+/// Path of the program in the units.
 const INSTALLED: &str = "/usr/bin/lobbyd";
 
 fn text(unit: &str) -> String {
     fs::read_to_string(file("deploy/systemd").join(unit)).unwrap()
 }
 
-/// The values of a setting, in their order.
+/// All values of a setting, in order.
 fn values<'a>(unit: &'a str, setting: &str) -> Vec<&'a str> {
     unit.lines()
         .filter_map(|line| line.split_once('='))
@@ -42,20 +42,20 @@ fn duration(unit: &str, setting: &str) -> Duration {
     humantime::parse_duration(value(unit, setting)).unwrap()
 }
 
-/// The unit as it is where the program of these tests is the installed one.
+/// Writes the unit to a file, with the program of these tests as the installed one.
 fn installed(unit: &str, text: &str) -> PathBuf {
     let path = folder("unit-").join(unit);
     fs::write(&path, text.replace(INSTALLED, env!("CARGO_BIN_EXE_lobbyd"))).unwrap();
     path
 }
 
-/// What systemd has to say against a unit. It reads the units of this machine as well, and may
-/// have to say something about them.
-fn complaints(path: &Path) -> Vec<String> {
+/// The warnings of systemd about a unit. It also reads the units of this machine; warnings about
+/// those are dropped.
+fn warnings(path: &Path) -> Vec<String> {
     let output = debian("systemd-analyze").args(["verify", "--man=no"]).arg(path).output().unwrap();
-    let complaints = String::from_utf8(output.stderr).unwrap();
+    let warnings = String::from_utf8(output.stderr).unwrap();
     let name = path.file_name().unwrap().to_str().unwrap();
-    complaints.lines().filter(|line| line.contains(name)).map(str::to_owned).collect()
+    warnings.lines().filter(|line| line.contains(name)).map(str::to_owned).collect()
 }
 
 /// Fails if systemd rates the exposure of the unit as more than 1.5, out of 10.
@@ -67,7 +67,7 @@ fn rate(path: &Path) {
     );
 }
 
-/// The examples of the README that `systemctl edit` takes.
+/// The examples for `systemctl edit` in the README.
 fn drop_ins() -> Vec<String> {
     let readme = text("README.md");
     let mut blocks = vec![Vec::new()];
@@ -82,35 +82,35 @@ fn drop_ins() -> Vec<String> {
 }
 
 #[test]
-fn systemd_has_nothing_to_say_against_the_units() {
+fn systemd_accepts_the_units() {
     for unit in UNITS {
         let path = installed(unit, &text(unit));
-        assert_eq!(complaints(&path), [""; 0]);
+        assert_eq!(warnings(&path), [""; 0]);
         rate(&path);
     }
 }
 
 #[test]
-fn the_changes_that_the_readme_shows_are_accepted() {
+fn systemd_accepts_the_examples_of_the_readme() {
     let examples = drop_ins();
     assert_eq!(examples.len(), 2);
     for example in examples {
         for unit in UNITS {
             let path = installed(unit, &format!("{}\n{example}\n", text(unit)));
-            assert_eq!(complaints(&path), [""; 0], "{example}");
+            assert_eq!(warnings(&path), [""; 0], "{example}");
             rate(&path);
         }
     }
 }
 
 #[test]
-fn both_units_have_the_same_bounds() {
-    let bounds = UNITS.map(|unit| {
+fn both_units_have_the_same_restrictions() {
+    let restrictions = UNITS.map(|unit| {
         let text = text(unit);
-        let (_, bounds) = text.split_once("# Restrict the service").unwrap();
-        bounds.to_owned()
+        let (_, restrictions) = text.split_once("# Restrict the service").unwrap();
+        restrictions.to_owned()
     });
-    assert_eq!(bounds[0], bounds[1]);
+    assert_eq!(restrictions[0], restrictions[1]);
 }
 
 #[test]
@@ -129,15 +129,15 @@ fn the_units_run_commands_of_the_program() {
 }
 
 #[test]
-fn the_times_of_the_units_fit_those_of_the_program() {
+fn the_timeouts_of_the_units_match_those_of_the_program() {
     let config = Config::defaults();
     for unit in UNITS {
         let text = text(unit);
-        // The end of the work in flight is followed by that of the connections.
+        // After the work in flight has finished, connections are closed.
         assert!(
             duration(&text, "TimeoutStopSec") >= config.shutdown.grace + Duration::from_secs(5)
         );
-        // The program is heard every second, so that ten in vain are no accident.
+        // The program reports every second; ten missing reports are no coincidence.
         assert!(duration(&text, "WatchdogSec") >= Duration::from_secs(10));
         assert_eq!(value(&text, "RestartPreventExitStatus"), "78");
         assert_eq!(value(&text, "StartLimitIntervalSec"), "0");
@@ -145,10 +145,10 @@ fn the_times_of_the_units_fit_those_of_the_program() {
 }
 
 #[test]
-fn the_api_may_hold_as_many_clients_as_it_accepts() {
+fn the_api_may_open_a_file_for_each_connection() {
     let (api, clients) = (text("lobbyd-api.service"), Config::defaults().http.max_connections);
     let files: usize = value(&api, "LimitNOFILE").parse().unwrap();
-    assert!(files > clients.get() + 1024, "{files} files for {clients} clients");
+    assert!(files > clients.get() + 1024, "{files} files for {clients} connections");
 }
 
 #[test]
@@ -157,15 +157,15 @@ fn both_services_can_run_on_one_machine() {
     let change = value(&api, "Environment").strip_prefix("LOBBYD__OPS__LISTEN=").unwrap();
     assert_ne!(change.parse(), Ok(Config::defaults().ops.listen));
     assert!(values(&daemon, "Environment").is_empty());
-    // A file of one would belong to a user that the other is not.
+    // They have different users, so they cannot share a SQLite file.
     assert_eq!(value(&daemon, "WorkingDirectory"), "%S/lobbyd");
     assert!(values(&api, "StateDirectory").is_empty());
 }
 
-/// A credential that is named without a path may be missing, says the manual of systemd: then the
-/// unit starts without it.
+/// According to systemd's manual, a unit also starts if a credential that is named without a path
+/// is missing.
 #[test]
-fn each_credential_may_be_missing_and_is_used_if_it_is_there() {
+fn each_credential_is_optional_and_is_used_if_it_exists() {
     let credentials = folder("credentials-");
     for (id, secret) in [
         ("database-url", "postgres://lobbyd@credential/lobbyd"),

@@ -1,5 +1,5 @@
-//! TLS to broker and databases, with a certificate authority of the site's own: who cannot show a
-//! certificate of it for the right name is refused, and nothing is sent in clear instead.
+//! TLS to broker and databases, with a private certificate authority: lobbyd refuses servers
+//! without a certificate of this authority for the right name, and does not fall back to plain text.
 
 use std::{fs, path::PathBuf, sync::LazyLock};
 
@@ -15,7 +15,7 @@ use crate::support::{
     tools::{debian, file, printed},
 };
 
-/// A certificate authority in a folder of its own.
+/// A certificate authority in its own directory.
 struct Authority {
     folder: PathBuf,
 }
@@ -38,7 +38,8 @@ impl Authority {
         self.folder.join("ca.pem").display().to_string()
     }
 
-    /// A folder of this user with a certificate for localhost, and its key, beside the authority's.
+    /// A directory that belongs to this user, with a certificate for localhost, its key, and the
+    /// certificate of the authority.
     fn certify(&self, user: &str) -> PathBuf {
         let new = "req -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1";
         let request = ["-subj", "/CN=server", "-keyout", "server.key", "-out", "server.csr"];
@@ -56,13 +57,13 @@ impl Authority {
     }
 }
 
-/// One that has signed nothing that the servers show.
-static STRANGER: LazyLock<Authority> = LazyLock::new(|| Authority::new("stranger"));
+/// An authority that has signed none of the servers' certificates.
+static OTHER_AUTHORITY: LazyLock<Authority> = LazyLock::new(|| Authority::new("other"));
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| Authority::new("authority"));
 
-/// A RabbitMQ that listens as `deploy/rabbitmq/tls.conf` says, but elsewhere.
+/// A RabbitMQ with `deploy/rabbitmq/tls.conf`, except for port and paths.
 static SECURE_BROKER: LazyLock<Broker> = LazyLock::new(|| {
-    // It runs as whoever runs the tests.
+    // The broker runs as the user that runs the tests.
     let certificate = AUTHORITY.certify("root").display().to_string();
     let port = free_port();
     let lines = fs::read_to_string(file("deploy/rabbitmq/tls.conf")).unwrap();
@@ -71,7 +72,7 @@ static SECURE_BROKER: LazyLock<Broker> = LazyLock::new(|| {
     Broker::start_with(port, &lines)
 });
 
-/// A PostgreSQL that lets nobody in without TLS.
+/// A PostgreSQL that accepts only TLS connections.
 static SECURE_POSTGRES: LazyLock<Server> = LazyLock::new(|| {
     let certificate = AUTHORITY.certify("postgres");
     let hosts = certificate.join("pg_hba.conf");
@@ -85,7 +86,7 @@ static SECURE_POSTGRES: LazyLock<Server> = LazyLock::new(|| {
     ])
 });
 
-/// A MariaDB that lets nobody in without TLS.
+/// A MariaDB that accepts only TLS connections.
 static SECURE_MARIADB: LazyLock<Server> = LazyLock::new(|| {
     let certificate = AUTHORITY.certify("mysql");
     let path = |name: &str| certificate.join(name).display().to_string();
@@ -100,7 +101,7 @@ fn secure(kind: Kind) -> &'static Server {
     if kind == Kind::Postgres { &SECURE_POSTGRES } else { &SECURE_MARIADB }
 }
 
-/// The database's URL by this host name, verified in full against this authority.
+/// The URL of the database with this host name and full verification against this authority.
 fn verified(database: &Database, host: &str, ca: &str) -> String {
     let parameters = if database.kind == Kind::Postgres {
         format!("sslmode=verify-full&sslrootcert={ca}")
@@ -140,63 +141,63 @@ async fn all_connections_are_verified(kind: Kind) {
     assert!(published.status.success(), "{published:?}");
     cluster.database.lobby_becomes(&room, 1).await;
     cluster.database.lobby_becomes(&room, 0).await;
-    // A queue has taken the event: that of the API.
+    // A queue took the event: the API's own queue.
     cluster.database.all_published().await;
     worker.ready().await;
     api.ready().await;
 }
 
-/// What the program says when it is to use this database or broker, and cannot.
-fn complaint(settings: &Settings, arguments: &[&str]) -> String {
+/// The error of a command that cannot use the configured database or broker.
+fn error_of(settings: &Settings, arguments: &[&str]) -> String {
     let output = run(settings, arguments);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     String::from_utf8(output.stderr).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_not_the_right_one_is_refused() {
+async fn a_database_without_the_right_certificate_is_refused() {
     for kind in [Kind::Postgres, Kind::MariaDb] {
         let database = Database::create_on(kind, secure(kind).port).await;
         let plain = Database::create(kind).await;
         let unverified =
             if kind == Kind::Postgres { "sslmode=disable" } else { "ssl-mode=DISABLED" };
         for (url, reasons) in [
-            (verified(&database, "localhost", &STRANGER.ca()), ["UnknownIssuer"].as_slice()),
+            (verified(&database, "localhost", &OTHER_AUTHORITY.ca()), ["UnknownIssuer"].as_slice()),
             (verified(&database, "127.0.0.1", &AUTHORITY.ca()), &["not valid for name"]),
-            // Neither side falls back to a connection in clear.
+            // Neither side falls back to plain text.
             (format!("{}?{unverified}", database.url), &["no encryption", "Access denied"]),
             (verified(&plain, "localhost", &AUTHORITY.ca()), &["does not support TLS"]),
         ] {
             let settings = vec![("LOBBYD__DATABASE__URL".to_owned(), url.clone())];
-            let said = complaint(&settings, &["migrate"]);
+            let said = error_of(&settings, &["migrate"]);
             assert!(reasons.iter().any(|reason| said.contains(reason)), "{url}: {said}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_is_not_the_right_one_is_refused() {
+async fn a_broker_without_the_right_certificate_is_refused() {
     let trusting = |authority: &Authority, url: &str| {
         vec![
             ("SSL_CERT_FILE".to_owned(), authority.ca()),
             ("LOBBYD__EVENTS__URL".to_owned(), url.to_owned()),
         ]
     };
-    let in_clear = secure_broker("localhost").replace("amqps:", "amqp:");
-    let not_secure = BROKER.url().replace("amqp:", "amqps:");
+    let plain_text = secure_broker("localhost").replace("amqps:", "amqp:");
+    let without_tls = BROKER.url().replace("amqp:", "amqps:");
     for (settings, reason) in [
-        (trusting(&STRANGER, &secure_broker("localhost")), "UnknownIssuer"),
+        (trusting(&OTHER_AUTHORITY, &secure_broker("localhost")), "UnknownIssuer"),
         (trusting(&AUTHORITY, &secure_broker("127.0.0.1")), "not valid for name"),
-        (trusting(&AUTHORITY, &in_clear), "broker unavailable"),
-        (trusting(&AUTHORITY, &not_secure), "broker unavailable"),
+        (trusting(&AUTHORITY, &plain_text), "broker unavailable"),
+        (trusting(&AUTHORITY, &without_tls), "broker unavailable"),
     ] {
-        let said = complaint(&settings, &["publish", "webinar", "--state", "0"]);
+        let said = error_of(&settings, &["publish", "webinar", "--state", "0"]);
         assert!(said.contains(reason), "{settings:?}: {said}");
     }
-    // A worker says the same of itself.
+    // The readiness of a worker gives the same reason.
     let database = Database::create(Kind::Sqlite).await;
     let mut cluster = TestCluster::on(database, &secure_broker("localhost"));
-    cluster.settings.push(("SSL_CERT_FILE".to_owned(), STRANGER.ca()));
+    cluster.settings.push(("SSL_CERT_FILE".to_owned(), OTHER_AUTHORITY.ca()));
     let worker = Daemon::start(&cluster.settings);
     eventually("the reason", || async {
         worker.unready().await.contains("UnknownIssuer").then_some(())

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::sleep;
+
 /// Exponential back-off with full jitter: a random time up to a bound that doubles with each
 /// failure. All loops use it, so that a broker or database that comes back is not met by all
 /// workers at once.
@@ -41,6 +43,26 @@ impl Backoff {
     fn bound(&self) -> Duration {
         let factor = 2_u32.checked_pow(self.failures).unwrap_or(u32::MAX);
         self.first.saturating_mul(factor).min(self.longest)
+    }
+}
+
+/// Repeats `attempt` until it succeeds, however long that takes. Only the first failure is reported.
+pub async fn retry<T, E, F>(
+    waits: (Duration, Duration),
+    report: impl Fn(&E),
+    mut attempt: impl FnMut() -> F,
+) -> T
+where
+    F: Future<Output = Result<T, E>>,
+{
+    let mut backoff = Backoff::new(waits);
+    loop {
+        match attempt().await {
+            Ok(value) => return value,
+            Err(error) if backoff.is_fresh() => report(&error),
+            Err(_repeated) => {}
+        }
+        sleep(backoff.next_wait()).await;
     }
 }
 

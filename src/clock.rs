@@ -1,45 +1,73 @@
-//! The database's time between two looks at it.
+//! The database's time between two samples of it.
 //!
-//! Due is decided by the database's clock alone: the timer loop samples it before it fires, and
-//! fires nothing that is not due at the sample. Whatever needs the time in between (a lag, the end
-//! of a claim) carries the last sample forward with the monotonic clock of this machine, so that a
-//! wrong or stepping wall clock harms nobody. Nobody fires by the time that is read here.
+//! The database's clock alone decides what is due: the timer task samples it before it fires, and
+//! fires only what is due at the sample. Code that needs the time in between (a lag, the end of a
+//! claim) carries the last sample forward with the monotonic clock of this machine, so that a wrong
+//! or stepping wall clock does no harm. No timer fires by a time that was carried forward.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use chrono::{DateTime, Utc};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
-/// The last sample of the database's time, and when it came.
+use crate::store::{self, Admin};
+
+/// The one clock of a process.
 #[derive(Debug)]
-pub struct DatabaseClock {
-    sample: Mutex<(DateTime<Utc>, Instant)>,
+pub struct DatabaseClock(Source);
+
+#[derive(Debug)]
+enum Source {
+    /// The last sample, and when it was taken.
+    Sample(Mutex<(DateTime<Utc>, Instant)>),
+    Manual(watch::Receiver<DateTime<Utc>>),
 }
 
 impl DatabaseClock {
-    /// Starts with a sample that has just come.
+    /// Starts with a sample that has just been taken.
     pub fn new(sample: DateTime<Utc>) -> Self {
-        Self { sample: Mutex::new((sample, Instant::now())) }
+        Self(Source::Sample(Mutex::new((sample, Instant::now()))))
     }
 
-    /// Takes a newer sample. The time that its answer needed makes it early, never late.
-    pub fn observe(&self, sample: DateTime<Utc>) {
-        *self.sample.lock().unwrap_or_else(PoisonError::into_inner) = (sample, Instant::now());
+    /// A clock that a test sets by hand. It stands still in between, and never asks the database.
+    pub fn manual(time: watch::Receiver<DateTime<Utc>>) -> Self {
+        Self(Source::Manual(time))
+    }
+
+    /// Takes a new sample. The time that its answer needed makes it early, never late.
+    pub async fn sample(&self, database: &dyn Admin) -> store::Result<DateTime<Utc>> {
+        match &self.0 {
+            Source::Sample(last) => {
+                let sample = database.now().await?;
+                *locked(last) = (sample, Instant::now());
+                Ok(sample)
+            }
+            Source::Manual(time) => Ok(*time.borrow()),
+        }
     }
 
     /// The database's time now, or slightly before.
     pub fn now(&self) -> DateTime<Utc> {
-        let (sample, at) = *self.sample.lock().unwrap_or_else(PoisonError::into_inner);
-        sample + at.elapsed()
+        match &self.0 {
+            Source::Sample(last) => {
+                let (sample, taken_at) = *locked(last);
+                sample + taken_at.elapsed()
+            }
+            Source::Manual(time) => *time.borrow(),
+        }
     }
 
-    /// How long it is until `instant`; zero if it is over.
-    pub fn until(&self, instant: DateTime<Utc>) -> Duration {
-        (instant - self.now()).to_std().unwrap_or_default()
+    /// How long it is until `time`; zero for a past one.
+    pub fn until(&self, time: DateTime<Utc>) -> Duration {
+        (time - self.now()).to_std().unwrap_or_default()
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -54,9 +82,16 @@ mod tests {
         assert_eq!(clock.now(), sample + Duration::from_secs(3));
         assert_eq!(clock.until(sample + Duration::from_secs(5)), Duration::from_secs(2));
         assert_eq!(clock.until(sample), Duration::ZERO);
+    }
 
-        let stepped_back = sample - Duration::from_hours(1);
-        clock.observe(stepped_back);
-        assert_eq!(clock.now(), stepped_back);
+    #[tokio::test(start_paused = true)]
+    async fn a_manual_clock_moves_only_by_hand() {
+        let start = DateTime::from_timestamp(1_767_225_600, 0).unwrap();
+        let (time, set) = watch::channel(start);
+        let clock = DatabaseClock::manual(set);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(clock.now(), start);
+        time.send_replace(start + Duration::from_secs(5));
+        assert_eq!(clock.now(), start + Duration::from_secs(5));
     }
 }

@@ -58,6 +58,7 @@
 //! | [`auth`] | passwords, and how often they may be guessed |
 //! | [`rooms`] | what the API may ask, and rooms as pollers see them |
 //! | [`tasks`] | the loops |
+//! | [`relay`] | the queue from them to the outbox relay |
 //! | [`http`] | the API's dialect and the ops listener; the only axum |
 //! | [`app`] | connects all of it |
 //! | [`clock`] | the database's time between two looks at it |
@@ -136,6 +137,7 @@ pub mod health;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+pub mod relay;
 pub mod rooms;
 pub mod store;
 pub mod supervisor;

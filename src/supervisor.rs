@@ -1,112 +1,105 @@
-//! Signals, and how the process ends: by one of them, or because one of its loops died.
+//! Runs the tasks of the process, and ends it: by a signal, or because a task failed.
 //!
-//! No loop is spawned that the end does not wait for. A loop that ends before it was asked to, by
-//! an error, a panic or an early return, takes the process down, so that the process's own
-//! supervisor starts it anew.
+//! Nothing is spawned that the shutdown does not wait for. A task that ends before the stop, by an
+//! error, a panic or an early return, ends the process, so that the service manager starts it again.
+//! `app` spawns the tasks; `cli` listens to the signals.
 
 use std::{future::Future, time::Duration};
 
 use anyhow::{Context, anyhow};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
-/// Status of a process that was stopped by a second signal: that of a shell's interrupted command.
-const IMPATIENT: i32 = 130;
+/// Exit status after a second signal, as shells report an interrupted command.
+const EXIT_SIGINT: i32 = 130;
 
-/// Holds the loops of the process.
+/// Name and outcome of a task.
+type Ended = (&'static str, anyhow::Result<()>);
+
+/// Holds the tasks of the process.
 #[derive(Debug)]
 pub struct Supervisor {
-    loops: JoinSet<(&'static str, anyhow::Result<()>)>,
+    tasks: JoinSet<Ended>,
     stop: CancellationToken,
 }
 
 impl Supervisor {
-    /// Without loops yet. Cancelling `stop` ends them.
+    /// The tasks have to end soon after `stop` is cancelled.
     pub fn new(stop: CancellationToken) -> Self {
-        Self { loops: JoinSet::new(), stop }
+        Self { tasks: JoinSet::new(), stop }
     }
 
-    /// Adds a loop, which has to end soon after the stop token is cancelled.
-    pub fn start(&mut self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-        self.start_fallible(name, async {
-            work.await;
+    /// Spawns a task.
+    pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_fallible(name, async {
+            task.await;
             Ok(())
         });
     }
 
-    /// The same, with a loop that may find that it cannot go on.
-    pub fn start_fallible(
+    /// Spawns a task that may fail.
+    pub fn spawn_fallible(
         &mut self,
         name: &'static str,
-        work: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+        task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
     ) {
-        self.loops.spawn(async move { (name, work.await) });
+        self.tasks.spawn(async move { (name, task.await) });
     }
 
-    /// Waits for a loop to end, which before the stop none should. May be dropped while it waits.
-    pub async fn death(&mut self) -> anyhow::Error {
-        match self.loops.join_next().await {
-            Some(ended) => died(ended),
+    /// Waits for a task to end, which is a failure before the stop. May be dropped while it waits.
+    pub async fn next_failure(&mut self) -> anyhow::Error {
+        match self.tasks.join_next().await {
+            Some(ended) => failure(ended),
             None => std::future::pending().await,
         }
     }
 
-    /// Waits until the stop token is cancelled or a loop dies, then up to `grace` for the others
-    /// to end. What is left then is aborted: it is safe at any point, only not polite.
-    ///
-    /// # Errors
-    ///
-    /// The death of a loop.
+    /// Waits until the stop token is cancelled or a task fails, then up to `grace` for the other
+    /// tasks. Those that are left are aborted, which is safe at any point. Returns the first failure.
     pub async fn run(mut self, grace: Duration) -> anyhow::Result<()> {
-        let mut verdict = Ok(());
+        let mut outcome = Ok(());
         let stop = self.stop.clone();
         tokio::select! {
-            // In this order: a loop that ends because of the stop is not taken for a dead one.
+            // In this order: a task that ends because of the stop has not failed.
             biased;
             () = stop.cancelled() => {}
-            error = self.death() => verdict = Err(error),
+            error = self.next_failure() => outcome = Err(error),
         }
         stop.cancel();
 
         let deadline = Instant::now() + grace;
         loop {
-            match timeout_at(deadline, self.loops.join_next()).await {
-                Ok(None) => return verdict,
+            match timeout_at(deadline, self.tasks.join_next()).await {
+                Ok(None) => return outcome,
                 Ok(Some(Ok((_name, Ok(()))))) => {}
-                Ok(Some(ended)) => verdict = verdict.and(Err(died(ended))),
+                Ok(Some(ended)) => outcome = outcome.and(Err(failure(ended))),
                 Err(_elapsed) => {
                     tracing::warn!(
-                        unfinished = self.loops.len(),
+                        unfinished = self.tasks.len(),
                         "shutdown grace period expired, unfinished work remains in the database"
                     );
-                    self.loops.shutdown().await;
-                    return verdict;
+                    self.tasks.shutdown().await;
+                    return outcome;
                 }
             }
         }
     }
 }
 
-fn died(
-    ended: Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>,
-) -> anyhow::Error {
+fn failure(ended: Result<Ended, JoinError>) -> anyhow::Error {
     match ended {
-        Ok((name, Ok(()))) => anyhow!("the {name} ended before it was asked to"),
+        Ok((name, Ok(()))) => anyhow!("the {name} ended before the stop"),
         Ok((name, Err(error))) => error.context(format!("the {name} failed")),
-        Err(error) => anyhow::Error::new(error).context("a loop of the process panicked"),
+        Err(error) => anyhow::Error::new(error).context("a task panicked"),
     }
 }
 
-/// Cancels `stop` at the first SIGTERM or SIGINT; one that comes after the stop ends the process at
-/// once. Never returns otherwise: it is dropped when the process has ended its work.
-///
-/// # Errors
-///
-/// The signals cannot be listened to.
+/// Cancels `stop` at the first SIGTERM or SIGINT; a second one ends the process immediately. Never
+/// returns otherwise, so the caller drops it after the shutdown.
 pub async fn on_signal(stop: CancellationToken) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
@@ -122,14 +115,10 @@ pub async fn on_signal(stop: CancellationToken) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     tracing::warn!("second signal received, exiting immediately");
-    std::process::exit(IMPATIENT);
+    std::process::exit(EXIT_SIGINT);
 }
 
-/// The requests to read the configuration anew. From now on SIGHUP does not end the process.
-///
-/// # Errors
-///
-/// The signal cannot be listened to.
+/// The requests to reload the configuration. From now on SIGHUP does not end the process.
 pub fn hangups() -> anyhow::Result<Signal> {
     signal(SignalKind::hangup()).context("SIGHUP")
 }
@@ -141,30 +130,30 @@ mod tests {
     const GRACE: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
-    async fn a_loop_that_fails_panics_or_returns_ends_the_others_with_an_error() {
+    async fn a_task_that_fails_panics_or_returns_ends_the_others_with_an_error() {
         for fault in ["error", "panic", "return"] {
             let stop = CancellationToken::new();
             let mut supervisor = Supervisor::new(stop.clone());
-            supervisor.start("good loop", stop.clone().cancelled_owned());
-            supervisor.start_fallible("bad loop", async move {
+            supervisor.spawn("good task", stop.clone().cancelled_owned());
+            supervisor.spawn_fallible("bad task", async move {
                 match fault {
                     "error" => Err(anyhow!("out of luck")),
                     "panic" => panic!("out of luck"),
                     _return => Ok(()),
                 }
             });
-            let verdict = supervisor.run(GRACE).await;
-            assert!(verdict.is_err(), "{fault}");
+            let outcome = supervisor.run(GRACE).await;
+            assert!(outcome.is_err(), "{fault}");
             assert!(stop.is_cancelled());
         }
     }
 
     #[tokio::test]
-    async fn a_loop_that_ends_at_the_stop_is_not_taken_for_a_dead_one() {
+    async fn a_task_that_ends_at_the_stop_has_not_failed() {
         for _ in 0..100 {
             let stop = CancellationToken::new();
             let mut supervisor = Supervisor::new(stop.clone());
-            supervisor.start("good loop", stop.clone().cancelled_owned());
+            supervisor.spawn("good task", stop.clone().cancelled_owned());
             stop.cancel();
             tokio::task::yield_now().await;
             supervisor.run(GRACE).await.unwrap();
@@ -172,10 +161,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_loop_that_does_not_end_is_aborted_after_the_grace_period() {
+    async fn a_task_that_does_not_end_is_aborted_after_the_grace_period() {
         let stop = CancellationToken::new();
         let mut supervisor = Supervisor::new(stop.clone());
-        supervisor.start("stuck loop", std::future::pending());
+        supervisor.spawn("stuck task", std::future::pending());
         let begin = Instant::now();
         stop.cancel();
         supervisor.run(GRACE).await.unwrap();

@@ -1,16 +1,16 @@
-//! Takes over a changed configuration while the program runs: the level of the log, secrets, and
-//! the schedules of housekeeping.
+//! Applies a changed configuration while the program runs: the log level, the two URLs, and the
+//! schedules of housekeeping.
 //!
-//! Either a value is in force afterwards, or the log says why not: a configuration that cannot be
-//! used changes nothing, a URL that does not work leaves the one in use that does, and of everything
-//! else that was changed it is said that it takes a restart.
+//! Afterwards a value is either in force, or the log says why not: an invalid configuration changes
+//! nothing, a URL that does not work leaves the previous one in use, and any other changed value is
+//! reported to need a restart.
 
 use std::sync::Arc;
 
 use tokio::{signal::unix::Signal, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{schedules, validate};
+use super::{schedules, validate::validate};
 use crate::{
     bus::Bus,
     config::{Config, ConfigError},
@@ -22,19 +22,19 @@ use crate::{
 };
 
 /// Where a running program gets its changed configuration from.
-pub struct Source {
-    /// Each one asks for it.
+pub struct ReloadSource {
+    /// Each signal requests a reload.
     pub hangups: Signal,
-    /// Reads all layers anew.
+    /// Reads all layers of the configuration.
     pub read: Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>,
-    /// The level of the log.
+    /// Changes the log level.
     pub level: LogLevel,
 }
 
-/// The loop that waits for changes, and the parts that can take one over.
+/// Waits for reload requests, and holds the parts that can apply a change.
 pub(super) struct Reload {
-    pub(super) source: Source,
-    /// What is in force.
+    pub(super) source: ReloadSource,
+    /// The configuration in force.
     pub(super) config: Config,
     pub(super) databases: Vec<Arc<dyn Database>>,
     pub(super) bus: Arc<dyn Bus>,
@@ -43,26 +43,23 @@ pub(super) struct Reload {
     pub(super) systemd: Arc<Link>,
 }
 
-/// The parts that depend on the broker.
-const OF_THE_BROKER: [Component; 3] =
+/// The components that depend on the broker.
+const BROKER_COMPONENTS: [Component; 3] =
     [Component::Consumer, Component::Publisher, Component::Listener];
 
 impl Reload {
-    /// Runs until `stop`, also in the middle of a change: what is taken over half ends with the
-    /// process.
+    /// Runs until `stop`, which may interrupt a change: a half-applied one ends with the process.
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.reload() => {}
+        let reloads = async {
+            // The stream of signals never ends.
+            while self.source.hangups.recv().await.is_some() {
+                self.reload().await;
             }
-        }
+        };
+        stop.run_until_cancelled(reloads).await;
     }
 
-    /// Waits until it is asked for, and reloads.
     async fn reload(&mut self) {
-        // The stream of signals never ends.
-        self.source.hangups.recv().await;
         self.systemd.reloading();
         let next = (self.source.read)().and_then(|next| {
             validate(&next)?;
@@ -71,7 +68,7 @@ impl Reload {
             Ok(next)
         });
         match next {
-            Ok(next) => self.take_over(next).await,
+            Ok(next) => self.apply(next).await,
             Err(error) => {
                 tracing::error!(%error, "configuration invalid, reload skipped");
             }
@@ -79,7 +76,7 @@ impl Reload {
         self.systemd.reloaded();
     }
 
-    async fn take_over(&mut self, next: Config) {
+    async fn apply(&mut self, next: Config) {
         for key in self.config.needs_restart(&next) {
             tracing::warn!(key, "setting changed, restart required");
         }
@@ -89,7 +86,7 @@ impl Reload {
         self.schedules
             .send_if_modified(|current| std::mem::replace(current, schedules.clone()) != schedules);
         if next.database.url != self.config.database.url {
-            match self.renew_database(next.database.url.expose()).await {
+            match self.change_database(next.database.url.expose()).await {
                 Ok(()) => self.config.database.url = next.database.url,
                 Err(error) => {
                     tracing::error!(error, "database.url does not work, keeping the previous URL");
@@ -97,7 +94,7 @@ impl Reload {
             }
         }
         if next.events.url != self.config.events.url {
-            match self.renew_bus(next.events.url.expose()).await {
+            match self.change_bus(next.events.url.expose()).await {
                 Ok(()) => self.config.events.url = next.events.url,
                 Err(error) => {
                     tracing::error!(error, "events.url does not work, keeping the previous URL");
@@ -107,12 +104,13 @@ impl Reload {
         tracing::info!("configuration reloaded");
     }
 
-    /// A URL is tried while the old one works. When that does not, it is not worth to be kept.
-    async fn renew_database(&self, url: &str) -> Result<(), String> {
+    /// While the old URL works, the new one is tested first, because a mistyped one would keep every
+    /// room closed. If the old URL does not work either, the new one replaces it untested.
+    async fn change_database(&self, url: &str) -> Result<(), String> {
         let kind = |url: &str| url.split(':').next().unwrap_or_default().to_owned();
         let old = kind(self.config.database.url.expose());
         if old == "sqlite" || old != kind(url) {
-            return Err("another file or kind of database takes a restart".to_owned());
+            return Err("another file or kind of database needs a restart".to_owned());
         }
         if let Some(one) = self.databases.first()
             && self.health.is_up(Component::Database)
@@ -125,9 +123,8 @@ impl Reload {
         Ok(())
     }
 
-    /// The same.
-    async fn renew_bus(&self, url: &str) -> Result<(), String> {
-        if OF_THE_BROKER.iter().any(|part| self.health.is_up(*part)) {
+    async fn change_bus(&self, url: &str) -> Result<(), String> {
+        if BROKER_COMPONENTS.iter().any(|component| self.health.is_up(*component)) {
             self.bus.try_url(url).await.map_err(|error| logging::causes(&error))?;
         }
         self.bus.use_url(url).map_err(|error| logging::causes(&error))

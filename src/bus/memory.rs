@@ -128,7 +128,7 @@ impl Receipt for MemoryReceipt {
         Ok(())
     }
 
-    async fn dead_letter(&mut self, body: &[u8], reason: &str) -> Result<()> {
+    async fn dead_letter(&self, body: &[u8], reason: &str) -> Result<()> {
         tracing::error!(
             reason,
             body = %String::from_utf8_lossy(body),

@@ -124,7 +124,7 @@ pub trait Receipt: Send + Sync {
 
     /// The event can never be applied: stores it in the dead-letter queue with the reason, so that
     /// it can be acknowledged.
-    async fn dead_letter(&mut self, body: &[u8], reason: &str) -> Result<()>;
+    async fn dead_letter(&self, body: &[u8], reason: &str) -> Result<()>;
 }
 
 /// How to reach the broker, and the names there.

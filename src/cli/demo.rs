@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use clap::Args;
 use lobbyd::{
-    app::{App, Work},
+    app::{App, Role},
     bus::{Bus, MemoryBus, Message, cloudevents},
     config::Config,
     domain::{
@@ -23,7 +23,6 @@ use lobbyd::{
 };
 use serde::Deserialize;
 use tokio::{
-    net::TcpListener,
     sync::broadcast,
     time::{Instant, sleep, timeout},
 };
@@ -50,10 +49,10 @@ impl Demo {
         let database = folder.path().join("demo.db");
         let mut config = Config::defaults();
         config.database.url = format!("sqlite://{}?mode=rwc", database.display()).into();
+        config.ops.listen = ([127, 0, 0, 1], 0).into();
         let bus = Arc::new(MemoryBus::new());
         let app = App::with_bus(config, bus.clone())?;
 
-        let ops = TcpListener::bind(("127.0.0.1", 0)).await.context("ops listener")?;
         let stop = CancellationToken::new();
         let database = app.database();
         let story = async {
@@ -64,7 +63,7 @@ impl Demo {
             stop.cancel();
             told
         };
-        let worker = app.run(Work::Worker, ops, lobbyd::metrics::install()?, stop.clone());
+        let worker = app.run(Role::Worker, lobbyd::metrics::install()?, stop.clone());
         let both = async { tokio::try_join!(story, worker) };
         tokio::select! {
             outcome = both => outcome.map(|_| ()),

@@ -8,19 +8,17 @@ mod user;
 
 use std::{
     io::{self, IsTerminal, Write},
-    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use lobbyd::{
-    app::{self, App, Source, Work},
+    app::{self, App, ReloadSource, Role},
     config::{Config, ConfigError},
     logging::{self, LogLevel},
     supervisor,
 };
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Opens the lobby of every webinar room on time.
@@ -116,56 +114,23 @@ fn load(file: Option<&Path>) -> anyhow::Result<(Config, LogLevel)> {
     Ok((config, level))
 }
 
-/// The work of a process.
-enum Role {
-    Worker,
-    Api,
-    Both,
-}
-
 async fn serve(file: Option<PathBuf>, role: Role) -> anyhow::Result<()> {
     let (config, level) = load(file.as_deref())?;
     // The hangup of a terminal ends the program, as people expect.
     let hangups = if io::stdin().is_terminal() { None } else { Some(supervisor::hangups()?) };
     raise_file_limit();
-    let (ops, http) = (config.ops.listen, config.http.listen);
-    let (database, events) = (config.database.url.redacted(), config.events.url.redacted());
-    let in_process = config.events.url.is_in_process();
-    let read = Box::new(move || Config::load(file.as_deref()));
     let mut app = App::build(config)?;
     if let Some(hangups) = hangups {
-        app = app.reloading(Source { hangups, read, level });
-    }
-    let work = match role {
-        Role::Worker => Work::Worker,
-        Role::Both => Work::Both(listen("http.listen", http).await?),
-        Role::Api if in_process => {
-            return Err(ConfigError::new(
-                "events.url",
-                "memory: is a bus inside one process, on which the API would hear of no worker; \
-                 name the broker (amqp://…), or use `lobbyd run`, which is both in one process",
-            )
-            .into());
-        }
-        Role::Api => Work::Api(listen("http.listen", http).await?),
-    };
-    let ops = listen("ops.listen", ops).await?;
-    let version = env!("CARGO_PKG_VERSION");
-    tracing::info!(version, database, events, ops = %ops.local_addr()?, "lobbyd starting");
-    if let Work::Api(listener) | Work::Both(listener) = &work {
-        tracing::info!(http = %listener.local_addr()?, "HTTP API listening");
+        let read = Box::new(move || Config::load(file.as_deref()));
+        app = app.reloading(ReloadSource { hangups, read, level });
     }
     let stop = CancellationToken::new();
     let signals = supervisor::on_signal(stop.clone());
-    let worked = app.run(work, ops, lobbyd::metrics::install()?, stop.clone());
+    let running = app.run(role, lobbyd::metrics::install()?, stop.clone());
     tokio::select! {
-        worked = worked => worked,
+        outcome = running => outcome,
         Err(error) = signals => Err(error),
     }
-}
-
-async fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{key}: cannot listen on {address}"))
 }
 
 /// Each client that is held is an open file, and the usual soft limit is 1024.

@@ -17,10 +17,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use tokio::{
-    sync::Notify,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 pub use self::sip::Sip;
@@ -34,6 +31,7 @@ use crate::{
         Actor, Attendee, AttendeeId, Caller, LobbyChange, MessageQuery, RoomToken, RoomUpdated,
         commands::{Command, CreateRoom, NewRoom, Refusal, Resource, moderates},
     },
+    relay::RelayHandle,
     store::{self, Changed, Database},
 };
 
@@ -70,8 +68,8 @@ pub struct Service {
     /// Ends every wait.
     stop: CancellationToken,
     sip: Sip,
-    /// Rung when events were stored that the relay is to publish.
-    left: Arc<Notify>,
+    /// Wakes the relay after events were written to the outbox.
+    relay: RelayHandle,
 }
 
 impl Service {
@@ -81,7 +79,7 @@ impl Service {
         clock: Arc<DatabaseClock>,
         passwords: Arc<Passwords>,
         sip: Sip,
-        left: Arc<Notify>,
+        relay: RelayHandle,
         stop: CancellationToken,
     ) -> Self {
         let live = Arc::new(Live::new(Arc::clone(&database)));
@@ -94,7 +92,7 @@ impl Service {
             seen: Mutex::default(),
             stop,
             sip,
-            left,
+            relay,
         }
     }
 
@@ -368,8 +366,7 @@ impl Service {
     /// The database is away.
     pub async fn compare(&self, deaf: bool) -> store::Result<()> {
         self.live.tidy();
-        let now = self.database.now().await?;
-        self.clock.observe(now);
+        let now = self.clock.sample(&*self.database).await?;
         if deaf {
             // Nothing tells of a room that a user was added to.
             self.live.outdate_lists();
@@ -456,7 +453,7 @@ impl Service {
             );
             self.live.hear(update);
         }
-        self.left.notify_one();
+        self.relay.wake();
     }
 }
 

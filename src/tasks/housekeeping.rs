@@ -1,7 +1,7 @@
-//! What is done now and then: pruning, gauges, the daily summary, the end of sessions.
+//! Scheduled work: pruning, gauges, the daily summary, the end of inactive sessions.
 //!
-//! Only here is tokio-cron-scheduler used. Its jobs may be late, skipped, or stop for good when
-//! the wall clock steps, so nothing punctual hangs on them.
+//! The only module that uses tokio-cron-scheduler. Its jobs may be late, be skipped, or stop for good
+//! when the wall clock steps, so nothing time-critical depends on them.
 
 use std::{
     future::Future,
@@ -14,61 +14,51 @@ use tokio::{sync::watch, time::Instant};
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 
+use super::TaskContext;
 use crate::{
-    clock::DatabaseClock,
     domain::{Caller, commands::Command},
-    logging,
-    store::{self, Database},
+    logging, store,
 };
 
-/// What the summary looks back on.
+/// Period of the daily summary.
 const DAY: Duration = Duration::from_hours(24);
 
-/// Rows that one transaction deletes: a few ten milliseconds, so that it holds nobody up.
+/// Rows that one transaction deletes: a few tens of milliseconds, so that it delays no other.
 const PRUNE_BATCH: u32 = 5000;
 
-/// Sessions that end in one round.
+/// Sessions that one round ends.
 const SESSION_BATCH: u32 = 2000;
 
-/// When to do what: second, minute, hour, day of month, month, day of week; UTC.
+/// When each job runs: second, minute, hour, day of month, month, day of week; UTC.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedules {
-    /// Deletes old rows of the outbox.
     pub prune: String,
-    /// Counts what waits.
     pub gauges: String,
-    /// Logs a line about the last day.
     pub summary: String,
-    /// Ends sessions of those who are not there any more.
     pub sessions: String,
 }
 
-/// How old things get: rows of the outbox, and sessions.
+/// How long rows of the outbox and sessions are kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
-    /// Published ones.
+    /// Of published events.
     pub history: Duration,
-    /// Ones that were never confirmed.
+    /// Of events that were never confirmed.
     pub dead_after: Duration,
-    /// How long a session lasts without a sign of life.
+    /// Of sessions without activity.
     pub session: Duration,
 }
 
-/// The jobs.
+/// Runs the scheduled jobs.
 #[derive(Clone)]
 pub struct Housekeeping {
-    store: Arc<dyn Database>,
-    clock: Arc<DatabaseClock>,
+    ctx: TaskContext,
     retention: Retention,
-    /// Since when signs of life can be noted.
-    noted_since: Arc<Mutex<Instant>>,
+    /// Since when activity could be recorded without interruption.
+    recorded_since: Arc<Mutex<Instant>>,
 }
 
 /// Checks a schedule, before anything is started with it.
-///
-/// # Errors
-///
-/// What is wrong with it.
 pub fn check_schedule(schedule: &str) -> Result<(), String> {
     match Job::new(schedule, |_id, _scheduler| {}) {
         Ok(_job) => Ok(()),
@@ -80,27 +70,22 @@ pub fn check_schedule(schedule: &str) -> Result<(), String> {
 }
 
 impl Housekeeping {
-    /// Keeps this store.
-    pub fn new(store: Arc<dyn Database>, clock: Arc<DatabaseClock>, retention: Retention) -> Self {
-        let noted_since = Arc::new(Mutex::new(Instant::now()));
-        Self { store, clock, retention, noted_since }
+    pub fn new(ctx: TaskContext, retention: Retention) -> Self {
+        let recorded_since = Arc::new(Mutex::new(Instant::now()));
+        Self { ctx, retention, recorded_since }
     }
 
-    /// Runs the jobs at their times, which may change meanwhile, until `stop`.
-    ///
-    /// # Errors
-    ///
-    /// A schedule cannot be read, or the scheduler does not start.
+    /// Runs the jobs by their schedules, which may change meanwhile, until `stop`.
     pub async fn run(
         self,
         mut schedules: watch::Receiver<Schedules>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        // Until the first one by schedule the gauges would say that nothing waits.
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            counted = self.clone().gauges() => counted?,
-        }
+        // Otherwise the gauges would show an empty backlog until their first scheduled time.
+        let Some(counted) = stop.run_until_cancelled(self.clone().gauges()).await else {
+            return Ok(());
+        };
+        counted?;
         loop {
             let current = schedules.borrow_and_update().clone();
             let mut cron = self.start(&current).await?;
@@ -153,11 +138,10 @@ impl Housekeeping {
     }
 
     async fn prune(self) -> store::Result<()> {
-        let now = self.clock.now();
-        let (published, made) = (now - self.retention.history, now - self.retention.dead_after);
-        let store = &self.store;
-        let history = in_batches(|| store.prune_published(published, PRUNE_BATCH)).await?;
-        let dead = in_batches(|| store.prune_dead(made, PRUNE_BATCH)).await?;
+        let (now, database) = (self.ctx.clock.now(), &self.ctx.database);
+        let (published, created) = (now - self.retention.history, now - self.retention.dead_after);
+        let history = in_batches(|| database.prune_published(published, PRUNE_BATCH)).await?;
+        let dead = in_batches(|| database.prune_dead(created, PRUNE_BATCH)).await?;
         metrics::counter!(crate::metrics::PRUNED, "kind" => "history").increment(history);
         metrics::counter!(crate::metrics::PRUNED, "kind" => "dead").increment(dead);
         if history > 0 {
@@ -169,40 +153,46 @@ impl Housekeeping {
         Ok(())
     }
 
-    /// Whoever closed the window without a word leaves the room, as if by himself. After an outage
-    /// of the database, or of this process, everybody has the whole time again to come back.
+    /// Ends the sessions of clients that disconnected without leaving, as if they had left. After an
+    /// outage of the database, or of this process, clients have the whole timeout again to return.
     async fn end_sessions(self) -> store::Result<()> {
-        let since = self.clock.now() - self.retention.session;
-        let unseen = self.store.unseen_since(since, SESSION_BATCH).await.inspect_err(|_away| {
-            *self.noted_since() = Instant::now();
+        let since = self.ctx.clock.now() - self.retention.session;
+        let inactive = self.ctx.database.unseen_since(since, SESSION_BATCH).await;
+        let inactive = inactive.inspect_err(|_unavailable| {
+            *self.recorded_since() = Instant::now();
         })?;
-        if self.noted_since().elapsed() < self.retention.session {
+        if self.recorded_since().elapsed() < self.retention.session {
             return Ok(());
         }
-        for (room, actor, session) in unseen {
+        for (room, actor, session) in inactive {
             let caller = Caller { actor, display_name: String::new(), may_enable_sip: false };
             let end = Command::EndSession(session);
             let actor = &caller.actor.id;
-            match self.store.change(&room, &caller, &end, self.clock.now()).await {
+            match self.ctx.database.change(&room, &caller, &end, self.ctx.clock.now()).await {
                 Ok(Ok(ended)) if ended.update.is_some() => {
                     tracing::info!(room.token = %room, actor, "inactive session ended");
                 }
-                // There is a newer one, or none any more.
+                // The attendee has a newer session, or none.
                 Ok(_changed_meanwhile) => {}
                 Err(error) => {
                     let error = logging::causes(&error);
-                    tracing::warn!(room.token = %room, actor, error, "inactive session could not be ended");
+                    tracing::warn!(
+                        room.token = %room,
+                        actor,
+                        error,
+                        "inactive session could not be ended"
+                    );
                 }
             }
         }
         Ok(())
     }
 
-    fn noted_since(&self) -> MutexGuard<'_, Instant> {
-        self.noted_since.lock().unwrap_or_else(PoisonError::into_inner)
+    fn recorded_since(&self) -> MutexGuard<'_, Instant> {
+        self.recorded_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next round is soon, so one that fails is not worth a line.
+    /// A failure is logged at debug only: the next round is soon.
     async fn gauges(self) -> store::Result<()> {
         if let Err(error) = self.count().await {
             tracing::debug!(error = logging::causes(&error), "backlog could not be counted");
@@ -211,7 +201,7 @@ impl Housekeeping {
     }
 
     async fn summary(self) -> store::Result<()> {
-        let fired = self.store.fired_since(self.clock.now() - DAY).await?;
+        let fired = self.ctx.database.fired_since(self.ctx.clock.now() - DAY).await?;
         let backlog = self.count().await?;
         tracing::info!(
             timers.fired = fired,
@@ -229,10 +219,10 @@ impl Housekeeping {
         reason = "a gauge is a float; counts lose nothing below 2^53"
     )]
     async fn count(&self) -> store::Result<store::Backlog> {
-        let backlog = self.store.backlog().await?;
+        let backlog = self.ctx.database.backlog().await?;
         let age = backlog
             .outbox_oldest
-            .map_or(0.0, |oldest| (self.clock.now() - oldest).as_seconds_f64().max(0.0));
+            .map_or(0.0, |oldest| (self.ctx.clock.now() - oldest).as_seconds_f64().max(0.0));
         metrics::gauge!(crate::metrics::TIMERS_PENDING).set(backlog.timers_pending as f64);
         metrics::gauge!(crate::metrics::TIMERS_UNUSABLE).set(backlog.timers_unusable as f64);
         metrics::gauge!(crate::metrics::OUTBOX_PENDING).set(backlog.outbox_pending as f64);
@@ -241,7 +231,7 @@ impl Housekeeping {
     }
 }
 
-/// Deletes batch after batch until one comes back short. Returns the number of rows.
+/// Deletes batch after batch until one is not full. Returns the number of rows.
 async fn in_batches<F>(delete: impl Fn() -> F) -> store::Result<u64>
 where
     F: Future<Output = store::Result<u64>>,

@@ -1,196 +1,170 @@
-//! Takes in lobby changes: delivery, rule, commit, acknowledgement, in this order.
+//! Applies lobby changes from the bus: delivery, rule, commit, acknowledgement, in this order.
 //!
-//! Changes are applied one after another, in the order of their delivery. What has to wait for
-//! something else (for its room, or for the dead-letter queue) is put aside and settled there; it
-//! holds up the others only when it makes up the whole prefetch. While the database is away nothing
-//! more is taken in: the delivery at hand waits, and the prefetch bounds the rest. Nothing is
-//! acknowledged before the commit.
+//! Changes are applied one after another, in the order of their delivery. A delivery that must wait
+//! (for its room, or for the dead-letter queue) is parked; parked deliveries block the others only
+//! if they fill the prefetch window. While the database is unavailable no further delivery is taken:
+//! the current one waits, and the prefetch bounds the rest. Nothing is acknowledged before the
+//! commit.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    convert::Infallible,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
-    sync::{Notify, Semaphore, mpsc},
+    sync::{Semaphore, mpsc},
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
+use super::{TaskContext, TimerWaker};
 use crate::{
-    backoff::Backoff,
-    bus::{Bus, BusError, Delivery, Subscription, cloudevents},
-    clock::DatabaseClock,
+    backoff::{Backoff, retry},
+    bus::{BusError, Delivery, Subscription, cloudevents},
     domain::{Applied, LobbyChange, Version},
-    health::{Component, Health},
+    health::Component,
     logging,
-    store::{StoreError, Timers},
-    traces::{Kind, Span, Traces},
+    store::StoreError,
+    traces::{Kind, Span},
 };
 
-/// Waits between the attempts to find an event's room: first and longest.
-const ROOM_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// Delays between the checks for an event's room: first and longest.
+const ROOM_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// The loop that takes in lobby changes.
+/// Consumes lobby changes.
 pub struct LobbyConsumer {
-    store: Arc<dyn Timers>,
-    bus: Arc<dyn Bus>,
-    clock: Arc<DatabaseClock>,
-    health: Arc<Health>,
-    /// Rung when a timer was armed.
-    armed: Arc<Notify>,
-    traces: Traces,
+    ctx: TaskContext,
+    timers: TimerWaker,
     /// How long an event waits for its room.
     unknown_room_grace: Duration,
-    /// The last instant of receipt that was given out.
+    /// The last receive time that an event was given.
     received: Mutex<Version>,
-    /// One retry at a time, so that many unknown rooms do not take all the connections.
+    /// One retry at a time, so that many unknown rooms do not use up the connections.
     retries: Semaphore,
 }
 
-/// What is to be done with a delivery.
+/// What to do with a delivery.
 #[derive(Debug)]
-enum Verdict {
+enum Disposition {
     Ack,
+    /// The event can never be applied, for this reason.
     DeadLetter(String),
-    /// There is no such room, or not yet.
-    AwaitRoom,
+    /// The room does not exist, or not yet. The change keeps its receive time, so a newer change
+    /// still wins.
+    RetryUntilRoomExists(LobbyChange, Version),
 }
 
-/// A delivery that waits for something else than the database.
-enum Aside {
-    DeadLetter(Delivery, String, Span),
-    /// The change keeps its instant of receipt, so that a newer one overtakes it for good.
-    AwaitRoom(Delivery, LobbyChange, Version, Span),
+/// A delivery that has been processed and not settled.
+struct Processed {
+    delivery: Delivery,
+    disposition: Disposition,
+    span: Span,
 }
 
 impl LobbyConsumer {
-    /// Takes in changes from `bus`, and rings `armed` when the timer loop should look earlier.
-    pub fn new(
-        store: Arc<dyn Timers>,
-        bus: Arc<dyn Bus>,
-        clock: Arc<DatabaseClock>,
-        health: Arc<Health>,
-        armed: Arc<Notify>,
-        traces: Traces,
-        unknown_room_grace: Duration,
-    ) -> Self {
+    /// Wakes `timers` when a timer was armed.
+    pub fn new(ctx: TaskContext, timers: TimerWaker, unknown_room_grace: Duration) -> Self {
         let received = Mutex::new(Version::ZERO);
-        let retries = Semaphore::new(1);
-        Self { store, bus, clock, health, armed, traces, unknown_room_grace, received, retries }
+        Self { ctx, timers, unknown_room_grace, received, retries: Semaphore::new(1) }
     }
 
-    /// Runs until `stop`, over as many connections as it takes. What is not settled then is
-    /// delivered again to somebody else.
+    /// Runs until `stop`. Deliveries that are not settled then are delivered again, to any worker.
     pub async fn run(self, stop: CancellationToken) {
+        stop.run_until_cancelled(self.consume()).await;
+    }
+
+    /// Consumes over one connection after another.
+    async fn consume(&self) {
         let mut backoff = Backoff::new(Backoff::LOOPS);
-        while let Err(lost) = self.consume(&mut backoff, &stop).await {
+        loop {
+            let lost = match self.ctx.bus.subscribe().await {
+                Ok(subscription) => {
+                    backoff.reset();
+                    if self.ctx.health.set_up(Component::Consumer) {
+                        tracing::info!("consumer connected");
+                    }
+                    self.consume_from(subscription).await
+                }
+                Err(error) => error,
+            };
             if matches!(lost, BusError::Reconnect) {
                 continue;
             }
-            if self.health.set_down(Component::Consumer, logging::causes(&lost)) {
-                tracing::warn!(error = logging::causes(&lost), "consumer disconnected");
+            let problem = logging::causes(&lost);
+            if self.ctx.health.set_down(Component::Consumer, problem.as_str()) {
+                tracing::warn!(error = problem, "consumer disconnected");
             }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = sleep(backoff.next_wait()) => {}
-            }
+            sleep(backoff.next_wait()).await;
         }
     }
 
-    /// Takes in events over one connection, until it is lost or `stop`.
-    async fn consume(
-        &self,
-        backoff: &mut Backoff,
-        stop: &CancellationToken,
-    ) -> Result<(), BusError> {
-        let subscription = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            subscription = self.bus.subscribe() => subscription?,
+    /// Consumes until the connection is lost. Parked deliveries are settled concurrently: neither
+    /// side waits for what the other one holds.
+    async fn consume_from(&self, subscription: Box<dyn Subscription>) -> BusError {
+        let (park, parked) = mpsc::unbounded_channel();
+        let lost = tokio::select! {
+            ended = self.process_all(subscription, park) => ended,
+            ended = self.settle_all(parked) => ended,
         };
-        backoff.reset();
-        if self.health.set_up(Component::Consumer) {
-            tracing::info!("consumer connected");
-        }
-        let (put_aside, aside) = mpsc::unbounded_channel();
-        // Both go on at the same time: neither waits for what the other one holds.
-        tokio::select! {
-            ended = self.take_in_all(subscription, put_aside, stop) => ended,
-            ended = self.settle_all(aside, stop) => ended,
+        match lost {
+            Ok(never) => match never {},
+            Err(error) => error,
         }
     }
 
-    /// Takes in one event after another.
-    async fn take_in_all(
+    async fn process_all(
         &self,
         mut subscription: Box<dyn Subscription>,
-        aside: mpsc::UnboundedSender<Aside>,
-        stop: &CancellationToken,
-    ) -> Result<(), BusError> {
+        park: mpsc::UnboundedSender<Processed>,
+    ) -> Result<Infallible, BusError> {
         loop {
-            let delivery = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                delivery = subscription.next() => delivery?,
-            };
-            if let Some(later) = self.take_in(delivery, stop).await? {
-                // The receiver lives as long as this future.
-                aside.send(later).ok();
+            let mut processed = self.process(subscription.next().await?).await;
+            match processed.disposition {
+                Disposition::Ack => processed.delivery.receipt.ack().await?,
+                Disposition::DeadLetter(_) | Disposition::RetryUntilRoomExists(..) => {
+                    // The receiver lives as long as this future.
+                    park.send(processed).ok();
+                }
             }
         }
     }
 
-    /// Applies an event and acknowledges it, or says what it has to wait for.
-    async fn take_in(
-        &self,
-        mut delivery: Delivery,
-        stop: &CancellationToken,
-    ) -> Result<Option<Aside>, BusError> {
-        let mut span = self.traces.span("process lobby.changed", Kind::Consumer, delivery.trace);
+    async fn process(&self, delivery: Delivery) -> Processed {
+        let mut span =
+            self.ctx.traces.span("process lobby.changed", Kind::Consumer, delivery.trace);
         let content_type = delivery.content_type.as_deref();
-        let change = match cloudevents::parse_lobby_changed(&delivery.body, content_type) {
-            Ok(change) => change,
+        let disposition = match cloudevents::parse_lobby_changed(&delivery.body, content_type) {
+            Ok(change) => {
+                span.note("lobbyd.room.token", &change.token);
+                let received = self.receive_time();
+                self.apply(&change, received, &mut span).await
+            }
             Err(malformed) => {
                 count("malformed", &mut span);
-                return Ok(Some(Aside::DeadLetter(delivery, malformed.to_string(), span)));
+                Disposition::DeadLetter(malformed.to_string())
             }
         };
-        span.note("lobbyd.room.token", &change.token);
-        let received = self.received_now();
-        match self.apply(&change, received, &mut span, stop).await {
-            None => Ok(None),
-            Some(Verdict::Ack) => delivery.receipt.ack().await.map(|()| None),
-            Some(Verdict::DeadLetter(reason)) => {
-                Ok(Some(Aside::DeadLetter(delivery, reason, span)))
-            }
-            Some(Verdict::AwaitRoom) => {
-                Ok(Some(Aside::AwaitRoom(delivery, change, received, span)))
-            }
-        }
+        Processed { delivery, disposition, span }
     }
 
-    /// Applies a change, however long the database is away. `None` if the process stops first.
-    async fn apply(
-        &self,
-        change: &LobbyChange,
-        received: Version,
-        span: &mut Span,
-        stop: &CancellationToken,
-    ) -> Option<Verdict> {
+    /// Applies a change, however long the database is unavailable.
+    async fn apply(&self, change: &LobbyChange, received: Version, span: &mut Span) -> Disposition {
         let mut backoff = Backoff::new(Backoff::LOOPS);
         loop {
             let commit = span.part("commit lobby");
-            let applied = self.store.apply(change, received).await;
+            let applied = self.ctx.database.apply(change, received).await;
             drop(commit);
             match applied {
-                Ok(applied) => return Some(self.verdict(change, received, applied, span)),
+                Ok(applied) => return self.disposition(change, received, applied, span),
                 Err(
                     error @ (StoreError::Rejected(_)
                     | StoreError::Corrupt(_)
                     | StoreError::Unreadable(_)),
                 ) => {
                     count("rejected", span);
-                    return Some(Verdict::DeadLetter(logging::causes(&error)));
+                    return Disposition::DeadLetter(logging::causes(&error));
                 }
                 Err(error) => {
                     if backoff.is_fresh() {
@@ -202,21 +176,18 @@ impl LobbyConsumer {
                     }
                 }
             }
-            tokio::select! {
-                () = stop.cancelled() => return None,
-                () = sleep(backoff.next_wait()) => {}
-            }
+            sleep(backoff.next_wait()).await;
         }
     }
 
-    /// Reports a change, rings the timer loop if it armed a timer, and says how to settle it.
-    fn verdict(
+    /// Reports a change, wakes the timer task if a timer was armed, and says how to settle the event.
+    fn disposition(
         &self,
         change: &LobbyChange,
         received: Version,
         applied: Applied,
         span: &mut Span,
-    ) -> Verdict {
+    ) -> Disposition {
         let (room, lobby) = (&change.token, change.lobby);
         let version = change.version.unwrap_or(received).milliseconds();
         match applied {
@@ -238,102 +209,92 @@ impl LobbyConsumer {
                     "lobby set"
                 );
                 if lobby.scheduled().is_some() {
-                    self.armed.notify_one();
+                    self.timers.wake();
                 }
-                Verdict::Ack
+                Disposition::Ack
             }
             Applied::Stale => {
                 count("stale", span);
                 tracing::info!(room.token = %room, version, "stale event ignored");
-                // The timer loop passes over a row that is locked, as this one was.
-                self.armed.notify_one();
-                Verdict::Ack
+                // This transaction had locked the row, and the timer task skips locked rows.
+                self.timers.wake();
+                Disposition::Ack
             }
             Applied::LobbyNotSupported => {
                 count("no_lobby", span);
-                Verdict::DeadLetter(format!("room {room} is of a type or object without lobby"))
+                let reason = format!("room {room} is of a type or object without lobby");
+                Disposition::DeadLetter(reason)
             }
-            Applied::UnknownRoom => Verdict::AwaitRoom,
+            Applied::UnknownRoom => Disposition::RetryUntilRoomExists(change.clone(), received),
         }
     }
 
-    /// Settles what was put aside, all at the same time.
+    /// Settles the parked deliveries, all at the same time.
     async fn settle_all(
         &self,
-        mut aside: mpsc::UnboundedReceiver<Aside>,
-        stop: &CancellationToken,
-    ) -> Result<(), BusError> {
-        let mut waiting = FuturesUnordered::new();
+        mut parked: mpsc::UnboundedReceiver<Processed>,
+    ) -> Result<Infallible, BusError> {
+        let mut settling = FuturesUnordered::new();
         loop {
             tokio::select! {
-                Some(settled) = waiting.next() => settled?,
-                Some(later) = aside.recv() => waiting.push(self.settle(later, stop)),
+                Some(settled) = settling.next() => settled?,
+                Some(processed) = parked.recv() => settling.push(self.settle(processed)),
             }
         }
     }
 
-    async fn settle(&self, aside: Aside, stop: &CancellationToken) -> Result<(), BusError> {
-        let (mut delivery, reason, _span) = match aside {
-            Aside::DeadLetter(delivery, reason, span) => (delivery, reason, span),
-            Aside::AwaitRoom(mut delivery, change, received, mut span) => {
-                match self.await_room(&change, received, &mut span, stop).await {
-                    None => return Ok(()),
-                    Some(Ok(())) => return delivery.receipt.ack().await,
-                    Some(Err(reason)) => (delivery, reason, span),
-                }
-            }
-        };
-        tracing::warn!(reason, "event dead-lettered");
-        let mut backoff = Backoff::new(Backoff::LOOPS);
-        while let Err(error) = delivery.receipt.dead_letter(&delivery.body, &reason).await {
-            if backoff.is_fresh() {
-                tracing::warn!(
-                    error = logging::causes(&error),
-                    "dead letter could not be published, retrying"
-                );
-            }
-            sleep(backoff.next_wait()).await;
+    async fn settle(&self, processed: Processed) -> Result<(), BusError> {
+        let Processed { mut delivery, mut disposition, mut span } = processed;
+        if let Disposition::RetryUntilRoomExists(change, received) = disposition {
+            disposition = self.apply_when_room_exists(&change, received, &mut span).await;
+        }
+        if let Disposition::DeadLetter(reason) = disposition {
+            tracing::warn!(reason, "event dead-lettered");
+            let report = |error: &BusError| {
+                let error = logging::causes(error);
+                tracing::warn!(error, "dead letter could not be published, retrying");
+            };
+            let store = || delivery.receipt.dead_letter(&delivery.body, &reason);
+            retry(Backoff::LOOPS, report, store).await;
         }
         delivery.receipt.ack().await
     }
 
-    /// Tries a change again until its room is there or the grace is over: then the error is the
-    /// reason for a dead letter. `None` if the process stops first.
-    async fn await_room(
+    /// Repeats a change until its room exists, or the grace period is over.
+    async fn apply_when_room_exists(
         &self,
         change: &LobbyChange,
         received: Version,
         span: &mut Span,
-        stop: &CancellationToken,
-    ) -> Option<Result<(), String>> {
-        // Only the waits count: while the database is away nobody can tell if the room is there.
-        let mut left = self.unknown_room_grace;
-        let mut backoff = Backoff::new(ROOM_WAIT);
+    ) -> Disposition {
+        // Only the delays count: while the database is unavailable nothing is known about the room.
+        let mut grace = self.unknown_room_grace;
+        let mut backoff = Backoff::new(ROOM_DELAYS);
         loop {
-            let wait = backoff.next_wait();
-            sleep(wait).await;
-            left = left.saturating_sub(wait);
-            let turn = self.retries.acquire().await.expect("nobody closes the semaphore");
-            let verdict = self.apply(change, received, span, stop).await?;
-            drop(turn);
-            match verdict {
-                Verdict::Ack => return Some(Ok(())),
-                Verdict::DeadLetter(reason) => return Some(Err(reason)),
-                Verdict::AwaitRoom if !left.is_zero() => {}
-                Verdict::AwaitRoom => {
+            let delay = backoff.next_wait();
+            sleep(delay).await;
+            grace = grace.saturating_sub(delay);
+            let permit = self.retries.acquire().await.expect("the semaphore is never closed");
+            let disposition = self.apply(change, received, span).await;
+            drop(permit);
+            match disposition {
+                Disposition::RetryUntilRoomExists(..) if !grace.is_zero() => {}
+                Disposition::RetryUntilRoomExists(..) => {
                     count("unknown_room", span);
-                    let (room, grace) = (&change.token, self.unknown_room_grace);
-                    return Some(Err(format!("unknown room {room} (waited {grace:?})")));
+                    let (room, waited) = (&change.token, self.unknown_room_grace);
+                    let reason = format!("unknown room {room} (waited {waited:?})");
+                    return Disposition::DeadLetter(reason);
                 }
+                settled @ (Disposition::Ack | Disposition::DeadLetter(_)) => return settled,
             }
         }
     }
 
-    /// The instant of receipt, as a version: events without one are ordered by it, so no two are
-    /// given the same.
-    fn received_now(&self) -> Version {
+    /// The receive time, as a version. Events without a version are ordered by it, so it grows with
+    /// each of them.
+    fn receive_time(&self) -> Version {
         let mut received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
-        *received = Version::of(self.clock.now()).max(received.next());
+        *received = Version::of(self.ctx.clock.now()).max(received.next());
         *received
     }
 }

@@ -1,16 +1,46 @@
-//! The loops of the daemon: what comes in, what comes due, what goes out, what the API hears, and
-//! housekeeping.
+//! The background tasks of a worker, and the relay that every process runs.
 //!
-//! Each is one struct with a `run` that ends with the stop token, handed to the supervisor. They
-//! meet in two places only: the [`LobbyConsumer`] rings the [`TimerTask`] when a timer was armed, and the
-//! [`TimerTask`] hands what it fired to the [`OutboxRelay`]. Both are hints; what counts is in the
-//! database.
+//! [`LobbyConsumer`] applies lobby changes from the bus, [`TimerTask`] resets rooms at their time,
+//! [`OutboxRelay`] publishes what the outbox holds, [`Housekeeping`](housekeeping::Housekeeping)
+//! prunes and counts. `app` starts each of them with a [`TaskContext`], and their `run` ends with
+//! the stop token. They meet in two places only: the consumer wakes the timer task after it armed a
+//! timer, and the timer task passes what it fired to the relay. Both are shortcuts; the state is in
+//! the database.
 
 pub mod housekeeping;
 mod lobby_consumer;
 mod outbox_relay;
 mod timers;
 
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
 pub use lobby_consumer::LobbyConsumer;
-pub use outbox_relay::{OutboxRelay, RelayHandle};
-pub use timers::TimerTask;
+pub use outbox_relay::OutboxRelay;
+pub use timers::{TimerTask, TimerWaker};
+
+use crate::{
+    bus::Bus,
+    clock::DatabaseClock,
+    health::Health,
+    store::{self, Database},
+    traces::Traces,
+};
+
+/// What every task works with. Each task has a clone.
+#[derive(Clone)]
+pub struct TaskContext {
+    pub database: Arc<dyn Database>,
+    pub bus: Arc<dyn Bus>,
+    pub clock: Arc<DatabaseClock>,
+    pub health: Arc<Health>,
+    pub traces: Traces,
+}
+
+impl TaskContext {
+    /// The database's time, by a new sample.
+    async fn sample_time(&self) -> store::Result<DateTime<Utc>> {
+        self.clock.sample(&*self.database).await
+    }
+}

@@ -1,107 +1,45 @@
-//! The outbox relay: publishes what was stored, until the broker has confirmed it.
+//! Publishes the events of the outbox until the broker has confirmed them.
 //!
-//! What the timer loop has just fired comes over a channel, claimed already, and goes out at once.
-//! Everything else (left by a crash, by an outage, by a burst) is claimed from the outbox. A claim
-//! ends by itself, so the events of a worker that died are picked up by the next one. It never
-//! makes an event: id and version were fixed when the row was written.
+//! What the timer task has just fired arrives over the [`RelayQueue`], claimed already, and is
+//! published immediately. Everything else (left by a crash, an outage or a burst) is claimed from the
+//! outbox. A claim expires, so another relay picks up the events of a crashed process. The relay
+//! never creates an event: id and version were fixed when the row was written.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
-use tokio::{
-    sync::{Notify, mpsc},
-    time::{Instant, MissedTickBehavior, interval, sleep},
-};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::TaskContext;
 use crate::{
-    backoff::Backoff,
-    bus::{Bus, BusError, Confirmation, Message, PUBLISH_TIMEOUT, cloudevents},
-    clock::DatabaseClock,
+    backoff::{Backoff, retry},
+    bus::{BusError, Confirmation, Message, PUBLISH_TIMEOUT, cloudevents},
     domain::{EventId, OutboxEvent},
-    health::{Component, Health},
+    health::Component,
     logging,
-    store::{Database, StoreError},
-    traces::{Span, Traces},
+    relay::{Batch, CLAIM, RelayQueue},
+    store::StoreError,
+    traces::Span,
 };
 
-/// How long a claim holds: one round of publishing, and some time to wait for it. Short, because it
-/// is what the events of a worker that died have to wait.
-const CLAIM: Duration = PUBLISH_TIMEOUT.saturating_add(Duration::from_secs(2));
+/// How often the outbox is searched for events that nothing announced.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Batches on their way from the timer loop. More would only wait here for the broker until their
-/// claims end.
-const HANDOFF_BATCHES: usize = 4;
+/// Longest delay before an event that the broker refused is published again.
+const MAX_REFUSAL_DELAY: Duration = Duration::from_mins(1);
 
-/// How often the outbox is searched for what others left behind.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Longest wait before an event that the broker did not take is sent again.
-const LONGEST_REFUSAL_WAIT: Duration = Duration::from_mins(1);
-
-/// The end of the way to the relay that the timer loop holds, and whoever else stores events.
-#[derive(Debug, Clone)]
-pub struct RelayHandle {
-    batches: mpsc::Sender<Batch>,
-    /// Rung when events wait in the outbox.
-    left: Arc<Notify>,
-}
-
-/// Room for one batch.
-#[derive(Debug)]
-pub struct Slot<'a> {
-    permit: mpsc::Permit<'a, Batch>,
-    until: Instant,
-}
-
-/// Events that are claimed for this worker until an instant.
-#[derive(Debug)]
-struct Batch {
-    events: Vec<OutboxEvent>,
-    until: Instant,
-}
-
-impl RelayHandle {
-    /// The end of a claim that begins now, by the database's clock.
-    pub fn claimed_until(now: DateTime<Utc>) -> DateTime<Utc> {
-        now + CLAIM
-    }
-
-    /// Room for a batch, if the relay keeps up. Without, events are left to the outbox.
-    pub fn reserve(&self) -> Option<Slot<'_>> {
-        let permit = self.batches.try_reserve().ok()?;
-        Some(Slot { permit, until: Instant::now() + CLAIM })
-    }
-
-    /// Tells the relay that events were stored and not handed over.
-    pub fn left_in_outbox(&self) {
-        self.left.notify_one();
-    }
-}
-
-impl Slot<'_> {
-    /// Hands over events that are claimed.
-    pub fn send(self, events: Vec<OutboxEvent>) {
-        self.permit.send(Batch { events, until: self.until });
-    }
-}
-
-/// The loop that publishes.
+/// Publishes the outbox.
 pub struct OutboxRelay {
-    store: Arc<dyn Database>,
-    bus: Arc<dyn Bus>,
-    clock: Arc<DatabaseClock>,
-    health: Arc<Health>,
-    fresh: mpsc::Receiver<Batch>,
-    left: Arc<Notify>,
-    traces: Traces,
+    ctx: TaskContext,
+    queue: RelayQueue,
     /// Events per round.
     batch: u32,
 }
 
 /// Events with their messages, and the spans of their publication.
 #[derive(Default)]
-struct Written {
+struct Encoded {
     events: Vec<OutboxEvent>,
     messages: Vec<Message>,
     spans: Vec<Span>,
@@ -119,85 +57,71 @@ enum RelayError {
 }
 
 impl OutboxRelay {
-    /// Publishes to `bus`, up to `batch` events per round. The handoff is for the timer loop; whoever
-    /// else stores events rings `left`.
-    pub fn new(
-        store: Arc<dyn Database>,
-        bus: Arc<dyn Bus>,
-        clock: Arc<DatabaseClock>,
-        health: Arc<Health>,
-        batch: u32,
-        left: Arc<Notify>,
-        traces: Traces,
-    ) -> (Self, RelayHandle) {
-        let (batches, fresh) = mpsc::channel(HANDOFF_BATCHES);
-        let handoff = RelayHandle { batches, left: Arc::clone(&left) };
-        (Self { store, bus, clock, health, fresh, left, traces, batch }, handoff)
+    /// Publishes up to `batch` events per round.
+    pub fn new(ctx: TaskContext, queue: RelayQueue, batch: u32) -> Self {
+        Self { ctx, queue, batch }
     }
 
-    /// Runs until the timer loop is gone, then flushes the outbox as far as the broker takes it.
-    /// What fails stays in the outbox and is tried again; `stop` only cuts waits short.
+    /// Runs until all handles of the queue are dropped, then flushes the outbox as far as the broker
+    /// takes it. Whatever fails stays in the outbox and is tried again; `stop` only ends delays.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Backoff::LOOPS);
-        let mut look = interval(LOOK_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut poll = interval(POLL_INTERVAL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let round = tokio::select! {
-                batch = self.fresh.recv() => match batch {
-                    Some(batch) => self.deliver_fresh(batch).await,
+                batch = self.queue.batches.recv() => match batch {
+                    Some(batch) => self.publish_batch(batch).await,
                     None => break,
                 },
-                () = self.left.notified() => self.sweep().await,
-                _ = look.tick() => self.sweep().await,
+                () = self.queue.wake.notified() => self.poll_outbox().await,
+                _ = poll.tick() => self.poll_outbox().await,
             };
             match round {
                 Ok(()) => backoff.reset(),
                 Err(error) => {
                     self.report(&error);
-                    tokio::select! {
-                        () = stop.cancelled() => {}
-                        () = sleep(backoff.next_wait()) => {}
-                    }
+                    stop.run_until_cancelled(sleep(backoff.next_wait())).await;
                 }
             }
         }
         // The supervisor ends this when the grace period is over.
-        while let Err(error) = self.publish_left().await {
+        while let Err(error) = self.drain_outbox().await {
             self.report(&error);
             sleep(backoff.next_wait()).await;
         }
     }
 
-    /// Makes sure of the connection, and publishes what nobody holds.
-    async fn sweep(&mut self) -> Result<(), RelayError> {
-        self.bus.publish(&[]).await?;
-        if self.health.set_up(Component::Publisher) {
+    /// Makes sure of the connection, then publishes the outbox.
+    async fn poll_outbox(&mut self) -> Result<(), RelayError> {
+        self.ctx.bus.publish(&[]).await?;
+        if self.ctx.health.set_up(Component::Publisher) {
             tracing::info!("publisher connected");
         }
-        self.publish_left().await
+        self.drain_outbox().await
     }
 
-    /// Publishes what nobody holds, and in between what has just fired.
-    async fn publish_left(&mut self) -> Result<(), RelayError> {
+    /// Publishes what is not claimed, and in between what has just fired.
+    async fn drain_outbox(&mut self) -> Result<(), RelayError> {
         loop {
-            while let Ok(batch) = self.fresh.try_recv() {
-                self.deliver_fresh(batch).await?;
+            while let Ok(batch) = self.queue.batches.try_recv() {
+                self.publish_batch(batch).await?;
             }
-            let now = self.store.now().await?;
-            let events = self.store.claim(now, self.batch, now + CLAIM).await?;
+            let now = self.ctx.sample_time().await?;
+            let events = self.ctx.database.claim(now, self.batch, now + CLAIM).await?;
             if events.is_empty() {
                 return Ok(());
             }
-            self.deliver(events).await?;
+            self.publish(events).await?;
         }
     }
 
-    /// Publishes what the timer loop handed over, unless it had to wait for so long that its claim
-    /// might end meanwhile.
-    async fn deliver_fresh(&self, batch: Batch) -> Result<(), RelayError> {
-        let left = batch.until.saturating_duration_since(Instant::now());
+    /// Publishes a batch of the queue, unless it has waited for so long that its claim might expire
+    /// meanwhile.
+    async fn publish_batch(&self, batch: Batch) -> Result<(), RelayError> {
+        let left = batch.expires_at.saturating_duration_since(Instant::now());
         if left >= PUBLISH_TIMEOUT {
-            return self.deliver(batch.events).await;
+            return self.publish(batch.events).await;
         }
         if !left.is_zero() {
             self.release(ids(&batch.events), Duration::ZERO).await;
@@ -205,10 +129,11 @@ impl OutboxRelay {
         Ok(())
     }
 
-    /// Publishes claimed events and notes which the broker has. The others can be claimed again.
-    async fn deliver(&self, events: Vec<OutboxEvent>) -> Result<(), RelayError> {
-        let Written { events, messages, spans } = self.written(events).await;
-        let confirmations = match self.bus.publish(&messages).await {
+    /// Publishes claimed events and marks those that the broker confirms. The others can be claimed
+    /// again.
+    async fn publish(&self, events: Vec<OutboxEvent>) -> Result<(), RelayError> {
+        let Encoded { events, messages, spans } = self.encode(events).await;
+        let confirmations = match self.ctx.bus.publish(&messages).await {
             Ok(confirmations) => confirmations,
             Err(error) => {
                 for mut span in spans {
@@ -219,7 +144,7 @@ impl OutboxRelay {
             }
         };
 
-        let now = self.clock.now();
+        let now = self.ctx.clock.now();
         let mut confirmed = Vec::with_capacity(events.len());
         let mut refused: BTreeMap<Duration, Vec<EventId>> = BTreeMap::new();
         let mut lost = Vec::new();
@@ -233,8 +158,12 @@ impl OutboxRelay {
                 }
                 Confirmation::Refused(why) => {
                     count("refused", &mut span);
-                    tracing::warn!(event.id = %event.id, why, "event refused by the broker, will be retried");
-                    refused.entry(refusal_wait(event.attempt)).or_default().push(event.id);
+                    tracing::warn!(
+                        event.id = %event.id,
+                        why,
+                        "event refused by the broker, will be retried"
+                    );
+                    refused.entry(refusal_delay(event.attempt)).or_default().push(event.id);
                 }
                 Confirmation::Unconfirmed(why) => {
                     count("unconfirmed", &mut span);
@@ -244,8 +173,8 @@ impl OutboxRelay {
             }
         }
         self.mark_published(confirmed).await;
-        for (wait, ids) in refused {
-            self.release(ids, wait).await;
+        for (delay, ids) in refused {
+            self.release(ids, delay).await;
         }
         match failure {
             None => Ok(()),
@@ -256,66 +185,63 @@ impl OutboxRelay {
         }
     }
 
-    /// Writes the messages. An event that cannot be written is put off, and holds up no other.
-    async fn written(&self, events: Vec<OutboxEvent>) -> Written {
-        let mut written = Written::default();
+    /// Encodes the messages. An event that cannot be encoded is released, and delays no other.
+    async fn encode(&self, events: Vec<OutboxEvent>) -> Encoded {
+        let mut encoded = Encoded::default();
         for event in events {
-            let mut span = self.traces.publication(&event);
+            let mut span = self.ctx.traces.publication(&event);
             span.note_event(&event.id);
             span.note("lobbyd.room.token", &event.token);
             span.note("lobbyd.attempt", &event.attempt);
             match cloudevents::outgoing(&event, span.place()) {
                 Ok(message) => {
-                    written.events.push(event);
-                    written.messages.push(message);
-                    written.spans.push(span);
+                    encoded.events.push(event);
+                    encoded.messages.push(message);
+                    encoded.spans.push(span);
                 }
                 Err(error) => {
                     count("unreadable", &mut span);
                     tracing::error!(event.id = %event.id, %error, "outbox event is not valid JSON");
-                    self.release(vec![event.id], LONGEST_REFUSAL_WAIT).await;
+                    self.release(vec![event.id], MAX_REFUSAL_DELAY).await;
                 }
             }
         }
-        written
+        encoded
     }
 
-    /// Notes the confirms, however long the database is away: else the events would go out again.
+    /// Stores the publisher confirms, however long the database is unavailable: otherwise the events
+    /// would be published again.
     async fn mark_published(&self, ids: Vec<EventId>) {
         if ids.is_empty() {
             return;
         }
-        let mut backoff = Backoff::new(Backoff::LOOPS);
-        while let Err(error) = self.store.mark_published(&ids, self.clock.now()).await {
-            tracing::debug!(
-                error = logging::causes(&error),
-                "publisher confirms could not be stored, retrying"
-            );
-            sleep(backoff.next_wait()).await;
-        }
+        let report = |error: &StoreError| {
+            let error = logging::causes(error);
+            tracing::debug!(error, "publisher confirms could not be stored, retrying");
+        };
+        let mark = || self.ctx.database.mark_published(&ids, self.ctx.clock.now());
+        retry(Backoff::LOOPS, report, mark).await;
     }
 
-    /// Lets events be claimed again after `wait`. If that fails, their claim ends by itself.
-    async fn release(&self, ids: Vec<EventId>, wait: Duration) {
-        let available_at = self.clock.now() + wait;
-        if let Err(error) = self.store.release(&ids, available_at).await {
-            tracing::debug!(
-                error = logging::causes(&error),
-                "claim could not be released, it will expire"
-            );
+    /// Lets events be claimed again after `delay`. If that fails, their claim expires.
+    async fn release(&self, ids: Vec<EventId>, delay: Duration) {
+        let available_at = self.ctx.clock.now() + delay;
+        if let Err(error) = self.ctx.database.release(&ids, available_at).await {
+            let error = logging::causes(&error);
+            tracing::debug!(error, "claim could not be released, it will expire");
         }
     }
 
     fn report(&self, error: &RelayError) {
         let problem = logging::causes(error);
         match error {
-            // The timer loop tells of a database that is away.
+            // The component that watches the database warns of an outage.
             RelayError::Store(StoreError::Unavailable(_) | StoreError::TimedOut(_)) => {
                 tracing::debug!(error = problem, "outbox unavailable");
             }
             RelayError::Store(_) => tracing::error!(error = problem, "outbox unreadable"),
             RelayError::Bus(_) | RelayError::Unconfirmed(_) => {
-                if self.health.set_down(Component::Publisher, problem.as_str()) {
+                if self.ctx.health.set_down(Component::Publisher, problem.as_str()) {
                     tracing::warn!(
                         error = problem,
                         "publisher disconnected, events remain in the outbox"
@@ -340,10 +266,10 @@ fn report_confirmed(event: &OutboxEvent, now: DateTime<Utc>) {
     );
 }
 
-/// The wait before an event that was not taken is sent again: one second, doubling.
-fn refusal_wait(attempt: u32) -> Duration {
+/// The delay before a refused event is published again: one second, doubling.
+fn refusal_delay(attempt: u32) -> Duration {
     let seconds = 2_u64.checked_pow(attempt.saturating_sub(1)).unwrap_or(u64::MAX);
-    Duration::from_secs(seconds).min(LONGEST_REFUSAL_WAIT)
+    Duration::from_secs(seconds).min(MAX_REFUSAL_DELAY)
 }
 
 fn ids(events: &[OutboxEvent]) -> Vec<EventId> {

@@ -90,7 +90,7 @@ impl Receipt for AmqpReceipt {
             .map(|_acked| ())
     }
 
-    async fn dead_letter(&mut self, body: &[u8], reason: &str) -> Result<()> {
+    async fn dead_letter(&self, body: &[u8], reason: &str) -> Result<()> {
         let origin = (self.exchange.as_str(), self.routing_key.as_str());
         self.publisher.dead_letter(body, &self.properties, origin, reason).await
     }

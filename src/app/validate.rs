@@ -1,0 +1,65 @@
+//! Checks of configured values that only the parts can judge, before any of them starts.
+
+use std::time::Duration;
+
+use super::Role;
+use crate::{
+    config::{Config, ConfigError},
+    http::api::Proxies,
+    tasks::housekeeping::check_schedule,
+    traces::Exporter,
+};
+
+/// A connection has to be established within `database.timeout`.
+const MIN_DATABASE_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Longest age that is subtracted from the present time: 100 years, so that the result stays within
+/// the calendar.
+const MAX_AGE: Duration = Duration::from_hours(100 * 366 * 24);
+
+/// Refuses values that cannot be used. Returns the parts that it built of some on the way.
+pub(super) fn validate(config: &Config) -> Result<(Proxies, Option<Exporter>), ConfigError> {
+    check_durations(config)?;
+    for (key, schedule) in [
+        ("housekeeping.prune", &config.housekeeping.prune),
+        ("housekeeping.gauges", &config.housekeeping.gauges),
+        ("housekeeping.summary", &config.housekeeping.summary),
+        ("housekeeping.sessions", &config.housekeeping.sessions),
+    ] {
+        check_schedule(schedule).map_err(|problem| ConfigError::new(key, problem))?;
+    }
+    let proxies = Proxies::new(&config.http.trusted_proxies, config.http.user_header.as_deref())
+        .map_err(|problem| ConfigError::new("http.user_header", problem))?;
+    let exporter = config.traces.endpoint.as_deref().map(Exporter::new).transpose();
+    let exporter = exporter.map_err(|problem| ConfigError::new("traces.endpoint", problem))?;
+    Ok((proxies, exporter))
+}
+
+/// Refuses a bus that cannot connect an API process with its workers.
+pub(super) fn check_role(config: &Config, role: Role) -> Result<(), ConfigError> {
+    if role == Role::Api && config.events.url.is_in_process() {
+        return Err(ConfigError::new(
+            "events.url",
+            "memory: is a bus inside one process, on which an API process receives nothing from \
+             workers; name the broker (amqp://…), or use `lobbyd run`, which is both in one process",
+        ));
+    }
+    Ok(())
+}
+
+fn check_durations(config: &Config) -> Result<(), ConfigError> {
+    if config.database.timeout < MIN_DATABASE_TIMEOUT {
+        let problem = format!("at least {MIN_DATABASE_TIMEOUT:?}");
+        return Err(ConfigError::new("database.timeout", problem));
+    }
+    for (key, age) in [
+        ("outbox.history", config.outbox.history),
+        ("outbox.dead_after", config.outbox.dead_after),
+        ("http.session_timeout", config.http.session_timeout),
+    ] {
+        if age > MAX_AGE {
+            return Err(ConfigError::new(key, "at most 100 years"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! The queue between the code that writes events to the outbox and the task that publishes them.
+//!
+//! The timer task hands over batches that it has claimed already; the rooms behind the API only
+//! wake the relay. Both are shortcuts: the relay also searches the outbox by itself, so nothing is
+//! lost with a handle. The relay stops after the last handle is dropped.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
+
+use crate::{bus::PUBLISH_TIMEOUT, domain::OutboxEvent};
+
+/// How long a claim holds: one round of publishing, and some time to wait for it. The events of a
+/// crashed process stay claimed for as long, so it is short.
+pub const CLAIM: Duration = PUBLISH_TIMEOUT.saturating_add(Duration::from_secs(2));
+
+/// Batches that may wait for the relay. More would only wait until their claims end.
+const MAX_BATCHES: usize = 4;
+
+/// Handle by which tasks and rooms pass events to the relay.
+#[derive(Debug, Clone)]
+pub struct RelayHandle {
+    batches: mpsc::Sender<Batch>,
+    wake: Arc<Notify>,
+}
+
+/// The relay's end of the queue.
+#[derive(Debug)]
+pub struct RelayQueue {
+    pub(crate) batches: mpsc::Receiver<Batch>,
+    pub(crate) wake: Arc<Notify>,
+}
+
+/// A place in the queue.
+#[derive(Debug)]
+pub struct BatchPermit<'a> {
+    permit: mpsc::Permit<'a, Batch>,
+    claimed_until: DateTime<Utc>,
+    expires_at: Instant,
+}
+
+/// Events that are claimed for this process until `expires_at`.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) events: Vec<OutboxEvent>,
+    pub(crate) expires_at: Instant,
+}
+
+/// Creates the queue.
+pub fn channel() -> (RelayHandle, RelayQueue) {
+    let (sender, receiver) = mpsc::channel(MAX_BATCHES);
+    let wake = Arc::new(Notify::new());
+    let handle = RelayHandle { batches: sender, wake: Arc::clone(&wake) };
+    (handle, RelayQueue { batches: receiver, wake })
+}
+
+impl RelayHandle {
+    /// A place for a batch whose claim begins now, at `now` by the database's clock. `None` while
+    /// the relay does not keep up: events then stay in the outbox, unclaimed.
+    pub fn reserve(&self, now: DateTime<Utc>) -> Option<BatchPermit<'_>> {
+        let permit = self.batches.try_reserve().ok()?;
+        let expires_at = Instant::now() + CLAIM;
+        Some(BatchPermit { permit, claimed_until: now + CLAIM, expires_at })
+    }
+
+    /// Passes on events of the outbox: with a permit as a claimed batch, otherwise by waking the
+    /// relay.
+    pub fn pass(&self, permit: Option<BatchPermit<'_>>, events: Vec<OutboxEvent>) {
+        match permit {
+            _ if events.is_empty() => {}
+            Some(BatchPermit { permit, expires_at, .. }) => {
+                permit.send(Batch { events, expires_at });
+            }
+            None => self.wake(),
+        }
+    }
+
+    /// Wakes the relay after events were written to the outbox, unclaimed.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+}
+
+impl BatchPermit<'_> {
+    /// The end of the claim, by the database's clock.
+    pub fn claimed_until(&self) -> DateTime<Utc> {
+        self.claimed_until
+    }
+}

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::domain::{
     EventId, InvalidLobby, InvalidToken, LOBBY_CHANGED, Lobby, LobbyChange, LobbyChangedPayload,
-    OutboxEvent, ROOM_UPDATED, RoomToken, RoomUpdated, TraceParent, Version,
+    LobbyRequest, OutboxEvent, ROOM_UPDATED, RoomToken, RoomUpdated, TraceParent, Version,
 };
 
 /// Media type of the bodies.
@@ -170,7 +170,7 @@ fn lobby_change(data: &LobbyChangedPayload) -> Result<LobbyChange, Malformed> {
         .transpose()?;
     Ok(LobbyChange {
         token: RoomToken::parse(&data.token)?,
-        lobby: Lobby::parse(data.state, data.timer)?,
+        lobby: Lobby::parse(LobbyRequest { state: data.state, timer: data.timer })?,
         version,
     })
 }
@@ -329,7 +329,7 @@ mod tests {
     fn what_is_written_can_be_read() {
         let change = change(LobbyState::NonModerators, Some(1_767_225_600), Some(77));
         let time = DateTime::from_timestamp(1_767_225_000, 0).unwrap();
-        let message = lobby_changed(&change, EventId::new(), time);
+        let message = lobby_changed(&change, EventId::stored("0199-id".to_owned()), time);
         assert_eq!(message.routing_key, "lobby.changed.abc");
         assert_eq!(parse_lobby_changed(&message.body, CLOUDEVENT), Ok(change));
     }

@@ -154,7 +154,7 @@ mod tests {
 
     fn message(routing_key: &str) -> Message {
         Message {
-            id: EventId::new(),
+            id: EventId::stored("0199-id".to_owned()),
             event_type: "test.v1".to_owned(),
             routing_key: routing_key.to_owned(),
             body: routing_key.as_bytes().to_vec(),

@@ -26,8 +26,11 @@ use tokio::{
 };
 
 use crate::{
-    domain::{Actor, Attendee, LobbyChange, Reason, Room, RoomId, RoomToken, RoomUpdated, Version},
-    store::{self, Database, RoomOverview, RoomVersion},
+    domain::{
+        Actor, Attendee, LobbyChange, Reason, Room, RoomId, RoomOverview, RoomToken, RoomUpdated,
+        RoomVersion, Version,
+    },
+    store::{self, Database},
 };
 
 /// How long a room is kept that nobody asks for: longer than clients wait between their polls.
@@ -254,7 +257,7 @@ impl Live {
             let shared = if deaf { entry.read() } else { entry.known().flatten() };
             let Some(shared) = shared else { continue };
             let mark = room_versions.get(entry.token.as_str());
-            if mark.is_some_and(|mark| mark.fits(&shared.summary.room)) {
+            if mark.is_some_and(|mark| is_current(mark, &shared.summary.room)) {
                 continue;
             }
             metrics::counter!(crate::metrics::MISSED_UPDATES).increment(1);
@@ -426,10 +429,10 @@ impl List {
 
 impl Shared {
     fn of(summary: RoomOverview) -> Self {
-        let RoomOverview { room, last_message, moderators, pair } = &summary;
+        let RoomOverview { room, last_message, moderators, one_to_one } = &summary;
         // A change that nobody sees leaves the fingerprint as it is.
         let seen = Room { version: Version::ZERO, changed_at: 0, ..room.clone() };
-        let fingerprint = fingerprint(&(seen, last_message, moderators, pair));
+        let fingerprint = fingerprint(&(seen, last_message, moderators, one_to_one));
         Self { summary, fingerprint }
     }
 }
@@ -440,8 +443,16 @@ impl Seat {
     }
 
     fn is_in_call(&self) -> bool {
-        self.attendee.as_ref().is_some_and(|attendee| attendee.in_call() != 0)
+        self.attendee.as_ref().is_some_and(Attendee::is_in_call)
     }
+}
+
+/// Whether a cached room is as it was when it was read, or was read after this version.
+fn is_current(current: &RoomVersion, cached: &Room) -> bool {
+    current.version < cached.version
+        || (current.version, current.lobby, current.room_type, current.sip)
+            == (cached.version, cached.lobby, cached.room_type, cached.sip)
+            && current.name == cached.name
 }
 
 fn count_reading(what: &'static str) {

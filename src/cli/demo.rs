@@ -14,7 +14,7 @@ use lobbyd::{
     config::Config,
     domain::{
         Actor, Caller, EventId, Lobby, LobbyChange, LobbyState, ROOM_UPDATED, Room, RoomToken,
-        RoomUpdated, Version,
+        RoomType, RoomUpdated, Version,
         commands::{CreateRoom, NewRoom},
     },
     logging::{self, LogFormat},
@@ -87,7 +87,12 @@ impl Demo {
             lobby: Lobby { state: LobbyState::NonModerators, timer: Some(timer) },
             version: Some(Version::of(now)),
         };
-        bus.publish(&[cloudevents::lobby_changed(&change, EventId::new(), now)]).await?;
+        bus.publish(&[cloudevents::lobby_changed(
+            &change,
+            EventId::from(uuid::Uuid::now_v7()),
+            now,
+        )])
+        .await?;
         let until = timer.to_rfc3339_opts(SecondsFormat::Secs, true);
         step(store, "event in", &format!("lobby.changed: everybody waits until {until}")).await?;
 
@@ -136,11 +141,7 @@ async fn create_room(store: &dyn Database, token: &RoomToken) -> anyhow::Result<
         display_name: "Alice".to_owned(),
         may_enable_sip: false,
     };
-    let request = CreateRoom {
-        room_type: Room::GROUP,
-        name: "Quarterly webinar".to_owned(),
-        ..CreateRoom::default()
-    };
+    let request = CreateRoom::new(RoomType::Group, "Quarterly webinar");
     let begin = Instant::now();
     loop {
         let created = async {

@@ -66,7 +66,7 @@ impl Publish {
             lobby: Lobby { state: self.state, timer },
             version: Some(Version::of(now)),
         };
-        let message = cloudevents::lobby_changed(&change, EventId::new(), now);
+        let message = cloudevents::lobby_changed(&change, EventId::from(uuid::Uuid::now_v7()), now);
 
         let bus = app::open_bus(config)?;
         let confirmations = bus.publish(&[message]).await?;

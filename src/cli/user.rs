@@ -11,7 +11,8 @@ use lobbyd::{
     app,
     auth::{MAX_PASSWORD_BYTES, Passwords},
     config::Config,
-    store::{self, Database},
+    domain,
+    store::Database,
 };
 
 use super::say;
@@ -105,7 +106,7 @@ impl User {
 impl Add {
     async fn run(self, users: &dyn Database) -> anyhow::Result<()> {
         let hash = hashed(&read_password()?).await;
-        let user = store::User {
+        let user = domain::User {
             display_name: self.display_name.unwrap_or_else(|| self.name.clone()),
             id: self.name,
             // Each once, however often it was named.

@@ -1,4 +1,4 @@
-//! The events that leave lobbyd, as the outbox holds them.
+//! The events that lobbyd receives and publishes, and the reasons of changes.
 
 use std::fmt;
 
@@ -6,8 +6,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    attendee::Actor,
-    room::{Lobby, LobbyState, Room, RoomToken, Version},
+    actor::Actor,
+    lobby::{Lobby, LobbyState},
+    room::{Room, RoomToken, Version},
+    timer::DueTimer,
 };
 
 /// CloudEvents type of [`RoomUpdated`].
@@ -22,25 +24,19 @@ pub const LOBBY_CHANGED: &str = "lobby.changed.v1";
 pub struct EventId(String);
 
 impl EventId {
-    /// A new identity. It grows with time, so that rows made together lie together in the index.
-    pub fn new() -> Self {
-        Self(uuid::Uuid::now_v7().to_string())
-    }
-
-    /// Takes the id of a row.
+    /// The id of a row.
     pub(crate) fn stored(id: String) -> Self {
         Self(id)
     }
 
-    /// The UUID's text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-impl Default for EventId {
-    fn default() -> Self {
-        Self::new()
+impl From<uuid::Uuid> for EventId {
+    fn from(id: uuid::Uuid) -> Self {
+        Self(id.to_string())
     }
 }
 
@@ -50,85 +46,60 @@ impl fmt::Display for EventId {
     }
 }
 
-/// Why a room was updated. Its name on the wire is also that of the system message in the chat, for
-/// what the chat shows.
+/// Why a room was updated. Its name is used in events, and for the chat's system message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// Its timer was due.
     LobbyTimerReached,
-    /// Somebody removed the lobby.
     LobbyNone,
-    /// Somebody put a lobby in front of it.
     LobbyNonModerators,
-    /// It keeps its lobby, with another timer.
+    /// The room keeps its lobby with another timer.
     LobbyTimerChanged,
-    /// SIP dial-in was enabled, disabled, or has other rules.
     SipChanged,
-    /// It was made.
     ConversationCreated,
-    /// It is no more.
     ConversationDeleted,
-    /// It has another name.
     ConversationRenamed,
-    /// It has a description, or another one.
     DescriptionSet,
-    /// It has no description any more.
     DescriptionRemoved,
-    /// Strangers need a password, or another one.
     PasswordSet,
-    /// Strangers need no password any more.
     PasswordRemoved,
-    /// It is public from now on.
+    /// The room became public.
     GuestsAllowed,
-    /// It is not public any more.
+    /// The room is no longer public.
     GuestsDisallowed,
-    /// Somebody takes part from now on.
     UserAdded,
-    /// Somebody takes no part any more.
     UserRemoved,
-    /// A user is a moderator from now on.
     ModeratorPromoted,
-    /// A user is no moderator any more.
     ModeratorDemoted,
-    /// A guest is a moderator from now on.
     GuestModeratorPromoted,
-    /// A guest is no moderator any more.
     GuestModeratorDemoted,
-    /// Somebody has other permissions.
     PermissionsChanged,
-    /// Somebody has a session in it.
     ParticipantJoined,
-    /// Somebody has no session in it any more.
     ParticipantLeft,
-    /// A guest has another name.
+    /// A guest has another display name.
     DisplayNameChanged,
-    /// Somebody said something.
     MessageSent,
-    /// The first one is in the call.
     CallStarted,
-    /// One more is in the call.
     CallJoined,
-    /// Somebody in the call publishes other media.
     CallFlagsChanged,
-    /// Somebody is no more in the call.
     CallLeft,
-    /// Nobody is in the call any more.
+    /// The last participant left the call.
     CallEnded,
-    /// A moderator ended the call.
+    /// A moderator ended the call for all participants.
     CallEndedEveryone,
 }
 
 impl Reason {
-    /// Its name on the wire and in the chat.
+    /// Its name in events and in the chat.
     pub fn name(self) -> String {
         match serde_json::to_value(self) {
             Ok(serde_json::Value::String(name)) => name,
-            other => unreachable!("a unit variant is written as a text, not as {other:?}"),
+            other => unreachable!("a unit variant is written as a string, not as {other:?}"),
         }
     }
 
-    /// What the chat says about it, with Talk's placeholders; `None` for what it does not show.
+    /// The text of the chat's system message, with Talk's placeholders; `None` if the chat does not
+    /// show the change.
     pub fn text(self) -> Option<&'static str> {
         Some(match self {
             Self::LobbyTimerReached => "The conversation is now open to everyone",
@@ -167,7 +138,7 @@ impl Reason {
         })
     }
 
-    /// The same, of somebody who did it to himself.
+    /// The text for an action on oneself.
     pub fn self_action_text(self) -> Option<&'static str> {
         if self == Self::UserAdded {
             Some("{actor} joined the conversation")
@@ -178,13 +149,12 @@ impl Reason {
         }
     }
 
-    /// Reads the name of a system message.
     pub fn from_name(name: &str) -> Option<Self> {
         serde_json::from_value(name.into()).ok()
     }
 
-    /// Whether it changes what every participant has of his own: the PIN, or his place in the call
-    /// or the room. (A lobby does so for those who are in the call.)
+    /// Whether it changes the attendee record of every participant: PIN, place in the call or in the
+    /// room. (A new lobby changes the records of those in the call.)
     pub fn affects_all_attendees(self) -> bool {
         matches!(
             self,
@@ -196,23 +166,21 @@ impl Reason {
     }
 }
 
-/// `data` of a `lobby.changed.v1` event: what somebody set.
+/// `data` of a `lobby.changed.v1` event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LobbyChangedPayload {
-    /// The room.
     pub token: String,
-    /// Talk's number of the lobby state.
+    /// Talk's number.
     pub state: i64,
     /// Unix seconds; absent or 0 for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timer: Option<i64>,
-    /// Milliseconds since 1970 of the change.
+    /// Milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<i64>,
 }
 
 impl LobbyChangedPayload {
-    /// What was set, as an event says it.
     pub fn of(token: &RoomToken, lobby: Lobby, version: Option<Version>) -> Self {
         Self {
             token: token.as_str().to_owned(),
@@ -227,22 +195,20 @@ impl LobbyChangedPayload {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RoomUpdated {
-    /// The room.
     pub token: String,
-    /// Talk's number of the room's type.
+    /// Talk's number.
     #[serde(rename = "type")]
     pub room_type: i64,
-    /// Talk's number of the lobby state.
+    /// Talk's number.
     pub lobby_state: i64,
     /// Unix seconds, 0 for none, as in Talk's room data.
     pub lobby_timer: i64,
-    /// Talk's number of the SIP state.
+    /// Talk's number.
     pub sip_enabled: i64,
-    /// Version of the room; a consumer drops what is not newer.
+    /// Consumers drop an update that is not newer than the last one.
     pub version: i64,
-    /// Why.
     pub reason: Reason,
-    /// The participant whom the change concerns, if it is just one.
+    /// The participant that the change is about, if it is about exactly one.
     #[serde(flatten, skip_serializing_if = "Option::is_none", default)]
     pub about: Option<Actor>,
     /// When the timer was due.
@@ -254,14 +220,13 @@ pub struct RoomUpdated {
 }
 
 impl RoomUpdated {
-    /// The room after a change for this reason.
     pub fn of(room: &Room, reason: Reason, about: Option<Actor>) -> Self {
         Self {
             token: room.token.as_str().to_owned(),
-            room_type: room.room_type,
+            room_type: room.room_type.number(),
             lobby_state: room.lobby.state.number(),
             lobby_timer: room.lobby.timer.map_or(0, |timer| timer.timestamp()),
-            sip_enabled: room.sip_enabled,
+            sip_enabled: room.sip.number(),
             version: room.version.milliseconds(),
             reason,
             about,
@@ -270,25 +235,22 @@ impl RoomUpdated {
         }
     }
 
-    /// The room after its timer, due at `due_at`, was reached.
-    pub fn timer_reached(
-        token: &RoomToken,
-        room_type: i64,
-        sip_enabled: i64,
+    /// The announcement of a reset.
+    pub(super) fn timer_reached(
+        timer: &DueTimer,
         version: Version,
-        due_at: DateTime<Utc>,
         fired_at: DateTime<Utc>,
     ) -> Self {
         Self {
-            token: token.as_str().to_owned(),
-            room_type,
+            token: timer.token.as_str().to_owned(),
+            room_type: timer.room_type.number(),
             lobby_state: LobbyState::None.number(),
             lobby_timer: 0,
-            sip_enabled,
+            sip_enabled: timer.sip.number(),
             version: version.milliseconds(),
             reason: Reason::LobbyTimerReached,
             about: None,
-            due_at: Some(due_at),
+            due_at: Some(timer.due_at),
             fired_at: Some(fired_at),
         }
     }
@@ -297,19 +259,17 @@ impl RoomUpdated {
 /// A row of the outbox: an event that is stored and has yet to be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxEvent {
-    /// Identity of the change.
     pub id: EventId,
     /// CloudEvents type, for example [`ROOM_UPDATED`].
     pub event_type: String,
-    /// The room.
     pub token: RoomToken,
-    /// The event's `data`, JSON text, fixed when the row was written.
+    /// The event's `data` as JSON, fixed when the row was written.
     pub data: String,
     /// When the change was made, by the database's clock.
     pub created_at: DateTime<Utc>,
-    /// When it was due, for a timer that was reached: the lag counts from here.
+    /// When the timer was due, for a reset: the lag counts from here.
     pub due_at: Option<DateTime<Utc>>,
-    /// How often it was claimed for publication, this time included.
+    /// How often the event was claimed for publication, including this time.
     pub attempt: u32,
 }
 
@@ -318,14 +278,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_has_talks_name() {
+    fn a_reason_has_the_name_that_talk_uses() {
         assert_eq!(Reason::LobbyTimerReached.name(), "lobby_timer_reached");
         assert_eq!(Reason::from_name("lobby_non_moderators"), Some(Reason::LobbyNonModerators));
         assert_eq!(Reason::from_name("nonsense"), None);
     }
 
     #[test]
-    fn an_event_names_the_participant_whom_it_concerns() {
+    fn an_event_names_the_participant_that_it_is_about() {
         let mut event = RoomUpdated {
             token: "abc".to_owned(),
             room_type: 3,

@@ -1,80 +1,82 @@
-//! What is said in a room's chat, by people and by the room itself.
+//! Messages in a room's chat: comments of participants, and system messages about the room.
 
-use super::{attendee::Actor, event::Reason};
+use serde::Serialize;
+
+use super::{actor::Actor, event::Reason};
 
 /// Longest chat message, in characters, as in Talk.
 pub const MAX_MESSAGE_CHARS: usize = 32_000;
 
-/// A message of the chat.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Message {
     /// Grows within the room.
     pub id: i64,
-    /// Who said or did it.
     pub actor: Actor,
-    /// The actor's name at that time.
+    /// The actor's display name at that time.
     pub actor_name: String,
     /// Unix seconds.
     pub created_at: i64,
-    /// What it is.
     pub content: Content,
-    /// What its sender knows it by; empty for none.
+    /// An id that the sender chose; empty for none.
     pub reference_id: String,
-    /// The message that it answers.
+    /// The message that this one replies to.
     pub parent_id: Option<i64>,
 }
 
 impl Message {
-    /// Whether somebody said it, so that it can be answered.
+    /// Only comments can be replied to.
     pub fn is_comment(&self) -> bool {
         matches!(self.content, Content::Comment(_))
     }
 
-    /// Bytes of what somebody said.
+    /// Size of the body in bytes.
     pub fn size(&self) -> usize {
         match &self.content {
-            Content::Comment(text) => text.len(),
+            Content::Comment(body) => body.len(),
             Content::System { .. } => 0,
         }
     }
 }
 
-/// What a message is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub enum Content {
-    /// Somebody's words.
+    /// The body that a participant wrote.
     Comment(String),
-    /// Something that happened to the room.
+    /// A change of the room.
     System {
-        /// What happened.
         reason: Reason,
-        /// To whom, and the name at that time.
+        /// The participant that the change is about, with the display name at that time.
         about: Option<(Actor, String)>,
     },
 }
 
-/// What somebody wants to say.
+/// A message with the one that it replies to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChatMessage {
+    pub message: Message,
+    pub parent: Option<Message>,
+}
+
+/// A message to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewMessage {
-    /// The words.
-    pub text: String,
-    /// What its sender knows it by; empty for none.
+    pub body: String,
+    /// An id that the sender chose; empty for none.
     pub reference_id: String,
-    /// The message that it answers.
+    /// The message to reply to.
     pub reply_to: Option<i64>,
 }
 
-/// Which messages are asked for.
+/// Which messages of a chat are requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MessageQuery {
-    /// Newer than the known one, or older ones.
+    /// Messages newer than the known one, in order, or older ones, backwards.
     pub newer: bool,
-    /// The known one; 0 for none.
+    /// Id of the last known message; 0 for none.
     pub known: i64,
-    /// Whether the known one is asked for again.
+    /// Whether to return the known message as well.
     pub including: bool,
-    /// At most this many.
     pub limit: u32,
-    /// Whether they count as read from now on.
+    /// Whether to mark the returned messages as read.
     pub mark_read: bool,
 }

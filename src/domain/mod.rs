@@ -1,28 +1,39 @@
-//! The rules of the lobby, pure: no I/O, no async, no framework. (Only a new event id is drawn from
-//! time and chance.)
+//! Rooms, lobbies, participants, and the rules about them.
 //!
-//! Whatever the time or the database must say is passed in as a value. Everybody may use these
-//! types; they use nobody's.
+//! Pure: no I/O, no async, no framework, no clock and no randomness. Times and whatever the
+//! database says are passed in as values. Every other module may use these types; this module
+//! uses none of theirs.
 
+mod actor;
 mod attendee;
+mod call;
 pub mod commands;
 mod event;
 mod lobby;
 mod message;
+mod pin;
 mod room;
+mod timer;
 mod trace;
+mod view;
 
+pub use actor::{Actor, ActorKind, Caller, User};
 pub use attendee::{
-    Actor, ActorKind, Attendee, AttendeeId, Caller, Modification, ParticipantType, Permissions,
-    Session,
+    Attendee, AttendeeId, ParticipantType, PermissionChange, Permissions, Presence,
 };
+pub use call::{Call, CallFlags};
 pub use event::{
     EventId, LOBBY_CHANGED, LobbyChangedPayload, OutboxEvent, ROOM_UPDATED, Reason, RoomUpdated,
 };
-pub use lobby::{Applied, Decision, LobbyChange, decide};
-pub use message::{Content, MAX_MESSAGE_CHARS, Message, MessageQuery, NewMessage};
-pub use room::{
-    Call, InvalidLobby, InvalidToken, Lobby, LobbyState, OBJECT_TYPES_WITH_LOBBY, Room, RoomId,
-    RoomToken, Version,
+pub use lobby::{
+    Applied, Decision, InvalidLobby, Lobby, LobbyChange, LobbyRequest, LobbyState, decide,
 };
+pub use message::{ChatMessage, Content, MAX_MESSAGE_CHARS, Message, MessageQuery, NewMessage};
+pub use pin::Pins;
+pub use room::{
+    InvalidToken, OBJECT_TYPES_WITH_LOBBY, Room, RoomId, RoomOverview, RoomToken, RoomType,
+    RoomVersion, SipState, Version,
+};
+pub use timer::{DueTimer, Reset};
 pub use trace::TraceParent;
+pub use view::{ParticipantView, RoomView, ViewerCapabilities, participants_for};

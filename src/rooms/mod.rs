@@ -23,13 +23,14 @@ use tokio_util::sync::CancellationToken;
 pub use self::sip::Sip;
 pub use crate::cache::View;
 use crate::cache::{Change, Live, locked};
-pub use crate::store::{ChatMessage, StoreError, User};
+pub use crate::store::StoreError;
 use crate::{
     auth::{Passwords, Throttle},
     clock::DatabaseClock,
     domain::{
-        Actor, Attendee, AttendeeId, Caller, LobbyChange, MessageQuery, RoomToken, RoomUpdated,
-        commands::{Command, CreateRoom, NewRoom, Refusal, Resource, moderates},
+        Actor, Attendee, AttendeeId, Caller, ChatMessage, LobbyChange, MessageQuery, RoomToken,
+        RoomUpdated, User,
+        commands::{Command, CreateRoom, NewRoom, Refusal, Resource, require_moderator},
     },
     relay::RelayHandle,
     store::{self, Changed, Database},
@@ -226,8 +227,8 @@ impl Service {
         if hash.is_empty() || password.is_empty() || view.attendee().is_some() {
             return Ok(None);
         }
-        let verified = self.passwords.verify(password, hash, from, &self.throttle).await;
-        Ok(verified.map_err(CommandError::Throttled)?.then(|| hash.clone()))
+        let fits = self.passwords.fits(password, hash, from, &self.throttle).await;
+        Ok(fits.map_err(CommandError::Throttled)?.then(|| hash.clone()))
     }
 
     /// Sets a room's password for strangers; empty for none.
@@ -267,7 +268,7 @@ impl Service {
     async fn check_moderator(&self, token: &RoomToken, caller: &Caller) -> Result<()> {
         let room = self.view(token, Some(&caller.actor)).await?.summary().room.id;
         let me = self.database.attendee(room, &caller.actor).await?;
-        moderates(me.as_ref())?;
+        require_moderator(me.as_ref())?;
         Ok(())
     }
 
@@ -403,7 +404,7 @@ impl Service {
 
     /// Whoever does or asks something in a room is there, if he has joined.
     fn note(&self, me: Option<&Attendee>) {
-        let present = me.filter(|me| me.session.is_some());
+        let present = me.filter(|me| me.presence.is_some());
         locked(&self.seen).extend(present.map(|me| me.id));
     }
 

@@ -1,6 +1,6 @@
 //! Who may let people dial in to a room by telephone.
 
-use crate::store::User;
+use crate::domain::User;
 
 /// Dial-in as it is configured on this server.
 #[derive(Debug, Clone, Default)]

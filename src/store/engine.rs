@@ -18,11 +18,12 @@ use super::{
     dialect::Dialect,
     migration,
     rooms::Author,
-    rows::{self, Due, Reset, ResetMessage, instant_from_millis, instant_from_seconds, json},
+    rows::{self, ResetMessage, ResetRow, instant_from_millis, instant_from_seconds, json},
     session::{self, Session},
 };
 use crate::domain::{
-    Applied, Decision, EventId, LobbyChange, OutboxEvent, Version, commands::lobby_effects, decide,
+    Applied, Decision, EventId, LobbyChange, OutboxEvent, Reset, Version, commands::lobby_changes,
+    decide,
 };
 
 /// An idle connection may have died without a sign, and each such one costs this wait.
@@ -111,7 +112,7 @@ where
                     Decision::LobbyNotSupported => Applied::LobbyNotSupported,
                     Decision::Set(version) => {
                         let now = instant_from_millis(received.milliseconds())?;
-                        let effects = lobby_effects(&room, change.lobby, version, now);
+                        let effects = lobby_changes(&room, change.lobby, version, now);
                         // Whoever sent the event tells its clients.
                         session.write_rows(&room, &effects, &Author::system(), now).await?;
                         Applied::Set { replaced: room.lobby.scheduled() }
@@ -138,22 +139,38 @@ where
         };
         let look = sqlx::query(due).bind(now.timestamp()).bind(i64::from(limit));
         let due = session.fetch_all(look).await?;
-        let due = due.into_iter().map(Due::new).collect::<Result<Vec<_>>>()?;
+        let due = due.into_iter().map(rows::due_timer).collect::<Result<Vec<_>>>()?;
         if due.is_empty() {
             session.commit().await?;
             return Ok(Fired::default());
         }
 
-        let resets: Vec<Reset> = due.iter().map(Due::reset).collect();
-        let reset = sqlx::query(D::STATEMENTS.reset).bind(json(&resets));
+        let resets: Vec<Reset> = due.iter().map(|timer| timer.reset(now)).collect();
+        let rows: Vec<ResetRow> = due
+            .iter()
+            .zip(&resets)
+            .map(|(timer, reset)| ResetRow {
+                id: timer.room.number(),
+                timer: timer.due_at.timestamp(),
+                version: reset.version.milliseconds(),
+            })
+            .collect();
+        let reset = sqlx::query(D::STATEMENTS.reset).bind(json(&rows));
         matched(session.execute(reset).await?, due.len(), "lobbyd_rooms")?;
 
         let attempt = u32::from(claimed_until.is_some());
-        let events: Vec<OutboxEvent> =
-            due.iter().filter_map(|due| due.event(now, attempt)).collect();
+        let announced = due
+            .iter()
+            .zip(&resets)
+            .filter_map(|(timer, reset)| Some((timer, reset.announcement.as_ref()?)));
+        let (messages, events): (Vec<ResetMessage>, Vec<OutboxEvent>) = announced
+            .map(|(timer, announcement)| {
+                let message =
+                    ResetMessage { room_id: timer.room.number(), created_at: now.timestamp() };
+                (message, rows::reset_event(timer, announcement, now, attempt))
+            })
+            .unzip();
         if !events.is_empty() {
-            let messages: Vec<ResetMessage> =
-                due.iter().filter_map(|due| due.message(now)).collect();
             let insert = sqlx::query(D::STATEMENTS.insert_reset_messages).bind(json(&messages));
             matched(session.execute(insert).await?, messages.len(), "lobbyd_messages")?;
             session.insert_outbox(&events, claimed_until.unwrap_or(now)).await?;

@@ -29,8 +29,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::domain::{
-    Actor, Applied, Attendee, AttendeeId, Caller, EventId, Lobby, LobbyChange, Message,
-    MessageQuery, OutboxEvent, Room, RoomId, RoomToken, RoomUpdated, Version,
+    Actor, Applied, Attendee, AttendeeId, Caller, ChatMessage, EventId, LobbyChange, MessageQuery,
+    OutboxEvent, Room, RoomId, RoomOverview, RoomToken, RoomUpdated, RoomVersion, User, Version,
     commands::{Command, NewRoom, Refusal, Resource},
 };
 
@@ -202,46 +202,6 @@ pub trait Admin: Send + Sync + 'static {
     async fn close(&self);
 }
 
-/// A room as everybody sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RoomOverview {
-    /// The room.
-    pub room: Room,
-    /// What was said or happened last.
-    pub last_message: Option<Message>,
-    /// How many owners and moderators it has.
-    pub moderators: i64,
-    /// Both users of a room of two, with their names for people; nobody for other rooms.
-    pub pair: Vec<(Actor, String)>,
-}
-
-/// By which a room is known to have changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RoomVersion {
-    /// The room.
-    pub token: RoomToken,
-    /// Of its last change by lobbyd.
-    pub version: Version,
-    /// As it is now, whoever wrote it; and so are the others.
-    pub lobby: Lobby,
-    /// Talk's number of its type.
-    pub room_type: i64,
-    /// Name for people.
-    pub name: String,
-    /// Talk's number of the SIP state.
-    pub sip_enabled: i64,
-}
-
-impl RoomVersion {
-    /// Whether the room is as it was when it was read, or was read after this look.
-    pub fn fits(&self, room: &Room) -> bool {
-        self.version < room.version
-            || (self.version, self.lobby, self.room_type, self.sip_enabled)
-                == (room.version, room.lobby, room.room_type, room.sip_enabled)
-                && self.name == room.name
-    }
-}
-
 /// What a command did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changed {
@@ -251,15 +211,6 @@ pub struct Changed {
     pub message: Option<ChatMessage>,
     /// The caller's attendee, if he was there with a session.
     pub present: Option<AttendeeId>,
-}
-
-/// A message with the one that it answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChatMessage {
-    /// The message.
-    pub message: Message,
-    /// What it answers.
-    pub parent: Option<Message>,
 }
 
 /// What the HTTP API does to rooms.
@@ -329,17 +280,6 @@ pub trait Rooms: Send + Sync + 'static {
         query: MessageQuery,
         now: DateTime<Utc>,
     ) -> Result<std::result::Result<Vec<ChatMessage>, Refusal>>;
-}
-
-/// A user of this server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct User {
-    /// By which the user logs in.
-    pub id: String,
-    /// Name for people.
-    pub display_name: String,
-    /// Groups, for the right to enable SIP.
-    pub groups: Vec<String>,
 }
 
 /// The users of this server.

@@ -8,11 +8,11 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::FromRow;
 
-use super::{Result, RoomVersion, StoreError};
+use super::{Result, StoreError};
 use crate::domain::{
-    Actor, ActorKind, Attendee, AttendeeId, Call, Content, EventId, Lobby, LobbyState, Message,
-    OutboxEvent, ParticipantType, Permissions, ROOM_UPDATED, Reason, Room, RoomId, RoomToken,
-    RoomUpdated, Session, Version,
+    Actor, ActorKind, Attendee, AttendeeId, Call, CallFlags, Content, DueTimer, EventId, Lobby,
+    LobbyState, Message, OutboxEvent, ParticipantType, Permissions, Presence, ROOM_UPDATED, Reason,
+    Room, RoomId, RoomToken, RoomUpdated, RoomVersion, Version,
 };
 
 /// A row of `Statements::room`.
@@ -93,7 +93,7 @@ pub(super) fn room(row: RoomRow) -> Result<Room> {
     Ok(Room {
         id: RoomId(row.id),
         token: RoomToken::stored(row.token),
-        room_type: row.room_type,
+        room_type: row.room_type.into(),
         name: row.name,
         description: row.description,
         object_type: row.object_type,
@@ -101,10 +101,12 @@ pub(super) fn room(row: RoomRow) -> Result<Room> {
         lobby: lobby(row.lobby_state, row.lobby_timer)?,
         version: Version::stored(row.lobby_version),
         timer_reached: row.timer_reached.map(instant_from_seconds).transpose()?,
-        sip_enabled: row.sip_enabled,
+        sip: row.sip_enabled.into(),
         password_hash: row.password_hash,
-        call: (row.call_started_at != 0)
-            .then_some(Call { started_at: row.call_started_at, flags: row.call_flags }),
+        call: (row.call_started_at != 0).then_some(Call {
+            started_at: row.call_started_at,
+            flags: CallFlags::from_bits_retain(row.call_flags),
+        }),
         comments: row.comments,
         changed_at: row.changed_at,
     })
@@ -115,9 +117,9 @@ pub(super) fn mark(row: MarkRow) -> Result<RoomVersion> {
         token: RoomToken::stored(row.token),
         version: Version::stored(row.lobby_version),
         lobby: lobby(row.lobby_state, row.lobby_timer)?,
-        room_type: row.room_type,
+        room_type: row.room_type.into(),
         name: row.name,
-        sip_enabled: row.sip_enabled,
+        sip: row.sip_enabled.into(),
     })
 }
 
@@ -129,13 +131,13 @@ pub(super) fn attendee(row: AttendeeRow) -> Result<Attendee> {
         actor: actor(&row.actor_type, row.actor_id)?,
         display_name: row.display_name,
         participant_type,
-        permissions: Permissions::stored(row.permissions),
+        permissions: Permissions::from_bits_retain(row.permissions),
         pin: row.pin,
         last_read_message: row.last_read_message,
         comments_read: row.comments_read,
-        session: row.session_id.map(|id| Session {
-            id,
-            in_call: row.in_call,
+        presence: row.session_id.map(|session_id| Presence {
+            session_id,
+            in_call: CallFlags::from_bits_retain(row.in_call),
             last_ping: row.last_ping,
         }),
     })
@@ -183,95 +185,55 @@ pub(super) fn outgoing(row: EventRow) -> Result<OutboxEvent> {
 }
 
 /// A room whose timer is due, locked.
-pub(super) struct Due {
-    id: RoomId,
-    token: RoomToken,
-    room_type: i64,
-    state: LobbyState,
-    timer: DateTime<Utc>,
-    version: Version,
-    sip_enabled: i64,
+pub(super) fn due_timer(row: DueRow) -> Result<DueTimer> {
+    let (id, token, room_type, state, timer, version, sip) = row;
+    Ok(DueTimer {
+        room: RoomId(id),
+        token: RoomToken::stored(token),
+        room_type: room_type.into(),
+        lobby_state: lobby_state(state)?,
+        due_at: instant_from_seconds(timer)?,
+        version: Version::stored(version),
+        sip: sip.into(),
+    })
 }
 
-impl Due {
-    pub(super) fn new(row: DueRow) -> Result<Self> {
-        let (id, token, room_type, state, timer, version, sip_enabled) = row;
-        Ok(Self {
-            id: RoomId(id),
-            token: RoomToken::stored(token),
-            room_type,
-            state: lobby_state(state)?,
-            timer: instant_from_seconds(timer)?,
-            version: Version::stored(version),
-            sip_enabled,
-        })
+/// The event that announces a reset.
+pub(super) fn reset_event(
+    timer: &DueTimer,
+    announcement: &RoomUpdated,
+    fired_at: DateTime<Utc>,
+    attempt: u32,
+) -> OutboxEvent {
+    OutboxEvent {
+        id: new_event_id(),
+        event_type: ROOM_UPDATED.to_owned(),
+        token: timer.token.clone(),
+        data: json(announcement),
+        created_at: fired_at,
+        due_at: Some(timer.due_at),
+        attempt,
     }
+}
 
-    /// The smallest newer version: a setting that was made before this reset, but arrives after
-    /// it, is still newer, and wins. A room that is only cleared keeps its version.
-    fn next_version(&self) -> Version {
-        match self.state {
-            LobbyState::None => self.version,
-            LobbyState::NonModerators => self.version.next(),
-        }
-    }
-
-    pub(super) fn reset(&self) -> Reset {
-        Reset {
-            id: self.id.0,
-            timer: self.timer.timestamp(),
-            version: self.next_version().milliseconds(),
-        }
-    }
-
-    /// What the chat says about the reset; nothing of a room that is only cleared.
-    pub(super) fn message(&self, fired_at: DateTime<Utc>) -> Option<ResetMessage> {
-        match self.state {
-            LobbyState::None => None,
-            LobbyState::NonModerators => {
-                Some(ResetMessage { room_id: self.id.0, created_at: fired_at.timestamp() })
-            }
-        }
-    }
-
-    /// The event of the reset; a room that is only cleared has none.
-    pub(super) fn event(&self, fired_at: DateTime<Utc>, attempt: u32) -> Option<OutboxEvent> {
-        if self.state == LobbyState::None {
-            return None;
-        }
-        let data = RoomUpdated::timer_reached(
-            &self.token,
-            self.room_type,
-            self.sip_enabled,
-            self.next_version(),
-            self.timer,
-            fired_at,
-        );
-        Some(OutboxEvent {
-            id: EventId::new(),
-            event_type: ROOM_UPDATED.to_owned(),
-            token: self.token.clone(),
-            data: json(&data),
-            created_at: fired_at,
-            due_at: Some(self.timer),
-            attempt,
-        })
-    }
+/// Ids grow with time, so that rows of the same time are neighbours in the index.
+pub(super) fn new_event_id() -> EventId {
+    uuid::Uuid::now_v7().into()
 }
 
 /// One element of the JSON of `Statements::insert_reset_messages`.
 #[derive(Serialize)]
 pub(super) struct ResetMessage {
-    room_id: i64,
-    created_at: i64,
+    pub(super) room_id: i64,
+    pub(super) created_at: i64,
 }
 
 /// One element of the JSON of `Statements::reset`.
 #[derive(Serialize)]
-pub(super) struct Reset {
-    id: i64,
-    timer: i64,
-    version: i64,
+pub(super) struct ResetRow {
+    pub(super) id: i64,
+    pub(super) timer: i64,
+    pub(super) version: i64,
 }
 
 /// One element of the JSON of `Statements::insert_outbox`.

@@ -8,9 +8,9 @@ use sqlx::{
 };
 
 use super::{
-    Result, Rooms, StoreError, User, Users, dialect::Dialect, engine::SqlStore, session::Session,
+    Result, Rooms, StoreError, Users, dialect::Dialect, engine::SqlStore, session::Session,
 };
-use crate::domain::{Actor, Caller, commands::Command};
+use crate::domain::{Actor, Caller, User, commands::Command};
 
 #[async_trait]
 impl<D> Users for SqlStore<D>

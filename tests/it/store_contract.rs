@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
 use lobbyd::{
-    domain::{Applied, EventId, Lobby, Room, Version, commands::NewRoom},
+    domain::{Applied, EventId, Lobby, RoomType, Version, commands::NewRoom},
     store::{LockPolicy, StoreError},
 };
 
@@ -349,8 +349,8 @@ async fn a_room_is_created_once(fixture: StoreFixture) {
     assert!(create(new_room(), "a").await.unwrap().is_some());
     assert!(create(new_room(), "a").await.unwrap().is_none());
     let room = fixture.store.room(&token("a")).await.unwrap().unwrap();
-    assert_eq!((room.room_type, room.lobby), (Room::PUBLIC, Lobby::OPEN));
-    let unknown_type = create(NewRoom { room_type: 9, ..new_room() }, "b").await;
+    assert_eq!((room.room_type, room.lobby), (RoomType::Public, Lobby::OPEN));
+    let unknown_type = create(NewRoom { room_type: RoomType::Other(9), ..new_room() }, "b").await;
     assert!(matches!(unknown_type, Err(StoreError::Rejected(_))), "{unknown_type:?}");
     // The pool still works.
     for _ in 0..20 {

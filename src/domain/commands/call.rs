@@ -1,97 +1,97 @@
-//! Rules for the call of a room.
+//! Rules of the call.
 
 use super::{
-    Announcement, Attendee, AttendeeChange, Bulk, Changes, CommandContext, Permissions, Reason,
-    Refusal, Room, Session, invalid, settings::touch_silently,
+    AttendeeChange, BulkChange, Changes, CommandContext, Refusal, RoomChange,
+    changes::Announcement, context::invalid,
 };
-use crate::domain::room::Call;
+use crate::domain::{Attendee, Call, CallFlags, Permissions, Presence, Reason};
 
-/// Talk's flags of a participant in the call.
-const IN_CALL: i64 = 1;
-const WITH_AUDIO: i64 = 2;
-const WITH_VIDEO: i64 = 4;
-const ALL_FLAGS: i64 = 15;
-
-pub(super) fn join(scene: &CommandContext<'_>, flags: i64) -> Result<Changes, Refusal> {
-    let me = scene.admitted()?;
-    let session = me.session.as_ref().ok_or(Refusal::NotJoined)?;
-    let permissions = me.effective_permissions();
-    let (reason, needed) = match (scene.room.call, session.in_call) {
-        (None, _) => (Reason::CallStarted, Permissions::START_CALL),
-        (Some(_), 0) => (Reason::CallJoined, Permissions::JOIN_CALL),
-        (Some(_), _) => (Reason::CallFlagsChanged, Permissions::JOIN_CALL),
+pub(super) fn join(context: &CommandContext<'_>, flags: CallFlags) -> Result<Changes, Refusal> {
+    let me = context.admitted()?;
+    let presence = me.presence.as_ref().ok_or(Refusal::NotJoined)?;
+    let (reason, needed) = match context.room.call {
+        None => (Reason::CallStarted, Permissions::START_CALL),
+        Some(_) if me.is_in_call() => (Reason::CallFlagsChanged, Permissions::JOIN_CALL),
+        Some(_) => (Reason::CallJoined, Permissions::JOIN_CALL),
     };
-    if !permissions.contains(needed) {
+    if !me.effective_permissions().contains(needed) {
         return Err(Refusal::Forbidden("this participant may not start or join the call"));
     }
-    set_flags(scene, me, session, flags | IN_CALL, reason)
+    set_flags(context, me, presence, flags | CallFlags::IN_CALL, reason)
 }
 
-pub(super) fn update(scene: &CommandContext<'_>, flags: i64) -> Result<Changes, Refusal> {
-    let me = scene.admitted()?;
-    let session = me.session.as_ref().ok_or(Refusal::NotJoined)?;
-    if session.in_call == 0 {
+pub(super) fn update(context: &CommandContext<'_>, flags: CallFlags) -> Result<Changes, Refusal> {
+    let me = context.admitted()?;
+    let presence = me.presence.as_ref().ok_or(Refusal::NotJoined)?;
+    if !me.is_in_call() {
         return Err(invalid("flags", "join the call first"));
     }
-    if flags & IN_CALL == 0 {
-        return Err(invalid("flags", "flags contain 1 (in call); leave the call to take it away"));
+    if !flags.contains(CallFlags::IN_CALL) {
+        return Err(invalid(
+            "flags",
+            "flags must contain 1 (in call); to leave the call, delete it",
+        ));
     }
-    set_flags(scene, me, session, flags, Reason::CallFlagsChanged)
+    set_flags(context, me, presence, flags, Reason::CallFlagsChanged)
 }
 
 fn set_flags(
-    scene: &CommandContext<'_>,
+    context: &CommandContext<'_>,
     me: &Attendee,
-    session: &Session,
-    flags: i64,
+    presence: &Presence,
+    flags: CallFlags,
     reason: Reason,
 ) -> Result<Changes, Refusal> {
-    if !(0..=ALL_FLAGS).contains(&flags) {
+    if !CallFlags::all().contains(flags) {
         return Err(invalid("flags", "flags are the sum of 1 (in call), 2 (audio), 4 (video), 8"));
     }
-    let flags = allowed(me, flags);
-    let call = match scene.room.call {
+    let flags = permitted(me, flags);
+    let call = match context.room.call {
         Some(call) => Call { flags: call.flags | flags, ..call },
-        None => Call { started_at: scene.now.timestamp(), flags },
+        None => Call { started_at: context.now.timestamp(), flags },
     };
-    let me = with_session(me, Session { in_call: flags, ..session.clone() });
-    let notice = Announcement::about(reason, &me);
-    let room = Room { call: Some(call), ..touch_silently(scene) };
-    Ok(Changes::of(room, notice).person(AttendeeChange::Changed(me)))
+    let me = with_presence(me, Presence { in_call: flags, ..presence.clone() });
+    Ok(change(context, reason, me).call(call))
 }
 
-/// Media that the participant may not publish are not announced.
-fn allowed(me: &Attendee, flags: i64) -> i64 {
+/// Without the media that the participant may not publish.
+fn permitted(me: &Attendee, flags: CallFlags) -> CallFlags {
     let permissions = me.effective_permissions();
-    [(Permissions::AUDIO, WITH_AUDIO), (Permissions::VIDEO, WITH_VIDEO)]
+    [(Permissions::AUDIO, CallFlags::AUDIO), (Permissions::VIDEO, CallFlags::VIDEO)]
         .into_iter()
-        .filter(|(permission, _flag)| !permissions.contains(*permission))
-        .fold(flags, |flags, (_permission, flag)| flags & !flag)
+        .filter(|(permission, _)| !permissions.contains(*permission))
+        .fold(flags, |flags, (_, medium)| flags - medium)
 }
 
-pub(super) fn leave(scene: &CommandContext<'_>) -> Result<Changes, Refusal> {
-    let me = scene.participant()?;
-    let session = me.session.as_ref().ok_or(Refusal::NotJoined)?;
-    if session.in_call == 0 {
-        return Ok(Changes::none(scene.room));
+pub(super) fn leave(context: &CommandContext<'_>) -> Result<Changes, Refusal> {
+    let me = context.participant()?;
+    let presence = me.presence.as_ref().ok_or(Refusal::NotJoined)?;
+    if !me.is_in_call() {
+        return Ok(Changes::none(context.room));
     }
-    let me = with_session(me, Session { in_call: 0, ..session.clone() });
-    let reason = if scene.others.in_call == 0 { Reason::CallEnded } else { Reason::CallLeft };
-    Ok(Changes::of(scene.room.clone(), Announcement::about(reason, &me))
-        .person(AttendeeChange::Changed(me)))
+    let me = with_presence(me, Presence { in_call: CallFlags::empty(), ..presence.clone() });
+    let reason = if context.others.in_call == 0 { Reason::CallEnded } else { Reason::CallLeft };
+    Ok(change(context, reason, me))
 }
 
-pub(super) fn end(scene: &CommandContext<'_>) -> Result<Changes, Refusal> {
-    if !scene.participant()?.participant_type.is_moderator() {
-        return leave(scene);
+pub(super) fn end(context: &CommandContext<'_>) -> Result<Changes, Refusal> {
+    if !context.participant()?.participant_type.is_moderator() {
+        return leave(context);
     }
-    if scene.room.call.is_none() {
-        return Ok(Changes::none(scene.room));
+    if context.room.call.is_none() {
+        return Ok(Changes::none(context.room));
     }
-    let notice = Announcement::of(Reason::CallEndedEveryone);
-    Ok(Changes::of(scene.room.clone(), notice).bulk(Bulk::RemoveAllFromCall))
+    let announcement = Announcement::of(Reason::CallEndedEveryone);
+    let ended = Changes::of(context.room, RoomChange::None, announcement, context.now);
+    Ok(ended.bulk(BulkChange::RemoveAllFromCall))
 }
 
-fn with_session(me: &Attendee, session: Session) -> Attendee {
-    Attendee { session: Some(session), ..me.clone() }
+fn change(context: &CommandContext<'_>, reason: Reason, me: Attendee) -> Changes {
+    let announcement = Announcement::about(reason, &me);
+    Changes::of(context.room, RoomChange::None, announcement, context.now)
+        .attendee(AttendeeChange::Changed(me))
+}
+
+fn with_presence(me: &Attendee, presence: Presence) -> Attendee {
+    Attendee { presence: Some(presence), ..me.clone() }
 }

@@ -1,79 +1,81 @@
-//! Rules for who takes part in a room, and as what.
+//! Rules of who takes part in a room, and with which participant type and permissions.
 
 use super::{
-    Actor, Announcement, Attendee, AttendeeChange, AttendeeId, Bulk, Changes, CommandContext,
-    Modification, ParticipantType, Permissions, Reason, Refusal, Room, Session, invalid,
-    settings::touch_silently,
+    AttendeeChange, BulkChange, Changes, CommandContext, Refusal, RoomChange,
+    changes::Announcement, context::invalid, settings::deletion,
+};
+use crate::domain::{
+    Actor, Attendee, AttendeeId, CallFlags, ParticipantType, PermissionChange, Permissions,
+    Presence, Reason, Room, RoomType, SipState,
 };
 
-/// Longest name of a guest, in characters: the width of Talk's column.
+/// Longest display name of a guest, in characters: the width of Talk's column.
 const MAX_GUEST_NAME_CHARS: usize = 64;
 
 pub(super) fn add(
-    scene: &CommandContext<'_>,
+    context: &CommandContext<'_>,
     user: &Actor,
     display_name: &str,
 ) -> Result<Changes, Refusal> {
-    scene.login()?;
-    scene.moderator()?;
-    if !scene.room.is_configurable() {
-        return Err(invalid("type", "nobody can be added to a conversation of two"));
+    context.require_user()?;
+    context.moderator()?;
+    if !context.room.is_configurable() {
+        return Err(invalid("type", "participants cannot be added to a one-to-one conversation"));
     }
-    let new = match scene.target {
-        // Who came by the link belongs to the room from now on.
-        Some(there) if there.participant_type == ParticipantType::SelfJoined => {
-            AttendeeChange::Changed(Attendee {
-                participant_type: ParticipantType::User,
-                ..there.clone()
-            })
+    let added = match context.target {
+        // A user who joined by the link becomes a member.
+        Some(attendee) if attendee.participant_type == ParticipantType::SelfJoined => {
+            let participant_type = ParticipantType::User;
+            AttendeeChange::Changed(Attendee { participant_type, ..attendee.clone() })
         }
-        Some(_) => return Ok(Changes::none(scene.room)),
-        None => AttendeeChange::New(newcomer(
-            scene.room,
+        Some(_) => return Ok(Changes::none(context.room)),
+        None => AttendeeChange::New(new_attendee(
+            context.room,
             user.clone(),
             display_name,
             ParticipantType::User,
         )),
     };
-    Ok(with_pin(scene, concerning(scene, Reason::UserAdded, new)))
+    Ok(with_pin(context, change(context, Reason::UserAdded, added)))
 }
 
-pub(super) fn remove(scene: &CommandContext<'_>) -> Result<Changes, Refusal> {
-    let me = scene.moderator()?;
-    let target = scene.target()?;
-    if !scene.room.is_configurable() {
-        return Err(invalid("type", "nobody can be removed from a conversation of two"));
+pub(super) fn remove(context: &CommandContext<'_>) -> Result<Changes, Refusal> {
+    let me = context.moderator()?;
+    let target = context.target()?;
+    if !context.room.is_configurable() {
+        let problem = "participants cannot be removed from a one-to-one conversation";
+        return Err(invalid("type", problem));
     }
     if target.id == me.id {
-        return remove_self(scene);
+        return remove_self(context);
     }
     if target.participant_type == ParticipantType::Owner {
         return Err(Refusal::Forbidden("an owner cannot be removed"));
     }
-    Ok(concerning(scene, Reason::UserRemoved, AttendeeChange::Removed(target.clone())))
+    Ok(change(context, Reason::UserRemoved, AttendeeChange::Removed(target.clone())))
 }
 
-pub(super) fn remove_self(scene: &CommandContext<'_>) -> Result<Changes, Refusal> {
-    let me = scene.participant()?;
-    let gone = concerning(scene, Reason::UserRemoved, AttendeeChange::Removed(me.clone()));
+pub(super) fn remove_self(context: &CommandContext<'_>) -> Result<Changes, Refusal> {
+    let me = context.participant()?;
+    let removed = change(context, Reason::UserRemoved, AttendeeChange::Removed(me.clone()));
     if !me.actor.is_user() {
-        return Ok(gone);
+        return Ok(removed);
     }
-    let one_to_one = scene.room.room_type == Room::ONE_TO_ONE;
-    if one_to_one && scene.others.users == 0 {
-        let notice = Announcement::of(Reason::ConversationDeleted);
-        return Ok(Changes::of(scene.room.clone(), notice).gone());
+    let one_to_one = context.room.room_type == RoomType::OneToOne;
+    if one_to_one && context.others.users == 0 {
+        return Ok(deletion(context));
     }
-    let last = me.participant_type.is_moderator() && scene.others.moderators == 0;
-    if last && !one_to_one {
-        return Err(invalid("last-moderator", "promote somebody before the last moderator goes"));
+    let last_moderator = me.participant_type.is_moderator() && context.others.moderators == 0;
+    if last_moderator && !one_to_one {
+        let problem = "promote another participant before the last moderator leaves";
+        return Err(invalid("last-moderator", problem));
     }
-    Ok(gone)
+    Ok(removed)
 }
 
-pub(super) fn promote(scene: &CommandContext<'_>) -> Result<Changes, Refusal> {
-    scene.moderator()?;
-    let (participant_type, reason) = match scene.target()?.participant_type {
+pub(super) fn promote(context: &CommandContext<'_>) -> Result<Changes, Refusal> {
+    context.moderator()?;
+    let (participant_type, reason) = match context.target()?.participant_type {
         ParticipantType::User | ParticipantType::SelfJoined => {
             (ParticipantType::Moderator, Reason::ModeratorPromoted)
         }
@@ -82,12 +84,12 @@ pub(super) fn promote(scene: &CommandContext<'_>) -> Result<Changes, Refusal> {
             return Err(invalid("participant", "this participant is a moderator already"));
         }
     };
-    change_type(scene, participant_type, reason)
+    change_type(context, participant_type, reason)
 }
 
-pub(super) fn demote(scene: &CommandContext<'_>) -> Result<Changes, Refusal> {
-    let me = scene.moderator()?;
-    let target = scene.target()?;
+pub(super) fn demote(context: &CommandContext<'_>) -> Result<Changes, Refusal> {
+    let me = context.moderator()?;
+    let target = context.target()?;
     if target.id == me.id {
         return Err(Refusal::Forbidden("moderators cannot demote themselves"));
     }
@@ -98,152 +100,158 @@ pub(super) fn demote(scene: &CommandContext<'_>) -> Result<Changes, Refusal> {
         | ParticipantType::User
         | ParticipantType::Guest
         | ParticipantType::SelfJoined => {
-            return Err(invalid("participant", "this participant is no moderator to demote"));
+            return Err(invalid("participant", "this participant cannot be demoted"));
         }
     };
-    change_type(scene, participant_type, reason)
+    change_type(context, participant_type, reason)
 }
 
 fn change_type(
-    scene: &CommandContext<'_>,
+    context: &CommandContext<'_>,
     participant_type: ParticipantType,
     reason: Reason,
 ) -> Result<Changes, Refusal> {
-    if !scene.room.is_configurable() {
-        return Err(invalid("type", "both have the same rights in a conversation of two"));
+    if !context.room.is_configurable() {
+        let problem = "both participants of a one-to-one conversation have the same rights";
+        return Err(invalid("type", problem));
     }
-    let changed = Attendee { participant_type, ..scene.target()?.clone() };
-    // Who is demoted behind a lobby waits there like everybody else.
-    let changed = changed.removed_from_call_if_waiting(scene.room);
-    Ok(concerning(scene, reason, AttendeeChange::Changed(changed)))
+    let changed = Attendee { participant_type, ..context.target()?.clone() };
+    let changed = changed.removed_from_call_if_waiting(context.room);
+    Ok(change(context, reason, AttendeeChange::Changed(changed)))
 }
 
 pub(super) fn set_permissions(
-    scene: &CommandContext<'_>,
-    how: Modification,
+    context: &CommandContext<'_>,
+    how: PermissionChange,
     permissions: Permissions,
 ) -> Result<Changes, Refusal> {
-    scene.moderator()?;
-    let target = scene.target()?;
-    if !scene.room.is_configurable() {
-        return Err(invalid("room-type", "there are no permissions in a conversation of two"));
+    context.moderator()?;
+    let target = context.target()?;
+    if !context.room.is_configurable() {
+        return Err(invalid("room-type", "a one-to-one conversation has no permissions"));
     }
     if target.participant_type.is_moderator() {
         return Err(invalid("moderator", "moderators have all permissions"));
     }
-    let changed = Attendee { permissions: target.modified(how, permissions), ..target.clone() };
-    let changed = changed.removed_from_call_if_waiting(scene.room);
-    Ok(concerning(scene, Reason::PermissionsChanged, AttendeeChange::Changed(changed)))
+    let permissions = target.changed_permissions(how, permissions);
+    let changed = Attendee { permissions, ..target.clone() };
+    let changed = changed.removed_from_call_if_waiting(context.room);
+    Ok(change(context, Reason::PermissionsChanged, AttendeeChange::Changed(changed)))
 }
 
 pub(super) fn join(
-    scene: &CommandContext<'_>,
-    session: &str,
+    context: &CommandContext<'_>,
+    session_id: &str,
     force: bool,
-    proven: Option<&str>,
+    verified: Option<&str>,
 ) -> Result<Changes, Refusal> {
-    let (room, actor) = (scene.room, &scene.caller.actor);
-    let session = Session { id: session.to_owned(), in_call: 0, last_ping: scene.now.timestamp() };
-    let person = match scene.me {
-        Some(me) => match &me.session {
-            // On another device; nobody is thrown out of a call without being asked.
-            Some(other) if !force && other.in_call != 0 => {
-                return Err(Refusal::Conflict(other.clone()));
+    let (room, actor) = (context.room, &context.caller.actor);
+    let presence = Some(Presence {
+        session_id: session_id.to_owned(),
+        in_call: CallFlags::empty(),
+        last_ping: context.now.timestamp(),
+    });
+    let joined = match context.me {
+        Some(me) => match &me.presence {
+            // On another device. A client is not removed from a call without being asked.
+            Some(other) if !force && me.is_in_call() => {
+                return Err(Refusal::AlreadyJoined(other.clone()));
             }
-            Some(_) | None => {
-                AttendeeChange::Changed(Attendee { session: Some(session), ..me.clone() })
-            }
+            Some(_) | None => AttendeeChange::Changed(Attendee { presence, ..me.clone() }),
         },
         None if room.is_public() => {
-            if !room.password_hash.is_empty() && proven != Some(room.password_hash.as_str()) {
+            if room.has_password() && verified != Some(room.password_hash.as_str()) {
                 return Err(Refusal::WrongPassword);
             }
-            let name = &scene.caller.display_name;
-            let new = newcomer(scene.room, actor.clone(), name, joining_type(actor));
-            AttendeeChange::New(Attendee { session: Some(session), ..new })
+            let name = &context.caller.display_name;
+            let new = new_attendee(room, actor.clone(), name, joining_type(actor));
+            AttendeeChange::New(Attendee { presence, ..new })
         }
         None => return Err(Refusal::NoRoom),
     };
-    Ok(with_pin(scene, concerning(scene, Reason::ParticipantJoined, person)))
+    Ok(with_pin(context, change(context, Reason::ParticipantJoined, joined)))
 }
 
-pub(super) fn come_back(scene: &CommandContext<'_>) -> Result<Changes, Refusal> {
-    let (room, actor) = (scene.room, &scene.caller.actor);
+pub(super) fn return_to_one_to_one(context: &CommandContext<'_>) -> Result<Changes, Refusal> {
+    let (room, actor) = (context.room, &context.caller.actor);
     if !room.is_one_to_one_with(actor) {
         return Err(Refusal::NoRoom);
     }
-    if scene.me.is_some() {
+    if context.me.is_some() {
         return Ok(Changes::none(room));
     }
-    let name = &scene.caller.display_name;
-    let new = newcomer(scene.room, actor.clone(), name, ParticipantType::Owner);
-    Ok(concerning(scene, Reason::UserAdded, AttendeeChange::New(new)))
+    let name = &context.caller.display_name;
+    let new = new_attendee(room, actor.clone(), name, ParticipantType::Owner);
+    Ok(change(context, Reason::UserAdded, AttendeeChange::New(new)))
 }
 
-/// What somebody becomes who joins a public room that he does not belong to.
+/// The type of a non-member who joins a public room.
 fn joining_type(actor: &Actor) -> ParticipantType {
     if actor.is_user() { ParticipantType::SelfJoined } else { ParticipantType::Guest }
 }
 
-pub(super) fn leave(scene: &CommandContext<'_>) -> Result<Changes, Refusal> {
-    let me = scene.participant()?;
-    if me.session.is_none() {
-        return Ok(Changes::none(scene.room));
+pub(super) fn leave(context: &CommandContext<'_>) -> Result<Changes, Refusal> {
+    let me = context.participant()?;
+    if me.presence.is_none() {
+        return Ok(Changes::none(context.room));
     }
-    let person = if me.is_temporary() {
+    let left = if me.is_temporary() {
         AttendeeChange::Removed(me.clone())
     } else {
-        AttendeeChange::Changed(Attendee { session: None, ..me.clone() })
+        AttendeeChange::Changed(Attendee { presence: None, ..me.clone() })
     };
-    Ok(concerning(scene, Reason::ParticipantLeft, person))
+    Ok(change(context, Reason::ParticipantLeft, left))
 }
 
-/// A session that was not heard of any more ends like one that was left. A newer one stays.
-pub(super) fn end_session(scene: &CommandContext<'_>, id: &str) -> Result<Changes, Refusal> {
-    match &scene.participant()?.session {
-        Some(session) if session.id == id => leave(scene),
-        Some(_) | None => Ok(Changes::none(scene.room)),
+/// An inactive session ends as if the participant had left. A newer session stays.
+pub(super) fn end_session(
+    context: &CommandContext<'_>,
+    session_id: &str,
+) -> Result<Changes, Refusal> {
+    match &context.participant()?.presence {
+        Some(presence) if presence.session_id == session_id => leave(context),
+        Some(_) | None => Ok(Changes::none(context.room)),
     }
 }
 
-pub(super) fn name_self(scene: &CommandContext<'_>, name: &str) -> Result<Changes, Refusal> {
-    if scene.caller.actor.is_user() {
-        return Err(Refusal::Forbidden("only guests name themselves"));
+pub(super) fn name_self(context: &CommandContext<'_>, name: &str) -> Result<Changes, Refusal> {
+    if context.caller.actor.is_user() {
+        return Err(Refusal::Forbidden("only guests can set their display name"));
     }
-    let me = scene.participant()?;
+    let me = context.participant()?;
     let name = name.trim();
     if name.chars().count() > MAX_GUEST_NAME_CHARS {
         return Err(invalid("displayName", "a guest's name has at most 64 characters"));
     }
     if name == me.display_name {
-        return Ok(Changes::none(scene.room));
+        return Ok(Changes::none(context.room));
     }
-    let changed = Attendee { display_name: name.to_owned(), ..me.clone() };
-    Ok(concerning(scene, Reason::DisplayNameChanged, AttendeeChange::Changed(changed)))
+    let renamed = Attendee { display_name: name.to_owned(), ..me.clone() };
+    Ok(change(context, Reason::DisplayNameChanged, AttendeeChange::Changed(renamed)))
 }
 
-/// A change of one participant's part.
-fn concerning(scene: &CommandContext<'_>, reason: Reason, person: AttendeeChange) -> Changes {
-    let (AttendeeChange::New(who) | AttendeeChange::Changed(who) | AttendeeChange::Removed(who)) =
-        &person;
-    let notice = Announcement::about(reason, who);
-    let room = if notice.in_chat { scene.room.clone() } else { touch_silently(scene) };
-    Changes::of(room, notice).person(person)
+fn change(context: &CommandContext<'_>, reason: Reason, attendee: AttendeeChange) -> Changes {
+    let announcement = Announcement::about(reason, attendee.attendee());
+    Changes::of(context.room, RoomChange::None, announcement, context.now).attendee(attendee)
 }
 
-/// Users of a room with PINs have one.
-fn with_pin(scene: &CommandContext<'_>, effects: Changes) -> Changes {
-    let lacks = match &effects.person {
-        Some(AttendeeChange::New(who) | AttendeeChange::Changed(who)) => {
-            who.actor.is_user() && who.pin.is_none()
+/// Each user of a room with PINs has one.
+fn with_pin(context: &CommandContext<'_>, changes: Changes) -> Changes {
+    let needs_pin = changes.attendee.as_ref().is_some_and(|change| match change {
+        AttendeeChange::New(attendee) | AttendeeChange::Changed(attendee) => {
+            attendee.actor.is_user() && attendee.pin.is_none()
         }
-        Some(AttendeeChange::Removed(_)) | None => false,
-    };
-    if scene.room.sip_enabled == 1 && lacks { effects.bulk(Bulk::AssignPins) } else { effects }
+        AttendeeChange::Removed(_) => false,
+    });
+    if context.room.sip == SipState::WithPin && needs_pin {
+        changes.bulk(BulkChange::AssignPins)
+    } else {
+        changes
+    }
 }
 
-/// Somebody new has read all that was said before, because he was not there.
-pub(super) fn newcomer(
+/// A new participant has no unread messages: those that exist were not written for them.
+pub(super) fn new_attendee(
     room: &Room,
     actor: Actor,
     display_name: &str,
@@ -258,6 +266,6 @@ pub(super) fn newcomer(
         pin: None,
         last_read_message: 0,
         comments_read: room.comments,
-        session: None,
+        presence: None,
     }
 }

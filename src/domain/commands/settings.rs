@@ -1,8 +1,13 @@
-//! Rules for what a room is: its lobby, dial-in, name, password and kind.
+//! Rules of a room's lobby, dial-in, name, description, password and type.
+
+use chrono::{DateTime, Utc};
 
 use super::{
-    Announcement, Bulk, Changes, CommandContext, DateTime, InvalidLobby, Lobby, LobbyState, Reason,
-    Refusal, Room, Utc, Version, invalid,
+    BulkChange, Changes, CommandContext, Refusal, RoomChange, RoomSettings, changes::Announcement,
+    context::invalid,
+};
+use crate::domain::{
+    InvalidLobby, Lobby, LobbyRequest, LobbyState, Reason, Room, RoomType, SipState, Version,
 };
 
 /// Longest name of a room, in characters.
@@ -13,17 +18,16 @@ pub const MAX_DESCRIPTION_CHARS: usize = 2_000;
 
 const NO_LOBBY: Refusal = invalid("type", "only group and public conversations can have a lobby");
 
-const NOT_FOR_THIS_TYPE: Refusal =
+const NOT_CONFIGURABLE: Refusal =
     invalid("type", "this is only for group and public conversations");
 
 pub(super) fn set_lobby(
-    scene: &CommandContext<'_>,
-    state: i64,
-    timer: Option<i64>,
+    context: &CommandContext<'_>,
+    request: LobbyRequest,
 ) -> Result<Changes, Refusal> {
-    let room = scene.room;
-    scene.login()?;
-    scene.moderator()?;
+    let room = context.room;
+    context.require_user()?;
+    context.moderator()?;
     if !room.is_configurable() {
         return Err(NO_LOBBY);
     }
@@ -33,98 +37,96 @@ pub(super) fn set_lobby(
     if room.is_breakout_room() {
         return Err(invalid("object", "the lobby of a breakout room follows its parent"));
     }
-    let lobby = lobby_from(state, timer, scene.now)?;
-    let version = Version::of(scene.now).max(room.version.next());
-    Ok(Changes { lobby_set: true, ..lobby_effects(room, lobby, version, scene.now) })
+    let lobby = requested_lobby(request, context.now)?;
+    let version = Version::of(context.now).max(room.version.next());
+    Ok(lobby_changes(room, lobby, version, context.now).publish_lobby())
 }
 
-/// Reads a lobby that is to be set. One whose timer is over is open: nobody is sent out for an
-/// instant.
-pub(super) fn lobby_from(
-    state: i64,
-    timer: Option<i64>,
+/// Reads a lobby that is to be set. A timer in the past opens the room at once: no participant is
+/// removed from the call for a lobby that is over.
+pub(super) fn requested_lobby(
+    request: LobbyRequest,
     now: DateTime<Utc>,
 ) -> Result<Lobby, InvalidLobby> {
-    let lobby = Lobby::parse(state, timer)?;
-    let over = lobby.scheduled().is_some_and(|timer| timer <= now);
-    Ok(if over { Lobby::OPEN } else { lobby })
+    let lobby = Lobby::parse(request)?;
+    let expired = lobby.scheduled().is_some_and(|timer| timer <= now);
+    Ok(if expired { Lobby::OPEN } else { lobby })
 }
 
-/// What a lobby that was set does to its room, whoever set it.
-pub fn lobby_effects(room: &Room, lobby: Lobby, version: Version, now: DateTime<Utc>) -> Changes {
+/// What a new lobby changes, whether it was set by the API or by an event.
+pub fn lobby_changes(room: &Room, lobby: Lobby, version: Version, now: DateTime<Utc>) -> Changes {
     let (before, after) = (room.lobby.state, lobby.state);
     let reason = match (before, after) {
         (LobbyState::NonModerators, LobbyState::NonModerators) => Reason::LobbyTimerChanged,
         (_, LobbyState::None) => Reason::LobbyNone,
         (LobbyState::None, LobbyState::NonModerators) => Reason::LobbyNonModerators,
     };
-    let notice = Announcement { in_chat: before != after, ..Announcement::of(reason) };
-    let changed = Room { lobby, version, changed_at: now.timestamp(), ..room.clone() };
-    let effects = Changes { notice: Some(notice), ..Changes::none(&changed) };
-    // Who has to wait only until an instant that is over stays where he is.
+    let announcement = Announcement { in_chat: before != after, ..Announcement::of(reason) };
+    let changes = Changes::of(room, RoomChange::Lobby(lobby), announcement, now).version(version);
+    // A lobby that is over already removes no participant from the call.
     let closes =
         reason == Reason::LobbyNonModerators && lobby.timer.is_none_or(|timer| timer > now);
-    if closes { effects.bulk(Bulk::RemoveWaitingFromCall) } else { effects }
+    if closes { changes.bulk(BulkChange::RemoveWaitingFromCall) } else { changes }
 }
 
 pub(super) fn set_sip(
-    scene: &CommandContext<'_>,
-    state: i64,
+    context: &CommandContext<'_>,
+    state: SipState,
     configured: bool,
 ) -> Result<Changes, Refusal> {
-    let room = scene.room;
-    scene.login()?;
-    scene.participant()?;
-    if !scene.caller.may_enable_sip {
+    let room = context.room;
+    context.require_user()?;
+    context.participant()?;
+    if !context.caller.may_enable_sip {
         return Err(Refusal::SipNotAllowed);
     }
-    scene.moderator()?;
+    context.moderator()?;
     if !configured {
         return Err(Refusal::SipNotConfigured);
     }
     if !room.is_configurable() {
-        return Err(NOT_FOR_THIS_TYPE);
+        return Err(NOT_CONFIGURABLE);
     }
     if room.is_breakout_room() {
         return Err(invalid("breakout-room", "a breakout room has no dial-in of its own"));
     }
     let bulk = match state {
-        1 => Bulk::AssignPins,
-        0 | 2 => Bulk::DropPins,
-        _ => {
+        SipState::WithPin => BulkChange::AssignPins,
+        SipState::Disabled | SipState::WithoutPin => BulkChange::DropPins,
+        SipState::Other(_) => {
             return Err(invalid("value", "state is 0 (off), 1 (with PINs) or 2 (without PIN)"));
         }
     };
-    if state == room.sip_enabled {
+    if state == room.sip {
         return Err(invalid("value", "the conversation has this state already"));
     }
     if !room.token.is_dialable() {
         return Err(invalid("token", "a telephone cannot dial the token of this conversation"));
     }
-    let changed = Room { sip_enabled: state, ..touch_silently(scene) };
-    Ok(Changes::of(changed, Announcement::of(Reason::SipChanged)).bulk(bulk))
+    let settings = RoomSettings { sip: state, ..RoomSettings::of(room) };
+    Ok(change(context, settings, Reason::SipChanged).bulk(bulk))
 }
 
-pub(super) fn rename(scene: &CommandContext<'_>, name: &str) -> Result<Changes, Refusal> {
-    scene.moderator()?;
+pub(super) fn rename(context: &CommandContext<'_>, name: &str) -> Result<Changes, Refusal> {
+    context.moderator()?;
     let name = checked_name(name)?;
-    if !scene.room.is_configurable() {
-        return Err(NOT_FOR_THIS_TYPE);
+    if !context.room.is_configurable() {
+        return Err(NOT_CONFIGURABLE);
     }
-    let changed = Room { name: name.to_owned(), ..scene.room.clone() };
-    Ok(announce_if_changed(scene, changed, Reason::ConversationRenamed))
+    let settings = RoomSettings { name: name.to_owned(), ..RoomSettings::of(context.room) };
+    Ok(change_if_different(context, settings, Reason::ConversationRenamed))
 }
 
-/// A description that a room can have, without the white space around it.
-pub(super) fn checked_description(text: &str) -> Result<&str, Refusal> {
-    let text = text.trim();
-    if text.chars().count() > MAX_DESCRIPTION_CHARS {
+/// A valid description, without the white space around it.
+pub(super) fn checked_description(description: &str) -> Result<&str, Refusal> {
+    let description = description.trim();
+    if description.chars().count() > MAX_DESCRIPTION_CHARS {
         return Err(invalid("value", "a description has at most 2000 characters"));
     }
-    Ok(text)
+    Ok(description)
 }
 
-/// A name that a room can have, without the white space around it.
+/// A valid name, without the white space around it.
 pub(super) fn checked_name(name: &str) -> Result<&str, Refusal> {
     let name = name.trim();
     if name.is_empty() || name.chars().count() > MAX_NAME_CHARS {
@@ -133,69 +135,76 @@ pub(super) fn checked_name(name: &str) -> Result<&str, Refusal> {
     Ok(name)
 }
 
-pub(super) fn describe(scene: &CommandContext<'_>, text: &str) -> Result<Changes, Refusal> {
-    scene.moderator()?;
-    if !scene.room.is_configurable() {
-        return Err(NOT_FOR_THIS_TYPE);
+pub(super) fn describe(context: &CommandContext<'_>, text: &str) -> Result<Changes, Refusal> {
+    context.moderator()?;
+    if !context.room.is_configurable() {
+        return Err(NOT_CONFIGURABLE);
     }
-    let text = checked_description(text)?;
-    let reason = if text.is_empty() { Reason::DescriptionRemoved } else { Reason::DescriptionSet };
-    Ok(announce_if_changed(
-        scene,
-        Room { description: text.to_owned(), ..scene.room.clone() },
-        reason,
-    ))
+    let description = checked_description(text)?.to_owned();
+    let reason =
+        if description.is_empty() { Reason::DescriptionRemoved } else { Reason::DescriptionSet };
+    let settings = RoomSettings { description, ..RoomSettings::of(context.room) };
+    Ok(change_if_different(context, settings, reason))
 }
 
-pub(super) fn set_password(scene: &CommandContext<'_>, hash: &str) -> Result<Changes, Refusal> {
-    scene.moderator()?;
-    if !scene.room.is_public() {
+pub(super) fn set_password(context: &CommandContext<'_>, hash: &str) -> Result<Changes, Refusal> {
+    context.moderator()?;
+    if !context.room.is_public() {
         return Err(Refusal::Forbidden("only public conversations have a password"));
     }
+    if hash == context.room.password_hash {
+        return Ok(Changes::none(context.room));
+    }
     let reason = if hash.is_empty() { Reason::PasswordRemoved } else { Reason::PasswordSet };
-    Ok(announce_if_changed(
-        scene,
-        Room { password_hash: hash.to_owned(), ..scene.room.clone() },
-        reason,
-    ))
+    let announcement = Announcement::of(reason);
+    let set = Changes::of(context.room, RoomChange::None, announcement, context.now);
+    Ok(set.password_hash(hash))
 }
 
-pub(super) fn set_public(scene: &CommandContext<'_>, public: bool) -> Result<Changes, Refusal> {
-    scene.login()?;
-    scene.moderator()?;
-    match (scene.room.room_type, public) {
-        (Room::GROUP, true) => {
-            let changed = Room { room_type: Room::PUBLIC, ..scene.room.clone() };
-            Ok(Changes::of(changed, Announcement::of(Reason::GuestsAllowed)))
+pub(super) fn set_public(context: &CommandContext<'_>, public: bool) -> Result<Changes, Refusal> {
+    context.require_user()?;
+    context.moderator()?;
+    let settings = |room_type| RoomSettings { room_type, ..RoomSettings::of(context.room) };
+    match (context.room.room_type, public) {
+        (RoomType::Group, true) => {
+            Ok(change(context, settings(RoomType::Public), Reason::GuestsAllowed))
         }
-        (Room::PUBLIC, false) => {
-            let changed = Room { room_type: Room::GROUP, ..scene.room.clone() };
-            let notice = Announcement::of(Reason::GuestsDisallowed);
-            Ok(Changes::of(changed, notice).bulk(Bulk::RemoveUninvited))
+        (RoomType::Public, false) => {
+            let closed = change(context, settings(RoomType::Group), Reason::GuestsDisallowed);
+            Ok(closed.bulk(BulkChange::RemoveUninvited))
         }
         (_, true) => Err(invalid("type", "only a group conversation can be made public")),
         (_, false) => Err(invalid("type", "only a public conversation can be closed to guests")),
     }
 }
 
-pub(super) fn delete(scene: &CommandContext<'_>) -> Result<Changes, Refusal> {
-    scene.moderator()?;
-    if !scene.room.is_configurable() {
-        return Err(invalid("type", "leave a conversation of two in place of deleting it"));
+pub(super) fn delete(context: &CommandContext<'_>) -> Result<Changes, Refusal> {
+    context.moderator()?;
+    if !context.room.is_configurable() {
+        let problem = "one-to-one conversations cannot be deleted; leave instead";
+        return Err(invalid("type", problem));
     }
-    Ok(Changes::of(scene.room.clone(), Announcement::of(Reason::ConversationDeleted)).gone())
+    Ok(deletion(context))
 }
 
-/// A change that is none is not told.
-fn announce_if_changed(scene: &CommandContext<'_>, changed: Room, reason: Reason) -> Changes {
-    if changed == *scene.room {
-        Changes::none(scene.room)
+pub(super) fn deletion(context: &CommandContext<'_>) -> Changes {
+    let announcement = Announcement::of(Reason::ConversationDeleted);
+    Changes::of(context.room, RoomChange::Delete, announcement, context.now)
+}
+
+fn change(context: &CommandContext<'_>, settings: RoomSettings, reason: Reason) -> Changes {
+    let change = RoomChange::Settings(settings);
+    Changes::of(context.room, change, Announcement::of(reason), context.now)
+}
+
+fn change_if_different(
+    context: &CommandContext<'_>,
+    settings: RoomSettings,
+    reason: Reason,
+) -> Changes {
+    if settings == RoomSettings::of(context.room) {
+        Changes::none(context.room)
     } else {
-        Changes::of(changed, Announcement::of(reason))
+        change(context, settings, reason)
     }
-}
-
-/// The room, about to change in a way that the chat does not show.
-pub(super) fn touch_silently(scene: &CommandContext<'_>) -> Room {
-    Room { changed_at: scene.now.timestamp(), ..scene.room.clone() }
 }

@@ -11,7 +11,10 @@ use super::{
     ocs::{Ocs, OcsResponse, OcsResult},
     params::{Input, Token, flag, integer, optional_integer},
 };
-use crate::domain::commands::{Command, Resource};
+use crate::domain::{
+    CallFlags,
+    commands::{Command, Resource},
+};
 
 /// Talk's flags of somebody who joins and does not say how: in the call, with audio and video.
 const USUAL_FLAGS: i64 = 7;
@@ -65,7 +68,12 @@ pub(super) async fn join(
     Input(wanted): Input<JoinCall>,
 ) -> OcsResult {
     let flags = wanted.flags.unwrap_or(USUAL_FLAGS);
-    api.command(&token, &requester.participant()?, Command::JoinCall(flags)).await?;
+    api.command(
+        &token,
+        &requester.participant()?,
+        Command::JoinCall(CallFlags::from_bits_retain(flags)),
+    )
+    .await?;
     Ok(OcsResponse::done())
 }
 
@@ -95,7 +103,12 @@ pub(super) async fn update(
     Token(token): Token,
     Input(wanted): Input<UpdateCall>,
 ) -> OcsResult {
-    api.command(&token, &requester.participant()?, Command::UpdateCall(wanted.flags)).await?;
+    api.command(
+        &token,
+        &requester.participant()?,
+        Command::UpdateCall(CallFlags::from_bits_retain(wanted.flags)),
+    )
+    .await?;
     Ok(OcsResponse::done())
 }
 

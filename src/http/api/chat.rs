@@ -156,7 +156,7 @@ pub(super) async fn send(
         return Err(OcsError::invalid("referenceId", "a reference has at most 64 characters"));
     }
     let message = NewMessage {
-        text: wanted.message,
+        body: wanted.message,
         reference_id: wanted.reference_id,
         reply_to: wanted.reply_to.filter(|id| *id != 0),
     };

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::{
-    domain::{Session, commands::Refusal},
+    domain::{Presence, commands::Refusal},
     logging,
     rooms::{CommandError, StoreError},
 };
@@ -140,18 +140,19 @@ impl From<Refusal> for OcsError {
             Refusal::NotModerator | Refusal::Forbidden(_) | Refusal::WrongPassword => {
                 StatusCode::FORBIDDEN
             }
-            Refusal::Invalid { .. } | Refusal::NoLobby(_) => StatusCode::BAD_REQUEST,
+            Refusal::Invalid { .. } | Refusal::InvalidLobby(_) => StatusCode::BAD_REQUEST,
             Refusal::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::Lobby | Refusal::SipNotConfigured => StatusCode::PRECONDITION_FAILED,
-            Refusal::Conflict(_) => StatusCode::CONFLICT,
+            Refusal::AlreadyJoined(_) => StatusCode::CONFLICT,
         };
-        let data = if let Refusal::Conflict(Session { id, in_call, last_ping }) = &refusal {
-            json!({ "sessionId": id, "inCall": in_call, "lastPing": last_ping })
-        } else if let Some(what) = refusal.what() {
-            json!({ "error": what })
-        } else {
-            json!([])
-        };
+        let data =
+            if let Refusal::AlreadyJoined(Presence { session_id, in_call, last_ping }) = &refusal {
+                json!({ "sessionId": session_id, "inCall": in_call.bits(), "lastPing": last_ping })
+            } else if let Some(what) = refusal.what() {
+                json!({ "error": what })
+            } else {
+                json!([])
+            };
         Self { data, ..Self::new(status, refusal) }
     }
 }

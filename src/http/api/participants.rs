@@ -14,8 +14,8 @@ use super::{
     rooms::check_password,
 };
 use crate::domain::{
-    Attendee, AttendeeId, Modification, Permissions,
-    commands::{Command, Resource},
+    Attendee, AttendeeId, PermissionChange, Permissions,
+    commands::{AttendeeCommand, Command, Resource},
 };
 
 /// The participants of a room
@@ -39,7 +39,7 @@ pub(super) async fn list(
     let caller = requester.participant()?;
     let all = api.service.participants(&token, &caller.actor, Resource::Participants).await?;
     let sees_pins = all.iter().any(|each| each.actor == caller.actor && each.sees_pins());
-    let here = |each: &&Attendee| each.actor.is_user() || each.session.is_some();
+    let here = |each: &&Attendee| each.actor.is_user() || each.presence.is_some();
     let shapes: Vec<ParticipantDto> = all
         .iter()
         .filter(here)
@@ -132,8 +132,8 @@ pub(super) async fn join(
     let from = requester.address;
     let (caller, cookie) = requester.or_create_guest();
     let proven = api.service.prove(&token, &caller.actor, &wanted.password, from).await?;
-    let session = Uuid::new_v4().simple().to_string();
-    let command = Command::Join { session, force: wanted.force, proven };
+    let session_id = Uuid::new_v4().simple().to_string();
+    let command = Command::Join { session_id, force: wanted.force, verified: proven };
     api.command(&token, &caller, command).await?;
     let view = api.view(&token, &caller).await?;
     let reply = OcsResponse::ok(RoomDto::of(&view, api.rights(Some(&caller))));
@@ -214,7 +214,7 @@ pub(super) async fn remove(
     Token(token): Token,
     Input(whom): Input<Whom>,
 ) -> OcsResult {
-    let command = Command::Remove(AttendeeId(whom.attendee_id));
+    let command = Command::Attendee(AttendeeId(whom.attendee_id), AttendeeCommand::Remove);
     api.command(&token, &requester.participant()?, command).await?;
     Ok(OcsResponse::done())
 }
@@ -237,7 +237,7 @@ pub(super) async fn promote(
     Token(token): Token,
     Input(whom): Input<Whom>,
 ) -> OcsResult {
-    let command = Command::Promote(AttendeeId(whom.attendee_id));
+    let command = Command::Attendee(AttendeeId(whom.attendee_id), AttendeeCommand::Promote);
     api.command(&token, &requester.participant()?, command).await?;
     Ok(OcsResponse::done())
 }
@@ -260,7 +260,7 @@ pub(super) async fn demote(
     Token(token): Token,
     Input(whom): Input<Whom>,
 ) -> OcsResult {
-    let command = Command::Demote(AttendeeId(whom.attendee_id));
+    let command = Command::Attendee(AttendeeId(whom.attendee_id), AttendeeCommand::Demote);
     api.command(&token, &requester.participant()?, command).await?;
     Ok(OcsResponse::done())
 }
@@ -307,14 +307,17 @@ pub(super) async fn set_permissions(
     Input(wanted): Input<SetPermissions>,
 ) -> OcsResult {
     let how = match wanted.mode.as_str() {
-        "set" => Modification::Set,
-        "add" => Modification::Add,
-        "remove" => Modification::Remove,
+        "set" => PermissionChange::Set,
+        "add" => PermissionChange::Add,
+        "remove" => PermissionChange::Remove,
         _other => return Err(OcsError::invalid("mode", "mode is set, add or remove")),
     };
     let permissions = Permissions::parse(wanted.permissions)
         .ok_or_else(|| OcsError::invalid("value", "permissions are a number from 0 to 511"))?;
-    let command = Command::SetPermissions(AttendeeId(wanted.attendee_id), how, permissions);
+    let command = Command::Attendee(
+        AttendeeId(wanted.attendee_id),
+        AttendeeCommand::SetPermissions(how, permissions),
+    );
     api.command(&token, &requester.participant()?, command).await?;
     Ok(OcsResponse::done())
 }

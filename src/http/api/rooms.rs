@@ -20,7 +20,7 @@ use super::{
 use crate::{
     auth::MAX_PASSWORD_BYTES,
     domain::{
-        Room,
+        LobbyRequest, RoomType,
         commands::{Command, CreateRoom},
     },
     rooms::View,
@@ -197,7 +197,7 @@ pub(super) async fn create(
     AuthenticatedUser(caller): AuthenticatedUser,
     Input(wanted): Input<CreateRoomRequest>,
 ) -> OcsResult {
-    let (token, made) = if wanted.room_type == Room::ONE_TO_ONE {
+    let (token, made) = if RoomType::from_number(wanted.room_type) == RoomType::OneToOne {
         api.service.one_to_one(&caller, &wanted.invite).await?
     } else {
         if !wanted.invite.is_empty() {
@@ -206,10 +206,12 @@ pub(super) async fn create(
         let password = Some(wanted.password.as_str()).filter(|password| !password.is_empty());
         check_password(&wanted.password)?;
         let wish = CreateRoom {
-            room_type: wanted.room_type,
+            room_type: wanted.room_type.into(),
             has_password: password.is_some(),
-            lobby_state: wanted.lobby_state.unwrap_or_default(),
-            lobby_timer: wanted.lobby_timer,
+            lobby: LobbyRequest {
+                state: wanted.lobby_state.unwrap_or_default(),
+                timer: wanted.lobby_timer,
+            },
             name: wanted.room_name,
             description: wanted.description,
             object_type: wanted.object_type,

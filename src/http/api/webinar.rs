@@ -11,7 +11,7 @@ use super::{
     ocs::{Ocs, OcsResponse, OcsResult},
     params::{Input, Token, integer, optional_integer},
 };
-use crate::domain::{Caller, RoomToken, commands::Command};
+use crate::domain::{Caller, LobbyRequest, RoomToken, commands::Command};
 
 #[derive(Deserialize, ToSchema)]
 pub(super) struct SetLobby {
@@ -45,7 +45,7 @@ pub(super) async fn set_lobby(
     Token(token): Token,
     Input(wanted): Input<SetLobby>,
 ) -> OcsResult {
-    let command = Command::SetLobby { state: wanted.state, timer: wanted.timer };
+    let command = Command::SetLobby(LobbyRequest { state: wanted.state, timer: wanted.timer });
     api.command(&token, &caller, command).await?;
     room(&api, &token, &caller).await
 }
@@ -78,7 +78,8 @@ pub(super) async fn set_sip(
     Input(wanted): Input<SetSip>,
 ) -> OcsResult {
     let configured = api.service.sip().configured;
-    api.command(&token, &caller, Command::SetSip { state: wanted.state, configured }).await?;
+    api.command(&token, &caller, Command::SetSip { state: wanted.state.into(), configured })
+        .await?;
     room(&api, &token, &caller).await
 }
 

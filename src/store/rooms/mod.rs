@@ -1,4 +1,4 @@
-//! What the HTTP API does to rooms: read the scene, ask the rule, write the effects.
+//! What the HTTP API does to rooms: read the scene, ask the decide, write the effects.
 
 mod write;
 
@@ -8,7 +8,7 @@ use sqlx::{ColumnIndex, Decode, Encode, Executor, IntoArguments, Type, migrate::
 
 pub(super) use self::write::Author;
 use super::{
-    Changed, ChatMessage, Result, RoomOverview, RoomVersion, Rooms, StoreError,
+    Changed, Result, Rooms, StoreError,
     dialect::Dialect,
     engine::SqlStore,
     rows::{self, AttendeeRow, json},
@@ -16,11 +16,11 @@ use super::{
     users::is_taken,
 };
 use crate::domain::{
-    Actor, Attendee, AttendeeId, Caller, Message, MessageQuery, Room, RoomId, RoomToken,
-    RoomUpdated, Version,
+    Actor, Attendee, AttendeeId, Caller, ChatMessage, Message, MessageQuery, Room, RoomId,
+    RoomOverview, RoomToken, RoomUpdated, RoomVersion, Version,
     commands::{
-        Command, CommandContext, NewRoom, OtherCounts, Refusal, Resource, Target, can_read,
-        initial_changes, rule,
+        Command, CommandContext, NewRoom, OtherCounts, Refusal, Resource, Target, can_read, decide,
+        initial_changes,
     },
 };
 
@@ -60,7 +60,7 @@ where
         let version = Version::of(now);
         let insert = sqlx::query(D::shared().make_room)
             .bind(token.as_str().to_owned())
-            .bind(new.room_type)
+            .bind(new.room_type.number())
             .bind(new.name.clone())
             .bind(new.description.clone())
             .bind(new.object_type.clone())
@@ -82,7 +82,7 @@ where
         let mut room = empty;
         for effects in initial_changes(&room, caller, new, now) {
             updates.extend(session.write(&room, &effects, &author, now).await?.update);
-            room = effects.room;
+            room = effects.into_room();
         }
         session.commit().await?;
         Ok(Some(updates))
@@ -116,18 +116,18 @@ where
         let last_message = session.fetch_optional(last).await?.map(rows::message).transpose()?;
         let count = sqlx::query(D::shared().count_moderators).bind(room.id.0);
         let (moderators,): (i64,) = session.fetch_one(count).await?;
-        let mut pair = Vec::new();
-        for id in room.pair() {
+        let mut one_to_one = Vec::new();
+        for id in room.one_to_one_members() {
             let user = Actor::user(id);
             let there = session.attendee(room.id, Target::Actor(&user)).await?;
             let name = match there {
                 Some(attendee) => attendee.display_name,
                 None => user.id.clone(),
             };
-            pair.push((user, name));
+            one_to_one.push((user, name));
         }
         session.finish();
-        Ok(Some(RoomOverview { room, last_message, moderators, pair }))
+        Ok(Some(RoomOverview { room, last_message, moderators, one_to_one }))
     }
 
     async fn attendee(&self, room: RoomId, actor: &Actor) -> Result<Option<Attendee>> {
@@ -247,7 +247,7 @@ where
     usize: ColumnIndex<D::Row>,
     for<'n> &'n str: ColumnIndex<D::Row>,
 {
-    /// Reads the scene, asks the rule, and writes the effects.
+    /// Reads the scene, asks the decide, and writes the effects.
     pub(super) async fn obey(
         &mut self,
         token: &RoomToken,
@@ -267,31 +267,26 @@ where
             Some(me) if command.needs_other_counts() => self.others(room.id, me.id).await?,
             Some(_) | None => OtherCounts::default(),
         };
-        let scene = CommandContext {
+        let parent = match command.parent() {
+            Some(id) => self.message(room.id, id).await?,
+            None => None,
+        };
+        let context = CommandContext {
             room: &room,
             caller,
             me: me.as_ref(),
             target: target.as_ref(),
+            parent: parent.as_ref(),
             others,
             now,
         };
-        let effects = match rule(&scene, command) {
+        let effects = match decide(&context, command) {
             Ok(effects) => effects,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let parent = match effects.said.as_ref().and_then(|(_by, said)| said.reply_to) {
-            None => None,
-            Some(id) => match self.message(room.id, id).await? {
-                Some(parent) if parent.is_comment() => Some(parent),
-                Some(_) | None => {
-                    let problem = "the message to reply to is not in this conversation";
-                    return Ok(Err(Refusal::Invalid { what: "reply-to", problem }));
-                }
-            },
-        };
         let written = self.write(&room, &effects, &Author::of(caller, me.as_ref()), now).await?;
         let message = written.message.map(|message| ChatMessage { message, parent });
-        let present = me.filter(|me| me.session.is_some()).map(|me| me.id);
+        let present = me.filter(|me| me.presence.is_some()).map(|me| me.id);
         Ok(Ok(Changed { update: written.update, message, present }))
     }
 
@@ -346,11 +341,7 @@ where
             return Ok(Err(Refusal::NoRoom));
         };
         let me = self.attendee(room.id, Target::Actor(actor)).await?;
-        Ok(match (can_read(&room, me.as_ref(), look), me) {
-            (Err(refusal), _) => Err(refusal),
-            (Ok(()), Some(me)) => Ok((room, me)),
-            (Ok(()), None) => Err(Refusal::NoRoom),
-        })
+        Ok(can_read(&room, me, look).map(|me| (room, me)))
     }
 
     async fn message(&mut self, room: RoomId, id: i64) -> Result<Option<Message>> {

@@ -1,28 +1,22 @@
 //! Writes the effects of a rule: rows, the chat's message, and the events about it.
 
-use std::collections::BTreeSet;
-
 use chrono::{DateTime, Utc};
 use sqlx::{ColumnIndex, Decode, Encode, Executor, IntoArguments, Type};
 
 use crate::{
     domain::{
-        Actor, Attendee, AttendeeId, Call, Caller, Content, EventId, LOBBY_CHANGED,
-        LobbyChangedPayload, Message, NewMessage, OutboxEvent, ROOM_UPDATED, Room, RoomId,
-        RoomUpdated,
-        commands::{Announcement, AttendeeChange, Bulk, Changes},
+        Actor, Attendee, AttendeeId, Call, Caller, Content, LOBBY_CHANGED, LobbyChangedPayload,
+        Message, NewMessage, OutboxEvent, Pins, ROOM_UPDATED, Room, RoomId, RoomUpdated,
+        commands::{Announcement, AttendeeChange, BulkChange, Changes, RoomChange},
     },
     store::{
         Result,
         dialect::Dialect,
         engine::matched,
-        rows::{OutboxRow, json},
+        rows::{OutboxRow, json, new_event_id},
         session::Session,
     },
 };
-
-/// PINs have seven digits, as in Talk.
-const PINS: std::ops::Range<u32> = 1_000_000..10_000_000;
 
 /// Who changes a room, with the name for people.
 pub(in crate::store) struct Author {
@@ -72,15 +66,15 @@ where
         author: &Author,
         now: DateTime<Utc>,
     ) -> Result<Written> {
-        let Some(notice) = &effects.notice else {
+        let Some(announcement) = &effects.announcement else {
             return Ok(Written { update: None, message: None });
         };
         let message = self.write_rows(before, effects, author, now).await?;
-        let room = &effects.room;
-        let about = notice.about.as_ref().map(|(actor, _name)| actor.clone());
-        let update = RoomUpdated::of(room, notice.reason, about);
+        let room = effects.room();
+        let about = announcement.about.as_ref().map(|(actor, _name)| actor.clone());
+        let update = RoomUpdated::of(room, announcement.reason, about);
         let mut events = vec![event(ROOM_UPDATED, room, json(&update), now)];
-        if effects.lobby_set {
+        if effects.publishes_lobby {
             let data = LobbyChangedPayload::of(&room.token, room.lobby, Some(room.version));
             events.push(event(LOBBY_CHANGED, room, json(&data), now));
         }
@@ -96,13 +90,13 @@ where
         author: &Author,
         now: DateTime<Utc>,
     ) -> Result<Option<Message>> {
-        let room = &effects.room;
-        if effects.gone {
+        let room = effects.room();
+        if effects.deletes_room() {
             self.delete_room(room.id).await?;
             return Ok(None);
         }
         // The attendees first: whether there is a call depends on them.
-        match &effects.person {
+        match &effects.attendee {
             Some(AttendeeChange::New(attendee)) => self.insert_attendee(room.id, attendee).await?,
             Some(AttendeeChange::Changed(attendee)) => self.update_attendee(attendee).await?,
             Some(AttendeeChange::Removed(attendee)) => {
@@ -114,11 +108,11 @@ where
         if let Some(bulk) = effects.bulk {
             self.change_many(room.id, bulk).await?;
         }
-        self.write_room(before, room).await?;
-        if let Some(notice) = effects.notice.as_ref().filter(|notice| notice.in_chat) {
-            self.tell_chat(room.id, notice, author, now).await?;
+        self.write_room(before, room, effects.room_change()).await?;
+        if let Some(announcement) = effects.announcement.as_ref().filter(|each| each.in_chat) {
+            self.tell_chat(room.id, announcement, author, now).await?;
         }
-        match &effects.said {
+        match &effects.message {
             Some((by, said)) => self.say(room, *by, author, said, now).await.map(Some),
             None => Ok(None),
         }
@@ -138,61 +132,56 @@ where
     }
 
     pub(super) async fn insert_attendee(&mut self, room: RoomId, new: &Attendee) -> Result<()> {
-        let session = new.session.as_ref();
+        let presence = new.presence.as_ref();
         let insert = sqlx::query(D::shared().insert_attendee)
             .bind(new.actor.kind.name().to_owned())
             .bind(new.actor.id.clone())
             .bind(new.display_name.clone())
             .bind(new.participant_type.number())
-            .bind(new.permissions.number())
+            .bind(new.permissions.bits())
             .bind(new.pin.clone())
             .bind(room.0)
             .bind(new.comments_read)
-            .bind(session.map(|session| session.id.clone()))
-            .bind(new.in_call())
-            .bind(session.map_or(0, |session| session.last_ping))
+            .bind(presence.map(|presence| presence.session_id.clone()))
+            .bind(new.call_flags().bits())
+            .bind(presence.map_or(0, |presence| presence.last_ping))
             .bind(room.0);
         self.execute(insert).await.map(drop)
     }
 
     async fn update_attendee(&mut self, attendee: &Attendee) -> Result<()> {
-        let session = attendee.session.as_ref();
+        let presence = attendee.presence.as_ref();
         let update = sqlx::query(D::shared().update_attendee)
             .bind(attendee.display_name.clone())
             .bind(attendee.participant_type.number())
-            .bind(attendee.permissions.number())
-            .bind(session.map(|session| session.id.clone()))
-            .bind(attendee.in_call())
-            .bind(session.map_or(0, |session| session.last_ping))
+            .bind(attendee.permissions.bits())
+            .bind(presence.map(|presence| presence.session_id.clone()))
+            .bind(attendee.call_flags().bits())
+            .bind(presence.map_or(0, |presence| presence.last_ping))
             .bind(attendee.id.0);
         matched(self.execute(update).await?, 1, "lobbyd_attendees")
     }
 
-    async fn change_many(&mut self, room: RoomId, bulk: Bulk) -> Result<()> {
+    async fn change_many(&mut self, room: RoomId, bulk: BulkChange) -> Result<()> {
         let sql = match bulk {
-            Bulk::AssignPins => return self.assign_pins(room).await,
-            Bulk::DropPins => D::shared().drop_pins,
-            Bulk::RemoveWaitingFromCall => D::shared().waiting_leave_call,
-            Bulk::RemoveAllFromCall => D::shared().everybody_leaves_call,
-            Bulk::RemoveUninvited => D::shared().uninvited_go,
+            BulkChange::AssignPins => return self.assign_pins(room).await,
+            BulkChange::DropPins => D::shared().drop_pins,
+            BulkChange::RemoveWaitingFromCall => D::shared().waiting_leave_call,
+            BulkChange::RemoveAllFromCall => D::shared().everybody_leaves_call,
+            BulkChange::RemoveUninvited => D::shared().uninvited_go,
         };
         self.execute(sqlx::query(sql).bind(room.0)).await.map(drop)
     }
 
-    /// Gives each user without a PIN one that nobody else in the room has.
+    /// Gives each user without a PIN one that is not in use in the room.
     async fn assign_pins(&mut self, room: RoomId) -> Result<()> {
-        let taken = sqlx::query(D::shared().pins).bind(room.0);
-        let taken: Vec<(String,)> = self.fetch_all(taken).await?;
-        let mut taken: BTreeSet<String> = taken.into_iter().map(|(pin,)| pin).collect();
+        let in_use = sqlx::query(D::shared().pins).bind(room.0);
+        let in_use: Vec<(String,)> = self.fetch_all(in_use).await?;
+        let mut pins = Pins::in_use(in_use.into_iter().map(|(pin,)| pin));
         let without = sqlx::query(D::shared().without_pin).bind(room.0);
         let without: Vec<(i64,)> = self.fetch_all(without).await?;
         for (attendee,) in without {
-            let pin = loop {
-                let pin = rand::random_range(PINS).to_string();
-                if taken.insert(pin.clone()) {
-                    break pin;
-                }
-            };
+            let pin = pins.assign(rand::random_range);
             let set = sqlx::query(D::shared().set_pin).bind(pin).bind(attendee);
             matched(self.execute(set).await?, 1, "lobbyd_attendees")?;
         }
@@ -200,24 +189,25 @@ where
     }
 
     /// Writes the room's own rows.
-    async fn write_room(&mut self, before: &Room, room: &Room) -> Result<()> {
+    async fn write_room(&mut self, before: &Room, room: &Room, change: &RoomChange) -> Result<()> {
         let (now, then) = (room.version.milliseconds(), before.version.milliseconds());
-        let write = if room.lobby == before.lobby {
-            sqlx::query(D::shared().update_room)
-                .bind(room.room_type)
-                .bind(room.name.clone())
-                .bind(room.description.clone())
-                .bind(room.sip_enabled)
+        let write = match change {
+            RoomChange::Lobby(lobby) => sqlx::query(D::STATEMENTS.set_lobby)
+                .bind(lobby.state.number())
+                .bind(lobby.timer.map(|timer| timer.timestamp()))
                 .bind(now)
                 .bind(room.id.0)
-                .bind(then)
-        } else {
-            sqlx::query(D::STATEMENTS.set_lobby)
-                .bind(room.lobby.state.number())
-                .bind(room.lobby.timer.map(|timer| timer.timestamp()))
-                .bind(now)
-                .bind(room.id.0)
-                .bind(then)
+                .bind(then),
+            RoomChange::None | RoomChange::Settings(_) | RoomChange::Delete => {
+                sqlx::query(D::shared().update_room)
+                    .bind(room.room_type.number())
+                    .bind(room.name.clone())
+                    .bind(room.description.clone())
+                    .bind(room.sip.number())
+                    .bind(now)
+                    .bind(room.id.0)
+                    .bind(then)
+            }
         };
         matched(self.execute(write).await?, 1, "lobbyd_rooms")?;
 
@@ -226,7 +216,7 @@ where
             sqlx::query(sql)
                 .bind(room.password_hash.clone())
                 .bind(call.map_or(0, |call| call.started_at))
-                .bind(call.map_or(0, |call| call.flags))
+                .bind(call.map_or(0, |call| call.flags.bits()))
                 .bind(room.comments)
                 .bind(room.changed_at)
                 .bind(room.id.0)
@@ -237,14 +227,11 @@ where
         Ok(())
     }
 
-    /// A call goes on for as long as anybody is in it.
     async fn call_after(&mut self, room: &Room) -> Result<Option<Call>> {
-        if room.call.is_none() {
-            return Ok(None);
-        }
+        let Some(call) = room.call else { return Ok(None) };
         let count = sqlx::query(D::shared().count_in_call).bind(room.id.0);
         let (in_call,): (i64,) = self.fetch_one(count).await?;
-        Ok(room.call.filter(|_call| in_call > 0))
+        Ok(call.with_participants(in_call))
     }
 
     async fn delete_room(&mut self, room: RoomId) -> Result<()> {
@@ -270,7 +257,7 @@ where
             actor: author.actor.clone(),
             actor_name: author.name.clone(),
             created_at: now.timestamp(),
-            content: Content::Comment(said.text.clone()),
+            content: Content::Comment(said.body.clone()),
             reference_id: said.reference_id.clone(),
             parent_id: said.reply_to,
         };
@@ -288,7 +275,7 @@ where
     async fn tell_chat(
         &mut self,
         room: RoomId,
-        notice: &Announcement,
+        announcement: &Announcement,
         author: &Author,
         now: DateTime<Utc>,
     ) -> Result<()> {
@@ -297,7 +284,10 @@ where
             actor: author.actor.clone(),
             actor_name: author.name.clone(),
             created_at: now.timestamp(),
-            content: Content::System { reason: notice.reason, about: notice.about.clone() },
+            content: Content::System {
+                reason: announcement.reason,
+                about: announcement.about.clone(),
+            },
             reference_id: String::new(),
             parent_id: None,
         };
@@ -332,7 +322,7 @@ where
 
 fn event(event_type: &str, room: &Room, data: String, now: DateTime<Utc>) -> OutboxEvent {
     OutboxEvent {
-        id: EventId::new(),
+        id: new_event_id(),
         event_type: event_type.to_owned(),
         token: room.token.clone(),
         data,

@@ -1,11 +1,9 @@
 //! The participants of a room, of its call and of its chat.
 
-use lobbyd::{
-    domain::{
-        Actor, Caller, MessageQuery, Modification, ParticipantType, Permissions,
-        commands::{Command, Refusal, Resource},
-    },
-    store::User,
+use lobbyd::domain::{
+    Actor, CallFlags, Caller, MessageQuery, ParticipantType, PermissionChange, Permissions,
+    SipState, User,
+    commands::{AttendeeCommand, Command, Refusal, Resource},
 };
 
 use crate::support::fixtures::{
@@ -30,20 +28,23 @@ async fn attendees_are_added_changed_and_removed(fixture: StoreFixture) {
     let bob = fixture.attendee("a", "bob").await.unwrap();
     assert_eq!((bob.participant_type, bob.display_name.as_str()), (ParticipantType::User, "BOB"));
     fixture.change("a", "bob", join("session")).await;
-    fixture.change("a", "alice", Command::Promote(bob.id)).await;
+    fixture.change("a", "alice", Command::Attendee(bob.id, AttendeeCommand::Promote)).await;
     let moderator = fixture.attendee("a", "bob").await.unwrap();
     assert_eq!(moderator.participant_type, ParticipantType::Moderator);
-    assert_eq!(moderator.session.unwrap().id, "session");
-    fixture.change("a", "alice", Command::Demote(bob.id)).await;
+    assert_eq!(moderator.presence.unwrap().session_id, "session");
+    fixture.change("a", "alice", Command::Attendee(bob.id, AttendeeCommand::Demote)).await;
     let permissions = Permissions::parse(8).unwrap();
-    let give = Command::SetPermissions(bob.id, Modification::Set, permissions);
+    let give = Command::Attendee(
+        bob.id,
+        AttendeeCommand::SetPermissions(PermissionChange::Set, permissions),
+    );
     fixture.change("a", "alice", give).await;
     let bob = fixture.attendee("a", "bob").await.unwrap();
-    assert_eq!(bob.permissions.number(), 9);
+    assert_eq!(bob.permissions.bits(), 9);
     let (room, actor) = (token("a"), Actor::user("bob"));
     let all = fixture.store.participants(&room, &actor, Resource::Participants).await.unwrap();
     assert_eq!(all.unwrap().len(), 2);
-    fixture.change("a", "alice", Command::Remove(bob.id)).await;
+    fixture.change("a", "alice", Command::Attendee(bob.id, AttendeeCommand::Remove)).await;
     assert_eq!(fixture.attendee("a", "bob").await, None);
     let guest = Caller { actor: Actor::guest("g"), ..caller("") };
     let change = fixture.store.change(&token("a"), &guest, &join("x"), at(1)).await.unwrap();
@@ -58,7 +59,7 @@ async fn pins_are_assigned_and_removed(fixture: StoreFixture) {
     let room = "1234567";
     fixture.change(room, "alice", add("bob")).await;
     let sip = |state| Command::SetSip { state, configured: true };
-    fixture.change(room, "alice", sip(1)).await;
+    fixture.change(room, "alice", sip(SipState::WithPin)).await;
     fixture.change(room, "alice", add("carol")).await;
     let mut pins = Vec::new();
     for user in ["alice", "bob", "carol"] {
@@ -67,7 +68,7 @@ async fn pins_are_assigned_and_removed(fixture: StoreFixture) {
     pins.sort();
     pins.dedup();
     assert_eq!(pins.len(), 3, "{pins:?}");
-    fixture.change(room, "alice", sip(2)).await;
+    fixture.change(room, "alice", sip(SipState::WithoutPin)).await;
     assert_eq!(fixture.attendee(room, "bob").await.unwrap().pin, None);
 }
 
@@ -77,19 +78,19 @@ async fn a_call_lasts_until_its_last_participant_leaves(fixture: StoreFixture) {
     let call = async || fixture.store.summary(&token("a")).await.unwrap().unwrap().room.call;
     for (user, flags) in [("alice", 3), ("bob", 5)] {
         fixture.change("a", user, join(user)).await;
-        fixture.change("a", user, Command::JoinCall(flags)).await;
+        fixture.change("a", user, Command::JoinCall(CallFlags::from_bits_retain(flags))).await;
     }
     let started = call().await.unwrap();
-    assert_eq!((started.started_at, started.flags), (at(1).timestamp(), 7));
+    assert_eq!((started.started_at, started.flags.bits()), (at(1).timestamp(), 7));
     fixture.change("a", "alice", Command::LeaveCall).await;
     assert!(call().await.is_some());
     // A participant who leaves the room leaves the call.
     fixture.change("a", "bob", Command::Leave).await;
     assert_eq!(call().await, None);
-    fixture.change("a", "alice", Command::JoinCall(1)).await;
+    fixture.change("a", "alice", Command::JoinCall(CallFlags::IN_CALL)).await;
     fixture.change("a", "alice", Command::EndCall).await;
     assert_eq!(call().await, None);
-    assert_eq!(fixture.attendee("a", "alice").await.unwrap().in_call(), 0);
+    assert_eq!(fixture.attendee("a", "alice").await.unwrap().call_flags().bits(), 0);
 }
 
 async fn messages_are_read_in_both_directions(fixture: StoreFixture) {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use lobbyd::{
     domain::{
-        Actor, AttendeeId, Content, Lobby, LobbyChange, LobbyState, ParticipantType, Reason,
-        Version,
-        commands::{Command, NewRoom, Refusal},
+        Actor, AttendeeId, CallFlags, Content, Lobby, LobbyChange, LobbyRequest, LobbyState,
+        ParticipantType, Reason, Version,
+        commands::{AttendeeCommand, Command, NewRoom, Refusal},
     },
     store::LockPolicy,
 };
@@ -105,8 +105,12 @@ async fn a_refused_change_leaves_nothing_behind(fixture: StoreFixture) {
     for (user, command, refusal) in [
         ("bob", close_until(50), Refusal::NotModerator),
         ("carol", close_until(50), Refusal::NoRoom),
-        ("alice", Command::Remove(AttendeeId(999_999)), Refusal::NoParticipant),
-        ("alice", Command::JoinCall(1), Refusal::NotJoined),
+        (
+            "alice",
+            Command::Attendee(AttendeeId(999_999), AttendeeCommand::Remove),
+            Refusal::NoParticipant,
+        ),
+        ("alice", Command::JoinCall(CallFlags::IN_CALL), Refusal::NotJoined),
     ] {
         assert_eq!(fixture.try_change("a", user, command).await, Err(refusal));
     }
@@ -192,7 +196,7 @@ async fn an_event_adds_a_chat_message_and_removes_waiting_participants_from_the_
     fixture.change("a", "alice", add("bob")).await;
     for user in ["alice", "bob"] {
         fixture.change("a", user, join(user)).await;
-        fixture.change("a", user, Command::JoinCall(3)).await;
+        fixture.change("a", user, Command::JoinCall(CallFlags::IN_CALL | CallFlags::AUDIO)).await;
     }
     let announced = fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await;
     let change = |version: i64, state, timer| LobbyChange {
@@ -204,13 +208,13 @@ async fn an_event_adds_a_chat_message_and_removes_waiting_participants_from_the_
     // A lobby whose timer has passed removes no participant from the call.
     let over = change(10, LobbyState::NonModerators, Some(at(5)));
     fixture.store.apply(&over, received).await.unwrap();
-    assert_eq!(fixture.attendee("a", "bob").await.unwrap().in_call(), 3);
+    assert_eq!(fixture.attendee("a", "bob").await.unwrap().call_flags().bits(), 3);
     let open = change(11, LobbyState::None, None);
     fixture.store.apply(&open, received).await.unwrap();
     let closed = change(12, LobbyState::NonModerators, None);
     fixture.store.apply(&closed, received).await.unwrap();
-    assert_eq!(fixture.attendee("a", "bob").await.unwrap().in_call(), 0);
-    assert_eq!(fixture.attendee("a", "alice").await.unwrap().in_call(), 3);
+    assert_eq!(fixture.attendee("a", "bob").await.unwrap().call_flags().bits(), 0);
+    assert_eq!(fixture.attendee("a", "alice").await.unwrap().call_flags().bits(), 3);
     let last: Vec<String> = fixture.chat("a", "alice", HISTORY).await.into_iter().take(3).collect();
     assert_eq!(last, ["lobby_non_moderators", "lobby_none", "lobby_non_moderators"]);
     // The sender of the events notifies its own clients.
@@ -254,7 +258,7 @@ async fn concurrent_changes_are_serialised(fixture: StoreFixture) {
         tasks.spawn(async move {
             let command = match number % 4 {
                 0 => close_until(2),
-                1 => Command::SetLobby { state: 0, timer: None },
+                1 => Command::SetLobby(LobbyRequest { state: 0, timer: None }),
                 2 => send(&number.to_string(), None),
                 _reset => {
                     store.fire_due(at(3), 10, LockPolicy::SkipLocked, None).await.unwrap();

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use lobbyd::{
     domain::{
-        Actor, Applied, Attendee, Caller, Content, Lobby, LobbyChange, LobbyState, MessageQuery,
-        NewMessage, RoomToken, Version,
+        Actor, Applied, Attendee, Caller, Content, Lobby, LobbyChange, LobbyRequest, LobbyState,
+        MessageQuery, NewMessage, RoomToken, RoomType, Version,
         commands::{Command, NewRoom, Refusal},
     },
     store::{self, Changed, LockPolicy},
@@ -53,7 +53,7 @@ pub fn caller(user: &str) -> Caller {
 
 pub fn new_room() -> NewRoom {
     NewRoom {
-        room_type: 3,
+        room_type: RoomType::Public,
         name: "Webinar".to_owned(),
         description: "About".to_owned(),
         object_type: "event".to_owned(),
@@ -66,7 +66,7 @@ pub fn new_room() -> NewRoom {
 
 /// Closes the lobby until `at(seconds)`.
 pub fn close_until(seconds: i64) -> Command {
-    Command::SetLobby { state: 1, timer: Some(at(seconds).timestamp()) }
+    Command::SetLobby(LobbyRequest { state: 1, timer: Some(at(seconds).timestamp()) })
 }
 
 pub fn add(user: &str) -> Command {
@@ -74,11 +74,11 @@ pub fn add(user: &str) -> Command {
 }
 
 pub fn join(session: &str) -> Command {
-    Command::Join { session: session.to_owned(), force: true, proven: None }
+    Command::Join { session_id: session.to_owned(), force: true, verified: None }
 }
 
-pub fn send(text: &str, reply_to: Option<i64>) -> Command {
-    Command::Send(NewMessage { text: text.to_owned(), reference_id: String::new(), reply_to })
+pub fn send(body: &str, reply_to: Option<i64>) -> Command {
+    Command::Send(NewMessage { body: body.to_owned(), reference_id: String::new(), reply_to })
 }
 
 /// A store on an empty database.

@@ -1,0 +1,80 @@
+//! Identities: who acts, and on whose behalf a request is made.
+
+use serde::{Deserialize, Serialize};
+
+/// A user of this server or a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Actor {
+    #[serde(rename = "actorType")]
+    pub kind: ActorKind,
+    /// A user's id, or a guest's public id, from which the guest's cookie cannot be derived.
+    #[serde(rename = "actorId")]
+    pub id: String,
+}
+
+/// Talk's actor types, as far as they exist here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ActorKind {
+    /// Has an account.
+    Users,
+    /// Has only a cookie.
+    Guests,
+}
+
+impl ActorKind {
+    /// Talk's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Users => "users",
+            Self::Guests => "guests",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "users" => Some(Self::Users),
+            "guests" => Some(Self::Guests),
+            _ => None,
+        }
+    }
+}
+
+impl Actor {
+    pub fn user(id: impl Into<String>) -> Self {
+        Self { kind: ActorKind::Users, id: id.into() }
+    }
+
+    pub fn guest(id: impl Into<String>) -> Self {
+        Self { kind: ActorKind::Guests, id: id.into() }
+    }
+
+    /// lobbyd itself, written as Talk writes it in the chat.
+    pub fn system() -> Self {
+        Self::guest("system")
+    }
+
+    pub fn is_user(&self) -> bool {
+        self.kind == ActorKind::Users
+    }
+}
+
+/// The sender of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    pub actor: Actor,
+    /// The account's display name. A guest's display name is in the room's list of participants.
+    pub display_name: String,
+    /// Whether the user is in one of the groups that may enable SIP.
+    pub may_enable_sip: bool,
+}
+
+/// A user of this server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// The login name.
+    pub id: String,
+    pub display_name: String,
+    /// Decide whether the user may enable SIP.
+    pub groups: Vec<String>,
+}

@@ -1,0 +1,192 @@
+//! What a command changes. The store writes all of it in one transaction.
+
+use chrono::{DateTime, Utc};
+
+use crate::domain::{
+    Actor, Attendee, AttendeeId, Call, Lobby, NewMessage, Reason, Room, RoomType, SipState, Version,
+};
+
+/// What changes in the room's own row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RoomChange {
+    /// Only the version.
+    None,
+    Settings(RoomSettings),
+    Lobby(Lobby),
+    /// The room is deleted with everything that belongs to it.
+    Delete,
+}
+
+/// What moderators can configure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomSettings {
+    pub room_type: RoomType,
+    pub name: String,
+    pub description: String,
+    pub sip: SipState,
+}
+
+impl RoomSettings {
+    pub fn of(room: &Room) -> Self {
+        Self {
+            room_type: room.room_type,
+            name: room.name.clone(),
+            description: room.description.clone(),
+            sip: room.sip,
+        }
+    }
+}
+
+/// What changes in one attendee's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AttendeeChange {
+    /// The store assigns the id.
+    New(Attendee),
+    Changed(Attendee),
+    Removed(Attendee),
+}
+
+impl AttendeeChange {
+    /// The attendee after the change, or before the removal.
+    pub fn attendee(&self) -> &Attendee {
+        match self {
+            Self::New(attendee) | Self::Changed(attendee) | Self::Removed(attendee) => attendee,
+        }
+    }
+}
+
+/// What changes in the rows of many attendees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BulkChange {
+    /// Users without a PIN get one.
+    AssignPins,
+    DropPins,
+    RemoveWaitingFromCall,
+    RemoveAllFromCall,
+    /// Participants who joined by the public link are removed.
+    RemoveUninvited,
+}
+
+/// What the events and the chat say about a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    pub reason: Reason,
+    /// Whether the chat shows a system message.
+    pub in_chat: bool,
+    /// The participant that it is about, if it is about exactly one, with the display name.
+    pub about: Option<(Actor, String)>,
+}
+
+impl Announcement {
+    pub(super) fn of(reason: Reason) -> Self {
+        Self { reason, in_chat: reason.text().is_some(), about: None }
+    }
+
+    pub(super) fn about(reason: Reason, attendee: &Attendee) -> Self {
+        let about = Some((attendee.actor.clone(), attendee.display_name.clone()));
+        Self { about, ..Self::of(reason) }
+    }
+}
+
+/// What is to be written in one transaction. Without an announcement nothing changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changes {
+    room: Room,
+    room_change: RoomChange,
+    pub attendee: Option<AttendeeChange>,
+    pub bulk: Option<BulkChange>,
+    /// A chat message and its sender, who has read the messages before it.
+    pub message: Option<(AttendeeId, NewMessage)>,
+    pub announcement: Option<Announcement>,
+    /// Whether a `lobby.changed` event is published: for a lobby that did not come in as one.
+    pub publishes_lobby: bool,
+}
+
+impl Changes {
+    pub(super) fn none(room: &Room) -> Self {
+        Self {
+            room: room.clone(),
+            room_change: RoomChange::None,
+            attendee: None,
+            bulk: None,
+            message: None,
+            announcement: None,
+            publishes_lobby: false,
+        }
+    }
+
+    /// A change of the room's row. The room takes the next version: a change that was made
+    /// elsewhere and is dated by the clock is still newer.
+    pub(super) fn of(
+        before: &Room,
+        room_change: RoomChange,
+        announcement: Announcement,
+        now: DateTime<Utc>,
+    ) -> Self {
+        let mut room = before.clone();
+        match &room_change {
+            RoomChange::None | RoomChange::Delete => {}
+            RoomChange::Lobby(lobby) => room.lobby = *lobby,
+            RoomChange::Settings(settings) => {
+                let RoomSettings { room_type, name, description, sip } = settings.clone();
+                room = Room { room_type, name, description, sip, ..room };
+            }
+        }
+        room.version = before.version.next();
+        if !announcement.in_chat {
+            // Lists of rooms that changed since some time find it by this.
+            room.changed_at = now.timestamp();
+        }
+        Self { room, room_change, announcement: Some(announcement), ..Self::none(before) }
+    }
+
+    /// The room after the change.
+    pub fn room(&self) -> &Room {
+        &self.room
+    }
+
+    pub fn into_room(self) -> Room {
+        self.room
+    }
+
+    pub fn room_change(&self) -> &RoomChange {
+        &self.room_change
+    }
+
+    pub fn deletes_room(&self) -> bool {
+        self.room_change == RoomChange::Delete
+    }
+
+    pub(super) fn version(mut self, version: Version) -> Self {
+        self.room.version = version;
+        self
+    }
+
+    pub(super) fn password_hash(mut self, hash: &str) -> Self {
+        hash.clone_into(&mut self.room.password_hash);
+        self
+    }
+
+    pub(super) fn call(mut self, call: Call) -> Self {
+        self.room.call = Some(call);
+        self
+    }
+
+    pub(super) fn attendee(self, attendee: AttendeeChange) -> Self {
+        Self { attendee: Some(attendee), ..self }
+    }
+
+    pub(super) fn bulk(self, bulk: BulkChange) -> Self {
+        Self { bulk: Some(bulk), ..self }
+    }
+
+    /// Publishes a `lobby.changed` event for the workers.
+    pub(super) fn publish_lobby(self) -> Self {
+        Self { publishes_lobby: true, ..self }
+    }
+
+    pub(super) fn message(mut self, sender: AttendeeId, message: NewMessage) -> Self {
+        self.room.comments += 1;
+        Self { message: Some((sender, message)), ..self }
+    }
+}

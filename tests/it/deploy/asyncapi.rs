@@ -1,5 +1,5 @@
-//! The `AsyncAPI` document: it is valid, its names are those of the program, and lobbyd consumes and
-//! publishes events as it says.
+//! The `AsyncAPI` document: it is valid, its names are those of the program, and lobbyd consumes
+//! and publishes events as it says.
 
 use std::{collections::BTreeSet, fs};
 

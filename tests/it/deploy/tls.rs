@@ -1,5 +1,6 @@
 //! TLS to broker and databases, with a private certificate authority: lobbyd refuses servers
-//! without a certificate of this authority for the right name, and does not fall back to plain text.
+//! without a certificate of this authority for the right name, and does not fall back to plain
+//! text.
 
 use std::{fs, path::PathBuf, sync::LazyLock};
 

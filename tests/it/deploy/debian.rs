@@ -119,6 +119,9 @@ fn the_package_contains_the_expected_files_and_fields() {
     assert!(package.field("Depends").contains("libc6"), "{}", package.field("Depends"));
     let copyright =
         fs::read_to_string(package.root.join("usr/share/doc/lobbyd/copyright")).unwrap();
+    for line in ["Copyright: 2026 The lobbyd authors", "License: MIT OR Apache-2.0"] {
+        assert!(copyright.lines().any(|found| found == line), "{line} in {copyright}");
+    }
     for line in fs::read_to_string(file("LICENSE-MIT")).unwrap().lines().skip(4) {
         assert!(copyright.contains(line), "{line}");
     }

@@ -5,6 +5,7 @@ mod broker;
 mod container;
 mod database;
 mod debian;
+mod documents;
 mod kubernetes;
 mod monitoring;
 mod rolling;

@@ -1,4 +1,10 @@
-//! The log: its subscriber, its formats, and how an error is written in one line.
+//! The log on standard error: its formats, its level, and errors in one line.
+//!
+//! Under systemd each line begins with its priority, and the journal adds the time. The priorities
+//! are written here instead of sending to the journal's socket (tracing-journald): there the fields
+//! of an event become fields of the entry, which `journalctl` does not show beside the message.
+//!
+//! The command line calls [`init`] once. Other modules use `tracing`, and [`causes`] for errors.
 
 use std::{
     fs::File,
@@ -18,41 +24,31 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// How a log line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
     Text,
-    /// One JSON object per line, for machines.
+    /// One object per line.
     Json,
 }
 
-/// The level of the log, which can be changed while the program runs.
+/// Changes the level while the program runs.
 pub struct LogLevel(reload::Handle<EnvFilter, Registry>);
 
 impl LogLevel {
-    /// Logs at this level from now on.
-    ///
-    /// # Errors
-    ///
-    /// `level` is no filter.
+    /// `level` is a level or a filter by module, as in [`EnvFilter`].
     pub fn set(&self, level: &str) -> anyhow::Result<()> {
-        self.0.reload(filter(level)?).context("the log is there as long as the program")
+        self.0.reload(filter(level)?).context("the subscriber lives as long as the program")
     }
 }
 
 fn filter(level: &str) -> anyhow::Result<EnvFilter> {
-    // The scheduler logs its own start at INFO, for every process and job.
+    // The scheduler logs its start at INFO, once per process and job.
     let quiet: Directive = "tokio_cron_scheduler=warn".parse().context("a valid directive")?;
     Ok(EnvFilter::try_new(level)?.add_directive(quiet))
 }
 
-/// Starts logging to stderr.
-///
-/// # Errors
-///
-/// `level` is no filter.
+/// Installs the subscriber of this process. `level` is a level or a filter by module.
 pub fn init(format: LogFormat, level: &str) -> anyhow::Result<LogLevel> {
     let (filter, handle) = reload::Layer::new(filter(level)?);
     let registry = tracing_subscriber::registry().with(filter);
@@ -69,24 +65,24 @@ pub fn init(format: LogFormat, level: &str) -> anyhow::Result<LogLevel> {
             registry.with(layer.with_ansi(false).event_format(Prioritized(text))).try_init()?;
         }
         LogFormat::Text => {
-            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            registry.with(layer.with_ansi(colours)).try_init()?;
+            let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            registry.with(layer.with_ansi(is_terminal)).try_init()?;
         }
     }
     Ok(LogLevel(handle))
 }
 
-/// Whether systemd reads the log: it names the device and inode of the stream that it reads, and
-/// that may have been redirected since. See systemd.exec(5), `$JOURNAL_STREAM`.
+/// Whether systemd reads standard error. `$JOURNAL_STREAM` contains device and inode of the stream
+/// that it reads, which may have been redirected since; see systemd.exec(5).
 fn stderr_is_the_journal() -> bool {
-    let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
+    let Ok(journal) = std::env::var("JOURNAL_STREAM") else { return false };
     let stream = std::io::stderr().as_fd().try_clone_to_owned().map(File::from);
     stream
         .and_then(|stream| stream.metadata())
-        .is_ok_and(|stream| named == format!("{}:{}", stream.dev(), stream.ino()))
+        .is_ok_and(|stream| journal == format!("{}:{}", stream.dev(), stream.ino()))
 }
 
-/// Lines that begin with their priority, as the journal understands it: see sd-daemon(3).
+/// Prefixes each line with the priority for the journal, see sd-daemon(3).
 struct Prioritized<F>(F);
 
 impl<S, N, F> FormatEvent<S, N> for Prioritized<F>
@@ -112,8 +108,8 @@ where
     }
 }
 
-/// An error with its causes, in one line. A cause that the line ends with already is not repeated:
-/// some libraries put it into their own text.
+/// An error with its causes, in one line. Some libraries put the cause into their own text, so a
+/// cause with which the line ends already is not repeated.
 pub fn causes(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,6 @@
-//! The program: arguments, then one of the commands, then an exit status.
+//! The program `lobbyd`: runs the command that the arguments name, and sets the exit status.
+//!
+//! Everything else is in the library; see its documentation for the architecture.
 
 mod cli;
 
@@ -12,10 +14,10 @@ const CONFIGURATION_ERROR: u8 = 78;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // Two providers may be in the tree of dependencies; TLS needs to know which one.
+    // The dependencies may contain two cryptography providers; TLS has to be told which one to use.
     rustls::crypto::ring::default_provider()
         .install_default()
-        .expect("nothing before main installs a provider");
+        .expect("no provider is installed before main");
 
     match cli::Cli::parse().run().await {
         Ok(()) => ExitCode::SUCCESS,

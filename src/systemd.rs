@@ -1,6 +1,8 @@
-//! What systemd is told, if it asks: readiness, a status line, the watchdog.
+//! Notifies systemd: readiness, a status line, reloads, the watchdog, stopping.
 //!
-//! Without `NOTIFY_SOCKET` in the environment every message goes nowhere.
+//! `app` starts the notifier as a task, and the reload reports through it. Without `NOTIFY_SOCKET` in
+//! the environment nothing is sent. Readiness needs the database only: rooms open on time without
+//! the broker.
 
 use std::{
     sync::{
@@ -16,70 +18,67 @@ use tokio_util::sync::CancellationToken;
 
 use crate::health::{Component, Health};
 
-/// How often the status line is renewed where no watchdog wants it more often.
+/// Longest interval between two notifications; a watchdog can require a shorter one.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Microseconds that the start may take longer, each time that the database was waited for.
-const WAIT: u32 = 30_000_000;
+/// How much longer the start may take after each notification that the database is unavailable, in
+/// microseconds.
+const START_EXTENSION: u32 = 30_000_000;
 
-/// What systemd knows of this process.
 #[derive(Debug, Default)]
-pub struct Link {
-    /// It has been told that the process is ready.
+pub struct SystemdNotifier {
+    /// Whether readiness has been reported.
     ready: AtomicBool,
 }
 
-impl Link {
-    /// Says that the process is ready when it has reached the database, feeds the watchdog while the
-    /// timer loop makes progress, and says that the process stops. The broker does not matter for
-    /// readiness here: rooms open on time without it.
+impl SystemdNotifier {
+    /// Reports readiness once the database is connected, and the end when `stop` is cancelled. Feeds
+    /// the watchdog while the timer task makes progress.
     pub async fn run(self: Arc<Self>, health: Arc<Health>, stop: CancellationToken) {
-        // Twice within the watchdog's time, as its manual advises.
-        let round = sd_notify::watchdog_enabled().map_or(STATUS_INTERVAL, |limit| limit / 2);
-        let mut round = interval(round.min(STATUS_INTERVAL));
+        // Twice per watchdog timeout, as sd_watchdog_enabled(3) advises.
+        let period = sd_notify::watchdog_enabled().map_or(STATUS_INTERVAL, |limit| limit / 2);
+        let mut tick = interval(period.min(STATUS_INTERVAL));
         loop {
             tokio::select! {
                 () = stop.cancelled() => {
-                    tell(&[NotifyState::Stopping]);
+                    notify(&[NotifyState::Stopping]);
                     return;
                 }
-                _ = round.tick() => {}
+                _ = tick.tick() => {}
             }
-            let line = status_line(&health);
-            let mut news = vec![NotifyState::Status(&line)];
+            let status = status_line(&health);
+            let mut states = vec![NotifyState::Status(&status)];
             if !self.ready.load(Ordering::Relaxed) {
                 let ready = health.is_up(Component::Database);
                 self.ready.store(ready, Ordering::Relaxed);
-                // The wait for the database is not a start that failed.
-                news.push(if ready {
+                // Waiting for the database is not a failed start.
+                states.push(if ready {
                     NotifyState::Ready
                 } else {
-                    NotifyState::ExtendTimeoutUsec(WAIT)
+                    NotifyState::ExtendTimeoutUsec(START_EXTENSION)
                 });
             }
             if health.is_alive() {
-                news.push(NotifyState::Watchdog);
+                states.push(NotifyState::Watchdog);
             }
-            tell(&news);
+            notify(&states);
         }
     }
 
-    /// Says that the configuration is read anew.
     pub fn reloading(&self) {
         if let Ok(now) = NotifyState::monotonic_usec_now() {
-            self.tell_once_ready(&[NotifyState::Reloading, now]);
+            self.notify_if_ready(&[NotifyState::Reloading, now]);
         }
     }
 
-    /// Says that it has been read.
     pub fn reloaded(&self) {
-        self.tell_once_ready(&[NotifyState::Ready]);
+        self.notify_if_ready(&[NotifyState::Ready]);
     }
 
-    /// A process that still starts is told to be ready by nothing but its start.
-    fn tell_once_ready(&self, news: &[NotifyState]) {
+    /// Only the startup sequence may report readiness first.
+    fn notify_if_ready(&self, states: &[NotifyState]) {
         if self.ready.load(Ordering::Relaxed) {
-            tell(news);
+            notify(states);
         }
     }
 }
@@ -93,8 +92,8 @@ fn status_line(health: &Health) -> String {
     if problems.is_empty() { "ready".to_owned() } else { problems.join("; ") }
 }
 
-fn tell(news: &[NotifyState]) {
-    if let Err(error) = sd_notify::notify(news) {
+fn notify(states: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "systemd could not be notified");
     }
 }

@@ -28,7 +28,7 @@ use crate::{
     logging,
     store::{self, Database, StoreError},
     supervisor::Supervisor,
-    systemd::Link,
+    systemd::SystemdNotifier,
     tasks::{TaskContext, housekeeping::Schedules},
     traces::{Exporter, Traces},
 };
@@ -118,7 +118,7 @@ impl App {
         let ops = http::ops::serve(ops, Arc::clone(&health), metrics.clone(), stop.clone());
         supervisor.spawn_fallible("ops listener", ops);
         supervisor.spawn("metrics upkeep", crate::metrics::upkeep(metrics, stop.clone()));
-        let systemd = Arc::new(Link::default());
+        let systemd = Arc::new(SystemdNotifier::default());
         let notifier = Arc::clone(&systemd).run(Arc::clone(&health), stop.clone());
         supervisor.spawn("systemd notifier", notifier);
         let (reschedule, schedules) = watch::channel(schedules(&self.config));

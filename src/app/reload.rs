@@ -17,7 +17,7 @@ use crate::{
     health::{Component, Health},
     logging::{self, LogLevel},
     store::Database,
-    systemd::Link,
+    systemd::SystemdNotifier,
     tasks::housekeeping::Schedules,
 };
 
@@ -40,7 +40,7 @@ pub(super) struct Reload {
     pub(super) bus: Arc<dyn Bus>,
     pub(super) schedules: watch::Sender<Schedules>,
     pub(super) health: Arc<Health>,
-    pub(super) systemd: Arc<Link>,
+    pub(super) systemd: Arc<SystemdNotifier>,
 }
 
 /// The components that depend on the broker.

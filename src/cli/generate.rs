@@ -1,5 +1,5 @@
-//! `lobbyd generate`: what a package has beside the program, made of the command line itself, so
-//! that it cannot disagree with it.
+//! `lobbyd generate`: man pages and shell completions, generated from the command line, so that they
+//! always agree with it. `make deb` runs it.
 
 use std::{
     fs, io,
@@ -16,7 +16,7 @@ use super::{Cli, say};
 /// Write man pages and shell completions, for packagers.
 #[derive(Debug, Args)]
 pub(crate) struct Generate {
-    /// Folder for them, made if it is not there
+    /// Folder for the files; it is created if it does not exist
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 }
@@ -40,12 +40,12 @@ fn write(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The page of a command, and those of its subcommands.
+/// Writes the page of a command and those of its subcommands.
 fn write_pages(command: &Command, folder: &Path) -> io::Result<()> {
     for subcommand in command.get_subcommands() {
         write_pages(subcommand, folder)?;
     }
-    // By itself each would bear the name of its subcommand, and no version.
+    // By default, a subcommand's page would show its own name and no version.
     let page = Man::new(command.clone()).source(concat!("lobbyd ", env!("CARGO_PKG_VERSION")));
     page.generate_to(folder).map(drop)
 }

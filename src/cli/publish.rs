@@ -1,4 +1,4 @@
-//! `lobbyd publish`: one lobby change, from the command line.
+//! `lobbyd publish`: publishes one lobby change, as a conversation backend would.
 
 use std::time::Duration;
 
@@ -14,7 +14,6 @@ use lobbyd::{
 
 use super::say;
 
-/// Publish one lobby-change event.
 #[derive(Debug, Args)]
 pub(crate) struct Publish {
     /// Token of the room
@@ -30,22 +29,19 @@ pub(crate) struct Publish {
           conflicts_with = "at")]
     after: Option<Duration>,
 
-    /// Open the room at this instant, for example 2026-12-01T18:00:00Z
+    /// Open the room at this time, for example 2026-12-01T18:00:00Z
     #[arg(long, value_name = "RFC3339")]
     at: Option<DateTime<Utc>>,
 }
 
 impl Publish {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "who makes a change dates it by his own clock, as any sender does"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "a sender dates its change by its own clock")]
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         if config.events.url.is_in_process() {
             return Err(ConfigError::new(
                 "events.url",
-                "memory: is a bus inside one process, which no other process reaches; name the \
-                 broker (amqp://…), or write lobby_state and lobby_timer into the room's row",
+                "memory: is a bus inside one process, which other processes cannot reach; set the \
+                 URL of a broker (amqp://…), or write lobby_state and lobby_timer to the room's row",
             )
             .into());
         }
@@ -54,12 +50,12 @@ impl Publish {
             (Some(at), _) => Some(round_up(at)),
             (None, Some(after)) => {
                 let at = TimeDelta::from_std(after).ok().and_then(|d| now.checked_add_signed(d));
-                Some(round_up(at.context("--in goes beyond the calendar")?))
+                Some(round_up(at.context("--in is too long")?))
             }
             (None, None) => None,
         };
         if self.state == LobbyState::None && timer.is_some() {
-            bail!("--in and --at need --state 1: without a lobby there is nothing to open");
+            bail!("--in and --at need --state 1: without a lobby there is no timer");
         }
         let change = LobbyChange {
             token: self.token,
@@ -77,17 +73,17 @@ impl Publish {
                 None => say(&format!("{}: lobby state {}", change.token, self.state.number())),
             },
             Some(Confirmation::Refused(why) | Confirmation::Unconfirmed(why)) => {
-                bail!("the broker did not take the event: {why}")
+                bail!("event not accepted by the broker: {why}")
             }
-            None => bail!("the broker did not answer"),
+            None => bail!("no answer from the broker"),
         }
     }
 }
 
-/// Timers are whole seconds; a fraction less would be too early.
-fn round_up(instant: DateTime<Utc>) -> DateTime<Utc> {
-    match instant.trunc_subsecs(0) {
-        whole if whole == instant => whole,
+/// Timers are whole seconds, and must not fire early.
+fn round_up(time: DateTime<Utc>) -> DateTime<Utc> {
+    match time.trunc_subsecs(0) {
+        whole if whole == time => whole,
         whole => whole + Duration::from_secs(1),
     }
 }
@@ -109,9 +105,9 @@ mod tests {
 
     #[test]
     fn a_fraction_of_a_second_is_rounded_up() {
-        let instant = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
-        let whole = instant("2026-12-01T18:00:00Z");
+        let time = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        let whole = time("2026-12-01T18:00:00Z");
         assert_eq!(round_up(whole), whole);
-        assert_eq!(round_up(instant("2026-12-01T17:59:59.001Z")), whole);
+        assert_eq!(round_up(time("2026-12-01T17:59:59.001Z")), whole);
     }
 }

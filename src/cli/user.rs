@@ -1,4 +1,4 @@
-//! `lobbyd user`: the users of the HTTP API, from the command line.
+//! `lobbyd user`: adds, changes, removes and lists the users of the HTTP API, in the database.
 
 use std::{
     collections::BTreeSet,
@@ -17,50 +17,49 @@ use lobbyd::{
 
 use super::say;
 
-/// Longest name of a user or a group, and for people: what the tables hold, and lists show.
+/// Longest name of a user or a group, and longest display name: the size of the columns.
 const MAX_NAME_CHARS: usize = 64;
 
-/// Add, remove and list the users of the HTTP API.
 #[derive(Debug, Subcommand)]
 pub(crate) enum User {
     /// Add a user
     Add(Add),
-    /// Remove a user, also from the rooms
+    /// Remove a user from lobbyd and from all rooms
     Remove {
-        /// By which the user logs in
+        /// Login name
         name: String,
     },
-    /// Give a user another password
+    /// Change the password of a user
     Passwd {
-        /// By which the user logs in
+        /// Login name
         name: String,
 
         #[command(flatten)]
         password: Password,
     },
-    /// Print name, name for people and groups of each user, separated by tabs
+    /// Print login name, display name and groups of each user, separated by tabs
     List,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Add {
-    /// By which the user logs in
+    /// Login name
     #[arg(value_parser = login_name)]
     name: String,
 
-    /// Name for people, in place of NAME
-    #[arg(long, value_name = "TEXT", value_parser = shown_name)]
+    /// Name shown to other participants, instead of NAME
+    #[arg(long, value_name = "TEXT", value_parser = printable_name)]
     display_name: Option<String>,
 
-    /// Put the user into this group; can be repeated
-    #[arg(long = "group", value_name = "GROUP", value_parser = shown_name)]
+    /// Add the user to this group; can be repeated
+    #[arg(long = "group", value_name = "GROUP", value_parser = printable_name)]
     groups: Vec<String>,
 
     #[command(flatten)]
     password: Password,
 }
 
-/// Where the password comes from: never from an argument, which all processes can read.
+/// The source of a password: never an argument, which all processes can read.
 #[derive(Debug, Args)]
 pub(crate) struct Password {
     /// Read the password from standard input, one line
@@ -109,7 +108,7 @@ impl Add {
         let user = domain::User {
             display_name: self.display_name.unwrap_or_else(|| self.name.clone()),
             id: self.name,
-            // Each once, however often it was named.
+            // Without duplicates.
             groups: self.groups.into_iter().collect::<BTreeSet<_>>().into_iter().collect(),
         };
         ensure!(users.add_user(&user, &hash).await?, "there is a user {} already", user.id);
@@ -129,13 +128,13 @@ fn read_password() -> anyhow::Result<String> {
     password(io::stdin().lock())
 }
 
-/// Reads the first line. More than a password may have is not read.
+/// Reads the first line, and no more than a password may have.
 fn password(input: impl BufRead) -> anyhow::Result<String> {
     const LINE_END: &str = "\r\n";
     let mut line = Vec::new();
     let bound = u64::try_from(MAX_PASSWORD_BYTES + LINE_END.len())?;
     input.take(bound).read_until(b'\n', &mut line).context("standard input")?;
-    // The error would hold the password.
+    // The error would contain the password.
     let Ok(line) = String::from_utf8(line) else { bail!("the password is not UTF-8") };
     let line = line.strip_suffix('\n').unwrap_or(&line);
     let password = line.strip_suffix('\r').unwrap_or(line);
@@ -148,20 +147,19 @@ fn password(input: impl BufRead) -> anyhow::Result<String> {
 }
 
 fn login_name(text: &str) -> Result<String, String> {
-    let name = shown_name(text)?;
-    // HTTP Basic ends the name with a colon; in addresses it is one segment.
+    let name = printable_name(text)?;
+    // HTTP Basic ends the name with a colon, and in a URL it is one segment.
     if name.contains(|c: char| c.is_whitespace() || c == ':' || c == '/') {
         return Err("expected neither white space, nor : or /".to_owned());
     }
     Ok(name)
 }
 
-fn shown_name(text: &str) -> Result<String, String> {
+fn printable_name(text: &str) -> Result<String, String> {
     if !(1..=MAX_NAME_CHARS).contains(&text.chars().count()) {
         return Err(format!("expected 1 to {MAX_NAME_CHARS} characters"));
     }
-    // A line or a column of the list must not end within a name, and MariaDB takes names for equal
-    // that differ in spaces at the end.
+    // A name must not contain the separators of the list, and MariaDB ignores spaces at its end.
     if text.contains(char::is_control) || text.trim() != text {
         return Err("expected no control characters, and no white space at the ends".to_owned());
     }
@@ -187,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_that_cannot_be_used_is_refused_without_being_shown() {
+    fn an_unusable_password_is_refused_without_being_shown() {
         let too_long = "x".repeat(MAX_PASSWORD_BYTES + 1);
         for input in ["", "\n", "\r\n", &too_long, &format!("{too_long}\n"), &too_long.repeat(2)] {
             let complaint = format!("{:?}", password(input.as_bytes()).unwrap_err());
@@ -197,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_fits_into_headers_addresses_and_lists() {
+    fn a_name_is_safe_in_headers_urls_and_lists() {
         let longest = "\u{e9}".repeat(MAX_NAME_CHARS);
         for name in ["alice", "a.b_c-d@example.org", "J\u{fc}rgen", "o'neill", &longest] {
             assert_eq!(login_name(name).as_deref(), Ok(name));
@@ -206,9 +204,9 @@ mod tests {
         for name in ["", "a b", "a:b", "a/b", "a\tb", "a\u{a0}b", "a\u{7f}", &too_long] {
             assert!(login_name(name).is_err(), "{name:?}");
         }
-        assert!(shown_name("Alice B. (Sales)").is_ok());
+        assert!(printable_name("Alice B. (Sales)").is_ok());
         for name in ["", "a\tb", "a\nb", "a ", &too_long] {
-            assert!(shown_name(name).is_err(), "{name:?}");
+            assert!(printable_name(name).is_err(), "{name:?}");
         }
     }
 }

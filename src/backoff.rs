@@ -1,12 +1,14 @@
-//! The wait between attempts.
+//! Waits between attempts at something that is unavailable.
+//!
+//! Tasks use it for the database and the broker. It never gives up; the caller decides when to stop,
+//! by dropping the future.
 
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-/// Exponential back-off with full jitter: a random time up to a bound that doubles with each
-/// failure. All loops use it, so that a broker or database that comes back is not met by all
-/// workers at once.
+/// Exponential back-off with full jitter: a random time up to a bound that doubles with each failure,
+/// so that workers do not all reconnect at the same moment.
 #[derive(Debug)]
 pub struct Backoff {
     first: Duration,
@@ -15,27 +17,26 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// For the loops: a lost peer is asked again soon, and found within 2 seconds of its return.
+    /// For tasks: the first retry is soon, and a peer that returns is found within 2 seconds.
     pub const LOOPS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-    /// Starts with waits of up to `first`, and ends with waits of up to `longest`.
+    /// Begins with waits of up to `first` and ends with waits of up to `longest`.
     pub fn new((first, longest): (Duration, Duration)) -> Self {
         Self { first, longest, failures: 0 }
     }
 
-    /// The time to wait after one more failure.
+    /// Counts a failure, and returns how long to wait after it.
     pub fn next_wait(&mut self) -> Duration {
         let bound = self.bound();
         self.failures = self.failures.saturating_add(1);
         bound.mul_f64(rand::random::<f64>())
     }
 
-    /// Whether there was no failure yet, or a success since: time to say that there is one.
+    /// Whether the next failure is the first one since the last success, and worth a log line.
     pub fn is_fresh(&self) -> bool {
         self.failures == 0
     }
 
-    /// Forgets the failures, after a success.
     pub fn reset(&mut self) {
         self.failures = 0;
     }

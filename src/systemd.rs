@@ -47,21 +47,21 @@ impl SystemdNotifier {
                 _ = tick.tick() => {}
             }
             let status = status_line(&health);
-            let mut states = vec![NotifyState::Status(&status)];
+            let mut messages = vec![NotifyState::Status(&status)];
             if !self.ready.load(Ordering::Relaxed) {
                 let ready = health.is_up(Component::Database);
                 self.ready.store(ready, Ordering::Relaxed);
                 // Waiting for the database is not a failed start.
-                states.push(if ready {
+                messages.push(if ready {
                     NotifyState::Ready
                 } else {
                     NotifyState::ExtendTimeoutUsec(START_EXTENSION)
                 });
             }
             if health.is_alive() {
-                states.push(NotifyState::Watchdog);
+                messages.push(NotifyState::Watchdog);
             }
-            notify(&states);
+            notify(&messages);
         }
     }
 
@@ -76,9 +76,9 @@ impl SystemdNotifier {
     }
 
     /// Only the startup sequence may report readiness first.
-    fn notify_if_ready(&self, states: &[NotifyState]) {
+    fn notify_if_ready(&self, messages: &[NotifyState]) {
         if self.ready.load(Ordering::Relaxed) {
-            notify(states);
+            notify(messages);
         }
     }
 }
@@ -92,8 +92,8 @@ fn status_line(health: &Health) -> String {
     if problems.is_empty() { "ready".to_owned() } else { problems.join("; ") }
 }
 
-fn notify(states: &[NotifyState]) {
-    if let Err(error) = sd_notify::notify(states) {
+fn notify(messages: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(messages) {
         tracing::debug!(%error, "systemd could not be notified");
     }
 }

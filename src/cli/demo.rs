@@ -1,7 +1,7 @@
-//! `lobbyd demo`: a stranger sees the whole chain happen, with nothing installed.
+//! `lobbyd demo`: shows the whole chain with nothing installed.
 //!
-//! It runs the real worker on the embedded defaults in a temporary folder, and does from outside
-//! what a conversation backend would do: it makes a room, publishes a lobby change, and listens.
+//! It runs the real worker on the embedded defaults in a temporary folder, and acts as a conversation
+//! backend: it creates a room, publishes a lobby change, and waits for the update.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,15 +28,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::say;
+use super::print;
 
 /// Longest wait for a step that takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Show the whole chain in a few seconds, in a temporary place.
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
-    /// How many seconds the lobby lasts
+    /// Seconds until the timer of the lobby is due
     #[arg(long = "in", value_name = "SECONDS", default_value_t = 5,
           value_parser = clap::value_parser!(u32).range(2..=60))]
     seconds: u32,
@@ -55,29 +54,29 @@ impl Demo {
 
         let stop = CancellationToken::new();
         let database = app.database();
-        let story = async {
-            let told = tokio::select! {
-                told = self.tell(&bus, database.as_ref()) => told,
+        let demo = async {
+            let shown = tokio::select! {
+                shown = self.show(&bus, database.as_ref()) => shown,
                 () = stop.cancelled() => Ok(()),
             };
             stop.cancel();
-            told
+            shown
         };
         let worker = app.run(Role::Worker, lobbyd::metrics::install()?, stop.clone());
-        let both = async { tokio::try_join!(story, worker) };
+        let both = async { tokio::try_join!(demo, worker) };
         tokio::select! {
             outcome = both => outcome.map(|_| ()),
             Err(error) = supervisor::on_signal(stop.clone()) => Err(error),
         }
     }
 
-    async fn tell(&self, bus: &MemoryBus, store: &dyn Database) -> anyhow::Result<()> {
-        say("lobbyd demo: a SQLite file in a temporary folder, and the in-process event bus.\n")?;
+    async fn show(&self, bus: &MemoryBus, store: &dyn Database) -> anyhow::Result<()> {
+        print("lobbyd demo: a SQLite file in a temporary folder, and the in-process event bus.\n")?;
         let token = RoomToken::parse("webinar")?;
         let mut updates = bus.messages();
 
         create_room(store, &token).await?;
-        step(store, "room", "\"Quarterly webinar\" is there, token webinar, no lobby").await?;
+        step(store, "room", "\"Quarterly webinar\" created, token webinar, no lobby").await?;
 
         let now = store.now().await?;
         let timer = DateTime::from_timestamp(now.timestamp() + i64::from(self.seconds), 0)
@@ -94,7 +93,7 @@ impl Demo {
         )])
         .await?;
         let until = timer.to_rfc3339_opts(SecondsFormat::Secs, true);
-        step(store, "event in", &format!("lobby.changed: everybody waits until {until}")).await?;
+        step(store, "event in", &format!("lobby.changed: participants wait until {until}")).await?;
 
         await_room(store, &token, |room| room.lobby.scheduled() == Some(timer)).await?;
         step(store, "armed", "the row has lobby_state 1 and the lobby_timer; it is the schedule")
@@ -102,7 +101,7 @@ impl Demo {
 
         countdown(store, timer).await?;
         let (message, update) = await_reset(&mut updates).await?;
-        let heard = store.now().await?;
+        let received_at = store.now().await?;
         let room = await_room(store, &token, |room| room.lobby == Lobby::OPEN).await?;
         step(
             store,
@@ -113,26 +112,26 @@ impl Demo {
             ),
         )
         .await?;
-        let lag = (heard - timer).num_milliseconds();
+        let lag = (received_at - timer).num_milliseconds();
         let key = &message.routing_key;
-        step(store, "published", &format!("{key}, {lag} ms after the instant:")).await?;
+        step(store, "published", &format!("{key}, {lag} ms after the due time:")).await?;
         let pretty: serde_json::Value = serde_json::from_slice(&message.body)?;
-        say(&format!("\n{}\n", serde_json::to_string_pretty(&pretty)?))?;
+        print(&format!("\n{}\n", serde_json::to_string_pretty(&pretty)?))?;
         check(&update, timer)?;
-        say(HOW_TO_GO_ON)
+        print(NEXT_STEPS)
     }
 }
 
-const HOW_TO_GO_ON: &str = "\
-Everybody is in. Nothing was installed, and the temporary folder is gone.
+const NEXT_STEPS: &str = "\
+All participants are in. Nothing was installed, and the temporary folder is gone.
 
-How to go on, in a checkout:
-  make test                          the whole chain on RabbitMQ, PostgreSQL and MariaDB
-  cargo install --locked --path .    puts lobbyd on your path
+Next steps, in a checkout:
+  make test                          tests the whole chain on RabbitMQ, PostgreSQL and MariaDB
+  cargo install --locked --path .    installs lobbyd
 Then:
-  lobbyd run                         the same daemon, on a SQLite file in this folder
-  lobbyd --help                      all commands, and how to connect a broker and a database
-  lobbyd config check                the configuration that is in force";
+  lobbyd run                         runs the same daemon on a SQLite file in this folder
+  lobbyd --help                      lists all commands; how to use a broker and a database
+  lobbyd config check                prints the effective configuration";
 
 /// Creates the room as soon as the worker has created the tables.
 async fn create_room(store: &dyn Database, token: &RoomToken) -> anyhow::Result<()> {
@@ -152,7 +151,7 @@ async fn create_room(store: &dyn Database, token: &RoomToken) -> anyhow::Result<
         };
         match created.await {
             Ok(()) => return Ok(()),
-            Err(error) if begin.elapsed() > PATIENCE => return Err(error),
+            Err(error) if begin.elapsed() > STEP_TIMEOUT => return Err(error),
             Err(_no_table_yet) => sleep(Duration::from_millis(20)).await,
         }
     }
@@ -161,24 +160,24 @@ async fn create_room(store: &dyn Database, token: &RoomToken) -> anyhow::Result<
 async fn await_room(
     store: &dyn Database,
     token: &RoomToken,
-    wanted: impl Fn(&Room) -> bool,
+    condition: impl Fn(&Room) -> bool,
 ) -> anyhow::Result<Room> {
     let found = async {
         loop {
             match store.room(token).await? {
-                Some(room) if wanted(&room) => return Ok(room),
+                Some(room) if condition(&room) => return Ok(room),
                 Some(_) | None => sleep(Duration::from_millis(5)).await,
             }
         }
     };
-    timeout(PATIENCE, found).await.context("the room did not change")?
+    timeout(STEP_TIMEOUT, found).await.context("the room did not change")?
 }
 
 async fn countdown(store: &dyn Database, timer: DateTime<Utc>) -> anyhow::Result<()> {
-    let left = (timer - store.now().await?).num_seconds();
-    for seconds in (1..=left).rev() {
-        let instant = timer - TimeDelta::seconds(seconds);
-        sleep((instant - store.now().await?).to_std().unwrap_or_default()).await;
+    let remaining = (timer - store.now().await?).num_seconds();
+    for seconds in (1..=remaining).rev() {
+        let next = timer - TimeDelta::seconds(seconds);
+        sleep((next - store.now().await?).to_std().unwrap_or_default()).await;
         step(store, "", &format!("{seconds} …")).await?;
     }
     Ok(())
@@ -204,10 +203,10 @@ async fn await_reset(
             }
         }
     };
-    timeout(PATIENCE, update).await.context("no update was published")?
+    timeout(STEP_TIMEOUT, update).await.context("no update was published")?
 }
 
-/// The demo shows what happened, so it checks that it did.
+/// Fails the demo if the reset that it shows was wrong.
 fn check(update: &RoomUpdated, timer: DateTime<Utc>) -> anyhow::Result<()> {
     if update.due_at != Some(timer) || update.fired_at.is_none_or(|fired| fired < timer) {
         bail!("the room was not opened at its due time: {update:?}");
@@ -215,8 +214,8 @@ fn check(update: &RoomUpdated, timer: DateTime<Utc>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints one step with the database's time, by which the room opens.
+/// Prints one step with the time of the database, whose clock decides.
 async fn step(store: &dyn Database, name: &str, text: &str) -> anyhow::Result<()> {
     let now = store.now().await?;
-    say(&format!("{}  {name:<10} {text}", now.format("%H:%M:%S%.3f")))
+    print(&format!("{}  {name:<10} {text}", now.format("%H:%M:%S%.3f")))
 }

@@ -11,7 +11,7 @@ use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::{Cli, say};
+use super::{Cli, print};
 
 /// Write man pages and shell completions, for packagers.
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ impl Generate {
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         let folder = self.folder.display();
         write(&self.folder).with_context(|| folder.to_string())?;
-        say(&format!("{folder}: man pages, and completions for bash, fish and zsh"))
+        print(&format!("{folder}: man pages, and completions for bash, fish and zsh"))
     }
 }
 

@@ -45,7 +45,7 @@ impl Health {
             let problems = body.lines().collect::<Vec<_>>().join("; ");
             bail!("{address} answered {status:?}: {problems}");
         }
-        super::say(body)
+        super::print(body)
     }
 }
 

@@ -1,4 +1,7 @@
-//! The command line: what can be asked of the program, and how it teaches itself.
+//! The command line: its commands, their help texts, and what they print.
+//!
+//! Each command loads the configuration and starts the log, then uses the library. The help of the
+//! program is enough to try it and to set it up.
 
 mod demo;
 mod generate;
@@ -23,13 +26,13 @@ use tokio_util::sync::CancellationToken;
 
 /// Opens the lobby of every webinar room on time.
 ///
-/// lobbyd takes in lobby changes from RabbitMQ, keeps the schedule in the database, resets a room
-/// when its timer is due, and publishes a room-updated event, so that everybody who waits gets in. It
-/// serves the webinar API of Nextcloud Talk, for those who set lobbies and those who wait.
+/// lobbyd consumes lobby changes from RabbitMQ, keeps the schedule in the database, resets each room
+/// when its timer is due, and publishes a room-updated event, so that all waiting participants are
+/// let in. It also serves the webinar API of Nextcloud Talk, for moderators and participants.
 #[derive(Debug, Parser)]
 #[command(version, after_help = AFTER_HELP, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// Configuration file, in place of /etc/lobbyd/lobbyd.toml
+    /// Configuration file, instead of /etc/lobbyd/lobbyd.toml
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -41,37 +44,37 @@ const AFTER_HELP: &str = "\
 Try it, with nothing installed:
   lobbyd demo
 
-Run it for real: create a PostgreSQL database and a RabbitMQ user, then
+Run it: create a PostgreSQL database and a RabbitMQ user, then
   export LOBBYD__DATABASE__URL=postgres://lobbyd:secret@localhost/lobbyd
   export LOBBYD__EVENTS__URL=amqp://lobbyd:secret@localhost/%2f
   lobbyd user add alice --password-stdin
   lobbyd run
   lobbyd publish TOKEN --state 1 --in 30s
 
-Exit status: 0 done, 1 failed, 2 wrong arguments, 78 wrong configuration, 130 stopped by a second
-signal.
+Exit status: 0 success, 1 failure, 2 invalid arguments, 78 invalid configuration, 130 stopped by a
+second signal.
 `lobbyd config check` prints the configuration; config/lobbyd.toml explains every key.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show the whole chain in a few seconds, in a temporary place
+    /// Show the whole chain in a few seconds, in a temporary folder
     Demo(demo::Demo),
-    /// Run everything in one process: the daemon and the HTTP API
+    /// Run the daemon and the HTTP API in one process
     Run,
-    /// Run the daemon: take in events, open rooms, publish updates
+    /// Run the daemon: consume events, open rooms, publish updates
     Worker,
-    /// Serve the HTTP API, any number of them beside the workers
+    /// Serve the HTTP API; any number of processes can do so
     Api,
-    /// Bring the database up to date and exit
+    /// Update the database schema and exit
     Migrate,
-    /// Ask the running program how it is, for health checks of containers
+    /// Check the running program, for health checks of containers
     Health(health::Health),
-    /// Publish one lobby-change event
+    /// Publish one lobby change
     Publish(publish::Publish),
     /// Add, remove and list the users of the HTTP API
     #[command(subcommand)]
     User(user::User),
-    /// Resource at the configuration
+    /// Check the configuration
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
@@ -82,16 +85,15 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Check the configuration and print what is in force, secrets hidden
+    /// Check the configuration and print the effective values, secrets hidden
     Check,
 }
 
 impl Cli {
-    /// Does what was asked for.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let load = || load(self.config.as_deref()).map(|(config, _level)| config);
         match self.command {
-            // It shows the embedded defaults, whatever is configured here.
+            // It runs on the embedded defaults, not on the configuration of this machine.
             Command::Demo(demo) => demo.run().await,
             Command::Run => serve(self.config, Role::Both).await,
             Command::Worker => serve(self.config, Role::Worker).await,
@@ -106,7 +108,7 @@ impl Cli {
     }
 }
 
-/// Reads the configuration and starts to log as it says.
+/// Reads the configuration and starts the log as configured there.
 fn load(file: Option<&Path>) -> anyhow::Result<(Config, LogLevel)> {
     let config = Config::load(file)?;
     let level = logging::init(config.log.format, &config.log.level)
@@ -116,7 +118,7 @@ fn load(file: Option<&Path>) -> anyhow::Result<(Config, LogLevel)> {
 
 async fn serve(file: Option<PathBuf>, role: Role) -> anyhow::Result<()> {
     let (config, level) = load(file.as_deref())?;
-    // The hangup of a terminal ends the program, as people expect.
+    // SIGHUP from a closed terminal ends the program, as users expect.
     let hangups = if io::stdin().is_terminal() { None } else { Some(supervisor::hangups()?) };
     raise_file_limit();
     let mut app = App::build(config)?;
@@ -133,7 +135,7 @@ async fn serve(file: Option<PathBuf>, role: Role) -> anyhow::Result<()> {
     }
 }
 
-/// Each client that is held is an open file, and the usual soft limit is 1024.
+/// Each waiting client is an open file, and the usual soft limit is 1024.
 fn raise_file_limit() {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "limit of open files could not be raised");
@@ -144,21 +146,21 @@ async fn migrate(config: &Config) -> anyhow::Result<()> {
     let store = app::open_database(config)?;
     store.migrate().await?;
     store.close().await;
-    say(&format!("{} is up to date", config.database.url.redacted()))
+    print(&format!("{} is up to date", config.database.url.redacted()))
 }
 
 fn check(config: Config) -> anyhow::Result<()> {
     let text = config.to_toml();
     App::build(config)?;
-    say(text.trim_end())
+    print(text.trim_end())
 }
 
-/// Prints a line, or several, for whoever asked.
-fn say(text: &str) -> anyhow::Result<()> {
+/// Prints lines to standard output.
+fn print(text: &str) -> anyhow::Result<()> {
     writeln!(io::stdout().lock(), "{text}").context("standard output")
 }
 
-/// Prints an error with its causes in one line. If nobody can read it, the exit status is left.
+/// Prints an error with its causes in one line. If that fails, the exit status still tells.
 pub(crate) fn print_error(error: &anyhow::Error) {
     let line = logging::causes(error.as_ref());
     writeln!(io::stderr().lock(), "lobbyd: {line}").ok();

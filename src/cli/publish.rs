@@ -12,7 +12,7 @@ use lobbyd::{
     domain::{EventId, Lobby, LobbyChange, LobbyState, RoomToken, Version},
 };
 
-use super::say;
+use super::print;
 
 #[derive(Debug, Args)]
 pub(crate) struct Publish {
@@ -69,8 +69,8 @@ impl Publish {
         bus.close().await;
         match confirmations.into_iter().next() {
             Some(Confirmation::Confirmed) => match change.lobby.timer {
-                Some(timer) => say(&format!("{}: lobby until {timer}", change.token)),
-                None => say(&format!("{}: lobby state {}", change.token, self.state.number())),
+                Some(timer) => print(&format!("{}: lobby until {timer}", change.token)),
+                None => print(&format!("{}: lobby state {}", change.token, self.state.number())),
             },
             Some(Confirmation::Refused(why) | Confirmation::Unconfirmed(why)) => {
                 bail!("event not accepted by the broker: {why}")

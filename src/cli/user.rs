@@ -15,7 +15,7 @@ use lobbyd::{
     store::Database,
 };
 
-use super::say;
+use super::print;
 
 /// Longest name of a user or a group, and longest display name: the size of the columns.
 const MAX_NAME_CHARS: usize = 64;
@@ -83,18 +83,18 @@ impl User {
             Self::Add(add) => add.run(database).await,
             Self::Remove { name } => {
                 ensure!(database.remove_user(&name, database.now().await?).await?, unknown(&name));
-                say(&format!("{name}: removed"))
+                print(&format!("{name}: removed"))
             }
             Self::Passwd { name, password: _ } => {
                 let hash = hashed(&read_password()?).await;
                 ensure!(database.set_user_password(&name, &hash).await?, unknown(&name));
-                say(&format!("{name}: password changed"))
+                print(&format!("{name}: password changed"))
             }
             Self::List => {
                 for user in database.users().await? {
                     let mut columns = vec![user.id, user.display_name];
                     columns.extend(user.groups);
-                    say(&columns.join("\t"))?;
+                    print(&columns.join("\t"))?;
                 }
                 Ok(())
             }
@@ -112,7 +112,7 @@ impl Add {
             groups: self.groups.into_iter().collect::<BTreeSet<_>>().into_iter().collect(),
         };
         ensure!(users.add_user(&user, &hash).await?, "there is a user {} already", user.id);
-        say(&format!("{}: added", user.id))
+        print(&format!("{}: added", user.id))
     }
 }
 

@@ -36,7 +36,7 @@ fn the_demo_shows_the_whole_chain() {
         "opened",
         "published",
         "\"reason\": \"lobby_timer_reached\"",
-        "How to go on",
+        "Next steps",
     ] {
         let place = rest.find(step).unwrap_or_else(|| panic!("no {step:?} in {shown}"));
         rest = &rest[place..];

@@ -1,7 +1,7 @@
-//! What is remembered for a while, and never more of it than fits.
+//! A bounded map whose entries expire.
 //!
-//! Nothing here sleeps or cleans up by itself: what is over is never given out, and is dropped when
-//! something new comes in.
+//! It has no task of its own: an expired entry is never returned, and is evicted when the next one is
+//! written. It uses tokio's clock, which tests can pause.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,61 +12,56 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Upper bound of what one [`ExpiringCache`] remembers, so that nobody fills the memory with names,
-/// passwords or addresses. Enough for the clients of a large webinar, and a few megabytes.
-pub(super) const MOST: usize = 10_000;
+/// Upper bound of entries, so that a client cannot fill the memory with names, passwords or
+/// addresses. Enough for the clients of a large webinar, in a few megabytes.
+pub(super) const CAPACITY: usize = 10_000;
 
-/// Values that are remembered since they were written, each for the same time. When there are too
-/// many, the oldest goes.
+/// Each entry expires a fixed time after it was written. A full cache evicts the oldest entry.
 pub(super) struct ExpiringCache<K, V> {
-    kept: Duration,
+    ttl: Duration,
     entries: Mutex<Entries<K, V>>,
 }
 
 struct Entries<K, V> {
     by_key: HashMap<K, Entry<V>>,
-    /// Keys by the number of their entry. As all are kept for the same time, the oldest is also
-    /// the first to be over.
+    /// Keys by the sequence number of their entry. All entries live equally long, so the oldest is
+    /// the first to expire.
     by_age: BTreeMap<u64, K>,
     last_number: u64,
 }
 
 struct Entry<V> {
     number: u64,
-    until: Instant,
+    expires_at: Instant,
     value: V,
 }
 
 impl<K: Clone + Eq + Hash, V: Clone> ExpiringCache<K, V> {
-    /// Remembers nothing yet, and later each value for the time `kept`.
-    pub(super) fn new(kept: Duration) -> Self {
+    pub(super) fn new(ttl: Duration) -> Self {
         let entries = Entries { by_key: HashMap::new(), by_age: BTreeMap::new(), last_number: 0 };
-        Self { kept, entries: Mutex::new(entries) }
+        Self { ttl, entries: Mutex::new(entries) }
     }
 
-    /// What is remembered under the key.
     pub(super) fn get(&self, key: &K) -> Option<V> {
         let entries = self.entries();
         let entry = entries.by_key.get(key)?;
-        (entry.until > Instant::now()).then(|| entry.value.clone())
+        (entry.expires_at > Instant::now()).then(|| entry.value.clone())
     }
 
-    /// Remembers the value, from now on.
-    pub(super) fn put(&self, key: K, value: V) {
+    pub(super) fn insert(&self, key: K, value: V) {
         self.update(key, |_before| value);
     }
 
-    /// Remembers, from now on, what `change` makes of what is remembered.
+    /// Writes what `change` makes of the current value, atomically.
     pub(super) fn update(&self, key: K, change: impl FnOnce(Option<V>) -> V) {
         let now = Instant::now();
         let mut entries = self.entries();
-        entries.drop_over(now);
+        entries.evict_expired(now);
         let value = change(entries.remove(&key).map(|entry| entry.value));
-        entries.insert(key, now + self.kept, value);
+        entries.insert(key, now + self.ttl, value);
     }
 
-    /// Remembers nothing under the key any more.
-    pub(super) fn forget(&self, key: &K) {
+    pub(super) fn remove(&self, key: &K) {
         self.entries().remove(key);
     }
 
@@ -76,9 +71,9 @@ impl<K: Clone + Eq + Hash, V: Clone> ExpiringCache<K, V> {
 }
 
 impl<K: Clone + Eq + Hash, V> Entries<K, V> {
-    fn drop_over(&mut self, now: Instant) {
+    fn evict_expired(&mut self, now: Instant) {
         while let Some(oldest) = self.by_age.first_entry() {
-            if self.by_key.get(oldest.get()).is_some_and(|entry| entry.until > now) {
+            if self.by_key.get(oldest.get()).is_some_and(|entry| entry.expires_at > now) {
                 return;
             }
             self.by_key.remove(&oldest.remove());
@@ -91,8 +86,8 @@ impl<K: Clone + Eq + Hash, V> Entries<K, V> {
         Some(entry)
     }
 
-    fn insert(&mut self, key: K, until: Instant, value: V) {
-        if self.by_key.len() >= MOST
+    fn insert(&mut self, key: K, expires_at: Instant, value: V) {
+        if self.by_key.len() >= CAPACITY
             && let Some((_number, oldest)) = self.by_age.pop_first()
         {
             self.by_key.remove(&oldest);
@@ -100,7 +95,7 @@ impl<K: Clone + Eq + Hash, V> Entries<K, V> {
         self.last_number += 1;
         let number = self.last_number;
         self.by_age.insert(number, key.clone());
-        self.by_key.insert(key, Entry { number, until, value });
+        self.by_key.insert(key, Entry { number, expires_at, value });
     }
 }
 
@@ -110,60 +105,60 @@ mod tests {
 
     use super::*;
 
-    const KEPT: Duration = Duration::from_mins(1);
+    const TTL: Duration = Duration::from_mins(1);
 
-    fn sizes<K: Clone + Eq + Hash, V: Clone>(recent: &ExpiringCache<K, V>) -> (usize, usize) {
-        let entries = recent.entries();
+    fn sizes<K: Clone + Eq + Hash, V: Clone>(cache: &ExpiringCache<K, V>) -> (usize, usize) {
+        let entries = cache.entries();
         (entries.by_key.len(), entries.by_age.len())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_value_is_over_after_its_time_however_often_it_is_read() {
-        let recent = ExpiringCache::new(KEPT);
-        recent.put("key", 1);
-        advance(KEPT / 2).await;
-        assert_eq!(recent.get(&"key"), Some(1));
-        advance(KEPT / 2).await;
-        assert_eq!(recent.get(&"key"), None);
-        recent.update("key", |before| before.unwrap_or(7));
-        assert_eq!(recent.get(&"key"), Some(7));
+    async fn reading_an_entry_does_not_extend_its_life() {
+        let cache = ExpiringCache::new(TTL);
+        cache.insert("key", 1);
+        advance(TTL / 2).await;
+        assert_eq!(cache.get(&"key"), Some(1));
+        advance(TTL / 2).await;
+        assert_eq!(cache.get(&"key"), None);
+        cache.update("key", |before| before.unwrap_or(7));
+        assert_eq!(cache.get(&"key"), Some(7));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_value_that_is_written_again_is_young_again() {
-        let recent = ExpiringCache::new(KEPT);
-        recent.put("key", 1);
-        advance(KEPT / 2).await;
-        recent.update("key", |before| before.unwrap() + 1);
-        advance(KEPT / 2).await;
-        assert_eq!(recent.get(&"key"), Some(2));
-        assert_eq!(sizes(&recent), (1, 1));
+    async fn writing_an_entry_extends_its_life() {
+        let cache = ExpiringCache::new(TTL);
+        cache.insert("key", 1);
+        advance(TTL / 2).await;
+        cache.update("key", |before| before.unwrap() + 1);
+        advance(TTL / 2).await;
+        assert_eq!(cache.get(&"key"), Some(2));
+        assert_eq!(sizes(&cache), (1, 1));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_over_is_dropped_when_something_new_comes() {
-        let recent = ExpiringCache::new(KEPT);
+    async fn expired_entries_are_evicted_by_the_next_write() {
+        let cache = ExpiringCache::new(TTL);
         for key in 0..100 {
-            recent.put(key, ());
+            cache.insert(key, ());
         }
-        advance(KEPT).await;
-        recent.put(100, ());
-        assert_eq!(sizes(&recent), (1, 1));
+        advance(TTL).await;
+        cache.insert(100, ());
+        assert_eq!(sizes(&cache), (1, 1));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_oldest_goes_when_there_are_too_many() {
-        let recent = ExpiringCache::new(KEPT);
-        for key in 0..MOST {
-            recent.put(key, ());
+    async fn a_full_cache_evicts_the_oldest_entry() {
+        let cache = ExpiringCache::new(TTL);
+        for key in 0..CAPACITY {
+            cache.insert(key, ());
         }
-        recent.put(0, ());
-        recent.put(MOST, ());
-        assert_eq!(recent.get(&1), None, "the oldest");
+        cache.insert(0, ());
+        cache.insert(CAPACITY, ());
+        assert_eq!(cache.get(&1), None, "the oldest");
         assert_eq!(
-            (recent.get(&0), recent.get(&2), recent.get(&MOST)),
+            (cache.get(&0), cache.get(&2), cache.get(&CAPACITY)),
             (Some(()), Some(()), Some(()))
         );
-        assert_eq!(sizes(&recent), (MOST, MOST));
+        assert_eq!(sizes(&cache), (CAPACITY, CAPACITY));
     }
 }

@@ -1,12 +1,11 @@
-//! Who is who: log-ins of the users that the database holds.
+//! Authenticates users stored in the database.
 //!
-//! A log-in must not cost the timers anything, tell whether a name exists, or be guessed quickly. So
-//! hashes are made aside and few at once, good log-ins are remembered for a minute, an unknown name
-//! costs a hash as well, and an address that fails waits longer and longer. This module knows no
-//! HTTP; whoever calls it has bounded names and passwords.
-
-/// Longest password that is taken from outside, in bytes: what is longer is hardly meant as one.
-pub const MAX_PASSWORD_BYTES: usize = 4096;
+//! Authentication must not slow down the timers, reveal whether a user exists, or allow fast
+//! guessing. So hashing runs on the blocking pool, a few at a time; verified credentials are cached
+//! for a minute; an unknown user costs a hash as well; and an address that fails waits longer and
+//! longer. The HTTP API calls [`Accounts`]; [`rooms`](crate::rooms) uses [`Passwords`] and
+//! [`Throttle`] for the passwords of rooms. Callers bound the length of names and passwords. Nothing
+//! here knows HTTP.
 
 mod expiring_cache;
 mod passwords;
@@ -14,64 +13,71 @@ mod throttle;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
 pub use passwords::Passwords;
 pub use throttle::Throttle;
 pub(crate) use throttle::network;
 
 use self::{
     expiring_cache::ExpiringCache,
-    passwords::{DUMMY_HASH, Digest, REMEMBERED},
+    passwords::{CACHE_TTL, DUMMY_HASH, Digest},
 };
 use crate::{
     domain::User,
     store::{StoreError, Users},
 };
 
-/// Why somebody is not logged in.
+/// Upper bound of a password that a client sends: anything longer is hardly meant as one.
+pub const MAX_PASSWORD_BYTES: usize = 4096;
+
+/// How long verified credentials are exempt from throttling. They are verified again every
+/// [`CACHE_TTL`], but another client that guesses from the same address must not lock them out.
+const THROTTLE_EXEMPTION: Duration = Duration::from_hours(24);
+
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
-    /// There is no such user, or the password is another; which one is not told.
-    #[error("name or password is wrong")]
+    /// Unknown user or wrong password; a client must not learn which.
+    #[error("wrong user or password")]
     Wrong,
-    /// Too many failures from this address. It may try again after this time.
-    #[error("too many failed log-ins, the next may come in {0:?}")]
+    /// Too many failures from this address.
+    #[error("too many failed logins, retry after {0:?}")]
     Throttled(Duration),
-    /// Nobody knows.
-    #[error("users cannot be read")]
+    #[error("users could not be read")]
     Store(#[from] StoreError),
 }
 
-/// How long credentials that fitted are no guess: they are checked again, but do not have to wait.
-const PROVEN: Duration = Duration::from_hours(24);
-
-/// Logs users in.
 pub struct Accounts {
     users: Arc<dyn Users>,
     passwords: Arc<Passwords>,
     throttle: Throttle,
-    logins: ExpiringCache<Digest, User>,
-    /// Credentials that fitted when they were last tried.
-    proven: ExpiringCache<Digest, ()>,
-    known: ExpiringCache<String, User>,
+    /// By the credentials. Apart from `by_name`, because there a client has proved no password.
+    logins: ExpiringCache<Digest, Login>,
+    by_name: ExpiringCache<String, User>,
+}
+
+#[derive(Clone)]
+struct Login {
+    user: User,
+    verified_at: Instant,
 }
 
 impl Accounts {
-    /// Nobody has logged in yet. Whatever else hashes passwords shares `passwords`, and so its
-    /// bound.
+    /// `passwords` is shared with everything else that hashes, because it bounds how many hashes are
+    /// computed at once.
     pub fn new(users: Arc<dyn Users>, passwords: Arc<Passwords>) -> Self {
         Self {
             users,
             passwords,
             throttle: Throttle::new(),
-            logins: ExpiringCache::new(REMEMBERED),
-            proven: ExpiringCache::new(PROVEN),
-            known: ExpiringCache::new(REMEMBERED),
+            logins: ExpiringCache::new(THROTTLE_EXEMPTION),
+            by_name: ExpiringCache::new(CACHE_TTL),
         }
     }
 
-    /// Returns the user of this name, if it is the user's password. May be dropped at any point.
+    /// Returns the user if the password is right. The future may be dropped at any point.
     pub async fn log_in(&self, id: &str, password: &str, from: IpAddr) -> Result<User, LoginError> {
-        let login = self.checked(id, password, from).await;
+        let login = self.verify(id, password, from).await;
         let outcome = match &login {
             Ok(_user) => "ok",
             Err(LoginError::Wrong) => {
@@ -85,56 +91,57 @@ impl Accounts {
         login
     }
 
-    /// Returns the user of this name, whose identity somebody else vouches for. A user that was
-    /// removed is known a while longer.
-    pub async fn known(&self, id: &str) -> Result<Option<User>, StoreError> {
-        if let Some(user) = self.known.get(&id.to_owned()) {
+    /// Returns a user that a trusted proxy has authenticated. A removed user is found for
+    /// [`CACHE_TTL`] longer.
+    pub async fn find_user(&self, id: &str) -> Result<Option<User>, LoginError> {
+        if let Some(user) = self.by_name.get(&id.to_owned()) {
             return Ok(Some(user));
         }
         let user = self.users.user(id).await?.map(|(user, _hash)| user);
         if let Some(user) = &user {
-            self.known.put(id.to_owned(), user.clone());
+            self.by_name.insert(id.to_owned(), user.clone());
         }
         Ok(user)
     }
 
-    async fn checked(&self, id: &str, password: &str, from: IpAddr) -> Result<User, LoginError> {
+    async fn verify(&self, id: &str, password: &str, from: IpAddr) -> Result<User, LoginError> {
         let credentials = self.passwords.digest(id, password);
-        if let Some(user) = self.without_hash(&credentials, from)? {
+        if let Some(user) = self.verify_without_hash(&credentials, from)? {
             return Ok(user);
         }
         let (user, hash) = match self.users.user(id).await? {
             Some((user, hash)) => (Some(user), hash),
             None => (None, DUMMY_HASH.to_owned()),
         };
-        let turn = self.passwords.turn().await;
+        let permit = self.passwords.permit().await;
         // Again, or many guesses at once would all pass before the first of them has failed. The
-        // turn is held until the failure is noted, so that the next one sees it.
-        if let Some(user) = self.without_hash(&credentials, from)? {
+        // permit is held until the failure is recorded, so that the next guess sees it.
+        if let Some(user) = self.verify_without_hash(&credentials, from)? {
             return Ok(user);
         }
-        let fits = turn.verify(password, &hash).await;
-        if let Some(user) = user.filter(|_user| fits) {
-            self.logins.put(credentials, user.clone());
-            self.proven.put(credentials, ());
+        let verified = permit.verify(password, &hash).await;
+        if let Some(user) = user.filter(|_user| verified) {
+            let login = Login { user: user.clone(), verified_at: Instant::now() };
+            self.logins.insert(credentials, login);
             Ok(user)
         } else {
-            self.proven.forget(&credentials);
-            self.throttle.failed(from);
+            self.logins.remove(&credentials);
+            self.throttle.record_failure(from);
             Err(LoginError::Wrong)
         }
     }
 
-    /// Answers if no hash is needed: somebody is remembered, or the address has to wait.
-    fn without_hash(&self, credentials: &Digest, from: IpAddr) -> Result<Option<User>, LoginError> {
-        // Before the throttle: one guesser must not lock out who shares the address.
-        if let Some(user) = self.logins.get(credentials) {
-            return Ok(Some(user));
+    /// Answers if no hash is needed: for a recent login, and for an address that has to wait.
+    fn verify_without_hash(
+        &self,
+        credentials: &Digest,
+        from: IpAddr,
+    ) -> Result<Option<User>, LoginError> {
+        if let Some(login) = self.logins.get(credentials) {
+            let is_recent = login.verified_at.elapsed() < CACHE_TTL;
+            return Ok(is_recent.then_some(login.user));
         }
-        if self.proven.get(credentials).is_some() {
-            return Ok(None);
-        }
-        self.throttle.wait(from).map_or(Ok(None), |wait| Err(LoginError::Throttled(wait)))
+        self.throttle.retry_after(from).map_or(Ok(None), |wait| Err(LoginError::Throttled(wait)))
     }
 }
 
@@ -151,43 +158,43 @@ mod tests {
     use futures_util::{FutureExt, future::join_all};
     use tokio::time::{advance, timeout};
 
-    use super::{passwords::Turn, *};
+    use super::{passwords::HashPermit, *};
     use crate::store::Result;
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 
-    /// One user, alice, and a count of the looks at the table.
-    struct Table {
+    /// One user, alice, and the number of reads.
+    struct UserTable {
         hash: String,
         reads: AtomicUsize,
-        away: bool,
+        unavailable: bool,
     }
 
     #[async_trait]
-    impl Users for Table {
+    impl Users for UserTable {
         async fn add_user(&self, _user: &User, _password_hash: &str) -> Result<bool> {
-            unreachable!("a log-in only reads")
+            unreachable!("a login only reads")
         }
 
         async fn remove_user(&self, _id: &str, _now: DateTime<Utc>) -> Result<bool> {
-            unreachable!("a log-in only reads")
+            unreachable!("a login only reads")
         }
 
         async fn set_user_password(&self, _id: &str, _password_hash: &str) -> Result<bool> {
-            unreachable!("a log-in only reads")
+            unreachable!("a login only reads")
         }
 
         async fn user(&self, id: &str) -> Result<Option<(User, String)>> {
             self.reads.fetch_add(1, Ordering::Relaxed);
-            if self.away {
+            if self.unavailable {
                 return Err(StoreError::TimedOut(Duration::from_secs(1)));
             }
             Ok((id == "alice").then(|| (alice(), self.hash.clone())))
         }
 
         async fn users(&self) -> Result<Vec<User>> {
-            unreachable!("a log-in reads one user")
+            unreachable!("a login reads one user")
         }
     }
 
@@ -199,57 +206,61 @@ mod tests {
         User { id: "bob".to_owned(), ..alice() }
     }
 
-    async fn accounts(away: bool) -> (Accounts, Arc<Table>) {
+    async fn accounts(unavailable: bool) -> (Accounts, Arc<UserTable>) {
         let passwords = Arc::new(Passwords::new());
         let hash = passwords.hash("secret").await;
-        let table = Arc::new(Table { hash, reads: AtomicUsize::new(0), away });
-        (Accounts::new(Arc::<Table>::clone(&table), passwords), table)
+        let table = Arc::new(UserTable { hash, reads: AtomicUsize::new(0), unavailable });
+        (Accounts::new(Arc::<UserTable>::clone(&table), passwords), table)
     }
 
-    /// Takes all turns, so that from now on a hash is waited for in vain.
-    fn all_turns(accounts: &Accounts) -> Vec<Turn> {
-        std::iter::from_fn(|| accounts.passwords.turn().now_or_never()).collect()
+    /// Takes all permits: from now on no hash can be computed.
+    fn take_permits(accounts: &Accounts) -> Vec<HashPermit> {
+        std::iter::from_fn(|| accounts.passwords.permit().now_or_never()).collect()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_good_log_in_is_remembered_as_a_whole_for_a_while() {
+    async fn a_login_is_cached_for_any_address() {
         let (accounts, table) = accounts(false).await;
         assert_eq!(accounts.log_in("alice", "secret", HERE).await.unwrap(), alice());
-        let turns = all_turns(&accounts);
+        let permits = take_permits(&accounts);
         assert_eq!(accounts.log_in("alice", "secret", ELSEWHERE).await.unwrap(), alice());
         assert_eq!(table.reads.load(Ordering::Relaxed), 1);
-        drop(turns);
-        advance(REMEMBERED).await;
+        drop(permits);
+        advance(CACHE_TTL).await;
         assert_eq!(accounts.log_in("alice", "secret", HERE).await.unwrap(), alice());
         assert_eq!(table.reads.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_logged_in_meanwhile_needs_no_hash() {
+    async fn a_login_that_was_cached_meanwhile_needs_no_hash() {
         let (accounts, _table) = accounts(false).await;
-        let turns = all_turns(&accounts);
+        let permits = take_permits(&accounts);
         let mut login = pin!(accounts.log_in("alice", "secret", HERE));
-        assert!(login.as_mut().now_or_never().is_none(), "it waits for its turn");
-        accounts.logins.put(accounts.passwords.digest("alice", "secret"), bob());
-        drop(turns);
-        assert_eq!(login.await.unwrap(), bob(), "as remembered, not as read");
+        assert!(login.as_mut().now_or_never().is_none(), "it waits for a permit");
+        let cached = Login { user: bob(), verified_at: Instant::now() };
+        accounts.logins.insert(accounts.passwords.digest("alice", "secret"), cached);
+        drop(permits);
+        assert_eq!(login.await.unwrap(), bob(), "as cached, not as read");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wrong_password_and_an_unknown_name_cost_and_say_the_same() {
+    async fn a_wrong_password_and_an_unknown_user_look_alike() {
         let (accounts, _table) = accounts(false).await;
         for (id, password) in [("alice", "guess"), ("bob", "secret"), ("bob", "")] {
-            let turns = all_turns(&accounts);
+            let permits = take_permits(&accounts);
             let login = accounts.log_in(id, password, HERE);
-            assert!(timeout(Duration::from_secs(1), login).await.is_err(), "{id}: no hash is made");
-            drop(turns);
+            assert!(
+                timeout(Duration::from_secs(1), login).await.is_err(),
+                "{id}: no hash was computed"
+            );
+            drop(permits);
             let login = accounts.log_in(id, password, HERE).await;
             assert!(matches!(login, Err(LoginError::Wrong)), "{id}: {login:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_guesses_waits_and_those_who_share_the_address_do_not() {
+    async fn guessing_is_throttled_but_verified_credentials_at_the_same_address_are_not() {
         let (accounts, table) = accounts(false).await;
         accounts.log_in("alice", "secret", HERE).await.unwrap();
         for _ in 0..5 {
@@ -257,22 +268,22 @@ mod tests {
             assert!(matches!(login, Err(LoginError::Wrong)), "{login:?}");
         }
         let reads = table.reads.load(Ordering::Relaxed);
-        let turns = all_turns(&accounts);
+        let permits = take_permits(&accounts);
         let login = accounts.log_in("alice", "guess", HERE).await;
         assert!(
             matches!(login, Err(LoginError::Throttled(wait)) if wait == Duration::from_secs(1)),
             "{login:?}"
         );
-        assert_eq!(table.reads.load(Ordering::Relaxed), reads, "it is refused before all work");
+        assert_eq!(table.reads.load(Ordering::Relaxed), reads, "it is refused before any work");
         assert_eq!(accounts.log_in("alice", "secret", HERE).await.unwrap(), alice());
-        drop(turns);
+        drop(permits);
         let login = accounts.log_in("alice", "guess", ELSEWHERE).await;
         assert!(matches!(login, Err(LoginError::Wrong)), "{login:?}");
         advance(Duration::from_secs(1)).await;
         let login = accounts.log_in("alice", "guess", HERE).await;
         assert!(matches!(login, Err(LoginError::Wrong)), "{login:?}");
-        // Also when the login is not remembered any more, and somebody goes on guessing.
-        advance(REMEMBERED).await;
+        // Also after the cached login has expired, while the guessing goes on.
+        advance(CACHE_TTL).await;
         let login = accounts.log_in("alice", "guess", HERE).await;
         assert!(matches!(login, Err(LoginError::Wrong)), "{login:?}");
         let login = accounts.log_in("alice", "guess", HERE).await;
@@ -281,36 +292,36 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn many_guesses_at_once_are_throttled_too() {
+    async fn concurrent_guesses_are_throttled_too() {
         let (accounts, _table) = accounts(false).await;
-        let turns = all_turns(&accounts).len();
-        let guesses = (0..5 + turns + 20).map(|_| accounts.log_in("alice", "guess", HERE));
+        let permits = take_permits(&accounts).len();
+        let guesses = (0..5 + permits + 20).map(|_| accounts.log_in("alice", "guess", HERE));
         let logins = join_all(guesses).await;
         let wrong = logins.iter().filter(|login| matches!(login, Err(LoginError::Wrong))).count();
-        // Those that have a turn when the fifth fails are the only ones beyond it.
-        assert!((5..5 + turns).contains(&wrong), "{wrong} guesses were looked at");
+        // Only the guesses that hold a permit when the fifth one fails are verified beyond it.
+        assert!((5..5 + permits).contains(&wrong), "{wrong} guesses were verified");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_database_that_is_away_is_no_failure_of_the_user() {
+    async fn an_unavailable_database_is_not_a_failed_login() {
         let (accounts, _table) = accounts(true).await;
         for _ in 0..10 {
             let login = accounts.log_in("alice", "secret", HERE).await;
             assert!(matches!(login, Err(LoginError::Store(_))), "{login:?}");
         }
-        assert!(accounts.known("alice").await.is_err());
+        assert!(accounts.find_user("alice").await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_known_user_is_remembered_and_an_unknown_one_is_not() {
+    async fn found_users_are_cached_and_unknown_ones_are_not() {
         let (accounts, table) = accounts(false).await;
         for (id, reads) in [("alice", 1), ("alice", 1), ("bob", 2), ("bob", 3)] {
-            let known = accounts.known(id).await.unwrap();
-            assert_eq!(known, (id == "alice").then(alice));
+            let found = accounts.find_user(id).await.unwrap();
+            assert_eq!(found, (id == "alice").then(alice));
             assert_eq!(table.reads.load(Ordering::Relaxed), reads, "{id}");
         }
-        advance(REMEMBERED).await;
-        assert_eq!(accounts.known("alice").await.unwrap(), Some(alice()));
+        advance(CACHE_TTL).await;
+        assert_eq!(accounts.find_user("alice").await.unwrap(), Some(alice()));
         assert_eq!(table.reads.load(Ordering::Relaxed), 4);
     }
 }

@@ -1,8 +1,8 @@
-//! Hashes of passwords, of users and of rooms.
+//! Password hashes of users and of rooms.
 //!
-//! A hash takes tens of milliseconds of a core and 19 MiB, on purpose. So it is made beside the
-//! threads that keep the timers, and only a few are made at once. No password is kept: what is
-//! remembered is a digest of it, with a key that ends with the process.
+//! A hash takes tens of milliseconds of a core and 19 MiB, on purpose. So it runs on the blocking
+//! pool, away from the threads of the timers, and only a few run at a time. No password is kept: the
+//! cache holds digests, made with a key that ends with the process.
 
 use std::{
     net::IpAddr,
@@ -20,59 +20,49 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{expiring_cache::ExpiringCache, throttle::Throttle};
 
-/// How long something that was found good is good without another look. Clients poll every few
-/// seconds, each time with the password, so nearly all hashes are saved; a password that was changed
-/// and a user that was removed are good for that long still.
-pub(super) const REMEMBERED: Duration = Duration::from_mins(1);
+/// How long a verified password, or a user, is used without another check. Clients poll every few
+/// seconds, each time with the password, so this saves nearly all hashes. In return, a changed
+/// password and a removed user stay valid for as long.
+pub(super) const CACHE_TTL: Duration = Duration::from_mins(1);
 
-/// The hash of no password: nobody finds one that gives 32 bytes of zeros. It costs what a real one
-/// costs.
+/// Dummy hash for unknown users, so that they take as long as known ones. No password is known that
+/// hashes to 32 bytes of zeros.
 pub(super) const DUMMY_HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$\
                                      AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
-/// Stands for a name and a password without telling either.
+/// Identifies a pair of texts, one of them a password, without revealing either.
 pub(super) type Digest = [u8; 32];
 
-/// Makes and verifies hashes of passwords: Argon2id with the parameters that OWASP recommends, as
-/// strings in PHC format. It takes a password of any length; whoever takes it from outside bounds
-/// it.
+/// Hashes and verifies passwords: Argon2id with the parameters that OWASP recommends, as strings in
+/// PHC format. It does not limit the length of a password; its callers do.
 pub struct Passwords {
-    turns: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     key: [u8; 32],
-    fitting: ExpiringCache<Digest, ()>,
+    verified: ExpiringCache<Digest, ()>,
 }
 
 impl Passwords {
-    /// Remembers nothing yet.
     pub fn new() -> Self {
         // The other half of the cores is left for the timers.
         let cores = thread::available_parallelism().map_or(1, usize::from);
         Self {
-            turns: Arc::new(Semaphore::new((cores / 2).max(1))),
+            permits: Arc::new(Semaphore::new((cores / 2).max(1))),
             key: rand::random(),
-            fitting: ExpiringCache::new(REMEMBERED),
+            verified: ExpiringCache::new(CACHE_TTL),
         }
     }
 
     /// Hashes a password with a new salt.
-    ///
-    /// # Panics
-    ///
-    /// The system has no random numbers or no memory.
     pub async fn hash(&self, password: &str) -> String {
         let password = password.to_owned();
         let hash = move || Argon2::default().hash_password(password.as_bytes());
-        let hash = self.turn().await.take(hash).await;
+        let hash = self.permit().await.run(hash).await;
         hash.expect("the system has random numbers and memory").to_string()
     }
 
-    /// Whether it is the password that was hashed. That it is gets remembered, so that the next
-    /// look costs nothing; that it is not counts as a failure of the address that it comes from.
-    ///
-    /// # Errors
-    ///
-    /// Too many failures from there; it may try again after this time.
-    pub async fn fits(
+    /// Whether `hash` was made from `password`. A success is cached, a failure counts against the
+    /// address. The error is the time that this address has to wait after too many failures.
+    pub async fn verify(
         &self,
         password: &str,
         hash: &str,
@@ -80,40 +70,40 @@ impl Passwords {
         throttle: &Throttle,
     ) -> Result<bool, Duration> {
         let pair = self.digest(hash, password);
-        let without_hash = || match (self.fitting.get(&pair), throttle.wait(from)) {
+        let is_cached = || match (self.verified.get(&pair), throttle.retry_after(from)) {
             (Some(()), _) => Ok(true),
             (None, Some(wait)) => Err(wait),
             (None, None) => Ok(false),
         };
-        if without_hash()? {
+        if is_cached()? {
             return Ok(true);
         }
-        let turn = self.turn().await;
-        // Again: of many who come with the same password at once, few need a hash, and of many
+        let permit = self.permit().await;
+        // Again: of many clients that send the same password at once, few need a hash, and of many
         // guesses at once the first ones count.
-        if without_hash()? {
+        if is_cached()? {
             return Ok(true);
         }
-        let fits = turn.verify(password, hash).await;
-        if fits {
-            self.fitting.put(pair, ());
+        let verified = permit.verify(password, hash).await;
+        if verified {
+            self.verified.insert(pair, ());
         } else {
-            throttle.failed(from);
+            throttle.record_failure(from);
         }
-        Ok(fits)
+        Ok(verified)
     }
 
-    /// Waits for a turn to hash: they come in the order of asking. Whoever does not want to wait
-    /// any more drops the future.
-    pub(super) async fn turn(&self) -> Turn {
-        let turn = Arc::clone(&self.turns).acquire_owned().await;
-        Turn(Arc::new(turn.expect("the semaphore is never closed")))
+    /// Waits for the right to compute a hash, first come, first served. A caller that stops waiting
+    /// drops the future.
+    pub(super) async fn permit(&self) -> HashPermit {
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        HashPermit(Arc::new(permit.expect("the semaphore is never closed")))
     }
 
-    /// A key under which to remember something about a name and a password.
+    /// The key under which something about a name, or a hash, and a password is cached.
     pub(super) fn digest(&self, name: &str, password: &str) -> Digest {
         Sha256::new_with_prefix(self.key)
-            // Where the name ends, so that no other pair reads the same.
+            // The length shows where the name ends, so that no other pair has the same bytes.
             .chain_update(name.len().to_le_bytes())
             .chain_update(name)
             .chain_update(password)
@@ -128,22 +118,22 @@ impl Default for Passwords {
     }
 }
 
-/// The right to the core and the memory for a hash. Held by who waits for it and by the hash, so
-/// that it is given back when both are done: a hash goes on when nobody waits for it any more.
-pub(super) struct Turn(Arc<OwnedSemaphorePermit>);
+/// The right to the core and the memory for a hash. Shared by the caller and by the hash, so that it
+/// is released when both are done: a hash that was begun goes on after its caller has left.
+pub(super) struct HashPermit(Arc<OwnedSemaphorePermit>);
 
-impl Turn {
-    /// Whether it is the password that was hashed.
+impl HashPermit {
+    /// Whether `hash` was made from `password`.
     pub(super) async fn verify(&self, password: &str, hash: &str) -> bool {
         let (password, hash) = (password.to_owned(), hash.to_owned());
         let verify = move || Argon2::default().verify_password(password.as_bytes(), hash.as_str());
-        match self.take(verify).await {
+        match self.run(verify).await {
             Ok(()) => true,
             Err(Error::PasswordInvalid) => false,
             Err(error) => {
-                // Once, or whoever tries again and again would fill the log.
-                static COMPLAINT: Once = Once::new();
-                COMPLAINT.call_once(|| {
+                // Once, or a client that tries again and again would fill the log.
+                static LOGGED: Once = Once::new();
+                LOGGED.call_once(|| {
                     tracing::error!(%error, "password hash invalid, no password will match it");
                 });
                 false
@@ -151,11 +141,11 @@ impl Turn {
         }
     }
 
-    async fn take<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let held = Arc::clone(&self.0);
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let permit = Arc::clone(&self.0);
         let work = move || {
             let done = work();
-            drop(held);
+            drop(permit);
             done
         };
         tokio::task::spawn_blocking(work).await.expect("hashing does not panic")
@@ -171,53 +161,53 @@ mod tests {
 
     use super::*;
 
-    /// Takes all turns, so that from now on a hash is waited for in vain.
-    fn all_turns(passwords: &Passwords) -> Vec<Turn> {
-        std::iter::from_fn(|| passwords.turn().now_or_never()).collect()
+    /// Takes all permits: from now on no hash can be computed.
+    fn take_permits(passwords: &Passwords) -> Vec<HashPermit> {
+        std::iter::from_fn(|| passwords.permit().now_or_never()).collect()
     }
 
-    async fn fits_at_once(passwords: &Passwords, password: &str, hash: &str) -> bool {
-        timeout(Duration::from_secs(1), fits(passwords, password, hash)).await == Ok(true)
+    async fn verify_at_once(passwords: &Passwords, password: &str, hash: &str) -> bool {
+        timeout(Duration::from_secs(1), verify(passwords, password, hash)).await == Ok(true)
     }
 
-    /// Without a throttle that would remember.
-    async fn fits(passwords: &Passwords, password: &str, hash: &str) -> bool {
+    /// With a throttle of its own, which has no failures yet.
+    async fn verify(passwords: &Passwords, password: &str, hash: &str) -> bool {
         let from = IpAddr::from([192, 0, 2, 1]);
-        passwords.fits(password, hash, from, &Throttle::new()).await.unwrap()
+        passwords.verify(password, hash, from, &Throttle::new()).await.unwrap()
     }
 
     #[tokio::test]
-    async fn many_guesses_at_once_are_counted_before_the_next() {
+    async fn concurrent_guesses_are_counted_one_after_another() {
         let (passwords, throttle) = (Passwords::new(), Throttle::new());
         let from = IpAddr::from([192, 0, 2, 1]);
         let guesses: Vec<String> = (0..40).map(|number| number.to_string()).collect();
-        let guess = |guess| passwords.fits(guess, DUMMY_HASH, from, &throttle);
+        let guess = |guess| passwords.verify(guess, DUMMY_HASH, from, &throttle);
         let answers = futures_util::future::join_all(guesses.iter().map(|each| guess(each))).await;
         let refused = answers.iter().filter(|answer| answer.is_err()).count();
         assert!(refused > 20, "{answers:?}");
     }
 
     #[tokio::test]
-    async fn only_the_password_that_was_hashed_fits() {
+    async fn only_the_hashed_password_is_verified() {
         let passwords = Passwords::new();
         let hash = passwords.hash("correct horse").await;
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
         assert_ne!(hash, passwords.hash("correct horse").await, "the salt is new");
-        assert!(fits(&passwords, "correct horse", &hash).await);
-        assert!(!fits(&passwords, "correct horsf", &hash).await);
-        assert!(!fits(&passwords, "", &hash).await);
+        assert!(verify(&passwords, "correct horse", &hash).await);
+        assert!(!verify(&passwords, "correct horsf", &hash).await);
+        assert!(!verify(&passwords, "", &hash).await);
     }
 
     #[tokio::test]
-    async fn nothing_fits_what_is_no_hash() {
+    async fn no_password_matches_an_invalid_hash() {
         let passwords = Passwords::new();
         for hash in ["", "secret", "$argon2id$", "$2b$12$abc", "$argon2id$v=19$m=1,t=0,p=0$AA$AA"] {
-            assert!(!fits(&passwords, "secret", hash).await, "{hash}");
+            assert!(!verify(&passwords, "secret", hash).await, "{hash}");
         }
     }
 
     #[tokio::test]
-    async fn the_hash_of_no_password_costs_what_a_real_one_costs() {
+    async fn the_dummy_hash_costs_as_much_as_a_real_one() {
         let real = Passwords::new().hash("secret").await;
         let parameters = |hash: &str| hash.rsplitn(3, '$').last().map(str::to_owned);
         assert_eq!(parameters(DUMMY_HASH), parameters(&real));
@@ -227,47 +217,46 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_fits_is_remembered_for_a_while_and_needs_no_turn() {
+    async fn a_verified_password_is_cached_and_needs_no_permit() {
         let passwords = Passwords::new();
         let hash = passwords.hash("secret").await;
-        assert!(fits(&passwords, "secret", &hash).await);
-        assert!(!fits(&passwords, "wrong", &hash).await);
-        let turns = all_turns(&passwords);
-        assert!(!turns.is_empty());
-        assert!(fits_at_once(&passwords, "secret", &hash).await);
-        assert!(!fits_at_once(&passwords, "wrong", &hash).await);
-        advance(REMEMBERED).await;
-        assert!(!fits_at_once(&passwords, "secret", &hash).await, "it is looked at again");
-        drop(turns);
-        assert!(fits(&passwords, "secret", &hash).await);
+        assert!(verify(&passwords, "secret", &hash).await);
+        assert!(!verify(&passwords, "wrong", &hash).await);
+        let permits = take_permits(&passwords);
+        assert!(!permits.is_empty());
+        assert!(verify_at_once(&passwords, "secret", &hash).await);
+        assert!(!verify_at_once(&passwords, "wrong", &hash).await);
+        advance(CACHE_TTL).await;
+        assert!(!verify_at_once(&passwords, "secret", &hash).await, "it is verified again");
+        drop(permits);
+        assert!(verify(&passwords, "secret", &hash).await);
     }
 
     #[tokio::test]
-    async fn what_was_found_meanwhile_needs_no_hash() {
+    async fn a_password_that_was_verified_meanwhile_needs_no_hash() {
         let passwords = Passwords::new();
-        let turns = all_turns(&passwords);
-        let mut waiting = pin!(fits(&passwords, "secret", DUMMY_HASH));
-        assert_eq!(waiting.as_mut().now_or_never(), None, "it waits for its turn");
-        passwords.fitting.put(passwords.digest(DUMMY_HASH, "secret"), ());
-        drop(turns);
+        let permits = take_permits(&passwords);
+        let mut waiting = pin!(verify(&passwords, "secret", DUMMY_HASH));
+        assert_eq!(waiting.as_mut().now_or_never(), None, "it waits for a permit");
+        passwords.verified.insert(passwords.digest(DUMMY_HASH, "secret"), ());
+        drop(permits);
         assert!(waiting.await);
     }
 
     #[tokio::test]
-    async fn a_turn_comes_back_although_nobody_waits_for_the_hash() {
+    async fn a_permit_is_released_although_the_caller_has_left() {
         let passwords = Passwords::new();
-        let turns = all_turns(&passwords);
-        let count = turns.len();
-        for turn in turns {
-            assert!(turn.verify("secret", DUMMY_HASH).now_or_never().is_none());
+        let permits = take_permits(&passwords);
+        let count = permits.len();
+        for permit in permits {
+            assert!(permit.verify("secret", DUMMY_HASH).now_or_never().is_none());
         }
-        let back: Vec<Turn> =
-            futures_util::future::join_all((0..count).map(|_| passwords.turn())).await;
-        assert_eq!(back.len(), count);
+        let released = futures_util::future::join_all((0..count).map(|_| passwords.permit())).await;
+        assert_eq!(released.len(), count);
     }
 
     #[test]
-    fn digests_tell_pairs_and_processes_apart() {
+    fn digests_differ_between_pairs_and_processes() {
         let passwords = Passwords::new();
         let digest = passwords.digest("ab", "c");
         assert_eq!(digest, passwords.digest("ab", "c"));

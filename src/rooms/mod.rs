@@ -227,8 +227,8 @@ impl Service {
         if hash.is_empty() || password.is_empty() || view.attendee().is_some() {
             return Ok(None);
         }
-        let fits = self.passwords.fits(password, hash, from, &self.throttle).await;
-        Ok(fits.map_err(CommandError::Throttled)?.then(|| hash.clone()))
+        let verified = self.passwords.verify(password, hash, from, &self.throttle).await;
+        Ok(verified.map_err(CommandError::Throttled)?.then(|| hash.clone()))
     }
 
     /// Sets a room's password for strangers; empty for none.

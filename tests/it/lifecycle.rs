@@ -120,7 +120,7 @@ async fn users_are_kept_by_the_command_line() {
 
     let (passwords, throttle) = (Passwords::new(), Throttle::new());
     let fits = async |password: &str, hash: &str| {
-        passwords.fits(password, hash, IpAddr::from([127, 0, 0, 1]), &throttle).await.unwrap()
+        passwords.verify(password, hash, IpAddr::from([127, 0, 0, 1]), &throttle).await.unwrap()
     };
     let hash = async || database.texts("SELECT password_hash FROM lobbyd_users ORDER BY id").await;
     assert!(fits("marker-old", &hash().await[0]).await);

@@ -193,7 +193,7 @@ fn named_user<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'
 }
 
 async fn known(api: &Api, id: &str) -> Result<User, OcsError> {
-    api.accounts.known(id).await?.ok_or_else(|| {
+    api.accounts.find_user(id).await?.ok_or_else(|| {
         let message = "this server has no user of the name that the proxy gives";
         OcsError::new(StatusCode::UNAUTHORIZED, message)
     })
@@ -202,11 +202,17 @@ async fn known(api: &Api, id: &str) -> Result<User, OcsError> {
 async fn log_in(api: &Api, authorization: &str, from: IpAddr) -> Result<User, OcsError> {
     let (id, password) = basic_credentials(authorization)
         .ok_or_else(|| OcsError::new(StatusCode::UNAUTHORIZED, "log in with HTTP Basic"))?;
-    api.accounts.log_in(&id, &password, from).await.map_err(|error| match error {
-        LoginError::Wrong => OcsError::new(StatusCode::UNAUTHORIZED, "user or password is wrong"),
-        LoginError::Throttled(wait) => OcsError::throttled(wait),
-        LoginError::Store(error) => error.into(),
-    })
+    Ok(api.accounts.log_in(&id, &password, from).await?)
+}
+
+impl From<LoginError> for OcsError {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::Wrong => Self::new(StatusCode::UNAUTHORIZED, "user or password is wrong"),
+            LoginError::Throttled(wait) => Self::throttled(wait),
+            LoginError::Store(error) => error.into(),
+        }
+    }
 }
 
 /// User and password of an `Authorization` header, RFC 7617.

@@ -318,7 +318,7 @@ impl Live {
         }
         let generation = *entry.generation.borrow();
         count_reading("room");
-        let summary = self.database.summary(&entry.token).await?;
+        let summary = self.database.overview(&entry.token).await?;
         let shared = summary.map(|summary| Arc::new(Shared::of(summary)));
         *locked(&entry.reading) = Some((generation, shared.clone()));
         Ok(shared)

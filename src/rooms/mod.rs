@@ -53,6 +53,15 @@ pub enum CommandError {
     Store(#[from] StoreError),
 }
 
+impl From<store::CommandError> for CommandError {
+    fn from(error: store::CommandError) -> Self {
+        match error {
+            store::CommandError::Refused(refusal) => refusal.into(),
+            store::CommandError::Store(error) => error.into(),
+        }
+    }
+}
+
 /// Result of a method of the service.
 pub type Result<T> = std::result::Result<T, CommandError>;
 
@@ -166,8 +175,8 @@ impl Service {
         loop {
             // Hardly ever is one taken.
             let token = token::random(self.sip.configured);
-            if let Some(updates) = self.database.create(&token, caller, &new, self.now()).await? {
-                self.tell(&updates);
+            if let Some(created) = self.database.create(&token, caller, &new, self.now()).await? {
+                self.tell(&created.updates);
                 return Ok(token);
             }
         }
@@ -183,8 +192,8 @@ impl Service {
         let other = self.user(other).await?;
         let new = NewRoom::one_to_one(&caller.actor, Actor::user(other.id), other.display_name)?;
         let token = token::one_to_one(&new.name);
-        if let Some(updates) = self.database.create(&token, caller, &new, self.now()).await? {
-            self.tell(&updates);
+        if let Some(created) = self.database.create(&token, caller, &new, self.now()).await? {
+            self.tell(&created.updates);
             return Ok((token, true));
         }
         self.change(&token, caller, &Command::Return).await?;
@@ -203,8 +212,9 @@ impl Service {
         caller: &Caller,
         command: &Command,
     ) -> Result<Changed> {
-        let changed = self.database.change(token, caller, command, self.now()).await??;
-        locked(&self.seen).extend(changed.present);
+        let changed = self.database.change(token, caller, command, self.now()).await?;
+        let present = changed.attendee.iter().filter(|attendee| attendee.presence.is_some());
+        locked(&self.seen).extend(present.map(|attendee| attendee.id));
         self.tell(changed.update.as_slice());
         Ok(changed)
     }
@@ -288,7 +298,7 @@ impl Service {
         actor: &Actor,
         look: Resource,
     ) -> Result<Vec<Attendee>> {
-        let all = self.database.participants(token, actor, look).await??;
+        let all = self.database.participants(token, actor, look).await?;
         self.note(all.iter().find(|each| each.actor == *actor));
         Ok(all)
     }
@@ -307,7 +317,7 @@ impl Service {
     ) -> Result<Vec<ChatMessage>> {
         loop {
             let (view, mut change) = self.look(token, Some(actor)).await?;
-            let messages = self.database.messages(token, actor, query, self.now()).await??;
+            let messages = self.database.messages(token, actor, query, self.now()).await?;
             if !messages.is_empty() {
                 if query.mark_read {
                     self.live.forget_seat(token, actor);

@@ -1,36 +1,25 @@
-//! Brings a database up to date: one process at a time, and whatever a crash left halfway.
+//! Applies the migrations: one process at a time, also after a crash midway.
 //!
-//! sqlx applies the migrations. Its own lock does nothing on SQLite and on MariaDB, so the lock is
-//! taken here, and its table gets a name of ours: the database may be shared with a program that
-//! uses sqlx as well.
+//! sqlx applies them. Its own lock does nothing on SQLite and on MariaDB, so each dialect takes one
+//! of its own.
 
 use std::time::Duration;
 
-use sqlx::{
-    Connection, Pool,
-    migrate::{Migrate, MigrateError},
-};
+use sqlx::{Connection, Pool, migrate::MigrateError};
 use tokio::time::timeout;
 
-use super::{Result, StoreError, dialect::Dialect, session};
+use super::{
+    connection,
+    dialect::{Dialect, MIGRATION_TIMEOUT, MIGRATIONS_TABLE},
+    error::{Result, StoreError},
+};
 
-/// Bound of all migrations together, waiting for another process included. Building an index over
-/// millions of rows may take minutes.
-pub(super) const MIGRATION_TIMEOUT: Duration = Duration::from_mins(10);
-
-/// What sqlx notes down.
-pub(super) const MIGRATIONS: &str = "lobbyd_migrations";
-
-pub(super) async fn migrate<D>(pool: &Pool<D>, limit: Duration) -> Result<()>
-where
-    D: Dialect,
-    D::Connection: Migrate,
-{
+pub(super) async fn migrate<D: Dialect>(pool: &Pool<D>, limit: Duration) -> Result<()> {
     // A connection that is closed afterwards, and with it every lock and setting.
-    let mut connection = session::connect(pool, limit).await?;
+    let mut connection = connection::connect(pool, limit).await?;
     let migrating = async {
         let mut migrator = D::migrator();
-        migrator.dangerous_set_table_name(MIGRATIONS);
+        migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
         // A newer version may have been here: an older one works on its tables too.
         migrator.set_locking(false).set_ignore_missing(true);
         D::migrate_alone(&migrator, &mut connection).await?;

@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::TaskContext;
 use crate::{
     domain::{Caller, commands::Command},
-    logging, store,
+    logging,
+    store::{self, CommandError, InactiveSession},
 };
 
 /// Period of the daily summary.
@@ -157,24 +158,24 @@ impl Housekeeping {
     /// outage of the database, or of this process, clients have the whole timeout again to return.
     async fn end_sessions(self) -> store::Result<()> {
         let since = self.ctx.clock.now() - self.retention.session;
-        let inactive = self.ctx.database.unseen_since(since, SESSION_BATCH).await;
+        let inactive = self.ctx.database.inactive_since(since, SESSION_BATCH).await;
         let inactive = inactive.inspect_err(|_unavailable| {
             *self.recorded_since() = Instant::now();
         })?;
         if self.recorded_since().elapsed() < self.retention.session {
             return Ok(());
         }
-        for (room, actor, session) in inactive {
+        for InactiveSession { room, actor, session_id } in inactive {
             let caller = Caller { actor, display_name: String::new(), may_enable_sip: false };
-            let end = Command::EndSession(session);
+            let end = Command::EndSession(session_id);
             let actor = &caller.actor.id;
             match self.ctx.database.change(&room, &caller, &end, self.ctx.clock.now()).await {
-                Ok(Ok(ended)) if ended.update.is_some() => {
+                Ok(ended) if ended.update.is_some() => {
                     tracing::info!(room.token = %room, actor, "inactive session ended");
                 }
                 // The attendee has a newer session, or none.
-                Ok(_changed_meanwhile) => {}
-                Err(error) => {
+                Ok(_) | Err(CommandError::Refused(_)) => {}
+                Err(CommandError::Store(error)) => {
                     let error = logging::causes(&error);
                     tracing::warn!(
                         room.token = %room,

@@ -37,15 +37,15 @@ async fn a_room_is_created_with_owner_lobby_and_messages(fixture: StoreFixture) 
         lobby: closed_until(Some(timer)),
         ..new_room()
     };
-    let announced = fixture
+    let result = fixture
         .store
         .create(&token("a"), &caller("alice"), &request, at(0))
         .await
         .unwrap()
         .unwrap();
-    let reasons: Vec<Reason> = announced.iter().map(|update| update.reason).collect();
+    let reasons: Vec<Reason> = result.updates.iter().map(|update| update.reason).collect();
     assert_eq!(reasons, [Reason::ConversationCreated, Reason::LobbyNonModerators]);
-    let created = fixture.store.summary(&token("a")).await.unwrap().unwrap();
+    let created = fixture.store.overview(&token("a")).await.unwrap().unwrap();
     assert_eq!(created.room.lobby, request.lobby);
     assert_eq!(
         (created.room.name.as_str(), created.room.description.as_str()),
@@ -59,6 +59,7 @@ async fn a_room_is_created_with_owner_lobby_and_messages(fixture: StoreFixture) 
     let owner = fixture.attendee("a", "alice").await.unwrap();
     assert_eq!(owner.participant_type, ParticipantType::Owner);
     assert_eq!(owner.display_name, "ALICE");
+    assert_eq!((result.overview, result.owner), (created, owner));
     assert_eq!(fixture.store.rooms_of("alice").await.unwrap(), [token("a")]);
     let expected = ["lobby_non_moderators", "conversation_created"];
     assert_eq!(fixture.chat("a", "alice", HISTORY).await, expected);
@@ -76,11 +77,11 @@ async fn a_token_is_assigned_once(fixture: StoreFixture) {
 
 async fn a_change_and_its_events_are_one_transaction(fixture: StoreFixture) {
     fixture.create_room("a").await;
-    let before = fixture.store.summary(&token("a")).await.unwrap().unwrap().room.version;
+    let before = fixture.store.overview(&token("a")).await.unwrap().unwrap().room.version;
     let changed = fixture.change("a", "alice", close_until(50)).await;
     let update = changed.update.unwrap();
     assert_eq!(update.reason, Reason::LobbyNonModerators);
-    let room = fixture.store.summary(&token("a")).await.unwrap().unwrap().room;
+    let room = fixture.store.overview(&token("a")).await.unwrap().unwrap().room;
     assert_eq!(room.version.milliseconds(), update.version);
     assert!(room.version > before);
     assert_eq!(room.version, Version::of(at(1)), "the version is the time of the change");
@@ -100,7 +101,7 @@ async fn a_change_and_its_events_are_one_transaction(fixture: StoreFixture) {
 async fn a_refused_change_leaves_nothing_behind(fixture: StoreFixture) {
     fixture.create_room("a").await;
     fixture.change("a", "alice", add("bob")).await;
-    let before = fixture.store.summary(&token("a")).await.unwrap();
+    let before = fixture.store.overview(&token("a")).await.unwrap();
     let events = fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await;
     for (user, command, refusal) in [
         ("bob", close_until(50), Refusal::NotModerator),
@@ -117,17 +118,17 @@ async fn a_refused_change_leaves_nothing_behind(fixture: StoreFixture) {
     assert_eq!(fixture.try_change("b", "alice", join("s")).await, Err(Refusal::NoRoom));
     let reply = fixture.try_change("a", "alice", send("x", Some(999_999))).await;
     assert!(matches!(reply, Err(Refusal::Invalid { .. })), "{reply:?}");
-    assert_eq!(fixture.store.summary(&token("a")).await.unwrap(), before);
+    assert_eq!(fixture.store.overview(&token("a")).await.unwrap(), before);
     assert_eq!(fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await, events);
 }
 
 async fn a_command_without_effect_is_not_announced(fixture: StoreFixture) {
     fixture.create_room("a").await;
-    let before = fixture.store.summary(&token("a")).await.unwrap();
+    let before = fixture.store.overview(&token("a")).await.unwrap();
     for command in [Command::Rename("Webinar".to_owned()), add("alice"), Command::Leave] {
         assert_eq!(fixture.change("a", "alice", command).await.update, None);
     }
-    assert_eq!(fixture.store.summary(&token("a")).await.unwrap(), before);
+    assert_eq!(fixture.store.overview(&token("a")).await.unwrap(), before);
 }
 
 async fn changes_by_api_and_by_event_are_ordered_by_version(fixture: StoreFixture) {
@@ -144,10 +145,10 @@ async fn changes_by_api_and_by_event_are_ordered_by_version(fixture: StoreFixtur
     };
     let received = Version::of(at(2));
     fixture.store.apply(&by_event(-1, 60), received).await.unwrap();
-    let lobby = fixture.store.summary(&token("a")).await.unwrap().unwrap().room.lobby;
+    let lobby = fixture.store.overview(&token("a")).await.unwrap().unwrap().room.lobby;
     assert_eq!(lobby.timer, Some(at(50)), "an older change is ignored");
     fixture.store.apply(&by_event(500, 70), received).await.unwrap();
-    let lobby = fixture.store.summary(&token("a")).await.unwrap().unwrap().room.lobby;
+    let lobby = fixture.store.overview(&token("a")).await.unwrap().unwrap().room.lobby;
     assert_eq!(lobby.timer, Some(at(70)), "a newer change wins");
     assert!(
         fixture
@@ -165,7 +166,7 @@ async fn a_reset_adds_a_chat_message_with_its_time(fixture: StoreFixture) {
     fixture.change("a", "alice", close_until(50)).await;
     let fired = fixture.store.fire_due(at(51), 10, LockPolicy::SkipLocked, None).await.unwrap();
     assert_eq!(fired.events.len(), 1);
-    let last = fixture.store.summary(&token("a")).await.unwrap().unwrap().last_message;
+    let last = fixture.store.overview(&token("a")).await.unwrap().unwrap().last_message;
     let last = last.unwrap();
     assert_eq!((last.actor.clone(), last.created_at), (Actor::system(), at(51).timestamp()));
     let content = Content::System { reason: Reason::LobbyTimerReached, about: None };
@@ -185,7 +186,7 @@ async fn a_reset_adds_a_chat_message_with_its_time(fixture: StoreFixture) {
             .cleared_timers,
         1
     );
-    let now = fixture.store.summary(&token("a")).await.unwrap().unwrap().last_message;
+    let now = fixture.store.overview(&token("a")).await.unwrap().unwrap().last_message;
     assert_eq!(now, Some(last));
 }
 
@@ -242,7 +243,7 @@ async fn a_deleted_room_leaves_nothing_behind(fixture: StoreFixture) {
     fixture.change("a", "alice", send("hello", None)).await;
     let update = fixture.change("a", "alice", Command::Delete).await.update.unwrap();
     assert_eq!(update.reason, Reason::ConversationDeleted);
-    assert_eq!(fixture.store.summary(&token("a")).await.unwrap(), None);
+    assert_eq!(fixture.store.overview(&token("a")).await.unwrap(), None);
     for table in ["rooms", "room_states", "attendees", "messages"] {
         let left = format!("SELECT count(*) FROM lobbyd_{table}");
         assert_eq!(fixture.database.number(&left).await, 0, "{table}");
@@ -266,7 +267,7 @@ async fn concurrent_changes_are_serialised(fixture: StoreFixture) {
                 }
             };
             let changed = store.change(&token("a"), &caller("alice"), &command, at(1)).await;
-            changed.unwrap().unwrap().update.map(|update| update.version)
+            changed.unwrap().update.map(|update| update.version)
         });
     }
     let mut versions: Vec<i64> = tasks.join_all().await.into_iter().flatten().collect();
@@ -274,7 +275,7 @@ async fn concurrent_changes_are_serialised(fixture: StoreFixture) {
     let before = versions.len();
     versions.dedup();
     assert_eq!((versions.len(), before), (30, 30), "two changes have the same version");
-    let room = fixture.store.summary(&token("a")).await.unwrap().unwrap().room;
+    let room = fixture.store.overview(&token("a")).await.unwrap().unwrap().room;
     assert_eq!(room.comments, 10);
     let resets = "SELECT count(*) FROM lobbyd_outbox WHERE due_at IS NOT NULL";
     let announced = "SELECT count(*) FROM lobbyd_messages WHERE kind = 'lobby_timer_reached'";
@@ -291,7 +292,7 @@ async fn a_busy_room_opens_too(fixture: StoreFixture) {
         chatting.spawn(async move {
             for _ in 0..25 {
                 let (room, by) = (token("a"), caller("alice"));
-                store.change(&room, &by, &send("hi", None), at(3)).await.unwrap().unwrap();
+                store.change(&room, &by, &send("hi", None), at(3)).await.unwrap();
             }
         });
     }
@@ -299,6 +300,6 @@ async fn a_busy_room_opens_too(fixture: StoreFixture) {
     let fired = fixture.store.fire_due(at(4), 10, LockPolicy::Wait, None).await.unwrap();
     assert_eq!(fired.events.len(), 1);
     chatting.join_all().await;
-    let room = fixture.store.summary(&token("a")).await.unwrap().unwrap().room;
+    let room = fixture.store.overview(&token("a")).await.unwrap().unwrap().room;
     assert_eq!((room.lobby, room.comments), (Lobby::OPEN, 100));
 }

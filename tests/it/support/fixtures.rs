@@ -13,7 +13,7 @@ use lobbyd::{
         MessageQuery, NewMessage, RoomToken, RoomType, Version,
         commands::{Command, NewRoom, Refusal},
     },
-    store::{self, Changed, LockPolicy},
+    store::{self, Changed, CommandError, LockPolicy},
 };
 
 use super::database::{Database, Kind};
@@ -116,7 +116,7 @@ impl StoreFixture {
     pub async fn create_room(&self, room: &str) {
         let created =
             self.store.create(&token(room), &caller("alice"), &new_room(), at(0)).await.unwrap();
-        assert_eq!(created.unwrap().len(), 1);
+        assert_eq!(created.unwrap().updates.len(), 1);
     }
 
     pub async fn change(&self, room: &str, user: &str, command: Command) -> Changed {
@@ -129,11 +129,21 @@ impl StoreFixture {
         user: &str,
         command: Command,
     ) -> Result<Changed, Refusal> {
-        self.store.change(&token(room), &caller(user), &command, at(1)).await.unwrap()
+        let result = self.store.change(&token(room), &caller(user), &command, at(1)).await;
+        let changed = unless_refused(result)?;
+        if changed.update.is_some() {
+            // What the command returns is what the database holds.
+            let overview = self.store.overview(&token(room)).await.unwrap();
+            assert_eq!(changed.overview, overview, "{command:?}");
+            if overview.is_some() {
+                assert_eq!(changed.attendee, self.attendee(room, user).await, "{command:?}");
+            }
+        }
+        Ok(changed)
     }
 
     pub async fn attendee(&self, room: &str, user: &str) -> Option<Attendee> {
-        let room = self.store.summary(&token(room)).await.unwrap().unwrap().room;
+        let room = self.store.overview(&token(room)).await.unwrap().unwrap().room;
         self.store.attendee(room.id, &Actor::user(user)).await.unwrap()
     }
 
@@ -142,7 +152,6 @@ impl StoreFixture {
         let messages =
             self.store.messages(&token(room), &Actor::user(user), query, at(2)).await.unwrap();
         messages
-            .unwrap()
             .into_iter()
             .map(|each| match each.message.content {
                 Content::Comment(text) => text,
@@ -163,4 +172,12 @@ impl StoreFixture {
             })
             .collect()
     }
+}
+
+/// The result of a command that the database must not fail.
+pub fn unless_refused<T>(result: Result<T, CommandError>) -> Result<T, Refusal> {
+    result.map_err(|error| match error {
+        CommandError::Refused(refusal) => refusal,
+        CommandError::Store(error) => panic!("{error:?}"),
+    })
 }

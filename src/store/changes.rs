@@ -1,0 +1,153 @@
+//! Writes what the rules decided: rows, the chat's message, and the events about it.
+//!
+//! No rule is here: each part of [`Changes`] has its statement.
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    connection::{Transaction, expect_rows},
+    dialect::Dialect,
+    error::Result,
+    tables::outbox::new_event,
+};
+use crate::domain::{
+    Actor, Attendee, AttendeeId, Caller, Content, LOBBY_CHANGED, LobbyChangedPayload, Message,
+    NewMessage, ROOM_UPDATED, Room, RoomId, RoomUpdated,
+    commands::{Announcement, AttendeeChange, Changes, RoomChange},
+};
+
+/// Who makes a change, with the display name.
+pub(super) struct Author {
+    actor: Actor,
+    name: String,
+}
+
+impl Author {
+    /// The caller, by their display name in the room.
+    pub(super) fn of(caller: &Caller, me: Option<&Attendee>) -> Self {
+        let name = me.map_or(&caller.display_name, |me| &me.display_name).clone();
+        Self { actor: caller.actor.clone(), name }
+    }
+
+    /// lobbyd, on behalf of the sender of an event.
+    pub(super) fn system() -> Self {
+        Self { actor: Actor::system(), name: String::new() }
+    }
+
+    fn message(&self, content: Content, now: DateTime<Utc>) -> Message {
+        Message {
+            id: 0,
+            actor: self.actor.clone(),
+            actor_name: self.name.clone(),
+            created_at: now.timestamp(),
+            content,
+            reference_id: String::new(),
+            parent_id: None,
+        }
+    }
+}
+
+/// What was written.
+pub(super) struct Written {
+    /// The room after the change; `None` if it was deleted.
+    pub(super) room: Option<Room>,
+    /// The chat message of a participant.
+    pub(super) message: Option<Message>,
+}
+
+impl<D: Dialect> Transaction<D> {
+    /// Writes changes of a room, which is locked and was read as `before`, and stores their events.
+    pub(super) async fn write_announced(
+        &mut self,
+        before: &Room,
+        changes: &Changes,
+        announcement: &Announcement,
+        author: &Author,
+        now: DateTime<Utc>,
+    ) -> Result<(RoomUpdated, Written)> {
+        let written = self.write(before, changes, author, now).await?;
+        let room = changes.room();
+        let about = announcement.about.as_ref().map(|(actor, _name)| actor.clone());
+        let update = RoomUpdated::of(room, announcement.reason, about);
+        let mut events = vec![new_event(ROOM_UPDATED, &room.token, &update, now)];
+        if changes.publishes_lobby {
+            let payload = LobbyChangedPayload::of(&room.token, room.lobby, Some(room.version));
+            events.push(new_event(LOBBY_CHANGED, &room.token, &payload, now));
+        }
+        self.insert_events(&events, now).await?;
+        Ok((update, written))
+    }
+
+    /// Writes changes of a room, which is locked and was read as `before`.
+    pub(super) async fn write(
+        &mut self,
+        before: &Room,
+        changes: &Changes,
+        author: &Author,
+        now: DateTime<Utc>,
+    ) -> Result<Written> {
+        let mut room = changes.room().clone();
+        if changes.deletes_room() {
+            self.delete_all_of(room.id).await?;
+            return Ok(Written { room: None, message: None });
+        }
+        // The attendees first: whether a call lasts depends on them.
+        match &changes.attendee {
+            Some(AttendeeChange::New(new)) => self.insert_attendee(room.id, new).await?,
+            Some(AttendeeChange::Changed(attendee)) => self.update_attendee(attendee).await?,
+            Some(AttendeeChange::Removed(attendee)) => self.delete_attendee(attendee.id).await?,
+            None => {}
+        }
+        if let Some(bulk) = changes.bulk {
+            self.change_attendees(room.id, bulk).await?;
+        }
+        if let Some(call) = room.call {
+            room.call = call.with_participants(self.count_in_call(room.id).await?);
+        }
+        match changes.room_change() {
+            RoomChange::None | RoomChange::Delete => {
+                self.update_version(before, room.version).await?;
+            }
+            RoomChange::Settings(settings) => {
+                self.update_settings(before, settings, room.version).await?;
+            }
+            RoomChange::Lobby(lobby) => self.update_lobby(before, *lobby, room.version).await?,
+        }
+        self.write_state(&room).await?;
+        if let Some(Announcement { reason, about, in_chat: true }) = &changes.announcement {
+            let content = Content::System { reason: *reason, about: about.clone() };
+            self.insert_message(room.id, &author.message(content, now)).await?;
+        }
+        let message = match &changes.message {
+            Some((sender, new)) => Some(self.send(&room, *sender, author, new, now).await?),
+            None => None,
+        };
+        Ok(Written { room: Some(room), message })
+    }
+
+    /// Adds a chat message, which its sender has read.
+    async fn send(
+        &mut self,
+        room: &Room,
+        sender: AttendeeId,
+        author: &Author,
+        new: &NewMessage,
+        now: DateTime<Utc>,
+    ) -> Result<Message> {
+        let mut message = Message {
+            reference_id: new.reference_id.clone(),
+            parent_id: new.reply_to,
+            ..author.message(Content::Comment(new.body.clone()), now)
+        };
+        message.id = self.insert_message(room.id, &message).await?;
+        let marked = self.mark_read(sender, message.id, room.comments, now).await?;
+        expect_rows(marked, 1, "lobbyd_attendees")?;
+        Ok(message)
+    }
+
+    async fn delete_all_of(&mut self, room: RoomId) -> Result<()> {
+        self.delete_messages(room).await?;
+        self.delete_attendees(room).await?;
+        self.delete_room(room).await
+    }
+}

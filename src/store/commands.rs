@@ -1,0 +1,104 @@
+//! Commands of callers: read what the rules need, ask them, write what they decide.
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    Changed, Created,
+    changes::{Author, Written},
+    connection::Transaction,
+    dialect::Dialect,
+    error::{CommandError, Result, StoreError},
+};
+use crate::domain::{
+    Attendee, Caller, ChatMessage, RoomToken,
+    commands::{
+        Changes, Command, CommandContext, NewRoom, OtherCounts, Refusal, Target, decide,
+        initial_changes,
+    },
+};
+
+impl<D: Dialect> Transaction<D> {
+    /// Writes what belongs to a new room, whose row was just inserted.
+    pub(super) async fn create(
+        &mut self,
+        token: &RoomToken,
+        caller: &Caller,
+        new: &NewRoom,
+        now: DateTime<Utc>,
+    ) -> Result<Created> {
+        let missing = |what| StoreError::Corrupt(format!("new room {token} has no {what}"));
+        let mut room = self.lock_room(token).await?.ok_or_else(|| missing("row"))?;
+        let author = Author::of(caller, None);
+        let mut updates = Vec::new();
+        for changes in initial_changes(&room, caller, new, now) {
+            if let Some(announcement) = &changes.announcement {
+                let (update, _written) =
+                    self.write_announced(&room, &changes, announcement, &author, now).await?;
+                updates.push(update);
+            }
+            room = changes.into_room();
+        }
+        let owner = self.attendee(room.id, Target::Actor(&caller.actor)).await?;
+        let owner = owner.ok_or_else(|| missing("owner"))?;
+        Ok(Created { updates, overview: self.overview(room).await?, owner })
+    }
+
+    pub(super) async fn execute_command(
+        &mut self,
+        token: &RoomToken,
+        caller: &Caller,
+        command: &Command,
+        now: DateTime<Utc>,
+    ) -> Result<Changed, CommandError> {
+        let room = self.lock_room(token).await?.ok_or(Refusal::NoRoom)?;
+        let me = self.attendee(room.id, Target::Actor(&caller.actor)).await?;
+        let target = match command.target() {
+            Some(target) => self.attendee(room.id, target).await?,
+            None => None,
+        };
+        let parent = match command.parent() {
+            Some(id) => self.message(room.id, id).await?,
+            None => None,
+        };
+        let others = match &me {
+            Some(me) if command.needs_other_counts() => self.count_others(room.id, me.id).await?,
+            Some(_) | None => OtherCounts::default(),
+        };
+        let context = CommandContext {
+            room: &room,
+            caller,
+            me: me.as_ref(),
+            target: target.as_ref(),
+            parent: parent.as_ref(),
+            others,
+            now,
+        };
+        let changes = decide(&context, command)?;
+        let Some(announcement) = &changes.announcement else {
+            return Ok(Changed { update: None, message: None, overview: None, attendee: me });
+        };
+        let author = Author::of(caller, me.as_ref());
+        let (update, Written { room, message }) =
+            self.write_announced(&room, &changes, announcement, &author, now).await?;
+        let attendee = self.attendee_after(&changes, caller, me).await?;
+        let overview = match room {
+            Some(room) => Some(self.overview(room).await?),
+            None => None,
+        };
+        let message = message.map(|message| ChatMessage { message, parent });
+        Ok(Changed { update: Some(update), message, overview, attendee })
+    }
+
+    /// The caller's attendee record after changes, read again if they may have touched it.
+    async fn attendee_after(
+        &mut self,
+        changes: &Changes,
+        caller: &Caller,
+        me: Option<Attendee>,
+    ) -> Result<Option<Attendee>> {
+        if changes.attendee.is_none() && changes.bulk.is_none() && changes.message.is_none() {
+            return Ok(me.filter(|_me| !changes.deletes_room()));
+        }
+        self.attendee(changes.room().id, Target::Actor(&caller.actor)).await
+    }
+}

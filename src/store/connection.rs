@@ -1,0 +1,245 @@
+//! One bounded use of a pooled connection, and a transaction on it.
+//!
+//! sqlx 0.9 loses a pool's permits forever when a connection whose peer died silently is returned
+//! (its issue 4349). So a connection is returned only after it has answered every statement, and
+//! returning it is bounded too. One that timed out, failed, or whose future was dropped is closed
+//! instead, and the database rolls back its transaction. Every method of the store uses this.
+
+use std::{
+    future::Future,
+    ops::{Deref, DerefMut},
+    time::Duration,
+};
+
+use sqlx::{Connection as _, Pool, pool::PoolConnection};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{
+    dialect::{ConnectOptions, Dialect, Value},
+    error::{CommandError, Result, StoreError},
+    statements::Statement,
+};
+
+/// Bound of a connection that is made only to learn why the pool has none.
+const REASON_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// One at a time: many requests that find the pool busy must not all connect at once.
+static REASON: Semaphore = Semaphore::const_new(1);
+
+/// By when a use of the database has to end.
+#[derive(Clone, Copy)]
+struct Deadline {
+    at: Instant,
+    limit: Duration,
+}
+
+impl Deadline {
+    fn after(limit: Duration) -> Self {
+        Self { at: Instant::now() + limit, limit }
+    }
+
+    async fn bound<D: Dialect, T>(self, work: impl Future<Output = sqlx::Result<T>>) -> Result<T> {
+        match timeout_at(self.at, work).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => Err(StoreError::TimedOut(self.limit)),
+            Ok(Err(error)) if D::refuses_values(&error) => Err(StoreError::Rejected(error)),
+            Ok(Err(error)) => Err(StoreError::Unavailable(error)),
+        }
+    }
+}
+
+/// A connection of the pool, until its deadline. Dropped, it is closed; see
+/// [`release`](Self::release).
+pub(super) struct Connection<D: Dialect> {
+    /// `None` once it is being returned.
+    connection: Option<PoolConnection<D>>,
+    deadline: Deadline,
+}
+
+impl<D: Dialect> Connection<D> {
+    /// Takes a connection from the pool. All that is done with it has to be done within `limit`.
+    pub(super) async fn acquire(pool: &Pool<D>, limit: Duration) -> Result<Self> {
+        let deadline = Deadline::after(limit);
+        match deadline.bound::<D, _>(pool.acquire()).await {
+            Ok(connection) => Ok(Self { connection: Some(connection), deadline }),
+            // The pool has tried again and again, and does not tell the reason.
+            Err(StoreError::TimedOut(_)) => match REASON.try_acquire() {
+                Ok(_permit) => Err(connect(pool, REASON_TIMEOUT)
+                    .await
+                    .map_or_else(|reason| reason, |_connection| StoreError::TimedOut(limit))),
+                Err(_taken) => Err(StoreError::TimedOut(limit)),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn fetch_all<T>(
+        &mut self,
+        statement: Statement,
+        values: &[Value<'_>],
+        from_row: impl Fn(&D::Row) -> Result<T> + Send,
+    ) -> Result<Vec<T>> {
+        let deadline = self.deadline;
+        let fetch = D::fetch_all(self.connection(), D::text(statement), values);
+        deadline.bound::<D, _>(fetch).await?.iter().map(from_row).collect()
+    }
+
+    /// Fetches the only row of a result that has at most one.
+    pub(super) async fn fetch_optional<T>(
+        &mut self,
+        statement: Statement,
+        values: &[Value<'_>],
+        from_row: impl Fn(&D::Row) -> Result<T> + Send,
+    ) -> Result<Option<T>> {
+        Ok(self.fetch_all(statement, values, from_row).await?.pop())
+    }
+
+    /// Fetches the only row of a result that always has one.
+    pub(super) async fn fetch_one<T>(
+        &mut self,
+        statement: Statement,
+        values: &[Value<'_>],
+        from_row: impl Fn(&D::Row) -> Result<T> + Send,
+    ) -> Result<T> {
+        let row = self.fetch_optional(statement, values, from_row).await?;
+        row.ok_or(StoreError::Unreadable(sqlx::Error::RowNotFound))
+    }
+
+    /// Returns the number of rows that the statement matched.
+    pub(super) async fn execute(
+        &mut self,
+        statement: Statement,
+        values: &[Value<'_>],
+    ) -> Result<u64> {
+        let deadline = self.deadline;
+        let execute = D::execute(self.connection(), D::text(statement), values);
+        deadline.bound::<D, _>(execute).await
+    }
+
+    /// Has the database parse and plan the statement without running it.
+    pub(super) async fn prepare(&mut self, statement: Statement) -> Result<()> {
+        let deadline = self.deadline;
+        deadline.bound::<D, _>(D::prepare(self.connection(), D::text(statement))).await
+    }
+
+    /// Returns the connection to the pool.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "sqlx itself spawns the return, but without a bound; this one ends within `limit`"
+    )]
+    pub(super) fn release(mut self) {
+        if let Some(mut connection) = self.connection.take() {
+            let limit = self.deadline.limit;
+            let returned = timeout(limit, async move { connection.return_to_pool().await });
+            drop(tokio::spawn(returned));
+        }
+    }
+
+    /// Releases the connection after a query, a refused one included.
+    pub(super) fn end<T>(self, outcome: Result<T, CommandError>) -> Result<T, CommandError> {
+        if !matches!(outcome, Err(CommandError::Store(_))) {
+            self.release();
+        }
+        outcome
+    }
+
+    /// Runs a statement of transaction control, which MySQL does not prepare.
+    async fn control(&mut self, sql: &'static str) -> Result<()> {
+        let deadline = self.deadline;
+        deadline.bound::<D, _>(D::execute_unprepared(self.connection(), sql)).await
+    }
+
+    fn connection(&mut self) -> &mut D::Connection {
+        self.connection.as_mut().expect("a connection is used only before its release")
+    }
+}
+
+impl<D: Dialect> Drop for Connection<D> {
+    /// Closes a connection that was not released: its state is not known.
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            drop(connection.detach());
+        }
+    }
+}
+
+/// A transaction that will write. Dropped, it is rolled back by closing the connection.
+pub(super) struct Transaction<D: Dialect>(Connection<D>);
+
+impl<D: Dialect> Transaction<D> {
+    pub(super) async fn begin(mut connection: Connection<D>) -> Result<Self> {
+        connection.control(D::BEGIN).await?;
+        Ok(Self(connection))
+    }
+
+    pub(super) async fn commit(mut self) -> Result<()> {
+        self.0.control("COMMIT").await?;
+        self.0.release();
+        Ok(())
+    }
+
+    pub(super) async fn roll_back(mut self) -> Result<()> {
+        self.0.control("ROLLBACK").await?;
+        self.0.release();
+        Ok(())
+    }
+
+    /// Commits the work of a command, or rolls back a refused one.
+    pub(super) async fn end<T>(self, outcome: Result<T, CommandError>) -> Result<T, CommandError> {
+        match &outcome {
+            Ok(_done) => self.commit().await?,
+            Err(CommandError::Refused(_)) => self.roll_back().await?,
+            Err(CommandError::Store(_)) => {}
+        }
+        outcome
+    }
+}
+
+impl<D: Dialect> Deref for Transaction<D> {
+    type Target = Connection<D>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl<D: Dialect> DerefMut for Transaction<D> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+/// Checks that a guarded statement matched exactly the rows that were locked for it. Anything else
+/// undoes the transaction.
+pub(super) fn expect_rows(rows: u64, expected: usize, table: &'static str) -> Result<()> {
+    if usize::try_from(rows) == Ok(expected) {
+        return Ok(());
+    }
+    Err(StoreError::Conflict { table, rows, expected })
+}
+
+/// Makes a connection that is not one of the pool's.
+pub(super) async fn connect<D: Dialect>(pool: &Pool<D>, limit: Duration) -> Result<D::Connection> {
+    connect_by::<D>(&pool.connect_options(), limit).await
+}
+
+/// Makes a connection in another way than the pool, and has it run a statement without values.
+pub(super) async fn probe<D: Dialect>(
+    options: &ConnectOptions<D>,
+    limit: Duration,
+    statement: Statement,
+) -> Result<()> {
+    let mut connection = connect_by::<D>(options, limit).await?;
+    let run = D::execute_unprepared(&mut connection, D::text(statement));
+    Deadline::after(limit).bound::<D, _>(run).await
+}
+
+async fn connect_by<D: Dialect>(
+    options: &ConnectOptions<D>,
+    limit: Duration,
+) -> Result<D::Connection> {
+    Deadline::after(limit).bound::<D, _>(D::Connection::connect_with(options)).await
+}

@@ -1,0 +1,248 @@
+//! What differs between the databases, apart from the text of the statements.
+//!
+//! Only four types of value cross to a database and back, so everything above this module is free
+//! of sqlx's generic bounds.
+
+mod mysql;
+mod postgres;
+mod sqlite;
+
+use std::{future::Future, time::Duration};
+
+use sqlx::{
+    Connection, Database, Error, Executor, MySql, Postgres, Row, SqlSafeStr, Sqlite,
+    error::DatabaseError,
+    migrate::{Migrate, MigrateError, Migrator},
+    mysql::MySqlRow,
+    pool::PoolOptions,
+    postgres::PgRow,
+    query::Query,
+    sqlite::SqliteRow,
+};
+
+use super::{
+    error::{Result, StoreError},
+    statements::Statement,
+};
+use crate::domain::{AttendeeId, RoomId, RoomToken};
+
+/// The table in which sqlx records the migrations that were applied. sqlx's own name may belong to
+/// another program that shares the database.
+pub(super) const MIGRATIONS_TABLE: &str = "lobbyd_migrations";
+
+/// Bound of all migrations together, waiting for another process included. Building an index over
+/// millions of rows may take minutes.
+pub(super) const MIGRATION_TIMEOUT: Duration = Duration::from_mins(10);
+
+/// A value that is bound to a placeholder.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Value<'a> {
+    Int(Option<i64>),
+    Text(Option<&'a str>),
+}
+
+/// The values of a statement, in the order of its placeholders.
+macro_rules! values {
+    ($($value:expr),* $(,)?) => {
+        &[$(crate::store::dialect::Value::from($value)),*]
+    };
+}
+pub(super) use values;
+
+impl From<i64> for Value<'_> {
+    fn from(number: i64) -> Self {
+        Self::Int(Some(number))
+    }
+}
+
+impl From<u32> for Value<'_> {
+    fn from(number: u32) -> Self {
+        Self::Int(Some(number.into()))
+    }
+}
+
+impl From<Option<i64>> for Value<'_> {
+    fn from(number: Option<i64>) -> Self {
+        Self::Int(number)
+    }
+}
+
+impl From<RoomId> for Value<'_> {
+    fn from(room: RoomId) -> Self {
+        room.0.into()
+    }
+}
+
+impl From<AttendeeId> for Value<'_> {
+    fn from(attendee: AttendeeId) -> Self {
+        attendee.0.into()
+    }
+}
+
+impl<'a> From<&'a str> for Value<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(Some(text))
+    }
+}
+
+impl<'a> From<&'a String> for Value<'a> {
+    fn from(text: &'a String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl<'a> From<Option<&'a str>> for Value<'a> {
+    fn from(text: Option<&'a str>) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl<'a> From<&'a RoomToken> for Value<'a> {
+    fn from(token: &'a RoomToken) -> Self {
+        token.as_str().into()
+    }
+}
+
+/// A row of a result, read by the names of its columns.
+pub(super) trait Columns {
+    fn int(&self, column: &str) -> Result<i64>;
+    fn int_or_null(&self, column: &str) -> Result<Option<i64>>;
+    fn text(&self, column: &str) -> Result<String>;
+    fn text_or_null(&self, column: &str) -> Result<Option<String>>;
+}
+
+/// The primitives of sqlx's driver for a database.
+pub(super) trait Driver: Database<Row: Columns, Connection: Migrate> {
+    fn fetch_all(
+        connection: &mut Self::Connection,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> impl Future<Output = sqlx::Result<Vec<Self::Row>>> + Send;
+
+    /// Returns the number of rows that the statement matched.
+    fn execute(
+        connection: &mut Self::Connection,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> impl Future<Output = sqlx::Result<u64>> + Send;
+
+    /// Runs a statement that MySQL cannot prepare.
+    fn execute_unprepared(
+        connection: &mut Self::Connection,
+        sql: &'static str,
+    ) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// Has the database parse and plan a statement without running it.
+    fn prepare(
+        connection: &mut Self::Connection,
+        sql: &'static str,
+    ) -> impl Future<Output = sqlx::Result<()>> + Send;
+}
+
+/// The same few lines for each database, because sqlx's traits are generic over them only with
+/// bounds that every caller would have to repeat.
+macro_rules! driver {
+    ($database:ty, $row:ty) => {
+        impl Columns for $row {
+            fn int(&self, column: &str) -> Result<i64> {
+                self.try_get(column).map_err(StoreError::Unreadable)
+            }
+
+            fn int_or_null(&self, column: &str) -> Result<Option<i64>> {
+                self.try_get(column).map_err(StoreError::Unreadable)
+            }
+
+            fn text(&self, column: &str) -> Result<String> {
+                self.try_get(column).map_err(StoreError::Unreadable)
+            }
+
+            fn text_or_null(&self, column: &str) -> Result<Option<String>> {
+                self.try_get(column).map_err(StoreError::Unreadable)
+            }
+        }
+
+        impl Driver for $database {
+            fn fetch_all(
+                connection: &mut Self::Connection,
+                sql: &'static str,
+                values: &[Value<'_>],
+            ) -> impl Future<Output = sqlx::Result<Vec<Self::Row>>> + Send {
+                bind!($database, sql, values).fetch_all(connection)
+            }
+
+            async fn execute(
+                connection: &mut Self::Connection,
+                sql: &'static str,
+                values: &[Value<'_>],
+            ) -> sqlx::Result<u64> {
+                let done = bind!($database, sql, values).execute(connection).await?;
+                Ok(done.rows_affected())
+            }
+
+            async fn execute_unprepared(
+                connection: &mut Self::Connection,
+                sql: &'static str,
+            ) -> sqlx::Result<()> {
+                Executor::execute(connection, sql).await.map(drop)
+            }
+
+            async fn prepare(
+                connection: &mut Self::Connection,
+                sql: &'static str,
+            ) -> sqlx::Result<()> {
+                Executor::prepare(connection, sql.into_sql_str()).await.map(drop)
+            }
+        }
+    };
+}
+
+macro_rules! bind {
+    ($database:ty, $sql:expr, $values:expr) => {{
+        let query: Query<'_, $database, _> = sqlx::query($sql);
+        $values.iter().fold(query, |query, value| match *value {
+            Value::Int(number) => query.bind(number),
+            Value::Text(text) => query.bind(text),
+        })
+    }};
+}
+
+driver!(Postgres, PgRow);
+driver!(MySql, MySqlRow);
+driver!(Sqlite, SqliteRow);
+
+/// How to connect to a database by its driver.
+pub(super) type ConnectOptions<D> = <<D as Database>::Connection as Connection>::Options;
+
+/// A database that lobbyd runs on.
+pub(super) trait Dialect: Driver {
+    /// Begins a transaction that will write.
+    const BEGIN: &'static str;
+
+    fn text(statement: Statement) -> &'static str;
+
+    fn migrator() -> Migrator;
+
+    /// How to connect by a URL, for uses that may take up to `limit`.
+    fn connect_options(url: &str, limit: Duration) -> Result<ConnectOptions<Self>>;
+
+    /// How to set up connections for uses that may take up to `limit`.
+    fn pool_options(_limit: Duration) -> PoolOptions<Self> {
+        PoolOptions::new()
+    }
+
+    /// Runs the migrations while no other connection does.
+    fn migrate_alone(
+        migrator: &Migrator,
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = Result<(), MigrateError>> + Send;
+
+    /// Whether the database refused the values of this one statement, so that a retry is in vain.
+    ///
+    /// By the SQL standard, class 22 is about data and class 23 about constraints.
+    fn refuses_values(error: &Error) -> bool {
+        error
+            .as_database_error()
+            .and_then(DatabaseError::code)
+            .is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+    }
+}

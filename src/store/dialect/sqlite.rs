@@ -1,0 +1,74 @@
+//! SQLite.
+
+use std::time::Duration;
+
+use sqlx::{
+    Connection, Error, Sqlite, SqliteConnection,
+    error::DatabaseError,
+    migrate::{MigrateError, Migrator},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+};
+
+use super::Dialect;
+use crate::store::{
+    error::{Result, StoreError},
+    statements::Statement,
+};
+
+/// How long a writer waits for another one, as a part of the time that one use may take: the rest
+/// is for the work itself.
+const BUSY_SHARE: f64 = 0.8;
+
+/// Page cache of one connection: 512 KiB. Due timers are close together in a few pages of the
+/// index, and the system's own cache holds the others, so that memory does not grow with the rooms.
+const CACHE_SIZE: &str = "-512";
+
+impl Dialect for Sqlite {
+    // A transaction that reads first and then writes fails at once if another one wrote in
+    // between, whatever the busy timeout, unless it takes the write lock at its beginning.
+    const BEGIN: &'static str = "BEGIN IMMEDIATE";
+
+    fn text(statement: Statement) -> &'static str {
+        statement.sqlite
+    }
+
+    fn migrator() -> Migrator {
+        sqlx::migrate!("migrations/sqlite")
+    }
+
+    fn connect_options(url: &str, limit: Duration) -> Result<SqliteConnectOptions> {
+        if url.contains(":memory:") || url.contains("mode=memory") {
+            return Err(StoreError::Url(
+                "a database in memory would be another one for each connection; name a file"
+                    .to_owned(),
+            ));
+        }
+        let connect: SqliteConnectOptions =
+            url.parse().map_err(|error| StoreError::unusable_url(&error))?;
+        Ok(connect
+            .journal_mode(SqliteJournalMode::Wal)
+            // An event is acknowledged after its effect is durable, also through a loss of power.
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs_f64(limit.as_secs_f64() * BUSY_SHARE))
+            .pragma("cache_size", CACHE_SIZE))
+    }
+
+    async fn migrate_alone(
+        migrator: &Migrator,
+        connection: &mut SqliteConnection,
+    ) -> Result<(), MigrateError> {
+        // The write lock, in one transaction around all of them.
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        migrator.run_direct(None, &mut *transaction, false).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    fn refuses_values(error: &Error) -> bool {
+        // The primary result code is in the low byte: TOOBIG 18, CONSTRAINT 19, MISMATCH 20.
+        error
+            .as_database_error()
+            .and_then(DatabaseError::code)
+            .and_then(|code| code.parse::<u32>().ok())
+            .is_some_and(|code| matches!(code & 0xff, 18..=20))
+    }
+}

@@ -1,0 +1,60 @@
+//! Why a store method failed, grouped by what the caller can do about it.
+
+use std::time::Duration;
+
+use crate::domain::commands::Refusal;
+
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Not reachable, too slow, busy, without tables or without permission: the same request may
+    /// succeed later, so it is retried.
+    #[error("database unavailable")]
+    Unavailable(#[source] sqlx::Error),
+    /// One use of the database took longer than it may.
+    #[error("database did not answer within {0:?}")]
+    TimedOut(Duration),
+    /// The database refused the values themselves, and would again.
+    #[error("database refused the values")]
+    Rejected(#[source] sqlx::Error),
+    /// Another process changed a row in between; a retry reads the new one.
+    #[error("{table}: a statement changed {rows} rows where {expected} were expected")]
+    Conflict { table: &'static str, rows: u64, expected: usize },
+    /// A column has another type than in lobbyd's tables.
+    #[error("database holds a column that cannot be read")]
+    Unreadable(#[source] sqlx::Error),
+    /// A row holds a value that lobbyd does not know.
+    #[error("{0}")]
+    Corrupt(String),
+    #[error("migrations could not be applied")]
+    Migration(#[source] sqlx::migrate::MigrateError),
+    #[error("{0}")]
+    Url(String),
+}
+
+/// Why a command or a query on behalf of a caller failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl StoreError {
+    pub(super) fn unusable_url(error: &sqlx::Error) -> Self {
+        // The error of the URL's parser does not repeat the URL, which may hold a password.
+        if let sqlx::Error::Configuration(cause) = error {
+            return Self::Url(cause.to_string());
+        }
+        Self::Url(error.to_string())
+    }
+
+    /// Whether the statement was refused because a row with this key exists.
+    pub(super) fn is_unique_violation(&self) -> bool {
+        matches!(self, Self::Rejected(error) if error
+            .as_database_error()
+            .is_some_and(sqlx::error::DatabaseError::is_unique_violation))
+    }
+}

@@ -1,0 +1,68 @@
+//! The outbox: claims, confirms, and the end of history.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use super::{
+    Outbox,
+    dialect::Dialect,
+    error::Result,
+    pool::SqlStore,
+    statements::{Statement, outbox as statements},
+};
+use crate::domain::{EventId, OutboxEvent};
+
+#[async_trait]
+impl<D: Dialect> Outbox for SqlStore<D> {
+    async fn claim(
+        &self,
+        now: DateTime<Utc>,
+        limit: u32,
+        until: DateTime<Utc>,
+    ) -> Result<Vec<OutboxEvent>> {
+        let mut transaction = self.begin().await?;
+        let events = transaction.lock_available(now, limit).await?;
+        if !events.is_empty() {
+            transaction.claim_events(&events, until).await?;
+        }
+        transaction.commit().await?;
+        Ok(events)
+    }
+
+    async fn release(&self, ids: &[EventId], available_at: DateTime<Utc>) -> Result<()> {
+        self.update(statements::RELEASE, ids, available_at).await
+    }
+
+    async fn mark_published(&self, ids: &[EventId], now: DateTime<Utc>) -> Result<()> {
+        self.update(statements::MARK_PUBLISHED, ids, now).await
+    }
+
+    async fn prune_published(&self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
+        self.prune(statements::PRUNE_PUBLISHED, before, limit).await
+    }
+
+    async fn prune_dead(&self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
+        self.prune(statements::PRUNE_DEAD, before, limit).await
+    }
+}
+
+impl<D: Dialect> SqlStore<D> {
+    async fn update(
+        &self,
+        statement: Statement,
+        ids: &[EventId],
+        time: DateTime<Utc>,
+    ) -> Result<()> {
+        let mut connection = self.acquire().await?;
+        connection.update_events(statement, ids, time).await?;
+        connection.release();
+        Ok(())
+    }
+
+    async fn prune(&self, statement: Statement, before: DateTime<Utc>, limit: u32) -> Result<u64> {
+        let mut connection = self.acquire().await?;
+        let rows = connection.prune_events(statement, before, limit).await?;
+        connection.release();
+        Ok(rows)
+    }
+}

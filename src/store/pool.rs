@@ -1,0 +1,95 @@
+//! The pool of connections to one database.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use sqlx::{Connection as _, Pool};
+use tokio::time::{Instant, timeout};
+
+use super::{
+    Options,
+    connection::{Connection, Transaction},
+    dialect::Dialect,
+    error::Result,
+};
+
+/// Bound of the test of an idle connection: it may have died without a sign.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Short, because each idle connection that died costs a [`PING_TIMEOUT`].
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Bound of the close handshakes at the end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The store on one kind of database.
+pub(super) struct SqlStore<D: Dialect> {
+    pub(super) pool: Pool<D>,
+    /// Longest time that one use of the database may take.
+    pub(super) limit: Duration,
+    generation: Arc<PoolGeneration>,
+}
+
+/// When the pool was last told to connect in another way.
+#[derive(Default)]
+struct PoolGeneration(Mutex<Option<Instant>>);
+
+impl PoolGeneration {
+    fn renew(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether a connection of this age may have been begun before: to make one takes up to
+    /// `limit`.
+    fn outdates(&self, age: Duration, limit: Duration) -> bool {
+        let renewed = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        renewed.is_some_and(|renewed| age + limit > renewed.elapsed())
+    }
+}
+
+impl<D: Dialect> SqlStore<D> {
+    /// Connects when it is first used.
+    pub(super) fn open(url: &str, options: Options) -> Result<Self> {
+        let limit = options.timeout;
+        let generation = Arc::new(PoolGeneration::default());
+        let current = Arc::clone(&generation);
+        let pool = D::pool_options(limit)
+            .max_connections(options.max_connections)
+            .acquire_timeout(limit)
+            .idle_timeout(IDLE_TIMEOUT)
+            // sqlx's own test of an idle connection has no bound.
+            .test_before_acquire(false)
+            .before_acquire(move |connection, metadata| {
+                let outdated = current.outdates(metadata.age, limit);
+                Box::pin(async move {
+                    let alive = timeout(PING_TIMEOUT, connection.ping()).await;
+                    alive.map_err(|_elapsed| sqlx::Error::PoolTimedOut)?.map(|()| !outdated)
+                })
+            })
+            .connect_lazy_with(D::connect_options(url, limit)?);
+        Ok(Self { pool, limit, generation })
+    }
+
+    pub(super) async fn acquire(&self) -> Result<Connection<D>> {
+        Connection::acquire(&self.pool, self.limit).await
+    }
+
+    pub(super) async fn begin(&self) -> Result<Transaction<D>> {
+        Transaction::begin(self.acquire().await?).await
+    }
+
+    /// Connects by this URL from now on.
+    pub(super) fn set_url(&self, url: &str) -> Result<()> {
+        self.pool.set_connect_options(D::connect_options(url, self.limit)?);
+        self.generation.renew();
+        Ok(())
+    }
+
+    pub(super) async fn close_pool(&self) {
+        if timeout(CLOSE_TIMEOUT, self.pool.close()).await.is_err() {
+            tracing::debug!("database connections dropped without a close handshake");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Messages of the chats.
+
+/// The columns of [`message`](crate::store::rows::message).
+macro_rules! message {
+    ($rest:literal) => {
+        concat!(
+            "\
+            SELECT id, actor_type, actor_id, actor_name, created_at, kind, message, about_type,
+                   about_id, about_name, reference_id, parent_id
+            FROM lobbyd_messages WHERE room_id = $1 ",
+            $rest
+        )
+    };
+}
+
+statements! {
+    /// room, message.
+    MESSAGE: portable message!("AND id = $2");
+
+    /// room.
+    LAST: portable message!("ORDER BY id DESC LIMIT 1");
+
+    /// room → id.
+    LAST_ID: portable
+        "SELECT id FROM lobbyd_messages WHERE room_id = $1 ORDER BY id DESC LIMIT 1";
+
+    /// room, message, limit.
+    NEWER: portable message!("AND id > $2 ORDER BY id LIMIT $3");
+
+    /// room, message, limit.
+    OLDER: portable message!("AND id < $2 ORDER BY id DESC LIMIT $3");
+
+    /// room, the room, message → how many comments there are up to that message.
+    COMMENTS_UNTIL: portable "\
+        SELECT coalesce((SELECT comments FROM lobbyd_room_states WHERE room_id = $1), 0)
+             - (SELECT count(*) FROM lobbyd_messages
+                WHERE room_id = $2 AND id > $3 AND kind = '') AS comments";
+
+    /// kind of actor, actor, name, time, kind, message, about whom: kind of actor, actor, name,
+    /// reference, parent, room.
+    INSERT: portable "\
+        INSERT INTO lobbyd_messages (actor_type, actor_id, actor_name, created_at, kind, message,
+                                     about_type, about_id, about_name, reference_id, parent_id,
+                                     room_id)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+
+    /// JSON of `{room_id, created_at}`: the chat's message about each reset.
+    INSERT_RESETS:
+        postgres "\
+            INSERT INTO lobbyd_messages (room_id, created_at, actor_type, actor_id, kind)
+            SELECT room_id, created_at, 'guests', 'system', 'lobby_timer_reached'
+            FROM json_to_recordset(CAST($1 AS json)) AS new(room_id bigint, created_at bigint)",
+        mysql "\
+            INSERT INTO lobbyd_messages (room_id, created_at, actor_type, actor_id, kind)
+            SELECT room_id, created_at, 'guests', 'system', 'lobby_timer_reached'
+            FROM JSON_TABLE($1, '$[*]' COLUMNS (
+                     room_id BIGINT PATH '$.room_id', created_at BIGINT PATH '$.created_at'
+                 )) AS new_rows",
+        sqlite "\
+            INSERT INTO lobbyd_messages (room_id, created_at, actor_type, actor_id, kind)
+            SELECT value ->> 'room_id', value ->> 'created_at', 'guests', 'system',
+                   'lobby_timer_reached'
+            FROM json_each($1)";
+
+    /// room.
+    DELETE_OF_ROOM: portable "DELETE FROM lobbyd_messages WHERE room_id = $1";
+}

@@ -1,0 +1,155 @@
+//! Events, until they are published and afterwards.
+
+/// Changes a set of events. The JSON of their ids is the first value.
+macro_rules! update {
+    (postgres $set:literal) => {
+        concat!(
+            "UPDATE lobbyd_outbox SET ",
+            $set,
+            " WHERE id = ANY (ARRAY(SELECT json_array_elements_text(CAST($1 AS json))))"
+        )
+    };
+    (mysql $set:literal) => {
+        concat!(
+            "UPDATE JSON_TABLE($1, '$[*]' COLUMNS (id CHAR(36) PATH '$')) AS ids
+            STRAIGHT_JOIN lobbyd_outbox AS event ON event.id = ids.id SET ",
+            $set
+        )
+    };
+    (sqlite $set:literal) => {
+        concat!("UPDATE lobbyd_outbox SET ", $set, " WHERE id IN (SELECT value FROM json_each($1))")
+    };
+}
+
+statements! {
+    /// JSON of the new rows.
+    INSERT:
+        postgres "\
+            INSERT INTO lobbyd_outbox
+                   (id, type, token, data, created_at, due_at, available_at, attempts)
+            SELECT id, type, token, data, to_timestamp(created_at / 1000.0), to_timestamp(due_at),
+                   to_timestamp(available_at / 1000.0), attempts
+            FROM json_to_recordset(CAST($1 AS json))
+                 AS new(id text, type text, token text, data text, created_at bigint,
+                        due_at bigint, available_at bigint, attempts integer)",
+        mysql "\
+            INSERT INTO lobbyd_outbox
+                   (id, type, token, data, created_at, due_at, available_at, attempts)
+            SELECT id, type, token, data,
+                   TIMESTAMP'1970-01-01 00:00:00' + INTERVAL created_at * 1000 MICROSECOND,
+                   TIMESTAMP'1970-01-01 00:00:00' + INTERVAL due_at SECOND,
+                   TIMESTAMP'1970-01-01 00:00:00' + INTERVAL available_at * 1000 MICROSECOND,
+                   attempts
+            FROM JSON_TABLE($1, '$[*]' COLUMNS (
+                     id CHAR(36) PATH '$.id', type VARCHAR(64) PATH '$.type',
+                     token VARCHAR(32) PATH '$.token', data TEXT PATH '$.data',
+                     created_at BIGINT PATH '$.created_at', due_at BIGINT PATH '$.due_at',
+                     available_at BIGINT PATH '$.available_at', attempts INT PATH '$.attempts'
+                 )) AS new_rows",
+        sqlite "\
+            INSERT INTO lobbyd_outbox
+                   (id, type, token, data, created_at, due_at, available_at, attempts)
+            SELECT value ->> 'id', value ->> 'type', value ->> 'token', value ->> 'data',
+                   strftime('%Y-%m-%d %H:%M:%f', (value ->> 'created_at') / 1000.0, 'unixepoch'),
+                   datetime(value ->> 'due_at', 'unixepoch'),
+                   strftime('%Y-%m-%d %H:%M:%f', (value ->> 'available_at') / 1000.0, 'unixepoch'),
+                   value ->> 'attempts'
+            FROM json_each($1)";
+
+    /// now (milliseconds), limit → the columns of
+    /// [`outbox_event`](crate::store::rows::outbox_event). Locks the rows.
+    AVAILABLE:
+        postgres "\
+            SELECT id, type AS event_type, token, data,
+                   floor(extract(epoch FROM created_at) * 1000)::bigint AS created_at,
+                   floor(extract(epoch FROM due_at))::bigint AS due_at,
+                   attempts::bigint AS attempts
+            FROM lobbyd_outbox
+            WHERE published_at IS NULL AND available_at <= to_timestamp($1 / 1000.0)
+            ORDER BY available_at, id LIMIT $2
+            FOR UPDATE SKIP LOCKED",
+        mysql "\
+            SELECT id, type AS event_type, token, data,
+                   TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000 AS created_at,
+                   TIMESTAMPDIFF(SECOND, '1970-01-01', due_at) AS due_at,
+                   CAST(attempts AS SIGNED) AS attempts
+            FROM lobbyd_outbox
+            WHERE published_at IS NULL
+              AND available_at <= TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 * 1000 MICROSECOND
+            ORDER BY available_at, id LIMIT $2
+            FOR UPDATE SKIP LOCKED",
+        sqlite "\
+            SELECT id, type AS event_type, token, data,
+                   CAST(round(unixepoch(created_at, 'subsec') * 1000) AS INTEGER) AS created_at,
+                   unixepoch(due_at) AS due_at, attempts
+            FROM lobbyd_outbox
+            WHERE published_at IS NULL
+              AND available_at <= strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')
+            ORDER BY available_at, id LIMIT $2";
+
+    /// JSON of ids, until (milliseconds).
+    CLAIM:
+        postgres update!(postgres
+            "available_at = to_timestamp($2 / 1000.0), attempts = attempts + 1"),
+        mysql update!(mysql
+            "event.available_at = TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $2 * 1000 MICROSECOND,
+                event.attempts = event.attempts + 1"),
+        sqlite update!(sqlite
+            "available_at = strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch'),
+                attempts = attempts + 1");
+
+    /// JSON of ids, available at (milliseconds).
+    RELEASE:
+        postgres update!(postgres "available_at = to_timestamp($2 / 1000.0)"),
+        mysql update!(mysql
+            "event.available_at = TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $2 * 1000 MICROSECOND"),
+        sqlite update!(sqlite
+            "available_at = strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch')");
+
+    /// JSON of ids, now (milliseconds).
+    MARK_PUBLISHED:
+        postgres update!(postgres "published_at = to_timestamp($2 / 1000.0)"),
+        mysql update!(mysql
+            "event.published_at = TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $2 * 1000 MICROSECOND"),
+        sqlite update!(sqlite
+            "published_at = strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch')");
+
+    /// before (milliseconds), limit.
+    PRUNE_PUBLISHED:
+        postgres "\
+            DELETE FROM lobbyd_outbox WHERE id IN (
+                SELECT id FROM lobbyd_outbox
+                WHERE published_at < to_timestamp($1 / 1000.0) LIMIT $2
+            )",
+        mysql "\
+            DELETE FROM lobbyd_outbox
+            WHERE published_at < TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 * 1000 MICROSECOND
+            LIMIT $2",
+        sqlite "\
+            DELETE FROM lobbyd_outbox WHERE id IN (
+                SELECT id FROM lobbyd_outbox
+                WHERE published_at < strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')
+                LIMIT $2
+            )";
+
+    /// before (milliseconds), limit.
+    PRUNE_DEAD:
+        postgres "\
+            DELETE FROM lobbyd_outbox WHERE id IN (
+                SELECT id FROM lobbyd_outbox
+                WHERE published_at IS NULL
+                  AND created_at < to_timestamp($1 / 1000.0) LIMIT $2
+            )",
+        mysql "\
+            DELETE FROM lobbyd_outbox
+            WHERE published_at IS NULL
+              AND created_at < TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 * 1000 MICROSECOND
+            LIMIT $2",
+        sqlite "\
+            DELETE FROM lobbyd_outbox WHERE id IN (
+                SELECT id FROM lobbyd_outbox
+                WHERE published_at IS NULL
+                  AND created_at < strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')
+                LIMIT $2
+            )";
+}

@@ -1,0 +1,239 @@
+//! Rooms, their states, and their timers.
+
+/// The timers that are due.
+macro_rules! due {
+    ($columns:literal, $now:literal) => {
+        concat!(
+            "SELECT id, token, ",
+            $columns,
+            "
+            FROM lobbyd_rooms WHERE lobby_timer <= ",
+            $now,
+            " AND ",
+            usable!(),
+            "
+            ORDER BY lobby_timer, id LIMIT $2"
+        )
+    };
+    (postgres) => {
+        due!(
+            "type::bigint AS room_type, lobby_state::bigint AS lobby_state,
+                   floor(extract(epoch FROM lobby_timer))::bigint AS due_at, lobby_version,
+                   sip_enabled::bigint AS sip_enabled",
+            "to_timestamp($1)"
+        )
+    };
+    (mysql) => {
+        due!(
+            "CAST(type AS SIGNED) AS room_type, CAST(lobby_state AS SIGNED) AS lobby_state,
+                   TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_timer) AS due_at, lobby_version,
+                   CAST(sip_enabled AS SIGNED) AS sip_enabled",
+            "TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 SECOND"
+        )
+    };
+    (sqlite) => {
+        due!(
+            "type AS room_type, lobby_state, unixepoch(lobby_timer) AS due_at, lobby_version,
+                   sip_enabled",
+            "datetime($1, 'unixepoch')"
+        )
+    };
+}
+
+macro_rules! next_due {
+    ($seconds:literal) => {
+        concat!(
+            "SELECT ",
+            $seconds,
+            " AS due_at FROM lobbyd_rooms
+            WHERE lobby_timer IS NOT NULL AND ",
+            usable!(),
+            "
+            ORDER BY lobby_timer LIMIT 1"
+        )
+    };
+}
+
+statements! {
+    /// token → the columns of [`room`](crate::store::rows::room).
+    ROOM:
+        postgres "\
+            SELECT room.id, room.token, room.type::bigint AS room_type, room.name,
+                   room.description, room.object_type, room.object_id,
+                   room.lobby_state::bigint AS lobby_state,
+                   floor(extract(epoch FROM room.lobby_timer))::bigint AS lobby_timer,
+                   room.lobby_version,
+                   floor(extract(epoch FROM room.lobby_timer_reached))::bigint AS timer_reached,
+                   room.sip_enabled::bigint AS sip_enabled,
+                   coalesce(state.password_hash, '') AS password_hash,
+                   coalesce(state.call_started_at, 0) AS call_started_at,
+                   coalesce(state.call_flags, 0) AS call_flags,
+                   coalesce(state.comments, 0) AS comments,
+                   coalesce(state.changed_at, 0) AS changed_at
+            FROM lobbyd_rooms AS room
+            LEFT JOIN lobbyd_room_states AS state ON state.room_id = room.id
+            WHERE room.token = $1",
+        mysql "\
+            SELECT room.id, room.token, CAST(room.type AS SIGNED) AS room_type, room.name,
+                   room.description, room.object_type, room.object_id,
+                   CAST(room.lobby_state AS SIGNED) AS lobby_state,
+                   TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer) AS lobby_timer,
+                   room.lobby_version,
+                   TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer_reached) AS timer_reached,
+                   CAST(room.sip_enabled AS SIGNED) AS sip_enabled,
+                   COALESCE(state.password_hash, '') AS password_hash,
+                   COALESCE(state.call_started_at, 0) AS call_started_at,
+                   COALESCE(state.call_flags, 0) AS call_flags,
+                   COALESCE(state.comments, 0) AS comments,
+                   COALESCE(state.changed_at, 0) AS changed_at
+            FROM lobbyd_rooms AS room
+            LEFT JOIN lobbyd_room_states AS state ON state.room_id = room.id
+            WHERE room.token = $1",
+        sqlite "\
+            SELECT room.id, room.token, room.type AS room_type, room.name, room.description,
+                   room.object_type, room.object_id, room.lobby_state,
+                   unixepoch(room.lobby_timer) AS lobby_timer, room.lobby_version,
+                   unixepoch(room.lobby_timer_reached) AS timer_reached, room.sip_enabled,
+                   coalesce(state.password_hash, '') AS password_hash,
+                   coalesce(state.call_started_at, 0) AS call_started_at,
+                   coalesce(state.call_flags, 0) AS call_flags,
+                   coalesce(state.comments, 0) AS comments,
+                   coalesce(state.changed_at, 0) AS changed_at
+            FROM lobbyd_rooms AS room
+            LEFT JOIN lobbyd_room_states AS state ON state.room_id = room.id
+            WHERE room.token = $1";
+
+    /// token → id. Locks the row until the transaction ends.
+    LOCK:
+        postgres "SELECT id FROM lobbyd_rooms WHERE token = $1 FOR UPDATE",
+        mysql "SELECT id FROM lobbyd_rooms WHERE token = $1 FOR UPDATE",
+        sqlite "SELECT id FROM lobbyd_rooms WHERE token = $1";
+
+    /// JSON of tokens → the columns of [`room_version`](crate::store::rows::room_version).
+    VERSIONS:
+        postgres "\
+            SELECT token, lobby_version, lobby_state::bigint AS lobby_state,
+                   floor(extract(epoch FROM lobby_timer))::bigint AS lobby_timer,
+                   type::bigint AS room_type, name, sip_enabled::bigint AS sip_enabled
+            FROM lobbyd_rooms
+            WHERE token = ANY (ARRAY(SELECT json_array_elements_text(CAST($1 AS json))))",
+        mysql "\
+            SELECT room.token, room.lobby_version,
+                   CAST(room.lobby_state AS SIGNED) AS lobby_state,
+                   TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer) AS lobby_timer,
+                   CAST(room.type AS SIGNED) AS room_type, room.name,
+                   CAST(room.sip_enabled AS SIGNED) AS sip_enabled
+            FROM JSON_TABLE($1, '$[*]' COLUMNS (
+                     token VARCHAR(32) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$'
+                 )) AS tokens
+            STRAIGHT_JOIN lobbyd_rooms AS room ON room.token = tokens.token",
+        sqlite "\
+            SELECT token, lobby_version, lobby_state, unixepoch(lobby_timer) AS lobby_timer,
+                   type AS room_type, name, sip_enabled
+            FROM lobbyd_rooms WHERE token IN (SELECT value FROM json_each($1))";
+
+    /// user → tokens of the rooms in which the user takes part.
+    OF_USER: portable "\
+        SELECT room.token FROM lobbyd_attendees AS attendee
+        JOIN lobbyd_rooms AS room ON room.id = attendee.room_id
+        WHERE attendee.actor_type = 'users' AND attendee.actor_id = $1 ORDER BY room.id";
+
+    /// token, type, name, description, object type, object id, version.
+    INSERT: portable "\
+        INSERT INTO lobbyd_rooms (token, type, name, description, object_type, object_id,
+                                  lobby_version)
+        VALUES ($1, $2, $3, $4, $5, $6, $7)";
+
+    /// version, id, the version that was read.
+    UPDATE_VERSION: portable
+        "UPDATE lobbyd_rooms SET lobby_version = $1 WHERE id = $2 AND lobby_version = $3";
+
+    /// type, name, description, SIP, version, id, the version that was read.
+    UPDATE_SETTINGS: portable "\
+        UPDATE lobbyd_rooms
+        SET type = $1, name = $2, description = $3, sip_enabled = $4, lobby_version = $5
+        WHERE id = $6 AND lobby_version = $7";
+
+    /// state, timer (seconds), version, id, the version that was read.
+    UPDATE_LOBBY:
+        postgres "\
+            UPDATE lobbyd_rooms
+            SET lobby_state = $1, lobby_timer = to_timestamp($2), lobby_version = $3
+            WHERE id = $4 AND lobby_version = $5",
+        mysql "\
+            UPDATE lobbyd_rooms
+            SET lobby_state = $1,
+                lobby_timer = TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $2 SECOND,
+                lobby_version = $3
+            WHERE id = $4 AND lobby_version = $5",
+        sqlite "\
+            UPDATE lobbyd_rooms
+            SET lobby_state = $1, lobby_timer = datetime($2, 'unixepoch'), lobby_version = $3
+            WHERE id = $4 AND lobby_version = $5";
+
+    /// id.
+    DELETE: portable "DELETE FROM lobbyd_rooms WHERE id = $1";
+
+    /// password hash, start of the call, its flags, comments, changed at, room.
+    INSERT_STATE: portable "\
+        INSERT INTO lobbyd_room_states (password_hash, call_started_at, call_flags, comments,
+                                        changed_at, room_id)
+        VALUES ($1, $2, $3, $4, $5, $6)";
+
+    /// The values of [`INSERT_STATE`].
+    UPDATE_STATE: portable "\
+        UPDATE lobbyd_room_states
+        SET password_hash = $1, call_started_at = $2, call_flags = $3, comments = $4,
+            changed_at = $5
+        WHERE room_id = $6";
+
+    /// room.
+    DELETE_STATE: portable "DELETE FROM lobbyd_room_states WHERE room_id = $1";
+
+    /// now (seconds), limit → the columns of [`due_timer`](crate::store::rows::due_timer). Locks
+    /// the rows, and skips those that are locked.
+    DUE:
+        postgres concat!(due!(postgres), " FOR UPDATE SKIP LOCKED"),
+        mysql concat!(due!(mysql), " FOR UPDATE SKIP LOCKED"),
+        // A transaction that writes locks the whole database, so there is nothing to skip.
+        sqlite due!(sqlite);
+
+    /// As [`DUE`], but waits for rows that are locked.
+    DUE_WAITING:
+        postgres concat!(due!(postgres), " FOR UPDATE"),
+        mysql concat!(due!(mysql), " FOR UPDATE"),
+        sqlite due!(sqlite);
+
+    /// → seconds: the first timer, past or not.
+    NEXT_DUE:
+        postgres next_due!("floor(extract(epoch FROM lobby_timer))::bigint"),
+        mysql next_due!("TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_timer)"),
+        sqlite next_due!("unixepoch(lobby_timer)");
+
+    /// JSON of `{id, timer, version}`: resets those that still have that timer.
+    RESET:
+        postgres "\
+            UPDATE lobbyd_rooms AS room
+            SET lobby_state = 0, lobby_timer = NULL, lobby_version = due.version,
+                lobby_timer_reached = room.lobby_timer
+            FROM json_to_recordset(CAST($1 AS json))
+                 AS due(id bigint, timer bigint, version bigint)
+            WHERE room.id = due.id AND floor(extract(epoch FROM room.lobby_timer)) = due.timer",
+        mysql "\
+            UPDATE JSON_TABLE($1, '$[*]' COLUMNS (
+                       id BIGINT PATH '$.id', timer BIGINT PATH '$.timer',
+                       version BIGINT PATH '$.version'
+                   )) AS due
+            STRAIGHT_JOIN lobbyd_rooms AS room ON room.id = due.id
+            SET room.lobby_state = 0, room.lobby_timer = NULL, room.lobby_version = due.version,
+                room.lobby_timer_reached =
+                    TIMESTAMP'1970-01-01 00:00:00' + INTERVAL due.timer SECOND
+            WHERE TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer) = due.timer",
+        sqlite "\
+            UPDATE lobbyd_rooms
+            SET lobby_state = 0, lobby_timer = NULL, lobby_version = due.value ->> 'version',
+                lobby_timer_reached = lobby_timer
+            FROM json_each($1) AS due
+            WHERE lobbyd_rooms.id = due.value ->> 'id'
+              AND unixepoch(lobby_timer) = due.value ->> 'timer'";
+}

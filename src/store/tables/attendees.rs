@@ -1,0 +1,193 @@
+//! Attendees: one row per actor and room.
+
+use chrono::{DateTime, Utc};
+
+use crate::{
+    domain::{
+        Actor, Attendee, AttendeeId, Pins, RoomId,
+        commands::{BulkChange, OtherCounts, Target},
+    },
+    store::{
+        InactiveSession,
+        connection::{Connection, Transaction, expect_rows},
+        dialect::{Columns, Dialect, values},
+        error::Result,
+        rows::{self, json},
+        statements::attendees as statements,
+    },
+};
+
+const TABLE: &str = "lobbyd_attendees";
+
+impl<D: Dialect> Connection<D> {
+    pub(in crate::store) async fn attendee(
+        &mut self,
+        room: RoomId,
+        target: Target<'_>,
+    ) -> Result<Option<Attendee>> {
+        match target {
+            Target::Attendee(id) => {
+                self.fetch_optional(statements::BY_ID, values![room, id], rows::attendee).await
+            }
+            Target::Actor(Actor { kind, id }) => {
+                let values = values![room, kind.name(), id];
+                self.fetch_optional(statements::BY_ACTOR, values, rows::attendee).await
+            }
+        }
+    }
+
+    pub(in crate::store) async fn attendees(&mut self, room: RoomId) -> Result<Vec<Attendee>> {
+        self.fetch_all(statements::ALL_OF_ROOM, values![room], rows::attendee).await
+    }
+
+    pub(in crate::store) async fn count_moderators(&mut self, room: RoomId) -> Result<i64> {
+        self.fetch_one(statements::COUNT_MODERATORS, values![room], |row| row.int("number")).await
+    }
+
+    pub(in crate::store) async fn read_since(
+        &mut self,
+        since: i64,
+    ) -> Result<Vec<(RoomId, Actor)>> {
+        let reader = |row: &D::Row| Ok((RoomId(row.int("room_id")?), rows::actor(row)?));
+        self.fetch_all(statements::READ_SINCE, values![since], reader).await
+    }
+
+    pub(in crate::store) async fn inactive_since(
+        &mut self,
+        since: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<Vec<InactiveSession>> {
+        let session = |row: &D::Row| {
+            Ok(InactiveSession {
+                room: rows::token(row)?,
+                actor: rows::actor(row)?,
+                session_id: row.text("session_id")?,
+            })
+        };
+        let since = since.timestamp();
+        self.fetch_all(statements::INACTIVE, values![since, since, limit], session).await
+    }
+
+    pub(in crate::store) async fn touch(
+        &mut self,
+        attendees: &[AttendeeId],
+        now: DateTime<Utc>,
+    ) -> Result<()> {
+        let attendees = json(attendees);
+        let values = values![&attendees, now.timestamp()];
+        self.execute(statements::TOUCH, values).await.map(drop)
+    }
+
+    /// Marks the messages up to this one as read, the room's comments up to there included. Does
+    /// nothing if a newer one is. Returns the number of rows.
+    pub(in crate::store) async fn mark_read(
+        &mut self,
+        attendee: AttendeeId,
+        message: i64,
+        comments: i64,
+        now: DateTime<Utc>,
+    ) -> Result<u64> {
+        let values = values![message, comments, now.timestamp(), attendee, message];
+        self.execute(statements::MARK_READ, values).await
+    }
+}
+
+impl<D: Dialect> Transaction<D> {
+    /// Counts the participants except this one.
+    pub(in crate::store) async fn count_others(
+        &mut self,
+        room: RoomId,
+        except: AttendeeId,
+    ) -> Result<OtherCounts> {
+        let counts = |row: &D::Row| {
+            Ok(OtherCounts {
+                moderators: row.int("moderators")?,
+                users: row.int("users")?,
+                in_call: row.int("in_call")?,
+            })
+        };
+        self.fetch_one(statements::COUNT_OTHERS, values![room, except], counts).await
+    }
+
+    pub(in crate::store) async fn count_in_call(&mut self, room: RoomId) -> Result<i64> {
+        self.fetch_one(statements::COUNT_IN_CALL, values![room], |row| row.int("number")).await
+    }
+
+    /// Adds an attendee who has read all messages.
+    pub(in crate::store) async fn insert_attendee(
+        &mut self,
+        room: RoomId,
+        new: &Attendee,
+    ) -> Result<()> {
+        let presence = new.presence.as_ref();
+        let values = values![
+            new.actor.kind.name(),
+            &new.actor.id,
+            &new.display_name,
+            new.participant_type.number(),
+            new.permissions.bits(),
+            new.pin.as_deref(),
+            room,
+            new.comments_read,
+            presence.map(|presence| presence.session_id.as_str()),
+            new.call_flags().bits(),
+            presence.map_or(0, |presence| presence.last_ping),
+            room,
+        ];
+        self.execute(statements::INSERT, values).await.map(drop)
+    }
+
+    pub(in crate::store) async fn update_attendee(&mut self, attendee: &Attendee) -> Result<()> {
+        let presence = attendee.presence.as_ref();
+        let values = values![
+            &attendee.display_name,
+            attendee.participant_type.number(),
+            attendee.permissions.bits(),
+            presence.map(|presence| presence.session_id.as_str()),
+            attendee.call_flags().bits(),
+            presence.map_or(0, |presence| presence.last_ping),
+            attendee.id,
+        ];
+        expect_rows(self.execute(statements::UPDATE, values).await?, 1, TABLE)
+    }
+
+    pub(in crate::store) async fn delete_attendee(&mut self, attendee: AttendeeId) -> Result<()> {
+        expect_rows(self.execute(statements::DELETE, values![attendee]).await?, 1, TABLE)
+    }
+
+    pub(in crate::store) async fn delete_attendees(&mut self, room: RoomId) -> Result<()> {
+        self.execute(statements::DELETE_OF_ROOM, values![room]).await.map(drop)
+    }
+
+    /// Removes a user from all rooms.
+    pub(in crate::store) async fn delete_attendees_of(&mut self, user: &str) -> Result<()> {
+        self.execute(statements::DELETE_OF_USER, values![user]).await.map(drop)
+    }
+
+    pub(in crate::store) async fn change_attendees(
+        &mut self,
+        room: RoomId,
+        change: BulkChange,
+    ) -> Result<()> {
+        let statement = match change {
+            BulkChange::AssignPins => return self.assign_pins(room).await,
+            BulkChange::DropPins => statements::DROP_PINS,
+            BulkChange::RemoveWaitingFromCall => statements::REMOVE_WAITING_FROM_CALL,
+            BulkChange::RemoveAllFromCall => statements::REMOVE_ALL_FROM_CALL,
+            BulkChange::RemoveUninvited => statements::REMOVE_UNINVITED,
+        };
+        self.execute(statement, values![room]).await.map(drop)
+    }
+
+    async fn assign_pins(&mut self, room: RoomId) -> Result<()> {
+        let pin = |row: &D::Row| row.text("pin");
+        let mut pins = Pins::in_use(self.fetch_all(statements::PINS, values![room], pin).await?);
+        let id = |row: &D::Row| row.int("id");
+        for attendee in self.fetch_all(statements::WITHOUT_PIN, values![room], id).await? {
+            let pin = pins.assign(rand::random_range);
+            let set = self.execute(statements::SET_PIN, values![&pin, attendee]).await?;
+            expect_rows(set, 1, TABLE)?;
+        }
+        Ok(())
+    }
+}

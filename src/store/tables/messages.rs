@@ -1,0 +1,124 @@
+//! Messages of the chats.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::{
+    domain::{ChatMessage, Content, Message, MessageQuery, Room, RoomId},
+    store::{
+        connection::{Connection, Transaction, expect_rows},
+        dialect::{Columns, Dialect, values},
+        error::Result,
+        rows::{self, json},
+        statements::messages as statements,
+    },
+};
+
+/// Bodies of one answer, in bytes, after which it ends: the next one continues from there.
+const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// One element of the JSON of [`statements::INSERT_RESETS`].
+#[derive(Serialize)]
+struct ResetMessage {
+    room_id: i64,
+    created_at: i64,
+}
+
+impl<D: Dialect> Connection<D> {
+    pub(in crate::store) async fn message(
+        &mut self,
+        room: RoomId,
+        id: i64,
+    ) -> Result<Option<Message>> {
+        self.fetch_optional(statements::MESSAGE, values![room, id], rows::message).await
+    }
+
+    pub(in crate::store) async fn last_message(&mut self, room: RoomId) -> Result<Option<Message>> {
+        self.fetch_optional(statements::LAST, values![room], rows::message).await
+    }
+
+    pub(in crate::store) async fn messages(
+        &mut self,
+        room: &Room,
+        query: MessageQuery,
+    ) -> Result<Vec<ChatMessage>> {
+        let inclusive = i64::from(query.including);
+        let (statement, bound) = match (query.newer, query.known) {
+            (true, known) => (statements::NEWER, known.saturating_sub(inclusive)),
+            (false, 0) => (statements::OLDER, i64::MAX),
+            (false, known) => (statements::OLDER, known.saturating_add(inclusive)),
+        };
+        let values = values![room.id, bound, query.limit];
+        let mut messages = Vec::new();
+        let mut size = 0;
+        for message in self.fetch_all(statement, values, rows::message).await? {
+            if size > MAX_ANSWER_BYTES {
+                break;
+            }
+            size += message.size();
+            let parent = match message.parent_id {
+                Some(id) => self.message(room.id, id).await?,
+                None => None,
+            };
+            messages.push(ChatMessage { message, parent });
+        }
+        Ok(messages)
+    }
+
+    /// Counts the room's comments up to this message.
+    pub(in crate::store) async fn comments_until(
+        &mut self,
+        room: RoomId,
+        message: i64,
+    ) -> Result<i64> {
+        let values = values![room, room, message];
+        self.fetch_one(statements::COMMENTS_UNTIL, values, |row| row.int("comments")).await
+    }
+}
+
+impl<D: Dialect> Transaction<D> {
+    /// Returns the message's id: the room is locked, so its last message is this one.
+    pub(in crate::store) async fn insert_message(
+        &mut self,
+        room: RoomId,
+        message: &Message,
+    ) -> Result<i64> {
+        let (kind, body, about) = match &message.content {
+            Content::Comment(body) => (String::new(), body.as_str(), None),
+            Content::System { reason, about } => (reason.name(), "", about.as_ref()),
+        };
+        let values = values![
+            message.actor.kind.name(),
+            &message.actor.id,
+            &message.actor_name,
+            message.created_at,
+            &kind,
+            body,
+            about.map(|(actor, _name)| actor.kind.name()),
+            about.map(|(actor, _name)| actor.id.as_str()),
+            about.map(|(_actor, name)| name.as_str()),
+            &message.reference_id,
+            message.parent_id,
+            room,
+        ];
+        self.execute(statements::INSERT, values).await?;
+        self.fetch_one(statements::LAST_ID, values![room], |row| row.int("id")).await
+    }
+
+    /// Adds the system message of a reset to each of these rooms.
+    pub(in crate::store) async fn insert_reset_messages(
+        &mut self,
+        rooms: impl Iterator<Item = RoomId> + Send,
+        now: DateTime<Utc>,
+    ) -> Result<()> {
+        let created_at = now.timestamp();
+        let messages: Vec<ResetMessage> =
+            rooms.map(|room| ResetMessage { room_id: room.number(), created_at }).collect();
+        let inserted = self.execute(statements::INSERT_RESETS, values![&json(&messages)]).await?;
+        expect_rows(inserted, messages.len(), "lobbyd_messages")
+    }
+
+    pub(in crate::store) async fn delete_messages(&mut self, room: RoomId) -> Result<()> {
+        self.execute(statements::DELETE_OF_ROOM, values![room]).await.map(drop)
+    }
+}

@@ -1,0 +1,10 @@
+//! What the use cases read and write, a table at a time and mostly one statement each.
+//!
+//! Methods of [`Connection`](super::connection::Connection) may run outside a transaction; those of
+//! [`Transaction`](super::connection::Transaction) need the room's lock. No rule is here.
+
+mod attendees;
+mod messages;
+pub(super) mod outbox;
+mod rooms;
+mod users;

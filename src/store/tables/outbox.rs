@@ -1,0 +1,122 @@
+//! Events that wait for their publication, and published ones as history.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::{
+    domain::{EventId, OutboxEvent, RoomToken},
+    store::{
+        connection::{Connection, Transaction, expect_rows},
+        dialect::{Dialect, values},
+        error::Result,
+        rows::{self, json},
+        statements::{Statement, outbox as statements},
+    },
+};
+
+const TABLE: &str = "lobbyd_outbox";
+
+/// One element of the JSON of [`statements::INSERT`].
+#[derive(Serialize)]
+struct OutboxRow<'a> {
+    id: &'a EventId,
+    r#type: &'a str,
+    token: &'a str,
+    data: &'a str,
+    created_at: i64,
+    due_at: Option<i64>,
+    available_at: i64,
+    attempts: u32,
+}
+
+impl<'a> OutboxRow<'a> {
+    fn of(event: &'a OutboxEvent, available_at: DateTime<Utc>) -> Self {
+        Self {
+            id: &event.id,
+            r#type: &event.event_type,
+            token: event.token.as_str(),
+            data: &event.data,
+            created_at: event.created_at.timestamp_millis(),
+            due_at: event.due_at.map(|due_at| due_at.timestamp()),
+            available_at: available_at.timestamp_millis(),
+            attempts: event.attempt,
+        }
+    }
+}
+
+/// An event about a change that was made at `now`.
+pub(in crate::store) fn new_event(
+    event_type: &str,
+    token: &RoomToken,
+    data: &impl Serialize,
+    now: DateTime<Utc>,
+) -> OutboxEvent {
+    OutboxEvent {
+        // Ids grow with time, so that rows of the same time are neighbours in the index.
+        id: uuid::Uuid::now_v7().into(),
+        event_type: event_type.to_owned(),
+        token: token.clone(),
+        data: json(data),
+        created_at: now,
+        due_at: None,
+        attempt: 0,
+    }
+}
+
+impl<D: Dialect> Connection<D> {
+    /// Runs a statement over a set of events. It may match fewer: some may have been pruned since.
+    pub(in crate::store) async fn update_events(
+        &mut self,
+        statement: Statement,
+        ids: &[EventId],
+        time: DateTime<Utc>,
+    ) -> Result<()> {
+        self.execute(statement, values![&json(ids), time.timestamp_millis()]).await.map(drop)
+    }
+
+    /// Returns the number of events that were deleted.
+    pub(in crate::store) async fn prune_events(
+        &mut self,
+        statement: Statement,
+        before: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<u64> {
+        self.execute(statement, values![before.timestamp_millis(), limit]).await
+    }
+}
+
+impl<D: Dialect> Transaction<D> {
+    /// Stores events that may be claimed from `available_at` on.
+    pub(in crate::store) async fn insert_events(
+        &mut self,
+        events: &[OutboxEvent],
+        available_at: DateTime<Utc>,
+    ) -> Result<()> {
+        let rows: Vec<OutboxRow<'_>> =
+            events.iter().map(|event| OutboxRow::of(event, available_at)).collect();
+        let inserted = self.execute(statements::INSERT, values![&json(&rows)]).await?;
+        expect_rows(inserted, rows.len(), TABLE)
+    }
+
+    /// Locks unpublished events that nothing has claimed.
+    pub(in crate::store) async fn lock_available(
+        &mut self,
+        now: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<Vec<OutboxEvent>> {
+        let values = values![now.timestamp_millis(), limit];
+        self.fetch_all(statements::AVAILABLE, values, rows::outbox_event).await
+    }
+
+    pub(in crate::store) async fn claim_events(
+        &mut self,
+        events: &[OutboxEvent],
+        until: DateTime<Utc>,
+    ) -> Result<()> {
+        let ids: Vec<&EventId> = events.iter().map(|event| &event.id).collect();
+        let json = json(&ids);
+        let values = values![&json, until.timestamp_millis()];
+        let claimed = self.execute(statements::CLAIM, values).await?;
+        expect_rows(claimed, ids.len(), TABLE)
+    }
+}

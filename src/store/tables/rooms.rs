@@ -1,0 +1,189 @@
+//! Rooms, their states, and their timers.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::{
+    domain::{
+        Actor, DueTimer, Lobby, Reset, Room, RoomId, RoomOverview, RoomToken, RoomVersion, Version,
+        commands::{NewRoom, RoomSettings, Target},
+    },
+    store::{
+        LockPolicy,
+        connection::{Connection, Transaction, expect_rows},
+        dialect::{Columns, Dialect, values},
+        error::Result,
+        rows::{self, json},
+        statements::rooms as statements,
+    },
+};
+
+const TABLE: &str = "lobbyd_rooms";
+
+/// One element of the JSON of [`statements::RESET`].
+#[derive(Serialize)]
+struct ResetRow {
+    id: i64,
+    timer: i64,
+    version: i64,
+}
+
+impl<D: Dialect> Connection<D> {
+    pub(in crate::store) async fn room(&mut self, token: &RoomToken) -> Result<Option<Room>> {
+        self.fetch_optional(statements::ROOM, values![token], rows::room).await
+    }
+
+    /// Reads what all participants see of a room, besides the room itself.
+    pub(in crate::store) async fn overview(&mut self, room: Room) -> Result<RoomOverview> {
+        let last_message = self.last_message(room.id).await?;
+        let moderators = self.count_moderators(room.id).await?;
+        let mut one_to_one = Vec::new();
+        for id in room.one_to_one_members() {
+            let user = Actor::user(id);
+            let attendee = self.attendee(room.id, Target::Actor(&user)).await?;
+            let name = attendee.map_or_else(|| user.id.clone(), |attendee| attendee.display_name);
+            one_to_one.push((user, name));
+        }
+        Ok(RoomOverview { room, last_message, moderators, one_to_one })
+    }
+
+    pub(in crate::store) async fn room_versions(
+        &mut self,
+        tokens: &[RoomToken],
+    ) -> Result<Vec<RoomVersion>> {
+        self.fetch_all(statements::VERSIONS, values![&json(tokens)], rows::room_version).await
+    }
+
+    pub(in crate::store) async fn rooms_of(&mut self, user: &str) -> Result<Vec<RoomToken>> {
+        self.fetch_all(statements::OF_USER, values![user], rows::token).await
+    }
+
+    pub(in crate::store) async fn next_due(&mut self) -> Result<Option<DateTime<Utc>>> {
+        let due_at = |row: &D::Row| rows::time_from_seconds(row.int("due_at")?);
+        self.fetch_optional(statements::NEXT_DUE, values![], due_at).await
+    }
+}
+
+impl<D: Dialect> Transaction<D> {
+    /// Locks a room until the transaction ends, and reads it then: a read that waits for the lock
+    /// would see the other tables as they were before it waited.
+    pub(in crate::store) async fn lock_room(&mut self, token: &RoomToken) -> Result<Option<Room>> {
+        let locked =
+            self.fetch_optional(statements::LOCK, values![token], |row| row.int("id")).await?;
+        match locked {
+            Some(_id) => self.room(token).await,
+            None => Ok(None),
+        }
+    }
+
+    pub(in crate::store) async fn insert_room(
+        &mut self,
+        token: &RoomToken,
+        new: &NewRoom,
+        version: Version,
+    ) -> Result<()> {
+        let values = values![
+            token,
+            new.room_type.number(),
+            &new.name,
+            &new.description,
+            &new.object_type,
+            &new.object_id,
+            version.milliseconds(),
+        ];
+        self.execute(statements::INSERT, values).await.map(drop)
+    }
+
+    pub(in crate::store) async fn update_version(
+        &mut self,
+        before: &Room,
+        version: Version,
+    ) -> Result<()> {
+        let values = values![version.milliseconds(), before.id, before.version.milliseconds()];
+        expect_rows(self.execute(statements::UPDATE_VERSION, values).await?, 1, TABLE)
+    }
+
+    pub(in crate::store) async fn update_settings(
+        &mut self,
+        before: &Room,
+        settings: &RoomSettings,
+        version: Version,
+    ) -> Result<()> {
+        let values = values![
+            settings.room_type.number(),
+            &settings.name,
+            &settings.description,
+            settings.sip.number(),
+            version.milliseconds(),
+            before.id,
+            before.version.milliseconds(),
+        ];
+        expect_rows(self.execute(statements::UPDATE_SETTINGS, values).await?, 1, TABLE)
+    }
+
+    pub(in crate::store) async fn update_lobby(
+        &mut self,
+        before: &Room,
+        lobby: Lobby,
+        version: Version,
+    ) -> Result<()> {
+        let values = values![
+            lobby.state.number(),
+            lobby.timer.map(|timer| timer.timestamp()),
+            version.milliseconds(),
+            before.id,
+            before.version.milliseconds(),
+        ];
+        expect_rows(self.execute(statements::UPDATE_LOBBY, values).await?, 1, TABLE)
+    }
+
+    /// Writes what is kept of a room besides its own row.
+    pub(in crate::store) async fn write_state(&mut self, room: &Room) -> Result<()> {
+        let values = values![
+            &room.password_hash,
+            room.call.map_or(0, |call| call.started_at),
+            room.call.map_or(0, |call| call.flags.bits()),
+            room.comments,
+            room.changed_at,
+            room.id,
+        ];
+        if self.execute(statements::UPDATE_STATE, values).await? == 0 {
+            self.execute(statements::INSERT_STATE, values).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the room's own rows.
+    pub(in crate::store) async fn delete_room(&mut self, room: RoomId) -> Result<()> {
+        self.execute(statements::DELETE_STATE, values![room]).await?;
+        expect_rows(self.execute(statements::DELETE, values![room]).await?, 1, TABLE)
+    }
+
+    /// Locks the rooms whose timer is due, the longest overdue first.
+    pub(in crate::store) async fn lock_due(
+        &mut self,
+        now: DateTime<Utc>,
+        limit: u32,
+        locked: LockPolicy,
+    ) -> Result<Vec<DueTimer>> {
+        let statement = match locked {
+            LockPolicy::SkipLocked => statements::DUE,
+            LockPolicy::Wait => statements::DUE_WAITING,
+        };
+        self.fetch_all(statement, values![now.timestamp(), limit], rows::due_timer).await
+    }
+
+    pub(in crate::store) async fn reset_rooms(
+        &mut self,
+        resets: &[(&DueTimer, Reset)],
+    ) -> Result<()> {
+        let row = |(timer, reset): &(&DueTimer, Reset)| ResetRow {
+            id: timer.room.number(),
+            timer: timer.due_at.timestamp(),
+            version: reset.version.milliseconds(),
+        };
+        let resets: Vec<ResetRow> = resets.iter().map(row).collect();
+        let reset = self.execute(statements::RESET, values![&json(&resets)]).await?;
+        expect_rows(reset, resets.len(), TABLE)
+    }
+}

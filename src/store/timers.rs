@@ -1,0 +1,93 @@
+//! Timers of rooms: setting them, and firing what is due.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use super::{
+    Fired, LockPolicy, Timers, changes::Author, connection::Transaction, dialect::Dialect,
+    error::Result, pool::SqlStore, rows::time_from_millis, tables::outbox::new_event,
+};
+use crate::domain::{
+    Applied, Decision, DueTimer, LobbyChange, OutboxEvent, ROOM_UPDATED, Reset, Version,
+    commands::lobby_changes, decide,
+};
+
+#[async_trait]
+impl<D: Dialect> Timers for SqlStore<D> {
+    async fn apply(&self, change: &LobbyChange, received: Version) -> Result<Applied> {
+        let mut transaction = self.begin().await?;
+        let applied = transaction.apply(change, received).await?;
+        transaction.commit().await?;
+        Ok(applied)
+    }
+
+    async fn fire_due(
+        &self,
+        now: DateTime<Utc>,
+        limit: u32,
+        locked: LockPolicy,
+        claimed_until: Option<DateTime<Utc>>,
+    ) -> Result<Fired> {
+        let mut transaction = self.begin().await?;
+        let due = transaction.lock_due(now, limit, locked).await?;
+        let fired = if due.is_empty() {
+            Fired::default()
+        } else {
+            transaction.fire(&due, now, claimed_until).await?
+        };
+        transaction.commit().await?;
+        Ok(fired)
+    }
+
+    async fn next_due(&self) -> Result<Option<DateTime<Utc>>> {
+        let mut connection = self.acquire().await?;
+        let next = connection.next_due().await?;
+        connection.release();
+        Ok(next)
+    }
+}
+
+impl<D: Dialect> Transaction<D> {
+    async fn apply(&mut self, change: &LobbyChange, received: Version) -> Result<Applied> {
+        let Some(room) = self.lock_room(&change.token).await? else {
+            return Ok(Applied::UnknownRoom);
+        };
+        match decide(&room, change, received) {
+            Decision::Stale => Ok(Applied::Stale),
+            Decision::LobbyNotSupported => Ok(Applied::LobbyNotSupported),
+            Decision::Set(version) => {
+                let now = time_from_millis(received.milliseconds())?;
+                let changes = lobby_changes(&room, change.lobby, version, now);
+                // No event: the sender of the change tells its clients.
+                self.write(&room, &changes, &Author::system(), now).await?;
+                Ok(Applied::Set { replaced: room.lobby.scheduled() })
+            }
+        }
+    }
+
+    /// Resets rooms that are locked, and stores an event for each that was closed.
+    async fn fire(
+        &mut self,
+        due: &[DueTimer],
+        now: DateTime<Utc>,
+        claimed_until: Option<DateTime<Utc>>,
+    ) -> Result<Fired> {
+        let resets: Vec<(&DueTimer, Reset)> =
+            due.iter().map(|timer| (timer, timer.reset(now))).collect();
+        self.reset_rooms(&resets).await?;
+
+        let attempt = u32::from(claimed_until.is_some());
+        let event = |(timer, reset): &(&DueTimer, Reset)| {
+            let announcement = reset.announcement.as_ref()?;
+            let event = new_event(ROOM_UPDATED, &timer.token, announcement, now);
+            Some(OutboxEvent { due_at: Some(timer.due_at), attempt, ..event })
+        };
+        let events: Vec<OutboxEvent> = resets.iter().filter_map(event).collect();
+        if !events.is_empty() {
+            let announced = resets.iter().filter(|(_timer, reset)| reset.announcement.is_some());
+            self.insert_reset_messages(announced.map(|(timer, _reset)| timer.room), now).await?;
+            self.insert_events(&events, claimed_until.unwrap_or(now)).await?;
+        }
+        Ok(Fired { cleared_timers: due.len() - events.len(), events })
+    }
+}

@@ -1,6 +1,6 @@
--- Every event, until its confirm and, after it, for a time as history.
+-- Events until their publisher confirm, and for some time afterwards as history.
 CREATE TABLE IF NOT EXISTS lobbyd_outbox (
-    -- A UUID: the id of the event, the same for every publication.
+    -- A UUID: the id of the event, the same in every publication.
     id           VARCHAR(36) NOT NULL PRIMARY KEY,
     type         VARCHAR(64) NOT NULL,
     token        VARCHAR(32) NOT NULL,
@@ -8,7 +8,7 @@ CREATE TABLE IF NOT EXISTS lobbyd_outbox (
     data         TEXT NOT NULL,
     created_at   DATETIME(3) NOT NULL,
     due_at       DATETIME,
-    -- From when on a worker may claim the event: a claim moves it to the claim's end.
+    -- When a worker may claim the event. A claim moves it to the claim's end.
     available_at DATETIME(3) NOT NULL,
     attempts     INTEGER NOT NULL DEFAULT 0,
     published_at DATETIME(3),

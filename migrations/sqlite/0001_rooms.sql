@@ -1,6 +1,6 @@
--- The rooms. A row with only token, type and name is valid. A row with lobby_state = 1 and a
--- lobby_timer is a scheduled timer, whoever wrote it. Instants are UTC texts, as datetime() makes
--- them: the checks keep out what would not sort by time.
+-- Rooms. A row with only token, type and name is valid. A row with lobby_state = 1 and a
+-- lobby_timer is a scheduled timer, whichever program wrote it. Times are UTC texts, as
+-- datetime() makes them: the checks refuse texts that would not sort by time.
 CREATE TABLE lobbyd_rooms (
     id                  INTEGER PRIMARY KEY AUTOINCREMENT,
     token               TEXT NOT NULL,
@@ -10,9 +10,9 @@ CREATE TABLE lobbyd_rooms (
     object_type         TEXT NOT NULL DEFAULT '',
     object_id           TEXT NOT NULL DEFAULT '',
     lobby_state         INTEGER NOT NULL DEFAULT 0,
-    -- The instant of the reset, in whole seconds.
+    -- When the lobby opens, in whole seconds.
     lobby_timer         TEXT,
-    -- Milliseconds since 1970 of the last change, strictly growing.
+    -- Milliseconds since 1970 of the last change, strictly increasing.
     lobby_version       INTEGER NOT NULL DEFAULT 0,
     -- The timer that last reset the room.
     lobby_timer_reached TEXT,
@@ -26,6 +26,19 @@ CREATE TABLE lobbyd_rooms (
     CONSTRAINT lobbyd_rooms_sip_enabled_check CHECK (sip_enabled IN (0, 1, 2))
 );
 
--- What is due: only the rooms that have a timer.
+-- For timers that are due: only the rooms that have one.
 CREATE INDEX lobbyd_rooms_lobby_timer_idx ON lobbyd_rooms (lobby_timer, id)
     WHERE lobby_timer IS NOT NULL;
+
+-- Without a row here, a room has no password, no call and no chat messages. Times are Unix seconds,
+-- as clients see them; 0 stands for none. There is no foreign key: lobbyd_rooms may be a view.
+CREATE TABLE lobbyd_room_states (
+    room_id         INTEGER NOT NULL PRIMARY KEY,
+    password_hash   TEXT NOT NULL DEFAULT '',
+    call_started_at INTEGER NOT NULL DEFAULT 0,
+    call_flags      INTEGER NOT NULL DEFAULT 0,
+    -- Number of chat messages, without system messages.
+    comments        INTEGER NOT NULL DEFAULT 0,
+    -- The last change that the chat does not show.
+    changed_at      INTEGER NOT NULL DEFAULT 0
+);

@@ -1,4 +1,8 @@
 //! HTTP: the API, the ops listener, and the server under both.
+//!
+//! The only place that knows axum, status codes and Talk's field names. It imports `rooms`, `auth`,
+//! `health` and `domain`; database and broker are behind these. [`app`](crate::app) starts both
+//! listeners.
 
 pub mod api;
 pub mod ops;

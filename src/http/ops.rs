@@ -1,4 +1,7 @@
-//! The ops listener: `/livez`, `/readyz`, `/metrics`.
+//! The ops listener: `/livez`, `/readyz` and `/metrics`.
+//!
+//! It reports what [`Health`] and the metrics say, and decides nothing. It listens on an address of
+//! its own, so clients of the API can neither reach it nor occupy its connections.
 
 use std::{fmt::Write, sync::Arc};
 
@@ -16,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::server::{self, Limits};
 use crate::health::{Component, Health};
 
-/// Probes and a scraper or two.
+/// Enough for probes and some scrapers.
 const CONNECTIONS: usize = 64;
 
 /// Media type of Prometheus' text format.
@@ -28,11 +31,7 @@ struct Ops {
     metrics: PrometheusHandle,
 }
 
-/// Serves the probes and metrics until `stop`.
-///
-/// # Errors
-///
-/// None after the listener was bound.
+/// Serves probes and metrics on `listener` until `stop`.
 pub async fn serve(
     listener: TcpListener,
     health: Arc<Health>,
@@ -48,27 +47,29 @@ pub async fn serve(
     server::serve(listener, router, limits, stop).await
 }
 
-/// Whether the process works. Databases and brokers do not matter here: a restart would not bring
-/// them back.
+/// Whether the process makes progress. Database and broker do not matter here: a restart would not
+/// repair them.
 async fn livez(State(ops): State<Ops>) -> impl IntoResponse {
     if ops.health.is_alive() {
         (StatusCode::OK, "ok\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the timer loop is stuck\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "the timer task is stuck\n")
     }
 }
 
-/// Whether everything is reached, and what is not; or whether just the parts are that the query
-/// names, as in `?part=database`: the API goes on to work without the broker.
+/// Whether all components are up, otherwise which are not and why. A query such as `?part=database`
+/// restricts this to the components that it names: the API works without the broker.
 async fn readyz(State(ops): State<Ops>, RawQuery(query): RawQuery) -> impl IntoResponse {
     let query = query.unwrap_or_default();
     let parts: Vec<_> = form_urlencoded::parse(query.as_bytes())
         .filter_map(|(key, value)| (key == "part").then_some(value))
         .collect();
-    let asked = |part: Component| parts.is_empty() || parts.iter().any(|name| name == part.name());
+    let is_asked_for =
+        |part: Component| parts.is_empty() || parts.iter().any(|name| name == part.name());
+    let problems = ops.health.problems().into_iter().filter(|(part, _)| is_asked_for(*part));
     let mut text = String::new();
-    for (part, problem) in ops.health.problems().into_iter().filter(|(part, _)| asked(*part)) {
-        writeln!(text, "{}: {problem}", part.name()).expect("a text takes any text");
+    for (part, problem) in problems {
+        writeln!(text, "{}: {problem}", part.name()).expect("writing to a String does not fail");
     }
     if text.is_empty() {
         (StatusCode::OK, "ok\n".to_owned())

@@ -1,12 +1,14 @@
-//! An HTTP/1 server that a slow or hostile client costs little.
+//! An HTTP/1 server on which slow or hostile clients have little effect.
 //!
-//! axum's own `serve` waits for the end of a request's header for ever, so connections are
-//! accepted here, with a bound on their number, on how many of them one address may hold, and on
-//! the time for headers.
+//! axum's own `serve` waits for the header of a request forever, so connections are accepted here,
+//! with limits on their number, on how many one address may hold, and on the time for headers and
+//! responses. It serves any router, that of [`api`](super::api) and that of [`ops`](super::ops),
+//! and knows nothing about requests.
 
 use std::{
     collections::HashMap,
     net::IpAddr,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -15,60 +17,62 @@ use axum::{Router, extract::Request};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::sleep};
+use tokio::{
+    net::TcpListener,
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use crate::auth::network;
 
-/// Time for a request's header, also for the next one on a connection that is kept.
+/// Time for the header of a request, including the wait for it on an idle connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Time in which a client takes some more of an answer.
+/// Time in which a client has to accept more of a response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Bound of a request's header, in bytes.
+/// Largest header of a request, in bytes.
 const MAX_HEADER: usize = 16 * 1024;
 
-/// Wait after a accepting a connection failed, as when file descriptors have run out.
-const ACCEPT_WAIT: Duration = Duration::from_millis(100);
+/// Delay after a connection could not be accepted, for example for lack of file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Time for the answers that are being given when the server stops.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// Time for the requests in progress when the server stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How many clients may be connected.
+/// How many connections may be open.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// All together.
     pub connections: usize,
-    /// From one address, other than this machine's own and those of trusted proxies.
+    /// Maximum per client address; loopback and trusted proxies are exempt.
     pub per_address: usize,
-    /// Networks of trusted proxies.
     pub trusted: Vec<IpNet>,
 }
 
-/// Address of the peer of a connection, in each of its requests.
+/// Address of the client, added to each request of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) IpAddr);
 
-/// Serves `router` on `listener` until `stop`. Requests that are being answered then have a moment
-/// to end.
+/// Serves `router` on `listener` until `stop`; requests in progress may then take a moment longer.
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
     limits: Limits,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let free = Arc::new(Semaphore::new(limits.connections));
-    let addresses = Addresses::default();
-    let mut open = JoinSet::new();
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let addresses = AddressCounts::default();
+    let mut connections = JoinSet::new();
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADER);
     loop {
-        let permit = tokio::select! {
+        let slot = tokio::select! {
             () = stop.cancelled() => break,
-            permit = Arc::clone(&free).acquire_owned() => permit?,
+            slot = Arc::clone(&slots).acquire_owned() => slot?,
         };
         let (stream, address) = tokio::select! {
             () = stop.cancelled() => break,
@@ -76,84 +80,83 @@ pub(super) async fn serve(
                 Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection failed");
-                    sleep(ACCEPT_WAIT).await;
+                    sleep(ACCEPT_RETRY).await;
                     continue;
                 }
             },
         };
-        // One that is refused is closed at once: there is nothing to spend on it.
-        let Some(place) = addresses.enter(address, &limits) else {
+        // Closed without a response, which costs least.
+        let Some(address_slot) = addresses.acquire(address, &limits) else {
             tracing::debug!(%address, "too many connections from this address");
             continue;
         };
-        // Small answers are not held back for more.
+        // Responses are sent at once; without this option, small ones are delayed.
         stream.set_nodelay(true).ok();
         let router = router.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(Peer(address));
             router.clone().call(request)
         });
-        // Whoever asks for an answer and does not take it is cut off.
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(WRITE_TIMEOUT));
         let connection = server.serve_connection(TokioIo::new(Box::pin(stream)), service);
         let stop = stop.clone();
-        open.spawn(async move {
-            let mut connection = std::pin::pin!(connection);
-            let ended = tokio::select! {
-                ended = &mut connection => ended,
+        connections.spawn(async move {
+            let mut connection = pin!(connection);
+            let result = tokio::select! {
+                result = &mut connection => result,
                 () = stop.cancelled() => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }
             };
-            if let Err(error) = ended {
+            if let Err(error) = result {
                 tracing::debug!(%error, "connection failed");
             }
-            drop((place, permit));
+            drop((address_slot, slot));
         });
-        while open.try_join_next().is_some() {}
+        while connections.try_join_next().is_some() {}
     }
     drop(listener);
-    let farewell = async { while open.join_next().await.is_some() {} };
-    if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if timeout(DRAIN_TIMEOUT, drained).await.is_err() {
         tracing::debug!("long polls were cut off at shutdown");
     }
     Ok(())
 }
 
-/// How many connections each address holds.
+/// Number of open connections per address.
 #[derive(Clone, Default)]
-struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
+struct AddressCounts(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
-/// One connection of an address.
-struct Place {
+/// An open connection of an address; dropping it releases the slot.
+struct AddressSlot {
     address: IpAddr,
-    addresses: Addresses,
+    counts: AddressCounts,
 }
 
-impl Addresses {
-    fn enter(&self, address: IpAddr, limits: &Limits) -> Option<Place> {
+impl AddressCounts {
+    fn acquire(&self, address: IpAddr, limits: &Limits) -> Option<AddressSlot> {
         let exempt =
             address.is_loopback() || limits.trusted.iter().any(|net| net.contains(&address));
         let address = network(address);
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = held.entry(address).or_default();
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
         if *count >= limits.per_address && !exempt {
             return None;
         }
         *count += 1;
-        Some(Place { address, addresses: self.clone() })
+        Some(AddressSlot { address, counts: self.clone() })
     }
 }
 
-impl Drop for Place {
+impl Drop for AddressSlot {
     fn drop(&mut self) {
-        let mut held = self.addresses.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = held.get_mut(&self.address) {
+        let mut counts = self.counts.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
-                held.remove(&self.address);
+                counts.remove(&self.address);
             }
         }
     }
@@ -165,25 +168,25 @@ mod tests {
 
     #[test]
     fn one_address_cannot_take_all_connections() {
-        let addresses = Addresses::default();
+        let addresses = AddressCounts::default();
         let trusted = vec!["10.0.0.0/8".parse().unwrap()];
         let limits = Limits { connections: 9, per_address: 2, trusted };
-        let enter = |text: &str| addresses.enter(text.parse().unwrap(), &limits);
-        let first = enter("192.0.2.1");
-        let second = enter("192.0.2.1");
+        let connect = |text: &str| addresses.acquire(text.parse().unwrap(), &limits);
+        let first = connect("192.0.2.1");
+        let second = connect("192.0.2.1");
         assert!(first.is_some() && second.is_some());
-        assert!(enter("192.0.2.1").is_none());
-        assert!(enter("192.0.2.2").is_some());
-        let six: Vec<_> = (1..=2).map(|host| enter(&format!("2001:db8::{host}"))).collect();
-        assert!(enter("2001:db8::3").is_none(), "who has one IPv6 address has many");
+        assert!(connect("192.0.2.1").is_none());
+        assert!(connect("192.0.2.2").is_some());
+        let six: Vec<_> = (1..=2).map(|host| connect(&format!("2001:db8::{host}"))).collect();
+        assert!(connect("2001:db8::3").is_none(), "an IPv6 network counts as one address");
         drop(six);
         drop(first);
-        assert!(enter("192.0.2.1").is_some());
+        assert!(connect("192.0.2.1").is_some());
         for exempt in ["127.0.0.1", "10.1.1.1"] {
-            let many: Vec<_> = (0..5).map(|_| enter(exempt)).collect();
+            let many: Vec<_> = (0..5).map(|_| connect(exempt)).collect();
             assert!(many.iter().all(Option::is_some), "{exempt}");
         }
         drop(second);
-        assert!(addresses.0.lock().unwrap().is_empty(), "places are given back");
+        assert!(addresses.0.lock().unwrap().is_empty(), "slots are released");
     }
 }

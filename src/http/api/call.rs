@@ -1,43 +1,48 @@
-//! The call of a room: who is in it. (The media go elsewhere.)
+//! The call of a room: who is in it, and with which media.
+//!
+//! lobbyd records participation only; the media are transmitted elsewhere. Who may join or end a
+//! call is decided by `domain`.
 
 use axum::extract::State;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Api,
-    auth::Requester,
+    auth::UserOrGuest,
     dto::PeerDto,
     ocs::{Ocs, OcsResponse, OcsResult},
-    params::{Input, Token, flag, integer, optional_integer},
+    openapi::{Done, InLobby, NoRoom, NotJoined},
+    params::{Params, RoomPath, flag, integer, optional_integer},
 };
 use crate::domain::{
     CallFlags,
     commands::{Command, Resource},
 };
 
-/// Talk's flags of somebody who joins and does not say how: in the call, with audio and video.
-const USUAL_FLAGS: i64 = 7;
+/// Talk's flags of a participant who joins without naming any: in the call, with audio and video.
+const DEFAULT_FLAGS: i64 = 7;
 
-/// Who is in the call
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(peers, join, update, leave))
+}
+
+/// List the participants of the call
 #[utoipa::path(
-    get, path = "/ocs/v2.php/apps/spreed/api/v4/call/{token}", tag = "call",
-    operation_id = "listPeers", params(("token" = String, Path, description = "The room")),
-    responses(
-        (status = 200, description = "The participants of the call", body = inline(Ocs<Vec<PeerDto>>)),
-        (status = 404, description = "No such room for this participant"),
-        (status = 412, description = "Wait in the lobby"),
-    )
+    get, path = "/", tag = "call", operation_id = "listPeers", params(RoomPath),
+    responses(NoRoom, InLobby, (
+        status = 200, description = "The participants of the call", body = inline(Ocs<Vec<PeerDto>>)
+    ))
 )]
 pub(super) async fn peers(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
 ) -> OcsResult {
-    let caller = requester.participant()?;
-    let all = api.service.participants(&token, &caller.actor, Resource::Peers).await?;
-    let peers: Vec<PeerDto> = all.iter().filter_map(|each| PeerDto::of(&token, each)).collect();
-    Ok(OcsResponse::ok(peers))
+    let attendees = api.service.participants(&token, &caller.actor, Resource::Peers).await?;
+    let peers = attendees.iter().filter_map(|attendee| PeerDto::of(&token, attendee));
+    Ok(OcsResponse::ok(peers.collect::<Vec<_>>()))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -50,31 +55,21 @@ pub(super) struct JoinCall {
 
 /// Join the call, or start it
 #[utoipa::path(
-    post, path = "/ocs/v2.php/apps/spreed/api/v4/call/{token}", tag = "call",
-    operation_id = "joinCall", params(("token" = String, Path, description = "The room")),
-    request_body = JoinCall,
-    responses(
-        (status = 200, description = "In the call", body = inline(Ocs<Vec<String>>)),
-        (status = 400, description = "The flags mean nothing"),
-        (status = 403, description = "No permission to start or join"),
-        (status = 404, description = "No such room for this participant, or not joined"),
-        (status = 412, description = "Wait in the lobby"),
+    post, path = "/", tag = "call", operation_id = "joinCall",
+    params(RoomPath), request_body = JoinCall,
+    responses(Done, NotJoined, InLobby,
+        (status = 400, description = "The flags are invalid"),
+        (status = 403, description = "No permission to start or join a call"),
     )
 )]
 pub(super) async fn join(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
-    Input(wanted): Input<JoinCall>,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
+    Params(request): Params<JoinCall>,
 ) -> OcsResult {
-    let flags = wanted.flags.unwrap_or(USUAL_FLAGS);
-    api.command(
-        &token,
-        &requester.participant()?,
-        Command::JoinCall(CallFlags::from_bits_retain(flags)),
-    )
-    .await?;
-    Ok(OcsResponse::done())
+    let flags = CallFlags::from_bits_retain(request.flags.unwrap_or(DEFAULT_FLAGS));
+    api.execute(&token, &caller, Command::JoinCall(flags)).await
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -85,37 +80,28 @@ pub(super) struct UpdateCall {
     flags: i64,
 }
 
-/// Publish other media in the call
+/// Change one's media in the call
 #[utoipa::path(
-    put, path = "/ocs/v2.php/apps/spreed/api/v4/call/{token}", tag = "call",
-    operation_id = "updateCall", params(("token" = String, Path, description = "The room")),
-    request_body = UpdateCall,
-    responses(
-        (status = 200, description = "Updated", body = inline(Ocs<Vec<String>>)),
-        (status = 400, description = "Not in the call, or the flags mean nothing"),
-        (status = 404, description = "No such room for this participant, or not joined"),
-        (status = 412, description = "Wait in the lobby"),
-    )
+    put, path = "/", tag = "call", operation_id = "updateCall",
+    params(RoomPath), request_body = UpdateCall,
+    responses(Done, NotJoined, InLobby, (
+        status = 400, description = "The participant is not in the call, or the flags are invalid"
+    ))
 )]
 pub(super) async fn update(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
-    Input(wanted): Input<UpdateCall>,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
+    Params(request): Params<UpdateCall>,
 ) -> OcsResult {
-    api.command(
-        &token,
-        &requester.participant()?,
-        Command::UpdateCall(CallFlags::from_bits_retain(wanted.flags)),
-    )
-    .await?;
-    Ok(OcsResponse::done())
+    let flags = CallFlags::from_bits_retain(request.flags);
+    api.execute(&token, &caller, Command::UpdateCall(flags)).await
 }
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct LeaveCall {
-    /// As a moderator: end the call for everybody. Others leave it themselves.
+    /// End the call for all participants. Of non-moderators it is ignored.
     #[serde(default, deserialize_with = "flag")]
     #[param(required = false)]
     all: bool,
@@ -123,21 +109,19 @@ pub(super) struct LeaveCall {
 
 /// Leave the call, or end it
 #[utoipa::path(
-    delete, path = "/ocs/v2.php/apps/spreed/api/v4/call/{token}", tag = "call",
+    delete,
+    path = "/",
+    tag = "call",
     operation_id = "leaveCall",
-    params(("token" = String, Path, description = "The room"), LeaveCall),
-    responses(
-        (status = 200, description = "Left", body = inline(Ocs<Vec<String>>)),
-        (status = 404, description = "No such room for this participant, or not joined"),
-    )
+    params(RoomPath, LeaveCall),
+    responses(Done, NotJoined)
 )]
 pub(super) async fn leave(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
-    Input(wanted): Input<LeaveCall>,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
+    Params(params): Params<LeaveCall>,
 ) -> OcsResult {
-    let command = if wanted.all { Command::EndCall } else { Command::LeaveCall };
-    api.command(&token, &requester.participant()?, command).await?;
-    Ok(OcsResponse::done())
+    let command = if params.all { Command::EndCall } else { Command::LeaveCall };
+    api.execute(&token, &caller, command).await
 }

@@ -1,4 +1,7 @@
-//! The chat of a room.
+//! The chat of a room: reading, with long polls for new messages, and writing.
+//!
+//! Who may read and write is decided by `domain`; the waiting is done by
+//! [`rooms`](crate::rooms).
 
 use std::time::Duration;
 
@@ -9,43 +12,49 @@ use axum::{
 use serde::Deserialize;
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Api,
-    auth::Requester,
+    auth::UserOrGuest,
     dto::MessageDto,
     ocs::{Ocs, OcsError, OcsResponse, OcsResult},
-    params::{Input, Token, flag, integer, optional_integer, text},
+    openapi::{InLobby, NoRoom},
+    params::{Params, RoomPath, flag, integer, optional_integer, text},
 };
 use crate::domain::{MessageQuery, NewMessage, commands::Command};
 
-/// Messages of one answer: usually, and at most, as in Talk.
-const USUAL_LIMIT: i64 = 100;
-const MOST: i64 = 200;
+/// Messages per response, by default and at most, as in Talk.
+const DEFAULT_LIMIT: i64 = 100;
+const MAX_LIMIT: i64 = 200;
 
-/// Seconds to wait for a new message: usually, and at most, as in Talk.
-const USUAL_WAIT: i64 = 30;
-const LONGEST_WAIT: i64 = 60;
+/// Seconds to wait for a new message, by default and at most, as in Talk.
+const DEFAULT_WAIT: i64 = 30;
+const MAX_WAIT: i64 = 60;
 
 /// Longest reference of a message, in characters: a SHA-256 in hexadecimal digits.
 const MAX_REFERENCE: usize = 64;
 
-/// The last message of an answer, to go on from there.
+/// Id of the last message of a response, for the next request.
 const LAST_GIVEN: HeaderName = HeaderName::from_static("x-chat-last-given");
+
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(receive, send))
+}
 
 #[derive(Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
 pub(super) struct Receive {
-    /// 1 newer messages, waiting for some; 0 older ones.
+    /// 1 for newer messages, waiting for some; 0 for older ones.
     #[serde(deserialize_with = "integer")]
     #[param(minimum = 0, maximum = 1, example = 0)]
     look_into_future: i64,
-    /// At most this many, and at most 200.
+    /// Number of messages, at most 200.
     #[serde(default, deserialize_with = "optional_integer")]
     #[param(required = false, value_type = i64)]
     limit: Option<i64>,
-    /// Newer or older than this one; 0 for the newest.
+    /// Only messages newer or older than this one; 0 for the newest.
     #[serde(default, deserialize_with = "optional_integer")]
     #[param(required = false, value_type = i64)]
     last_known_message_id: Option<i64>,
@@ -53,11 +62,11 @@ pub(super) struct Receive {
     #[serde(default, deserialize_with = "optional_integer")]
     #[param(required = false, value_type = i64, example = 0)]
     timeout: Option<i64>,
-    /// Whether the messages count as read from now on.
+    /// 1 to mark the messages as read.
     #[serde(default = "one", deserialize_with = "integer")]
     #[param(required = false)]
     set_read_marker: i64,
-    /// Whether the known message is given again.
+    /// Whether to include the known message.
     #[serde(default, deserialize_with = "flag")]
     #[param(required = false)]
     include_last_known: bool,
@@ -67,100 +76,90 @@ fn one() -> i64 {
     1
 }
 
-/// Messages of the chat
+/// List messages of the chat
 ///
-/// Newer ones come in their order, older ones backwards. If there is no newer one, the request is
-/// held until somebody says something.
+/// Newer messages are listed from old to new, older ones from new to old. If there are no newer
+/// messages, the request waits for one.
 #[utoipa::path(
-    get, path = "/ocs/v2.php/apps/spreed/api/v1/chat/{token}", tag = "chat",
-    operation_id = "receiveMessages",
-    params(("token" = String, Path, description = "The room"), Receive),
-    responses(
+    get, path = "/", tag = "chat", operation_id = "receiveMessages", params(RoomPath, Receive),
+    responses(NoRoom, InLobby,
         (status = 200, description = "The messages", body = inline(Ocs<Vec<MessageDto>>)),
         (status = 304, description = "There are none"),
-        (status = 404, description = "No such room for this participant"),
-        (status = 412, description = "Wait in the lobby"),
     )
 )]
 pub(super) async fn receive(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
-    Input(wanted): Input<Receive>,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
+    Params(params): Params<Receive>,
 ) -> OcsResult {
-    let caller = requester.participant()?;
-    let newer = match wanted.look_into_future {
+    let newer = match params.look_into_future {
         0 => false,
         1 => true,
         _ => return Err(OcsError::invalid("lookIntoFuture", "lookIntoFuture is 0 or 1")),
     };
-    let limit = wanted.limit.unwrap_or(USUAL_LIMIT).clamp(1, MOST);
+    let limit = params.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
     let query = MessageQuery {
         newer,
-        known: wanted.last_known_message_id.unwrap_or_default().max(0),
-        including: wanted.include_last_known,
+        known: params.last_known_message_id.unwrap_or_default().max(0),
+        including: params.include_last_known,
         limit: u32::try_from(limit).unwrap_or(1),
-        mark_read: wanted.set_read_marker != 0,
+        mark_read: params.set_read_marker != 0,
     };
-    let wait = wanted.timeout.unwrap_or(USUAL_WAIT).clamp(0, LONGEST_WAIT).unsigned_abs();
+    let wait = params.timeout.unwrap_or(DEFAULT_WAIT).clamp(0, MAX_WAIT).unsigned_abs();
     let deadline = Instant::now() + Duration::from_secs(wait);
     let messages = api.service.messages(&token, &caller.actor, query, deadline).await?;
     let Some(last) = messages.last() else {
         return Ok(OcsResponse::not_modified());
     };
-    let last = last.message.id;
-    let shapes: Vec<MessageDto> =
-        messages.iter().map(|message| MessageDto::with_parent(&token, message)).collect();
-    Ok(OcsResponse::ok(shapes).header(LAST_GIVEN, last))
+    let last_given = last.message.id;
+    let messages = messages.iter().map(|message| MessageDto::with_parent(&token, message));
+    Ok(OcsResponse::ok(messages.collect::<Vec<_>>()).header(LAST_GIVEN, last_given))
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Send {
-    /// The words.
+    /// The text.
     #[serde(deserialize_with = "text")]
     #[schema(min_length = 1, max_length = 32_000, example = "Welcome to the webinar")]
     message: String,
-    /// The message that it answers; 0 for none.
+    /// Id of the message that it replies to; 0 for none.
     #[serde(default, deserialize_with = "optional_integer")]
     #[schema(required = false, value_type = i64, minimum = 0, example = 0)]
     reply_to: Option<i64>,
-    /// What the sender knows it by.
+    /// Lets the sender recognise the message.
     #[serde(default, deserialize_with = "text")]
     #[schema(max_length = 64)]
     reference_id: String,
 }
 
-/// Say something
+/// Send a message
 #[utoipa::path(
-    post, path = "/ocs/v2.php/apps/spreed/api/v1/chat/{token}", tag = "chat",
-    operation_id = "sendMessage", params(("token" = String, Path, description = "The room")),
-    request_body = Send,
-    responses(
+    post, path = "/", tag = "chat", operation_id = "sendMessage",
+    params(RoomPath), request_body = Send,
+    responses(NoRoom, InLobby,
         (status = 201, description = "The message", body = inline(Ocs<MessageDto>)),
-        (status = 400, description = "It says nothing, or answers what is not there"),
+        (status = 400, description = "The message is empty, or replies to none that exists"),
         (status = 403, description = "No permission to chat"),
-        (status = 404, description = "No such room for this participant"),
-        (status = 412, description = "Wait in the lobby"),
         (status = 413, description = "The message is too long"),
     )
 )]
 pub(super) async fn send(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
-    Input(wanted): Input<Send>,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
+    Params(request): Params<Send>,
 ) -> OcsResult {
-    let caller = requester.participant()?;
-    if wanted.reference_id.chars().count() > MAX_REFERENCE {
+    if request.reference_id.chars().count() > MAX_REFERENCE {
         return Err(OcsError::invalid("referenceId", "a reference has at most 64 characters"));
     }
     let message = NewMessage {
-        body: wanted.message,
-        reference_id: wanted.reference_id,
-        reply_to: wanted.reply_to.filter(|id| *id != 0),
+        body: request.message,
+        reference_id: request.reference_id,
+        reply_to: request.reply_to.filter(|id| *id != 0),
     };
     let changed = api.service.change(&token, &caller, &Command::Send(message)).await?;
-    let message = changed.message.expect("a message that was sent is there");
-    Ok(OcsResponse::with(StatusCode::CREATED, MessageDto::with_parent(&token, &message)))
+    let message = changed.message.expect("sending creates a message");
+    Ok(OcsResponse::with_status(StatusCode::CREATED, MessageDto::with_parent(&token, &message)))
 }

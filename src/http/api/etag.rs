@@ -1,115 +1,119 @@
-//! Conditional requests: what a poller knows already, and how long it is ready to wait for more.
+//! Conditional requests: which states a client has, and how long it will wait for another one.
 //!
-//! `ETag` and `If-None-Match` are those of RFC 9110, `Prefer: wait` is that of RFC 7240.
+//! `ETag` and `If-None-Match` are those of RFC 9110, `Prefer: wait` is that of RFC 7240. How long
+//! polls wait is the matter of [`rooms`](crate::rooms); [`Conditional`] only says until when, and
+//! whether a state is new to the client.
 
-use std::{
-    hash::{DefaultHasher, Hash, Hasher},
-    time::Duration,
-};
+use std::time::Duration;
 
 use axum::{
     extract::FromRequestParts,
-    http::{HeaderMap, HeaderName, header, request::Parts},
+    http::{HeaderMap, HeaderName, request::Parts},
 };
+use headers::{ETag, HeaderMapExt, IfNoneMatch};
 use tokio::time::Instant;
+use utoipa::{IntoParams, IntoResponses};
 
 use super::{
+    digest,
     dto::{RoomDto, ViewerCapabilities},
     ocs::{Form, OcsError, OcsResponse},
 };
 use crate::rooms::View;
 
-/// Longest time that a request is held, in seconds.
-const LONGEST_WAIT: u64 = 60;
+/// Longest time that a long poll waits, in seconds.
+const MAX_WAIT: u64 = 60;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// What a poller says besides what it asks for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, IntoParams)]
+#[into_params(parameter_in = Header)]
 pub(super) struct Conditional {
+    #[param(ignore)]
     form: Form,
-    /// The entity tags that the client has; `*` stands for any.
-    known: Vec<String>,
-    /// Seconds to wait for another one: nothing for a client that knows none.
+    /// Entity tags of the states that the client has
+    #[param(rename = "If-None-Match", value_type = Option<String>)]
+    known: Option<IfNoneMatch>,
+    /// `wait=N`: wait up to N (60) seconds for a state that the client does not have
+    #[param(rename = "Prefer", value_type = Option<String>, example = "wait=1")]
     wait: Option<u64>,
 }
+
+/// The client has the current state
+#[derive(IntoResponses)]
+#[response(status = 304, headers(("ETag" = String, description = "The tag that the client has")))]
+pub(super) struct NotModified;
 
 impl<S: Sync> FromRequestParts<S> for Conditional {
     type Rejection = OcsError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, OcsError> {
         let headers = &parts.headers;
-        let known: Vec<String> = members(headers, &header::IF_NONE_MATCH).map(opaque).collect();
-        let wait = members(headers, &PREFER).find_map(seconds).filter(|_wait| !known.is_empty());
-        Ok(Self { form: Form::asked_for(parts.uri.query(), headers), known, wait })
+        let known: Option<IfNoneMatch> = headers.typed_get();
+        let wait = preferred_wait(headers).filter(|_wait| known.is_some());
+        Ok(Self { form: Form::of_request(parts.uri.query(), headers), known, wait })
     }
 }
 
 impl Conditional {
-    /// Until when the request may be held.
+    /// Until when the request may wait.
     pub(super) fn deadline(&self) -> Instant {
         Instant::now() + Duration::from_secs(self.wait.unwrap_or_default())
     }
 
-    /// The strong entity tag of these views in the form that is asked for.
-    pub(super) fn tag(&self, views: &[View], rights: ViewerCapabilities) -> String {
-        let mut hasher = DefaultHasher::new();
+    /// The strong entity tag of these views in the form that the request asks for.
+    pub(super) fn tag(&self, views: &[View], capabilities: ViewerCapabilities) -> ETag {
+        let mut state = vec![u8::from(capabilities.sip), u8::from(self.form == Form::Json)];
         for view in views {
-            match view.attendee() {
-                Some(_) => view.fingerprint().hash(&mut hasher),
-                // Strangers do not even learn when something happens that they do not see.
-                None => serde_json::to_string(&RoomDto::of(view, rights)).ok().hash(&mut hasher),
+            if view.attendee().is_some() {
+                let (shared, own) = view.fingerprint();
+                state.extend(shared.to_be_bytes());
+                state.extend(own.to_be_bytes());
+            } else {
+                // Non-members must not learn of changes that they do not see.
+                let room = serde_json::to_vec(&RoomDto::of(view, capabilities));
+                state.extend(room.unwrap_or_default());
             }
         }
-        (rights, self.form).hash(&mut hasher);
-        format!("\"{:016x}\"", hasher.finish())
+        let tag = format!("\"{}\"", digest(&state));
+        tag.parse().expect("hexadecimal digits in quotes are an entity tag")
     }
 
-    /// Whether the client has what this tag stands for.
-    pub(super) fn knows(&self, tag: &str) -> bool {
-        self.known.iter().any(|known| known == tag || known == "*")
+    /// Whether the client does not have the state of this tag.
+    pub(super) fn is_news(&self, tag: &ETag) -> bool {
+        self.known.as_ref().is_none_or(|known| known.precondition_passes(tag))
     }
 
-    /// 304 if the client has it already, else the reply with the tag.
-    pub(super) fn answer(&self, tag: &str, reply: impl FnOnce() -> OcsResponse) -> OcsResponse {
-        let reply = if self.knows(tag) { OcsResponse::not_modified() } else { reply() };
-        let reply = reply.header(header::ETAG, tag);
+    /// 304 if the client has the state, otherwise `response`, which is made for that only.
+    pub(super) fn answer(&self, tag: ETag, response: impl FnOnce() -> OcsResponse) -> OcsResponse {
+        let response = if self.is_news(&tag) { response() } else { OcsResponse::not_modified() };
+        let response = response.typed_header(tag);
         match self.wait {
-            Some(wait) => reply.header(PREFERENCE_APPLIED, format_args!("wait={wait}")),
-            None => reply,
+            Some(wait) => response.header(PREFERENCE_APPLIED, format_args!("wait={wait}")),
+            None => response,
         }
     }
 }
 
-/// The members of a list that may be spread over several headers of this name.
-fn members<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .filter(|member| !member.is_empty())
+/// Seconds of the first `wait` in a list of preferences, which may be spread over several headers.
+fn preferred_wait(headers: &HeaderMap) -> Option<u64> {
+    let values = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).find_map(wait_seconds)
 }
 
-/// `If-None-Match` compares weakly: `W/"a"` matches `"a"`.
-fn opaque(tag: &str) -> String {
-    tag.strip_prefix("W/").unwrap_or(tag).to_owned()
-}
-
-fn seconds(preference: &str) -> Option<u64> {
+fn wait_seconds(preference: &str) -> Option<u64> {
     let (name, value) = preference.split(';').next()?.split_once('=')?;
     if !name.trim().eq_ignore_ascii_case("wait") {
         return None;
     }
     let seconds: u64 = value.trim().trim_matches('"').parse().ok()?;
-    Some(seconds.min(LONGEST_WAIT))
+    Some(seconds.min(MAX_WAIT))
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderValue, Request};
+    use axum::http::{HeaderValue, Request, header};
 
     use super::*;
 
@@ -122,27 +126,31 @@ mod tests {
         Conditional::from_request_parts(&mut parts, &()).await.unwrap()
     }
 
+    fn tag(tag: &str) -> ETag {
+        tag.parse().unwrap()
+    }
+
     #[tokio::test]
     async fn lists_and_weak_forms_match() {
         let tags = [(header::IF_NONE_MATCH, r#""a", W/"b""#), (header::IF_NONE_MATCH, r#""c""#)];
         let several = conditional(&tags).await;
-        for tag in [r#""a""#, r#""b""#, r#""c""#] {
-            assert!(several.knows(tag), "{tag}");
+        for known in [r#""a""#, r#""b""#, r#""c""#] {
+            assert!(!several.is_news(&tag(known)), "{known}");
         }
-        assert!(!several.knows(r#""d""#));
-        assert!(conditional(&[(header::IF_NONE_MATCH, "*")]).await.knows(r#""d""#));
-        assert!(!conditional(&[]).await.knows(r#""a""#));
+        assert!(several.is_news(&tag(r#""d""#)));
+        assert!(!conditional(&[(header::IF_NONE_MATCH, "*")]).await.is_news(&tag(r#""d""#)));
+        assert!(conditional(&[]).await.is_news(&tag(r#""a""#)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_who_knows_a_state_waits() {
+    async fn only_a_client_that_has_a_state_waits() {
         let wait = async |prefer: &'static str| {
             let headers = [(header::IF_NONE_MATCH, r#""a""#), (PREFER, prefer)];
             (conditional(&headers).await.deadline() - Instant::now()).as_secs()
         };
         assert_eq!(wait("wait=25").await, 25);
         assert_eq!(wait("respond-async, wait=5; x=y").await, 5);
-        assert_eq!(wait("wait=9999").await, LONGEST_WAIT);
+        assert_eq!(wait("wait=9999").await, MAX_WAIT);
         assert_eq!(wait("wait=soon").await, 0);
         assert_eq!(wait("wait=-1").await, 0);
         assert_eq!(conditional(&[(PREFER, "wait=25")]).await.deadline(), Instant::now());

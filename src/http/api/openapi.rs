@@ -1,231 +1,243 @@
-//! The `OpenAPI` document: made of the handlers, and completed with what they have in common.
+//! The `OpenAPI` document: generated from the handlers, and completed with what they have in
+//! common.
 //!
-//! Handlers say what is their own; every one of them can also refuse a login, be throttled, time
-//! out or fail, and answers in JSON and XML. Each answer gets an example that fits its schema.
-
-#![expect(
-    clippy::indexing_slicing,
-    reason = "a JSON value gives null for what is not there, and a document that lacks something is \
-              found by the tests"
-)]
+//! Handlers describe what is specific to them. Every request can also fail because of its login,
+//! its size or the server; every response exists in JSON and XML. This module describes that, and
+//! the responses that many handlers share. It adds no path of its own.
 
 use std::sync::Arc;
 
 use axum::{
     extract::State,
-    http::{StatusCode, header},
+    http::header,
     response::{IntoResponse, Response},
 };
-use serde_json::{Map, Value, json};
 use utoipa::{
-    OpenApi,
+    IntoResponses, Modify, OpenApi, PartialSchema, ToSchema,
     openapi::{
-        self,
+        self, Content, ObjectBuilder, RefOr, Required,
+        path::Operation,
+        request_body::RequestBody,
+        schema::{Schema, SchemaType, Type},
         security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
     },
 };
+use utoipa_axum::router::OpenApiRouter;
 
-use super::ocs::{self, Ocs};
+use super::{Api, auth::GUEST_COOKIE, ocs::Ocs};
 
-/// Names of the two ways to say who one is.
-const BASIC: &str = "basic";
-const COOKIE: &str = "guest";
-
-/// What any request may be answered, with what it means.
-const COMMON: [(&str, &str); 8] = [
-    ("400", "Parameters cannot be used: the message says which, and why"),
-    ("401", "User or password is wrong, or only users may do this"),
-    ("404", "There is no such path"),
-    ("408", "The request took too long"),
-    ("413", "The body is too large"),
-    ("429", "Too many failed guesses from this address, wait as long as Retry-After says"),
-    ("500", "Internal error, with an id to search the log for"),
-    ("503", "The database is not reached, try again after Retry-After"),
-];
-
-/// And what any change may be answered besides.
-const COMMON_TO_CHANGES: [(&str, &str); 2] = [
-    ("403", "A page of another site asked for it"),
-    ("415", "The body is neither JSON nor a form"),
-];
+const JSON: &str = "application/json";
+const XML: &str = "application/xml";
+const FORM: &str = "application/x-www-form-urlencoded";
 
 #[derive(OpenApi)]
-#[openapi(info(
-    title = "lobbyd",
-    description = "Webinars: rooms with a lobby that opens on time. Paths, parameters, status \
-        codes and fields are those of Nextcloud Talk's API, version 4.\n\nParameters may stand in \
-        a JSON object, in a form, or in the query, for every method. Answers are JSON for \
-        `Accept: application/json` or `?format=json`, else XML."
-))]
-struct Beginning;
+#[openapi(
+    info(
+        title = "lobbyd",
+        description = "Webinars: rooms with a lobby that opens on time. Paths, parameters, status \
+            codes and fields are those of Nextcloud Talk's API, version 4.\n\nFor every method, \
+            parameters may be sent in a JSON object, in a form, or in the query. Responses are \
+            JSON for `Accept: application/json` or `?format=json`, otherwise XML."
+    ),
+    security(("basic" = []), ("guest" = []), ()),
+    modifiers(&SecuritySchemes)
+)]
+struct Base;
 
-/// The document before the handlers add their paths.
-pub(super) fn beginning() -> openapi::OpenApi {
-    let mut document = Beginning::openapi();
-    let components = document.components.get_or_insert_default();
-    let basic = HttpBuilder::new().scheme(HttpAuthScheme::Basic).build();
-    components.add_security_scheme(BASIC, SecurityScheme::Http(basic));
-    let cookie = ApiKey::Cookie(ApiKeyValue::new("lobbyd_guest"));
-    components.add_security_scheme(COOKIE, SecurityScheme::ApiKey(cookie));
-    document
+struct SecuritySchemes;
+
+impl Modify for SecuritySchemes {
+    fn modify(&self, document: &mut openapi::OpenApi) {
+        let components = document.components.get_or_insert_default();
+        let basic = HttpBuilder::new().scheme(HttpAuthScheme::Basic).build();
+        components.add_security_scheme("basic", SecurityScheme::Http(basic));
+        let cookie = ApiKey::Cookie(ApiKeyValue::new(GUEST_COOKIE));
+        components.add_security_scheme("guest", SecurityScheme::ApiKey(cookie));
+    }
 }
 
-/// The document after they did, completed.
-pub(super) fn complete(document: &openapi::OpenApi) -> String {
-    let mut document = serde_json::to_value(document).expect("a document can be written as JSON");
-    document["security"] = json!([{ BASIC: [] }, { COOKIE: [] }, {}]);
-    let schemas = document["components"]["schemas"].clone();
-    let paths = document["paths"].as_object_mut();
-    for (path, operations) in paths.into_iter().flatten() {
-        let first_version = path.starts_with("/ocs/v1.php");
-        for (method, operation) in operations.as_object_mut().into_iter().flatten() {
-            if let Some(body) = operation.get_mut("requestBody") {
-                also_as_form(body);
-            }
-            let responses = operation["responses"].as_object_mut();
-            let responses = responses.expect("every handler has a response");
-            let changes = COMMON_TO_CHANGES.iter().filter(|_| method != "get");
-            for (status, description) in COMMON.iter().chain(changes) {
-                responses.entry(*status).or_insert_with(|| json!({ "description": description }));
-            }
-            complete_responses(responses, first_version, &schemas);
+/// The command was executed; the response has no data
+#[derive(IntoResponses)]
+#[response(status = 200)]
+#[expect(dead_code, reason = "describes the body")]
+pub(super) struct Done(#[to_schema] Ocs<Vec<String>>);
+
+/// There is no such room for this participant
+#[derive(IntoResponses)]
+#[response(status = 404)]
+pub(super) struct NoRoom;
+
+/// There is no such room for this participant, or no such attendee in it
+#[derive(IntoResponses)]
+#[response(status = 404)]
+pub(super) struct NoAttendee;
+
+/// There is no such room for this participant, or they have not joined it
+#[derive(IntoResponses)]
+#[response(status = 404)]
+pub(super) struct NotJoined;
+
+/// The participant is not a moderator
+#[derive(IntoResponses)]
+#[response(status = 403)]
+pub(super) struct NotModerator;
+
+/// The participant has to wait in the lobby
+#[derive(IntoResponses)]
+#[response(status = 412)]
+pub(super) struct InLobby;
+
+/// How any request can fail.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes responses that extractors and layers make")]
+enum CommonFailure {
+    /// A parameter is missing or invalid; the message names it
+    #[response(status = 400)]
+    InvalidParameter,
+    /// User or password is wrong, or the operation needs a user
+    #[response(status = 401)]
+    Unauthorized,
+    /// There is no such path
+    #[response(status = 404)]
+    NoPath,
+    /// The request took too long
+    #[response(status = 408)]
+    TimedOut,
+    /// The body is too large
+    #[response(status = 413)]
+    TooLarge,
+    /// Too many wrong passwords came from this address; retry after `Retry-After`
+    #[response(status = 429)]
+    Throttled,
+    /// Internal error; the message contains the id under which it is logged
+    #[response(status = 500)]
+    Internal,
+    /// The database is unavailable; retry after `Retry-After`
+    #[response(status = 503)]
+    Unavailable,
+}
+
+/// How any changing request can fail, besides.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes responses that extractors and layers make")]
+enum CommonFailureOfChange {
+    /// A page of another site sent the request
+    #[response(status = 403)]
+    CrossSite,
+    /// The body is neither JSON nor a form
+    #[response(status = 415)]
+    UnsupportedMediaType,
+}
+
+/// Details of a failure, or an empty list.
+struct FailureData;
+
+impl PartialSchema for FailureData {
+    fn schema() -> RefOr<Schema> {
+        let types = SchemaType::from_iter([Type::Array, Type::Object]);
+        ObjectBuilder::new().schema_type(types).into()
+    }
+}
+
+impl ToSchema for FailureData {}
+
+/// The document to which the handlers add their paths.
+pub(super) fn base() -> openapi::OpenApi {
+    Base::openapi()
+}
+
+/// Marks routes as those of the first version of OCS: operation ids are unique in a document.
+pub(super) fn for_first_version(mut routes: OpenApiRouter<Api>) -> OpenApiRouter<Api> {
+    for item in routes.get_openapi_mut().paths.paths.values_mut() {
+        let Some(operation) = &mut item.get else { continue };
+        operation
+            .operation_id
+            .as_mut()
+            .expect("every operation has an id")
+            .push_str("FirstVersion");
+        operation.summary.as_mut().expect("every operation has a summary").push_str(", in OCS 1");
+    }
+    routes
+}
+
+/// Completes the document with what all operations have in common.
+pub(super) fn complete(mut document: openapi::OpenApi) -> String {
+    for item in document.paths.paths.values_mut() {
+        if let Some(operation) = &mut item.get {
+            complete_operation(operation);
+        }
+        let changes = [&mut item.post, &mut item.put, &mut item.delete];
+        for operation in changes.into_iter().flatten() {
+            add_responses::<CommonFailureOfChange>(operation);
+            complete_operation(operation);
         }
     }
-    serde_json::to_string(&document).expect("a document can be written as JSON")
+    document.to_json().expect("a document has text keys")
 }
 
-/// What may stand in JSON may stand in a form; and in the query, so there need be none.
-fn also_as_form(body: &mut Value) {
-    let json = body["content"]["application/json"].clone();
-    body["content"]["application/x-www-form-urlencoded"] = json;
-    body["required"] = json!(false);
-}
-
-fn complete_responses(responses: &mut Map<String, Value>, first_version: bool, schemas: &Value) {
-    for (status, response) in responses {
-        let status: StatusCode = status.parse().expect("handlers name their status by number");
-        if status == StatusCode::NOT_MODIFIED {
-            continue;
+fn complete_operation(operation: &mut Operation) {
+    if let Some(RefOr::T(body)) = &mut operation.request_body {
+        allow_form(body);
+    }
+    add_responses::<CommonFailure>(operation);
+    let responses = &mut operation.responses.responses;
+    for (_status, response) in responses.iter_mut().filter(|(status, _)| *status != "304") {
+        let RefOr::T(response) = response else { continue };
+        if response.content.is_empty() {
+            let failure = Content::new(Some(Ocs::<FailureData>::schema()));
+            response.content.insert(JSON.to_owned(), failure.into());
         }
-        let own = response.pointer("/content/application~1json/schema").cloned();
-        let schema = own.unwrap_or_else(failure_schema);
-        let description = response["description"].as_str().unwrap_or_default();
-        let message = if status.is_success() { "OK" } else { description }.to_owned();
-        let data = example(&resolved(&schema, schemas)["properties"]["ocs"], schemas);
-        let ocs = Ocs::new(status, first_version, message, data["data"].clone());
-        response["content"] = json!({
-            "application/json": {
-                "schema": schema,
-                "example": serde_json::to_value(&ocs).unwrap_or_default(),
-            },
-            "application/xml": { "example": ocs::xml_text(&ocs) },
-        });
+        response.content.insert(XML.to_owned(), Content::default().into());
     }
 }
 
-/// The envelope of a refusal. Its data is mostly empty.
-fn failure_schema() -> Value {
-    json!({
-        "type": "object",
-        "required": ["ocs"],
-        "properties": { "ocs": {
-            "type": "object",
-            "required": ["meta", "data"],
-            "properties": {
-                "meta": { "$ref": "#/components/schemas/Meta" },
-                "data": { "type": ["array", "object"] },
-            },
-        } },
-    })
-}
-
-fn resolved<'s>(schema: &'s Value, schemas: &'s Value) -> &'s Value {
-    match schema["$ref"].as_str().and_then(|reference| reference.rsplit('/').next()) {
-        Some(name) => resolved(&schemas[name], schemas),
-        None => schema,
+/// Adds responses with the statuses that the operation does not describe itself.
+fn add_responses<R: IntoResponses>(operation: &mut Operation) {
+    for (status, response) in R::responses() {
+        operation.responses.responses.entry(status).or_insert(response);
     }
 }
 
-/// A value that fits the schema: what stands there as an example, or the least one.
-fn example(schema: &Value, schemas: &Value) -> Value {
-    let schema = resolved(schema, schemas);
-    if let Some(example) = schema.get("example").or_else(|| schema.get("default")) {
-        return example.clone();
+/// A form can contain the same as JSON; and the query can, so the body is optional.
+fn allow_form(body: &mut RequestBody) {
+    if let Some(json) = body.content.get(JSON).cloned() {
+        body.content.insert(FORM.to_owned(), json);
     }
-    if let Some(first) = schema["oneOf"].get(0).or_else(|| schema["allOf"].get(0)) {
-        return example(first, schemas);
-    }
-    let kind = &schema["type"];
-    match kind.get(0).unwrap_or(kind).as_str() {
-        Some("object") => {
-            let required = schema["required"].as_array().cloned().unwrap_or_default();
-            let properties = schema["properties"].as_object().cloned().unwrap_or_default();
-            properties
-                .into_iter()
-                .filter(|(name, _)| required.iter().any(|each| each == name))
-                .map(|(name, property)| (name, example(&property, schemas)))
-                .collect::<Map<_, _>>()
-                .into()
-        }
-        Some("array") => match resolved(&schema["items"], schemas)["type"].as_str() {
-            Some("object") => json!([example(&schema["items"], schemas)]),
-            _plain => json!([]),
-        },
-        Some("string") => json!(""),
-        Some("integer" | "number") => schema.get("minimum").cloned().unwrap_or(json!(0)),
-        Some("boolean") => json!(false),
-        _any => json!([]),
-    }
+    body.required = Some(Required::False);
 }
 
-/// The document itself.
 pub(super) async fn serve(State(document): State<Arc<str>>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], document.to_string()).into_response()
+    ([(header::CONTENT_TYPE, JSON)], document.to_string()).into_response()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
-    fn every_answer_has_an_example_that_names_its_status() {
-        let (_routes, document) = super::super::routes_and_document();
+    fn every_response_is_described_in_both_forms() {
+        let document = complete(super::super::routes().into_openapi());
         let document: Value = serde_json::from_str(&document).unwrap();
         assert_eq!(document["openapi"], "3.1.0");
-        let mut answers = 0;
-        for (path, operations) in document["paths"].as_object().unwrap() {
-            for (method, operation) in operations.as_object().unwrap() {
-                let body = operation.get("requestBody");
-                assert!(body.is_none_or(|body| body["content"].is_object()), "{method} {path}");
+        let (mut ids, mut operations, mut responses) = (BTreeSet::new(), 0, 0);
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                ids.insert(operation["operationId"].as_str().unwrap());
+                operations += 1;
                 for (status, response) in operation["responses"].as_object().unwrap() {
-                    let example = &response["content"]["application/json"]["example"];
-                    let xml = &response["content"]["application/xml"]["example"];
-                    if status == "304" {
-                        assert!(response["content"].is_null(), "{method} {path} {status}");
-                        continue;
-                    }
-                    let number: u16 = status.parse().unwrap();
-                    let meta = &example["ocs"]["meta"];
-                    let said =
-                        if number == 200 && path.starts_with("/ocs/v1") { 100 } else { number };
-                    assert_eq!(meta["statuscode"], said, "{method} {path} {example}");
-                    assert!(xml.as_str().unwrap().starts_with("<?xml"), "{method} {path}");
-                    answers += 1;
+                    let has_body = status != "304";
+                    let content = &response["content"];
+                    assert_eq!(content[JSON]["schema"].is_object(), has_body, "{method} {path}");
+                    assert_eq!(content[XML].is_object(), has_body, "{method} {path}");
+                    responses += 1;
                 }
             }
         }
-        assert!(answers > 200, "{answers}");
-    }
-
-    #[test]
-    fn an_example_is_made_of_its_schema() {
-        let schemas = json!({ "Inner": { "type": "object", "required": ["a", "b"], "properties": {
-            "a": { "type": "integer", "minimum": 1 },
-            "b": { "type": "string", "example": "text" },
-            "c": { "type": "string" },
-        } } });
-        let schema = json!({ "type": "array", "items": { "$ref": "#/components/schemas/Inner" } });
-        assert_eq!(example(&schema, &schemas), json!([{ "a": 1, "b": "text" }]));
-        assert_eq!(example(&json!({ "type": ["integer", "null"] }), &schemas), json!(0));
+        assert_eq!(ids.len(), operations, "operation ids are unique");
+        assert!(responses > 200, "{responses}");
     }
 }

@@ -1,8 +1,10 @@
-//! Parameters of a request, from wherever a client of Nextcloud may put them: the query, a form, or
-//! a JSON object, which wins.
+//! Request parameters: the room's token in the path, and everything else from the query, a form or
+//! a JSON object, in any of which Nextcloud's clients may send it.
 //!
-//! Forms and queries know texts only, and some clients write numbers as texts in JSON as well, so
-//! the types here read both. What cannot be meant is refused with a sentence that names it.
+//! Forms and queries contain only texts, and some clients write numbers as texts in JSON as well,
+//! so the deserializers accept both. A value that cannot be interpreted is refused with a message
+//! that names it. What a value means, and which values a room allows, is decided by `domain`.
+//! Handlers use this module through the extractors [`RoomPath`] and [`Params`].
 
 use axum::{
     body::Bytes,
@@ -14,14 +16,34 @@ use serde::{
     de::{DeserializeOwned, Error},
 };
 use serde_json::{Map, Value};
+use utoipa::IntoParams;
 
 use super::ocs::OcsError;
 use crate::domain::{RoomToken, commands::Refusal};
 
-/// The parameters of a request, as `T`.
-pub(super) struct Input<T>(pub(super) T);
+/// The token in the path. A text that cannot be a token is answered like an unknown room.
+#[derive(IntoParams)]
+#[into_params(names("token"), parameter_in = Path)]
+pub(super) struct RoomPath(
+    /// Token of the room
+    #[param(value_type = String)]
+    pub(super) RoomToken,
+);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
+impl<S: Send + Sync> FromRequestParts<S> for RoomPath {
+    type Rejection = OcsError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, OcsError> {
+        let path = Path::<String>::from_request_parts(parts, state).await.ok();
+        let token = path.and_then(|Path(token)| RoomToken::parse(&token).ok());
+        token.map(Self).ok_or_else(|| Refusal::NoRoom.into())
+    }
+}
+
+/// Parameters from query and body. Where both contain one, the body takes precedence.
+pub(super) struct Params<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Params<T> {
     type Rejection = OcsError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, OcsError> {
@@ -34,8 +56,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
         if !body.trim_ascii().is_empty() {
             add_body(&mut values, &headers, &body)?;
         }
-        let read = serde_json::from_value(Value::Object(values));
-        read.map(Self).map_err(|error| OcsError::invalid("parameters", error))
+        let params = serde_json::from_value(Value::Object(values));
+        params.map(Self).map_err(|error| OcsError::invalid("parameters", error))
     }
 }
 
@@ -69,35 +91,13 @@ fn add_pairs(values: &mut Map<String, Value>, pairs: &[u8]) {
     }
 }
 
-/// The token in the path. One that cannot be a token is that of no room.
-pub(super) struct Token(pub(super) RoomToken);
-
-impl<S: Send + Sync> FromRequestParts<S> for Token {
-    type Rejection = OcsError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, OcsError> {
-        let Path(path) = Path::<TokenPath>::from_request_parts(parts, state)
-            .await
-            .map_err(|_unreadable| OcsError::from(Refusal::NoRoom))?;
-        match RoomToken::parse(&path.token) {
-            Ok(token) => Ok(Self(token)),
-            Err(_invalid) => Err(Refusal::NoRoom.into()),
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct TokenPath {
-    token: String,
-}
-
-/// Reads a whole number, also one that is written as a text.
+/// Reads a whole number, which may be written as a text.
 pub(super) fn integer<'de, D: Deserializer<'de>>(value: D) -> Result<i64, D::Error> {
     whole(&Value::deserialize(value)?)?
         .ok_or_else(|| Error::custom("expected a whole number, found nothing"))
 }
 
-/// The same; null and the empty text are none.
+/// Reads an optional whole number: null and the empty text mean `None`.
 pub(super) fn optional_integer<'de, D: Deserializer<'de>>(
     value: D,
 ) -> Result<Option<i64>, D::Error> {
@@ -115,7 +115,7 @@ fn whole<E: Error>(value: &Value) -> Result<Option<i64>, E> {
     number.map(Some).ok_or_else(|| E::custom(format!("expected a whole number, found {value}")))
 }
 
-/// `5.0` is a whole number in JSON, as long as a float is exact.
+/// `5.0` is a whole number in JSON, within the range in which floats are exact.
 fn without_fraction(number: f64) -> Option<i64> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if number.fract() != 0.0 || number.abs() > EXACT {
@@ -124,7 +124,7 @@ fn without_fraction(number: f64) -> Option<i64> {
     format!("{number:.0}").parse().ok()
 }
 
-/// Reads a yes or no as Nextcloud does, also from 0, 1 and texts.
+/// Reads true or false as Nextcloud does, also from 0, 1 and texts.
 pub(super) fn flag<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
     match Value::deserialize(value)? {
         Value::Bool(flag) => Ok(flag),
@@ -142,7 +142,7 @@ pub(super) fn flag<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error
     }
 }
 
-/// Reads a text, also one that is written as a number. No database can hold the character NUL.
+/// Reads a text, which may be written as a number. NUL is refused: PostgreSQL cannot store it.
 pub(super) fn text<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
     let text = match Value::deserialize(value)? {
         Value::String(text) => text,
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_and_values_mean_the_same() {
+    fn texts_and_numbers_are_read_alike() {
         let expected = Example { state: 1, timer: Some(7), force: true, name: "12".to_owned() };
         for value in [
             json!({"state": 1, "timer": 7, "force": true, "name": "12"}),
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
+    fn values_that_cannot_be_interpreted_are_refused() {
         for value in [
             json!({}),
             json!({"state": null}),
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_wins_over_the_query() {
+    fn the_body_takes_precedence_over_the_query() {
         let mut values = Map::new();
         add_pairs(&mut values, b"state=0&timer=5");
         let json = HeaderMap::from_iter([(

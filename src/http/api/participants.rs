@@ -1,16 +1,22 @@
-//! Participants: who takes part, as what, and who is there at the moment.
+//! Participants: joining and leaving a room, and who takes part in it in which role.
+//!
+//! Which participants a viewer sees, and what they may change, is decided by `domain`. Joining is
+//! the only operation by which an anonymous visitor changes a room.
 
-use axum::{extract::State, http::header};
+use axum::extract::State;
+use axum_extra::extract::CookieJar;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 use super::{
     Api,
-    auth::Requester,
+    auth::{Requester, UserOrGuest},
     dto::{ParticipantDto, RoomDto},
     ocs::{Ocs, OcsError, OcsResponse, OcsResult},
-    params::{Input, Token, flag, integer, text},
+    openapi::{Done, InLobby, NoAttendee, NoRoom, NotModerator},
+    params::{Params, RoomPath, flag, integer, text},
     rooms::check_password,
 };
 use crate::domain::{
@@ -18,25 +24,37 @@ use crate::domain::{
     commands::{AttendeeCommand, Command, Resource},
 };
 
-/// The participants of a room
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list, add))
+        .routes(routes!(join, leave))
+        .routes(routes!(remove_self))
+        .routes(routes!(remove))
+        .routes(routes!(promote, demote))
+        .routes(routes!(set_permissions))
+}
+
+/// What guests do elsewhere: in Talk it has a path of its own.
+pub(super) fn guest_routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(name_self))
+}
+
+/// List the participants of a room
 ///
-/// Guests without a session are left out: they were here.
+/// Guests are listed while they have a session.
 #[utoipa::path(
-    get, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/participants", tag = "participants",
-    operation_id = "listParticipants", params(("token" = String, Path, description = "The room")),
-    responses(
+    get, path = "/participants", tag = "participants", operation_id = "listParticipants",
+    params(RoomPath),
+    responses(NoRoom, InLobby,
         (status = 200, description = "The participants", body = inline(Ocs<Vec<ParticipantDto>>)),
         (status = 403, description = "Guests do not see the list"),
-        (status = 404, description = "No such room for this participant"),
-        (status = 412, description = "Wait in the lobby"),
     )
 )]
 pub(super) async fn list(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
 ) -> OcsResult {
-    let caller = requester.participant()?;
     let all = api.service.participants(&token, &caller.actor, Resource::Participants).await?;
     let sees_pins = all.iter().any(|each| each.actor == caller.actor && each.sees_pins());
     let here = |each: &&Attendee| each.actor.is_user() || each.presence.is_some();
@@ -55,7 +73,7 @@ pub(super) struct AddParticipant {
     #[serde(deserialize_with = "text")]
     #[schema(example = "bob")]
     new_participant: String,
-    /// What it is the id of: `users`, nothing else.
+    /// The type of the id; only `users` is supported.
     #[serde(default = "users", deserialize_with = "text")]
     #[schema(required = false, example = "users")]
     source: String,
@@ -67,36 +85,32 @@ fn users() -> String {
 
 /// Add a user to a room
 #[utoipa::path(
-    post, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/participants", tag = "participants",
-    operation_id = "addParticipant", params(("token" = String, Path, description = "The room")),
-    request_body = AddParticipant,
-    responses(
-        (status = 200, description = "The user takes part", body = inline(Ocs<Vec<String>>)),
-        (status = 400, description = "Another source than users, or a room of two"),
-        (status = 403, description = "Not a moderator"),
-        (status = 404, description = "No such room for this participant, or no such user"),
+    post, path = "/participants", tag = "participants", operation_id = "addParticipant",
+    params(RoomPath), request_body = AddParticipant,
+    responses(Done, NotModerator,
+        (status = 400, description = "The source is not users, or the room is one-to-one"),
+        (status = 404, description = "There is no such room for this participant, or no such user"),
     )
 )]
 pub(super) async fn add(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
-    Input(wanted): Input<AddParticipant>,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
+    Params(request): Params<AddParticipant>,
 ) -> OcsResult {
-    let caller = requester.participant()?;
-    if wanted.source != "users" {
+    if request.source != "users" {
         return Err(OcsError::invalid("source", "only users can be added"));
     }
-    api.service.add(&token, &caller, &wanted.new_participant).await?;
+    api.service.add(&token, &caller, &request.new_participant).await?;
     Ok(OcsResponse::done())
 }
 
 #[derive(Deserialize, ToSchema)]
 pub(super) struct Join {
-    /// The room's password, for strangers.
+    /// The room's password, for those who are not participants yet.
     #[serde(default, deserialize_with = "text")]
     password: String,
-    /// Whether to replace a session that is there.
+    /// Whether to replace an existing session.
     #[serde(default = "yes", deserialize_with = "flag")]
     #[schema(required = false, default = true)]
     force: bool,
@@ -106,169 +120,144 @@ fn yes() -> bool {
     true
 }
 
-/// Join a room: be there from now on
+/// Join a room, which starts a session
 ///
-/// A participant has one session at a time. A stranger who joins a public room gets a cookie, by
-/// which he is known as a guest.
+/// A participant has one session at a time. An anonymous visitor who joins a public room becomes a
+/// guest, who is recognised by a cookie.
 #[utoipa::path(
-    post, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/participants/active",
-    tag = "participants", operation_id = "joinRoom",
-    params(("token" = String, Path, description = "The room")),
-    request_body = Join,
-    responses(
+    post, path = "/participants/active", tag = "participants", operation_id = "joinRoom",
+    params(RoomPath), request_body = Join,
+    responses(NoRoom,
         (status = 200, description = "The room", body = inline(Ocs<RoomDto>)),
-        (status = 403, description = "The password does not fit"),
-        (status = 404, description = "No such room for this participant"),
+        (status = 403, description = "Wrong password"),
         (status = 409, description = "There is a session, and force is false"),
     )
 )]
 pub(super) async fn join(
     State(api): State<Api>,
     requester: Requester,
-    Token(token): Token,
-    Input(wanted): Input<Join>,
-) -> OcsResult {
-    check_password(&wanted.password)?;
+    RoomPath(token): RoomPath,
+    Params(request): Params<Join>,
+) -> Result<(CookieJar, OcsResponse), OcsError> {
+    check_password(&request.password)?;
     let from = requester.address;
-    let (caller, cookie) = requester.or_create_guest();
-    let proven = api.service.prove(&token, &caller.actor, &wanted.password, from).await?;
+    let (caller, cookies) = requester.or_create_guest();
+    let proven = api.service.prove(&token, &caller.actor, &request.password, from).await?;
     let session_id = Uuid::new_v4().simple().to_string();
-    let command = Command::Join { session_id, force: wanted.force, verified: proven };
-    api.command(&token, &caller, command).await?;
-    let view = api.view(&token, &caller).await?;
-    let reply = OcsResponse::ok(RoomDto::of(&view, api.rights(Some(&caller))));
-    Ok(match cookie {
-        Some(cookie) => reply.header(header::SET_COOKIE, cookie),
-        None => reply,
-    })
+    let command = Command::Join { session_id, force: request.force, verified: proven };
+    api.service.change(&token, &caller, &command).await?;
+    Ok((cookies, OcsResponse::ok(api.room(&token, &caller).await?)))
 }
 
-/// Leave a room: be there no more
+/// Leave a room, which ends the session
 ///
-/// Users who were added, moderators, and whoever was given permissions still take part.
+/// Users who were added, moderators, and participants with custom permissions remain participants.
 #[utoipa::path(
-    delete, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/participants/active",
-    tag = "participants", operation_id = "leaveRoom",
-    params(("token" = String, Path, description = "The room")),
-    responses(
-        (status = 200, description = "Left", body = inline(Ocs<Vec<String>>)),
-        (status = 404, description = "No such room for this participant"),
-    )
+    delete,
+    path = "/participants/active",
+    tag = "participants",
+    operation_id = "leaveRoom",
+    params(RoomPath),
+    responses(Done, NoRoom)
 )]
 pub(super) async fn leave(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
 ) -> OcsResult {
-    api.command(&token, &requester.participant()?, Command::Leave).await?;
-    Ok(OcsResponse::done())
+    api.execute(&token, &caller, Command::Leave).await
 }
 
-/// Take no part in a room any more
+/// Leave a room for good
 ///
-/// With the last one of two the room goes.
+/// When both users have left a one-to-one room, it is deleted.
 #[utoipa::path(
-    delete, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/participants/self",
-    tag = "participants", operation_id = "removeSelf",
-    params(("token" = String, Path, description = "The room")),
-    responses(
-        (status = 200, description = "Removed", body = inline(Ocs<Vec<String>>)),
-        (status = 400, description = "The last moderator promotes somebody first"),
-        (status = 404, description = "No such room for this participant"),
-    )
+    delete, path = "/participants/self", tag = "participants", operation_id = "removeSelf",
+    params(RoomPath),
+    responses(Done, NoRoom, (
+        status = 400, description = "The last moderator has to promote another participant first"
+    ))
 )]
 pub(super) async fn remove_self(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
 ) -> OcsResult {
-    api.command(&token, &requester.participant()?, Command::RemoveSelf).await?;
-    Ok(OcsResponse::done())
+    api.execute(&token, &caller, Command::RemoveSelf).await
 }
 
+/// Names the attendee that a command is about.
 #[derive(Deserialize, ToSchema, IntoParams)]
 #[serde(rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
-pub(super) struct Whom {
-    /// Whom it is about.
+pub(super) struct AttendeeParams {
     #[serde(deserialize_with = "integer")]
     #[schema(example = 2)]
     attendee_id: i64,
 }
 
-/// Remove somebody from a room
+impl AttendeeParams {
+    fn command(&self, command: AttendeeCommand) -> Command {
+        Command::Attendee(AttendeeId(self.attendee_id), command)
+    }
+}
+
+/// Remove a participant from a room
 #[utoipa::path(
-    delete, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/attendees", tag = "participants",
-    operation_id = "removeAttendee",
-    params(("token" = String, Path, description = "The room"), Whom),
-    responses(
-        (status = 200, description = "Removed", body = inline(Ocs<Vec<String>>)),
-        (status = 400, description = "A room of two, or oneself as the last moderator"),
-        (status = 403, description = "Not a moderator, or the other one is an owner"),
-        (status = 404, description = "No such room for this participant, or no such attendee"),
+    delete, path = "/attendees", tag = "participants", operation_id = "removeAttendee",
+    params(RoomPath, AttendeeParams),
+    responses(Done, NoAttendee,
+        (status = 400, description = "The room is one-to-one, or the attendee its last moderator"),
+        (status = 403, description = "The participant is no moderator, or the attendee an owner"),
     )
 )]
 pub(super) async fn remove(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
-    Input(whom): Input<Whom>,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
+    Params(params): Params<AttendeeParams>,
 ) -> OcsResult {
-    let command = Command::Attendee(AttendeeId(whom.attendee_id), AttendeeCommand::Remove);
-    api.command(&token, &requester.participant()?, command).await?;
-    Ok(OcsResponse::done())
+    api.execute(&token, &caller, params.command(AttendeeCommand::Remove)).await
 }
 
 /// Make a user or guest a moderator
 #[utoipa::path(
-    post, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/moderators", tag = "participants",
-    operation_id = "promote", params(("token" = String, Path, description = "The room")),
-    request_body = Whom,
-    responses(
-        (status = 200, description = "Promoted", body = inline(Ocs<Vec<String>>)),
-        (status = 400, description = "A moderator already"),
-        (status = 403, description = "Not a moderator"),
-        (status = 404, description = "No such room for this participant, or no such attendee"),
-    )
+    post, path = "/moderators", tag = "participants", operation_id = "promote",
+    params(RoomPath), request_body = AttendeeParams,
+    responses(Done, NotModerator, NoAttendee, (
+        status = 400, description = "The attendee is a moderator already"
+    ))
 )]
 pub(super) async fn promote(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
-    Input(whom): Input<Whom>,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
+    Params(params): Params<AttendeeParams>,
 ) -> OcsResult {
-    let command = Command::Attendee(AttendeeId(whom.attendee_id), AttendeeCommand::Promote);
-    api.command(&token, &requester.participant()?, command).await?;
-    Ok(OcsResponse::done())
+    api.execute(&token, &caller, params.command(AttendeeCommand::Promote)).await
 }
 
-/// Make a moderator a user or guest like others
+/// Make a moderator an ordinary user or guest
 #[utoipa::path(
-    delete, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/moderators", tag = "participants",
-    operation_id = "demote",
-    params(("token" = String, Path, description = "The room"), Whom),
-    responses(
-        (status = 200, description = "Demoted", body = inline(Ocs<Vec<String>>)),
-        (status = 400, description = "No moderator, or an owner"),
-        (status = 403, description = "Not a moderator, or oneself"),
-        (status = 404, description = "No such room for this participant, or no such attendee"),
+    delete, path = "/moderators", tag = "participants", operation_id = "demote",
+    params(RoomPath, AttendeeParams),
+    responses(Done, NoAttendee,
+        (status = 400, description = "The attendee is not a moderator, or is an owner"),
+        (status = 403, description = "The participant is not a moderator, or is the attendee"),
     )
 )]
 pub(super) async fn demote(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
-    Input(whom): Input<Whom>,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
+    Params(params): Params<AttendeeParams>,
 ) -> OcsResult {
-    let command = Command::Attendee(AttendeeId(whom.attendee_id), AttendeeCommand::Demote);
-    api.command(&token, &requester.participant()?, command).await?;
-    Ok(OcsResponse::done())
+    api.execute(&token, &caller, params.command(AttendeeCommand::Demote)).await
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct SetPermissions {
-    /// Whom it is about.
     #[serde(deserialize_with = "integer")]
     #[schema(example = 2)]
     attendee_id: i64,
@@ -287,68 +276,55 @@ fn set() -> String {
     "set".to_owned()
 }
 
-/// Give a participant permissions of his own, for example to pass the lobby
+/// Set custom permissions of a participant, for example to ignore the lobby
 #[utoipa::path(
-    put, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/attendees/permissions",
-    tag = "participants", operation_id = "setPermissions",
-    params(("token" = String, Path, description = "The room")),
-    request_body = SetPermissions,
-    responses(
-        (status = 200, description = "Given", body = inline(Ocs<Vec<String>>)),
-        (status = 400, description = "Mode or permissions mean nothing, or the attendee is a moderator"),
-        (status = 403, description = "Not a moderator"),
-        (status = 404, description = "No such room for this participant, or no such attendee"),
-    )
+    put, path = "/attendees/permissions", tag = "participants", operation_id = "setPermissions",
+    params(RoomPath), request_body = SetPermissions,
+    responses(Done, NotModerator, NoAttendee, (
+        status = 400, description = "Mode or permissions are invalid, or the attendee a moderator"
+    ))
 )]
 pub(super) async fn set_permissions(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
-    Input(wanted): Input<SetPermissions>,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
+    Params(request): Params<SetPermissions>,
 ) -> OcsResult {
-    let how = match wanted.mode.as_str() {
+    let change = match request.mode.as_str() {
         "set" => PermissionChange::Set,
         "add" => PermissionChange::Add,
         "remove" => PermissionChange::Remove,
         _other => return Err(OcsError::invalid("mode", "mode is set, add or remove")),
     };
-    let permissions = Permissions::parse(wanted.permissions)
+    let permissions = Permissions::parse(request.permissions)
         .ok_or_else(|| OcsError::invalid("value", "permissions are a number from 0 to 511"))?;
-    let command = Command::Attendee(
-        AttendeeId(wanted.attendee_id),
-        AttendeeCommand::SetPermissions(how, permissions),
-    );
-    api.command(&token, &requester.participant()?, command).await?;
-    Ok(OcsResponse::done())
+    let command = AttendeeCommand::SetPermissions(change, permissions);
+    let attendee = AttendeeId(request.attendee_id);
+    api.execute(&token, &caller, Command::Attendee(attendee, command)).await
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct NameSelf {
-    /// The guest's name.
     #[serde(default, deserialize_with = "text")]
     #[schema(max_length = 64, example = "Carol")]
     display_name: String,
 }
 
-/// Name oneself, as a guest
+/// Set the guest's display name
 #[utoipa::path(
-    post, path = "/ocs/v2.php/apps/spreed/api/v1/guest/{token}/name", tag = "participants",
-    operation_id = "nameGuest", params(("token" = String, Path, description = "The room")),
-    request_body = NameSelf,
-    responses(
-        (status = 200, description = "Named", body = inline(Ocs<Vec<String>>)),
+    post, path = "/name", tag = "participants", operation_id = "nameGuest",
+    params(RoomPath), request_body = NameSelf,
+    responses(Done, NoRoom,
         (status = 400, description = "The name is too long"),
-        (status = 403, description = "Not a guest"),
-        (status = 404, description = "No such room for this participant"),
+        (status = 403, description = "The participant is not a guest"),
     )
 )]
 pub(super) async fn name_self(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
-    Input(wanted): Input<NameSelf>,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
+    Params(request): Params<NameSelf>,
 ) -> OcsResult {
-    api.command(&token, &requester.participant()?, Command::NameSelf(wanted.display_name)).await?;
-    Ok(OcsResponse::done())
+    api.execute(&token, &caller, Command::NameSelf(request.display_name)).await
 }

@@ -1,4 +1,7 @@
-//! Rooms: what clients poll, and what moderators make of them.
+//! Rooms: what clients poll, and what moderators configure.
+//!
+//! The polled responses carry an entity tag, see [`etag`](super::etag). Who may see or change what
+//! is decided by `domain`; the waiting is done by [`rooms`](crate::rooms).
 
 use std::time::Duration;
 
@@ -8,14 +11,16 @@ use axum::{
 };
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Api, TALK_HASH,
-    auth::{AuthenticatedUser, Requester},
+    auth::{AuthenticatedUser, Requester, UserOrGuest},
     dto::RoomDto,
-    etag::Conditional,
+    etag::{Conditional, NotModified},
     ocs::{Ocs, OcsError, OcsResponse, OcsResult},
-    params::{Input, Token, integer, optional_integer, text},
+    openapi::{Done, NoRoom, NotModerator},
+    params::{Params, RoomPath, integer, optional_integer, text},
 };
 use crate::{
     auth::MAX_PASSWORD_BYTES,
@@ -26,119 +31,110 @@ use crate::{
     rooms::View,
 };
 
-/// From before the look at the database; the next list may be asked for since then.
+/// A time before the list was read, for `modifiedSince` of the next request.
 const MODIFIED_BEFORE: HeaderName = HeaderName::from_static("x-nextcloud-talk-modified-before");
 
-/// A change is dated before its commit, and heard after it. So lists overlap by what lies between:
-/// what is told twice does no harm, what is never told does.
+/// A change is dated before its commit, and becomes visible after it, so consecutive lists overlap
+/// by this time: a room that is listed twice does no harm, one that is never listed does.
 const OVERLAP: Duration = Duration::from_secs(5);
+
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(show, rename, delete))
+        .routes(routes!(describe))
+        .routes(routes!(set_password))
+        .routes(routes!(allow_guests, disallow_guests))
+}
 
 #[derive(Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListRooms {
-    /// Unix seconds: only rooms that changed since then.
+    /// Unix seconds: only rooms that have changed since then.
     #[serde(default, deserialize_with = "optional_integer")]
     #[param(required = false, value_type = i64)]
     modified_since: Option<i64>,
 }
 
-/// The rooms in which the user takes part
+/// List the user's rooms
 ///
-/// `ETag` and `If-None-Match` save the answer that is known already; with `Prefer: wait=N` the
-/// request is then held until a room changes, for at most N (60) seconds.
+/// With `If-None-Match`, a list that the client has is answered with 304; with `Prefer: wait=N` as
+/// well, the request waits up to N (60) seconds until a room changes.
 #[utoipa::path(
-    get, path = "/ocs/v2.php/apps/spreed/api/v4/room", tag = "rooms", operation_id = "listRooms",
-    params(
-        ListRooms,
-        ("If-None-Match" = Option<String>, Header, description = "Tags of the states that are known"),
-        ("Prefer" = Option<String>, Header, description = "wait=N", example = "wait=1"),
-    ),
-    responses(
-        (status = 200, description = "The rooms", body = inline(Ocs<Vec<RoomDto>>), headers(
-            ("ETag" = String, description = "Stands for what the rooms look like"),
-            ("Preference-Applied" = String, description = "How long the request may be held"),
-            ("X-Nextcloud-Talk-Hash" = String, description = "Stands for the capabilities"),
+    get, path = "/", tag = "rooms", operation_id = "listRooms", params(ListRooms, Conditional),
+    responses(NotModified, (
+        status = 200, description = "The rooms", body = inline(Ocs<Vec<RoomDto>>), headers(
+            ("ETag" = String, description = "Identifies the state of the rooms"),
+            ("Preference-Applied" = String, description = "How long the request could have waited"),
+            ("X-Nextcloud-Talk-Hash" = String, description = "Identifies the capabilities"),
             ("X-Nextcloud-Talk-Modified-Before" = String, description = "The next modifiedSince"),
-        )),
-        (status = 304, description = "They look as before", headers(
-            ("ETag" = String, description = "The tag that is known"),
-        )),
-    )
+        )
+    ))
 )]
 pub(super) async fn list(
     State(api): State<Api>,
     AuthenticatedUser(caller): AuthenticatedUser,
     conditional: Conditional,
-    Input(wanted): Input<ListRooms>,
+    Params(params): Params<ListRooms>,
 ) -> OcsResult {
-    let since = wanted.modified_since.unwrap_or_default();
+    let since = params.modified_since.unwrap_or_default();
     let before = api.service.now() - OVERLAP;
-    let rights = api.rights(Some(&caller));
-    let tag = |views: &[View]| conditional.tag(views, rights);
+    let capabilities = api.capabilities_of(Some(&caller));
+    let tag = |views: &[View]| conditional.tag(views, capabilities);
     let views = api
         .service
         .list_when(&caller.actor.id, conditional.deadline(), |views| {
-            !conditional.knows(&tag(&modified(views, since)))
+            conditional.is_news(&tag(&modified(views, since)))
         })
         .await?;
     let views = modified(&views, since);
-    let reply = conditional.answer(&tag(&views), || {
-        OcsResponse::ok(views.iter().map(|view| RoomDto::of(view, rights)).collect::<Vec<_>>())
+    let response = conditional.answer(tag(&views), || {
+        let rooms: Vec<_> = views.iter().map(|view| RoomDto::of(view, capabilities)).collect();
+        OcsResponse::ok(rooms)
     });
-    Ok(reply.header(TALK_HASH, &api.talk_hash).header(MODIFIED_BEFORE, before.timestamp()))
+    Ok(response.header(TALK_HASH, &api.talk_hash).header(MODIFIED_BEFORE, before.timestamp()))
 }
 
-/// Those that changed at `since` or later: in the chat, or without a word there.
+/// The views whose room, or its chat, has changed at `since` or later.
 fn modified(views: &[View], since: i64) -> Vec<View> {
-    let changed = |view: &&View| {
+    let has_changed = |view: &&View| {
         let summary = view.summary();
-        let said = summary.last_message.as_ref().map_or(0, |message| message.created_at);
-        said.max(summary.room.changed_at) >= since
+        let last_message = summary.last_message.as_ref().map_or(0, |message| message.created_at);
+        last_message.max(summary.room.changed_at) >= since
     };
-    views.iter().filter(changed).cloned().collect()
+    views.iter().filter(has_changed).cloned().collect()
 }
 
-/// A room
+/// Get a room
 ///
-/// Participants see it, and of a public room anybody sees as much as he needs to join. `ETag` and
-/// `If-None-Match` save the answer that is known already; with `Prefer: wait=N` the request is then
-/// held until the room changes, for at most N (60) seconds.
+/// Participants see it; others see of a public room what they need to join it. With
+/// `If-None-Match`, a state that the client has is answered with 304; with `Prefer: wait=N` as
+/// well, the request waits up to N (60) seconds until the room changes.
 #[utoipa::path(
-    get, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}", tag = "rooms",
-    operation_id = "getRoom",
-    params(
-        ("token" = String, Path, description = "The room"),
-        ("If-None-Match" = Option<String>, Header, description = "Tags of the states that are known"),
-        ("Prefer" = Option<String>, Header, description = "wait=N", example = "wait=1"),
-    ),
-    responses(
-        (status = 200, description = "The room", body = inline(Ocs<RoomDto>), headers(
-            ("ETag" = String, description = "Stands for what the room looks like"),
-            ("Preference-Applied" = String, description = "How long the request may be held"),
-            ("X-Nextcloud-Talk-Hash" = String, description = "Stands for the capabilities"),
-        )),
-        (status = 304, description = "It looks as before", headers(
-            ("ETag" = String, description = "The tag that is known"),
-        )),
-        (status = 404, description = "No such room for this participant"),
-    )
+    get, path = "/{token}", tag = "rooms", operation_id = "getRoom", params(RoomPath, Conditional),
+    responses(NotModified, NoRoom, (
+        status = 200, description = "The room", body = inline(Ocs<RoomDto>), headers(
+            ("ETag" = String, description = "Identifies the state of the room"),
+            ("Preference-Applied" = String, description = "How long the request could have waited"),
+            ("X-Nextcloud-Talk-Hash" = String, description = "Identifies the capabilities"),
+        )
+    ))
 )]
 pub(super) async fn show(
     State(api): State<Api>,
     requester: Requester,
     conditional: Conditional,
-    Token(token): Token,
+    RoomPath(token): RoomPath,
 ) -> OcsResult {
-    let rights = api.rights(requester.caller.as_ref());
-    let tag = |view: &View| conditional.tag(std::slice::from_ref(view), rights);
-    let differs = |view: &View| !conditional.knows(&tag(view));
+    let capabilities = api.capabilities_of(requester.caller.as_ref());
+    let tag = |view: &View| conditional.tag(std::slice::from_ref(view), capabilities);
+    let is_news = |view: &View| conditional.is_news(&tag(view));
     let deadline = conditional.deadline();
-    let view = api.service.view_when(&token, requester.actor(), deadline, differs).await?;
-    let reply = conditional.answer(&tag(&view), || {
-        OcsResponse::ok(RoomDto::of(&view, api.rights(requester.caller.as_ref())))
-    });
-    Ok(reply.header(TALK_HASH, &api.talk_hash))
+    let view = api.service.view_when(&token, requester.actor(), deadline, is_news).await?;
+    let response =
+        conditional.answer(tag(&view), || OcsResponse::ok(RoomDto::of(&view, capabilities)));
+    Ok(response.header(TALK_HASH, &api.talk_hash))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -155,76 +151,74 @@ pub(super) struct CreateRoomRequest {
     #[serde(default, deserialize_with = "text")]
     #[schema(max_length = 255, example = "Quarterly webinar")]
     room_name: String,
-    /// What it belongs to: nothing, `event`, `extended_conversation` or `instant_meeting`.
+    /// Type of the object that the room belongs to: empty, `event`, `extended_conversation` or
+    /// `instant_meeting`.
     #[serde(default, deserialize_with = "text")]
     object_type: String,
-    /// Which one of these.
+    /// Id of that object.
     #[serde(default, deserialize_with = "text")]
     #[schema(max_length = 64)]
     object_id: String,
-    /// What it is about.
     #[serde(default, deserialize_with = "text")]
     #[schema(max_length = 2000)]
     description: String,
-    /// For strangers, of a public room.
+    /// Of a public room: needed by those who are not participants yet.
     #[serde(default, deserialize_with = "text")]
     password: String,
-    /// 0 none, 1 others than moderators wait.
+    /// 0 none, 1 non-moderators wait.
     #[serde(default, deserialize_with = "optional_integer")]
     #[schema(required = false, value_type = i64, minimum = 0, maximum = 1)]
     lobby_state: Option<i64>,
-    /// Unix seconds of the reset to no lobby.
+    /// Unix seconds at which the lobby is removed.
     #[serde(default, deserialize_with = "optional_integer")]
     #[schema(required = false, value_type = i64, minimum = 0)]
     lobby_timer: Option<i64>,
 }
 
-/// Make a room
+/// Create a room
 ///
-/// There is one room of each two users: if it is there already, it is the answer, with status 200.
+/// Two users have one one-to-one room. If it exists already, it is returned with status 200.
 #[utoipa::path(
-    post, path = "/ocs/v2.php/apps/spreed/api/v4/room", tag = "rooms", operation_id = "createRoom",
-    request_body = CreateRoomRequest,
+    post, path = "/", tag = "rooms", operation_id = "createRoom", request_body = CreateRoomRequest,
     responses(
-        (status = 200, description = "The room of two that is there", body = inline(Ocs<RoomDto>)),
+        (status = 200, description = "The existing one-to-one room", body = inline(Ocs<RoomDto>)),
         (status = 201, description = "The new room", body = inline(Ocs<RoomDto>)),
-        (status = 400, description = "Type, name, object, password or lobby cannot be used"),
-        (status = 404, description = "No such user to invite"),
+        (status = 400, description = "Type, name, object, password or lobby is invalid"),
+        (status = 404, description = "There is no such user to invite"),
     )
 )]
 pub(super) async fn create(
     State(api): State<Api>,
     AuthenticatedUser(caller): AuthenticatedUser,
-    Input(wanted): Input<CreateRoomRequest>,
+    Params(request): Params<CreateRoomRequest>,
 ) -> OcsResult {
-    let (token, made) = if RoomType::from_number(wanted.room_type) == RoomType::OneToOne {
-        api.service.one_to_one(&caller, &wanted.invite).await?
+    let (token, created) = if RoomType::from_number(request.room_type) == RoomType::OneToOne {
+        api.service.one_to_one(&caller, &request.invite).await?
     } else {
-        if !wanted.invite.is_empty() {
-            return Err(OcsError::invalid("invite", "add participants after the room is made"));
+        if !request.invite.is_empty() {
+            return Err(OcsError::invalid("invite", "add participants after the room is created"));
         }
-        let password = Some(wanted.password.as_str()).filter(|password| !password.is_empty());
-        check_password(&wanted.password)?;
-        let wish = CreateRoom {
-            room_type: wanted.room_type.into(),
+        check_password(&request.password)?;
+        let password = Some(request.password.as_str()).filter(|password| !password.is_empty());
+        let room = CreateRoom {
+            room_type: request.room_type.into(),
             has_password: password.is_some(),
             lobby: LobbyRequest {
-                state: wanted.lobby_state.unwrap_or_default(),
-                timer: wanted.lobby_timer,
+                state: request.lobby_state.unwrap_or_default(),
+                timer: request.lobby_timer,
             },
-            name: wanted.room_name,
-            description: wanted.description,
-            object_type: wanted.object_type,
-            object_id: wanted.object_id,
+            name: request.room_name,
+            description: request.description,
+            object_type: request.object_type,
+            object_id: request.object_id,
         };
-        (api.service.create(&caller, &wish, password).await?, true)
+        (api.service.create(&caller, &room, password).await?, true)
     };
-    let view = api.view(&token, &caller).await?;
-    let status = if made { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(OcsResponse::with(status, RoomDto::of(&view, api.rights(Some(&caller)))))
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(OcsResponse::with_status(status, api.room(&token, &caller).await?))
 }
 
-/// Refuses what is hardly meant as a password.
+/// A longer text is hardly meant as a password, and hashing takes time in proportion.
 pub(super) fn check_password(password: &str) -> Result<(), OcsError> {
     if password.len() > MAX_PASSWORD_BYTES {
         return Err(OcsError::invalid("password", "a password has at most 4096 bytes"));
@@ -235,151 +229,121 @@ pub(super) fn check_password(password: &str) -> Result<(), OcsError> {
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Rename {
-    /// The new name.
     #[serde(deserialize_with = "text")]
     #[schema(min_length = 1, max_length = 255, example = "Quarterly webinar")]
     room_name: String,
 }
 
-/// Give a room another name
+/// Rename a room
 #[utoipa::path(
-    put, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}", tag = "rooms",
-    operation_id = "renameRoom", params(("token" = String, Path, description = "The room")),
+    put, path = "/{token}", tag = "rooms", operation_id = "renameRoom", params(RoomPath),
     request_body = Rename,
-    responses(
-        (status = 200, description = "Renamed", body = inline(Ocs<Vec<String>>)),
-        (status = 400, description = "The name is empty or too long, or this is a room of two"),
-        (status = 403, description = "Not a moderator"),
-        (status = 404, description = "No such room for this participant"),
-    )
+    responses(Done, NotModerator, NoRoom, (
+        status = 400, description = "The name is empty or too long, or the room is one-to-one"
+    ))
 )]
 pub(super) async fn rename(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
-    Input(wanted): Input<Rename>,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
+    Params(request): Params<Rename>,
 ) -> OcsResult {
-    api.command(&token, &requester.participant()?, Command::Rename(wanted.room_name)).await?;
-    Ok(OcsResponse::done())
+    api.execute(&token, &caller, Command::Rename(request.room_name)).await
 }
 
-/// Delete a room, with all that was said in it
+/// Delete a room with its chat
 #[utoipa::path(
-    delete, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}", tag = "rooms",
-    operation_id = "deleteRoom", params(("token" = String, Path, description = "The room")),
-    responses(
-        (status = 200, description = "Deleted", body = inline(Ocs<Vec<String>>)),
-        (status = 400, description = "A room of two cannot be deleted, only left"),
-        (status = 403, description = "Not a moderator"),
-        (status = 404, description = "No such room for this participant"),
-    )
+    delete, path = "/{token}", tag = "rooms", operation_id = "deleteRoom", params(RoomPath),
+    responses(Done, NotModerator, NoRoom, (
+        status = 400, description = "One-to-one rooms cannot be deleted; leave instead"
+    ))
 )]
 pub(super) async fn delete(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
 ) -> OcsResult {
-    api.command(&token, &requester.participant()?, Command::Delete).await?;
-    Ok(OcsResponse::done())
+    api.execute(&token, &caller, Command::Delete).await
 }
 
 #[derive(Deserialize, ToSchema)]
 pub(super) struct Describe {
-    /// What it is about; empty to say nothing.
+    /// May be empty.
     #[serde(default, deserialize_with = "text")]
     #[schema(max_length = 2000, example = "Figures and questions")]
     description: String,
 }
 
-/// Say what a room is about
+/// Set the description of a room
 #[utoipa::path(
-    put, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/description", tag = "rooms",
-    operation_id = "describeRoom", params(("token" = String, Path, description = "The room")),
-    request_body = Describe,
-    responses(
-        (status = 200, description = "Described", body = inline(Ocs<Vec<String>>)),
-        (status = 400, description = "The text is too long, or this is a room of two"),
-        (status = 403, description = "Not a moderator"),
-        (status = 404, description = "No such room for this participant"),
-    )
+    put, path = "/{token}/description", tag = "rooms", operation_id = "describeRoom",
+    params(RoomPath), request_body = Describe,
+    responses(Done, NotModerator, NoRoom, (
+        status = 400, description = "The description is too long, or the room is one-to-one"
+    ))
 )]
 pub(super) async fn describe(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
-    Input(wanted): Input<Describe>,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
+    Params(request): Params<Describe>,
 ) -> OcsResult {
-    api.command(&token, &requester.participant()?, Command::Describe(wanted.description)).await?;
-    Ok(OcsResponse::done())
+    api.execute(&token, &caller, Command::Describe(request.description)).await
 }
 
 #[derive(Deserialize, ToSchema)]
 pub(super) struct SetPassword {
-    /// The new password; empty to ask for none.
+    /// Empty to remove the password.
     #[serde(default, deserialize_with = "text")]
     #[schema(max_length = 4096, example = "correct horse")]
     password: String,
 }
 
-/// Ask strangers for a password, or for none
+/// Set or remove the password of a public room
 #[utoipa::path(
-    put, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/password", tag = "rooms",
-    operation_id = "setPassword", params(("token" = String, Path, description = "The room")),
-    request_body = SetPassword,
-    responses(
-        (status = 200, description = "Set", body = inline(Ocs<Vec<String>>)),
+    put, path = "/{token}/password", tag = "rooms", operation_id = "setPassword",
+    params(RoomPath), request_body = SetPassword,
+    responses(Done, NoRoom,
         (status = 400, description = "The password is too long"),
-        (status = 403, description = "Not a moderator, or not a public room"),
-        (status = 404, description = "No such room for this participant"),
+        (status = 403, description = "The participant is not a moderator, or the room not public"),
     )
 )]
 pub(super) async fn set_password(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
-    Input(wanted): Input<SetPassword>,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
+    Params(request): Params<SetPassword>,
 ) -> OcsResult {
-    check_password(&wanted.password)?;
-    api.service.set_password(&token, &requester.participant()?, &wanted.password).await?;
+    check_password(&request.password)?;
+    api.service.set_password(&token, &caller, &request.password).await?;
     Ok(OcsResponse::done())
 }
 
-/// Let anybody in who has the link
+/// Make a room public, so that users and guests can join by link
 #[utoipa::path(
-    post, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/public", tag = "rooms",
-    operation_id = "allowGuests", params(("token" = String, Path, description = "The room")),
-    responses(
-        (status = 200, description = "It is public now", body = inline(Ocs<Vec<String>>)),
-        (status = 400, description = "Not a group room"),
-        (status = 403, description = "Not a moderator"),
-        (status = 404, description = "No such room for this participant"),
-    )
+    post, path = "/{token}/public", tag = "rooms", operation_id = "allowGuests", params(RoomPath),
+    responses(Done, NotModerator, NoRoom, (
+        status = 400, description = "The room is not a group room"
+    ))
 )]
 pub(super) async fn allow_guests(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
 ) -> OcsResult {
-    api.command(&token, &requester.participant()?, Command::SetPublic(true)).await?;
-    Ok(OcsResponse::done())
+    api.execute(&token, &caller, Command::SetPublic(true)).await
 }
 
-/// Let only those in who were added; who came by the link has to go
+/// Make a room private; removes participants who joined by link
 #[utoipa::path(
-    delete, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/public", tag = "rooms",
-    operation_id = "disallowGuests", params(("token" = String, Path, description = "The room")),
-    responses(
-        (status = 200, description = "It is a group room now", body = inline(Ocs<Vec<String>>)),
-        (status = 400, description = "Not a public room"),
-        (status = 403, description = "Not a moderator"),
-        (status = 404, description = "No such room for this participant"),
-    )
+    delete, path = "/{token}/public", tag = "rooms", operation_id = "disallowGuests",
+    params(RoomPath),
+    responses(Done, NotModerator, NoRoom, (status = 400, description = "The room is not public"))
 )]
 pub(super) async fn disallow_guests(
     State(api): State<Api>,
-    requester: Requester,
-    Token(token): Token,
+    UserOrGuest(caller): UserOrGuest,
+    RoomPath(token): RoomPath,
 ) -> OcsResult {
-    api.command(&token, &requester.participant()?, Command::SetPublic(false)).await?;
-    Ok(OcsResponse::done())
+    api.execute(&token, &caller, Command::SetPublic(false)).await
 }

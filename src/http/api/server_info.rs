@@ -1,10 +1,14 @@
-//! What a client library asks of the server itself: what it can do, and who one is.
+//! The server itself: its capabilities, and the user who is logged in.
+//!
+//! Client libraries ask for both before anything else. They exist in both versions of OCS, so
+//! [`routes`] are used twice.
 
 use std::collections::BTreeMap;
 
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Api, TALK_HASH,
@@ -17,7 +21,7 @@ use crate::{
     rooms::Sip,
 };
 
-/// Talk's names of what exists here.
+/// Talk's names of the features that lobbyd has.
 const FEATURES: [&str; 21] = [
     "audio",
     "video",
@@ -42,8 +46,12 @@ const FEATURES: [&str; 21] = [
     "chat-replies",
 ];
 
-/// The Nextcloud whose API this follows, for clients that ask.
+/// The version of Nextcloud whose API this follows, for clients that ask.
 const NEXTCLOUD: (u32, u32, u32) = (31, 0, 0);
+
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(capabilities)).routes(routes!(user))
+}
 
 #[derive(Serialize, ToSchema)]
 pub(super) struct Server {
@@ -64,19 +72,18 @@ struct Version {
 
 #[derive(Serialize, ToSchema)]
 struct Capabilities {
-    /// Talk's own name of itself.
+    /// Talk's internal name.
     spreed: Spreed,
 }
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 struct Spreed {
-    /// What exists here.
     features: Vec<&'static str>,
-    /// What exists here only for rooms of this server: nothing more.
+    /// Features that exist only for rooms of this server: none.
     features_local: Vec<&'static str>,
     config: Settings,
-    /// The names of settings that count only for rooms of this server: none.
+    /// Settings that apply only to rooms of this server: none.
     config_local: BTreeMap<&'static str, Vec<&'static str>>,
     version: &'static str,
 }
@@ -92,9 +99,8 @@ struct Settings {
 #[serde(rename_all = "kebab-case")]
 struct CallSettings {
     enabled: bool,
-    /// Whether rooms can have a dial-in.
     sip_enabled: bool,
-    /// How to dial in, for people; empty without a dial-in.
+    /// Dial-in instructions for users; may be empty.
     sip_dialin_info: String,
 }
 
@@ -141,15 +147,15 @@ impl Server {
     }
 }
 
-/// Changes when capabilities do.
+/// Changes when the capabilities change.
 pub(super) fn talk_hash(sip: &Sip) -> String {
     let server = serde_json::to_vec(&Server::of(sip, true)).unwrap_or_default();
     digest(&server)
 }
 
-/// What this server can do
+/// Get the server's capabilities
 #[utoipa::path(
-    get, path = "/ocs/v2.php/cloud/capabilities", tag = "server", operation_id = "getCapabilities",
+    get, path = "/capabilities", tag = "server", operation_id = "getCapabilities",
     responses((status = 200, description = "The capabilities", body = inline(Ocs<Server>)))
 )]
 pub(super) async fn capabilities(State(api): State<Api>, requester: Requester) -> OcsResult {
@@ -157,31 +163,20 @@ pub(super) async fn capabilities(State(api): State<Api>, requester: Requester) -
     Ok(OcsResponse::ok(Server::of(api.service.sip(), is_user)).header(TALK_HASH, &api.talk_hash))
 }
 
-/// What this server can do, in the first version of OCS
-#[utoipa::path(
-    get, path = "/ocs/v1.php/cloud/capabilities", tag = "server",
-    operation_id = "getCapabilitiesFirstVersion",
-    responses((status = 200, description = "The capabilities", body = inline(Ocs<Server>)))
-)]
-pub(super) async fn capabilities_first_version(api: State<Api>, requester: Requester) -> OcsResult {
-    capabilities(api, requester).await
-}
-
 #[derive(Serialize, ToSchema)]
 pub(super) struct Account {
-    /// By which the user logs in.
+    /// With which the user logs in.
     id: String,
-    /// Name for people.
     displayname: String,
-    /// The same, as other parts of Nextcloud write it.
+    /// Equal to `displayname`: Nextcloud uses both names.
     #[serde(rename = "display-name")]
     display_name: String,
     enabled: bool,
 }
 
-/// Who one is
+/// Get the current user
 #[utoipa::path(
-    get, path = "/ocs/v2.php/cloud/user", tag = "server", operation_id = "getUser",
+    get, path = "/user", tag = "server", operation_id = "getUser",
     responses((status = 200, description = "The user", body = inline(Ocs<Account>)))
 )]
 pub(super) async fn user(AuthenticatedUser(caller): AuthenticatedUser) -> OcsResult {
@@ -191,13 +186,4 @@ pub(super) async fn user(AuthenticatedUser(caller): AuthenticatedUser) -> OcsRes
         display_name: caller.display_name,
         enabled: true,
     }))
-}
-
-/// Who one is, in the first version of OCS
-#[utoipa::path(
-    get, path = "/ocs/v1.php/cloud/user", tag = "server", operation_id = "getUserFirstVersion",
-    responses((status = 200, description = "The user", body = inline(Ocs<Account>)))
-)]
-pub(super) async fn user_first_version(user_of: AuthenticatedUser) -> OcsResult {
-    user(user_of).await
 }

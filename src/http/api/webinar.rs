@@ -1,58 +1,64 @@
-//! The webinar: lobby and SIP dial-in.
+//! The webinar's settings of a room: lobby and SIP dial-in.
+//!
+//! Both are answered with the room as it is after the change. Which rooms can have them, and who
+//! may set them, is decided by `domain`.
 
 use axum::extract::State;
 use serde::Deserialize;
 use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Api,
     auth::AuthenticatedUser,
     dto::RoomDto,
     ocs::{Ocs, OcsResponse, OcsResult},
-    params::{Input, Token, integer, optional_integer},
+    openapi::{NoRoom, NotModerator},
+    params::{Params, RoomPath, integer, optional_integer},
 };
 use crate::domain::{Caller, LobbyRequest, RoomToken, commands::Command};
 
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(set_lobby)).routes(routes!(set_sip))
+}
+
 #[derive(Deserialize, ToSchema)]
 pub(super) struct SetLobby {
-    /// 0 none, 1 others than moderators wait.
+    /// 0 none, 1 non-moderators wait.
     #[serde(deserialize_with = "integer")]
     #[schema(minimum = 0, maximum = 1, example = 1)]
     state: i64,
-    /// Unix seconds of the reset to no lobby; null, 0 or absent for none.
+    /// Unix seconds at which the lobby is removed; no timer if null, 0 or absent.
     #[serde(default, deserialize_with = "optional_integer")]
     #[schema(minimum = 0, maximum = 253_402_300_799_i64, example = 1_767_225_600)]
     timer: Option<i64>,
 }
 
-/// Put a lobby in front of a room, or remove it
+/// Set or remove the lobby of a room
 ///
-/// Who has to wait leaves a call that goes on. A timer in the past opens the room at once.
+/// Participants who have to wait then leave a call in progress. A timer in the past opens the room
+/// at once.
 #[utoipa::path(
-    put, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/webinar/lobby", tag = "webinar",
-    operation_id = "setLobby", params(("token" = String, Path, description = "The room")),
-    request_body = SetLobby,
-    responses(
+    put, path = "/lobby", tag = "webinar", operation_id = "setLobby",
+    params(RoomPath), request_body = SetLobby,
+    responses(NotModerator, NoRoom,
         (status = 200, description = "The room", body = inline(Ocs<RoomDto>)),
-        (status = 400, description = "The room cannot have a lobby, or state or timer mean nothing"),
-        (status = 403, description = "Not a moderator"),
-        (status = 404, description = "No such room for this participant"),
+        (status = 400, description = "State or timer is invalid, or the room cannot have a lobby"),
     )
 )]
 pub(super) async fn set_lobby(
     State(api): State<Api>,
     AuthenticatedUser(caller): AuthenticatedUser,
-    Token(token): Token,
-    Input(wanted): Input<SetLobby>,
+    RoomPath(token): RoomPath,
+    Params(request): Params<SetLobby>,
 ) -> OcsResult {
-    let command = Command::SetLobby(LobbyRequest { state: wanted.state, timer: wanted.timer });
-    api.command(&token, &caller, command).await?;
-    room(&api, &token, &caller).await
+    let command = Command::SetLobby(LobbyRequest { state: request.state, timer: request.timer });
+    change(&api, &token, &caller, &command).await
 }
 
 #[derive(Deserialize, ToSchema)]
 pub(super) struct SetSip {
-    /// 0 off, 1 with a PIN per attendee, 2 without PIN.
+    /// 0 disabled, 1 with a PIN per attendee, 2 without PIN.
     #[serde(deserialize_with = "integer")]
     #[schema(minimum = 0, maximum = 2, example = 1)]
     state: i64,
@@ -60,30 +66,26 @@ pub(super) struct SetSip {
 
 /// Enable or disable SIP dial-in
 #[utoipa::path(
-    put, path = "/ocs/v2.php/apps/spreed/api/v4/room/{token}/webinar/sip", tag = "webinar",
-    operation_id = "setSip", params(("token" = String, Path, description = "The room")),
-    request_body = SetSip,
-    responses(
+    put, path = "/sip", tag = "webinar", operation_id = "setSip",
+    params(RoomPath), request_body = SetSip,
+    responses(NotModerator, NoRoom,
         (status = 200, description = "The room", body = inline(Ocs<RoomDto>)),
-        (status = 400, description = "The state means nothing or is the same, or the room cannot have a dial-in"),
-        (status = 403, description = "Not a moderator"),
-        (status = 404, description = "No such room for this participant"),
+        (status = 400, description = "Invalid or unchanged state, or a room without dial-in"),
         (status = 412, description = "SIP is not configured on this server"),
     )
 )]
 pub(super) async fn set_sip(
     State(api): State<Api>,
     AuthenticatedUser(caller): AuthenticatedUser,
-    Token(token): Token,
-    Input(wanted): Input<SetSip>,
+    RoomPath(token): RoomPath,
+    Params(request): Params<SetSip>,
 ) -> OcsResult {
     let configured = api.service.sip().configured;
-    api.command(&token, &caller, Command::SetSip { state: wanted.state.into(), configured })
-        .await?;
-    room(&api, &token, &caller).await
+    let command = Command::SetSip { state: request.state.into(), configured };
+    change(&api, &token, &caller, &command).await
 }
 
-async fn room(api: &Api, token: &RoomToken, caller: &Caller) -> OcsResult {
-    let view = api.view(token, caller).await?;
-    Ok(OcsResponse::ok(RoomDto::of(&view, api.rights(Some(caller)))))
+async fn change(api: &Api, token: &RoomToken, caller: &Caller, command: &Command) -> OcsResult {
+    api.service.change(token, caller, command).await?;
+    Ok(OcsResponse::ok(api.room(token, caller).await?))
 }

@@ -9,9 +9,10 @@ use utoipa::ToSchema;
 
 use crate::{
     domain::{
-        Actor, Attendee, Content, Lobby, Message, ParticipantType, Permissions, Room, RoomToken,
+        Actor, Attendee, ChatMessage, Content, Lobby, Message, ParticipantType, Permissions, Room,
+        RoomToken, SipState,
     },
-    rooms::{ChatMessage, View},
+    rooms::View,
 };
 
 /// Talk's `sessionId` of somebody who is not connected.
@@ -160,7 +161,7 @@ impl RoomDto {
         let mut shape = Self::for_non_member(room);
         shape.last_activity = summary.last_message.as_ref().map_or(0, |message| message.created_at);
         shape.add_own_part(me);
-        shape.add_names(room, &summary.pair, &me.actor);
+        shape.add_names(room, &summary.one_to_one, &me.actor);
         if me.is_waiting(room) {
             return shape;
         }
@@ -192,7 +193,7 @@ impl RoomDto {
         Self {
             id: room.id.number(),
             token: room.token.to_string(),
-            r#type: room.room_type,
+            r#type: room.room_type.number(),
             name: room.name.clone(),
             display_name: room.name.clone(),
             description: room.description.clone(),
@@ -215,7 +216,7 @@ impl RoomDto {
             session_id: NO_SESSION.to_owned(),
             has_password,
             has_call: false,
-            call_flag: room.call.map_or(0, |call| call.flags),
+            call_flag: room.call.map_or(0, |call| call.flags.bits()),
             call_start_time: room.call.map_or(0, |call| call.started_at),
             call_recording: 0,
             recording_consent: 0,
@@ -229,7 +230,7 @@ impl RoomDto {
             notification_calls: 1,
             lobby_state: room.lobby.state.number(),
             lobby_timer: room.lobby.timer.map_or(0, |timer| timer.timestamp()),
-            sip_enabled: room.sip_enabled,
+            sip_enabled: room.sip.number(),
             unread_messages: 0,
             unread_mention: false,
             unread_mention_direct: false,
@@ -253,12 +254,12 @@ impl RoomDto {
         self.attendee_pin = me.pin.clone().unwrap_or_default();
         me.actor.kind.name().clone_into(&mut self.actor_type);
         self.actor_id.clone_from(&me.actor.id);
-        self.permissions = me.effective_permissions().number();
-        self.attendee_permissions = me.permissions.number();
-        if let Some(session) = &me.session {
-            self.participant_flags = session.in_call;
+        self.permissions = me.effective_permissions().bits();
+        self.attendee_permissions = me.permissions.bits();
+        if let Some(session) = &me.presence {
+            self.participant_flags = session.in_call.bits();
             self.last_ping = session.last_ping;
-            self.session_id.clone_from(&session.id);
+            self.session_id.clone_from(&session.session_id);
         }
     }
 
@@ -283,7 +284,7 @@ fn door(room: &Room) -> Room {
         description: String::new(),
         object_type: String::new(),
         object_id: String::new(),
-        sip_enabled: 0,
+        sip: SipState::Disabled,
         call: None,
         ..room.clone()
     }
@@ -434,7 +435,7 @@ pub(super) struct ParticipantDto {
 impl ParticipantDto {
     /// A participant, for one who sees the PINs of others or not.
     pub(super) fn of(token: &RoomToken, attendee: &Attendee, sees_pin: bool) -> Self {
-        let session = attendee.session.as_ref();
+        let session = attendee.presence.as_ref();
         Self {
             room_token: token.to_string(),
             attendee_id: attendee.id.0,
@@ -443,11 +444,11 @@ impl ParticipantDto {
             display_name: attendee.display_name.clone(),
             participant_type: attendee.participant_type.number(),
             last_ping: session.map_or(0, |session| session.last_ping),
-            in_call: attendee.in_call(),
-            permissions: attendee.effective_permissions().number(),
-            attendee_permissions: attendee.permissions.number(),
+            in_call: attendee.call_flags().bits(),
+            permissions: attendee.effective_permissions().bits(),
+            attendee_permissions: attendee.permissions.bits(),
             attendee_pin: attendee.pin.clone().filter(|_| sees_pin).unwrap_or_default(),
-            session_ids: session.map(|session| session.id.clone()).into_iter().collect(),
+            session_ids: session.map(|session| session.session_id.clone()).into_iter().collect(),
         }
     }
 }
@@ -474,14 +475,14 @@ pub(super) struct PeerDto {
 impl PeerDto {
     /// A participant of the call; `None` for one who is not in it.
     pub(super) fn of(token: &RoomToken, attendee: &Attendee) -> Option<Self> {
-        let session = attendee.session.as_ref().filter(|session| session.in_call != 0)?;
+        let session = attendee.presence.as_ref().filter(|session| !session.in_call.is_empty())?;
         Some(Self {
             actor_type: attendee.actor.kind.name().to_owned(),
             actor_id: attendee.actor.id.clone(),
             display_name: attendee.display_name.clone(),
             token: token.to_string(),
             last_ping: session.last_ping,
-            session_id: session.id.clone(),
+            session_id: session.session_id.clone(),
         })
     }
 }

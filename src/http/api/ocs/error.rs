@@ -1,0 +1,157 @@
+//! Errors of the API: which status and which data a refusal or a failure is answered with.
+//!
+//! Whether something is refused is decided by `domain`. The causes of internal errors are logged
+//! here, and never sent. Every extractor and handler returns this error.
+
+use std::{fmt::Display, time::Duration};
+
+use axum::{
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+
+use super::OcsResponse;
+use crate::{
+    auth::LoginError,
+    domain::{Presence, commands::Refusal},
+    logging,
+    rooms::{CommandError, StoreError},
+};
+
+/// How users log in, RFC 7617.
+const CHALLENGE: &str = "Basic realm=\"lobbyd\", charset=\"UTF-8\"";
+
+/// How long clients should wait before they retry while the database is unavailable.
+const UNAVAILABLE_RETRY: Duration = Duration::from_secs(2);
+
+/// A refusal or a failure.
+#[derive(Debug)]
+pub(in crate::http::api) struct OcsError {
+    status: StatusCode,
+    message: String,
+    /// Talk's identifier of the problem, or what the client needs to proceed.
+    data: Value,
+    retry_after: Option<Duration>,
+}
+
+impl OcsError {
+    pub(in crate::http::api) fn new(status: StatusCode, message: impl Display) -> Self {
+        Self { status, message: message.to_string(), data: json!([]), retry_after: None }
+    }
+
+    /// 400 with Talk's identifier of the problem.
+    pub(in crate::http::api) fn invalid(problem: &str, message: impl Display) -> Self {
+        Self { data: json!({ "error": problem }), ..Self::new(StatusCode::BAD_REQUEST, message) }
+    }
+
+    /// 429: too many wrong passwords came from this address.
+    fn throttled(wait: Duration) -> Self {
+        let message = "too many wrong passwords from this address, try again later";
+        Self { retry_after: Some(wait), ..Self::new(StatusCode::TOO_MANY_REQUESTS, message) }
+    }
+
+    /// 500. The log contains the cause, under the request's id.
+    pub(in crate::http::api) fn internal(cause: &str) -> Self {
+        tracing::error!(error = cause, "request failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
+    }
+}
+
+impl From<Refusal> for OcsError {
+    fn from(refusal: Refusal) -> Self {
+        let status = match &refusal {
+            Refusal::NoRoom | Refusal::NoParticipant | Refusal::NoUser | Refusal::NotJoined => {
+                StatusCode::NOT_FOUND
+            }
+            Refusal::LoginNeeded | Refusal::SipNotAllowed => StatusCode::UNAUTHORIZED,
+            Refusal::NotModerator | Refusal::Forbidden(_) | Refusal::WrongPassword => {
+                StatusCode::FORBIDDEN
+            }
+            Refusal::Invalid { .. } | Refusal::InvalidLobby(_) => StatusCode::BAD_REQUEST,
+            Refusal::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
+            Refusal::Lobby | Refusal::SipNotConfigured => StatusCode::PRECONDITION_FAILED,
+            Refusal::AlreadyJoined(_) => StatusCode::CONFLICT,
+        };
+        let data = match (&refusal, refusal.what()) {
+            (Refusal::AlreadyJoined(Presence { session_id, in_call, last_ping }), _) => {
+                json!({ "sessionId": session_id, "inCall": in_call.bits(), "lastPing": last_ping })
+            }
+            (_, Some(problem)) => json!({ "error": problem }),
+            (_, None) => json!([]),
+        };
+        Self { data, ..Self::new(status, refusal) }
+    }
+}
+
+impl From<CommandError> for OcsError {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Refused(refusal) => refusal.into(),
+            CommandError::Throttled(wait) => Self::throttled(wait),
+            CommandError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<LoginError> for OcsError {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::Wrong => Self::new(StatusCode::UNAUTHORIZED, "user or password is wrong"),
+            LoginError::Throttled(wait) => Self::throttled(wait),
+            LoginError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<StoreError> for OcsError {
+    fn from(error: StoreError) -> Self {
+        let cause = logging::causes(&error);
+        match error {
+            StoreError::Unavailable(_) | StoreError::TimedOut(_) | StoreError::Conflict { .. } => {
+                tracing::warn!(error = cause, "database unavailable, request refused");
+                Self {
+                    retry_after: Some(UNAVAILABLE_RETRY),
+                    ..Self::new(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "the database is unavailable, try again",
+                    )
+                }
+            }
+            StoreError::Rejected(_)
+            | StoreError::Unreadable(_)
+            | StoreError::Corrupt(_)
+            | StoreError::Migration(_)
+            | StoreError::Url(_) => Self::internal(&cause),
+        }
+    }
+}
+
+impl IntoResponse for OcsError {
+    fn into_response(self) -> Response {
+        let mut headers = HeaderMap::new();
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
+        }
+        if let Some(wait) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, wait.as_secs().saturating_add(1).into());
+        }
+        let Self { status, message, data, .. } = self;
+        OcsResponse { status, headers, message, data }.into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_have_talks_status() {
+        let status = |refusal: Refusal| OcsError::from(refusal).status.as_u16();
+        assert_eq!(status(Refusal::Lobby), 412);
+        assert_eq!(status(Refusal::SipNotConfigured), 412);
+        assert_eq!(status(Refusal::LoginNeeded), 401);
+        assert_eq!(status(Refusal::NoRoom), 404);
+        assert_eq!(status(Refusal::TooLong), 413);
+    }
+}

@@ -51,7 +51,7 @@ fn each_library_is_known_in_one_place() {
         ("lapin::", &["bus/amqp/"]),
         ("axum::", &["http/"]),
         ("utoipa", &["http/api/"]),
-        ("quick_xml", &["http/api/ocs.rs"]),
+        ("quick_xml", &["http/api/ocs/xml.rs"]),
         ("opentelemetry", &["traces/otlp.rs"]),
         ("argon2", &["auth/passwords.rs"]),
         ("tokio_cron_scheduler", &["tasks/housekeeping.rs", "logging.rs"]),

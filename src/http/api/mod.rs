@@ -3,7 +3,7 @@
 //!
 //! Handlers read parameters, pass a command or a query of the domain to the service, and convert
 //! its result to Talk's JSON; no rule is here. Each file of handlers has its `routes()`, from which
-//! the OpenAPI document is generated as well. [`app`](crate::app) calls [`serve`].
+//! the `OpenAPI` document is generated as well. [`app`](crate::app) calls [`serve`].
 
 #![expect(
     unused_qualifications,
@@ -101,10 +101,9 @@ pub async fn serve(
 }
 
 fn router(api: Api) -> Router {
-    let (routes, document) = routes().split_for_parts();
+    let (router, document) = routes().with_state(api).split_for_parts();
     let document = openapi::complete(document);
-    let router = routes
-        .with_state(api)
+    let router = router
         .route("/openapi.json", get(openapi::serve).with_state(document.into()))
         .fallback(async || OcsError::new(StatusCode::NOT_FOUND, "there is no such path"))
         .method_not_allowed_fallback(async || {

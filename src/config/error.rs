@@ -62,3 +62,37 @@ fn position_and_message(error: &(dyn std::error::Error + 'static)) -> String {
         None => first_line.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ::config::{File, FileFormat};
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn an_error_names_the_key_and_the_type_but_not_the_value() {
+        for (toml, expected) in [
+            ("database.timeout = 'marker'", "database.timeout: expected a duration"),
+            ("database.timeout = 'marker, expected x'", "database.timeout: expected a duration"),
+            ("database = 'marker'", "database: expected struct DatabaseConfig"),
+            ("events.declare = 'marker'", "events.declare: expected a boolean"),
+            ("events.prefetch = 0", "events.prefetch: expected a nonzero u16"),
+            ("ops.listen = 'marker'", "ops.listen: invalid value"),
+            ("log.format = 'marker'", "log.format: invalid value"),
+            ("http.trusted_proxies = ['marker']", "http.trusted_proxies: invalid value"),
+            ("ops.listne = 'marker'", "ops: unknown field `listne`, expected `listen`"),
+            ("database.url = \"marker", "TOML parse error at line 1, column 23: invalid basic"),
+        ] {
+            let error = ::config::Config::builder()
+                .add_source(File::from_str(crate::config::DEFAULTS, FileFormat::Toml))
+                .add_source(File::from_str(toml, FileFormat::Toml))
+                .build()
+                .and_then(::config::Config::try_deserialize::<Config>)
+                .unwrap_err();
+            let text = ConfigError::from(error).to_string();
+            assert!(text.starts_with(&format!("configuration: {expected}")), "{text}");
+            assert!(!text.contains("marker"), "{text}");
+        }
+    }
+}

@@ -137,7 +137,7 @@ impl LobbyConsumer {
         let content_type = delivery.content_type.as_deref();
         let disposition = match cloudevents::parse_lobby_changed(&delivery.body, content_type) {
             Ok(change) => {
-                span.note("lobbyd.room.token", &change.token);
+                span.set("lobbyd.room.token", &change.token);
                 let received = self.receive_time();
                 self.apply(&change, received, &mut span).await
             }
@@ -153,7 +153,7 @@ impl LobbyConsumer {
     async fn apply(&self, change: &LobbyChange, received: Version, span: &mut Span) -> Disposition {
         let mut backoff = Backoff::new(Backoff::LOOPS);
         loop {
-            let commit = span.part("commit lobby");
+            let commit = span.child("commit lobby");
             let applied = self.ctx.database.apply(change, received).await;
             drop(commit);
             match applied {
@@ -301,5 +301,5 @@ impl LobbyConsumer {
 
 fn count(outcome: &'static str, span: &mut Span) {
     metrics::counter!(crate::metrics::EVENTS, "outcome" => outcome).increment(1);
-    span.note("lobbyd.outcome", &outcome);
+    span.set("lobbyd.outcome", &outcome);
 }

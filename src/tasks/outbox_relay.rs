@@ -137,7 +137,7 @@ impl OutboxRelay {
             Ok(confirmations) => confirmations,
             Err(error) => {
                 for mut span in spans {
-                    span.note("lobbyd.outcome", &"unsent");
+                    span.set("lobbyd.outcome", &"unsent");
                 }
                 self.release(ids(&events), Duration::ZERO).await;
                 return Err(error.into());
@@ -190,10 +190,10 @@ impl OutboxRelay {
         let mut encoded = Encoded::default();
         for event in events {
             let mut span = self.ctx.traces.publication(&event);
-            span.note_event(&event.id);
-            span.note("lobbyd.room.token", &event.token);
-            span.note("lobbyd.attempt", &event.attempt);
-            match cloudevents::outgoing(&event, span.place()) {
+            span.set_event_id(&event.id);
+            span.set("lobbyd.room.token", &event.token);
+            span.set("lobbyd.attempt", &event.attempt);
+            match cloudevents::outgoing(&event, span.context()) {
                 Ok(message) => {
                     encoded.events.push(event);
                     encoded.messages.push(message);
@@ -278,5 +278,5 @@ fn ids(events: &[OutboxEvent]) -> Vec<EventId> {
 
 fn count(outcome: &'static str, span: &mut Span) {
     metrics::counter!(crate::metrics::PUBLISHED, "outcome" => outcome).increment(1);
-    span.note("lobbyd.outcome", &outcome);
+    span.set("lobbyd.outcome", &outcome);
 }

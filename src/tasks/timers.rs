@@ -207,10 +207,10 @@ fn report(ctx: &TaskContext, fired: &Fired) {
         .increment(u64::try_from(fired.events.len()).unwrap_or(0));
     for event in &fired.events {
         let mut span = ctx.traces.opening(event, now);
-        span.note_event(&event.id);
-        span.note("lobbyd.room.token", &event.token);
+        span.set_event_id(&event.id);
+        span.set("lobbyd.room.token", &event.token);
         if let Some(due_at) = event.due_at {
-            span.note("lobbyd.timer.due_at", &due_at.format("%+"));
+            span.set("lobbyd.timer.due_at", &due_at.format("%+"));
             let lag = (now - due_at).as_seconds_f64();
             metrics::histogram!(crate::metrics::COMMIT_LAG).record(lag);
             tracing::info!(

@@ -1,11 +1,13 @@
-//! Traces: from the event that comes in through its commit, and from the room that opens to the
-//! publication, in whatever processes these are.
+//! Trace spans: from the receipt of a lobby change to its commit, and from the reset of a room to the
+//! publication of its event, also across processes.
 //!
-//! A change that comes in goes on with the trace of its sender. A room that opens begins the trace of
-//! its own event, which has the event's id. The publication goes on with it, and hands it to whoever receives the event.
+//! A received change continues the trace of its sender. The reset of a room begins the trace of its
+//! own event, whose context follows from the event's id; the publication continues that trace and
+//! passes it to the consumers.
 //!
-//! Spans go over a channel to the exporter. It holds up nobody: when the collector does not take
-//! them they are dropped, and counted. Without an endpoint nothing of this costs anything.
+//! The tasks create spans; a finished span goes through a channel to the [`Exporter`], which `app`
+//! starts. Recording never blocks: a span that does not fit is dropped and counted. Without a
+//! configured endpoint all of this does nothing.
 
 #[cfg_attr(feature = "otlp", path = "otlp.rs")]
 #[cfg_attr(not(feature = "otlp"), path = "none.rs")]
@@ -23,146 +25,132 @@ use crate::{
 };
 
 /// Spans that wait for the exporter: those of some seconds of a burst.
-const WAITING: usize = 8192;
+const CAPACITY: usize = 8192;
 
-/// Where the spans of a process go, if anywhere.
+/// Creates the spans of a process. The default one records nothing.
 #[derive(Clone, Default)]
 pub struct Traces(Option<Recorder>);
 
 #[derive(Clone)]
 struct Recorder {
-    finished: mpsc::Sender<Finished>,
+    finished: mpsc::Sender<FinishedSpan>,
     clock: Arc<DatabaseClock>,
 }
 
-/// What a span stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Work on a message that came.
+    /// Processes a received message.
     Consumer,
-    /// Work inside.
     Internal,
-    /// A message that is sent.
+    /// Sends a message.
     Producer,
 }
 
-/// A span that is over, for the exporter.
 #[derive(Debug)]
-#[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "nobody reads them"))]
-pub struct Finished {
+#[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "read by the exporter"))]
+pub struct FinishedSpan {
     name: &'static str,
     kind: Kind,
-    place: TraceParent,
+    context: TraceParent,
     parent: Option<TraceParent>,
-    begin: DateTime<Utc>,
-    /// `None` as long as it goes on.
-    end: Option<DateTime<Utc>>,
+    started_at: DateTime<Utc>,
+    /// `None` while the span lasts.
+    ended_at: Option<DateTime<Utc>>,
     attributes: Vec<(&'static str, String)>,
 }
 
-/// A span that goes on until it is dropped; or nothing, where nobody records it.
-pub struct Span(Option<(Finished, Recorder)>);
+/// Lasts until it is dropped. It is empty if spans are not recorded.
+pub struct Span(Option<(FinishedSpan, Recorder)>);
 
 impl Traces {
-    /// Spans, by the database's time, and the end at which they come out.
-    pub fn new(clock: Arc<DatabaseClock>) -> (Self, mpsc::Receiver<Finished>) {
-        let (finished, spans) = mpsc::channel(WAITING);
+    /// Records spans, with times of this clock, for the exporter that reads the receiver.
+    pub fn new(clock: Arc<DatabaseClock>) -> (Self, mpsc::Receiver<FinishedSpan>) {
+        let (finished, spans) = mpsc::channel(CAPACITY);
         (Self(Some(Recorder { finished, clock })), spans)
     }
 
-    /// How many spans would be taken now; none if nobody wants any.
-    pub fn room(&self) -> usize {
-        self.0.as_ref().map_or(0, |recorder| recorder.finished.capacity())
-    }
-
-    /// Counts spans for which there was no room, and which were not even begun.
-    pub fn pass_over(&self, spans: usize) {
-        if self.0.is_some() {
-            metrics::counter!(crate::metrics::SPANS_DROPPED)
-                .increment(u64::try_from(spans).unwrap_or(u64::MAX));
-        }
-    }
-
-    /// A span that goes on with the trace of `parent`, or begins one.
+    /// Begins a span that continues the trace of `parent`, or begins a trace.
     pub fn span(&self, name: &'static str, kind: Kind, parent: Option<TraceParent>) -> Span {
         if self.0.is_none() {
             return Span(None);
         }
         let trace = parent.map_or_else(rand::random, |parent| parent.trace);
         let sampled = parent.is_none_or(|parent| parent.sampled);
-        self.span_at(name, kind, TraceParent { trace, span: rand::random(), sampled }, parent)
+        self.begin(name, kind, TraceParent { trace, span: rand::random(), sampled }, parent)
     }
 
-    /// The span of a room that opened: the first one in the trace of its event.
+    /// The span of a room's reset: the first one in the trace of its event.
     pub fn opening(&self, event: &OutboxEvent, opened_at: DateTime<Utc>) -> Span {
-        let Some(place) = TraceParent::of_event(&event.id) else { return Span(None) };
-        let mut span = self.span_at("open room", Kind::Internal, place, None);
+        let Some(context) = TraceParent::of_event(&event.id) else { return Span(None) };
+        let mut span = self.begin("open room", Kind::Internal, context, None);
         if let Some((finished, _)) = &mut span.0 {
-            finished.begin = event.created_at;
-            finished.end = Some(opened_at);
+            finished.started_at = event.created_at;
+            finished.ended_at = Some(opened_at);
         }
         span
     }
 
-    /// The span of a publication. It is the first one in the trace of its event, unless that is
-    /// about a room that opened, or was tried before.
+    /// Begins the span of a publication. It is the first one in the trace of its event, unless a
+    /// reset began that trace, or an earlier attempt.
     pub fn publication(&self, event: &OutboxEvent) -> Span {
-        let origin = TraceParent::of_event(&event.id);
-        match origin {
-            Some(place) if event.due_at.is_none() && event.attempt <= 1 => {
-                self.span_at("publish event", Kind::Producer, place, None)
+        match TraceParent::of_event(&event.id) {
+            Some(context) if event.due_at.is_none() && event.attempt <= 1 => {
+                self.begin("publish event", Kind::Producer, context, None)
             }
             parent => self.span("publish event", Kind::Producer, parent),
         }
     }
 
-    fn span_at(
+    fn begin(
         &self,
         name: &'static str,
         kind: Kind,
-        place: TraceParent,
+        context: TraceParent,
         parent: Option<TraceParent>,
     ) -> Span {
-        let Some(recorder) = self.0.as_ref().filter(|_| place.sampled) else { return Span(None) };
-        let begin = recorder.clock.now();
-        let attributes = Vec::new();
-        let finished = Finished { name, kind, place, parent, begin, end: None, attributes };
+        let Some(recorder) = self.0.as_ref().filter(|_| context.sampled) else { return Span(None) };
+        let (started_at, ended_at, attributes) = (recorder.clock.now(), None, Vec::new());
+        let finished =
+            FinishedSpan { name, kind, context, parent, started_at, ended_at, attributes };
         Span(Some((finished, recorder.clone())))
     }
 }
 
 impl Span {
-    /// A part of it.
-    pub fn part(&self, name: &'static str) -> Self {
+    /// Begins a span within this one.
+    pub fn child(&self, name: &'static str) -> Self {
         let Some((finished, recorder)) = &self.0 else { return Self(None) };
-        Traces(Some(recorder.clone())).span(name, Kind::Internal, Some(finished.place))
+        Traces(Some(recorder.clone())).span(name, Kind::Internal, Some(finished.context))
     }
 
-    /// Where it stands, for those that go on with it.
-    pub fn place(&self) -> Option<TraceParent> {
-        self.0.as_ref().map(|(finished, _)| finished.place)
+    /// What continues this span passes on as its parent.
+    pub fn context(&self) -> Option<TraceParent> {
+        self.0.as_ref().map(|(finished, _)| finished.context)
     }
 
-    /// Notes a fact.
-    pub fn note(&mut self, key: &'static str, value: &dyn fmt::Display) {
+    pub fn set(&mut self, key: &'static str, value: &dyn fmt::Display) {
         if let Some((finished, _)) = &mut self.0 {
             finished.attributes.push((key, value.to_string()));
         }
     }
 
-    /// Notes the event that it is about.
-    pub fn note_event(&mut self, id: &EventId) {
-        self.note("messaging.message.id", id);
+    pub fn set_event_id(&mut self, id: &EventId) {
+        self.set("messaging.message.id", id);
     }
 }
 
 impl Drop for Span {
     fn drop(&mut self) {
         if let Some((mut finished, recorder)) = self.0.take() {
-            finished.end.get_or_insert_with(|| recorder.clock.now().max(finished.begin));
+            finished.ended_at.get_or_insert_with(|| recorder.clock.now().max(finished.started_at));
             if recorder.finished.try_send(finished).is_err() {
-                metrics::counter!(crate::metrics::SPANS_DROPPED).increment(1);
+                record_dropped(1);
             }
         }
     }
+}
+
+fn record_dropped(spans: usize) {
+    let spans = u64::try_from(spans).unwrap_or(u64::MAX);
+    metrics::counter!(crate::metrics::SPANS_DROPPED).increment(spans);
 }

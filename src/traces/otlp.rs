@@ -1,4 +1,4 @@
-//! The exporter: spans in batches to a collector, by OTLP over HTTP.
+//! Exports spans in batches to a collector, by OTLP over HTTP. The only user of OpenTelemetry.
 
 use std::time::Duration;
 
@@ -17,32 +17,26 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Finished, Kind};
+use super::{FinishedSpan, Kind, record_dropped};
 use crate::domain::TraceParent;
 
-/// Spans of one request.
+/// Maximum spans of one request.
 const BATCH: usize = 512;
 
-/// How long a batch waits to become full.
-const GATHERING: Duration = Duration::from_secs(1);
+/// How long a batch waits for more spans.
+const BATCH_DELAY: Duration = Duration::from_secs(1);
 
-/// Bound of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The way to a collector.
 pub struct Exporter(SpanExporter);
 
 impl Exporter {
-    /// To the collector at this address. Nothing is connected yet.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with the address.
+    /// Connects when the first spans are exported.
     pub fn new(endpoint: &str) -> Result<Self, String> {
         let address = url::Url::parse(endpoint).map_err(|error| error.to_string())?;
         if address.scheme() != "http" || !address.has_host() {
             return Err(
-                "expected http://host:4318/v1/traces; a collector nearby does TLS".to_owned()
+                "expected http://host:4318/v1/traces; for TLS use a local collector".to_owned()
             );
         }
         let mut exporter = SpanExporter::builder()
@@ -61,20 +55,20 @@ impl Exporter {
         Ok(Self(exporter))
     }
 
-    /// Exports until nobody has spans any more. What the collector does not take is dropped. After
-    /// `stop` the first failure is the end, and all that is left is dropped, so that a collector that is
-    /// away holds up nobody for longer than one request.
-    pub async fn run(self, mut spans: mpsc::Receiver<Finished>, stop: CancellationToken) {
-        let mut working = true;
+    /// Runs until the last sender of spans is dropped. Spans that the collector does not accept are
+    /// dropped. After `stop` the first failure ends it, so that an unavailable collector delays the
+    /// shutdown by no more than one request.
+    pub async fn run(self, mut spans: mpsc::Receiver<FinishedSpan>, stop: CancellationToken) {
+        let mut available = true;
         while let Some(first) = spans.recv().await {
             let mut batch = vec![first];
-            let full_by = Instant::now() + GATHERING;
+            let deadline = Instant::now() + BATCH_DELAY;
             while batch.len() < BATCH
-                && let Ok(Some(span)) = timeout_at(full_by, spans.recv()).await
+                && let Ok(Some(span)) = timeout_at(deadline, spans.recv()).await
             {
                 batch.push(span);
             }
-            let number = batch.len();
+            let count = batch.len();
             let exporting = self.0.export(batch.into_iter().map(span_data).collect());
             let problem = match timeout(REQUEST_TIMEOUT, exporting).await {
                 Ok(Ok(())) => None,
@@ -82,26 +76,25 @@ impl Exporter {
                 Err(_elapsed) => Some(format!("no answer within {REQUEST_TIMEOUT:?}")),
             };
             if let Some(error) = &problem {
-                let left = if stop.is_cancelled() { spans.len() } else { 0 };
-                metrics::counter!(crate::metrics::SPANS_DROPPED)
-                    .increment(u64::try_from(number + left).unwrap_or(0));
-                if working {
+                let remaining = if stop.is_cancelled() { spans.len() } else { 0 };
+                record_dropped(count + remaining);
+                if available {
                     tracing::warn!(error, "trace collector unavailable, dropping spans");
                 }
                 if stop.is_cancelled() {
                     return;
                 }
-            } else if !working {
+            } else if !available {
                 tracing::info!("trace collector available");
             }
-            working = problem.is_none();
+            available = problem.is_none();
         }
     }
 }
 
-fn span_data(span: Finished) -> SpanData {
+fn span_data(span: FinishedSpan) -> SpanData {
     SpanData {
-        span_context: context(span.place),
+        span_context: context(span.context),
         parent_span_id: span.parent.map_or(SpanId::INVALID, |parent| SpanId::from(parent.span)),
         parent_span_is_remote: span.kind == Kind::Consumer && span.parent.is_some(),
         span_kind: match span.kind {
@@ -110,8 +103,8 @@ fn span_data(span: Finished) -> SpanData {
             Kind::Producer => SpanKind::Producer,
         },
         name: span.name.into(),
-        start_time: span.begin.into(),
-        end_time: span.end.unwrap_or(span.begin).into(),
+        start_time: span.started_at.into(),
+        end_time: span.ended_at.unwrap_or(span.started_at).into(),
         attributes: span
             .attributes
             .into_iter()
@@ -125,8 +118,8 @@ fn span_data(span: Finished) -> SpanData {
     }
 }
 
-fn context(place: TraceParent) -> SpanContext {
-    let flags = if place.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
-    let (trace, span) = (TraceId::from(place.trace), SpanId::from(place.span));
+fn context(context: TraceParent) -> SpanContext {
+    let flags = if context.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
+    let (trace, span) = (TraceId::from(context.trace), SpanId::from(context.span));
     SpanContext::new(trace, span, flags, false, TraceState::default())
 }

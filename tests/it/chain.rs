@@ -1,41 +1,42 @@
-//! The chain, end to end: the real program, a real broker, each database.
+//! From the event to the update, end to end: the real program, a real broker, each database.
+//!
+//! Here the tests wait for timers in real time. The rules of timers are tested with a manual clock
+//! in `timers`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
 use crate::support::{
     amqp::Published, cluster::TestCluster, daemon::run, database::Kind, eventually, server::BROKER,
 };
 
-/// Long enough for what must not happen to happen.
-const QUIET: Duration = Duration::from_millis(1500);
-
 on_every_database! { crate::support::cluster::TestCluster::new:
-    a_room_opens_at_its_instant_and_one_update_arrives,
+    a_room_opens_at_its_time_and_one_update_arrives,
     the_newest_setting_wins,
-    what_cannot_be_applied_becomes_a_dead_letter,
-    a_timer_whose_event_never_came_fires,
-    unknown_rooms_hold_up_nobody,
-    the_program_publishes_a_change,
+    events_that_cannot_be_applied_become_dead_letters,
+    an_event_that_arrives_before_its_room_is_applied,
+    a_timer_without_an_event_fires,
+    events_of_unknown_rooms_do_not_delay_other_events,
+    the_publish_command_changes_a_lobby,
 }
 
-async fn a_room_opens_at_its_instant_and_one_update_arrives(cluster: TestCluster) {
+async fn a_room_opens_at_its_time_and_one_update_arrives(cluster: TestCluster) {
     let client = cluster.client().await;
     let mut worker = cluster.worker().await;
     let database = &cluster.database;
     database.insert_room("webinar").await;
     let timer = database.now().await + 3;
     client.publish(&json!({"token": "webinar", "state": 1, "timer": timer})).await;
-    database.lobby_becomes("webinar", 1).await;
 
-    while database.lobby_state("webinar").await == 1 {
-        sleep(Duration::from_millis(1)).await;
-    }
-    // The row was open at some time before this look at the clock.
+    eventually("the reset", || async {
+        (database.number("SELECT count(*) FROM lobbyd_outbox").await == 1).then_some(())
+    })
+    .await;
+    // The reset was committed before this reading of the clock.
     assert!(database.now().await >= timer, "opened early");
+    assert_eq!(database.lobby_state("webinar").await, 0);
 
     let updates = client.take_ids(&cluster.updates, 1).await;
     let update = updates.into_values().next().unwrap();
@@ -57,12 +58,13 @@ async fn a_room_opens_at_its_instant_and_one_update_arrives(cluster: TestCluster
     let fired_at: DateTime<Utc> = data["firedAt"].as_str().unwrap().parse().unwrap();
     assert!(fired_at.timestamp() >= timer, "{data}");
 
-    sleep(QUIET).await;
-    assert!(client.take_rest(&cluster.updates).await.is_empty());
-    assert_eq!(database.unpublished().await, 0);
+    worker.metric_becomes("lobbyd_timer_lag_seconds_count", 1).await;
     assert_eq!(worker.metric("lobbyd_timers_fired_total").await, Some(1));
-    assert_eq!(worker.metric("lobbyd_timer_lag_seconds_count").await, Some(1));
+    assert!(cluster.updates_before_sentinel(&client).await.is_empty(), "a second update");
+    database.all_published().await;
+    // A worker that has stopped publishes nothing more.
     assert!(worker.stop().await.success());
+    assert!(client.take_rest(&cluster.updates).await.is_empty());
 }
 
 async fn the_newest_setting_wins(cluster: TestCluster) {
@@ -99,20 +101,23 @@ async fn the_newest_setting_wins(cluster: TestCluster) {
     ]);
     assert_eq!(updates, expected);
 
-    // Duplicates that come after the reset change nothing either, whether they have a version...
+    // Duplicates that arrive after the reset change nothing either, whether they have a version...
     let duplicate = json!({"token": "duplicate", "version": 1, "state": 1, "timer": now + 3});
     client.publish(&duplicate).await;
     // ... or not: then the room remembers the timer that was reached.
     client.publish(&json!({"token": "moved", "state": 1, "timer": now + 4})).await;
-    sleep(QUIET).await;
-    assert!(client.take_rest(&cluster.updates).await.is_empty());
+    // The worker applies events in their order, so it has seen both when this one is applied.
+    cluster.database.insert_room("last").await;
+    client.publish(&json!({"token": "last", "state": 1})).await;
+    cluster.database.lobby_becomes("last", 1).await;
+    assert!(cluster.updates_before_sentinel(&client).await.is_empty(), "a timer fired twice");
     for (token, _settings) in steps {
         let closed = i64::from(["untimed", "withtimer0"].contains(&token));
         assert_eq!(cluster.database.lobby_state(token).await, closed, "{token}");
     }
 }
 
-async fn what_cannot_be_applied_becomes_a_dead_letter(cluster: TestCluster) {
+async fn events_that_cannot_be_applied_become_dead_letters(cluster: TestCluster) {
     let client = cluster.client().await;
     let worker = cluster.worker().await;
     cluster
@@ -144,11 +149,6 @@ async fn what_cannot_be_applied_becomes_a_dead_letter(cluster: TestCluster) {
         client.publish_bytes(body, content_type).await;
     }
     client.publish(&json!({"token": "nowhere", "state": 1})).await;
-    client.publish_bytes(&event("lobby.changed.v1"), "application/cloudevents+json").await;
-    // The event can overtake the commit that makes its room.
-    sleep(Duration::from_millis(500)).await;
-    cluster.database.insert_room("late").await;
-    cluster.database.lobby_becomes("late", 1).await;
 
     let mut dead_letters = Vec::new();
     while dead_letters.len() < cases.len() + 1 {
@@ -171,13 +171,31 @@ async fn what_cannot_be_applied_becomes_a_dead_letter(cluster: TestCluster) {
         .find(|dead_letter| dead_letter.body.starts_with(b"{\"state\":1,\"token\":\"nowhere\""));
     assert_eq!(unknown.unwrap().headers["lobbyd-reason"], "unknown room nowhere (waited 2s)");
 
-    sleep(QUIET).await;
-    assert!(client.take_rest(&cluster.dead_letters).await.is_empty());
+    // Only a later dead letter can show that there is no other one.
+    client.publish_bytes(b"sentinel", "application/json").await;
+    let sentinel = eventually("the sentinel", || client.take(&cluster.dead_letters)).await;
+    assert_eq!(sentinel.body, b"sentinel");
     let malformed = r#"lobbyd_events_received_total{outcome="malformed"}"#;
-    assert_eq!(worker.metric(malformed).await, Some(8));
+    assert_eq!(worker.metric(malformed).await, Some(9));
 }
 
-async fn a_timer_whose_event_never_came_fires(cluster: TestCluster) {
+/// An event can arrive before the commit that creates its room.
+async fn an_event_that_arrives_before_its_room_is_applied(mut cluster: TestCluster) {
+    cluster.set("EVENTS__UNKNOWN_ROOM_GRACE", "10m");
+    let client = cluster.client().await;
+    let worker = cluster.worker().await;
+    let event = json!({"specversion": "1.0", "id": "1", "source": "test",
+                       "type": "lobby.changed.v1", "data": {"token": "late", "state": 1}});
+    client.publish_bytes(event.to_string().as_bytes(), "application/cloudevents+json").await;
+    // The worker consumes events in their order, so the event waits for its room by now.
+    client.publish_bytes(b"sentinel", "application/json").await;
+    worker.metric_becomes(r#"lobbyd_events_received_total{outcome="malformed"}"#, 1).await;
+    cluster.database.insert_room("late").await;
+    cluster.database.lobby_becomes("late", 1).await;
+    worker.metric_becomes(r#"lobbyd_events_received_total{outcome="applied"}"#, 1).await;
+}
+
+async fn a_timer_without_an_event_fires(cluster: TestCluster) {
     let client = cluster.client().await;
     let _worker = cluster.worker().await;
     let timer = cluster.database.now().await + 2;
@@ -187,7 +205,7 @@ async fn a_timer_whose_event_never_came_fires(cluster: TestCluster) {
     assert_eq!(updates, BTreeMap::from(expected));
 }
 
-async fn unknown_rooms_hold_up_nobody(cluster: TestCluster) {
+async fn events_of_unknown_rooms_do_not_delay_other_events(cluster: TestCluster) {
     let client = cluster.client().await;
     let worker = cluster.worker().await;
     cluster.database.insert_room("known").await;
@@ -198,17 +216,14 @@ async fn unknown_rooms_hold_up_nobody(cluster: TestCluster) {
     }
     for (outcome, expected) in [("applied", 40), ("malformed", 40), ("unknown_room", 40)] {
         let counter = format!("lobbyd_events_received_total{{outcome=\"{outcome}\"}}");
-        eventually(&counter, || async {
-            worker.metric(&counter).await.filter(|count| *count == expected)
-        })
-        .await;
+        worker.metric_becomes(&counter, expected).await;
     }
     let timer = cluster.database.now().await;
     cluster.database.insert_rooms("due", 1, timer).await;
     assert_eq!(client.take_ids(&cluster.updates, 1).await.len(), 1);
 }
 
-async fn the_program_publishes_a_change(cluster: TestCluster) {
+async fn the_publish_command_changes_a_lobby(cluster: TestCluster) {
     let client = cluster.client().await;
     let _worker = cluster.worker().await;
     cluster.database.insert_room("webinar").await;
@@ -227,9 +242,9 @@ async fn the_program_publishes_a_change(cluster: TestCluster) {
     }
 }
 
-/// The README gives its user no more than this.
+/// The permissions that the installation instructions give to the user of the broker.
 #[tokio::test]
-async fn the_permissions_of_the_first_installation_suffice() {
+async fn the_documented_permissions_of_the_broker_suffice() {
     BROKER.control(&["add_user", "lobbyd", "secret"]);
     BROKER.control(&["set_permissions", "lobbyd", r"^lobbyd\.", ".*", ".*"]);
     let mut cluster = TestCluster::new(Kind::Sqlite).await;

@@ -1,4 +1,4 @@
-//! The configuration from outside: what is refused, and which layer wins.
+//! The configuration as an administrator sees it: what is refused, and which layer wins.
 
 use std::fs;
 
@@ -7,11 +7,11 @@ use crate::support::{
     server::folder,
 };
 
-/// Environment, arguments, and the key that the complaint names.
+/// Environment, arguments, and the key that the error names.
 type BadConfiguration<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
 
 #[test]
-fn a_configuration_error_ends_with_78_and_one_line_that_names_the_key() {
+fn an_invalid_configuration_ends_with_status_78_and_one_line_that_names_the_key() {
     let file = folder("config-").join("bad.toml");
     fs::write(&file, "[database]\nurls = \"x\"\n").unwrap();
     let cases: [BadConfiguration; 18] = [
@@ -36,10 +36,10 @@ fn a_configuration_error_ends_with_78_and_one_line_that_names_the_key() {
     ];
     for (environment, arguments, key) in cases {
         let output = run(&settings(environment), arguments);
-        let complaint = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(78), "{key}: {complaint}");
-        assert!(complaint.contains(key), "{key}: {complaint}");
-        assert_eq!(complaint.lines().count(), 1, "{key}: {complaint}");
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{key}: {error}");
+        assert!(error.contains(key), "{key}: {error}");
+        assert_eq!(error.lines().count(), 1, "{key}: {error}");
     }
     let missing = run(&settings(&[]), &["--config", "/nowhere.toml", "run"]);
     assert_eq!(missing.status.code(), Some(78), "{missing:?}");
@@ -72,7 +72,7 @@ fn the_environment_wins_over_the_file_and_secrets_stay_hidden() {
 }
 
 #[test]
-fn a_url_in_the_environment_wins_over_a_file_with_one() {
+fn a_url_in_the_environment_wins_over_a_url_file() {
     let folder = folder("config-");
     let (file, secret) = (folder.join("lobbyd.toml"), folder.join("secret"));
     fs::write(&file, format!("[database]\nurl_file = \"{}\"\n", secret.display())).unwrap();
@@ -86,7 +86,7 @@ fn a_url_in_the_environment_wins_over_a_file_with_one() {
 }
 
 #[test]
-fn credentials_of_systemd_stand_over_the_file_and_under_the_environment() {
+fn credentials_of_systemd_win_over_the_file_and_lose_to_the_environment() {
     let folder = folder("credentials-");
     fs::write(folder.join("database-url"), "postgres://lobbyd:marker-secret@credential/db\n")
         .unwrap();

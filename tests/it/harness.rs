@@ -1,16 +1,16 @@
-//! What the tests stand on, as far as a fault in it could make a test pass.
+//! Tests of the test environment, where a fault in it could make another test pass.
 
 use axum::{Router, body, extract::Request, response::IntoResponse};
 use serde_json::json;
 use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::support::{
-    http::{Answer, Api},
+    http::{Api, Response},
     server::free_port,
     tools,
 };
 
-/// Answers what it was asked, and sets a cookie.
+/// Returns the request as the response, and sets a cookie.
 async fn echo(request: Request) -> impl IntoResponse {
     let (head, body) = request.into_parts();
     let body = body::to_bytes(body, 1000).await.unwrap();
@@ -29,15 +29,15 @@ async fn echo(request: Request) -> impl IntoResponse {
     ([("set-cookie", "session=1; Path=/; HttpOnly")], envelope.to_string())
 }
 
-/// The values of a header that was sent.
-fn sent(answer: &Answer, name: &str) -> Vec<String> {
-    let data = answer.data();
+/// The values of a header that the client sent.
+fn sent(response: &Response, name: &str) -> Vec<String> {
+    let data = response.data();
     let headers: Vec<(String, String)> = serde_json::from_value(data["headers"].clone()).unwrap();
     headers.into_iter().filter(|(other, _)| other == name).map(|(_, value)| value).collect()
 }
 
 #[tokio::test]
-async fn the_client_sends_what_it_says() {
+async fn the_client_sends_the_requests_that_tests_describe() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let api = Api::new(listener.local_addr().unwrap().port());
     let mut server = JoinSet::new();
@@ -54,7 +54,7 @@ async fn the_client_sends_what_it_says() {
     assert_eq!(sent(&first, "cookie"), [""; 0]);
 
     let json = json!({ "state": 1 });
-    for (answer, method, path) in [
+    for (response, method, path) in [
         (
             alice.post("/chat/abc", json.clone()).await,
             "POST",
@@ -71,12 +71,12 @@ async fn the_client_sends_what_it_says() {
             "/ocs/v1.php/cloud/user",
         ),
     ] {
-        let data = answer.data();
+        let data = response.data();
         assert_eq!(data["method"], method);
         assert_eq!(data["path"], path);
         assert_eq!(data["body"], r#"{"state":1}"#);
-        assert_eq!(sent(&answer, "content-type"), ["application/json"]);
-        assert_eq!(sent(&answer, "cookie"), ["session=1"]);
+        assert_eq!(sent(&response, "content-type"), ["application/json"]);
+        assert_eq!(sent(&response, "cookie"), ["session=1"]);
     }
 
     let guest = api.guest().header("Accept", "application/xml");
@@ -107,12 +107,12 @@ fn python_clients_fail_without_a_server() {
     ];
     let library = tools::talk("talk.py", &[], &environment);
     let properties = tools::schemathesis(&["run", &format!("{nowhere}/openapi.json")]);
-    for (output, status, complaint) in
+    for (output, status, error) in
         [(library, 1, "ConnectionError"), (properties, 2, "Connection refused")]
     {
         assert_eq!(output.status.code(), Some(status), "{output:?}");
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said);
-        assert!(said.contains(complaint), "{said}");
+        let printed = [output.stdout, output.stderr].concat();
+        let printed = String::from_utf8_lossy(&printed);
+        assert!(printed.contains(error), "{printed}");
     }
 }

@@ -1,9 +1,10 @@
 //! The integration tests: one binary, one harness, real servers.
 //!
-//! One file per fixture. `store_contract` runs each promise of the store on every database;
-//! `chain`, `crash` and `outage` run the real program against real servers; `webinar`,
-//! `polling` and `http_server` use its HTTP API, and `clients` does so with programs that others wrote; the rest looks at the program and the repository from
-//! outside.
+//! One file per subject. `store_contract` and `room_contract` test each promise of the store on
+//! every database. `chain`, `crash`, `outage`, `race` and `reload` run the real program against real
+//! servers. `webinar`, `rooms`, `polling` and `http_server` use its HTTP API, and `clients` does so
+//! with programs of other projects. `deploy` tests the files in deploy/. `support` is the
+//! environment that they share; `harness` tests it.
 
 #![expect(
     clippy::unwrap_used,
@@ -13,8 +14,8 @@
     reason = "a test fails by panicking, prints what it measures, and nothing of it is public"
 )]
 
-/// Each of these functions as a test per database. They are given what `$setup` makes of a
-/// `Kind`.
+/// Makes each function a test per database. Its argument is the result of `$setup` for the kind of
+/// database.
 macro_rules! on_every_database {
     ($setup:path: $($test:ident,)*) => {
         on_every_database!(@ sqlite, Sqlite, $setup: $($test,)*);

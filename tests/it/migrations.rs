@@ -1,4 +1,4 @@
-//! The migrations: the same for each database.
+//! The migrations: they create the same tables on each database.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -37,7 +37,7 @@ async fn each_database_has_the_same_tables_columns_and_indexes() {
     assert_eq!(described[1], described[2]);
 }
 
-/// "table.column" of each table of ours. (The table of migrations is sqlx's own affair.)
+/// "table.column" of each table of lobbyd. (sqlx defines the table of migrations.)
 fn columns_of(kind: Kind) -> &'static str {
     match kind {
         Kind::Sqlite => {
@@ -57,7 +57,7 @@ fn columns_of(kind: Kind) -> &'static str {
     }
 }
 
-/// The names of the indexes that we gave.
+/// The names of the indexes that lobbyd has named.
 fn indexes_of(kind: Kind) -> &'static str {
     match kind {
         Kind::Sqlite => "SELECT name FROM sqlite_schema WHERE type = 'index' AND name LIKE '%_idx'",
@@ -70,7 +70,7 @@ fn indexes_of(kind: Kind) -> &'static str {
 }
 
 #[tokio::test]
-async fn the_index_of_due_timers_holds_only_rooms_that_have_one() {
+async fn the_index_of_due_timers_has_only_rooms_with_a_timer() {
     let postgres = Database::create(Kind::Postgres).await;
     postgres.store().await;
     let definition =
@@ -83,8 +83,8 @@ async fn the_index_of_due_timers_holds_only_rooms_that_have_one() {
 }
 
 #[tokio::test]
-async fn a_migration_that_was_interrupted_is_finished() {
-    // Only MySQL leaves one behind: it commits each change of a table at once.
+async fn an_interrupted_migration_is_completed() {
+    // Only MariaDB can leave a migration incomplete: it commits each change of a table at once.
     let database = Database::create(Kind::MariaDb).await;
     database.store().await;
     let done = "SELECT version FROM lobbyd_migrations WHERE success = TRUE ORDER BY version";
@@ -99,7 +99,7 @@ async fn a_migration_that_was_interrupted_is_finished() {
 }
 
 #[tokio::test]
-async fn no_row_can_have_a_timer_that_stops_all_others() {
+async fn no_row_can_have_a_timer_that_blocks_all_others() {
     for (kind, bad) in [
         (Kind::Postgres, "'infinity'"),
         (Kind::Postgres, "'-infinity'"),
@@ -118,7 +118,7 @@ async fn no_row_can_have_a_timer_that_stops_all_others() {
 }
 
 #[tokio::test]
-async fn sqlite_refuses_a_timer_that_would_not_sort() {
+async fn sqlite_refuses_a_timer_in_a_format_that_does_not_sort() {
     let database = Database::create(Kind::Sqlite).await;
     database.store().await;
     let insert = "INSERT INTO lobbyd_rooms (token, type, name, lobby_timer) VALUES";

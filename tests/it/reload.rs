@@ -1,4 +1,4 @@
-//! SIGHUP: what the running program takes over, and what not.
+//! SIGHUP: which settings the running program adopts, and which need a restart.
 
 use std::{fs, path::PathBuf};
 
@@ -13,7 +13,7 @@ use crate::support::{
     server::{BROKER, folder},
 };
 
-/// A worker on a SQLite file, with a configuration in a file that it reads.
+/// A worker on a SQLite file, with a configuration file.
 struct Configured {
     worker: Daemon,
     database: Database,
@@ -31,7 +31,7 @@ impl Configured {
         Self { worker, database, file }
     }
 
-    /// Changes the configuration, and waits until the log says what became of it.
+    /// Changes the configuration, and waits until the log reports this outcome.
     async fn reload(&self, configuration: &str, outcome: &str) {
         let before = self.worker.log().matches(outcome).count();
         fs::write(&self.file, configuration).unwrap();
@@ -44,43 +44,45 @@ impl Configured {
 }
 
 #[tokio::test]
-async fn the_level_of_the_log_is_taken_over() {
-    let cluster = Configured::start("[log]\nlevel = \"warn\"\n").await;
-    assert_eq!(cluster.worker.log(), "");
-    cluster.reload("[log]\nlevel = \"info\"\n", "configuration reloaded").await;
-    cluster.reload("[log]\nlevel = \"debug,sqlx=trace\"\n", "DEBUG").await;
+async fn the_log_level_can_be_reloaded() {
+    let configured = Configured::start("[log]\nlevel = \"warn\"\n").await;
+    assert_eq!(configured.worker.log(), "");
+    configured.reload("[log]\nlevel = \"info\"\n", "configuration reloaded").await;
+    configured.reload("[log]\nlevel = \"debug,sqlx=trace\"\n", "DEBUG").await;
 }
 
 #[tokio::test]
-async fn schedules_are_taken_over() {
-    let cluster = Configured::start("[housekeeping]\nsummary = \"0 0 0 1 1 *\"\n").await;
+async fn schedules_can_be_reloaded() {
+    let configured = Configured::start("[housekeeping]\nsummary = \"0 0 0 1 1 *\"\n").await;
     let often = "[housekeeping]\nsummary = \"* * * * * *\"\n";
-    cluster.reload(often, "daily summary").await;
-    cluster.reload("", "configuration reloaded").await;
+    configured.reload(often, "daily summary").await;
+    configured.reload("", "configuration reloaded").await;
 }
 
 #[tokio::test]
-async fn a_configuration_that_cannot_be_used_changes_nothing() {
-    let mut cluster = Configured::start("").await;
+async fn an_invalid_configuration_changes_nothing() {
+    let mut configured = Configured::start("").await;
     for wrong in ["[housekeeping]\nprune = \"often\"\n", "[timers]\nbatches = 3\n", "no TOML"] {
         let wrong = &format!("{wrong}\n[log]\nlevel = \"trace\"\n");
-        cluster.reload(wrong, "configuration invalid, reload skipped").await;
+        configured.reload(wrong, "configuration invalid, reload skipped").await;
     }
-    cluster.reload("[log]\nlevel = \"a=b=c\"\n", "all stays as it was").await;
-    assert!(!cluster.worker.log().contains("DEBUG"));
-    cluster.reload("[timers]\nbatch = 7\n[log]\nformat = \"json\"\n", "only after a restart").await;
-    let log = cluster.worker.log();
+    configured.reload("[log]\nlevel = \"a=b=c\"\n", "all stays as it was").await;
+    assert!(!configured.worker.log().contains("DEBUG"));
+    configured
+        .reload("[timers]\nbatch = 7\n[log]\nformat = \"json\"\n", "only after a restart")
+        .await;
+    let log = configured.worker.log();
     for key in ["key=\"timers.batch\"", "key=\"log.format\""] {
         assert!(log.contains(key), "no {key} in {log}");
     }
-    cluster.database.insert_rooms("room", 1, cluster.database.now().await).await;
-    cluster.database.all_open().await;
-    assert!(cluster.worker.stop().await.success());
+    configured.database.insert_rooms("room", 1, configured.database.now().await).await;
+    configured.database.all_open().await;
+    assert!(configured.worker.stop().await.success());
 }
 
-/// As when a password is rotated: who has the old one is locked out afterwards.
+/// After the rotation of a password, the old one is no longer valid.
 #[tokio::test]
-async fn new_secrets_of_database_and_broker_are_taken_over() {
+async fn new_secrets_of_database_and_broker_can_be_reloaded() {
     let cluster = TestCluster::new(Kind::Postgres).await;
     let client = cluster.client().await;
     let database = &cluster.database;
@@ -106,15 +108,15 @@ async fn new_secrets_of_database_and_broker_are_taken_over() {
     for (key, file) in [("DATABASE__URL_FILE", &database_url), ("EVENTS__URL_FILE", &events_url)] {
         settings.push((format!("LOBBYD__{key}"), file.display().to_string()));
     }
-    // Both in one process, so that every connection is there: of loops, API, and to listen.
+    // Worker and API in one process, so that it has every kind of connection.
     let mut program = Daemon::start_as("run", &settings);
     program.ready().await;
 
     write("nobody", "wrong");
     program.signal(Signal::SIGHUP);
     for key in ["database.url", "events.url"] {
-        let complaint = format!("{key} does not work, the old one stays in use");
-        eventually(&complaint, || async { program.log().contains(&complaint).then_some(()) }).await;
+        let error = format!("{key} does not work, the old one stays in use");
+        eventually(&error, || async { program.log().contains(&error).then_some(()) }).await;
     }
     write(&new, "secret");
     program.signal(Signal::SIGHUP);

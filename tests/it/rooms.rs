@@ -1,23 +1,22 @@
-//! Rooms as far as a webinar needs them, as clients meet them over HTTP: participants, chat and call.
+//! Rooms, participants, chat and call over HTTP, as far as a webinar needs them, on each database.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
 use crate::support::{app::TestApp, participants::Participants};
 
 on_every_database! { crate::support::app::TestApp::new:
-    rooms_are_made_shaped_and_deleted,
-    participants_come_rise_fall_and_go,
-    guest_moderators_have_no_account,
-    a_room_of_two_is_one_room,
-    the_chat_keeps_what_was_said,
-    a_new_message_wakes_who_waits_for_one,
-    the_call_begins_and_ends,
+    rooms_are_created_changed_and_deleted,
+    participants_are_added_promoted_demoted_and_removed,
+    guest_moderators_lack_the_rights_of_an_account,
+    two_users_share_one_one_to_one_room,
+    the_chat_stores_messages,
+    a_new_message_answers_the_requests_that_wait_for_it,
+    a_call_begins_and_ends,
 }
 
-async fn rooms_are_made_shaped_and_deleted(app: TestApp) {
+async fn rooms_are_created_changed_and_deleted(app: TestApp) {
     let owner = app.user("owner").await;
     let user = app.user("user").await;
     app.api.guest().post("/room", json!({"roomType": 2, "roomName": "x"})).await.expect(401);
@@ -36,7 +35,7 @@ async fn rooms_are_made_shaped_and_deleted(app: TestApp) {
         owner.post("/room", bad).await.expect(400);
     }
     let timer = app.database.now().await + 1000;
-    let made = owner
+    let created = owner
         .post(
             "/room",
             json!({"roomType": 3, "roomName": "Ünïcode 🎉", "lobbyState": 1,
@@ -51,9 +50,9 @@ async fn rooms_are_made_shaped_and_deleted(app: TestApp) {
         "canLeaveConversation": false, "canDeleteConversation": true,
     });
     for (key, value) in expected.as_object().unwrap() {
-        assert_eq!(&made[key], value, "{key} of {made}");
+        assert_eq!(&created[key], value, "{key} of {created}");
     }
-    let room = made["token"].as_str().unwrap().to_owned();
+    let room = created["token"].as_str().unwrap().to_owned();
     let path = format!("/room/{room}");
     owner.add(&room, "user").await;
     for forbidden in [
@@ -87,7 +86,7 @@ async fn rooms_are_made_shaped_and_deleted(app: TestApp) {
     }
 }
 
-async fn participants_come_rise_fall_and_go(app: TestApp) {
+async fn participants_are_added_promoted_demoted_and_removed(app: TestApp) {
     let owner = app.user("owner").await;
     let user = app.user("user").await;
     let room = owner.room(3).await;
@@ -131,8 +130,8 @@ async fn participants_come_rise_fall_and_go(app: TestApp) {
     let permissions = format!("/room/{room}/attendees/permissions");
     owner.put(&permissions, json!({"attendeeId": id, "permissions": 512})).await.expect(400);
     for name in ["mode", "method"] {
-        let odd = json!({"attendeeId": id, "permissions": 1, name: "flip"});
-        owner.put(&permissions, odd).await.expect(400);
+        let invalid = json!({"attendeeId": id, "permissions": 1, name: "flip"});
+        owner.put(&permissions, invalid).await.expect(400);
     }
     owner.put(&permissions, json!({"attendeeId": own, "permissions": 1})).await.expect(400);
     let mute = json!({"attendeeId": id, "permissions": 128, "mode": "remove"});
@@ -151,7 +150,7 @@ async fn participants_come_rise_fall_and_go(app: TestApp) {
     user.delete(&format!("/room/{room}/participants/self"), json!({})).await.expect(400);
 }
 
-async fn guest_moderators_have_no_account(app: TestApp) {
+async fn guest_moderators_lack_the_rights_of_an_account(app: TestApp) {
     let participants = Participants::of(&app).await;
     let room = participants.room.as_str();
     let add = json!({"newParticipant": "owner"});
@@ -160,18 +159,18 @@ async fn guest_moderators_have_no_account(app: TestApp) {
     participants.guest_moderator.delete(&public, json!({})).await.expect(401);
 }
 
-async fn a_room_of_two_is_one_room(app: TestApp) {
+async fn two_users_share_one_one_to_one_room(app: TestApp) {
     let one = app.user("one").await;
     let other = app.user("other").await;
     let pair_with = |invite: &str| json!({"roomType": 1, "invite": invite});
     one.post("/room", pair_with("nobody")).await.expect(404);
     one.post("/room", pair_with("one")).await.expect(400);
-    let made = one.post("/room", pair_with("other")).await.expect(201).data();
-    assert_eq!((&made["name"], &made["displayName"]), (&json!("other"), &json!("Other")));
+    let created = one.post("/room", pair_with("other")).await.expect(201).data();
+    assert_eq!((&created["name"], &created["displayName"]), (&json!("other"), &json!("Other")));
     let again = other.post("/room", pair_with("one")).await.expect(200).data();
-    assert_eq!(again["token"], made["token"]);
+    assert_eq!(again["token"], created["token"]);
     assert_eq!((&again["name"], &again["participantType"]), (&json!("one"), &json!(1)));
-    let room = made["token"].as_str().unwrap();
+    let room = created["token"].as_str().unwrap();
     one.delete(&format!("/room/{room}"), json!({})).await.expect(400);
     one.put(&format!("/room/{room}"), json!({"roomName": "x"})).await.expect(400);
     one.delete(&format!("/room/{room}/participants/self"), json!({})).await.expect(200);
@@ -184,7 +183,7 @@ async fn a_room_of_two_is_one_room(app: TestApp) {
     assert_eq!(app.database.number("SELECT count(*) FROM lobbyd_rooms").await, 0);
 }
 
-async fn the_chat_keeps_what_was_said(app: TestApp) {
+async fn the_chat_stores_messages(app: TestApp) {
     let owner = app.user("owner").await;
     let user = app.user("user").await;
     let room = owner.room(2).await;
@@ -209,15 +208,15 @@ async fn the_chat_keeps_what_was_said(app: TestApp) {
         (&seen["unreadMessages"], &seen["lastMessage"]["message"]),
         (&json!(2), &json!("third"))
     );
-    let texts = |answer: &Value| -> Vec<String> {
-        let messages = answer.as_array().unwrap().iter();
+    let texts = |response: &Value| -> Vec<String> {
+        let messages = response.as_array().unwrap().iter();
         messages.map(|message| message["message"].as_str().unwrap().to_owned()).collect()
     };
     let history = owner.get(&format!("{chat}?lookIntoFuture=0&limit=2")).await.expect(200);
     assert_eq!(texts(&history.data()), ["third", "second"]);
     assert_eq!(history.header("x-chat-last-given").unwrap(), second["id"].to_string());
     let seen = owner.get(&format!("/room/{room}")).await.expect(200).data();
-    assert_eq!(seen["unreadMessages"], 0, "receiving is reading");
+    assert_eq!(seen["unreadMessages"], 0, "received messages are read");
     let known = second["id"].clone();
     let older =
         owner.get(&format!("{chat}?lookIntoFuture=0&limit=1&lastKnownMessageId={known}")).await;
@@ -233,10 +232,10 @@ async fn the_chat_keeps_what_was_said(app: TestApp) {
         .await
         .expect(304);
     owner.get(&format!("{chat}?lookIntoFuture=2")).await.expect(400);
-    app.user("stranger").await.get(&format!("{chat}?lookIntoFuture=0")).await.expect(404);
+    app.user("outsider").await.get(&format!("{chat}?lookIntoFuture=0")).await.expect(404);
 }
 
-async fn a_new_message_wakes_who_waits_for_one(app: TestApp) {
+async fn a_new_message_answers_the_requests_that_wait_for_it(app: TestApp) {
     let owner = app.user("owner").await;
     let guest = app.api.guest();
     let room = owner.room(3).await;
@@ -247,24 +246,24 @@ async fn a_new_message_wakes_who_waits_for_one(app: TestApp) {
     let poll = format!("{chat}?lookIntoFuture=1&timeout=30&lastKnownMessageId={last}");
     let begin = Instant::now();
     let (received, ()) = tokio::join!(guest.get(&poll), async {
-        sleep(Duration::from_millis(300)).await;
+        app.daemon().long_polls_become(1).await;
         owner.post(&chat, json!({"message": "now"})).await.expect(201);
     });
     assert_eq!(received.expect(200).data()[0]["message"], "now");
-    assert!(begin.elapsed() < Duration::from_secs(20));
-    // A lobby that is closed meanwhile ends the wait.
+    assert!(begin.elapsed().as_secs() < 30, "not answered by the message");
+    // Closing the lobby answers the requests of waiting participants.
     let last =
         owner.post(&chat, json!({"message": "again"})).await.expect(201).data()["id"].clone();
     let poll = format!("{chat}?lookIntoFuture=1&timeout=30&lastKnownMessageId={last}");
     let lobby = format!("/room/{room}/webinar/lobby");
     let (received, ()) = tokio::join!(guest.get(&poll), async {
-        sleep(Duration::from_millis(300)).await;
+        app.daemon().long_polls_become(1).await;
         owner.put(&lobby, json!({"state": 1})).await.expect(200);
     });
     received.expect(412);
 }
 
-async fn the_call_begins_and_ends(app: TestApp) {
+async fn a_call_begins_and_ends(app: TestApp) {
     let participants = Participants::of(&app).await;
     let room = participants.room.as_str();
     let call = format!("/call/{room}");
@@ -279,7 +278,7 @@ async fn the_call_begins_and_ends(app: TestApp) {
     participants.guest.post(&call, json!({})).await.expect(200);
     participants.owner.put(&call, json!({"flags": 1})).await.expect(200);
     participants.owner.put(&call, json!({"flags": 2})).await.expect(400);
-    // Another device of somebody in the call asks before it takes over.
+    // Another device of a user in the call gets a conflict before it takes over.
     let active = format!("/room/{room}/participants/active");
     let conflict =
         participants.owner.post(&active, json!({"force": false})).await.expect(409).data();
@@ -289,7 +288,7 @@ async fn the_call_begins_and_ends(app: TestApp) {
     assert!(seen["callStartTime"].as_i64().unwrap() > 0);
     let peers = participants.user.get(&call).await.expect(200).data();
     assert_eq!(peers.as_array().unwrap().len(), 3);
-    // Others than moderators only leave it themselves.
+    // A participant without moderator rights ends only their own part.
     participants.user.delete(&call, json!({"all": true})).await.expect(200);
     let peers = participants.owner.get(&call).await.expect(200).data();
     assert_eq!(peers.as_array().unwrap().len(), 2);

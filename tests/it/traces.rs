@@ -1,4 +1,4 @@
-//! Traces: from the event that comes in to the one that goes out, as a collector receives them.
+//! Traces, from the received event to the published one, as a collector receives them.
 
 use std::{
     collections::HashMap,
@@ -27,10 +27,10 @@ use crate::support::{
     server::free_port,
 };
 
-/// The trace of whoever sends the event, and the span in which that happens.
+/// Trace and span of the sender of an event.
 const SENDER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// A collector that takes traces by OTLP over HTTP.
+/// A collector that receives traces by OTLP over HTTP.
 struct Collector {
     endpoint: String,
     spans: Arc<Mutex<Vec<Span>>>,
@@ -53,7 +53,7 @@ impl Collector {
         Self { endpoint, spans, _server: server }
     }
 
-    /// One, and an installation on SQLite that sends its spans there.
+    /// A collector, and a cluster on SQLite that sends its spans to it.
     async fn with_cluster() -> (Self, TestCluster) {
         let mut cluster = TestCluster::new(Kind::Sqlite).await;
         let collector = Self::start().await;
@@ -61,7 +61,7 @@ impl Collector {
         (collector, cluster)
     }
 
-    /// Waits for the span of this name and trace, or of any trace.
+    /// Waits for a span of this name in this trace, or in any trace.
     async fn span(&self, name: &str, trace: Option<&str>) -> Span {
         eventually(&format!("span {name:?} of trace {trace:?}"), || async {
             let spans = self.spans.lock().unwrap();
@@ -74,7 +74,7 @@ impl Collector {
     }
 }
 
-/// Takes one request after another.
+/// Receives one request after another.
 async fn receive(mut stream: BufStream<TcpStream>, spans: Arc<Mutex<Vec<Span>>>) {
     loop {
         let mut length = 0;
@@ -94,8 +94,8 @@ async fn receive(mut stream: BufStream<TcpStream>, spans: Arc<Mutex<Vec<Span>>>)
         for resource in request.resource_spans {
             spans.lock().unwrap().extend(resource.scope_spans.into_iter().flat_map(|s| s.spans));
         }
-        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-        stream.write_all(answer).await.unwrap();
+        let response = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(response).await.unwrap();
         stream.flush().await.unwrap();
     }
 }
@@ -104,10 +104,10 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
-fn notes(span: &Span) -> HashMap<String, String> {
-    let text = |note: &KeyValue| {
-        let Some(Value::StringValue(text)) = note.value.clone()?.value else { return None };
-        Some((note.key.clone(), text))
+fn attributes(span: &Span) -> HashMap<String, String> {
+    let text = |attribute: &KeyValue| {
+        let Some(Value::StringValue(text)) = attribute.value.clone()?.value else { return None };
+        Some((attribute.key.clone(), text))
     };
     span.attributes.iter().filter_map(text).collect()
 }
@@ -126,13 +126,13 @@ async fn a_trace_leads_from_the_event_in_to_the_event_out(mut cluster: TestClust
     let change = json!({"token": "webinar", "state": 1, "timer": timer});
     client.publish_traced(&change, SENDER).await;
 
-    // What comes in goes on with the trace of its sender, and what it does is part of that.
+    // Processing continues the trace of the sender, and the commit is part of it.
     let (trace, sender) = (&SENDER[3..35], &SENDER[36..52]);
     let process = collector.span("process lobby.changed", Some(trace)).await;
     assert_eq!(hex(&process.parent_span_id), sender);
     assert_eq!(process.kind(), SpanKind::Consumer);
-    assert_eq!(notes(&process)["lobbyd.outcome"], "applied");
-    assert_eq!(notes(&process)["lobbyd.room.token"], "webinar");
+    assert_eq!(attributes(&process)["lobbyd.outcome"], "applied");
+    assert_eq!(attributes(&process)["lobbyd.room.token"], "webinar");
     let commit = collector.span("commit lobby", Some(trace)).await;
     assert_eq!(commit.parent_span_id, process.span_id);
     assert!(commit.start_time_unix_nano >= process.start_time_unix_nano);
@@ -143,14 +143,14 @@ async fn a_trace_leads_from_the_event_in_to_the_event_out(mut cluster: TestClust
     let own = update.message_id.replace('-', "");
     let opening = collector.span("open room", Some(&own)).await;
     assert!(opening.parent_span_id.is_empty());
-    assert_eq!(notes(&opening)["messaging.message.id"], update.message_id);
+    assert_eq!(attributes(&opening)["messaging.message.id"], update.message_id);
     assert!(opening.start_time_unix_nano >= u64::try_from(timer).unwrap() * 1_000_000_000);
 
-    // And so does its publication, which hands it on.
+    // Its publication is part of that trace and passes it on.
     let publication = collector.span("publish event", Some(&own)).await;
     assert_eq!(publication.parent_span_id, opening.span_id);
     assert_eq!(publication.kind(), SpanKind::Producer);
-    assert_eq!(notes(&publication)["lobbyd.outcome"], "confirmed");
+    assert_eq!(attributes(&publication)["lobbyd.outcome"], "confirmed");
     let expected = format!("00-{own}-{}-01", hex(&publication.span_id));
     assert_eq!(update.headers["traceparent"], expected);
     assert!(worker.stop().await.success());
@@ -171,7 +171,7 @@ async fn a_change_that_the_api_published_begins_the_trace_of_its_event() {
     let timer = cluster.database.now().await + 2;
     alice.put(&lobby, json!({"state": 1, "timer": timer})).await.expect(200);
     let process = collector.span("process lobby.changed", None).await;
-    assert_eq!(notes(&process)["lobbyd.outcome"], "stale");
+    assert_eq!(attributes(&process)["lobbyd.outcome"], "stale");
     // The publication is the first in the trace of its event.
     let publication = collector.span("publish event", Some(&hex(&process.trace_id))).await;
     assert_eq!(process.parent_span_id, publication.span_id);
@@ -179,7 +179,7 @@ async fn a_change_that_the_api_published_begins_the_trace_of_its_event() {
 }
 
 #[tokio::test]
-async fn who_is_not_recorded_is_left_in_peace() {
+async fn an_event_of_an_unsampled_trace_is_not_traced() {
     let (collector, cluster) = Collector::with_cluster().await;
     let client = cluster.client().await;
     let mut worker = cluster.worker().await;
@@ -192,17 +192,17 @@ async fn who_is_not_recorded_is_left_in_peace() {
     client.publish_traced(&change("malformed"), "nonsense").await;
     client.take_ids(&cluster.updates, 2).await;
     assert!(worker.stop().await.success());
-    // At its end the program has exported everything.
+    // The program exports all spans before it exits.
     let spans = collector.spans.lock().unwrap();
     let processed: Vec<_> =
         spans.iter().filter(|span| span.name == "process lobby.changed").collect();
     assert_eq!(processed.len(), 1, "{spans:?}");
-    assert_eq!(notes(processed[0])["lobbyd.room.token"], "malformed");
+    assert_eq!(attributes(processed[0])["lobbyd.room.token"], "malformed");
     assert_eq!(spans.iter().filter(|span| span.name == "commit lobby").count(), 1);
 }
 
 #[tokio::test]
-async fn a_collector_that_is_down_costs_nothing_but_its_spans() {
+async fn an_unavailable_collector_loses_only_spans() {
     let mut cluster = TestCluster::new(Kind::Sqlite).await;
     cluster.set("TRACES__ENDPOINT", &format!("http://127.0.0.1:{}/v1/traces", free_port()));
     let client = cluster.client().await;
@@ -215,17 +215,17 @@ async fn a_collector_that_is_down_costs_nothing_but_its_spans() {
     })
     .await;
     assert!(worker.stop().await.success());
-    let complaints = worker.log().matches("collector does not take traces").count();
-    assert_eq!(complaints, 1, "{}", worker.log());
+    let errors = worker.log().matches("collector does not take traces").count();
+    assert_eq!(errors, 1, "{}", worker.log());
 }
 
 #[test]
-fn an_endpoint_that_cannot_be_used_is_refused() {
+fn an_invalid_endpoint_is_refused() {
     for endpoint in ["localhost:4318", "https://collector/v1/traces", "nonsense"] {
         let settings = vec![("LOBBYD__TRACES__ENDPOINT".to_owned(), endpoint.to_owned())];
         let output = run(&settings, &["config", "check"]);
-        let complaint = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(78), "{complaint}");
-        assert!(complaint.contains("traces.endpoint"), "{complaint}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{error}");
+        assert!(error.contains("traces.endpoint"), "{error}");
     }
 }

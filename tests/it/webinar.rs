@@ -1,27 +1,24 @@
-//! The rules of the webinar as clients meet them, over HTTP, on each database.
-
-use std::time::Duration;
+//! The rules of lobby, password and dial-in over HTTP, on each database.
 
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
 use crate::support::{app::TestApp, eventually, http::Client, participants::Participants};
 
 on_every_database! { crate::support::app::TestApp::new:
     only_moderators_with_an_account_set_the_lobby,
     only_group_and_public_rooms_have_a_lobby,
-    a_timer_means_the_same_in_every_form,
-    a_timer_that_cannot_be_meant_is_refused,
-    a_timer_in_the_past_opens_at_once,
-    the_timer_opens_the_room_by_itself,
-    the_lobby_holds_back_whom_it_should,
-    who_waits_sees_no_more_than_talk_lets_him_see,
-    who_waits_may_join_leave_and_go,
-    closing_the_lobby_empties_the_call_of_those_who_wait,
-    strangers_need_the_password,
-    dial_in_follows_groups_and_gives_pins,
-    dial_in_needs_a_server_that_has_one,
-    who_loses_the_right_to_pass_leaves_the_call,
+    a_timer_is_accepted_as_json_form_and_query,
+    an_invalid_timer_is_refused,
+    a_timer_in_the_past_opens_the_room_at_once,
+    a_due_timer_opens_the_room_for_clients,
+    the_lobby_keeps_participants_without_permission_waiting,
+    waiting_participants_see_only_the_fields_that_talk_shows,
+    waiting_participants_can_join_leave_and_quit_the_room,
+    closing_the_lobby_removes_waiting_participants_from_the_call,
+    participants_who_join_by_link_need_the_password,
+    dial_in_depends_on_groups_and_assigns_pins,
+    dial_in_must_be_configured,
+    participants_who_lose_lobby_permission_leave_the_call,
 }
 
 async fn only_moderators_with_an_account_set_the_lobby(app: TestApp) {
@@ -33,9 +30,9 @@ async fn only_moderators_with_an_account_set_the_lobby(app: TestApp) {
     app.api.guest().put(&path, set.clone()).await.expect(401);
     participants.user.put(&path, set.clone()).await.expect(403);
     participants.self_joined.put(&path, set.clone()).await.expect(403);
-    // Who may not set it does not learn what is wrong with the value.
+    // A client without permission gets 403 even for an invalid value.
     participants.user.put(&path, json!({"state": 9})).await.expect(403);
-    app.user("stranger").await.put(&path, set.clone()).await.expect(404);
+    app.user("outsider").await.put(&path, set.clone()).await.expect(404);
     participants.owner.put("/room/nowhere/webinar/lobby", set.clone()).await.expect(404);
     for moderator in [&participants.owner, &participants.moderator] {
         let room = moderator.put(&path, set.clone()).await.expect(200).data();
@@ -81,7 +78,7 @@ async fn only_group_and_public_rooms_have_a_lobby(app: TestApp) {
     }
 }
 
-async fn a_timer_means_the_same_in_every_form(app: TestApp) {
+async fn a_timer_is_accepted_as_json_form_and_query(app: TestApp) {
     let owner = app.user("owner").await;
     let room = owner.room(2).await;
     let path = format!("/room/{room}/webinar/lobby");
@@ -101,12 +98,12 @@ async fn a_timer_means_the_same_in_every_form(app: TestApp) {
     {
         expect(owner.put(&path, none).await.expect(200).data(), 0);
     }
-    // Without a lobby there is nothing to open.
+    // An open room has no timer.
     let open = owner.put(&path, json!({"state": 0, "timer": timer})).await.expect(200).data();
     assert_eq!((&open["lobbyState"], &open["lobbyTimer"]), (&json!(0), &json!(0)));
 }
 
-async fn a_timer_that_cannot_be_meant_is_refused(app: TestApp) {
+async fn an_invalid_timer_is_refused(app: TestApp) {
     let owner = app.user("owner").await;
     let room = owner.room(2).await;
     let path = format!("/room/{room}/webinar/lobby");
@@ -122,14 +119,14 @@ async fn a_timer_that_cannot_be_meant_is_refused(app: TestApp) {
         json!(253_402_300_800_i64),
         json!(1e300),
     ] {
-        let answer = owner.put(&path, json!({"state": 1, "timer": timer})).await.expect(400);
-        assert!(answer.data()["error"].is_string(), "{answer:?}");
+        let response = owner.put(&path, json!({"state": 1, "timer": timer})).await.expect(400);
+        assert!(response.data()["error"].is_string(), "{response:?}");
     }
     let room = owner.get(&format!("/room/{room}")).await.expect(200).data();
-    assert_eq!(room["lobbyTimer"], 253_402_300_799_i64, "the refused ones changed nothing");
+    assert_eq!(room["lobbyTimer"], 253_402_300_799_i64, "a refused timer changed the room");
 }
 
-async fn a_timer_in_the_past_opens_at_once(app: TestApp) {
+async fn a_timer_in_the_past_opens_the_room_at_once(app: TestApp) {
     let owner = app.user("owner").await;
     let room = owner.room(2).await;
     let path = format!("/room/{room}/webinar/lobby");
@@ -139,22 +136,25 @@ async fn a_timer_in_the_past_opens_at_once(app: TestApp) {
     assert_eq!((&open["lobbyState"], &open["lobbyTimer"]), (&json!(0), &json!(0)));
 }
 
-async fn the_timer_opens_the_room_by_itself(app: TestApp) {
+async fn a_due_timer_opens_the_room_for_clients(app: TestApp) {
     let owner = app.user("owner").await;
     let guest = app.api.guest();
     let room = owner.room(3).await;
     guest.join(&room).await;
-    let timer = app.database.now().await + 3;
     let path = format!("/room/{room}/webinar/lobby");
-    owner.put(&path, json!({"state": 1, "timer": timer})).await.expect(200);
+    owner.put(&path, json!({"state": 1})).await.expect(200);
     guest.get(&format!("/chat/{room}?lookIntoFuture=0")).await.expect(412);
+    let timer = app.database.now().await + 2;
+    owner.put(&path, json!({"state": 1, "timer": timer})).await.expect(200);
     eventually("the open room", || async {
         let room = guest.get(&format!("/room/{room}")).await.expect(200).data();
         (room["lobbyState"] == 0 && room["lobbyTimer"] == 0).then_some(())
     })
     .await;
     assert!(app.database.now().await >= timer, "opened early");
-    sleep(Duration::from_secs(1)).await;
+    // The timer task opens this sentinel later, so it would have reset the room twice by now.
+    app.database.insert_rooms("sentinel", 1, app.database.now().await).await;
+    app.database.lobby_becomes("sentinel1", 0).await;
     let chat = guest.get(&format!("/chat/{room}?lookIntoFuture=0")).await.expect(200).data();
     let reached: Vec<&Value> = chat
         .as_array()
@@ -168,7 +168,7 @@ async fn the_timer_opens_the_room_by_itself(app: TestApp) {
     assert_eq!(reached[0]["message"], "The conversation is now open to everyone");
 }
 
-async fn the_lobby_holds_back_whom_it_should(app: TestApp) {
+async fn the_lobby_keeps_participants_without_permission_waiting(app: TestApp) {
     let participants = Participants::of(&app).await;
     let room = participants.room.as_str();
     for each in participants.all() {
@@ -198,7 +198,7 @@ async fn the_lobby_holds_back_whom_it_should(app: TestApp) {
         passing.get(&call).await.expect(200);
         passing.get(&list).await.expect(200);
     }
-    // Single persons can be admitted.
+    // A moderator can admit one participant.
     let user = participants.owner.attendee_id(room, "user").await;
     let admit = json!({"attendeeId": user, "mode": "add", "permissions": 8});
     participants.owner.put(&format!("/room/{room}/attendees/permissions"), admit).await.expect(200);
@@ -216,7 +216,7 @@ async fn the_lobby_holds_back_whom_it_should(app: TestApp) {
     }
 }
 
-async fn who_waits_sees_no_more_than_talk_lets_him_see(app: TestApp) {
+async fn waiting_participants_see_only_the_fields_that_talk_shows(app: TestApp) {
     let participants = Participants::of(&app).await;
     let room = participants.room.as_str();
     participants.owner.join(room).await;
@@ -248,16 +248,16 @@ async fn who_waits_sees_no_more_than_talk_lets_him_see(app: TestApp) {
         (&json!(true), &json!("lobby_non_moderators"))
     );
     assert_eq!(seen["unreadMessages"], 1);
-    // A stranger is shown the door of a public room, and nothing of a group room.
-    let stranger = app.user("stranger").await;
-    let door = stranger.get(&format!("/room/{room}")).await.expect(200).data();
-    assert_eq!((&door["attendeeId"], &door["lastMessage"]), (&json!(0), &json!([])));
+    // A user who is not a member sees little of a public room, and nothing of a group room.
+    let outsider = app.user("outsider").await;
+    let public_view = outsider.get(&format!("/room/{room}")).await.expect(200).data();
+    assert_eq!((&public_view["attendeeId"], &public_view["lastMessage"]), (&json!(0), &json!([])));
     let group = participants.owner.room(2).await;
-    stranger.get(&format!("/room/{group}")).await.expect(404);
+    outsider.get(&format!("/room/{group}")).await.expect(404);
     app.api.guest().get(&format!("/room/{group}")).await.expect(404);
 }
 
-async fn who_waits_may_join_leave_and_go(app: TestApp) {
+async fn waiting_participants_can_join_leave_and_quit_the_room(app: TestApp) {
     let participants = Participants::of(&app).await;
     let room = participants.room.as_str();
     participants
@@ -276,14 +276,14 @@ async fn who_waits_may_join_leave_and_go(app: TestApp) {
         waiting.delete(&format!("/room/{room}/participants/self"), json!({})).await.expect(200);
         waiting.delete(&active, json!({})).await.expect(404);
     }
-    // A guest who came back is a guest like before; one who is a moderator stays one.
+    // A guest who comes back is a guest again; a guest moderator stays a moderator.
     participants.guest_moderator.delete(&active, json!({})).await.expect(200);
     let back = participants.guest_moderator.join(room).await;
     assert_eq!(back["participantType"], 6);
     assert_eq!(participants.guest.join(room).await["participantType"], 4);
 }
 
-async fn closing_the_lobby_empties_the_call_of_those_who_wait(app: TestApp) {
+async fn closing_the_lobby_removes_waiting_participants_from_the_call(app: TestApp) {
     let participants = Participants::of(&app).await;
     let room = participants.room.as_str();
     let call = format!("/call/{room}");
@@ -304,26 +304,26 @@ async fn closing_the_lobby_empties_the_call_of_those_who_wait(app: TestApp) {
     assert_ne!(guest["sessionId"], "0", "the guest is still in the room");
 }
 
-async fn strangers_need_the_password(app: TestApp) {
+async fn participants_who_join_by_link_need_the_password(app: TestApp) {
     let owner = app.user("owner").await;
-    let stranger = app.user("stranger").await;
+    let outsider = app.user("outsider").await;
     let room = owner.room(3).await;
     let password = format!("/room/{room}/password");
-    stranger.put(&password, json!({"password": "x"})).await.expect(404);
+    outsider.put(&password, json!({"password": "x"})).await.expect(404);
     owner.put(&password, json!({"password": "let me in"})).await.expect(200);
     let guest = app.api.guest();
     let active = format!("/room/{room}/participants/active");
-    for outside in [&stranger, &guest] {
-        let door = outside.get(&format!("/room/{room}")).await.expect(200).data();
-        assert_eq!((&door["hasPassword"], &door["name"]), (&json!(true), &json!("")));
-        outside.post(&active, json!({})).await.expect(403);
-        outside.post(&active, json!({"password": "wrong"})).await.expect(403);
-        outside.get(&format!("/chat/{room}?lookIntoFuture=0")).await.expect(404);
-        let inside = outside.post(&active, json!({"password": "let me in"})).await.expect(200);
-        assert_eq!(inside.data()["name"], "Webinar");
-        outside.get(&format!("/chat/{room}?lookIntoFuture=0")).await.expect(200);
-        // Who is in already is not asked again.
-        outside.post(&active, json!({})).await.expect(200);
+    for visitor in [&outsider, &guest] {
+        let public_view = visitor.get(&format!("/room/{room}")).await.expect(200).data();
+        assert_eq!((&public_view["hasPassword"], &public_view["name"]), (&json!(true), &json!("")));
+        visitor.post(&active, json!({})).await.expect(403);
+        visitor.post(&active, json!({"password": "wrong"})).await.expect(403);
+        visitor.get(&format!("/chat/{room}?lookIntoFuture=0")).await.expect(404);
+        let joined = visitor.post(&active, json!({"password": "let me in"})).await.expect(200);
+        assert_eq!(joined.data()["name"], "Webinar");
+        visitor.get(&format!("/chat/{room}?lookIntoFuture=0")).await.expect(200);
+        // A participant who has joined needs no password again.
+        visitor.post(&active, json!({})).await.expect(200);
     }
     owner.put(&password, json!({"password": ""})).await.expect(200);
     app.api.guest().join(&room).await;
@@ -331,7 +331,7 @@ async fn strangers_need_the_password(app: TestApp) {
     owner.put(&format!("/room/{group}/password"), json!({"password": "x"})).await.expect(403);
 }
 
-async fn dial_in_follows_groups_and_gives_pins(mut app: TestApp) {
+async fn dial_in_depends_on_groups_and_assigns_pins(mut app: TestApp) {
     app.set("SIP__DIALIN_INFO", "dial 1234");
     app.set("SIP__SHARED_SECRET", "marker-secret");
     app.set("SIP__GROUPS", "phone,staff");
@@ -367,12 +367,12 @@ async fn dial_in_follows_groups_and_gives_pins(mut app: TestApp) {
     }
     assert!(pins[0] != pins[1] && pins[1] != pins[2] && pins[0] != pins[2], "{pins:?}");
     assert_eq!(pin(&guest).await, "");
-    let seen_by_other = other.get(&format!("/room/{room}/participants")).await.expect(200);
-    assert!(!String::from_utf8_lossy(&seen_by_other.body).contains(&pins[0]));
+    let other_view = other.get(&format!("/room/{room}/participants")).await.expect(200);
+    assert!(!String::from_utf8_lossy(&other_view.body).contains(&pins[0]));
     owner.put(&sip, json!({"state": 2})).await.expect(200);
     assert_eq!((pin(&owner).await.as_str(), pin(&other).await.as_str()), ("", ""));
     owner.put(&sip, json!({"state": 0})).await.expect(200);
-    // A telephone cannot dial a word.
+    // A telephone cannot dial letters.
     app.database
         .execute(&format!("UPDATE lobbyd_rooms SET token = 'word' WHERE token = '{room}'"))
         .await;
@@ -380,7 +380,7 @@ async fn dial_in_follows_groups_and_gives_pins(mut app: TestApp) {
     assert!(!app.log().contains("marker-secret"));
 }
 
-async fn dial_in_needs_a_server_that_has_one(app: TestApp) {
+async fn dial_in_must_be_configured(app: TestApp) {
     let owner = app.user("owner").await;
     let room = owner.room(2).await;
     owner.put(&format!("/room/{room}/webinar/sip"), json!({"state": 1})).await.expect(412);
@@ -388,7 +388,7 @@ async fn dial_in_needs_a_server_that_has_one(app: TestApp) {
     assert_eq!(seen["canEnableSIP"], false);
 }
 
-async fn who_loses_the_right_to_pass_leaves_the_call(app: TestApp) {
+async fn participants_who_lose_lobby_permission_leave_the_call(app: TestApp) {
     let participants = Participants::of(&app).await;
     let room = participants.room.as_str();
     let permissions = format!("/room/{room}/attendees/permissions");

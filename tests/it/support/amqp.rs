@@ -1,4 +1,7 @@
-//! An AMQP client as anybody might write one.
+//! An AMQP client as another program would have one.
+//!
+//! It publishes lobby changes, records room updates in queues, and takes messages from queues. It
+//! must not use the program's own AMQP code, which it tests.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -44,9 +47,9 @@ impl Published {
 }
 
 impl Client {
-    /// Connects, as soon as the broker answers.
+    /// Connects as soon as the broker accepts connections.
     pub async fn connect(url: &str, exchange: &str) -> Self {
-        let connection = eventually("a broker that answers", || async {
+        let connection = eventually("a connection to the broker", || async {
             let connecting = Connection::connect(url, ConnectionProperties::default());
             tokio::time::timeout(Duration::from_secs(5), connecting).await.ok()?.ok()
         })
@@ -56,17 +59,21 @@ impl Client {
         Self { _connection: connection, channel, exchange: exchange.to_owned() }
     }
 
-    /// Publishes a lobby change as bare data.
+    /// Publishes a lobby change as plain JSON, without an envelope.
     pub async fn publish(&self, body: &Value) {
         self.publish_bytes(body.to_string().as_bytes(), "application/json").await;
     }
 
     pub async fn publish_bytes(&self, body: &[u8], content_type: &str) {
         let confirm = self.send("lobby.changed", body, content_type).await;
-        assert_eq!(confirm.await.unwrap(), Confirmation::Ack(None), "the event was not taken");
+        assert_eq!(
+            confirm.await.unwrap(),
+            Confirmation::Ack(None),
+            "the broker did not accept the event"
+        );
     }
 
-    /// Publishes a lobby change that stands in a trace.
+    /// Publishes a lobby change as part of a trace.
     #[cfg(feature = "otlp")]
     pub async fn publish_traced(&self, body: &Value, traceparent: &str) {
         let mut headers = FieldTable::default();
@@ -75,10 +82,14 @@ impl Client {
         let properties = BasicProperties::default().with_headers(headers);
         let confirm =
             self.send_with("lobby.changed", body.to_string().as_bytes(), properties).await;
-        assert_eq!(confirm.await.unwrap(), Confirmation::Ack(None), "the event was not taken");
+        assert_eq!(
+            confirm.await.unwrap(),
+            Confirmation::Ack(None),
+            "the broker did not accept the event"
+        );
     }
 
-    /// Publishes a persistent, mandatory message; the confirm is still to be awaited.
+    /// Publishes a persistent, mandatory message. The caller awaits the publisher confirm.
     pub async fn send(&self, key: &str, body: &[u8], content_type: &str) -> PublisherConfirm {
         let properties = BasicProperties::default().with_content_type(content_type.into());
         self.send_with(key, body, properties).await
@@ -98,12 +109,12 @@ impl Client {
             .unwrap()
     }
 
-    /// A durable queue that takes every room update from now on.
+    /// Declares a durable queue that receives every room update from now on.
     pub async fn record(&self, queue: &str) {
         self.record_keys(queue, &["room.updated.#".to_owned()]).await;
     }
 
-    /// A durable queue that takes what has one of these routing keys.
+    /// Declares a durable queue that receives messages with one of these routing keys.
     pub async fn record_keys(&self, queue: &str, keys: &[String]) {
         let topic = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         self.channel
@@ -134,7 +145,7 @@ impl Client {
             .unwrap();
     }
 
-    /// Takes one message, if there is one.
+    /// Takes one message if the queue has one.
     pub async fn take(&self, queue: &str) -> Option<Published> {
         let no_ack = BasicGetOptions { no_ack: true };
         let got = self.channel.basic_get(queue.into(), no_ack).await.unwrap()?;
@@ -158,7 +169,7 @@ impl Client {
         })
     }
 
-    /// Takes messages until there are `number` different ones.
+    /// Takes messages until there are `number` different ids.
     pub async fn take_ids(&self, queue: &str, number: usize) -> BTreeMap<String, Published> {
         let mut seen = BTreeMap::new();
         let begin = Instant::now();
@@ -167,12 +178,12 @@ impl Client {
                 Some(message) => drop(seen.insert(message.message_id.clone(), message)),
                 None => sleep(Duration::from_millis(20)).await,
             }
-            assert!(begin.elapsed() < PATIENCE * 2, "{} of {number} messages came", seen.len());
+            assert!(begin.elapsed() < PATIENCE * 2, "{} of {number} messages arrived", seen.len());
         }
         seen
     }
 
-    /// Takes all that is there.
+    /// Takes all messages that the queue has now.
     pub async fn take_rest(&self, queue: &str) -> Vec<Published> {
         let mut rest = Vec::new();
         while let Some(message) = self.take(queue).await {

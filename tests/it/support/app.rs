@@ -1,4 +1,7 @@
-//! The program with its API, on a database of its own.
+//! The program with worker and API in one process, on a database of its own.
+//!
+//! Tests of the HTTP API start from it. Tests that need several processes use
+//! [`TestCluster`](super::cluster::TestCluster).
 
 use super::{
     daemon::{Daemon, Settings, add_user},
@@ -17,7 +20,6 @@ pub struct TestApp {
 }
 
 impl TestApp {
-    /// Worker and API in one process, on the in-process bus.
     pub async fn new(kind: Kind) -> Self {
         let database = Database::create(kind).await;
         let settings = vec![("LOBBYD__DATABASE__URL".to_owned(), database.url.clone())];

@@ -1,11 +1,15 @@
-//! An installation: a database, names of its own on a broker, and the settings for both.
+//! A database, names of its own on a broker, and the settings with which processes share both.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use super::{
-    amqp::Client,
+    amqp::{Client, Published},
     daemon::{Daemon, Settings},
     database::{Database, Kind},
+    eventually,
     server::BROKER,
 };
 
@@ -16,17 +20,17 @@ pub struct TestCluster {
     pub exchange: String,
     pub queue: String,
     pub dead_letters: String,
-    /// Takes every room update.
+    /// Queue that receives every room update.
     pub updates: String,
 }
 
 impl TestCluster {
-    /// On the shared servers.
+    /// A cluster on the shared servers.
     pub async fn new(kind: Kind) -> Self {
         Self::on(Database::create(kind).await, &BROKER.url())
     }
 
-    /// On a database and a broker that the test chooses.
+    /// A cluster on a database and a broker that the test chooses.
     pub fn on(database: Database, amqp_url: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -49,14 +53,14 @@ impl TestCluster {
         cluster
     }
 
-    /// Changes a setting for the workers that are started from now on.
+    /// Changes a setting for the processes that are started from now on.
     pub fn set(&mut self, key: &str, value: &str) {
         let key = format!("LOBBYD__{key}");
         self.settings.retain(|(other, _)| *other != key);
         self.settings.push((key, value.to_owned()));
     }
 
-    /// A client whose queue records every update from now on.
+    /// A client of the broker. Its queue records every room update from now on.
     pub async fn client(&self) -> Client {
         let client = Client::connect(&self.amqp_url, &self.exchange).await;
         client.record(&self.updates).await;
@@ -67,29 +71,53 @@ impl TestCluster {
         Daemon::start_ready(&self.settings).await
     }
 
-    /// A process of the HTTP API alone.
+    /// A process that runs only the HTTP API.
     pub async fn api(&self) -> Daemon {
         let api = Daemon::start_as("api", &self.settings);
         api.ready().await;
         api
     }
 
-    /// The end of every story: waits until every room is open and every event confirmed, and checks
-    /// that this many rooms were each opened by one reset, not early, and that each reset was
-    /// announced.
+    /// Takes the updates that were published so far.
+    ///
+    /// Only a later update can show that no other update was published: this opens a sentinel room
+    /// and takes updates until that of the sentinel, which is fired and published after those of all
+    /// earlier resets of the same worker.
+    pub async fn updates_before_sentinel(&self, client: &Client) -> Vec<Published> {
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let prefix = format!("sentinel{}x", NUMBER.fetch_add(1, Ordering::Relaxed));
+        self.database.insert_rooms(&prefix, 1, self.database.now().await).await;
+        let mut earlier = Vec::new();
+        loop {
+            let update = eventually("the sentinel", || client.take(&self.updates)).await;
+            if update.token() == format!("{prefix}1") {
+                return earlier;
+            }
+            earlier.push(update);
+        }
+    }
+
+    /// Waits until every room is open and every event has its publisher confirm. Checks that this
+    /// many rooms were each opened by one reset, not early, and that each reset was announced.
     pub async fn all_done(&self, client: &Client, rooms: u32) {
         let database = &self.database;
         database.all_open().await;
         let updates = client.take_ids(&self.updates, usize::try_from(rooms).unwrap()).await;
+        self.each_announced(client, updates).await;
+    }
+
+    /// As [`all_done`](Self::all_done), with updates that the test has taken already.
+    pub async fn each_announced(&self, client: &Client, updates: BTreeMap<String, Published>) {
+        let database = &self.database;
         database.all_published().await;
         let stored = database.texts("SELECT id FROM lobbyd_outbox ORDER BY id").await;
         let opened = database.texts("SELECT DISTINCT token FROM lobbyd_outbox").await;
         assert_eq!(stored.len(), opened.len(), "a room was reset twice");
         let seen: Vec<String> = updates.into_keys().collect();
-        assert_eq!(seen, stored, "announcements and resets differ");
+        assert_eq!(seen, stored, "updates and resets differ");
         let early = "SELECT count(*) FROM lobbyd_outbox WHERE created_at < due_at";
         assert_eq!(database.number(early).await, 0);
-        // Publications that come twice have the same id.
+        // Updates that are published twice have the same id.
         for again in client.take_rest(&self.updates).await {
             assert!(stored.contains(&again.message_id));
         }

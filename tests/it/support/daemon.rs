@@ -1,4 +1,7 @@
 //! The real program, as a process.
+//!
+//! Tests start it with settings in its environment, signal and kill it, and read its log, its
+//! metrics and its health. Nothing here may reach into the process in another way.
 
 use std::{
     fs::{self, File},
@@ -21,20 +24,18 @@ use super::{
     server::{folder, free_port},
 };
 
-/// Settings, as the environment gives them.
+/// Environment variables of the program.
 pub type Settings = Vec<(String, String)>;
 
-/// Settings of these keys.
 pub fn settings(pairs: &[(&str, &str)]) -> Settings {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
-/// What a program has printed.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// The program, not started: alone in a new folder, without the environment of the tests.
+/// The program, not started yet, in a new folder and without the environment of the tests.
 pub fn program(settings: &Settings) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lobbyd"));
     command.env_clear().envs(settings.iter().cloned()).current_dir(folder("cwd-"));
@@ -47,7 +48,7 @@ pub fn run(settings: &Settings, arguments: &[&str]) -> Output {
     program(settings).args(arguments).output().unwrap()
 }
 
-/// Adds a user of the HTTP API, as an administrator does.
+/// Adds a user of the HTTP API by the command that an administrator uses.
 pub fn add_user(settings: &Settings, name: &str, password: &str, groups: &[&str]) {
     let mut adding = program(settings)
         .args(["user", "add", name, "--password-stdin"])
@@ -57,13 +58,14 @@ pub fn add_user(settings: &Settings, name: &str, password: &str, groups: &[&str]
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // One that refuses its arguments reads nothing; what it says is worth more than that.
+    // A program that refuses its arguments does not read its input. Its own error says more than
+    // the broken pipe.
     writeln!(adding.stdin.take().unwrap(), "{password}").ok();
     let output = adding.wait_with_output().unwrap();
     assert!(output.status.success(), "user add {name}: {output:?}");
 }
 
-/// The running program: a worker, an API, or both. Dropping it kills it with SIGKILL.
+/// The running program: a worker, an API, or both. Dropping it kills the process with SIGKILL.
 pub struct Daemon {
     child: Child,
     pub ops_port: u16,
@@ -73,17 +75,15 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a worker.
     pub fn start(settings: &Settings) -> Self {
         Self::start_as("worker", settings)
     }
 
-    /// Starts one that does what `command` says: `run`, `worker` or `api`.
+    /// Starts the program with the command `run`, `worker` or `api`.
     pub fn start_as(command: &str, settings: &Settings) -> Self {
         Self::spawn(program(settings).arg(command))
     }
 
-    /// Starts this program.
     pub fn spawn(program: &mut Command) -> Self {
         let log = folder("daemon-").join("log");
         let (ops_port, http_port) = (free_port(), free_port());
@@ -105,47 +105,77 @@ impl Daemon {
     }
 
     pub async fn ready(&self) {
-        eventually("a program that is ready", || async {
+        eventually("the program to be ready", || async {
             self.get("/readyz").await.filter(|(status, _)| *status == 200)
         })
         .await;
     }
 
-    /// Waits until it says that something is not reached, and returns what.
+    /// Waits until `/readyz` reports problems, and returns them.
     pub async fn unready(&self) -> String {
-        eventually("a program that is not ready", || async {
+        eventually("the program to be unready", || async {
             let (status, problems) = self.get("/readyz").await?;
             (status == 503).then_some(problems)
         })
         .await
     }
 
-    /// Asks the ops listener: status and body.
+    /// Status and body of a response of the ops listener.
     pub async fn get(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.ops_port)).await.ok()?;
         let request =
             format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.ok()?;
-        let status = answer.split(' ').nth(1)?.parse().ok()?;
-        let body = answer.split_once("\r\n\r\n")?.1.to_owned();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.ok()?;
+        let status = response.split(' ').nth(1)?.parse().ok()?;
+        let body = response.split_once("\r\n\r\n")?.1.to_owned();
         Some((status, body))
     }
 
     /// The value of a metric, by its name with labels.
     pub async fn metric(&self, name: &str) -> Option<u64> {
+        self.sample(name).await?.parse().ok()
+    }
+
+    /// The value of a gauge that is not a whole number.
+    pub async fn gauge(&self, name: &str) -> Option<f64> {
+        self.sample(name).await?.parse().ok()
+    }
+
+    async fn sample(&self, name: &str) -> Option<String> {
         let (_status, text) = self.get("/metrics").await?;
-        let line =
-            text.lines().find(|line| line.rsplit_once(' ').is_some_and(|(n, _)| n == name))?;
-        line.rsplit_once(' ')?.1.parse().ok()
+        let mut samples = text.lines().filter_map(|line| line.rsplit_once(' '));
+        let (_name, value) = samples.find(|(other, _value)| *other == name)?;
+        Some(value.to_owned())
+    }
+
+    /// Waits until a counter or gauge has this value.
+    pub async fn metric_becomes(&self, name: &str, value: u64) {
+        eventually(&format!("{name} to be {value}"), || async {
+            self.metric(name).await.filter(|current| *current == value)
+        })
+        .await;
+    }
+
+    /// Waits until this many requests of the HTTP API wait for a change.
+    pub async fn long_polls_become(&self, number: u64) {
+        self.metric_becomes("lobbyd_http_long_polls", number).await;
+    }
+
+    /// Waits until the log has this text.
+    pub async fn logs(&self, text: &str) {
+        eventually(&format!("{text:?} in the log"), || async {
+            self.log().contains(text).then_some(())
+        })
+        .await;
     }
 
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
-    /// Asks it to stop, and waits until it has.
+    /// Stops the program by SIGTERM and waits for its end.
     pub async fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
         self.ended().await
@@ -153,11 +183,10 @@ impl Daemon {
 
     pub async fn ended(&mut self) -> ExitStatus {
         let child = std::cell::RefCell::new(&mut self.child);
-        eventually("the end of the program", || async { child.borrow_mut().try_wait().unwrap() })
-            .await
+        eventually("the program to end", || async { child.borrow_mut().try_wait().unwrap() }).await
     }
 
-    /// Resident memory in bytes.
+    /// Resident memory, in bytes.
     pub fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();

@@ -1,4 +1,7 @@
-//! A database of its own for each test, and plain SQL into it.
+//! A new database for each test, and plain SQL to read and change it.
+//!
+//! It stands for the programs that share the database with lobbyd, so it must not use the store,
+//! except to create the tables.
 
 use std::{
     path::Path,
@@ -16,7 +19,7 @@ use super::{
     server::{MARIADB, POSTGRES, folder},
 };
 
-/// The kinds that lobbyd runs on.
+/// A kind of database that lobbyd supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Sqlite,
@@ -24,7 +27,7 @@ pub enum Kind {
     MariaDb,
 }
 
-/// An empty database.
+/// A database of a test. It is empty at first.
 pub struct Database {
     pub kind: Kind,
     pub url: String,
@@ -38,7 +41,7 @@ enum Sql {
 }
 
 impl Database {
-    /// A new one on the shared server.
+    /// Creates a database on the shared server.
     pub async fn create(kind: Kind) -> Self {
         match kind {
             Kind::Sqlite => Self::in_file(&folder("sqlite-").join("rooms.db")),
@@ -47,12 +50,11 @@ impl Database {
         }
     }
 
-    /// The SQLite file at this path.
     pub fn in_file(path: &Path) -> Self {
         Self::open(Kind::Sqlite, format!("sqlite://{}?mode=rwc", path.display()))
     }
 
-    /// A new one on the server at `port`.
+    /// Creates a database on the server at `port`.
     pub async fn create_on(kind: Kind, port: u16) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let name = format!("lobbyd_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -61,7 +63,7 @@ impl Database {
             kind,
             url(kind, port, if kind == Kind::Postgres { "postgres" } else { "mysql" }),
         );
-        eventually("a database server that answers", || async {
+        eventually("the database server to accept connections", || async {
             match &server.sql {
                 Sql::Postgres(pool) => pool.execute(create()).await.map(drop),
                 Sql::MariaDb(pool) => pool.execute(create()).await.map(drop),
@@ -73,7 +75,6 @@ impl Database {
         Self::open(kind, url(kind, port, &name))
     }
 
-    /// The one that a URL names.
     pub fn open(kind: Kind, url: String) -> Self {
         let sql = match kind {
             Kind::Sqlite => Sql::Sqlite(SqlitePool::connect_lazy(&url).unwrap()),
@@ -83,7 +84,7 @@ impl Database {
         Self { kind, url, sql }
     }
 
-    /// lobbyd's own store on it, with its tables.
+    /// The program's own store, after it has created its tables.
     pub async fn store(&self) -> Arc<dyn store::Database> {
         let options =
             store::Options { max_connections: 5, timeout: std::time::Duration::from_secs(20) };
@@ -92,14 +93,14 @@ impl Database {
         store
     }
 
-    /// Locks the table of rooms of a PostgreSQL database against writers, until the holder drops.
+    /// Locks the table of rooms of a PostgreSQL database against writers until the connection drops.
     pub async fn hold_rooms(url: &str) -> PgConnection {
         let mut holder = <PgConnection as Connection>::connect(url).await.unwrap();
         holder.execute("BEGIN; LOCK TABLE lobbyd_rooms IN SHARE MODE").await.unwrap();
         holder
     }
 
-    /// Locks a room of a PostgreSQL database, until the holder drops.
+    /// Locks a room of a PostgreSQL database until the connection drops.
     pub async fn hold_room(url: &str, token: &str) -> PgConnection {
         let mut holder = <PgConnection as Connection>::connect(url).await.unwrap();
         holder.execute("BEGIN").await.unwrap();
@@ -108,7 +109,7 @@ impl Database {
         holder
     }
 
-    /// Runs a statement, as anybody might who shares the database.
+    /// Runs a statement, as another program that shares the database may do.
     pub async fn execute(&self, sql: &str) -> u64 {
         self.try_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
@@ -122,7 +123,7 @@ impl Database {
         })
     }
 
-    /// The integers of the first column.
+    /// The first column as integers.
     pub async fn numbers(&self, sql: &str) -> Vec<i64> {
         let sql = AssertSqlSafe(sql.to_owned());
         match &self.sql {
@@ -132,12 +133,12 @@ impl Database {
         }
     }
 
-    /// The one integer that the query answers.
+    /// The only integer that the query returns.
     pub async fn number(&self, sql: &str) -> i64 {
         self.numbers(sql).await[0]
     }
 
-    /// The texts of the first column.
+    /// The first column as texts.
     pub async fn texts(&self, sql: &str) -> Vec<String> {
         let sql = AssertSqlSafe(sql.to_owned());
         match &self.sql {
@@ -147,13 +148,13 @@ impl Database {
         }
     }
 
-    /// A room, with no more than the contract asks for.
+    /// Inserts a room with the columns that lobbyd requires of other programs.
     pub async fn insert_room(&self, token: &str) {
         let insert = "INSERT INTO lobbyd_rooms (token, type, name) VALUES";
         self.execute(&format!("{insert} ('{token}', 3, 'Webinar')")).await;
     }
 
-    /// Many rooms at once: PREFIX1, PREFIX2, … with a lobby until `timer` (Unix seconds).
+    /// Inserts rooms PREFIX1, PREFIX2, … with a lobby until `timer` (Unix seconds).
     pub async fn insert_rooms(&self, prefix: &str, number: u32, timer: i64) {
         let timer = self.instant(timer);
         for first in (1..=number).step_by(5000) {
@@ -166,7 +167,7 @@ impl Database {
         }
     }
 
-    /// An instant of Unix seconds as this database writes it.
+    /// A time in Unix seconds as an SQL expression.
     pub fn instant(&self, seconds: i64) -> String {
         match self.kind {
             Kind::Sqlite => format!("datetime({seconds}, 'unixepoch')"),
@@ -190,7 +191,6 @@ impl Database {
         self.now_millis().await / 1000
     }
 
-    /// The lobby state of a room.
     pub async fn lobby_state(&self, token: &str) -> i64 {
         let column = match self.kind {
             Kind::Postgres => "lobby_state::bigint",
@@ -200,7 +200,7 @@ impl Database {
         self.number(&format!("SELECT {column} FROM lobbyd_rooms WHERE token = '{token}'")).await
     }
 
-    /// The URL of the same database through another port.
+    /// The URL of the same database by another port.
     pub fn url_through(&self, port: u16) -> String {
         let (start, end) = self.url.split_once("127.0.0.1:").unwrap();
         let (_port, name) = end.split_once('/').unwrap();
@@ -217,17 +217,21 @@ impl Database {
 
     /// Waits until no room has a lobby or a timer.
     pub async fn all_open(&self) {
-        eventually("every reset", || async { (self.closed_rooms().await == 0).then_some(()) })
-            .await;
+        eventually("every room to open", || async {
+            (self.closed_rooms().await == 0).then_some(())
+        })
+        .await;
     }
 
-    /// Waits until no event waits for its confirm.
+    /// Waits until every event in the outbox has its publisher confirm.
     pub async fn all_published(&self) {
-        eventually("every confirm", || async { (self.unpublished().await == 0).then_some(()) })
-            .await;
+        eventually("every publisher confirm", || async {
+            (self.unpublished().await == 0).then_some(())
+        })
+        .await;
     }
 
-    /// How many rooms have a lobby or a timer.
+    /// The number of rooms with a lobby or a timer.
     pub async fn closed_rooms(&self) -> i64 {
         self.number(
             "SELECT count(*) FROM lobbyd_rooms WHERE lobby_state <> 0 OR lobby_timer IS NOT NULL",
@@ -235,7 +239,7 @@ impl Database {
         .await
     }
 
-    /// How many events wait for their confirm.
+    /// The number of events in the outbox without publisher confirm.
     pub async fn unpublished(&self) -> i64 {
         self.number("SELECT count(*) FROM lobbyd_outbox WHERE published_at IS NULL").await
     }

@@ -1,5 +1,7 @@
-//! A client of the HTTP API that knows no more of it than the paths: what it sends can be chosen to
-//! the byte, and what comes back is kept as it came.
+//! A client of the HTTP API that knows only its paths.
+//!
+//! Tests can choose every byte of a request, and see the response as the server sent it. `harness`
+//! tests this client.
 
 use std::{
     collections::BTreeMap,
@@ -27,13 +29,13 @@ use super::PATIENCE;
 const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// Where paths of rooms and calls begin.
+/// Prefix of the paths of rooms and calls.
 const ROOMS: &str = "/ocs/v2.php/apps/spreed/api/v4";
 
-/// Where paths of the chat and of guests begin.
+/// Prefix of the paths of the chat and of guests.
 const CHAT: &str = "/ocs/v2.php/apps/spreed/api/v1";
 
-/// A server, and the connections to it that are kept.
+/// A server and the open connections to it.
 pub struct Api {
     port: u16,
     connections: legacy::Client<HttpConnector, Full<Bytes>>,
@@ -44,13 +46,13 @@ impl Api {
         Self { port, connections: legacy::Client::builder(TokioExecutor::new()).build_http() }
     }
 
-    /// Somebody who logs in with every request.
+    /// A client that sends this login with every request.
     pub fn user(&self, name: &str, password: &str) -> Client {
         let credentials = STANDARD.encode(format!("{name}:{password}"));
         self.guest().header("authorization", &format!("Basic {credentials}"))
     }
 
-    /// Somebody without a login, as a browser that was just opened.
+    /// A client without login and cookies, as a new browser window.
     pub fn guest(&self) -> Client {
         Client {
             port: self.port,
@@ -61,7 +63,7 @@ impl Api {
     }
 }
 
-/// One caller. Clones are the same caller, with the same cookies.
+/// A client. Clones share its cookies.
 #[derive(Clone)]
 pub struct Client {
     port: u16,
@@ -71,46 +73,46 @@ pub struct Client {
 }
 
 impl Client {
-    /// The same caller, who sends this header with each request, in place of a usual one of this
-    /// name.
+    /// The same client, which sends this header with each request, instead of a usual header of
+    /// this name.
     pub fn header(&self, name: &str, value: &str) -> Self {
         let mut same = self.clone();
         same.headers.insert(header_name(name), HeaderValue::from_str(value).unwrap());
         same
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub async fn get(&self, path: &str) -> Response {
         self.send(Method::GET, path, usual_headers(None), Bytes::new()).await
     }
 
-    pub async fn post(&self, path: &str, body: impl Into<Value>) -> Answer {
+    pub async fn post(&self, path: &str, body: impl Into<Value>) -> Response {
         self.json(Method::POST, path, &body.into()).await
     }
 
-    pub async fn put(&self, path: &str, body: impl Into<Value>) -> Answer {
+    pub async fn put(&self, path: &str, body: impl Into<Value>) -> Response {
         self.json(Method::PUT, path, &body.into()).await
     }
 
-    pub async fn delete(&self, path: &str, body: impl Into<Value>) -> Answer {
+    pub async fn delete(&self, path: &str, body: impl Into<Value>) -> Response {
         self.json(Method::DELETE, path, &body.into()).await
     }
 
-    /// Sends these parameters as a form of a web page does.
-    pub async fn form(&self, method: &str, path: &str, parameters: &[(&str, &str)]) -> Answer {
+    /// Sends these parameters as the form of a web page does.
+    pub async fn form(&self, method: &str, path: &str, parameters: &[(&str, &str)]) -> Response {
         let body =
             form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
         self.send(method.parse().unwrap(), path, usual_headers(Some(FORM)), body.into()).await
     }
 
-    /// Sends this body, and of headers only these besides the login, the cookies and those that the
-    /// caller always sends. A header may be there several times.
+    /// Sends this body, and no headers except these, the login, the cookies and those of
+    /// [`header`](Self::header). A header may occur several times.
     pub async fn raw(
         &self,
         method: &str,
         path: &str,
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
-    ) -> Answer {
+    ) -> Response {
         let given = headers
             .iter()
             .map(|(name, value)| (header_name(name), HeaderValue::from_str(value).unwrap()));
@@ -119,12 +121,12 @@ impl Client {
         self.send(method.parse().unwrap(), path, headers, body.into()).await
     }
 
-    async fn json(&self, method: Method, path: &str, body: &Value) -> Answer {
+    async fn json(&self, method: Method, path: &str, body: &Value) -> Response {
         self.send(method, path, usual_headers(Some(JSON)), body.to_string().into()).await
     }
 
-    async fn send(&self, method: Method, path: &str, headers: HeaderMap, body: Bytes) -> Answer {
-        let asked = format!("{method} {path}");
+    async fn send(&self, method: Method, path: &str, headers: HeaderMap, body: Bytes) -> Response {
+        let request_line = format!("{method} {path}");
         let uri = format!("http://127.0.0.1:{}{}", self.port, absolute(path));
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
@@ -136,19 +138,20 @@ impl Client {
         if let Some(cookies) = self.cookies_to_send() {
             request.headers_mut().insert(header::COOKIE, cookies);
         }
-        // A request may be held for a minute until something changes.
-        let answering = async {
-            let answer = self.connections.request(request).await.map_err(|error| error.to_string());
-            let (head, body) = answer?.into_parts();
+        // The server may hold a request for a minute until something changes.
+        let exchange = async {
+            let response =
+                self.connections.request(request).await.map_err(|error| error.to_string());
+            let (head, body) = response?.into_parts();
             let body = body.collect().await.map_err(|error| error.to_string())?;
             Ok::<_, String>((head, body.to_bytes().to_vec()))
         };
-        let (head, body) = timeout(PATIENCE * 2, answering)
+        let (head, body) = timeout(PATIENCE * 2, exchange)
             .await
-            .unwrap_or_else(|_elapsed| panic!("{asked}: no answer in time"))
-            .unwrap_or_else(|error| panic!("{asked}: {error}"));
+            .unwrap_or_else(|_elapsed| panic!("{request_line}: no response in time"))
+            .unwrap_or_else(|error| panic!("{request_line}: {error}"));
         self.keep_cookies(&head.headers);
-        Answer { asked, status: head.status.as_u16(), headers: head.headers, body }
+        Response { request_line, status: head.status.as_u16(), headers: head.headers, body }
     }
 
     fn cookies_to_send(&self) -> Option<HeaderValue> {
@@ -176,7 +179,7 @@ fn header_name(name: &str) -> HeaderName {
     name.parse().unwrap()
 }
 
-/// What clients of Nextcloud send with each request.
+/// The headers that clients of Nextcloud send with each request.
 fn usual_headers(content_type: Option<&'static str>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert("ocs-apirequest", HeaderValue::from_static("true"));
@@ -196,16 +199,16 @@ fn absolute(path: &str) -> String {
     format!("{base}{path}")
 }
 
-/// What came back.
-pub struct Answer {
-    asked: String,
+/// A response.
+pub struct Response {
+    request_line: String,
     pub status: u16,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
 }
 
-impl Answer {
-    /// Itself, if it has this status.
+impl Response {
+    /// Returns the response if it has this status.
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{self:?}");
@@ -217,14 +220,14 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// What was asked for, without the envelope.
+    /// The data, without the envelope.
     #[track_caller]
     pub fn data(&self) -> Value {
         let json = self.json();
         json.pointer("/ocs/data").unwrap_or_else(|| panic!("no data in {self:?}")).clone()
     }
 
-    /// The status as the envelope says it.
+    /// The status in the envelope.
     #[track_caller]
     pub fn meta_status(&self) -> i64 {
         let json = self.json();
@@ -238,10 +241,10 @@ impl Answer {
     }
 }
 
-impl fmt::Debug for Answer {
-    /// As it came over the wire, after the request's first line.
+impl fmt::Debug for Response {
+    /// The first line of the request, then the response as it was sent.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(formatter, "{}\n{}", self.asked, self.status)?;
+        writeln!(formatter, "{}\n{}", self.request_line, self.status)?;
         for (name, value) in &self.headers {
             writeln!(formatter, "{name}: {}", String::from_utf8_lossy(value.as_bytes()))?;
         }

@@ -1,5 +1,8 @@
-//! What the tests stand on: private servers, the real program, and clients that know nothing of
-//! its code.
+//! The test environment: private servers, the real program as a process, and clients of its own.
+//!
+//! Clients and databases here know nothing of the program's code, so that a fault in it cannot hide
+//! itself; only `fixtures` uses its types. A test waits for a condition with [`eventually`],
+//! never for an amount of time, because the machine may be busy.
 
 pub mod amqp;
 pub mod app;
@@ -17,11 +20,11 @@ use std::{future::Future, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-/// Longest wait for something that has to happen. Generous, because the machine may be busy: it
-/// only decides how soon a failure is reported.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+/// Longest wait for a condition. It only decides how soon a failure is reported, so it leaves room
+/// for a busy machine.
+pub const PATIENCE: Duration = Duration::from_mins(3);
 
-/// Waits until `probe` has an answer.
+/// Waits until `probe` returns a value.
 pub async fn eventually<T, F>(what: &str, mut probe: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,
@@ -31,7 +34,7 @@ where
         if let Some(answer) = probe().await {
             return answer;
         }
-        assert!(begin.elapsed() < PATIENCE, "waited in vain for: {what}");
+        assert!(begin.elapsed() < PATIENCE, "timed out waiting for: {what}");
         sleep(Duration::from_millis(20)).await;
     }
 }

@@ -7,8 +7,8 @@ use super::{app::TestApp, http::Client};
 impl Client {
     /// Creates a room of this type, and returns its token.
     pub async fn room(&self, room_type: i64) -> String {
-        let wanted = json!({"roomType": room_type, "roomName": "Webinar"});
-        let room = self.post("/room", wanted).await.expect(201).data();
+        let request = json!({"roomType": room_type, "roomName": "Webinar"});
+        let room = self.post("/room", request).await.expect(201).data();
         room["token"].as_str().unwrap().to_owned()
     }
 
@@ -17,8 +17,8 @@ impl Client {
     }
 
     pub async fn add(&self, room: &str, user: &str) {
-        let wanted = json!({"newParticipant": user});
-        self.post(&format!("/room/{room}/participants"), wanted).await.expect(200);
+        let request = json!({"newParticipant": user});
+        self.post(&format!("/room/{room}/participants"), request).await.expect(200);
     }
 
     pub async fn attendee_id(&self, room: &str, actor: &str) -> Value {
@@ -27,7 +27,7 @@ impl Client {
         all.find(|each| each["actorId"] == actor).unwrap()["attendeeId"].clone()
     }
 
-    /// The names of the chat's system messages, in their order.
+    /// The names of the system messages in the chat, oldest first.
     pub async fn system_messages(&self, room: &str) -> Vec<String> {
         let chat = format!("/chat/{room}?lookIntoFuture=1&timeout=0&limit=200");
         let messages = self.get(&chat).await.expect(200).data();
@@ -39,7 +39,7 @@ impl Client {
     }
 }
 
-/// One of each kind of participant, in a public room.
+/// A public room with one participant of each kind.
 pub struct Participants {
     pub room: String,
     pub owner: Client,

@@ -1,6 +1,9 @@
-//! A TCP proxy that can misbehave as networks do.
+//! A TCP proxy that can delay and cut connections, as networks do.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -12,21 +15,26 @@ use tokio::{
     task::JoinSet,
 };
 
-/// What happens to bytes.
+use super::eventually;
+
+/// What happens to connections and their bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// They get through.
+    /// Bytes are forwarded.
     Pass,
-    /// They stop, while all connections stay open, and new ones are accepted.
+    /// Bytes are held back. All connections stay open, and new ones are accepted.
     Freeze,
-    /// Connections are cut, and new ones refused.
+    /// Bytes of the server are held back; those of the client are forwarded.
+    FreezeResponses,
+    /// Connections are closed, and new ones too.
     Cut,
 }
 
-/// Forwards a port of its own to another one, on loopback.
+/// Forwards connections to a port of its own to another port, on loopback.
 pub struct Proxy {
     pub port: u16,
     mode: Arc<watch::Sender<Mode>>,
+    accepted: Arc<AtomicUsize>,
     _connections: JoinSet<()>,
 }
 
@@ -37,10 +45,13 @@ impl Proxy {
         let mode = Arc::new(watch::Sender::new(Mode::Pass));
         let mut connections = JoinSet::new();
         let modes = Arc::clone(&mode);
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&accepted);
         connections.spawn(async move {
             let mut pipes = JoinSet::new();
             loop {
                 let (near, _peer) = listener.accept().await.unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
                 if *modes.borrow() == Mode::Cut {
                     continue;
                 }
@@ -49,19 +60,39 @@ impl Proxy {
                 };
                 let (near_in, near_out) = near.into_split();
                 let (far_in, far_out) = far.into_split();
-                pipes.spawn(pipe(near_in, far_out, modes.subscribe()));
-                pipes.spawn(pipe(far_in, near_out, modes.subscribe()));
+                pipes.spawn(pipe(near_in, far_out, modes.subscribe(), &[Mode::Freeze]));
+                pipes.spawn(pipe(
+                    far_in,
+                    near_out,
+                    modes.subscribe(),
+                    &[Mode::Freeze, Mode::FreezeResponses],
+                ));
             }
         });
-        Self { port, mode, _connections: connections }
+        Self { port, mode, accepted, _connections: connections }
     }
 
     pub fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
     }
+
+    /// Waits until clients have opened this many further connections.
+    pub async fn accepts(&self, number: usize) {
+        let before = self.accepted.load(Ordering::Relaxed);
+        eventually(&format!("{number} connections"), || async {
+            (self.accepted.load(Ordering::Relaxed) >= before + number).then_some(())
+        })
+        .await;
+    }
 }
 
-async fn pipe(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::Receiver<Mode>) {
+/// Forwards the bytes of one direction, and holds them back in the modes `frozen`.
+async fn pipe(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut mode: watch::Receiver<Mode>,
+    frozen: &'static [Mode],
+) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let read = tokio::select! {
@@ -69,7 +100,7 @@ async fn pipe(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::
             cut = mode.wait_for(|&mode| mode == Mode::Cut) => return drop(cut),
         };
         let Ok(length @ 1..) = read else { return };
-        if mode.wait_for(|&mode| mode != Mode::Freeze).await.is_err()
+        if mode.wait_for(|mode| !frozen.contains(mode)).await.is_err()
             || *mode.borrow() == Mode::Cut
             || to.write_all(&buffer[..length]).await.is_err()
         {

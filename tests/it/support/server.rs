@@ -1,8 +1,8 @@
 //! Private servers: RabbitMQ, PostgreSQL and MariaDB on free ports in a temporary folder.
 //!
-//! They are started when the first test needs them, and end with the test process however that
-//! ends: each stands beside a shell that reads a pipe from it, and kills the server when the pipe
-//! closes.
+//! A server is started when the first test needs it, and ends with the test process however that
+//! ends: a shell beside each server reads a pipe from the test process and kills the server when
+//! the pipe closes.
 
 use std::{
     fs,
@@ -20,15 +20,15 @@ use std::{
 
 use super::PATIENCE;
 
-/// Ports below those that the system gives to outgoing connections (from 32768 on), so that none of
-/// the clients takes one before the server has it.
+/// Ports below those that the system assigns to outgoing connections (from 32768 on), so that no
+/// client takes one before the server listens.
 const PORTS: std::ops::Range<u32> = 10_000..32_000;
 
-/// A port that is free now, and is not given out again soon.
+/// A port that is free now and is not returned again soon.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
-        // Test processes that run at the same time begin at different ones.
+        // Test processes that run at the same time begin at different ports.
         let number = std::process::id() * 97 + NEXT.fetch_add(1, Ordering::Relaxed);
         let port = u16::try_from(PORTS.start + number % (PORTS.end - PORTS.start)).unwrap();
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
@@ -42,7 +42,7 @@ pub fn sandbox() -> &'static Path {
     static SANDBOX: OnceLock<(PathBuf, Child)> = OnceLock::new();
     let (path, _janitor) = SANDBOX.get_or_init(|| {
         let path = tempfile::Builder::new().prefix("lobbyd-test-").tempdir().unwrap().keep();
-        // The servers run as users of their own.
+        // The servers run as their own users.
         run(Command::new("chmod").arg("755").arg(&path));
         let script = r#"cat >/dev/null; sleep 2; rm -rf "$1""#;
         let janitor = Command::new("sh")
@@ -64,7 +64,7 @@ pub fn folder(name: &str) -> PathBuf {
     tempfile::Builder::new().prefix(name).tempdir_in(sandbox()).unwrap().keep()
 }
 
-/// A server process and the shell that watches over it.
+/// A server process and the shell that kills it when the test process ends.
 struct Process {
     guard: Child,
 }
@@ -96,7 +96,7 @@ impl Process {
 }
 
 impl Drop for Process {
-    /// Ends the server at once, as a power cut would.
+    /// Kills the server, as a power failure would.
     fn drop(&mut self) {
         drop(self.guard.stdin.take());
         self.guard.wait().unwrap();
@@ -108,7 +108,7 @@ pub struct Server {
     pub port: u16,
     folder: PathBuf,
     command: Command,
-    /// What the server needs beside it.
+    /// Another process that the server needs.
     _companion: Option<Process>,
     process: Option<Process>,
 }
@@ -125,7 +125,7 @@ impl Server {
         let begin = Instant::now();
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             assert!(begin.elapsed() < PATIENCE, "{}", self.log());
-            // After a kill, PostgreSQL ends again until the last of its children is gone.
+            // After a kill, PostgreSQL exits again until the last of its child processes has ended.
             if self.process.as_mut().is_none_or(Process::has_ended) {
                 self.process = Some(Process::start(&self.command, &self.folder.join("log")));
             }
@@ -144,7 +144,7 @@ impl Server {
     }
 }
 
-/// Runs a command that has to succeed.
+/// Runs a command that must succeed.
 fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| {
         panic!("{command:?}: {error}; `make test` installs the servers that the tests need")
@@ -153,7 +153,7 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {text}");
 }
 
-/// Servers refuse to run as root, so there they run as the user that their package made.
+/// Servers refuse to run as root. Then they run as the user that their package created.
 fn command_as(user: &str, program: impl AsRef<Path>) -> Command {
     if nix::unistd::getuid().is_root() {
         let mut command = Command::new("setpriv");
@@ -170,19 +170,18 @@ fn folder_of(user: &str, name: &str) -> PathBuf {
     folder
 }
 
-/// Makes the user that a server runs as the owner of a file or folder.
+/// Makes the user of a server the owner of a file or folder.
 pub fn give_to(user: &str, path: &Path) {
     if nix::unistd::getuid().is_root() {
         run(Command::new("chown").arg(format!("{user}:{user}")).arg(path));
     }
 }
 
-/// A private PostgreSQL.
 pub fn start_postgres() -> Server {
     start_postgres_with(&[])
 }
 
-/// One with these settings, each `name=value`.
+/// Starts PostgreSQL with these settings, each `name=value`.
 pub fn start_postgres_with(settings: &[String]) -> Server {
     let binaries = newest_postgres();
     let folder = folder_of("postgres", "postgres-");
@@ -209,12 +208,11 @@ fn newest_postgres() -> PathBuf {
     versions.pop().expect("PostgreSQL is not installed; `make test` installs it")
 }
 
-/// A private MariaDB.
 pub fn start_mariadb() -> Server {
     start_mariadb_with(&[])
 }
 
-/// One with these settings, each `name=value`.
+/// Starts MariaDB with these settings, each `name=value`.
 pub fn start_mariadb_with(settings: &[String]) -> Server {
     let folder = folder_of("mysql", "mariadb-");
     let data = folder.join("data");
@@ -245,7 +243,7 @@ pub struct Broker {
     environment: Vec<(&'static str, String)>,
 }
 
-/// Where Debian keeps RabbitMQ's own programs; those in the path insist on the system's node.
+/// Debian's folder of RabbitMQ's own programs; the programs in the path use the system's node.
 const RABBITMQ: &str = "/usr/lib/rabbitmq/bin";
 
 impl Broker {
@@ -253,7 +251,7 @@ impl Broker {
         Self::start_with(free_port(), "")
     }
 
-    /// One with these lines in its configuration, with which it listens on `port`.
+    /// Starts a broker with these lines in its configuration. They make it listen on `port`.
     pub fn start_with(port: u16, lines: &str) -> Self {
         let folder = folder("rabbitmq-");
         fs::write(folder.join("plugins"), "[].").unwrap();
@@ -276,7 +274,7 @@ impl Broker {
             ("RABBITMQ_CONFIG_FILE", path("rabbitmq.conf")),
             ("RABBITMQ_CONF_ENV_FILE", path("rabbitmq-env.conf")),
         ];
-        // Erlang would start its name service as a daemon that stays.
+        // Otherwise Erlang starts its name service as a daemon that outlives the test process.
         let mut names = Command::new("epmd");
         names.envs(environment.iter().cloned());
         let names = Process::start(&names, &folder.join("epmd.log"));
@@ -298,7 +296,7 @@ impl Broker {
         String::from_utf8(command.output().unwrap().stdout).unwrap()
     }
 
-    /// Adds a plugin of RabbitMQ's own while the broker runs.
+    /// Enables a plugin of RabbitMQ while the broker runs.
     pub fn enable(&self, plugin: &str) {
         let mut command = Command::new(format!("{RABBITMQ}/rabbitmq-plugins"));
         run(command.args(["enable", plugin]).envs(self.environment.iter().cloned()));
@@ -313,11 +311,11 @@ pub fn amqp_url(port: u16) -> String {
     format!("amqp://guest:guest@127.0.0.1:{port}/%2f")
 }
 
-/// The broker that tests share; each uses names of its own.
+/// The broker that tests share; each test uses its own names.
 pub static BROKER: LazyLock<Broker> = LazyLock::new(Broker::start);
 
-/// The PostgreSQL that tests share; each uses a database of its own.
+/// The PostgreSQL that tests share; each test uses its own database.
 pub static POSTGRES: LazyLock<Server> = LazyLock::new(start_postgres);
 
-/// The MariaDB that tests share; each uses a database of its own.
+/// The MariaDB that tests share; each test uses its own database.
 pub static MARIADB: LazyLock<Server> = LazyLock::new(start_mariadb);

@@ -1,5 +1,6 @@
-//! Programs of others: clients that drive the HTTP API and checkers of files, which `make tools` and
-//! `make packages` install.
+//! Programs of other projects: clients of the HTTP API, and checkers of files.
+//!
+//! `make tools` and `make packages` install them. They run without the environment of the tests.
 
 use std::{
     fs,
@@ -11,9 +12,9 @@ use serde_json::Value;
 
 use super::server::folder;
 
-/// Bound of a program's time in seconds. Each bounds its own requests and waits; this one is for the
-/// case that they fail.
-const LIMIT: &str = "300";
+/// Bound of a program's run time, in seconds. Each program bounds its own requests and waits; this
+/// bound is for the case that they fail.
+const LIMIT: &str = "900";
 
 /// Runs a script of tests/tools that uses `nc_py_api`, a client library of Nextcloud.
 pub fn talk(script: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
@@ -22,7 +23,7 @@ pub fn talk(script: &str, arguments: &[&str], environment: &[(&str, &str)]) -> O
     output(&mut command)
 }
 
-/// Runs Schemathesis, which makes requests up from the description of an API.
+/// Runs Schemathesis, which generates requests from the description of an API.
 pub fn schemathesis(arguments: &[&str]) -> Output {
     let mut command = tool("schemathesis/bin/schemathesis");
     command.arg("--config-file").arg(file("tests/tools/schemathesis.toml")).args(arguments);
@@ -45,13 +46,13 @@ pub fn tool(path: &str) -> Command {
     bounded(&program)
 }
 
-/// A program out of a Debian package, which `make packages` has installed.
+/// A program of a Debian package that `make packages` has installed.
 pub fn debian(program: &str) -> Command {
     bounded(Path::new(program))
 }
 
-/// Runs in a new folder, since some leave files where they run. It does not know the environment of
-/// the tests: that may name a proxy.
+/// Runs in a new folder, because some programs leave files in it, and without the environment of
+/// the tests, which may name a proxy.
 fn bounded(program: &Path) -> Command {
     let home = folder("tool-");
     let mut command = Command::new("/usr/bin/timeout");
@@ -65,12 +66,12 @@ pub fn output(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
-/// Runs a program that has to succeed, and returns what it prints.
+/// Runs a program that must succeed, and returns its output.
 pub fn printed(command: &mut Command) -> String {
     let output = output(command);
-    let complaints = String::from_utf8_lossy(&output.stderr);
+    let errors = String::from_utf8_lossy(&output.stderr);
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{command:?}: {}\n{text}{complaints}", output.status);
+    assert!(output.status.success(), "{command:?}: {}\n{text}{errors}", output.status);
     text
 }
 

@@ -66,10 +66,13 @@ async fn an_invalid_configuration_changes_nothing() {
         let wrong = &format!("{wrong}\n[log]\nlevel = \"trace\"\n");
         configured.reload(wrong, "configuration invalid, reload skipped").await;
     }
-    configured.reload("[log]\nlevel = \"a=b=c\"\n", "all stays as it was").await;
+    configured.reload("[log]\nlevel = \"a=b=c\"\n", "log.level: ").await;
     assert!(!configured.worker.log().contains("DEBUG"));
     configured
-        .reload("[timers]\nbatch = 7\n[log]\nformat = \"json\"\n", "only after a restart")
+        .reload(
+            "[timers]\nbatch = 7\n[log]\nformat = \"json\"\n",
+            "setting changed, restart required",
+        )
         .await;
     let log = configured.worker.log();
     for key in ["key=\"timers.batch\"", "key=\"log.format\""] {
@@ -115,7 +118,7 @@ async fn new_secrets_of_database_and_broker_can_be_reloaded() {
     write("nobody", "wrong");
     program.signal(Signal::SIGHUP);
     for key in ["database.url", "events.url"] {
-        let error = format!("{key} does not work, the old one stays in use");
+        let error = format!("{key} does not work, keeping the previous URL");
         eventually(&error, || async { program.log().contains(&error).then_some(()) }).await;
     }
     write(&new, "secret");

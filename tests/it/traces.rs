@@ -215,7 +215,7 @@ async fn an_unavailable_collector_loses_only_spans() {
     })
     .await;
     assert!(worker.stop().await.success());
-    let errors = worker.log().matches("collector does not take traces").count();
+    let errors = worker.log().matches("trace collector unavailable").count();
     assert_eq!(errors, 1, "{}", worker.log());
 }
 

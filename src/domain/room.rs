@@ -286,6 +286,14 @@ pub struct RoomOverview {
     pub one_to_one: Vec<(Actor, String)>,
 }
 
+impl RoomOverview {
+    /// Whether the room or its chat has changed at `since`, in Unix seconds, or later.
+    pub fn is_modified_since(&self, since: i64) -> bool {
+        let last_message = self.last_message.as_ref().map_or(0, |message| message.created_at);
+        self.room.changed_at.max(last_message) >= since
+    }
+}
+
 /// The columns that show whether a cached room is stale.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoomVersion {

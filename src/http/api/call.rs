@@ -21,8 +21,8 @@ use crate::domain::{
     commands::{Command, Resource},
 };
 
-/// Talk's flags of a participant who joins without naming any: in the call, with audio and video.
-const DEFAULT_FLAGS: i64 = 7;
+/// As in Talk, a participant who joins without flags has audio and video.
+const DEFAULT_FLAGS: CallFlags = CallFlags::IN_CALL.union(CallFlags::AUDIO).union(CallFlags::VIDEO);
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(peers, join, update, leave))
@@ -68,7 +68,7 @@ pub(super) async fn join(
     RoomPath(token): RoomPath,
     Params(request): Params<JoinCall>,
 ) -> OcsResult {
-    let flags = CallFlags::from_bits_retain(request.flags.unwrap_or(DEFAULT_FLAGS));
+    let flags = request.flags.map_or(DEFAULT_FLAGS, CallFlags::from_bits_retain);
     api.execute(&token, &caller, Command::JoinCall(flags)).await
 }
 

@@ -16,10 +16,10 @@ use utoipa::{IntoParams, IntoResponses};
 
 use super::{
     digest,
-    dto::{RoomDto, ViewerCapabilities},
+    dto::RoomDto,
     ocs::{Form, OcsError, OcsResponse},
 };
-use crate::rooms::View;
+use crate::{domain::ViewerCapabilities, rooms::View};
 
 /// Longest time that a long poll waits, in seconds.
 const MAX_WAIT: u64 = 60;
@@ -63,8 +63,12 @@ impl Conditional {
     }
 
     /// The strong entity tag of these views in the form that the request asks for.
-    pub(super) fn tag(&self, views: &[View], capabilities: ViewerCapabilities) -> ETag {
-        let mut state = vec![u8::from(capabilities.sip), u8::from(self.form == Form::Json)];
+    pub(super) fn tag<'v>(
+        &self,
+        views: impl IntoIterator<Item = &'v View>,
+        capabilities: ViewerCapabilities,
+    ) -> ETag {
+        let mut state = vec![u8::from(capabilities.enable_sip), u8::from(self.form == Form::Json)];
         for view in views {
             if view.attendee().is_some() {
                 let (shared, own) = view.fingerprint();

@@ -39,13 +39,13 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub use self::proxies::Proxies;
 use self::{
-    dto::{RoomDto, ViewerCapabilities},
+    dto::RoomDto,
     ocs::{OcsError, OcsResponse, OcsResult},
 };
 use super::server::{self, Limits};
 use crate::{
     auth::Accounts,
-    domain::{Caller, RoomToken, commands::Command},
+    domain::{Caller, RoomToken, ViewerCapabilities, commands::Command},
     rooms::Service,
 };
 
@@ -83,7 +83,7 @@ impl Api {
 
     fn capabilities_of(&self, caller: Option<&Caller>) -> ViewerCapabilities {
         let may_enable = caller.is_some_and(|caller| caller.may_enable_sip);
-        ViewerCapabilities { sip: self.service.sip().configured && may_enable }
+        ViewerCapabilities { enable_sip: self.service.sip().configured && may_enable }
     }
 }
 

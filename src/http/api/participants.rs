@@ -20,8 +20,9 @@ use super::{
     rooms::check_password,
 };
 use crate::domain::{
-    Attendee, AttendeeId, PermissionChange, Permissions,
+    AttendeeId, PermissionChange, Permissions,
     commands::{AttendeeCommand, Command, Resource},
+    participants_for,
 };
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
@@ -56,14 +57,9 @@ pub(super) async fn list(
     RoomPath(token): RoomPath,
 ) -> OcsResult {
     let all = api.service.participants(&token, &caller.actor, Resource::Participants).await?;
-    let sees_pins = all.iter().any(|each| each.actor == caller.actor && each.sees_pins());
-    let here = |each: &&Attendee| each.actor.is_user() || each.presence.is_some();
-    let shapes: Vec<ParticipantDto> = all
-        .iter()
-        .filter(here)
-        .map(|each| ParticipantDto::of(&token, each, sees_pins || each.actor == caller.actor))
-        .collect();
-    Ok(OcsResponse::ok(shapes))
+    let visible = participants_for(&all, &caller.actor);
+    let participants = visible.map(|participant| ParticipantDto::of(&token, participant));
+    Ok(OcsResponse::ok(participants.collect::<Vec<_>>()))
 }
 
 #[derive(Deserialize, ToSchema)]

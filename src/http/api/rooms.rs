@@ -81,29 +81,17 @@ pub(super) async fn list(
     let since = params.modified_since.unwrap_or_default();
     let before = api.service.now() - OVERLAP;
     let capabilities = api.capabilities_of(Some(&caller));
-    let tag = |views: &[View]| conditional.tag(views, capabilities);
-    let views = api
-        .service
-        .list_when(&caller.actor.id, conditional.deadline(), |views| {
-            conditional.is_news(&tag(&modified(views, since)))
-        })
-        .await?;
-    let views = modified(&views, since);
+    let is_modified = |view: &&View| view.summary().is_modified_since(since);
+    let tag = |views: &Vec<View>| conditional.tag(views.iter().filter(is_modified), capabilities);
+    let is_news = |views: &Vec<View>| conditional.is_news(&tag(views));
+    let deadline = conditional.deadline();
+    let views = api.service.list_when(&caller.actor.id, deadline, is_news).await?;
     let response = conditional.answer(tag(&views), || {
-        let rooms: Vec<_> = views.iter().map(|view| RoomDto::of(view, capabilities)).collect();
+        let modified = views.iter().filter(is_modified);
+        let rooms: Vec<_> = modified.map(|view| RoomDto::of(view, capabilities)).collect();
         OcsResponse::ok(rooms)
     });
     Ok(response.header(TALK_HASH, &api.talk_hash).header(MODIFIED_BEFORE, before.timestamp()))
-}
-
-/// The views whose room, or its chat, has changed at `since` or later.
-fn modified(views: &[View], since: i64) -> Vec<View> {
-    let has_changed = |view: &&View| {
-        let summary = view.summary();
-        let last_message = summary.last_message.as_ref().map_or(0, |message| message.created_at);
-        last_message.max(summary.room.changed_at) >= since
-    };
-    views.iter().filter(has_changed).cloned().collect()
 }
 
 /// Get a room
@@ -128,7 +116,7 @@ pub(super) async fn show(
     RoomPath(token): RoomPath,
 ) -> OcsResult {
     let capabilities = api.capabilities_of(requester.caller.as_ref());
-    let tag = |view: &View| conditional.tag(std::slice::from_ref(view), capabilities);
+    let tag = |view: &View| conditional.tag([view], capabilities);
     let is_news = |view: &View| conditional.is_news(&tag(view));
     let deadline = conditional.deadline();
     let view = api.service.view_when(&token, requester.actor(), deadline, is_news).await?;

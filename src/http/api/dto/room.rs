@@ -1,0 +1,204 @@
+//! A room, as one viewer sees it.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::MessageDto;
+use crate::{
+    domain::{Attendee, ParticipantType, RoomView, ViewerCapabilities},
+    rooms::View,
+};
+
+/// Talk's `sessionId` of a viewer without a session.
+const NO_SESSION: &str = "0";
+
+#[expect(clippy::struct_excessive_bools, reason = "these are the fields of Talk's response")]
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Room)]
+pub(in crate::http::api) struct RoomDto {
+    id: i64,
+    /// Identifies the room in paths.
+    token: String,
+    /// 1 one-to-one, 2 group, 3 public.
+    r#type: i64,
+    /// Of a one-to-one room: the id of the other user.
+    name: String,
+    /// Of a one-to-one room: the display name of the other user.
+    display_name: String,
+    description: String,
+    /// Type of the object that the room belongs to.
+    object_type: String,
+    /// Id of that object.
+    object_id: String,
+    has_password: bool,
+    /// 0 none, 1 non-moderators wait.
+    lobby_state: i64,
+    /// Unix seconds at which the lobby is removed; 0 for none.
+    lobby_timer: i64,
+    /// 0 disabled, 1 with a PIN per attendee, 2 without PIN.
+    sip_enabled: i64,
+    /// Whether a call is in progress.
+    has_call: bool,
+    /// Flags of all who have been in the call.
+    call_flag: i64,
+    /// Unix seconds; 0 for none.
+    call_start_time: i64,
+    /// Unix seconds of the last message.
+    last_activity: i64,
+    last_message: LastMessage,
+    unread_messages: i64,
+    last_read_message: i64,
+    can_start_call: bool,
+    can_delete_conversation: bool,
+    /// Whether the viewer may leave the room for good.
+    can_leave_conversation: bool,
+    #[serde(rename = "canEnableSIP")]
+    can_enable_sip: bool,
+    #[serde(flatten)]
+    viewer: Viewer,
+    #[serde(flatten)]
+    fixed: TalkDefaults,
+}
+
+/// The viewer's part in the room. Non-members have the values of a guest without a session.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Viewer {
+    /// 1 owner, 2 moderator, 3 user, 4 guest, 5 self-joined user, 6 guest moderator.
+    participant_type: i64,
+    /// 0 for none.
+    attendee_id: i64,
+    /// For the dial-in; empty for none.
+    attendee_pin: String,
+    /// `users` or `guests`; empty for none.
+    actor_type: String,
+    actor_id: String,
+    /// Effective permissions.
+    permissions: i64,
+    /// Custom permissions; 0 for none.
+    attendee_permissions: i64,
+    /// Flags in the call.
+    participant_flags: i64,
+    /// Unix seconds of the session's last activity.
+    last_ping: i64,
+    /// `0` for none.
+    session_id: String,
+}
+
+/// Fields of Talk's features that lobbyd does not have, with Talk's default values.
+#[expect(clippy::struct_excessive_bools, reason = "these are the fields of Talk's response")]
+#[derive(Default, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct TalkDefaults {
+    call_permissions: i64,
+    default_permissions: i64,
+    read_only: i64,
+    listable: i64,
+    message_expiration: i64,
+    call_recording: i64,
+    recording_consent: i64,
+    is_favorite: bool,
+    notification_level: i64,
+    notification_calls: i64,
+    unread_mention: bool,
+    unread_mention_direct: bool,
+    last_common_read_message: i64,
+    breakout_room_mode: i64,
+    breakout_room_status: i64,
+    avatar_version: String,
+    is_custom_avatar: bool,
+    mention_permissions: i64,
+    is_archived: bool,
+    is_important: bool,
+    is_sensitive: bool,
+}
+
+/// A message, or an empty list for none, as PHP writes it.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum LastMessage {
+    Some(Box<MessageDto>),
+    None(Vec<String>),
+}
+
+impl RoomDto {
+    pub(in crate::http::api) fn of(view: &View, capabilities: ViewerCapabilities) -> Self {
+        RoomView::for_viewer(view.summary(), view.attendee(), capabilities).into()
+    }
+}
+
+impl From<RoomView<'_>> for RoomDto {
+    fn from(view: RoomView<'_>) -> Self {
+        let room = &view.room;
+        let (name, display_name) = match view.other {
+            Some((other, display_name)) => (&other.id, display_name),
+            None => (&room.name, &room.name),
+        };
+        let last_message = match view.last_message {
+            Some(message) => LastMessage::Some(Box::new(MessageDto::of(&room.token, message))),
+            None => LastMessage::None(Vec::new()),
+        };
+        Self {
+            id: room.id.number(),
+            token: room.token.to_string(),
+            r#type: room.room_type.number(),
+            name: name.clone(),
+            display_name: display_name.clone(),
+            description: room.description.clone(),
+            object_type: room.object_type.clone(),
+            object_id: room.object_id.clone(),
+            has_password: view.has_password,
+            lobby_state: room.lobby.state.number(),
+            lobby_timer: room.lobby.timer.map_or(0, |timer| timer.timestamp()),
+            sip_enabled: room.sip.number(),
+            has_call: view.has_call,
+            call_flag: room.call.map_or(0, |call| call.flags.bits()),
+            call_start_time: room.call.map_or(0, |call| call.started_at),
+            last_activity: view.last_activity,
+            last_message,
+            unread_messages: view.unread_messages,
+            last_read_message: view.last_read_message,
+            can_start_call: view.can_start_call,
+            can_delete_conversation: view.can_delete,
+            can_leave_conversation: view.can_leave,
+            can_enable_sip: view.can_enable_sip,
+            viewer: Viewer::of(view.attendee),
+            fixed: TalkDefaults { notification_calls: 1, ..TalkDefaults::default() },
+        }
+    }
+}
+
+impl Viewer {
+    fn of(attendee: Option<&Attendee>) -> Self {
+        let Some(me) = attendee else { return Self::non_member() };
+        let presence = me.presence.as_ref();
+        Self {
+            participant_type: me.participant_type.number(),
+            attendee_id: me.id.0,
+            attendee_pin: me.pin.clone().unwrap_or_default(),
+            actor_type: me.actor.kind.name().to_owned(),
+            actor_id: me.actor.id.clone(),
+            permissions: me.effective_permissions().bits(),
+            attendee_permissions: me.permissions.bits(),
+            participant_flags: me.call_flags().bits(),
+            last_ping: presence.map_or(0, |presence| presence.last_ping),
+            session_id: presence.map_or(NO_SESSION, |presence| &presence.session_id).to_owned(),
+        }
+    }
+
+    fn non_member() -> Self {
+        Self {
+            participant_type: ParticipantType::Guest.number(),
+            attendee_id: 0,
+            attendee_pin: String::new(),
+            actor_type: String::new(),
+            actor_id: String::new(),
+            permissions: 0,
+            attendee_permissions: 0,
+            participant_flags: 0,
+            last_ping: 0,
+            session_id: NO_SESSION.to_owned(),
+        }
+    }
+}

@@ -56,28 +56,6 @@ pub(super) struct Written {
 }
 
 impl<D: Dialect> Transaction<D> {
-    /// Writes changes of a room, which is locked and was read as `before`, and stores their events.
-    pub(super) async fn write_announced(
-        &mut self,
-        before: &Room,
-        changes: &Changes,
-        announcement: &Announcement,
-        author: &Author,
-        now: DateTime<Utc>,
-    ) -> Result<(RoomUpdated, Written)> {
-        let written = self.write(before, changes, author, now).await?;
-        let room = changes.room();
-        let about = announcement.about.as_ref().map(|(actor, _name)| actor.clone());
-        let update = RoomUpdated::of(room, announcement.reason, about);
-        let mut events = vec![new_event(ROOM_UPDATED, &room.token, &update, now)];
-        if changes.publishes_lobby {
-            let payload = LobbyChangedPayload::of(&room.token, room.lobby, Some(room.version));
-            events.push(new_event(LOBBY_CHANGED, &room.token, &payload, now));
-        }
-        self.insert_events(&events, now).await?;
-        Ok((update, written))
-    }
-
     /// Writes changes of a room, which is locked and was read as `before`.
     pub(super) async fn write(
         &mut self,
@@ -87,11 +65,17 @@ impl<D: Dialect> Transaction<D> {
         now: DateTime<Utc>,
     ) -> Result<Written> {
         let mut room = changes.room().clone();
-        if changes.deletes_room() {
-            self.delete_all_of(room.id).await?;
-            return Ok(Written { room: None, message: None });
+        match changes.room_change() {
+            RoomChange::None => self.update_version(before, room.version).await?,
+            RoomChange::Settings(settings) => {
+                self.update_settings(before, settings, room.version).await?;
+            }
+            RoomChange::Lobby(lobby) => self.update_lobby(before, *lobby, room.version).await?,
+            RoomChange::Delete => {
+                self.delete_all_of(room.id).await?;
+                return Ok(Written { room: None, message: None });
+            }
         }
-        // The attendees first: whether a call lasts depends on them.
         match &changes.attendee {
             Some(AttendeeChange::New(new)) => self.insert_attendee(room.id, new).await?,
             Some(AttendeeChange::Changed(attendee)) => self.update_attendee(attendee).await?,
@@ -101,17 +85,9 @@ impl<D: Dialect> Transaction<D> {
         if let Some(bulk) = changes.bulk {
             self.change_attendees(room.id, bulk).await?;
         }
+        // After the attendees: whether the call lasts depends on them.
         if let Some(call) = room.call {
             room.call = call.with_participants(self.count_in_call(room.id).await?);
-        }
-        match changes.room_change() {
-            RoomChange::None | RoomChange::Delete => {
-                self.update_version(before, room.version).await?;
-            }
-            RoomChange::Settings(settings) => {
-                self.update_settings(before, settings, room.version).await?;
-            }
-            RoomChange::Lobby(lobby) => self.update_lobby(before, *lobby, room.version).await?,
         }
         self.write_state(&room).await?;
         if let Some(Announcement { reason, about, in_chat: true }) = &changes.announcement {
@@ -123,6 +99,27 @@ impl<D: Dialect> Transaction<D> {
             None => None,
         };
         Ok(Written { room: Some(room), message })
+    }
+
+    /// Stores the events about changes.
+    pub(super) async fn announce(
+        &mut self,
+        changes: &Changes,
+        now: DateTime<Utc>,
+    ) -> Result<Option<RoomUpdated>> {
+        let Some(Announcement { reason, about, .. }) = &changes.announcement else {
+            return Ok(None);
+        };
+        let room = changes.room();
+        let update =
+            RoomUpdated::of(room, *reason, about.as_ref().map(|(actor, _name)| actor.clone()));
+        let mut events = vec![new_event(ROOM_UPDATED, &room.token, &update, now)];
+        if changes.publishes_lobby {
+            let payload = LobbyChangedPayload::of(&room.token, room.lobby, Some(room.version));
+            events.push(new_event(LOBBY_CHANGED, &room.token, &payload, now));
+        }
+        self.insert_events(&events, now).await?;
+        Ok(Some(update))
     }
 
     /// Adds a chat message, which its sender has read.

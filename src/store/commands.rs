@@ -10,10 +10,9 @@ use super::{
     error::{CommandError, Result, StoreError},
 };
 use crate::domain::{
-    Attendee, Caller, ChatMessage, RoomToken,
+    Caller, ChatMessage, RoomToken,
     commands::{
-        Changes, Command, CommandContext, NewRoom, OtherCounts, Refusal, Target, decide,
-        initial_changes,
+        Command, CommandContext, NewRoom, OtherCounts, Refusal, Target, decide, initial_changes,
     },
 };
 
@@ -31,11 +30,8 @@ impl<D: Dialect> Transaction<D> {
         let author = Author::of(caller, None);
         let mut updates = Vec::new();
         for changes in initial_changes(&room, caller, new, now) {
-            if let Some(announcement) = &changes.announcement {
-                let (update, _written) =
-                    self.write_announced(&room, &changes, announcement, &author, now).await?;
-                updates.push(update);
-            }
+            self.write(&room, &changes, &author, now).await?;
+            updates.extend(self.announce(&changes, now).await?);
             room = changes.into_room();
         }
         let owner = self.attendee(room.id, Target::Actor(&caller.actor)).await?;
@@ -74,31 +70,27 @@ impl<D: Dialect> Transaction<D> {
             now,
         };
         let changes = decide(&context, command)?;
-        let Some(announcement) = &changes.announcement else {
+        if changes.announcement.is_none() {
             return Ok(Changed { update: None, message: None, overview: None, attendee: me });
-        };
-        let author = Author::of(caller, me.as_ref());
-        let (update, Written { room, message }) =
-            self.write_announced(&room, &changes, announcement, &author, now).await?;
-        let attendee = self.attendee_after(&changes, caller, me).await?;
-        let overview = match room {
-            Some(room) => Some(self.overview(room).await?),
-            None => None,
-        };
-        let message = message.map(|message| ChatMessage { message, parent });
-        Ok(Changed { update: Some(update), message, overview, attendee })
-    }
-
-    /// The caller's attendee record after changes, read again if they may have touched it.
-    async fn attendee_after(
-        &mut self,
-        changes: &Changes,
-        caller: &Caller,
-        me: Option<Attendee>,
-    ) -> Result<Option<Attendee>> {
-        if changes.attendee.is_none() && changes.bulk.is_none() && changes.message.is_none() {
-            return Ok(me.filter(|_me| !changes.deletes_room()));
         }
-        self.attendee(changes.room().id, Target::Actor(&caller.actor)).await
+        let author = Author::of(caller, me.as_ref());
+        let Written { room, message } = self.write(&room, &changes, &author, now).await?;
+        let update = self.announce(&changes, now).await?;
+        let Some(room) = room else {
+            return Ok(Changed { update, message: None, overview: None, attendee: None });
+        };
+        let may_touch_me =
+            changes.attendee.is_some() || changes.bulk.is_some() || changes.message.is_some();
+        let attendee = if may_touch_me {
+            self.attendee(room.id, Target::Actor(&caller.actor)).await?
+        } else {
+            me
+        };
+        Ok(Changed {
+            update,
+            message: message.map(|message| ChatMessage { message, parent }),
+            overview: Some(self.overview(room).await?),
+            attendee,
+        })
     }
 }

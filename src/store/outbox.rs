@@ -5,9 +5,10 @@ use chrono::{DateTime, Utc};
 
 use super::{
     Outbox,
-    dialect::Dialect,
+    dialect::{Dialect, values},
     error::Result,
     pool::SqlStore,
+    rows::json,
     statements::{Statement, outbox as statements},
 };
 use crate::domain::{EventId, OutboxEvent};
@@ -47,6 +48,7 @@ impl<D: Dialect> Outbox for SqlStore<D> {
 }
 
 impl<D: Dialect> SqlStore<D> {
+    /// Runs a statement over a set of events. It may match fewer: some may have been pruned since.
     async fn update(
         &self,
         statement: Statement,
@@ -54,14 +56,15 @@ impl<D: Dialect> SqlStore<D> {
         time: DateTime<Utc>,
     ) -> Result<()> {
         let mut connection = self.acquire().await?;
-        connection.update_events(statement, ids, time).await?;
+        connection.execute(statement, values![&json(ids), time.timestamp_millis()]).await?;
         connection.release();
         Ok(())
     }
 
     async fn prune(&self, statement: Statement, before: DateTime<Utc>, limit: u32) -> Result<u64> {
         let mut connection = self.acquire().await?;
-        let rows = connection.prune_events(statement, before, limit).await?;
+        let values = values![before.timestamp_millis(), limit];
+        let rows = connection.execute(statement, values).await?;
         connection.release();
         Ok(rows)
     }

@@ -153,10 +153,6 @@ impl Changes {
         &self.room_change
     }
 
-    pub fn deletes_room(&self) -> bool {
-        self.room_change == RoomChange::Delete
-    }
-
     pub(super) fn version(mut self, version: Version) -> Self {
         self.room.version = version;
         self

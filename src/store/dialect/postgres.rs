@@ -40,7 +40,7 @@ impl Dialect for Postgres {
         migrator: &Migrator,
         connection: &mut PgConnection,
     ) -> Result<(), MigrateError> {
-        // A lock of the session. The number is "lobbyd" in ASCII, so that no other program takes it.
+        // A lock of the session. The number is "lobbyd" in ASCII: no other program takes it.
         connection
             .execute("SET statement_timeout = 0; SELECT pg_advisory_lock(x'6c6f62627964'::bigint)")
             .await?;

@@ -81,7 +81,7 @@ statements! {
     /// room.
     DROP_PINS: portable "UPDATE lobbyd_attendees SET pin = NULL WHERE room_id = $1";
 
-    /// room. The rule is [`Attendee::is_waiting`](crate::domain::Attendee::is_waiting).
+    /// room. Repeats [`Attendee::is_waiting`](crate::domain::Attendee::is_waiting).
     REMOVE_WAITING_FROM_CALL: portable "\
         UPDATE lobbyd_attendees SET in_call = 0
         WHERE room_id = $1 AND in_call <> 0 AND participant_type NOT IN (1, 2, 6)
@@ -91,7 +91,8 @@ statements! {
     REMOVE_ALL_FROM_CALL: portable
         "UPDATE lobbyd_attendees SET in_call = 0 WHERE room_id = $1 AND in_call <> 0";
 
-    /// room: guests, and users who joined by the link.
+    /// room. Repeats
+    /// [`ParticipantType::is_uninvited`](crate::domain::ParticipantType::is_uninvited).
     REMOVE_UNINVITED: portable
         "DELETE FROM lobbyd_attendees WHERE room_id = $1 AND participant_type IN (4, 5, 6)";
 

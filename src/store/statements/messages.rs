@@ -36,8 +36,8 @@ statements! {
              - (SELECT count(*) FROM lobbyd_messages
                 WHERE room_id = $2 AND id > $3 AND kind = '') AS comments";
 
-    /// kind of actor, actor, name, time, kind, message, about whom: kind of actor, actor, name,
-    /// reference, parent, room.
+    /// kind of actor, actor, name, time, kind, message, of the participant that it is about: kind
+    /// of actor, actor, name; reference, parent, room.
     INSERT: portable "\
         INSERT INTO lobbyd_messages (actor_type, actor_id, actor_name, created_at, kind, message,
                                      about_type, about_id, about_name, reference_id, parent_id,

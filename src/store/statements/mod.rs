@@ -13,9 +13,9 @@
 //! batch.
 //!
 //! MySQL's texts keep to the syntax that MariaDB has too. `FROM_UNIXTIME` ends in 2038 on MariaDB,
-//! so times are counted from 1970 with `INTERVAL`. Updates of many rows join the JSON table, because
-//! MariaDB does not optimise `IN (SELECT …)` in an update. `STRAIGHT_JOIN` keeps the small side
-//! first.
+//! so times are counted from 1970 with `INTERVAL`. Updates of many rows join the JSON table,
+//! because MariaDB does not optimise `IN (SELECT …)` in an update. `STRAIGHT_JOIN` keeps the small
+//! side first.
 //!
 //! SQLite's times are texts, `YYYY-MM-DD HH:MM:SS` in UTC, as its own functions write them: they
 //! sort by time, and a person can write them.
@@ -37,7 +37,7 @@ macro_rules! statements {
     )*) => {
         $(
             $(#[$doc])*
-            pub(in crate::store) const $name: super::Statement = statement!($($database $text),+);
+            pub(crate) const $name: super::Statement = statement!($($database $text),+);
         )*
 
         pub(super) const ALL: &[super::Statement] = &[$($name),*];

@@ -20,7 +20,7 @@ use crate::{
 const TABLE: &str = "lobbyd_attendees";
 
 impl<D: Dialect> Connection<D> {
-    pub(in crate::store) async fn attendee(
+    pub(crate) async fn attendee(
         &mut self,
         room: RoomId,
         target: Target<'_>,
@@ -36,23 +36,20 @@ impl<D: Dialect> Connection<D> {
         }
     }
 
-    pub(in crate::store) async fn attendees(&mut self, room: RoomId) -> Result<Vec<Attendee>> {
+    pub(crate) async fn attendees(&mut self, room: RoomId) -> Result<Vec<Attendee>> {
         self.fetch_all(statements::ALL_OF_ROOM, values![room], rows::attendee).await
     }
 
-    pub(in crate::store) async fn count_moderators(&mut self, room: RoomId) -> Result<i64> {
+    pub(crate) async fn count_moderators(&mut self, room: RoomId) -> Result<i64> {
         self.fetch_one(statements::COUNT_MODERATORS, values![room], |row| row.int("number")).await
     }
 
-    pub(in crate::store) async fn read_since(
-        &mut self,
-        since: i64,
-    ) -> Result<Vec<(RoomId, Actor)>> {
+    pub(crate) async fn read_since(&mut self, since: i64) -> Result<Vec<(RoomId, Actor)>> {
         let reader = |row: &D::Row| Ok((RoomId(row.int("room_id")?), rows::actor(row)?));
         self.fetch_all(statements::READ_SINCE, values![since], reader).await
     }
 
-    pub(in crate::store) async fn inactive_since(
+    pub(crate) async fn inactive_since(
         &mut self,
         since: DateTime<Utc>,
         limit: u32,
@@ -68,7 +65,7 @@ impl<D: Dialect> Connection<D> {
         self.fetch_all(statements::INACTIVE, values![since, since, limit], session).await
     }
 
-    pub(in crate::store) async fn touch(
+    pub(crate) async fn touch(
         &mut self,
         attendees: &[AttendeeId],
         now: DateTime<Utc>,
@@ -80,7 +77,7 @@ impl<D: Dialect> Connection<D> {
 
     /// Marks the messages up to this one as read, the room's comments up to there included. Does
     /// nothing if a newer one is. Returns the number of rows.
-    pub(in crate::store) async fn mark_read(
+    pub(crate) async fn mark_read(
         &mut self,
         attendee: AttendeeId,
         message: i64,
@@ -94,7 +91,7 @@ impl<D: Dialect> Connection<D> {
 
 impl<D: Dialect> Transaction<D> {
     /// Counts the participants except this one.
-    pub(in crate::store) async fn count_others(
+    pub(crate) async fn count_others(
         &mut self,
         room: RoomId,
         except: AttendeeId,
@@ -109,16 +106,12 @@ impl<D: Dialect> Transaction<D> {
         self.fetch_one(statements::COUNT_OTHERS, values![room, except], counts).await
     }
 
-    pub(in crate::store) async fn count_in_call(&mut self, room: RoomId) -> Result<i64> {
+    pub(crate) async fn count_in_call(&mut self, room: RoomId) -> Result<i64> {
         self.fetch_one(statements::COUNT_IN_CALL, values![room], |row| row.int("number")).await
     }
 
     /// Adds an attendee who has read all messages.
-    pub(in crate::store) async fn insert_attendee(
-        &mut self,
-        room: RoomId,
-        new: &Attendee,
-    ) -> Result<()> {
+    pub(crate) async fn insert_attendee(&mut self, room: RoomId, new: &Attendee) -> Result<()> {
         let presence = new.presence.as_ref();
         let values = values![
             new.actor.kind.name(),
@@ -137,7 +130,7 @@ impl<D: Dialect> Transaction<D> {
         self.execute(statements::INSERT, values).await.map(drop)
     }
 
-    pub(in crate::store) async fn update_attendee(&mut self, attendee: &Attendee) -> Result<()> {
+    pub(crate) async fn update_attendee(&mut self, attendee: &Attendee) -> Result<()> {
         let presence = attendee.presence.as_ref();
         let values = values![
             &attendee.display_name,
@@ -151,20 +144,20 @@ impl<D: Dialect> Transaction<D> {
         expect_rows(self.execute(statements::UPDATE, values).await?, 1, TABLE)
     }
 
-    pub(in crate::store) async fn delete_attendee(&mut self, attendee: AttendeeId) -> Result<()> {
+    pub(crate) async fn delete_attendee(&mut self, attendee: AttendeeId) -> Result<()> {
         expect_rows(self.execute(statements::DELETE, values![attendee]).await?, 1, TABLE)
     }
 
-    pub(in crate::store) async fn delete_attendees(&mut self, room: RoomId) -> Result<()> {
+    pub(crate) async fn delete_attendees(&mut self, room: RoomId) -> Result<()> {
         self.execute(statements::DELETE_OF_ROOM, values![room]).await.map(drop)
     }
 
     /// Removes a user from all rooms.
-    pub(in crate::store) async fn delete_attendees_of(&mut self, user: &str) -> Result<()> {
+    pub(crate) async fn delete_attendees_of(&mut self, user: &str) -> Result<()> {
         self.execute(statements::DELETE_OF_USER, values![user]).await.map(drop)
     }
 
-    pub(in crate::store) async fn change_attendees(
+    pub(crate) async fn change_attendees(
         &mut self,
         room: RoomId,
         change: BulkChange,

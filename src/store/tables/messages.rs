@@ -25,19 +25,15 @@ struct ResetMessage {
 }
 
 impl<D: Dialect> Connection<D> {
-    pub(in crate::store) async fn message(
-        &mut self,
-        room: RoomId,
-        id: i64,
-    ) -> Result<Option<Message>> {
+    pub(crate) async fn message(&mut self, room: RoomId, id: i64) -> Result<Option<Message>> {
         self.fetch_optional(statements::MESSAGE, values![room, id], rows::message).await
     }
 
-    pub(in crate::store) async fn last_message(&mut self, room: RoomId) -> Result<Option<Message>> {
+    pub(crate) async fn last_message(&mut self, room: RoomId) -> Result<Option<Message>> {
         self.fetch_optional(statements::LAST, values![room], rows::message).await
     }
 
-    pub(in crate::store) async fn messages(
+    pub(crate) async fn messages(
         &mut self,
         room: &Room,
         query: MessageQuery,
@@ -66,11 +62,7 @@ impl<D: Dialect> Connection<D> {
     }
 
     /// Counts the room's comments up to this message.
-    pub(in crate::store) async fn comments_until(
-        &mut self,
-        room: RoomId,
-        message: i64,
-    ) -> Result<i64> {
+    pub(crate) async fn comments_until(&mut self, room: RoomId, message: i64) -> Result<i64> {
         let values = values![room, room, message];
         self.fetch_one(statements::COMMENTS_UNTIL, values, |row| row.int("comments")).await
     }
@@ -78,11 +70,7 @@ impl<D: Dialect> Connection<D> {
 
 impl<D: Dialect> Transaction<D> {
     /// Returns the message's id: the room is locked, so its last message is this one.
-    pub(in crate::store) async fn insert_message(
-        &mut self,
-        room: RoomId,
-        message: &Message,
-    ) -> Result<i64> {
+    pub(crate) async fn insert_message(&mut self, room: RoomId, message: &Message) -> Result<i64> {
         let (kind, body, about) = match &message.content {
             Content::Comment(body) => (String::new(), body.as_str(), None),
             Content::System { reason, about } => (reason.name(), "", about.as_ref()),
@@ -106,7 +94,7 @@ impl<D: Dialect> Transaction<D> {
     }
 
     /// Adds the system message of a reset to each of these rooms.
-    pub(in crate::store) async fn insert_reset_messages(
+    pub(crate) async fn insert_reset_messages(
         &mut self,
         rooms: impl Iterator<Item = RoomId> + Send,
         now: DateTime<Utc>,
@@ -118,7 +106,7 @@ impl<D: Dialect> Transaction<D> {
         expect_rows(inserted, messages.len(), "lobbyd_messages")
     }
 
-    pub(in crate::store) async fn delete_messages(&mut self, room: RoomId) -> Result<()> {
+    pub(crate) async fn delete_messages(&mut self, room: RoomId) -> Result<()> {
         self.execute(statements::DELETE_OF_ROOM, values![room]).await.map(drop)
     }
 }

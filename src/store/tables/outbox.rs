@@ -6,11 +6,11 @@ use serde::Serialize;
 use crate::{
     domain::{EventId, OutboxEvent, RoomToken},
     store::{
-        connection::{Connection, Transaction, expect_rows},
+        connection::{Transaction, expect_rows},
         dialect::{Dialect, values},
         error::Result,
         rows::{self, json},
-        statements::{Statement, outbox as statements},
+        statements::outbox as statements,
     },
 };
 
@@ -45,7 +45,7 @@ impl<'a> OutboxRow<'a> {
 }
 
 /// An event about a change that was made at `now`.
-pub(in crate::store) fn new_event(
+pub(crate) fn new_event(
     event_type: &str,
     token: &RoomToken,
     data: &impl Serialize,
@@ -63,31 +63,9 @@ pub(in crate::store) fn new_event(
     }
 }
 
-impl<D: Dialect> Connection<D> {
-    /// Runs a statement over a set of events. It may match fewer: some may have been pruned since.
-    pub(in crate::store) async fn update_events(
-        &mut self,
-        statement: Statement,
-        ids: &[EventId],
-        time: DateTime<Utc>,
-    ) -> Result<()> {
-        self.execute(statement, values![&json(ids), time.timestamp_millis()]).await.map(drop)
-    }
-
-    /// Returns the number of events that were deleted.
-    pub(in crate::store) async fn prune_events(
-        &mut self,
-        statement: Statement,
-        before: DateTime<Utc>,
-        limit: u32,
-    ) -> Result<u64> {
-        self.execute(statement, values![before.timestamp_millis(), limit]).await
-    }
-}
-
 impl<D: Dialect> Transaction<D> {
     /// Stores events that may be claimed from `available_at` on.
-    pub(in crate::store) async fn insert_events(
+    pub(crate) async fn insert_events(
         &mut self,
         events: &[OutboxEvent],
         available_at: DateTime<Utc>,
@@ -99,7 +77,7 @@ impl<D: Dialect> Transaction<D> {
     }
 
     /// Locks unpublished events that nothing has claimed.
-    pub(in crate::store) async fn lock_available(
+    pub(crate) async fn lock_available(
         &mut self,
         now: DateTime<Utc>,
         limit: u32,
@@ -108,7 +86,7 @@ impl<D: Dialect> Transaction<D> {
         self.fetch_all(statements::AVAILABLE, values, rows::outbox_event).await
     }
 
-    pub(in crate::store) async fn claim_events(
+    pub(crate) async fn claim_events(
         &mut self,
         events: &[OutboxEvent],
         until: DateTime<Utc>,

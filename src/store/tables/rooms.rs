@@ -29,12 +29,12 @@ struct ResetRow {
 }
 
 impl<D: Dialect> Connection<D> {
-    pub(in crate::store) async fn room(&mut self, token: &RoomToken) -> Result<Option<Room>> {
+    pub(crate) async fn room(&mut self, token: &RoomToken) -> Result<Option<Room>> {
         self.fetch_optional(statements::ROOM, values![token], rows::room).await
     }
 
     /// Reads what all participants see of a room, besides the room itself.
-    pub(in crate::store) async fn overview(&mut self, room: Room) -> Result<RoomOverview> {
+    pub(crate) async fn overview(&mut self, room: Room) -> Result<RoomOverview> {
         let last_message = self.last_message(room.id).await?;
         let moderators = self.count_moderators(room.id).await?;
         let mut one_to_one = Vec::new();
@@ -47,18 +47,15 @@ impl<D: Dialect> Connection<D> {
         Ok(RoomOverview { room, last_message, moderators, one_to_one })
     }
 
-    pub(in crate::store) async fn room_versions(
-        &mut self,
-        tokens: &[RoomToken],
-    ) -> Result<Vec<RoomVersion>> {
+    pub(crate) async fn room_versions(&mut self, tokens: &[RoomToken]) -> Result<Vec<RoomVersion>> {
         self.fetch_all(statements::VERSIONS, values![&json(tokens)], rows::room_version).await
     }
 
-    pub(in crate::store) async fn rooms_of(&mut self, user: &str) -> Result<Vec<RoomToken>> {
+    pub(crate) async fn rooms_of(&mut self, user: &str) -> Result<Vec<RoomToken>> {
         self.fetch_all(statements::OF_USER, values![user], rows::token).await
     }
 
-    pub(in crate::store) async fn next_due(&mut self) -> Result<Option<DateTime<Utc>>> {
+    pub(crate) async fn next_due(&mut self) -> Result<Option<DateTime<Utc>>> {
         let due_at = |row: &D::Row| rows::time_from_seconds(row.int("due_at")?);
         self.fetch_optional(statements::NEXT_DUE, values![], due_at).await
     }
@@ -67,7 +64,7 @@ impl<D: Dialect> Connection<D> {
 impl<D: Dialect> Transaction<D> {
     /// Locks a room until the transaction ends, and reads it then: a read that waits for the lock
     /// would see the other tables as they were before it waited.
-    pub(in crate::store) async fn lock_room(&mut self, token: &RoomToken) -> Result<Option<Room>> {
+    pub(crate) async fn lock_room(&mut self, token: &RoomToken) -> Result<Option<Room>> {
         let locked =
             self.fetch_optional(statements::LOCK, values![token], |row| row.int("id")).await?;
         match locked {
@@ -76,7 +73,7 @@ impl<D: Dialect> Transaction<D> {
         }
     }
 
-    pub(in crate::store) async fn insert_room(
+    pub(crate) async fn insert_room(
         &mut self,
         token: &RoomToken,
         new: &NewRoom,
@@ -94,16 +91,12 @@ impl<D: Dialect> Transaction<D> {
         self.execute(statements::INSERT, values).await.map(drop)
     }
 
-    pub(in crate::store) async fn update_version(
-        &mut self,
-        before: &Room,
-        version: Version,
-    ) -> Result<()> {
+    pub(crate) async fn update_version(&mut self, before: &Room, version: Version) -> Result<()> {
         let values = values![version.milliseconds(), before.id, before.version.milliseconds()];
         expect_rows(self.execute(statements::UPDATE_VERSION, values).await?, 1, TABLE)
     }
 
-    pub(in crate::store) async fn update_settings(
+    pub(crate) async fn update_settings(
         &mut self,
         before: &Room,
         settings: &RoomSettings,
@@ -121,7 +114,7 @@ impl<D: Dialect> Transaction<D> {
         expect_rows(self.execute(statements::UPDATE_SETTINGS, values).await?, 1, TABLE)
     }
 
-    pub(in crate::store) async fn update_lobby(
+    pub(crate) async fn update_lobby(
         &mut self,
         before: &Room,
         lobby: Lobby,
@@ -138,7 +131,7 @@ impl<D: Dialect> Transaction<D> {
     }
 
     /// Writes what is kept of a room besides its own row.
-    pub(in crate::store) async fn write_state(&mut self, room: &Room) -> Result<()> {
+    pub(crate) async fn write_state(&mut self, room: &Room) -> Result<()> {
         let values = values![
             &room.password_hash,
             room.call.map_or(0, |call| call.started_at),
@@ -154,13 +147,13 @@ impl<D: Dialect> Transaction<D> {
     }
 
     /// Deletes the room's own rows.
-    pub(in crate::store) async fn delete_room(&mut self, room: RoomId) -> Result<()> {
+    pub(crate) async fn delete_room(&mut self, room: RoomId) -> Result<()> {
         self.execute(statements::DELETE_STATE, values![room]).await?;
         expect_rows(self.execute(statements::DELETE, values![room]).await?, 1, TABLE)
     }
 
     /// Locks the rooms whose timer is due, the longest overdue first.
-    pub(in crate::store) async fn lock_due(
+    pub(crate) async fn lock_due(
         &mut self,
         now: DateTime<Utc>,
         limit: u32,
@@ -173,10 +166,7 @@ impl<D: Dialect> Transaction<D> {
         self.fetch_all(statement, values![now.timestamp(), limit], rows::due_timer).await
     }
 
-    pub(in crate::store) async fn reset_rooms(
-        &mut self,
-        resets: &[(&DueTimer, Reset)],
-    ) -> Result<()> {
+    pub(crate) async fn reset_rooms(&mut self, resets: &[(&DueTimer, Reset)]) -> Result<()> {
         let row = |(timer, reset): &(&DueTimer, Reset)| ResetRow {
             id: timer.room.number(),
             timer: timer.due_at.timestamp(),

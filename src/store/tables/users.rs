@@ -12,7 +12,7 @@ use crate::{
 
 impl<D: Dialect> Connection<D> {
     /// Reads a user and the hash of the password.
-    pub(in crate::store) async fn user(&mut self, id: &str) -> Result<Option<(User, String)>> {
+    pub(crate) async fn user(&mut self, id: &str) -> Result<Option<(User, String)>> {
         let row = |row: &D::Row| {
             Ok((row.text("id")?, row.text("display_name")?, row.text("password_hash")?))
         };
@@ -26,7 +26,7 @@ impl<D: Dialect> Connection<D> {
         Ok(Some((User { id, display_name, groups }, password_hash)))
     }
 
-    pub(in crate::store) async fn users(&mut self) -> Result<Vec<User>> {
+    pub(crate) async fn users(&mut self) -> Result<Vec<User>> {
         let user = |row: &D::Row| {
             let (id, display_name) = (row.text("id")?, row.text("display_name")?);
             Ok(User { id, display_name, groups: Vec::new() })
@@ -39,11 +39,7 @@ impl<D: Dialect> Connection<D> {
     }
 
     /// Returns the number of users of this id: 0 or 1.
-    pub(in crate::store) async fn set_password(
-        &mut self,
-        id: &str,
-        password_hash: &str,
-    ) -> Result<u64> {
+    pub(crate) async fn set_password(&mut self, id: &str, password_hash: &str) -> Result<u64> {
         self.execute(statements::SET_PASSWORD, values![password_hash, id]).await
     }
 
@@ -53,21 +49,17 @@ impl<D: Dialect> Connection<D> {
 }
 
 impl<D: Dialect> Transaction<D> {
-    pub(in crate::store) async fn insert_user(
-        &mut self,
-        user: &User,
-        password_hash: &str,
-    ) -> Result<()> {
+    pub(crate) async fn insert_user(&mut self, user: &User, password_hash: &str) -> Result<()> {
         let values = values![&user.id, &user.display_name, password_hash];
         self.execute(statements::INSERT, values).await.map(drop)
     }
 
-    pub(in crate::store) async fn insert_group(&mut self, user: &str, group: &str) -> Result<()> {
+    pub(crate) async fn insert_group(&mut self, user: &str, group: &str) -> Result<()> {
         self.execute(statements::INSERT_GROUP, values![user, group]).await.map(drop)
     }
 
     /// Returns the number of users of this id: 0 or 1.
-    pub(in crate::store) async fn delete_user(&mut self, id: &str) -> Result<u64> {
+    pub(crate) async fn delete_user(&mut self, id: &str) -> Result<u64> {
         self.execute(statements::DELETE_GROUPS, values![id]).await?;
         self.execute(statements::DELETE, values![id]).await
     }

@@ -1,8 +1,8 @@
 //! The participants of a room, of its call and of its chat.
 
 use lobbyd::domain::{
-    Actor, CallFlags, Caller, MessageQuery, ParticipantType, PermissionChange, Permissions,
-    SipState, User,
+    Actor, Attendee, CallFlags, Caller, MessageQuery, ParticipantType, PermissionChange,
+    Permissions, SipState, User,
     commands::{AttendeeCommand, Command, Refusal, Resource},
 };
 
@@ -14,6 +14,7 @@ on_every_database! { crate::support::fixtures::StoreFixture::new:
     attendees_are_added_changed_and_removed,
     pins_are_assigned_and_removed,
     a_call_lasts_until_its_last_participant_leaves,
+    changes_of_many_attendees_agree_with_the_rules,
     messages_are_read_in_both_directions,
     a_participant_waiting_in_the_lobby_reads_nothing,
     users_are_added_changed_and_removed,
@@ -90,6 +91,40 @@ async fn a_call_lasts_until_its_last_participant_leaves(fixture: StoreFixture) {
     fixture.change("a", "alice", Command::EndCall).await;
     assert_eq!(call().await, None);
     assert_eq!(fixture.attendee("a", "alice").await.unwrap().call_flags().bits(), 0);
+}
+
+/// The statements that change many attendees repeat rules of the domain.
+async fn changes_of_many_attendees_agree_with_the_rules(fixture: StoreFixture) {
+    fixture.create_room("a").await;
+    for participant_type in 1..=6 {
+        for permissions in [0, 1, 8, 9, 254, 255] {
+            let insert = format!(
+                "INSERT INTO lobbyd_attendees (room_id, actor_type, actor_id, participant_type,
+                                               permissions, session_id, in_call)
+                 SELECT id, 'users', '{participant_type}-{permissions}', {participant_type},
+                        {permissions}, 'session', 1
+                 FROM lobbyd_rooms WHERE token = 'a'"
+            );
+            fixture.database.execute(&insert).await;
+        }
+    }
+    let alice = Actor::user("alice");
+    let others = async || {
+        let all = fixture.store.participants(&token("a"), &alice, Resource::Participants).await;
+        let mut all = all.unwrap();
+        all.retain(|attendee| attendee.actor != alice);
+        all
+    };
+    assert!(others().await.iter().all(Attendee::is_in_call));
+    fixture.change("a", "alice", close_until(50)).await;
+    let room = fixture.store.room(&token("a")).await.unwrap().unwrap();
+    let mut expected = others().await;
+    for attendee in &expected {
+        assert_eq!(attendee.is_in_call(), !attendee.is_waiting(&room), "{attendee:?}");
+    }
+    fixture.change("a", "alice", Command::SetPublic(false)).await;
+    expected.retain(|attendee| !attendee.participant_type.is_uninvited());
+    assert_eq!(others().await, expected);
 }
 
 async fn messages_are_read_in_both_directions(fixture: StoreFixture) {

@@ -148,14 +148,10 @@ pub(super) fn base() -> openapi::OpenApi {
 
 /// Marks routes as those of the first version of OCS: operation ids are unique in a document.
 pub(super) fn for_first_version(mut routes: OpenApiRouter<Api>) -> OpenApiRouter<Api> {
-    for item in routes.get_openapi_mut().paths.paths.values_mut() {
-        let Some(operation) = &mut item.get else { continue };
-        operation
-            .operation_id
-            .as_mut()
-            .expect("every operation has an id")
-            .push_str("FirstVersion");
-        operation.summary.as_mut().expect("every operation has a summary").push_str(", in OCS 1");
+    let paths = routes.get_openapi_mut().paths.paths.values_mut();
+    for operation in paths.filter_map(|item| item.get.as_mut()) {
+        operation.operation_id = operation.operation_id.take().map(|id| id + "FirstVersion");
+        operation.summary = operation.summary.take().map(|summary| summary + ", in OCS 1");
     }
     routes
 }

@@ -1,7 +1,7 @@
 //! The server itself: its capabilities, and the user who is logged in.
 //!
 //! Client libraries ask for both before anything else. They exist in both versions of OCS, so
-//! [`routes`] are used twice.
+//! [`routes()`] is nested twice.
 
 use std::collections::BTreeMap;
 

@@ -16,7 +16,7 @@ pub(in crate::http::api) struct MessageDto {
     /// Token of the room.
     token: String,
     /// `users` or `guests`.
-    actor_type: String,
+    actor_type: &'static str,
     actor_id: String,
     /// The display name when the message was sent.
     actor_display_name: String,
@@ -76,7 +76,7 @@ impl MessageDto {
         let comment = Self {
             id: message.id,
             token: token.to_string(),
-            actor_type: message.actor.kind.name().to_owned(),
+            actor_type: message.actor.kind.name(),
             actor_id: message.actor.id.clone(),
             actor_display_name: message.actor_name.clone(),
             timestamp: message.created_at,

@@ -13,7 +13,7 @@ pub(in crate::http::api) struct ParticipantDto {
     /// By which moderators name the participant.
     attendee_id: i64,
     /// `users` or `guests`.
-    actor_type: String,
+    actor_type: &'static str,
     actor_id: String,
     /// May be empty for guests.
     display_name: String,
@@ -39,7 +39,7 @@ impl ParticipantDto {
         Self {
             room_token: token.to_string(),
             attendee_id: attendee.id.0,
-            actor_type: attendee.actor.kind.name().to_owned(),
+            actor_type: attendee.actor.kind.name(),
             actor_id: attendee.actor.id.clone(),
             display_name: attendee.display_name.clone(),
             participant_type: attendee.participant_type.number(),
@@ -58,7 +58,7 @@ impl ParticipantDto {
 #[schema(as = Peer)]
 pub(in crate::http::api) struct PeerDto {
     /// `users` or `guests`.
-    actor_type: String,
+    actor_type: &'static str,
     actor_id: String,
     display_name: String,
     /// Token of the room.
@@ -73,7 +73,7 @@ impl PeerDto {
     pub(in crate::http::api) fn of(token: &RoomToken, attendee: &Attendee) -> Option<Self> {
         let presence = attendee.presence.as_ref().filter(|_presence| attendee.is_in_call())?;
         Some(Self {
-            actor_type: attendee.actor.kind.name().to_owned(),
+            actor_type: attendee.actor.kind.name(),
             actor_id: attendee.actor.id.clone(),
             display_name: attendee.display_name.clone(),
             token: token.to_string(),

@@ -62,7 +62,7 @@ pub(in crate::http::api) struct RoomDto {
 }
 
 /// The viewer's part in the room. Non-members have the values of a guest without a session.
-#[derive(Serialize, ToSchema)]
+#[derive(Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Viewer {
     /// 1 owner, 2 moderator, 3 user, 4 guest, 5 self-joined user, 6 guest moderator.
@@ -72,7 +72,7 @@ struct Viewer {
     /// For the dial-in; empty for none.
     attendee_pin: String,
     /// `users` or `guests`; empty for none.
-    actor_type: String,
+    actor_type: &'static str,
     actor_id: String,
     /// Effective permissions.
     permissions: i64,
@@ -171,34 +171,22 @@ impl From<RoomView<'_>> for RoomDto {
 
 impl Viewer {
     fn of(attendee: Option<&Attendee>) -> Self {
-        let Some(me) = attendee else { return Self::non_member() };
+        let Some(me) = attendee else {
+            let participant_type = ParticipantType::Guest.number();
+            return Self { participant_type, session_id: NO_SESSION.to_owned(), ..Self::default() };
+        };
         let presence = me.presence.as_ref();
         Self {
             participant_type: me.participant_type.number(),
             attendee_id: me.id.0,
             attendee_pin: me.pin.clone().unwrap_or_default(),
-            actor_type: me.actor.kind.name().to_owned(),
+            actor_type: me.actor.kind.name(),
             actor_id: me.actor.id.clone(),
             permissions: me.effective_permissions().bits(),
             attendee_permissions: me.permissions.bits(),
             participant_flags: me.call_flags().bits(),
             last_ping: presence.map_or(0, |presence| presence.last_ping),
             session_id: presence.map_or(NO_SESSION, |presence| &presence.session_id).to_owned(),
-        }
-    }
-
-    fn non_member() -> Self {
-        Self {
-            participant_type: ParticipantType::Guest.number(),
-            attendee_id: 0,
-            attendee_pin: String::new(),
-            actor_type: String::new(),
-            actor_id: String::new(),
-            permissions: 0,
-            attendee_permissions: 0,
-            participant_flags: 0,
-            last_ping: 0,
-            session_id: NO_SESSION.to_owned(),
         }
     }
 }

@@ -92,7 +92,7 @@ impl Accounts {
     }
 
     /// Returns a user that a trusted proxy has authenticated. A removed user is found for
-    /// [`CACHE_TTL`] longer.
+    /// `CACHE_TTL` longer.
     pub async fn find_user(&self, id: &str) -> Result<Option<User>, LoginError> {
         if let Some(user) = self.by_name.get(&id.to_owned()) {
             return Ok(Some(user));

@@ -24,14 +24,17 @@ mod tables;
 mod timers;
 mod users;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{MySql, Postgres, Sqlite};
 
-pub use self::error::{CommandError, Result, StoreError};
 use self::pool::SqlStore;
+pub use self::{
+    error::{CommandError, Result, StoreError},
+    pool::Options,
+};
 use crate::domain::{
     Actor, Applied, Attendee, AttendeeId, Caller, ChatMessage, EventId, LobbyChange, MessageQuery,
     OutboxEvent, Room, RoomId, RoomOverview, RoomToken, RoomUpdated, RoomVersion, User, Version,
@@ -276,15 +279,6 @@ pub trait Admin: Send + Sync + 'static {
 pub trait Database: Timers + Outbox + Rooms + Users + Admin {}
 
 impl<T: Timers + Outbox + Rooms + Users + Admin> Database for T {}
-
-/// How to reach the database.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// Upper bound of open connections.
-    pub max_connections: u32,
-    /// Longest time that one use of the database may take, waiting for a connection included.
-    pub timeout: Duration,
-}
 
 /// Opens the store that the URL names. Connects when it is first used, so it succeeds while the
 /// database is unavailable; only a URL that cannot be used is an error.

@@ -9,7 +9,6 @@ use sqlx::{Connection as _, Pool};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Options,
     connection::{Connection, Transaction},
     dialect::Dialect,
     error::Result,
@@ -23,6 +22,15 @@ const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Bound of the close handshakes at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How to reach the database.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Upper bound of open connections.
+    pub max_connections: u32,
+    /// Longest time that one use of the database may take, waiting for a connection included.
+    pub timeout: Duration,
+}
 
 /// The store on one kind of database.
 pub(super) struct SqlStore<D: Dialect> {

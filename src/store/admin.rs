@@ -21,11 +21,8 @@ impl<D: Dialect> Admin for SqlStore<D> {
     }
 
     async fn now(&self) -> Result<DateTime<Utc>> {
-        let mut connection = self.acquire().await?;
         let now = |row: &D::Row| time_from_millis(row.int("now")?);
-        let now = connection.fetch_one(admin::NOW, values![], now).await?;
-        connection.release();
-        Ok(now)
+        self.fetch_one(admin::NOW, values![], now).await
     }
 
     async fn prepare_all(&self) -> Result<()> {
@@ -40,7 +37,6 @@ impl<D: Dialect> Admin for SqlStore<D> {
     }
 
     async fn backlog(&self) -> Result<Backlog> {
-        let mut connection = self.acquire().await?;
         let backlog = |row: &D::Row| {
             let oldest = row.int_or_null("outbox_oldest")?;
             Ok(Backlog {
@@ -50,17 +46,12 @@ impl<D: Dialect> Admin for SqlStore<D> {
                 outbox_oldest: oldest.map(time_from_millis).transpose()?,
             })
         };
-        let backlog = connection.fetch_one(admin::BACKLOG, values![], backlog).await?;
-        connection.release();
-        Ok(backlog)
+        self.fetch_one(admin::BACKLOG, values![], backlog).await
     }
 
     async fn fired_since(&self, since: DateTime<Utc>) -> Result<u64> {
-        let mut connection = self.acquire().await?;
         let values = values![since.timestamp_millis()];
-        let number = |row: &D::Row| row.int("number");
-        let fired = connection.fetch_one(admin::FIRED_SINCE, values, number).await?;
-        connection.release();
+        let fired = self.fetch_one(admin::FIRED_SINCE, values, |row| row.int("number")).await?;
         Ok(fired.unsigned_abs())
     }
 

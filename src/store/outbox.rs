@@ -8,7 +8,7 @@ use super::{
     dialect::{Dialect, values},
     error::Result,
     pool::SqlStore,
-    rows::json,
+    rows::to_json,
     statements::{Statement, outbox as statements},
 };
 use crate::domain::{EventId, OutboxEvent};
@@ -39,11 +39,13 @@ impl<D: Dialect> Outbox for SqlStore<D> {
     }
 
     async fn prune_published(&self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
-        self.prune(statements::PRUNE_PUBLISHED, before, limit).await
+        let values = values![before.timestamp_millis(), limit];
+        self.execute(statements::PRUNE_PUBLISHED, values).await
     }
 
     async fn prune_dead(&self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
-        self.prune(statements::PRUNE_DEAD, before, limit).await
+        let values = values![before.timestamp_millis(), limit];
+        self.execute(statements::PRUNE_DEAD, values).await
     }
 }
 
@@ -55,17 +57,6 @@ impl<D: Dialect> SqlStore<D> {
         ids: &[EventId],
         time: DateTime<Utc>,
     ) -> Result<()> {
-        let mut connection = self.acquire().await?;
-        connection.execute(statement, values![&json(ids), time.timestamp_millis()]).await?;
-        connection.release();
-        Ok(())
-    }
-
-    async fn prune(&self, statement: Statement, before: DateTime<Utc>, limit: u32) -> Result<u64> {
-        let mut connection = self.acquire().await?;
-        let values = values![before.timestamp_millis(), limit];
-        let rows = connection.execute(statement, values).await?;
-        connection.release();
-        Ok(rows)
+        self.execute(statement, values![&to_json(ids), time.timestamp_millis()]).await.map(drop)
     }
 }

@@ -10,8 +10,9 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     connection::{Connection, Transaction},
-    dialect::Dialect,
-    error::Result,
+    dialect::{Dialect, Value},
+    error::{Result, StoreError},
+    statements::Statement,
 };
 
 /// Bound of the test of an idle connection: it may have died without a sign.
@@ -86,6 +87,38 @@ impl<D: Dialect> SqlStore<D> {
 
     pub(super) async fn begin(&self) -> Result<Transaction<D>> {
         Transaction::begin(self.acquire().await?).await
+    }
+
+    /// Runs a use case of one statement.
+    pub(super) async fn fetch_all<T>(
+        &self,
+        statement: Statement,
+        values: &[Value<'_>],
+        from_row: impl Fn(&D::Row) -> Result<T> + Send,
+    ) -> Result<Vec<T>> {
+        let mut connection = self.acquire().await?;
+        let rows = connection.fetch_all(statement, values, from_row).await?;
+        connection.release();
+        Ok(rows)
+    }
+
+    /// Runs a use case of one statement, whose result always has one row.
+    pub(super) async fn fetch_one<T>(
+        &self,
+        statement: Statement,
+        values: &[Value<'_>],
+        from_row: impl Fn(&D::Row) -> Result<T> + Send,
+    ) -> Result<T> {
+        let row = self.fetch_all(statement, values, from_row).await?.pop();
+        row.ok_or(StoreError::Unreadable(sqlx::Error::RowNotFound))
+    }
+
+    /// Runs a use case of one statement. Returns the number of rows that it matched.
+    pub(super) async fn execute(&self, statement: Statement, values: &[Value<'_>]) -> Result<u64> {
+        let mut connection = self.acquire().await?;
+        let rows = connection.execute(statement, values).await?;
+        connection.release();
+        Ok(rows)
     }
 
     /// Connects by this URL from now on.

@@ -6,9 +6,11 @@ use chrono::{DateTime, Utc};
 use super::{
     Changed, Created, InactiveSession, Rooms,
     connection::Connection,
-    dialect::Dialect,
+    dialect::{Columns, Dialect, values},
     error::{CommandError, Result},
     pool::SqlStore,
+    rows::{self, to_json},
+    statements::{attendees, rooms},
 };
 use crate::domain::{
     Actor, Attendee, AttendeeId, Caller, ChatMessage, MessageQuery, Room, RoomId, RoomOverview,
@@ -76,31 +78,22 @@ impl<D: Dialect> Rooms for SqlStore<D> {
     }
 
     async fn rooms_of(&self, user: &str) -> Result<Vec<RoomToken>> {
-        let mut connection = self.acquire().await?;
-        let tokens = connection.rooms_of(user).await?;
-        connection.release();
-        Ok(tokens)
+        self.fetch_all(rooms::OF_USER, values![user], rows::token).await
     }
 
     async fn room_versions(&self, tokens: &[RoomToken]) -> Result<Vec<RoomVersion>> {
-        let mut connection = self.acquire().await?;
-        let versions = connection.room_versions(tokens).await?;
-        connection.release();
-        Ok(versions)
+        self.fetch_all(rooms::VERSIONS, values![&to_json(tokens)], rows::room_version).await
     }
 
     async fn read_since(&self, since: i64) -> Result<Vec<(RoomId, Actor)>> {
-        let mut connection = self.acquire().await?;
-        let readers = connection.read_since(since).await?;
-        connection.release();
-        Ok(readers)
+        let reader = |row: &D::Row| Ok((RoomId(row.int("room_id")?), rows::actor(row)?));
+        self.fetch_all(attendees::READ_SINCE, values![since], reader).await
     }
 
     async fn touch(&self, attendees: &[AttendeeId], now: DateTime<Utc>) -> Result<()> {
-        let mut connection = self.acquire().await?;
-        connection.touch(attendees, now).await?;
-        connection.release();
-        Ok(())
+        let attendees = to_json(attendees);
+        let values = values![&attendees, now.timestamp()];
+        self.execute(attendees::TOUCH, values).await.map(drop)
     }
 
     async fn inactive_since(
@@ -108,10 +101,15 @@ impl<D: Dialect> Rooms for SqlStore<D> {
         since: DateTime<Utc>,
         limit: u32,
     ) -> Result<Vec<InactiveSession>> {
-        let mut connection = self.acquire().await?;
-        let sessions = connection.inactive_since(since, limit).await?;
-        connection.release();
-        Ok(sessions)
+        let session = |row: &D::Row| {
+            Ok(InactiveSession {
+                room: rows::token(row)?,
+                actor: rows::actor(row)?,
+                session_id: row.text("session_id")?,
+            })
+        };
+        let since = since.timestamp();
+        self.fetch_all(attendees::INACTIVE, values![since, since, limit], session).await
     }
 
     async fn participants(

@@ -138,8 +138,9 @@ pub(super) fn time_from_millis(milliseconds: i64) -> Result<DateTime<Utc>> {
     DateTime::from_timestamp_millis(milliseconds).ok_or_else(|| corrupt(milliseconds, "time"))
 }
 
-/// A set of values as the one parameter that all three databases can read as a table.
-pub(super) fn json(values: &(impl Serialize + ?Sized)) -> String {
+/// JSON of an event, or of a set of values: one parameter that all three databases can read as a
+/// table.
+pub(super) fn to_json(values: &(impl Serialize + ?Sized)) -> String {
     serde_json::to_string(values).expect("plain values can be written as JSON")
 }
 

@@ -4,8 +4,15 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::{
-    Fired, LockPolicy, Timers, changes::Author, connection::Transaction, dialect::Dialect,
-    error::Result, pool::SqlStore, rows::time_from_millis, tables::outbox::new_event,
+    Fired, LockPolicy, Timers,
+    changes::Author,
+    connection::Transaction,
+    dialect::{Columns, Dialect, values},
+    error::Result,
+    pool::SqlStore,
+    rows::{time_from_millis, time_from_seconds},
+    statements::rooms,
+    tables::outbox::new_event,
 };
 use crate::domain::{
     Applied, Decision, DueTimer, LobbyChange, OutboxEvent, ROOM_UPDATED, Reset, Version,
@@ -40,10 +47,8 @@ impl<D: Dialect> Timers for SqlStore<D> {
     }
 
     async fn next_due(&self) -> Result<Option<DateTime<Utc>>> {
-        let mut connection = self.acquire().await?;
-        let next = connection.next_due().await?;
-        connection.release();
-        Ok(next)
+        let due_at = |row: &D::Row| time_from_seconds(row.int("due_at")?);
+        Ok(self.fetch_all(rooms::NEXT_DUE, values![], due_at).await?.pop())
     }
 }
 

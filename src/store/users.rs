@@ -5,9 +5,10 @@ use chrono::{DateTime, Utc};
 
 use super::{
     Rooms, Users,
-    dialect::Dialect,
+    dialect::{Dialect, values},
     error::{CommandError, Result},
     pool::SqlStore,
+    statements::users as statements,
 };
 use crate::domain::{Actor, Caller, User, commands::Command};
 
@@ -49,10 +50,8 @@ impl<D: Dialect> Users for SqlStore<D> {
     }
 
     async fn set_user_password(&self, id: &str, password_hash: &str) -> Result<bool> {
-        let mut connection = self.acquire().await?;
-        let changed = connection.set_password(id, password_hash).await?;
-        connection.release();
-        Ok(changed > 0)
+        let values = values![password_hash, id];
+        Ok(self.execute(statements::SET_PASSWORD, values).await? > 0)
     }
 
     async fn user(&self, id: &str) -> Result<Option<(User, String)>> {

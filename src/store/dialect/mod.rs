@@ -49,58 +49,26 @@ macro_rules! values {
 }
 pub(super) use values;
 
-impl From<i64> for Value<'_> {
-    fn from(number: i64) -> Self {
-        Self::Int(Some(number))
-    }
+macro_rules! into_value {
+    ($($from:ty: |$value:pat_param| $into:expr;)*) => {
+        $(impl<'a> From<$from> for Value<'a> {
+            fn from($value: $from) -> Self {
+                $into
+            }
+        })*
+    };
 }
 
-impl From<u32> for Value<'_> {
-    fn from(number: u32) -> Self {
-        Self::Int(Some(number.into()))
-    }
-}
-
-impl From<Option<i64>> for Value<'_> {
-    fn from(number: Option<i64>) -> Self {
-        Self::Int(number)
-    }
-}
-
-impl From<RoomId> for Value<'_> {
-    fn from(room: RoomId) -> Self {
-        room.0.into()
-    }
-}
-
-impl From<AttendeeId> for Value<'_> {
-    fn from(attendee: AttendeeId) -> Self {
-        attendee.0.into()
-    }
-}
-
-impl<'a> From<&'a str> for Value<'a> {
-    fn from(text: &'a str) -> Self {
-        Self::Text(Some(text))
-    }
-}
-
-impl<'a> From<&'a String> for Value<'a> {
-    fn from(text: &'a String) -> Self {
-        text.as_str().into()
-    }
-}
-
-impl<'a> From<Option<&'a str>> for Value<'a> {
-    fn from(text: Option<&'a str>) -> Self {
-        Self::Text(text)
-    }
-}
-
-impl<'a> From<&'a RoomToken> for Value<'a> {
-    fn from(token: &'a RoomToken) -> Self {
-        token.as_str().into()
-    }
+into_value! {
+    i64: |number| Self::Int(Some(number));
+    u32: |number| Self::Int(Some(number.into()));
+    Option<i64>: |number| Self::Int(number);
+    RoomId: |RoomId(number)| Self::Int(Some(number));
+    AttendeeId: |AttendeeId(number)| Self::Int(Some(number));
+    &'a str: |text| Self::Text(Some(text));
+    &'a String: |text| Self::Text(Some(text));
+    Option<&'a str>: |text| Self::Text(text);
+    &'a RoomToken: |token| Self::Text(Some(token.as_str()));
 }
 
 /// A row of a result, read by the names of its columns.

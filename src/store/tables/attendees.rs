@@ -8,11 +8,10 @@ use crate::{
         commands::{BulkChange, OtherCounts, Target},
     },
     store::{
-        InactiveSession,
         connection::{Connection, Transaction, expect_rows},
         dialect::{Columns, Dialect, values},
         error::Result,
-        rows::{self, json},
+        rows,
         statements::attendees as statements,
     },
 };
@@ -42,37 +41,6 @@ impl<D: Dialect> Connection<D> {
 
     pub(crate) async fn count_moderators(&mut self, room: RoomId) -> Result<i64> {
         self.fetch_one(statements::COUNT_MODERATORS, values![room], |row| row.int("number")).await
-    }
-
-    pub(crate) async fn read_since(&mut self, since: i64) -> Result<Vec<(RoomId, Actor)>> {
-        let reader = |row: &D::Row| Ok((RoomId(row.int("room_id")?), rows::actor(row)?));
-        self.fetch_all(statements::READ_SINCE, values![since], reader).await
-    }
-
-    pub(crate) async fn inactive_since(
-        &mut self,
-        since: DateTime<Utc>,
-        limit: u32,
-    ) -> Result<Vec<InactiveSession>> {
-        let session = |row: &D::Row| {
-            Ok(InactiveSession {
-                room: rows::token(row)?,
-                actor: rows::actor(row)?,
-                session_id: row.text("session_id")?,
-            })
-        };
-        let since = since.timestamp();
-        self.fetch_all(statements::INACTIVE, values![since, since, limit], session).await
-    }
-
-    pub(crate) async fn touch(
-        &mut self,
-        attendees: &[AttendeeId],
-        now: DateTime<Utc>,
-    ) -> Result<()> {
-        let attendees = json(attendees);
-        let values = values![&attendees, now.timestamp()];
-        self.execute(statements::TOUCH, values).await.map(drop)
     }
 
     /// Marks the messages up to this one as read, the room's comments up to there included. Does

@@ -1,7 +1,7 @@
 //! Messages of the chats.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde_json::json;
 
 use crate::{
     domain::{ChatMessage, Content, Message, MessageQuery, Room, RoomId},
@@ -9,20 +9,13 @@ use crate::{
         connection::{Connection, Transaction, expect_rows},
         dialect::{Columns, Dialect, values},
         error::Result,
-        rows::{self, json},
+        rows::{self, to_json},
         statements::messages as statements,
     },
 };
 
 /// Bodies of one answer, in bytes, after which it ends: the next one continues from there.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
-
-/// One element of the JSON of [`statements::INSERT_RESETS`].
-#[derive(Serialize)]
-struct ResetMessage {
-    room_id: i64,
-    created_at: i64,
-}
 
 impl<D: Dialect> Connection<D> {
     pub(crate) async fn message(&mut self, room: RoomId, id: i64) -> Result<Option<Message>> {
@@ -100,9 +93,10 @@ impl<D: Dialect> Transaction<D> {
         now: DateTime<Utc>,
     ) -> Result<()> {
         let created_at = now.timestamp();
-        let messages: Vec<ResetMessage> =
-            rooms.map(|room| ResetMessage { room_id: room.number(), created_at }).collect();
-        let inserted = self.execute(statements::INSERT_RESETS, values![&json(&messages)]).await?;
+        let messages: Vec<_> =
+            rooms.map(|room| json!({ "room_id": room, "created_at": created_at })).collect();
+        let inserted =
+            self.execute(statements::INSERT_RESETS, values![&to_json(&messages)]).await?;
         expect_rows(inserted, messages.len(), "lobbyd_messages")
     }
 

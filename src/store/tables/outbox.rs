@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::{
     domain::{EventId, OutboxEvent, RoomToken},
@@ -9,40 +10,12 @@ use crate::{
         connection::{Transaction, expect_rows},
         dialect::{Dialect, values},
         error::Result,
-        rows::{self, json},
+        rows::{self, to_json},
         statements::outbox as statements,
     },
 };
 
 const TABLE: &str = "lobbyd_outbox";
-
-/// One element of the JSON of [`statements::INSERT`].
-#[derive(Serialize)]
-struct OutboxRow<'a> {
-    id: &'a EventId,
-    r#type: &'a str,
-    token: &'a str,
-    data: &'a str,
-    created_at: i64,
-    due_at: Option<i64>,
-    available_at: i64,
-    attempts: u32,
-}
-
-impl<'a> OutboxRow<'a> {
-    fn of(event: &'a OutboxEvent, available_at: DateTime<Utc>) -> Self {
-        Self {
-            id: &event.id,
-            r#type: &event.event_type,
-            token: event.token.as_str(),
-            data: &event.data,
-            created_at: event.created_at.timestamp_millis(),
-            due_at: event.due_at.map(|due_at| due_at.timestamp()),
-            available_at: available_at.timestamp_millis(),
-            attempts: event.attempt,
-        }
-    }
-}
 
 /// An event about a change that was made at `now`.
 pub(crate) fn new_event(
@@ -56,7 +29,7 @@ pub(crate) fn new_event(
         id: uuid::Uuid::now_v7().into(),
         event_type: event_type.to_owned(),
         token: token.clone(),
-        data: json(data),
+        data: to_json(data),
         created_at: now,
         due_at: None,
         attempt: 0,
@@ -70,9 +43,20 @@ impl<D: Dialect> Transaction<D> {
         events: &[OutboxEvent],
         available_at: DateTime<Utc>,
     ) -> Result<()> {
-        let rows: Vec<OutboxRow<'_>> =
-            events.iter().map(|event| OutboxRow::of(event, available_at)).collect();
-        let inserted = self.execute(statements::INSERT, values![&json(&rows)]).await?;
+        let row = |event: &OutboxEvent| {
+            json!({
+                "id": event.id,
+                "type": event.event_type,
+                "token": event.token,
+                "data": event.data,
+                "created_at": event.created_at.timestamp_millis(),
+                "due_at": event.due_at.map(|due_at| due_at.timestamp()),
+                "available_at": available_at.timestamp_millis(),
+                "attempts": event.attempt,
+            })
+        };
+        let rows: Vec<_> = events.iter().map(row).collect();
+        let inserted = self.execute(statements::INSERT, values![&to_json(&rows)]).await?;
         expect_rows(inserted, rows.len(), TABLE)
     }
 
@@ -92,7 +76,7 @@ impl<D: Dialect> Transaction<D> {
         until: DateTime<Utc>,
     ) -> Result<()> {
         let ids: Vec<&EventId> = events.iter().map(|event| &event.id).collect();
-        let json = json(&ids);
+        let json = to_json(&ids);
         let values = values![&json, until.timestamp_millis()];
         let claimed = self.execute(statements::CLAIM, values).await?;
         expect_rows(claimed, ids.len(), TABLE)

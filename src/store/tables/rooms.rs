@@ -1,11 +1,11 @@
 //! Rooms, their states, and their timers.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde_json::json;
 
 use crate::{
     domain::{
-        Actor, DueTimer, Lobby, Reset, Room, RoomId, RoomOverview, RoomToken, RoomVersion, Version,
+        Actor, DueTimer, Lobby, Reset, Room, RoomId, RoomOverview, RoomToken, Version,
         commands::{NewRoom, RoomSettings, Target},
     },
     store::{
@@ -13,20 +13,12 @@ use crate::{
         connection::{Connection, Transaction, expect_rows},
         dialect::{Columns, Dialect, values},
         error::Result,
-        rows::{self, json},
+        rows::{self, to_json},
         statements::rooms as statements,
     },
 };
 
 const TABLE: &str = "lobbyd_rooms";
-
-/// One element of the JSON of [`statements::RESET`].
-#[derive(Serialize)]
-struct ResetRow {
-    id: i64,
-    timer: i64,
-    version: i64,
-}
 
 impl<D: Dialect> Connection<D> {
     pub(crate) async fn room(&mut self, token: &RoomToken) -> Result<Option<Room>> {
@@ -45,19 +37,6 @@ impl<D: Dialect> Connection<D> {
             one_to_one.push((user, name));
         }
         Ok(RoomOverview { room, last_message, moderators, one_to_one })
-    }
-
-    pub(crate) async fn room_versions(&mut self, tokens: &[RoomToken]) -> Result<Vec<RoomVersion>> {
-        self.fetch_all(statements::VERSIONS, values![&json(tokens)], rows::room_version).await
-    }
-
-    pub(crate) async fn rooms_of(&mut self, user: &str) -> Result<Vec<RoomToken>> {
-        self.fetch_all(statements::OF_USER, values![user], rows::token).await
-    }
-
-    pub(crate) async fn next_due(&mut self) -> Result<Option<DateTime<Utc>>> {
-        let due_at = |row: &D::Row| rows::time_from_seconds(row.int("due_at")?);
-        self.fetch_optional(statements::NEXT_DUE, values![], due_at).await
     }
 }
 
@@ -167,13 +146,12 @@ impl<D: Dialect> Transaction<D> {
     }
 
     pub(crate) async fn reset_rooms(&mut self, resets: &[(&DueTimer, Reset)]) -> Result<()> {
-        let row = |(timer, reset): &(&DueTimer, Reset)| ResetRow {
-            id: timer.room.number(),
-            timer: timer.due_at.timestamp(),
-            version: reset.version.milliseconds(),
+        let row = |(timer, reset): &(&DueTimer, Reset)| {
+            let due_at = timer.due_at.timestamp();
+            json!({ "id": timer.room, "timer": due_at, "version": reset.version })
         };
-        let resets: Vec<ResetRow> = resets.iter().map(row).collect();
-        let reset = self.execute(statements::RESET, values![&json(&resets)]).await?;
+        let resets: Vec<_> = resets.iter().map(row).collect();
+        let reset = self.execute(statements::RESET, values![&to_json(&resets)]).await?;
         expect_rows(reset, resets.len(), TABLE)
     }
 }

@@ -38,11 +38,6 @@ impl<D: Dialect> Connection<D> {
         Ok(users)
     }
 
-    /// Returns the number of users of this id: 0 or 1.
-    pub(crate) async fn set_password(&mut self, id: &str, password_hash: &str) -> Result<u64> {
-        self.execute(statements::SET_PASSWORD, values![password_hash, id]).await
-    }
-
     async fn groups(&mut self, user: &str) -> Result<Vec<String>> {
         self.fetch_all(statements::GROUPS, values![user], |row| row.text("name")).await
     }

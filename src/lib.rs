@@ -27,7 +27,7 @@
 //! # One poll, from request to answer
 //!
 //! 1. A client asks for a room with the `ETag` that it has, and `Prefer: wait=60`.
-//! 2. [`rooms::Service::view_when`](rooms::Service::view_when) takes the room as this process last saw
+//! 2. [`rooms::RoomService::view_when`](rooms::RoomService::view_when) takes the room as this process last saw
 //!    it. No statement is sent; if it looks as the client knows it, the request is held.
 //! 3. Some process changes the room: one transaction locks it, asks the rules, writes the effects,
 //!    and puts the events in the outbox. Its relay publishes `room.updated`.

@@ -11,7 +11,7 @@ use crate::{
     cache::CacheSync,
     http::{self, Limits, api::ApiDependencies},
     relay::{self, RelayHandle},
-    rooms::{Service, Sip},
+    rooms::{RoomService, Sip},
     store::Database,
     supervisor::Supervisor,
     tasks::{
@@ -38,7 +38,7 @@ impl TaskSet<'_> {
             self.start_worker(relay.clone());
         }
         if let Some(listener) = http {
-            self.start_api(listener, relay);
+            self.start_api(role, listener, relay);
         }
         let batch = self.app.config.timers.batch.get();
         let relay = OutboxRelay::new(self.ctx, queue, batch);
@@ -62,7 +62,7 @@ impl TaskSet<'_> {
         self.supervisor.spawn_fallible("housekeeping", housekeeping);
     }
 
-    fn start_api(&mut self, listener: TcpListener, relay: RelayHandle) {
+    fn start_api(&mut self, role: Role, listener: TcpListener, relay: RelayHandle) {
         let (http, sip) = (&self.app.config.http, &self.app.config.sip);
         let database = Arc::clone(&self.app.api_database);
         let passwords = Arc::new(Passwords::new());
@@ -72,7 +72,7 @@ impl TaskSet<'_> {
             dialin_info: sip.dialin_info.clone().unwrap_or_default(),
             groups: sip.groups.clone(),
         };
-        let service = Arc::new(Service::new(
+        let service = Arc::new(RoomService::new(
             database,
             Arc::clone(&self.ctx.clock),
             passwords,
@@ -81,8 +81,12 @@ impl TaskSet<'_> {
             self.stop.clone(),
         ));
         let (bus, health) = (Arc::clone(&self.ctx.bus), Arc::clone(&self.ctx.health));
-        let sync = CacheSync::new(Arc::clone(&service), bus, health);
+        let mut sync = CacheSync::new(service.cache(), bus, health);
+        if !role.works() {
+            sync = sync.reporting_database();
+        }
         self.supervisor.spawn("cache sync", sync.run(self.stop.clone()));
+        self.supervisor.spawn("presence recorder", service.presence().run(self.stop.clone()));
         let limits = Limits {
             connections: http.max_connections.get(),
             per_address: http.max_connections_per_address.get(),

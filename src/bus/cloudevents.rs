@@ -175,22 +175,24 @@ fn lobby_change(data: &LobbyChangedPayload) -> Result<LobbyChange, Malformed> {
     })
 }
 
-/// What a listener hears.
+/// An event that a listener observes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
+pub enum Observed {
     /// A room has changed.
-    Updated(RoomUpdated),
+    RoomUpdated(RoomUpdated),
     /// A change is on its way to a worker.
-    Set(LobbyChange),
+    LobbyChange(LobbyChange),
 }
 
-/// Reads what a listener hears; `None` if this version does not understand it.
-pub fn parse_heard(body: &[u8]) -> Option<Heard> {
-    if let Ok(change) = parse_lobby_changed(body, None) {
-        return Some(Heard::Set(change));
+/// Parses an event for a listener; `None` if this version does not understand it.
+pub fn parse_observed(body: &[u8]) -> Option<Observed> {
+    match json::<Envelope<Box<RawValue>>>(body) {
+        Ok(envelope) if envelope.r#type == ROOM_UPDATED => {
+            json(envelope.data.get().as_bytes()).ok().map(Observed::RoomUpdated)
+        }
+        // A lobby change need not have an envelope.
+        Ok(_) | Err(_) => parse_lobby_changed(body, None).ok().map(Observed::LobbyChange),
     }
-    let envelope: Envelope<RoomUpdated> = serde_json::from_slice(body).ok()?;
-    (envelope.r#type == ROOM_UPDATED).then_some(Heard::Updated(envelope.data))
 }
 
 /// Writes a lobby change, made at `time` by the clock of whoever made it.
@@ -355,6 +357,35 @@ mod tests {
             "datacontenttype": "application/json", "data": {"token": "abc", "version": 5},
         });
         assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn a_listener_observes_room_updates_and_lobby_changes() {
+        let change = change(LobbyState::NonModerators, Some(1_767_225_600), None);
+        let envelope = |kind: &str, data: &str| {
+            format!(
+                r#"{{"specversion":"1.0","id":"1","source":"test","type":"{kind}","data":{data}}}"#
+            )
+        };
+        let bare = r#"{"token":"abc","state":1,"timer":1767225600}"#;
+        let expected = Some(Observed::LobbyChange(change));
+        assert_eq!(parse_observed(bare.as_bytes()), expected);
+        assert_eq!(parse_observed(envelope(LOBBY_CHANGED, bare).as_bytes()), expected);
+
+        let data = r#"{"token":"abc","type":3,"lobbyState":0,"lobbyTimer":0,"sipEnabled":0,
+            "version":7,"reason":"conversation_renamed"}"#;
+        let Some(Observed::RoomUpdated(update)) =
+            parse_observed(envelope(ROOM_UPDATED, data).as_bytes())
+        else {
+            panic!("a room update was not recognised");
+        };
+        assert_eq!((update.token.as_str(), update.version), ("abc", 7));
+
+        for unknown in
+            [envelope(ROOM_UPDATED, bare), envelope("room.updated.v2", data), "[]".to_owned()]
+        {
+            assert_eq!(parse_observed(unknown.as_bytes()), None, "{unknown}");
+        }
     }
 
     #[test]

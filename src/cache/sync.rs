@@ -1,9 +1,10 @@
-//! Hears the room updates of all processes, so that whoever waits here is answered at once.
+//! Keeps the cache in step with the other processes.
 //!
-//! A lobby change of somebody else's is heard on its way to a worker, who applies it without an
-//! announcement; so the room is looked at until the change is there. What was missed while nothing
-//! was heard is made up for: the rooms in use are compared with the database each second, and all of
-//! them are read anew when the bus is back.
+//! Room updates arrive from the bus and wake the requests that wait for them. A worker applies a
+//! lobby change of another system without announcing it, so each such change is observed on its way
+//! to a worker, and the cache is revalidated until it has been applied. While the listener is
+//! disconnected the cache is revalidated each second, and everything is invalidated when it
+//! connects again. `app` runs one [`CacheSync`] beside each API.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -13,66 +14,68 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::{RoomCache, Updates};
 use crate::{
     backoff::Backoff,
     bus::{
         Bus, BusError,
-        cloudevents::{self, Heard},
+        cloudevents::{self, Observed},
     },
     domain::LobbyChange,
     health::{Component, Health},
     logging,
-    rooms::Service,
 };
 
-/// How often the rooms in use are compared with the database while nothing is heard.
-const DEAF_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the cache is revalidated while the listener is disconnected.
+const DISCONNECTED_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The same while update listener connected: then only for what others write by SQL.
-const HEARING_INTERVAL: Duration = Duration::from_secs(5);
+/// How often it is revalidated otherwise: then only for what others write by SQL.
+const CONNECTED_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Wait for the first look for a change that is on its way: a worker needs some milliseconds. It
-/// doubles for each next one.
-const FIRST_LOOK: Duration = Duration::from_millis(5);
+/// Delay before first checking whether a worker has applied a change; it doubles each time.
+const FIRST_CHECK: Duration = Duration::from_millis(5);
 
-/// How long a change is looked for. After that the usual comparison sees it, if it is ever applied.
-const LOOKED_FOR: Duration = Duration::from_millis(1200);
+/// How long an expected change is checked for. After that the usual revalidation finds it.
+const MAX_EXPECTATION: Duration = Duration::from_millis(1200);
 
-/// Changes on their way that are looked for. What comes beyond is seen by the usual comparison.
-const EXPECTED: usize = 1024;
+/// Expected changes that may queue. The usual revalidation finds the others.
+const MAX_EXPECTED: usize = 1024;
 
-/// How often it is noted who was there: much more often than a session ends without that.
-const PRESENCE_INTERVAL: Duration = Duration::from_secs(30);
-
-/// The loop that hears.
+/// Applies the changes of other processes to the cache.
 pub struct CacheSync {
-    service: Arc<Service>,
+    cache: Arc<RoomCache>,
     bus: Arc<dyn Bus>,
     health: Arc<Health>,
+    reports_database: bool,
 }
 
 impl CacheSync {
-    /// Hears for this service, from `bus`.
-    pub fn new(service: Arc<Service>, bus: Arc<dyn Bus>, health: Arc<Health>) -> Self {
-        Self { service, bus, health }
+    pub fn new(cache: Arc<RoomCache>, bus: Arc<dyn Bus>, health: Arc<Health>) -> Self {
+        Self { cache, bus, health, reports_database: false }
     }
 
-    /// Runs until `stop`, over as many connections as it takes.
+    /// Also reports whether the database is available: for a process without the timer task, which
+    /// does so otherwise. A component has one writer, so that its outage is logged exactly once.
+    pub fn reporting_database(self) -> Self {
+        Self { reports_database: true, ..self }
+    }
+
+    /// Runs until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let (expect, expected) = mpsc::channel(EXPECTED);
+        let (expect, expected) = mpsc::channel(MAX_EXPECTED);
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.hear(expect) => {}
-            () = self.look_for(expected) => {}
-            () = self.compare_now_and_then() => {}
-            () = self.note_presence() => {}
+            () = self.listen(expect) => {}
+            () = self.await_expected(expected) => {}
+            () = self.revalidate_regularly() => {}
         }
     }
 
-    async fn hear(&self, expect: mpsc::Sender<LobbyChange>) {
+    /// Listens over one connection after another.
+    async fn listen(&self, expect: mpsc::Sender<LobbyChange>) {
         let mut backoff = Backoff::new(Backoff::LOOPS);
         loop {
-            let lost = match self.hear_over_one_connection(&mut backoff, &expect).await {
+            let lost = match self.listen_once(&mut backoff, &expect).await {
                 Ok(never) => match never {},
                 Err(BusError::Reconnect) => continue,
                 Err(lost) => logging::causes(&lost),
@@ -82,14 +85,14 @@ impl CacheSync {
                     error = lost,
                     "update listener disconnected, polling the database instead"
                 );
-                // What was last heard may not be the last that was said.
-                self.service.outdate();
+                // The last update that arrived may not be the last that was published.
+                self.cache.invalidate();
             }
             sleep(backoff.next_wait()).await;
         }
     }
 
-    async fn hear_over_one_connection(
+    async fn listen_once(
         &self,
         backoff: &mut Backoff,
         expect: &mpsc::Sender<LobbyChange>,
@@ -99,85 +102,84 @@ impl CacheSync {
         if self.health.set_up(Component::Listener) {
             tracing::info!("update listener connected");
         }
-        // What was published before is missed.
-        self.service.outdate();
+        // Earlier updates were missed.
+        self.cache.invalidate();
         loop {
-            match cloudevents::parse_heard(&listener.next().await?) {
-                Some(Heard::Updated(update)) => self.service.hear(&update),
-                Some(Heard::Set(change)) if self.service.awaits(&change) => {
+            match cloudevents::parse_observed(&listener.next().await?) {
+                Some(Observed::RoomUpdated(update)) => self.cache.apply_update(&update),
+                Some(Observed::LobbyChange(change)) if self.cache.expects(&change) => {
                     expect.try_send(change).ok();
                 }
-                // Of no room in use; or malformed, which the worker says.
-                Some(Heard::Set(_)) | None => {}
+                // Of a room that is not cached; or malformed, which a worker reports.
+                Some(Observed::LobbyChange(_)) | None => {}
             }
         }
     }
 
-    /// Looks at the rooms until the changes that are on their way are there, for each of them about
-    /// a second.
-    async fn look_for(&self, mut expected: mpsc::Receiver<LobbyChange>) {
+    /// Revalidates the cache until the expected changes have been applied, or were expected for too
+    /// long.
+    async fn await_expected(&self, mut expected: mpsc::Receiver<LobbyChange>) {
         let mut changes: Vec<(Instant, LobbyChange)> = Vec::new();
         while let Some(first) = expected.recv().await {
             changes.push((Instant::now(), first));
-            let mut wait = FIRST_LOOK;
-            let mut look_at = Instant::now() + wait;
+            let mut delay = FIRST_CHECK;
+            let mut check_at = Instant::now() + delay;
             while !changes.is_empty() {
                 tokio::select! {
-                    () = sleep_until(look_at) => {
-                        self.compare().await;
-                        changes.retain(|(heard, change)| {
-                            heard.elapsed() < LOOKED_FOR && self.service.awaits(change)
+                    () = sleep_until(check_at) => {
+                        self.revalidate().await;
+                        changes.retain(|(since, change)| {
+                            since.elapsed() < MAX_EXPECTATION && self.cache.expects(change)
                         });
-                        wait *= 2;
-                        look_at = Instant::now() + wait;
+                        delay *= 2;
+                        check_at = Instant::now() + delay;
                     }
                     Some(next) = expected.recv() => {
                         changes.push((Instant::now(), next));
-                        wait = FIRST_LOOK;
-                        // Never put off by what comes in.
-                        look_at = look_at.min(Instant::now() + wait);
+                        delay = FIRST_CHECK;
+                        // Arriving changes never postpone the check.
+                        check_at = check_at.min(Instant::now() + delay);
                     }
                 }
             }
         }
     }
 
-    async fn compare_now_and_then(&self) {
-        let mut round = interval(DEAF_INTERVAL);
-        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut compared = Instant::now();
+    async fn revalidate_regularly(&self) {
+        let mut tick = interval(DISCONNECTED_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut revalidated_at = Instant::now();
         loop {
-            round.tick().await;
-            // Each time while nothing is heard, else only now and then.
-            if self.health.is_up(Component::Listener) && compared.elapsed() < HEARING_INTERVAL {
-                continue;
-            }
-            self.compare().await;
-            compared = Instant::now();
-        }
-    }
-
-    async fn note_presence(&self) {
-        let mut round = interval(PRESENCE_INTERVAL);
-        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            round.tick().await;
-            if let Err(error) = self.service.note_presence().await {
-                tracing::debug!(error = logging::causes(&error), "presence could not be recorded");
+            tick.tick().await;
+            let is_connected = self.health.is_up(Component::Listener);
+            if !is_connected || revalidated_at.elapsed() >= CONNECTED_INTERVAL {
+                self.revalidate().await;
+                revalidated_at = Instant::now();
             }
         }
     }
 
-    /// The next round is soon, so one that fails is not worth a line.
-    async fn compare(&self) {
-        match self.service.compare(!self.health.is_up(Component::Listener)).await {
+    async fn revalidate(&self) {
+        let updates = if self.health.is_up(Component::Listener) {
+            Updates::Received
+        } else {
+            Updates::Missed
+        };
+        match self.cache.revalidate(updates).await {
             Ok(()) => {
-                self.health.set_up(Component::Database);
+                if self.reports_database && self.health.set_up(Component::Database) {
+                    tracing::info!("database available, API answers");
+                }
             }
             Err(error) => {
-                let error = logging::causes(&error);
-                tracing::debug!(error, "cached rooms could not be revalidated");
-                self.health.set_down(Component::Database, error);
+                let problem = logging::causes(&error);
+                if self.reports_database
+                    && self.health.set_down(Component::Database, problem.as_str())
+                {
+                    tracing::warn!(error = problem, "database unavailable, API cannot answer");
+                } else {
+                    tracing::debug!(error = problem, "cached rooms could not be revalidated");
+                }
             }
         }
     }

@@ -1,89 +1,65 @@
-//! The door of the HTTP API: what it may ask, in the words of the domain.
+//! Application service behind the HTTP API: commands, queries and long polls, in terms of the domain.
 //!
-//! A command goes to the database, and what it changed is told to those who wait in this process at
-//! once, and to all others by the outbox. A look comes from what this process has seen and heard, or
-//! from the database where the lobby has to hold people back for sure. This module knows no status
-//! and no field name.
+//! `http` calls it. A command goes to the database; its result is published to the requests that
+//! wait in this process at once, and to the other processes by the outbox. Room queries are answered
+//! from the [`cache`](crate::cache); chat, participants and calls are read from the database, where
+//! the lobby must be enforced. This module knows no HTTP status and no field name.
 
+mod error;
+mod long_poll;
+mod presence;
 mod sip;
 mod token;
 
-use std::{
-    collections::BTreeSet,
-    future::Future,
-    net::IpAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use self::sip::Sip;
+use self::long_poll::poll_until;
+pub use self::{
+    error::{Result, RoomError},
+    presence::PresenceRecorder,
+    sip::Sip,
+};
 pub use crate::cache::View;
-use crate::cache::{Change, Live, locked};
-pub use crate::store::StoreError;
 use crate::{
     auth::{Passwords, Throttle},
+    cache::{ChangeListener, RoomCache},
     clock::DatabaseClock,
     domain::{
-        Actor, Attendee, AttendeeId, Caller, ChatMessage, LobbyChange, MessageQuery, RoomToken,
-        RoomUpdated, User,
+        Actor, Attendee, Caller, ChatMessage, MessageQuery, RoomToken, RoomUpdated, User,
         commands::{Command, CreateRoom, NewRoom, Refusal, Resource, require_moderator},
     },
     relay::RelayHandle,
-    store::{self, Changed, Database},
+    store::{Changed, Created, Database},
 };
 
-/// Attendees that one statement notes as present.
-const PRESENCE_BATCH: usize = 200;
-
-/// Why something was not done.
-#[derive(Debug, thiserror::Error)]
-pub enum CommandError {
-    /// The rules do not allow it.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// Too many passwords from this address were wrong. It may try again after this time.
-    #[error("too many wrong passwords, the next may come in {0:?}")]
-    Throttled(Duration),
-    /// The database cannot do it now.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl From<store::CommandError> for CommandError {
-    fn from(error: store::CommandError) -> Self {
-        match error {
-            store::CommandError::Refused(refusal) => refusal.into(),
-            store::CommandError::Store(error) => error.into(),
-        }
-    }
-}
-
-/// Result of a method of the service.
-pub type Result<T> = std::result::Result<T, CommandError>;
-
 /// The rooms, as the API asks for them.
-pub struct Service {
+pub struct RoomService {
     database: Arc<dyn Database>,
-    live: Arc<Live>,
+    cache: Arc<RoomCache>,
+    presence: Arc<PresenceRecorder>,
     clock: Arc<DatabaseClock>,
     passwords: Arc<Passwords>,
     /// For the passwords of rooms.
     throttle: Throttle,
-    /// Who was there since presence was last noted, in the order of their rows.
-    seen: Mutex<BTreeSet<AttendeeId>>,
+    sip: Sip,
+    relay: RelayHandle,
     /// Ends every wait.
     stop: CancellationToken,
-    sip: Sip,
-    /// Wakes the relay after events were written to the outbox.
-    relay: RelayHandle,
 }
 
-impl Service {
-    /// Serves from this database. What it hears comes by [`hear`](Self::hear).
+/// The result of a command.
+pub struct Outcome {
+    /// The room as the caller sees it; `None` if nothing changed, or if the room was deleted.
+    view: Option<View>,
+    /// The chat message that was sent.
+    pub message: Option<ChatMessage>,
+}
+
+impl RoomService {
     pub fn new(
         database: Arc<dyn Database>,
         clock: Arc<DatabaseClock>,
@@ -92,18 +68,29 @@ impl Service {
         relay: RelayHandle,
         stop: CancellationToken,
     ) -> Self {
-        let live = Arc::new(Live::new(Arc::clone(&database)));
+        let cache = Arc::new(RoomCache::new(Arc::clone(&database), Arc::clone(&clock)));
+        let presence = PresenceRecorder::new(Arc::clone(&database), Arc::clone(&clock));
         Self {
             database,
-            live,
+            cache,
+            presence: Arc::new(presence),
             clock,
             passwords,
             throttle: Throttle::new(),
-            seen: Mutex::default(),
-            stop,
             sip,
             relay,
+            stop,
         }
+    }
+
+    /// The rooms as this process knows them, for [`CacheSync`](crate::cache::CacheSync).
+    pub fn cache(&self) -> Arc<RoomCache> {
+        Arc::clone(&self.cache)
+    }
+
+    /// The activity of participants, whose [`run`](PresenceRecorder::run) writes it.
+    pub fn presence(&self) -> Arc<PresenceRecorder> {
+        Arc::clone(&self.presence)
     }
 
     /// Dial-in as it is configured.
@@ -116,116 +103,98 @@ impl Service {
         self.clock.now()
     }
 
-    /// The room as the caller sees it: one in which he takes part, or a public one.
-    ///
-    /// # Errors
-    ///
-    /// There is none for the caller, or the database is away.
+    /// A room as the caller sees it: one in which they take part, or a public one.
     pub async fn view(&self, token: &RoomToken, actor: Option<&Actor>) -> Result<View> {
-        self.look(token, actor).await.map(|(view, _change)| view)
+        self.look_up(token, actor).await.map(|(view, _change)| view)
     }
 
-    /// The same, but waits until it `looks` different, or until `deadline`. Whoever drops the
-    /// future leaves nothing behind.
-    ///
-    /// # Errors
-    ///
-    /// There is none for the caller, or not any more, or the database is away.
+    /// Waits until the view is `wanted`, or until `deadline`, and returns it. May be dropped at any
+    /// time.
     pub async fn view_when(
         &self,
         token: &RoomToken,
         actor: Option<&Actor>,
         deadline: Instant,
-        looks_different: impl Fn(&View) -> bool,
+        wanted: impl Fn(&View) -> bool,
     ) -> Result<View> {
-        self.held_until(deadline, || self.look(token, actor), looks_different).await
+        poll_until(deadline, &self.stop, || self.look_up(token, actor), wanted).await
     }
 
-    /// The rooms in which a user takes part; waits until they `look` different, or until
-    /// `deadline`.
-    ///
-    /// # Errors
-    ///
-    /// The database is away.
+    /// Waits until the list of a user's rooms is `wanted`, or until `deadline`, and returns it.
     pub async fn list_when(
         &self,
         user: &str,
         deadline: Instant,
-        look_different: impl Fn(&Vec<View>) -> bool,
+        wanted: impl Fn(&Vec<View>) -> bool,
     ) -> Result<Vec<View>> {
-        let read = || async { Ok(self.live.list(user).await?) };
-        self.held_until(deadline, read, look_different).await
+        let read = || async { Ok(self.cache.list(user).await?) };
+        poll_until(deadline, &self.stop, read, wanted).await
     }
 
-    /// Makes a group or public room, and returns its token.
-    ///
-    /// # Errors
-    ///
-    /// The wish cannot be fulfilled, or the database is away.
+    /// Creates a group or public room.
     pub async fn create(
         &self,
         caller: &Caller,
-        wish: &CreateRoom,
+        request: &CreateRoom,
         password: Option<&str>,
-    ) -> Result<RoomToken> {
-        let mut new = NewRoom::of(wish, self.now())?;
+    ) -> Result<View> {
+        let mut new = NewRoom::of(request, self.now())?;
         if let Some(password) = password {
             new.password_hash = self.passwords.hash(password).await;
         }
         loop {
-            // Hardly ever is one taken.
+            // A random token is hardly ever in use.
             let token = token::random(self.sip.configured);
-            if let Some(created) = self.database.create(&token, caller, &new, self.now()).await? {
-                self.tell(&created.updates);
-                return Ok(token);
+            if let Some(view) = self.try_create(&token, caller, &new).await? {
+                return Ok(view);
             }
         }
     }
 
-    /// Makes the room of the caller and another user, or comes back to it. Returns its token, and
-    /// whether it was made.
-    ///
-    /// # Errors
-    ///
-    /// There is no such user, or the database is away.
-    pub async fn one_to_one(&self, caller: &Caller, other: &str) -> Result<(RoomToken, bool)> {
+    /// Creates the one-to-one room of the caller and another user, or returns to it. Also returns
+    /// whether it was created.
+    pub async fn one_to_one(&self, caller: &Caller, other: &str) -> Result<(View, bool)> {
         let other = self.user(other).await?;
         let new = NewRoom::one_to_one(&caller.actor, Actor::user(other.id), other.display_name)?;
         let token = token::one_to_one(&new.name);
-        if let Some(created) = self.database.create(&token, caller, &new, self.now()).await? {
-            self.tell(&created.updates);
-            return Ok((token, true));
+        if let Some(view) = self.try_create(&token, caller, &new).await? {
+            return Ok((view, true));
         }
-        self.change(&token, caller, &Command::Return).await?;
-        Ok((token, false))
+        Ok((self.view_after(&token, caller, &Command::Return).await?, false))
     }
 
-    /// Does to a room what the caller commands.
-    ///
-    /// # Errors
-    ///
-    /// The rules do not allow it, or the database is away: then nothing was done, or, if only its
-    /// answer was lost, all of it.
+    /// Executes a command. After an error nothing was done, or, if only the database's answer was
+    /// lost, all of it.
     pub async fn change(
         &self,
         token: &RoomToken,
         caller: &Caller,
         command: &Command,
-    ) -> Result<Changed> {
+    ) -> Result<Outcome> {
         let changed = self.database.change(token, caller, command, self.now()).await?;
-        let present = changed.attendee.iter().filter(|attendee| attendee.presence.is_some());
-        locked(&self.seen).extend(present.map(|attendee| attendee.id));
-        self.tell(changed.update.as_slice());
-        Ok(changed)
+        let Changed { update, message, overview, attendee } = changed;
+        self.presence.record(attendee.as_ref());
+        let view = overview.map(|overview| View::new(overview, attendee));
+        self.publish_locally(update.as_slice(), &caller.actor, view.as_ref());
+        Ok(Outcome { view, message })
     }
 
-    /// The hash of the room's password, if the caller needs it to join and gives it. Guesses are
-    /// slowed down for the address that they come from.
-    ///
-    /// # Errors
-    ///
-    /// There is no such room, too many guesses were wrong, or the database is away.
-    pub async fn prove(
+    /// Executes a command, and returns the room as the caller sees it afterwards.
+    pub async fn view_after(
+        &self,
+        token: &RoomToken,
+        caller: &Caller,
+        command: &Command,
+    ) -> Result<View> {
+        match self.change(token, caller, command).await?.view {
+            Some(view) => Ok(view),
+            None => self.view(token, Some(&caller.actor)).await,
+        }
+    }
+
+    /// The hash of the room's password, if the caller needs it to join and `password` matches it.
+    /// Guesses are throttled by the address that they come from.
+    pub async fn verify_room_password(
         &self,
         token: &RoomToken,
         actor: &Actor,
@@ -233,26 +202,22 @@ impl Service {
         from: IpAddr,
     ) -> Result<Option<String>> {
         let view = self.view(token, Some(actor)).await?;
-        let hash = &view.summary().room.password_hash;
+        let hash = &view.overview().room.password_hash;
         if hash.is_empty() || password.is_empty() || view.attendee().is_some() {
             return Ok(None);
         }
         let verified = self.passwords.verify(password, hash, from, &self.throttle).await;
-        Ok(verified.map_err(CommandError::Throttled)?.then(|| hash.clone()))
+        Ok(verified.map_err(RoomError::Throttled)?.then(|| hash.clone()))
     }
 
-    /// Sets a room's password for strangers; empty for none.
-    ///
-    /// # Errors
-    ///
-    /// As for [`change`](Self::change).
+    /// Sets the password that non-members need to join; empty for none.
     pub async fn set_password(
         &self,
         token: &RoomToken,
         caller: &Caller,
         password: &str,
     ) -> Result<()> {
-        // Whoever may not set it costs no hash.
+        // Before the hash, which is expensive.
         self.check_moderator(token, caller).await?;
         let hash = match password {
             "" => String::new(),
@@ -263,22 +228,72 @@ impl Service {
     }
 
     /// Adds a user of this server to a room.
-    ///
-    /// # Errors
-    ///
-    /// There is no such user, or as for [`change`](Self::change).
     pub async fn add(&self, token: &RoomToken, caller: &Caller, user: &str) -> Result<()> {
-        // Whoever may not add anybody does not learn who has an account.
+        // Only moderators may learn which users exist.
         self.check_moderator(token, caller).await?;
         let User { id, display_name, .. } = self.user(user).await?;
         self.change(token, caller, &Command::Add { user: Actor::user(id), display_name }).await?;
         Ok(())
     }
 
+    /// The participants of a room, or of its call, for a participant who may see them.
+    pub async fn participants(
+        &self,
+        token: &RoomToken,
+        actor: &Actor,
+        resource: Resource,
+    ) -> Result<Vec<Attendee>> {
+        let all = self.database.participants(token, actor, resource).await?;
+        self.presence.record(all.iter().find(|attendee| attendee.actor == *actor));
+        Ok(all)
+    }
+
+    /// Messages of the chat. If newer ones are asked for and there are none, waits for them until
+    /// `deadline`.
+    pub async fn messages(
+        &self,
+        token: &RoomToken,
+        actor: &Actor,
+        query: MessageQuery,
+        deadline: Instant,
+    ) -> Result<Vec<ChatMessage>> {
+        let mut known = self.view(token, Some(actor)).await?.fingerprint();
+        loop {
+            let messages = self.database.messages(token, actor, query, self.now()).await?;
+            if !messages.is_empty() && query.mark_read {
+                self.cache.invalidate_attendee(token, actor);
+            }
+            if !messages.is_empty() || !query.newer {
+                return Ok(messages);
+            }
+            // A new message changes the view, and so does a lobby that closes the chat.
+            let is_news = |view: &View| view.fingerprint() != known;
+            let view = self.view_when(token, Some(actor), deadline, is_news).await?;
+            if view.fingerprint() == known {
+                return Ok(messages);
+            }
+            known = view.fingerprint();
+        }
+    }
+
+    /// `None` if there is a room with this token.
+    async fn try_create(
+        &self,
+        token: &RoomToken,
+        caller: &Caller,
+        new: &NewRoom,
+    ) -> Result<Option<View>> {
+        let created = self.database.create(token, caller, new, self.now()).await?;
+        let Some(Created { updates, overview, owner }) = created else { return Ok(None) };
+        let view = View::new(overview, Some(owner));
+        self.publish_locally(&updates, &caller.actor, Some(&view));
+        Ok(Some(view))
+    }
+
     async fn check_moderator(&self, token: &RoomToken, caller: &Caller) -> Result<()> {
-        let room = self.view(token, Some(&caller.actor)).await?.summary().room.id;
-        let me = self.database.attendee(room, &caller.actor).await?;
-        require_moderator(me.as_ref())?;
+        let room = self.view(token, Some(&caller.actor)).await?.overview().room.id;
+        let attendee = self.database.attendee(room, &caller.actor).await?;
+        require_moderator(attendee.as_ref())?;
         Ok(())
     }
 
@@ -287,171 +302,22 @@ impl Service {
         Ok(user)
     }
 
-    /// The participants of a room, or of its call, for one of them who may see that.
-    ///
-    /// # Errors
-    ///
-    /// The caller may not, or the database is away.
-    pub async fn participants(
+    async fn look_up(
         &self,
         token: &RoomToken,
-        actor: &Actor,
-        look: Resource,
-    ) -> Result<Vec<Attendee>> {
-        let all = self.database.participants(token, actor, look).await?;
-        self.note(all.iter().find(|each| each.actor == *actor));
-        Ok(all)
-    }
-
-    /// Messages of the chat; if there are none newer, waits for some until `deadline`.
-    ///
-    /// # Errors
-    ///
-    /// The caller may not read it, or has to wait in the lobby by now, or the database is away.
-    pub async fn messages(
-        &self,
-        token: &RoomToken,
-        actor: &Actor,
-        query: MessageQuery,
-        deadline: Instant,
-    ) -> Result<Vec<ChatMessage>> {
-        loop {
-            let (view, mut change) = self.look(token, Some(actor)).await?;
-            let messages = self.database.messages(token, actor, query, self.now()).await?;
-            if !messages.is_empty() {
-                if query.mark_read {
-                    self.live.forget_seat(token, actor);
-                }
-                return Ok(messages);
-            }
-            if !query.newer
-                || !self.said_or_closed(token, actor, &view, &mut change, deadline).await?
-            {
-                return Ok(messages);
-            }
-        }
-    }
-
-    /// Waits until there is another last message, or the caller's part is another one. False if
-    /// there is none until `deadline`.
-    async fn said_or_closed(
-        &self,
-        token: &RoomToken,
-        actor: &Actor,
-        view: &View,
-        change: &mut Change,
-        deadline: Instant,
-    ) -> Result<bool> {
-        let seen = view.fingerprint();
-        loop {
-            if !self.heard_by(deadline, change).await {
-                return Ok(false);
-            }
-            let (now, next) = self.look(token, Some(actor)).await?;
-            if now.fingerprint() != seen {
-                return Ok(true);
-            }
-            *change = next;
-        }
-    }
-
-    /// Takes in an update that another process announces.
-    pub fn hear(&self, update: &RoomUpdated) {
-        self.live.hear(update);
-    }
-
-    /// Whether somebody here looks at a room that a lobby change on its way to a worker will change.
-    pub fn awaits(&self, change: &LobbyChange) -> bool {
-        self.live.awaits(change)
-    }
-
-    /// Something may have been missed: all is read anew when it is next asked for.
-    pub fn outdate(&self) {
-        self.live.outdate();
-    }
-
-    /// Compares the rooms in use with the database, in one look. `deaf` if nothing was heard lately.
-    ///
-    /// # Errors
-    ///
-    /// The database is away.
-    pub async fn compare(&self, deaf: bool) -> store::Result<()> {
-        self.live.tidy();
-        let now = self.clock.sample(&*self.database).await?;
-        if deaf {
-            // Nothing tells of a room that a user was added to.
-            self.live.outdate_lists();
-        }
-        self.live.compare(deaf, now).await
-    }
-
-    /// Notes in the database who was there since the last time, so that their sessions last.
-    ///
-    /// # Errors
-    ///
-    /// The database is away; what was not noted is noted the next time.
-    pub async fn note_presence(&self) -> store::Result<()> {
-        let mut seen: Vec<AttendeeId> =
-            std::mem::take(&mut *locked(&self.seen)).into_iter().collect();
-        while !seen.is_empty() {
-            let batch = seen.split_off(seen.len().saturating_sub(PRESENCE_BATCH));
-            if let Err(error) = self.database.touch(&batch, self.now()).await {
-                (*locked(&self.seen)).extend(seen.into_iter().chain(batch));
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    async fn look(&self, token: &RoomToken, actor: Option<&Actor>) -> Result<(View, Change)> {
-        let (view, change) = self.live.view(token, actor).await?.ok_or(Refusal::NoRoom)?;
-        if view.attendee().is_none() && !view.summary().room.is_public() {
+        actor: Option<&Actor>,
+    ) -> Result<(View, ChangeListener)> {
+        let (view, change) = self.cache.view(token, actor).await?.ok_or(Refusal::NoRoom)?;
+        if view.attendee().is_none() && !view.overview().room.is_public() {
             return Err(Refusal::NoRoom.into());
         }
-        self.note(view.attendee());
+        self.presence.record(view.attendee());
         Ok((view, change))
     }
 
-    /// Whoever does or asks something in a room is there, if he has joined.
-    fn note(&self, me: Option<&Attendee>) {
-        let present = me.filter(|me| me.presence.is_some());
-        locked(&self.seen).extend(present.map(|me| me.id));
-    }
-
-    /// Reads until what was read is wanted, or until `deadline`; in between it waits for a change.
-    async fn held_until<T, F>(
-        &self,
-        deadline: Instant,
-        read: impl Fn() -> F,
-        wanted: impl Fn(&T) -> bool,
-    ) -> Result<T>
-    where
-        F: Future<Output = Result<(T, Change)>>,
-    {
-        let (mut seen, mut change) = read().await?;
-        if wanted(&seen) || deadline <= Instant::now() {
-            return Ok(seen);
-        }
-        let _held = Held::new();
-        while self.heard_by(deadline, &mut change).await {
-            (seen, change) = read().await?;
-            if wanted(&seen) {
-                break;
-            }
-        }
-        Ok(seen)
-    }
-
-    /// Waits for a change; false if there is none until `deadline`, or until the process stops.
-    async fn heard_by(&self, deadline: Instant, change: &mut Change) -> bool {
-        tokio::select! {
-            () = self.stop.cancelled() => false,
-            heard = timeout_at(deadline, change.heard()) => heard.is_ok(),
-        }
-    }
-
-    /// Tells those who wait in this process at once, and the relay to tell the others.
-    fn tell(&self, updates: &[RoomUpdated]) {
+    /// Wakes the requests that wait in this process, and the relay, which publishes to the others.
+    /// `view` is what the caller sees after these updates, unless the room was deleted.
+    fn publish_locally(&self, updates: &[RoomUpdated], caller: &Actor, view: Option<&View>) {
         if updates.is_empty() {
             return;
         }
@@ -462,24 +328,11 @@ impl Service {
                 reason = update.reason.name(),
                 "room changed"
             );
-            self.live.hear(update);
+        }
+        match view {
+            Some(view) => self.cache.put(updates, caller, view),
+            None => updates.iter().for_each(|update| self.cache.apply_update(update)),
         }
         self.relay.wake();
-    }
-}
-
-/// Counts a request that is held.
-struct Held;
-
-impl Held {
-    fn new() -> Self {
-        metrics::gauge!(crate::metrics::LONG_POLLS).increment(1);
-        Self
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        metrics::gauge!(crate::metrics::LONG_POLLS).decrement(1);
     }
 }

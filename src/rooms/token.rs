@@ -4,19 +4,19 @@ use sha2::{Digest, Sha256};
 
 use crate::domain::RoomToken;
 
-/// Letters and digits, without those that look alike: 32, so that each is as likely as any other.
+/// Letters and digits without those that look alike: 32, so that all are equally likely.
 const ALPHABET: &str = "abcdefghijkmnopqrstuvwxyz2345679";
 
-/// Length of a token of letters and digits, some 10^12 of them.
+/// Length of a token of letters and digits: about 10^12 of them.
 const LENGTH: usize = 8;
 
-/// Length of a token that a telephone can dial, some 10^9 of them.
+/// Length of a token that a telephone can dial: about 10^9 of them.
 const DIALABLE_LENGTH: usize = 10;
 
-/// Length of the token of a room of two, which is made of their names.
-const PAIR_LENGTH: usize = 16;
+/// Length of the token of a one-to-one room, which is derived from its name.
+const ONE_TO_ONE_LENGTH: usize = 16;
 
-/// A random token. Where there is a dial-in, a telephone can dial it.
+/// A random token, one that a telephone can dial if there is a dial-in.
 pub(super) fn random(dialable: bool) -> RoomToken {
     let mut token = String::new();
     if dialable {
@@ -32,10 +32,10 @@ pub(super) fn random(dialable: bool) -> RoomToken {
     parsed(&token)
 }
 
-/// The one token of a room of two users, so that two requests at once make one room.
+/// The token of a one-to-one room. It is unique, so that two requests at once create one room.
 pub(super) fn one_to_one(name: &str) -> RoomToken {
     let digest = Sha256::digest(name.as_bytes());
-    parsed(&digest.iter().take(PAIR_LENGTH).map(|byte| letter(*byte)).collect::<String>())
+    parsed(&digest.iter().take(ONE_TO_ONE_LENGTH).map(|byte| letter(*byte)).collect::<String>())
 }
 
 fn letter(byte: u8) -> char {
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_telephone_can_dial_a_token_where_there_is_a_dial_in() {
+    fn tokens_can_be_dialed_if_there_is_a_dial_in() {
         for _ in 0..1000 {
             assert!(random(true).is_dialable());
             assert_eq!(random(false).as_str().len(), LENGTH);

@@ -71,9 +71,7 @@ impl Conditional {
         let mut state = vec![u8::from(capabilities.enable_sip), u8::from(self.form == Form::Json)];
         for view in views {
             if view.attendee().is_some() {
-                let (shared, own) = view.fingerprint();
-                state.extend(shared.to_be_bytes());
-                state.extend(own.to_be_bytes());
+                state.extend(view.fingerprint().as_flattened());
             } else {
                 // Non-members must not learn of changes that they do not see.
                 let room = serde_json::to_vec(&RoomDto::of(view, capabilities));

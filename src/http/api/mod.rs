@@ -46,7 +46,7 @@ use super::server::{self, Limits};
 use crate::{
     auth::Accounts,
     domain::{Caller, RoomToken, ViewerCapabilities, commands::Command},
-    rooms::Service,
+    rooms::{RoomService, View},
 };
 
 /// Identifies the server's configuration: clients reload the capabilities when it changes.
@@ -54,7 +54,7 @@ const TALK_HASH: HeaderName = HeaderName::from_static("x-nextcloud-talk-hash");
 
 /// What the API needs from the rest of the process.
 pub struct ApiDependencies {
-    pub service: Arc<Service>,
+    pub service: Arc<RoomService>,
     pub accounts: Arc<Accounts>,
     pub proxies: Proxies,
 }
@@ -62,7 +62,7 @@ pub struct ApiDependencies {
 /// What the handlers share.
 #[derive(Clone)]
 struct Api {
-    service: Arc<Service>,
+    service: Arc<RoomService>,
     accounts: Arc<Accounts>,
     proxies: Arc<Proxies>,
     talk_hash: Arc<str>,
@@ -75,10 +75,9 @@ impl Api {
         Ok(OcsResponse::done())
     }
 
-    /// The room as the caller sees it now.
-    async fn room(&self, token: &RoomToken, caller: &Caller) -> Result<RoomDto, OcsError> {
-        let view = self.service.view(token, Some(&caller.actor)).await?;
-        Ok(RoomDto::of(&view, self.capabilities_of(Some(caller))))
+    /// A view of the caller.
+    fn room(&self, view: &View, caller: &Caller) -> RoomDto {
+        RoomDto::of(view, self.capabilities_of(Some(caller)))
     }
 
     fn capabilities_of(&self, caller: Option<&Caller>) -> ViewerCapabilities {

@@ -81,7 +81,7 @@ pub(super) async fn list(
     let since = params.modified_since.unwrap_or_default();
     let before = api.service.now() - OVERLAP;
     let capabilities = api.capabilities_of(Some(&caller));
-    let is_modified = |view: &&View| view.summary().is_modified_since(since);
+    let is_modified = |view: &&View| view.overview().is_modified_since(since);
     let tag = |views: &Vec<View>| conditional.tag(views.iter().filter(is_modified), capabilities);
     let is_news = |views: &Vec<View>| conditional.is_news(&tag(views));
     let deadline = conditional.deadline();
@@ -180,7 +180,7 @@ pub(super) async fn create(
     AuthenticatedUser(caller): AuthenticatedUser,
     Params(request): Params<CreateRoomRequest>,
 ) -> OcsResult {
-    let (token, created) = if RoomType::from_number(request.room_type) == RoomType::OneToOne {
+    let (view, created) = if RoomType::from_number(request.room_type) == RoomType::OneToOne {
         api.service.one_to_one(&caller, &request.invite).await?
     } else {
         if !request.invite.is_empty() {
@@ -203,7 +203,7 @@ pub(super) async fn create(
         (api.service.create(&caller, &room, password).await?, true)
     };
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(OcsResponse::with_status(status, api.room(&token, &caller).await?))
+    Ok(OcsResponse::with_status(status, api.room(&view, &caller)))
 }
 
 /// A longer text is hardly meant as a password, and hashing takes time in proportion.

@@ -86,6 +86,6 @@ pub(super) async fn set_sip(
 }
 
 async fn change(api: &Api, token: &RoomToken, caller: &Caller, command: &Command) -> OcsResult {
-    api.service.change(token, caller, command).await?;
-    Ok(OcsResponse::ok(api.room(token, caller).await?))
+    let view = api.service.view_after(token, caller, command).await?;
+    Ok(OcsResponse::ok(api.room(&view, caller)))
 }

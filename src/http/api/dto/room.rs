@@ -124,7 +124,7 @@ enum LastMessage {
 
 impl RoomDto {
     pub(in crate::http::api) fn of(view: &View, capabilities: ViewerCapabilities) -> Self {
-        RoomView::for_viewer(view.summary(), view.attendee(), capabilities).into()
+        RoomView::for_viewer(view.overview(), view.attendee(), capabilities).into()
     }
 }
 

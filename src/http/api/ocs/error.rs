@@ -16,7 +16,7 @@ use crate::{
     auth::LoginError,
     domain::{Presence, commands::Refusal},
     logging,
-    rooms::{CommandError, StoreError},
+    rooms::RoomError,
 };
 
 /// How users log in, RFC 7617.
@@ -84,31 +84,13 @@ impl From<Refusal> for OcsError {
     }
 }
 
-impl From<CommandError> for OcsError {
-    fn from(error: CommandError) -> Self {
+impl From<RoomError> for OcsError {
+    fn from(error: RoomError) -> Self {
         match error {
-            CommandError::Refused(refusal) => refusal.into(),
-            CommandError::Throttled(wait) => Self::throttled(wait),
-            CommandError::Store(error) => error.into(),
-        }
-    }
-}
-
-impl From<LoginError> for OcsError {
-    fn from(error: LoginError) -> Self {
-        match error {
-            LoginError::Wrong => Self::new(StatusCode::UNAUTHORIZED, "user or password is wrong"),
-            LoginError::Throttled(wait) => Self::throttled(wait),
-            LoginError::Store(error) => error.into(),
-        }
-    }
-}
-
-impl From<StoreError> for OcsError {
-    fn from(error: StoreError) -> Self {
-        let cause = logging::causes(&error);
-        match error {
-            StoreError::Unavailable(_) | StoreError::TimedOut(_) | StoreError::Conflict { .. } => {
+            RoomError::Refused(refusal) => refusal.into(),
+            RoomError::Throttled(wait) => Self::throttled(wait),
+            RoomError::Unavailable(error) => {
+                let cause = logging::causes(&error);
                 tracing::warn!(error = cause, "database unavailable, request refused");
                 Self {
                     retry_after: Some(UNAVAILABLE_RETRY),
@@ -118,11 +100,17 @@ impl From<StoreError> for OcsError {
                     )
                 }
             }
-            StoreError::Rejected(_)
-            | StoreError::Unreadable(_)
-            | StoreError::Corrupt(_)
-            | StoreError::Migration(_)
-            | StoreError::Url(_) => Self::internal(&cause),
+            RoomError::Internal(error) => Self::internal(&logging::causes(&error)),
+        }
+    }
+}
+
+impl From<LoginError> for OcsError {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::Wrong => Self::new(StatusCode::UNAUTHORIZED, "user or password is wrong"),
+            LoginError::Throttled(wait) => Self::throttled(wait),
+            LoginError::Store(error) => RoomError::from(error).into(),
         }
     }
 }

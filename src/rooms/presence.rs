@@ -1,0 +1,81 @@
+//! Which participants have been active in their session lately.
+//!
+//! Every request of a participant with a session counts as activity. It is collected here and
+//! written to the database in batches, so that a poll costs no statement. Housekeeping ends the
+//! sessions without activity. `app` runs one [`PresenceRecorder`] beside each API.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::DatabaseClock,
+    domain::{Attendee, AttendeeId},
+    logging,
+    store::{self, Database},
+};
+
+/// How often activity is written: much more often than sessions expire.
+const INTERVAL: Duration = Duration::from_secs(30);
+
+/// Attendees that one statement updates.
+const BATCH: usize = 200;
+
+/// Collects the activity of participants.
+pub struct PresenceRecorder {
+    database: Arc<dyn Database>,
+    clock: Arc<DatabaseClock>,
+    /// Sorted, so that concurrent processes lock rows in the same order.
+    active: Mutex<BTreeSet<AttendeeId>>,
+}
+
+impl PresenceRecorder {
+    pub(super) fn new(database: Arc<dyn Database>, clock: Arc<DatabaseClock>) -> Self {
+        Self { database, clock, active: Mutex::default() }
+    }
+
+    /// Records activity of a viewer, if they take part and have a session.
+    pub(super) fn record(&self, viewer: Option<&Attendee>) {
+        if let Some(attendee) = viewer.filter(|attendee| attendee.presence.is_some()) {
+            self.active().insert(attendee.id);
+        }
+    }
+
+    /// Writes the activity regularly, until `stop`.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        stop.run_until_cancelled(self.flush_regularly()).await;
+    }
+
+    async fn flush_regularly(&self) {
+        let mut tick = interval(INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            if let Err(error) = self.flush().await {
+                tracing::debug!(error = logging::causes(&error), "presence could not be recorded");
+            }
+        }
+    }
+
+    /// Activity that could not be written is kept for the next time.
+    async fn flush(&self) -> store::Result<()> {
+        let mut active: Vec<_> = std::mem::take(&mut *self.active()).into_iter().collect();
+        while !active.is_empty() {
+            let batch = active.split_off(active.len().saturating_sub(BATCH));
+            if let Err(error) = self.database.touch(&batch, self.clock.now()).await {
+                self.active().extend(active.into_iter().chain(batch));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn active(&self) -> MutexGuard<'_, BTreeSet<AttendeeId>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

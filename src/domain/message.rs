@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{actor::Actor, event::Reason};
+use super::{actor::Actor, reason::Reason};
 
 /// Longest chat message, in characters, as in Talk.
 pub const MAX_MESSAGE_CHARS: usize = 32_000;

@@ -10,8 +10,10 @@ mod call;
 pub mod commands;
 mod event;
 mod lobby;
+mod lobby_change;
 mod message;
 mod pin;
+mod reason;
 mod room;
 mod timer;
 mod trace;
@@ -23,13 +25,13 @@ pub use attendee::{
 };
 pub use call::{Call, CallFlags};
 pub use event::{
-    EventId, LOBBY_CHANGED, LobbyChangedPayload, OutboxEvent, ROOM_UPDATED, Reason, RoomUpdated,
+    EventId, LOBBY_CHANGED, LobbyChangedPayload, OutboxEvent, ROOM_UPDATED, RoomUpdated,
 };
-pub use lobby::{
-    Applied, Decision, InvalidLobby, Lobby, LobbyChange, LobbyRequest, LobbyState, decide,
-};
+pub use lobby::{InvalidLobby, Lobby, LobbyRequest, LobbyState};
+pub use lobby_change::{Applied, Decision, LobbyChange, decide};
 pub use message::{ChatMessage, Content, MAX_MESSAGE_CHARS, Message, MessageQuery, NewMessage};
 pub use pin::Pins;
+pub use reason::Reason;
 pub use room::{
     InvalidToken, OBJECT_TYPES_WITH_LOBBY, Room, RoomId, RoomOverview, RoomToken, RoomType,
     RoomVersion, SipState, Version,

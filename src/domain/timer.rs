@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use super::{
     event::RoomUpdated,
     lobby::LobbyState,
+    reason::Reason,
     room::{RoomId, RoomToken, RoomType, SipState, Version},
 };
 
@@ -43,9 +44,24 @@ impl DueTimer {
             LobbyState::None => Reset { version: self.version, announcement: None },
             LobbyState::NonModerators => {
                 let version = self.version.next();
-                let announcement = Some(RoomUpdated::timer_reached(self, version, fired_at));
+                let announcement = Some(self.announcement(version, fired_at));
                 Reset { version, announcement }
             }
+        }
+    }
+
+    fn announcement(&self, version: Version, fired_at: DateTime<Utc>) -> RoomUpdated {
+        RoomUpdated {
+            token: self.token.as_str().to_owned(),
+            room_type: self.room_type.number(),
+            lobby_state: LobbyState::None.number(),
+            lobby_timer: 0,
+            sip_enabled: self.sip.number(),
+            version: version.milliseconds(),
+            reason: Reason::LobbyTimerReached,
+            about: None,
+            due_at: Some(self.due_at),
+            fired_at: Some(fired_at),
         }
     }
 }
@@ -53,7 +69,6 @@ impl DueTimer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Reason;
 
     fn due_timer(lobby_state: LobbyState) -> DueTimer {
         DueTimer {

@@ -3,21 +3,17 @@
 //! Here the tests wait for timers in real time. The rules of timers are tested with a manual clock
 //! in `timers`.
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, SecondsFormat, Utc};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::{
-    amqp::Published, cluster::TestCluster, daemon::run, database::Kind, eventually, server::BROKER,
+    cluster::TestCluster, daemon::run, database::Kind, eventually, server::BROKER,
 };
 
 on_every_database! { crate::support::cluster::TestCluster::new:
     a_room_opens_at_its_time_and_one_update_arrives,
-    the_newest_setting_wins,
     events_that_cannot_be_applied_become_dead_letters,
     an_event_that_arrives_before_its_room_is_applied,
-    a_timer_without_an_event_fires,
     events_of_unknown_rooms_do_not_delay_other_events,
     the_publish_command_changes_a_lobby,
 }
@@ -65,56 +61,6 @@ async fn a_room_opens_at_its_time_and_one_update_arrives(cluster: TestCluster) {
     // A worker that has stopped publishes nothing more.
     assert!(worker.stop().await.success());
     assert!(client.take_rest(&cluster.updates).await.is_empty());
-}
-
-async fn the_newest_setting_wins(cluster: TestCluster) {
-    let client = cluster.client().await;
-    let _worker = cluster.worker().await;
-    let now = cluster.database.now().await;
-    let steps: [(&str, &[Value]); 8] = [
-        ("moved", &[json!([1, 1, now + 2]), json!([2, 1, now + 4])]),
-        ("cancelled", &[json!([1, 1, now + 2]), json!([2, 0, null])]),
-        ("untimed", &[json!([1, 1, now + 2]), json!([2, 1, null])]),
-        ("rearmed", &[json!([1, 1, now + 2]), json!([2, 0, null]), json!([3, 1, now + 3])]),
-        ("past", &[json!([1, 1, now - 10])]),
-        ("duplicate", &[json!([1, 1, now + 3]), json!([1, 1, now + 3]), json!([1, 1, now + 3])]),
-        ("stale", &[json!([9, 1, now + 3]), json!([8, 1, now + 1]), json!([7, 0, null])]),
-        ("withtimer0", &[json!([1, 1, 0])]),
-    ];
-    for (token, settings) in &steps {
-        cluster.database.insert_room(token).await;
-        for setting in *settings {
-            let change = json!({
-                "token": token, "version": setting[0], "state": setting[1], "timer": setting[2],
-            });
-            client.publish(&change).await;
-        }
-    }
-
-    let updates = due_by_token(client.take_ids(&cluster.updates, 5).await);
-    let expected = BTreeMap::from([
-        ("duplicate".to_owned(), rfc3339(now + 3)),
-        ("moved".to_owned(), rfc3339(now + 4)),
-        ("past".to_owned(), rfc3339(now - 10)),
-        ("rearmed".to_owned(), rfc3339(now + 3)),
-        ("stale".to_owned(), rfc3339(now + 3)),
-    ]);
-    assert_eq!(updates, expected);
-
-    // Duplicates that arrive after the reset change nothing either, whether they have a version...
-    let duplicate = json!({"token": "duplicate", "version": 1, "state": 1, "timer": now + 3});
-    client.publish(&duplicate).await;
-    // ... or not: then the room remembers the timer that was reached.
-    client.publish(&json!({"token": "moved", "state": 1, "timer": now + 4})).await;
-    // The worker applies events in their order, so it has seen both when this one is applied.
-    cluster.database.insert_room("last").await;
-    client.publish(&json!({"token": "last", "state": 1})).await;
-    cluster.database.lobby_becomes("last", 1).await;
-    assert!(cluster.updates_before_sentinel(&client).await.is_empty(), "a timer fired twice");
-    for (token, _settings) in steps {
-        let closed = i64::from(["untimed", "withtimer0"].contains(&token));
-        assert_eq!(cluster.database.lobby_state(token).await, closed, "{token}");
-    }
 }
 
 async fn events_that_cannot_be_applied_become_dead_letters(cluster: TestCluster) {
@@ -195,16 +141,6 @@ async fn an_event_that_arrives_before_its_room_is_applied(mut cluster: TestClust
     worker.metric_becomes(r#"lobbyd_events_received_total{outcome="applied"}"#, 1).await;
 }
 
-async fn a_timer_without_an_event_fires(cluster: TestCluster) {
-    let client = cluster.client().await;
-    let _worker = cluster.worker().await;
-    let timer = cluster.database.now().await + 2;
-    cluster.database.insert_rooms("row", 3, timer).await;
-    let updates = due_by_token(client.take_ids(&cluster.updates, 3).await);
-    let expected = ["row1", "row2", "row3"].map(|token| (token.to_owned(), rfc3339(timer)));
-    assert_eq!(updates, BTreeMap::from(expected));
-}
-
 async fn events_of_unknown_rooms_do_not_delay_other_events(cluster: TestCluster) {
     let client = cluster.client().await;
     let worker = cluster.worker().await;
@@ -266,15 +202,4 @@ async fn the_documented_permissions_of_the_broker_suffice() {
 
 fn rfc3339(seconds: i64) -> String {
     DateTime::from_timestamp(seconds, 0).unwrap().to_rfc3339_opts(SecondsFormat::Secs, true)
-}
-
-fn due_by_token(updates: BTreeMap<String, Published>) -> BTreeMap<String, String> {
-    updates
-        .into_values()
-        .map(|update| {
-            let data = update.json()["data"].clone();
-            let text = |key: &str| data[key].as_str().unwrap().to_owned();
-            (text("token"), text("dueAt"))
-        })
-        .collect()
 }

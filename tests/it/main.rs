@@ -1,7 +1,7 @@
 //! The integration tests: one binary, one harness, real servers.
 //!
 //! One file per subject. `store_contract` and `room_contract` test each promise of the store on
-//! every database. `chain`, `crash`, `outage`, `race` and `reload` run the real program against real
+//! every database, and `timers` the rules of timers with a manual clock. `chain`, `crash`, `outage`, `race` and `reload` run the real program against real
 //! servers. `webinar`, `rooms`, `polling` and `http_server` use its HTTP API, and `clients` does so
 //! with programs of other projects. `deploy` tests the files in deploy/. `support` is the
 //! environment that they share; `harness` tests it.
@@ -51,6 +51,7 @@ mod room_contract;
 mod rooms;
 mod store_contract;
 mod support;
+mod timers;
 #[cfg(feature = "otlp")]
 mod traces;
 mod webinar;

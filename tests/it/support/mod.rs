@@ -14,6 +14,7 @@ pub mod http;
 pub mod participants;
 pub mod proxy;
 pub mod server;
+pub mod timers;
 pub mod tools;
 
 use std::{future::Future, time::Duration};

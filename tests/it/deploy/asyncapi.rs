@@ -304,7 +304,7 @@ async fn every_published_event_is_valid_against_the_document() {
     let added = json!({"newParticipant": "bob", "source": "users"});
     alice.post(&format!("/room/{token}/participants"), added).await.expect(200);
     let now = cluster.database.now().await;
-    alice.put(&lobby, json!({"state": 1, "timer": now + 1})).await.expect(200);
+    alice.put(&lobby, json!({"state": 1, "timer": now + 5})).await.expect(200);
     cluster.database.lobby_becomes(&token, 0).await;
     cluster.database.all_published().await;
 

@@ -10,6 +10,7 @@ use crate::support::{
     cluster::TestCluster,
     daemon::{Daemon, add_user, run},
     database::{Database, Kind},
+    eventually,
     http::Api,
     server::{BROKER, Server, start_mariadb, start_postgres},
     tools::{debian, file, printed},
@@ -220,7 +221,7 @@ async fn rooms_are_a_view(roles: &Roles) {
     let utc = if admin.kind == Kind::Postgres {
         format!("to_timestamp({timer}) AT TIME ZONE 'UTC'")
     } else {
-        admin.instant(timer)
+        admin.timestamp_sql(timer)
     };
     let set = format!("UPDATE oc_talk_rooms SET lobby_state = 1, lobby_timer = {utc}");
     admin.execute(&format!("{set} WHERE token = 'row'")).await;
@@ -234,12 +235,18 @@ async fn rooms_are_a_view(roles: &Roles) {
     let room = alice.room(3).await;
     assert_eq!(admin.texts("SELECT name FROM oc_talk_rooms WHERE id = 3").await, ["Webinar"]);
     let lobby = format!("/room/{room}/webinar/lobby");
-    let timer = cluster.database.now().await + 2;
-    let set = alice.put(&lobby, json!({"state": 1, "timer": timer})).await.expect(200).data();
-    assert_eq!(set["lobbyTimer"], timer);
+    let later = cluster.database.now().await + 1000;
+    let set = alice.put(&lobby, json!({"state": 1, "timer": later})).await.expect(200).data();
+    assert_eq!(set["lobbyTimer"], later);
+    let timer = cluster.database.now().await + 5;
+    alice.put(&lobby, json!({"state": 1, "timer": timer})).await.expect(200);
     cluster.database.all_open().await;
-    let seen = alice.get(&format!("/room/{room}")).await.expect(200).data();
-    assert_eq!(seen["lobbyState"], 0);
+    // The cache of the API learns of the reset by its update, after the commit.
+    eventually("the API to show the open room", || async {
+        let seen = alice.get(&format!("/room/{room}")).await.expect(200).data();
+        (seen["lobbyState"] == 0).then_some(())
+    })
+    .await;
     assert_eq!(alice.system_messages(&room).await.last().unwrap(), "lobby_timer_reached");
     let name = json!({"roomName": "Renamed"});
     alice.put(&format!("/room/{room}"), name).await.expect(200);

@@ -5,10 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::LazyLock,
-    time::Duration,
 };
-
-use tokio::time::sleep;
 
 use crate::support::{
     daemon::Daemon,
@@ -203,9 +200,7 @@ async fn the_installed_daemon_opens_a_room_with_the_installed_configuration() {
     let database = Database::in_file(&state.join("lobbyd.db"));
     let timer = database.now().await + 2;
     database.insert_rooms("webinar", 1, timer).await;
-    while database.lobby_state("webinar1").await == 1 {
-        sleep(Duration::from_millis(1)).await;
-    }
+    database.lobby_becomes("webinar1", 0).await;
     // The row was open before this reading of the clock.
     assert!(database.now().await >= timer, "opened early");
     assert_eq!(daemon.stop().await.code(), Some(0), "{}", daemon.log());

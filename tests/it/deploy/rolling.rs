@@ -1,9 +1,7 @@
 //! Upgrades: workers and APIs are replaced one after another, and the program runs on the tables of
 //! a later version.
 
-use std::{fs, time::Duration};
-
-use tokio::time::sleep;
+use std::fs;
 
 use crate::support::{
     cluster::TestCluster,
@@ -32,7 +30,7 @@ async fn workers_are_replaced_while_rooms_open() {
             .await;
     }
     let mut rounds = 0;
-    while cluster.database.now().await < now + i64::from(SECONDS) {
+    while rounds < 2 || cluster.database.closed_rooms().await > 0 {
         for replaced in [0, 1] {
             assert!(workers[replaced].stop().await.success(), "{}", workers[replaced].log());
             let (status, problems) = workers[1 - replaced].get("/readyz").await.unwrap();
@@ -40,9 +38,7 @@ async fn workers_are_replaced_while_rooms_open() {
             workers[replaced] = cluster.worker().await;
         }
         rounds += 1;
-        sleep(Duration::from_millis(300)).await;
     }
-    assert!(rounds >= 2, "only {rounds} rounds of restarts");
     cluster.all_done(&client, ROOMS * SECONDS).await;
     // No worker crashed, so no event was published twice.
     let again = "SELECT count(*) FROM lobbyd_outbox WHERE attempts > 1";

@@ -140,8 +140,12 @@ async fn all_connections_are_verified(kind: Kind) {
     let room = alice.room(3).await;
     let published = run(&cluster.settings, &["publish", &room, "--state", "1", "--in", "1s"]);
     assert!(published.status.success(), "{published:?}");
-    cluster.database.lobby_becomes(&room, 1).await;
-    cluster.database.lobby_becomes(&room, 0).await;
+    eventually("the reset", || async {
+        let resets = "SELECT count(*) FROM lobbyd_outbox WHERE due_at IS NOT NULL";
+        (cluster.database.number(resets).await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(cluster.database.lobby_state(&room).await, 0);
     // A queue took the event: the API's own queue.
     cluster.database.all_published().await;
     worker.ready().await;

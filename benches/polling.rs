@@ -1,8 +1,8 @@
-//! How soon a waiting audience is told that its room is open, and what a poll costs: `make bench`.
+//! How soon waiting clients receive the reset of a room, and the cost of a poll: `make bench`.
 //!
-//! The real program in its release build, against private servers on this machine, which runs the
-//! clients too. Beside the rate of polls stands that of the ops listener's `/livez` in the same run:
-//! an answer that needs no thought, from the same HTTP library.
+//! It runs the release build against private servers on this machine, which runs the clients too.
+//! For comparison it prints the request rate of the ops listener's `/livez` in the same run: a
+//! constant response from the same HTTP library.
 
 #![expect(
     dead_code,
@@ -36,24 +36,24 @@ use support::{
 };
 
 /// Guests who wait for one room.
-const AUDIENCE: usize = 2000;
+const GUESTS: usize = 2000;
 
-/// How many of them join at once.
-const DOORS: usize = 20;
+/// How many of them join at the same time.
+const JOINERS: usize = 20;
 
-/// Seconds in which those who joined begin to wait.
-const SETTLING: i64 = 20;
+/// Seconds from the closing of the lobby to its timer, in which all guests begin to wait.
+const WAITING: i64 = 20;
 
-/// Connections that poll one request after the other, and for how long.
+/// Connections that send one request after the other, and for how long.
 const POLLERS: usize = 16;
 const POLLING: Duration = Duration::from_secs(5);
 
 #[tokio::main]
 async fn main() {
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
-    println!("PostgreSQL and RabbitMQ, worker and API in processes of their own");
+    println!("PostgreSQL and RabbitMQ, worker and API as separate processes");
     for processes in [1, 2] {
-        audience(processes).await;
+        waiting_guests(processes).await;
     }
     rates().await;
 }
@@ -65,8 +65,8 @@ async fn cluster() -> (TestCluster, Daemon) {
     (cluster, worker)
 }
 
-/// Prints how long after its instant the reset of a room has reached each of those who wait.
-async fn audience(processes: usize) {
+/// Prints how long after the due time each waiting guest has received the reset.
+async fn waiting_guests(processes: usize) {
     let (cluster, _worker) = cluster().await;
     let mut apis = Vec::new();
     for _ in 0..processes {
@@ -76,12 +76,12 @@ async fn audience(processes: usize) {
     let room = owner.room(3).await;
     let path = format!("/room/{room}");
     let guests = joined(&apis, &room).await;
-    let timer = cluster.database.now().await + SETTLING;
+    let timer = cluster.database.now().await + WAITING;
     let lobby = json!({"state": 1, "timer": timer});
     owner.put(&format!("{path}/webinar/lobby"), lobby).await.expect(200);
     for api in &apis {
         let owner = Api::new(api.http_port).user("owner", PASSWORD);
-        eventually("that each process has heard of the lobby", || async {
+        eventually("each process to show the lobby", || async {
             (owner.get(&path).await.data()["lobbyState"] == 1).then_some(())
         })
         .await;
@@ -93,52 +93,52 @@ async fn audience(processes: usize) {
             let known = guest.get(&path).await.expect(200);
             assert_eq!(known.data()["lobbyState"], 1);
             let guest = guest.header("if-none-match", known.header("etag").unwrap());
-            let told = guest.header("prefer", "wait=60").get(&path).await.expect(200);
+            let opened = guest.header("prefer", "wait=60").get(&path).await.expect(200);
             let at = Instant::now();
-            assert_eq!(told.data()["lobbyState"], 0);
+            assert_eq!(opened.data()["lobbyState"], 0);
             at
         });
     }
-    eventually("an audience that waits", || async {
-        (sum(&apis, "lobbyd_http_long_polls").await == AUDIENCE).then_some(())
+    eventually("all guests to wait", || async {
+        (sum(&apis, "lobbyd_http_long_polls").await == GUESTS).then_some(())
     })
     .await;
     let left = timer * 1000 - cluster.database.now_millis().await;
-    let left = Duration::from_millis(left.try_into().expect("the audience came too late"));
+    let left = Duration::from_millis(left.try_into().expect("the guests began to wait too late"));
     let due = Instant::now() + left;
-    let reading = r#"lobbyd_cache_loads_total{what="room"}"#;
-    let before = sum(&apis, reading).await;
-    let told = waiting.join_all().await;
-    let mut delays: Vec<Duration> = told.into_iter().map(|at| at - due).collect();
-    let readings = sum(&apis, reading).await - before;
+    let loads_metric = r#"lobbyd_cache_loads_total{what="room"}"#;
+    let before = sum(&apis, loads_metric).await;
+    let received = waiting.join_all().await;
+    let mut delays: Vec<Duration> = received.into_iter().map(|at| at - due).collect();
+    let loads = sum(&apis, loads_metric).await - before;
     delays.sort();
     let at = |percent: usize| delays[(delays.len() - 1) * percent / 100].as_secs_f64() * 1000.0;
     println!(
-        "  {AUDIENCE} held clients of {processes} API process(es): told after the instant p50 {:.0} \
-         ms, p99 {:.0} ms, max {:.0} ms; the room was read {readings} time(s) for it",
+        "  {GUESTS} waiting clients of {processes} API process(es): answered after the due time p50 \
+         {:.0} ms, p99 {:.0} ms, max {:.0} ms; the room was loaded {loads} time(s)",
         at(50),
         at(99),
         at(100)
     );
 }
 
-/// An audience that took its seats, spread over these processes.
+/// Guests who have joined the room, spread over these processes.
 async fn joined(apis: &[Daemon], room: &str) -> Vec<Client> {
     let servers: Vec<Api> = apis.iter().map(|api| Api::new(api.http_port)).collect();
-    let mut doors = JoinSet::new();
-    for door in 0..DOORS {
-        let mine = (door..AUDIENCE).step_by(DOORS);
+    let mut joiners = JoinSet::new();
+    for joiner in 0..JOINERS {
+        let mine = (joiner..GUESTS).step_by(JOINERS);
         let guests: Vec<Client> =
             mine.map(|index| servers[index % servers.len()].guest()).collect();
         let room = room.to_owned();
-        doors.spawn(async move {
+        joiners.spawn(async move {
             for guest in &guests {
                 guest.join(&room).await;
             }
             guests
         });
     }
-    doors.join_all().await.concat()
+    joiners.join_all().await.concat()
 }
 
 async fn sum(daemons: &[Daemon], metric: &str) -> usize {

@@ -161,7 +161,7 @@ async fn a_waiting_poll_is_answered_when_the_room_changes(app: TestApp) {
     let known = tag(&guest.get(&path).await.expect(200));
     let response = poll(&guest, &path, &known, 2).await.expect(304);
     assert_eq!(response.header("preference-applied"), Some("wait=2"));
-    // A participant who is removed is told so.
+    // A participant who is removed gets 404.
     let response = poll_during(app.daemon(), (&guest, &path), async {
         owner.delete(&format!("{path}/public"), json!({})).await.expect(200);
     });
@@ -245,7 +245,7 @@ mod processes {
         let known = [tag(&here.get(&path).await), tag(&there.get(&path).await)];
         assert_eq!(known[0], known[1], "the processes disagree");
 
-        // The worker opens the room, and both API processes are told.
+        // The worker opens the room, and both API processes show it.
         let timer = cluster.database.now().await + 3;
         here.put(&lobby, json!({"state": 1, "timer": timer})).await.expect(200);
         tokio::join!(poll_until_open(&here, &path), poll_until_open(&there, &path));

@@ -21,8 +21,7 @@ on_every_database! { crate::support::timers::TimerFixture::new:
 
 /// Rooms and due times of updates.
 fn due(updates: &[Value]) -> Vec<(&str, &str)> {
-    let text = |update: &'_ Value, key: &str| update[key].as_str().map(str::to_owned);
-    assert!(updates.iter().all(|update| text(update, "reason").unwrap() == "lobby_timer_reached"));
+    assert!(updates.iter().all(|update| update["reason"] == "lobby_timer_reached"));
     updates
         .iter()
         .map(|update| (update["token"].as_str().unwrap(), update["dueAt"].as_str().unwrap()))

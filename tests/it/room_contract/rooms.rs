@@ -174,7 +174,7 @@ async fn a_reset_adds_a_chat_message_with_its_time(fixture: StoreFixture) {
     // Clearing the timer of an open room adds no message.
     let arm_open_room = format!(
         "UPDATE lobbyd_rooms SET lobby_state = 0, lobby_timer = {}",
-        fixture.database.instant(at(60).timestamp())
+        fixture.database.timestamp_sql(at(60).timestamp())
     );
     fixture.database.execute(&arm_open_room).await;
     assert_eq!(

@@ -156,7 +156,7 @@ impl Database {
 
     /// Inserts rooms PREFIX1, PREFIX2, … with a lobby until `timer` (Unix seconds).
     pub async fn insert_rooms(&self, prefix: &str, number: u32, timer: i64) {
-        let timer = self.instant(timer);
+        let timer = self.timestamp_sql(timer);
         for first in (1..=number).step_by(5000) {
             let last = number.min(first + 4999);
             let values: Vec<String> = (first..=last)
@@ -168,7 +168,7 @@ impl Database {
     }
 
     /// A time in Unix seconds as an SQL expression.
-    pub fn instant(&self, seconds: i64) -> String {
+    pub fn timestamp_sql(&self, seconds: i64) -> String {
         match self.kind {
             Kind::Sqlite => format!("datetime({seconds}, 'unixepoch')"),
             Kind::Postgres => format!("to_timestamp({seconds})"),

@@ -383,7 +383,7 @@ async fn logs_can_be_json_and_never_show_a_password() {
     assert!(!worker.log().contains("marker-secret"));
 }
 
-/// Promise P8.
+/// Promise P8: pending timers cost no memory.
 #[tokio::test]
 async fn memory_does_not_grow_with_pending_timers() {
     for kind in [Kind::Sqlite, Kind::Postgres, Kind::MariaDb] {

@@ -37,7 +37,7 @@ def log_in(role):
 
 
 def read_all(thing):
-    """Reads every property that the library's class has: each takes fields out of the answer."""
+    """Reads every property of the library's class: each reads fields of the response."""
     for kind in type(thing).__mro__:
         for name, member in vars(kind).items():
             if isinstance(member, property):
@@ -58,7 +58,7 @@ def refused_with(status, call, *arguments, **named):
 
 
 def outlast_overlap():
-    """Lists of what was modified overlap by five seconds: waits until they are over."""
+    """Lists of modified rooms overlap by five seconds. Waits until they have passed."""
     time.sleep(6.1)
 
 

@@ -155,10 +155,6 @@ pub enum RoomType {
 }
 
 impl RoomType {
-    pub fn from_number(number: i64) -> Self {
-        number.into()
-    }
-
     /// Talk's number.
     pub fn number(self) -> i64 {
         self.into()
@@ -191,10 +187,6 @@ pub enum SipState {
 }
 
 impl SipState {
-    pub fn from_number(number: i64) -> Self {
-        number.into()
-    }
-
     /// Talk's number.
     pub fn number(self) -> i64 {
         self.into()
@@ -245,15 +237,8 @@ impl Room {
 
     /// Ids of both users of a one-to-one room; empty for other rooms.
     pub fn one_to_one_members(&self) -> Vec<String> {
-        match self.room_type {
-            RoomType::OneToOne => serde_json::from_str(&self.name).unwrap_or_default(),
-            RoomType::Group
-            | RoomType::Public
-            | RoomType::Changelog
-            | RoomType::FormerOneToOne
-            | RoomType::NoteToSelf
-            | RoomType::Other(_) => Vec::new(),
-        }
+        let members = (self.room_type == RoomType::OneToOne).then_some(&self.name);
+        members.and_then(|name| serde_json::from_str(name).ok()).unwrap_or_default()
     }
 
     /// Whether moderators may change its settings: group and public rooms.

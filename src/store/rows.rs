@@ -21,7 +21,7 @@ pub(super) fn room(row: &impl Columns) -> Result<Room> {
     Ok(Room {
         id: RoomId(row.int("id")?),
         token: token(row)?,
-        room_type: RoomType::from_number(row.int("room_type")?),
+        room_type: RoomType::from(row.int("room_type")?),
         name: row.text("name")?,
         description: row.text("description")?,
         object_type: row.text("object_type")?,
@@ -29,7 +29,7 @@ pub(super) fn room(row: &impl Columns) -> Result<Room> {
         lobby: lobby(row)?,
         version: version(row)?,
         timer_reached: row.int_or_null("timer_reached")?.map(time_from_seconds).transpose()?,
-        sip: SipState::from_number(row.int("sip_enabled")?),
+        sip: SipState::from(row.int("sip_enabled")?),
         password_hash: row.text("password_hash")?,
         call: (started_at != 0).then_some(call),
         comments: row.int("comments")?,
@@ -42,9 +42,9 @@ pub(super) fn room_version(row: &impl Columns) -> Result<RoomVersion> {
         token: token(row)?,
         version: version(row)?,
         lobby: lobby(row)?,
-        room_type: RoomType::from_number(row.int("room_type")?),
+        room_type: RoomType::from(row.int("room_type")?),
         name: row.text("name")?,
-        sip: SipState::from_number(row.int("sip_enabled")?),
+        sip: SipState::from(row.int("sip_enabled")?),
     })
 }
 
@@ -52,11 +52,11 @@ pub(super) fn due_timer(row: &impl Columns) -> Result<DueTimer> {
     Ok(DueTimer {
         room: RoomId(row.int("id")?),
         token: token(row)?,
-        room_type: RoomType::from_number(row.int("room_type")?),
+        room_type: RoomType::from(row.int("room_type")?),
         lobby_state: lobby_state(row)?,
         due_at: time_from_seconds(row.int("due_at")?)?,
         version: version(row)?,
-        sip: SipState::from_number(row.int("sip_enabled")?),
+        sip: SipState::from(row.int("sip_enabled")?),
     })
 }
 

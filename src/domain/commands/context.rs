@@ -88,22 +88,10 @@ pub enum Refusal {
 impl Refusal {
     /// Talk's name for the invalid value of the request.
     pub fn what(&self) -> Option<&'static str> {
-        match self {
-            Self::Invalid { what, .. } => Some(what),
-            Self::InvalidLobby(_) => Some("value"),
-            Self::NoRoom
-            | Self::NoParticipant
-            | Self::NoUser
-            | Self::NotJoined
-            | Self::LoginNeeded
-            | Self::SipNotAllowed
-            | Self::NotModerator
-            | Self::Forbidden(_)
-            | Self::WrongPassword
-            | Self::TooLong
-            | Self::Lobby
-            | Self::SipNotConfigured
-            | Self::AlreadyJoined(_) => None,
+        if let Self::Invalid { what, .. } = self {
+            Some(what)
+        } else {
+            matches!(self, Self::InvalidLobby(_)).then_some("value")
         }
     }
 }

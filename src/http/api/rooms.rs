@@ -180,7 +180,7 @@ pub(super) async fn create(
     AuthenticatedUser(caller): AuthenticatedUser,
     Params(request): Params<CreateRoomRequest>,
 ) -> OcsResult {
-    let (view, created) = if RoomType::from_number(request.room_type) == RoomType::OneToOne {
+    let (view, created) = if RoomType::from(request.room_type) == RoomType::OneToOne {
         api.service.one_to_one(&caller, &request.invite).await?
     } else {
         if !request.invite.is_empty() {

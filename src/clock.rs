@@ -5,15 +5,15 @@
 //! claim) carries the last sample forward with the monotonic clock of this machine, so that a wrong
 //! or stepping wall clock does no harm. No timer fires by a time that was carried forward.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::store::{self, Admin};
+use crate::store;
+use crate::store::Admin;
 
 /// The one clock of a process.
 #[derive(Debug)]

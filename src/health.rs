@@ -1,9 +1,7 @@
 //! What works at the moment: written by the loops, read by the probes and the watchdog.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 

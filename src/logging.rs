@@ -6,23 +6,20 @@
 //!
 //! The command line calls [`init`] once. Other modules use `tracing`, and [`causes`] for errors.
 
-use std::{
-    fs::File,
-    os::{fd::AsFd, unix::fs::MetadataExt},
-};
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::{
-    EnvFilter, Registry,
-    filter::Directive,
-    fmt::{self, FmtContext, FormatEvent, FormatFields, format::Writer},
-    layer::SubscriberExt,
-    registry::LookupSpan,
-    reload,
-    util::SubscriberInitExt,
-};
+use tracing_subscriber::filter::Directive;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -4,15 +4,15 @@
 //! wake the relay. Both are shortcuts: the relay also searches the outbox by itself, so nothing is
 //! lost with a handle. The relay stops after the last handle is dropped.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::{
-    sync::{Notify, mpsc},
-    time::Instant,
-};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
-use crate::{bus::PUBLISH_TIMEOUT, domain::OutboxEvent};
+use crate::bus::PUBLISH_TIMEOUT;
+use crate::domain::OutboxEvent;
 
 /// How long a claim holds: one round of publishing, and some time to wait for it. The events of a
 /// crashed process stay claimed for as long, so it is short.

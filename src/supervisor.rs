@@ -4,14 +4,13 @@
 //! error, a panic or an early return, ends the process, so that the service manager starts it again.
 //! `app` spawns the tasks; `cli` listens to the signals.
 
-use std::{future::Future, time::Duration};
+use std::future::Future;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    task::{JoinError, JoinSet},
-    time::{Instant, timeout_at},
-};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// Exit status after a second signal, as shells report an interrupted command.

@@ -4,13 +4,9 @@
 //! the environment nothing is sent. Readiness needs the database only: rooms open on time without
 //! the broker.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::time::interval;

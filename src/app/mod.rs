@@ -9,29 +9,34 @@ mod reload;
 mod tasks;
 mod validate;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::{net::TcpListener, sync::watch, time::sleep};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use self::reload::Reload;
 pub use self::reload::ReloadSource;
-use self::{reload::Reload, tasks::TaskSet, validate::validate};
-use crate::{
-    backoff::Backoff,
-    bus::{self, Bus},
-    clock::DatabaseClock,
-    config::{Config, ConfigError},
-    health::{Component, Health},
-    http::{self, api::Proxies},
-    logging,
-    store::{self, Database, StoreError},
-    supervisor::Supervisor,
-    systemd::SystemdNotifier,
-    tasks::{TaskContext, housekeeping::Schedules},
-    traces::{Exporter, Traces},
-};
+use self::tasks::TaskSet;
+use self::validate::validate;
+use crate::backoff::Backoff;
+use crate::bus::Bus;
+use crate::clock::DatabaseClock;
+use crate::config::{Config, ConfigError};
+use crate::health::{Component, Health};
+use crate::http::api::Proxies;
+use crate::store::{Database, StoreError};
+use crate::supervisor::Supervisor;
+use crate::systemd::SystemdNotifier;
+use crate::tasks::TaskContext;
+use crate::tasks::housekeeping::Schedules;
+use crate::traces::{Exporter, Traces};
+use crate::{bus, http, logging, store};
 
 /// After this time without progress the timer task counts as stuck, beyond the three uses of the
 /// database that one of its steps may take.

@@ -7,19 +7,20 @@
 
 use std::sync::Arc;
 
-use tokio::{signal::unix::Signal, sync::watch};
+use tokio::signal::unix::Signal;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{schedules, validate::validate};
-use crate::{
-    bus::Bus,
-    config::{Config, ConfigError},
-    health::{Component, Health},
-    logging::{self, LogLevel},
-    store::Database,
-    systemd::SystemdNotifier,
-    tasks::housekeeping::Schedules,
-};
+use super::schedules;
+use super::validate::validate;
+use crate::bus::Bus;
+use crate::config::{Config, ConfigError};
+use crate::health::{Component, Health};
+use crate::logging;
+use crate::logging::LogLevel;
+use crate::store::Database;
+use crate::systemd::SystemdNotifier;
+use crate::tasks::housekeeping::Schedules;
 
 /// Where a running program gets its changed configuration from.
 pub struct ReloadSource {

@@ -2,23 +2,22 @@
 
 use std::sync::Arc;
 
-use tokio::{net::TcpListener, sync::watch};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{App, Role};
-use crate::{
-    auth::{Accounts, Passwords},
-    cache::CacheSync,
-    http::{self, Limits, api::ApiDependencies},
-    relay::{self, RelayHandle},
-    rooms::{RoomService, Sip},
-    store::Database,
-    supervisor::Supervisor,
-    tasks::{
-        LobbyConsumer, OutboxRelay, TaskContext, TimerTask,
-        housekeeping::{Housekeeping, Retention, Schedules},
-    },
-};
+use crate::auth::{Accounts, Passwords};
+use crate::cache::CacheSync;
+use crate::http::Limits;
+use crate::http::api::ApiDependencies;
+use crate::relay::RelayHandle;
+use crate::rooms::{RoomService, Sip};
+use crate::store::Database;
+use crate::supervisor::Supervisor;
+use crate::tasks::housekeeping::{Housekeeping, Retention, Schedules};
+use crate::tasks::{LobbyConsumer, OutboxRelay, TaskContext, TimerTask};
+use crate::{http, relay};
 
 /// The tasks, and what they share.
 pub(super) struct TaskSet<'a> {

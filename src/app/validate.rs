@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use super::Role;
-use crate::{
-    config::{Config, ConfigError},
-    http::api::Proxies,
-    tasks::housekeeping::check_schedule,
-    traces::Exporter,
-};
+use crate::config::{Config, ConfigError};
+use crate::http::api::Proxies;
+use crate::tasks::housekeeping::check_schedule;
+use crate::traces::Exporter;
 
 /// A connection has to be established within `database.timeout`.
 const MIN_DATABASE_TIMEOUT: Duration = Duration::from_millis(100);

@@ -11,7 +11,9 @@ mod expiring_cache;
 mod passwords;
 mod throttle;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -19,14 +21,10 @@ pub use passwords::Passwords;
 pub use throttle::Throttle;
 pub(crate) use throttle::network;
 
-use self::{
-    expiring_cache::ExpiringCache,
-    passwords::{CACHE_TTL, DUMMY_HASH, Digest},
-};
-use crate::{
-    domain::User,
-    store::{StoreError, Users},
-};
+use self::expiring_cache::ExpiringCache;
+use self::passwords::{CACHE_TTL, DUMMY_HASH, Digest};
+use crate::domain::User;
+use crate::store::{StoreError, Users};
 
 /// Upper bound of a password that a client sends: anything longer is hardly meant as one.
 pub const MAX_PASSWORD_BYTES: usize = 4096;
@@ -147,18 +145,18 @@ impl Accounts {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        net::Ipv4Addr,
-        pin::pin,
-        sync::atomic::{AtomicUsize, Ordering},
-    };
+    use std::net::Ipv4Addr;
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use async_trait::async_trait;
     use chrono::{DateTime, Utc};
-    use futures_util::{FutureExt, future::join_all};
+    use futures_util::FutureExt;
+    use futures_util::future::join_all;
     use tokio::time::{advance, timeout};
 
-    use super::{passwords::HashPermit, *};
+    use super::passwords::HashPermit;
+    use super::*;
     use crate::store::Result;
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));

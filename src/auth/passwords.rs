@@ -4,21 +4,18 @@
 //! pool, away from the threads of the timers, and only a few run at a time. No password is kept: the
 //! cache holds digests, made with a key that ends with the process.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, Once},
-    thread,
-    time::Duration,
-};
+use std::net::IpAddr;
+use std::sync::{Arc, Once};
+use std::thread;
+use std::time::Duration;
 
-use argon2::{
-    Argon2,
-    password_hash::{Error, PasswordHasher, PasswordVerifier},
-};
+use argon2::Argon2;
+use argon2::password_hash::{Error, PasswordHasher, PasswordVerifier};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{expiring_cache::ExpiringCache, throttle::Throttle};
+use super::expiring_cache::ExpiringCache;
+use super::throttle::Throttle;
 
 /// How long a verified password, or a user, is used without another check. Clients poll every few
 /// seconds, each time with the password, so this saves nearly all hashes. In return, a changed

@@ -3,10 +3,8 @@
 //! Only failures count, per client address. A success does not reset the count; otherwise an attacker
 //! with one account could reset it between guesses.
 
-use std::{
-    net::{IpAddr, Ipv6Addr},
-    time::Duration,
-};
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
 
 use tokio::time::Instant;
 

@@ -4,10 +4,8 @@
 //! refusal says what is wrong and what was expected: the reason travels with the dead letter.
 
 use chrono::{DateTime, Utc};
-use serde::{
-    Deserialize, Serialize,
-    de::{DeserializeOwned, IgnoredAny},
-};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::domain::{

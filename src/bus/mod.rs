@@ -8,7 +8,8 @@ mod amqp;
 pub mod cloudevents;
 mod memory;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 

@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::room::{TTL, count_load, locked};
-use crate::{
-    domain::RoomToken,
-    store::{self, Rooms},
-};
+use crate::domain::RoomToken;
+use crate::store;
+use crate::store::Rooms;
 
 /// The rooms of one user.
 pub(super) struct CachedRoomList {

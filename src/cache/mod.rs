@@ -10,26 +10,21 @@ mod list;
 mod room;
 mod sync;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
-use self::{
-    list::CachedRoomList,
-    room::{AttendeeSnapshot, CachedRoom, RoomSnapshot, TTL, locked},
+use self::list::CachedRoomList;
+pub use self::room::Fingerprint;
+use self::room::{AttendeeSnapshot, CachedRoom, RoomSnapshot, TTL, locked};
+pub use self::sync::CacheSync;
+use crate::clock::DatabaseClock;
+use crate::domain::{
+    Actor, Attendee, LobbyChange, Reason, RoomId, RoomOverview, RoomToken, RoomUpdated, RoomVersion,
 };
-pub use self::{room::Fingerprint, sync::CacheSync};
-use crate::{
-    clock::DatabaseClock,
-    domain::{
-        Actor, Attendee, LobbyChange, Reason, RoomId, RoomOverview, RoomToken, RoomUpdated,
-        RoomVersion,
-    },
-    store::{self, Database},
-};
+use crate::store;
+use crate::store::Database;
 
 /// The rooms and room lists that clients ask for.
 pub struct RoomCache {

@@ -1,24 +1,19 @@
 //! One cached room: what all participants see of it, and the attendee record of each viewer.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use tokio::{
-    sync::{Mutex as AsyncMutex, watch},
-    time::Instant,
-};
+use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::time::Instant;
 
-use crate::{
-    domain::{
-        Actor, Attendee, Reason, Room, RoomOverview, RoomToken, RoomUpdated, RoomVersion, Version,
-    },
-    store::{self, Rooms},
+use crate::domain::{
+    Actor, Attendee, Reason, Room, RoomOverview, RoomToken, RoomUpdated, RoomVersion, Version,
 };
+use crate::store;
+use crate::store::Rooms;
 
 /// How long an unused room stays cached: longer than clients wait between their polls.
 pub(super) const TTL: Duration = Duration::from_mins(2);

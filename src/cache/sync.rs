@@ -6,25 +6,21 @@
 //! disconnected the cache is revalidated each second, and everything is invalidated when it
 //! connects again. `app` runs one [`CacheSync`] beside each API.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::{
-    sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
-};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{RoomCache, Updates};
-use crate::{
-    backoff::Backoff,
-    bus::{
-        Bus, BusError,
-        cloudevents::{self, Observed},
-    },
-    domain::LobbyChange,
-    health::{Component, Health},
-    logging,
-};
+use crate::backoff::Backoff;
+use crate::bus::cloudevents::Observed;
+use crate::bus::{Bus, BusError, cloudevents};
+use crate::domain::LobbyChange;
+use crate::health::{Component, Health};
+use crate::logging;
 
 /// How often the cache is revalidated while the listener is disconnected.
 const DISCONNECTED_INTERVAL: Duration = Duration::from_secs(1);

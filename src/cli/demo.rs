@@ -3,29 +3,26 @@
 //! It runs the real worker on the embedded defaults in a temporary folder, and acts as a conversation
 //! backend: it creates a room, publishes a lobby change, and waits for the update.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use clap::Args;
-use lobbyd::{
-    app::{App, Role},
-    bus::{Bus, MemoryBus, Message, cloudevents},
-    config::Config,
-    domain::{
-        Actor, Caller, EventId, Lobby, LobbyChange, LobbyState, ROOM_UPDATED, Room, RoomToken,
-        RoomType, RoomUpdated, Version,
-        commands::{CreateRoom, NewRoom},
-    },
-    logging::{self, LogFormat},
-    store::Database,
-    supervisor,
+use lobbyd::app::{App, Role};
+use lobbyd::bus::{Bus, MemoryBus, Message, cloudevents};
+use lobbyd::config::Config;
+use lobbyd::domain::commands::{CreateRoom, NewRoom};
+use lobbyd::domain::{
+    Actor, Caller, EventId, Lobby, LobbyChange, LobbyState, ROOM_UPDATED, Room, RoomToken,
+    RoomType, RoomUpdated, Version,
 };
+use lobbyd::logging::LogFormat;
+use lobbyd::store::Database;
+use lobbyd::{logging, supervisor};
 use serde::Deserialize;
-use tokio::{
-    sync::broadcast,
-    time::{Instant, sleep, timeout},
-};
+use tokio::sync::broadcast;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::print;

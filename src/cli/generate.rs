@@ -1,10 +1,8 @@
 //! `lobbyd generate`: man pages and shell completions, generated from the command line, so that they
 //! always agree with it. `make deb` runs it.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use anyhow::Context;
 use clap::{Args, Command, CommandFactory};

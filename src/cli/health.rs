@@ -1,19 +1,15 @@
 //! `lobbyd health`: queries the probes of the running program, for health checks of containers that
 //! contain no other program.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
 use lobbyd::config::Config;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 /// Bound of request and response. Container engines allow a health check some seconds.
 const TIMEOUT: Duration = Duration::from_secs(2);

@@ -9,19 +9,16 @@ mod health;
 mod publish;
 mod user;
 
-use std::{
-    io::{self, IsTerminal, Write},
-    path::{Path, PathBuf},
-};
+use std::io;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use lobbyd::{
-    app::{self, App, ReloadSource, Role},
-    config::{Config, ConfigError},
-    logging::{self, LogLevel},
-    supervisor,
-};
+use lobbyd::app::{App, ReloadSource, Role};
+use lobbyd::config::{Config, ConfigError};
+use lobbyd::logging::LogLevel;
+use lobbyd::{app, logging, supervisor};
 use tokio_util::sync::CancellationToken;
 
 /// Opens the lobby of every webinar room on time.

@@ -5,12 +5,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use clap::Args;
-use lobbyd::{
-    app,
-    bus::{Confirmation, cloudevents},
-    config::{Config, ConfigError},
-    domain::{EventId, Lobby, LobbyChange, LobbyState, RoomToken, Version},
-};
+use lobbyd::app;
+use lobbyd::bus::{Confirmation, cloudevents};
+use lobbyd::config::{Config, ConfigError};
+use lobbyd::domain::{EventId, Lobby, LobbyChange, LobbyState, RoomToken, Version};
 
 use super::print;
 

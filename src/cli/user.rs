@@ -1,19 +1,15 @@
 //! `lobbyd user`: adds, changes, removes and lists the users of the HTTP API, in the database.
 
-use std::{
-    collections::BTreeSet,
-    io::{self, BufRead},
-};
+use std::collections::BTreeSet;
+use std::io;
+use std::io::BufRead;
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
-use lobbyd::{
-    app,
-    auth::{MAX_PASSWORD_BYTES, Passwords},
-    config::Config,
-    domain,
-    store::Database,
-};
+use lobbyd::auth::{MAX_PASSWORD_BYTES, Passwords};
+use lobbyd::config::Config;
+use lobbyd::store::Database;
+use lobbyd::{app, domain};
 
 use super::print;
 

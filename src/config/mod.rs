@@ -16,13 +16,11 @@ use std::path::{Path, PathBuf};
 use ::config::{Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
 
-pub use self::{
-    error::ConfigError,
-    secret::{Secret, SecretUrl},
-    sections::{
-        DatabaseConfig, EventsConfig, HousekeepingConfig, HttpConfig, LogConfig, OpsConfig,
-        OutboxConfig, ShutdownConfig, SipConfig, TimersConfig, TracesConfig,
-    },
+pub use self::error::ConfigError;
+pub use self::secret::{Secret, SecretUrl};
+pub use self::sections::{
+    DatabaseConfig, EventsConfig, HousekeepingConfig, HttpConfig, LogConfig, OpsConfig,
+    OutboxConfig, ShutdownConfig, SipConfig, TimersConfig, TracesConfig,
 };
 
 /// The defaults, and the reference.

@@ -1,16 +1,15 @@
 //! The sections of the configuration, as types. `config/lobbyd.toml` documents their keys.
 
-use std::{
-    fmt,
-    net::SocketAddr,
-    num::{NonZeroU16, NonZeroU32, NonZeroUsize},
-    path::PathBuf,
-    str::FromStr,
-    time::Duration,
-};
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Secret, SecretUrl};
 use crate::logging::LogFormat;

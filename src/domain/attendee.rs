@@ -4,7 +4,10 @@ use bitflags::bitflags;
 use num_enum::{IntoPrimitive, TryFromPrimitive};
 use serde::Serialize;
 
-use super::{actor::Actor, call::CallFlags, lobby::LobbyState, room::Room};
+use super::actor::Actor;
+use super::call::CallFlags;
+use super::lobby::LobbyState;
+use super::room::Room;
 
 /// Talk's participant types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoPrimitive, TryFromPrimitive, Serialize)]

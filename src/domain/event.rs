@@ -5,12 +5,10 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    actor::Actor,
-    lobby::Lobby,
-    reason::Reason,
-    room::{Room, RoomToken, Version},
-};
+use super::actor::Actor;
+use super::lobby::Lobby;
+use super::reason::Reason;
+use super::room::{Room, RoomToken, Version};
 
 /// CloudEvents type of [`RoomUpdated`].
 pub const ROOM_UPDATED: &str = "room.updated.v1";

@@ -5,10 +5,8 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{
-    lobby::{Lobby, LobbyState},
-    room::{Room, RoomToken, Version},
-};
+use super::lobby::{Lobby, LobbyState};
+use super::room::{Room, RoomToken, Version};
 
 /// A lobby change that arrived as an event.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::{actor::Actor, reason::Reason};
+use super::actor::Actor;
+use super::reason::Reason;
 
 /// Longest chat message, in characters, as in Talk.
 pub const MAX_MESSAGE_CHARS: usize = 32_000;

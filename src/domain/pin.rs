@@ -1,6 +1,7 @@
 //! PINs with which users dial in to a room by telephone.
 
-use std::{collections::BTreeSet, ops::Range};
+use std::collections::BTreeSet;
+use std::ops::Range;
 
 /// PINs have seven digits, as in Talk.
 const PINS: Range<u32> = 1_000_000..10_000_000;

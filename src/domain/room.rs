@@ -1,12 +1,16 @@
 //! A room as the database holds it.
 
-use std::{borrow::Borrow, fmt};
+use std::borrow::Borrow;
+use std::fmt;
 
 use chrono::{DateTime, Utc};
 use num_enum::{FromPrimitive, IntoPrimitive};
 use serde::Serialize;
 
-use super::{actor::Actor, call::Call, lobby::Lobby, message::Message};
+use super::actor::Actor;
+use super::call::Call;
+use super::lobby::Lobby;
+use super::message::Message;
 
 /// Object types whose rooms can have a lobby, including rooms of no object. As in Talk's
 /// `RoomService::setLobby`; rooms of a file, a shared password or a phone call cannot.
@@ -126,19 +130,7 @@ impl Version {
 }
 
 /// Talk's room types.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromPrimitive,
-    IntoPrimitive,
-    Serialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, FromPrimitive, IntoPrimitive, Serialize)]
 #[repr(i64)]
 pub enum RoomType {
     OneToOne = 1,
@@ -162,19 +154,7 @@ impl RoomType {
 }
 
 /// SIP dial-in of a room.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromPrimitive,
-    IntoPrimitive,
-    Serialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, FromPrimitive, IntoPrimitive, Serialize)]
 #[repr(i64)]
 pub enum SipState {
     Disabled = 0,

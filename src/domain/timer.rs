@@ -5,12 +5,10 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{
-    event::RoomUpdated,
-    lobby::LobbyState,
-    reason::Reason,
-    room::{RoomId, RoomToken, RoomType, SipState, Version},
-};
+use super::event::RoomUpdated;
+use super::lobby::LobbyState;
+use super::reason::Reason;
+use super::room::{RoomId, RoomToken, RoomType, SipState, Version};
 
 /// A room whose timer is due.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,13 +5,11 @@
 
 use std::borrow::Cow;
 
-use super::{
-    actor::Actor,
-    attendee::{Attendee, ParticipantType, Permissions},
-    lobby::Lobby,
-    message::Message,
-    room::{Room, RoomOverview, SipState},
-};
+use super::actor::Actor;
+use super::attendee::{Attendee, ParticipantType, Permissions};
+use super::lobby::Lobby;
+use super::message::Message;
+use super::room::{Room, RoomOverview, SipState};
 
 /// What depends on the server's configuration and the viewer's account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -3,20 +3,21 @@
 //! It reports what [`Health`] and the metrics say, and decides nothing. It listens on an address of
 //! its own, so clients of the API can neither reach it nor occupy its connections.
 
-use std::{fmt::Write, sync::Arc};
+use std::fmt::Write;
+use std::sync::Arc;
 
-use axum::{
-    Router,
-    extract::{RawQuery, State},
-    http::{StatusCode, header::CONTENT_TYPE},
-    response::IntoResponse,
-    routing::get,
-};
+use axum::Router;
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::server::{self, Limits};
+use super::server;
+use super::server::Limits;
 use crate::health::{Component, Health};
 
 /// Enough for probes and some scrapers.

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use crate::{
-    domain::commands::Refusal,
-    store::{CommandError, StoreError},
-};
+use crate::domain::commands::Refusal;
+use crate::store::{CommandError, StoreError};
 
 pub type Result<T> = std::result::Result<T, RoomError>;
 

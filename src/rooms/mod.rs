@@ -11,30 +11,27 @@ mod presence;
 mod sip;
 mod token;
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use self::error::{Result, RoomError};
 use self::long_poll::poll_until;
-pub use self::{
-    error::{Result, RoomError},
-    presence::PresenceRecorder,
-    sip::Sip,
-};
+pub use self::presence::PresenceRecorder;
+pub use self::sip::Sip;
+use crate::auth::{Passwords, Throttle};
 pub use crate::cache::View;
-use crate::{
-    auth::{Passwords, Throttle},
-    cache::{ChangeListener, RoomCache},
-    clock::DatabaseClock,
-    domain::{
-        Actor, Attendee, Caller, ChatMessage, MessageQuery, RoomToken, RoomUpdated, User,
-        commands::{Command, CreateRoom, NewRoom, Refusal, Resource, require_moderator},
-    },
-    relay::RelayHandle,
-    store::{Changed, Created, Database},
+use crate::cache::{ChangeListener, RoomCache};
+use crate::clock::DatabaseClock;
+use crate::domain::commands::{Command, CreateRoom, NewRoom, Refusal, Resource, require_moderator};
+use crate::domain::{
+    Actor, Attendee, Caller, ChatMessage, MessageQuery, RoomToken, RoomUpdated, User,
 };
+use crate::relay::RelayHandle;
+use crate::store::{Changed, Created, Database};
 
 /// The rooms, as the API asks for them.
 pub struct RoomService {

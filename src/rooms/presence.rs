@@ -4,21 +4,17 @@
 //! written to the database in batches, so that a poll costs no statement. Housekeeping ends the
 //! sessions without activity. `app` runs one [`PresenceRecorder`] beside each API.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    clock::DatabaseClock,
-    domain::{Attendee, AttendeeId},
-    logging,
-    store::{self, Database},
-};
+use crate::clock::DatabaseClock;
+use crate::domain::{Attendee, AttendeeId};
+use crate::store::Database;
+use crate::{logging, store};
 
 /// How often activity is written: much more often than sessions expire.
 const INTERVAL: Duration = Duration::from_secs(30);

@@ -3,16 +3,13 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use super::{
-    Admin, Backlog,
-    connection::probe,
-    dialect::{Columns, Dialect, values},
-    error::Result,
-    migration,
-    pool::SqlStore,
-    rows::time_from_millis,
-    statements::{self, admin},
-};
+use super::connection::probe;
+use super::dialect::{Columns, Dialect, values};
+use super::error::Result;
+use super::pool::SqlStore;
+use super::rows::time_from_millis;
+use super::statements::admin;
+use super::{Admin, Backlog, migration, statements};
 
 #[async_trait]
 impl<D: Dialect> Admin for SqlStore<D> {

@@ -4,16 +4,14 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{
-    connection::{Transaction, expect_rows},
-    dialect::Dialect,
-    error::Result,
-    tables::outbox::new_event,
-};
+use super::connection::{Transaction, expect_rows};
+use super::dialect::Dialect;
+use super::error::Result;
+use super::tables::outbox::new_event;
+use crate::domain::commands::{Announcement, AttendeeChange, Changes, RoomChange};
 use crate::domain::{
     Actor, Attendee, AttendeeId, Caller, Content, LOBBY_CHANGED, LobbyChangedPayload, Message,
     NewMessage, ROOM_UPDATED, Room, RoomId, RoomUpdated,
-    commands::{Announcement, AttendeeChange, Changes, RoomChange},
 };
 
 /// Who makes a change, with the display name.

@@ -2,19 +2,15 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{
-    Changed, Created,
-    changes::{Author, Written},
-    connection::Transaction,
-    dialect::Dialect,
-    error::{CommandError, Result, StoreError},
+use super::changes::{Author, Written};
+use super::connection::Transaction;
+use super::dialect::Dialect;
+use super::error::{CommandError, Result, StoreError};
+use super::{Changed, Created};
+use crate::domain::commands::{
+    Command, CommandContext, NewRoom, OtherCounts, Refusal, Target, decide, initial_changes,
 };
-use crate::domain::{
-    Caller, ChatMessage, RoomToken,
-    commands::{
-        Command, CommandContext, NewRoom, OtherCounts, Refusal, Target, decide, initial_changes,
-    },
-};
+use crate::domain::{Caller, ChatMessage, RoomToken};
 
 impl<D: Dialect> Transaction<D> {
     /// Writes what belongs to a new room, whose row was just inserted.

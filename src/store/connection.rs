@@ -5,23 +5,18 @@
 //! returning it is bounded too. One that timed out, failed, or whose future was dropped is closed
 //! instead, and the database rolls back its transaction. Every method of the store uses this.
 
-use std::{
-    future::Future,
-    ops::{Deref, DerefMut},
-    time::Duration,
-};
+use std::future::Future;
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
-use sqlx::{Connection as _, Pool, pool::PoolConnection};
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout, timeout_at},
-};
+use sqlx::pool::PoolConnection;
+use sqlx::{Connection as _, Pool};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{
-    dialect::{ConnectOptions, Dialect, Value},
-    error::{CommandError, Result, StoreError},
-    statements::Statement,
-};
+use super::dialect::{ConnectOptions, Dialect, Value};
+use super::error::{CommandError, Result, StoreError};
+use super::statements::Statement;
 
 /// Bound of a connection that is made only to learn why the pool has none.
 const REASON_TIMEOUT: Duration = Duration::from_millis(500);

@@ -5,14 +5,13 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection, Pool, migrate::MigrateError};
+use sqlx::migrate::MigrateError;
+use sqlx::{Connection, Pool};
 use tokio::time::timeout;
 
-use super::{
-    connection,
-    dialect::{Dialect, MIGRATION_TIMEOUT, MIGRATIONS_TABLE},
-    error::{Result, StoreError},
-};
+use super::connection;
+use super::dialect::{Dialect, MIGRATION_TIMEOUT, MIGRATIONS_TABLE};
+use super::error::{Result, StoreError};
 
 pub(super) async fn migrate<D: Dialect>(pool: &Pool<D>, limit: Duration) -> Result<()> {
     // A connection that is closed afterwards, and with it every lock and setting.

@@ -30,15 +30,13 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{MySql, Postgres, Sqlite};
 
+pub use self::error::{CommandError, Result, StoreError};
+pub use self::pool::Options;
 use self::pool::SqlStore;
-pub use self::{
-    error::{CommandError, Result, StoreError},
-    pool::Options,
-};
+use crate::domain::commands::{Command, NewRoom, Resource};
 use crate::domain::{
     Actor, Applied, Attendee, AttendeeId, Caller, ChatMessage, EventId, LobbyChange, MessageQuery,
     OutboxEvent, Room, RoomId, RoomOverview, RoomToken, RoomUpdated, RoomVersion, User, Version,
-    commands::{Command, NewRoom, Resource},
 };
 
 /// What to do about a due room that another transaction has locked: of another worker, or of a

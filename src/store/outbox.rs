@@ -3,14 +3,12 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use super::{
-    Outbox,
-    dialect::{Dialect, values},
-    error::Result,
-    pool::SqlStore,
-    rows::to_json,
-    statements::{Statement, outbox as statements},
-};
+use super::Outbox;
+use super::dialect::{Dialect, values};
+use super::error::Result;
+use super::pool::SqlStore;
+use super::rows::to_json;
+use super::statements::{Statement, outbox as statements};
 use crate::domain::{EventId, OutboxEvent};
 
 #[async_trait]

@@ -1,19 +1,15 @@
 //! The pool of connections to one database.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sqlx::{Connection as _, Pool};
 use tokio::time::{Instant, timeout};
 
-use super::{
-    connection::{Connection, Transaction},
-    dialect::{Dialect, Value},
-    error::{Result, StoreError},
-    statements::Statement,
-};
+use super::connection::{Connection, Transaction};
+use super::dialect::{Dialect, Value};
+use super::error::{Result, StoreError};
+use super::statements::Statement;
 
 /// Bound of the test of an idle connection: it may have died without a sign.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);

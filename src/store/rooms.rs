@@ -3,19 +3,17 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use super::{
-    Changed, Created, InactiveSession, Rooms,
-    connection::Connection,
-    dialect::{Columns, Dialect, values},
-    error::{CommandError, Result},
-    pool::SqlStore,
-    rows::{self, to_json},
-    statements::{attendees, rooms},
-};
+use super::connection::Connection;
+use super::dialect::{Columns, Dialect, values};
+use super::error::{CommandError, Result};
+use super::pool::SqlStore;
+use super::rows::to_json;
+use super::statements::{attendees, rooms};
+use super::{Changed, Created, InactiveSession, Rooms, rows};
+use crate::domain::commands::{Command, NewRoom, Refusal, Resource, Target, can_read};
 use crate::domain::{
     Actor, Attendee, AttendeeId, Caller, ChatMessage, MessageQuery, Room, RoomId, RoomOverview,
     RoomToken, RoomVersion, Version,
-    commands::{Command, NewRoom, Refusal, Resource, Target, can_read},
 };
 
 #[async_trait]

@@ -5,10 +5,8 @@ use std::fmt::Display;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::{
-    dialect::Columns,
-    error::{Result, StoreError},
-};
+use super::dialect::Columns;
+use super::error::{Result, StoreError};
 use crate::domain::{
     Actor, ActorKind, Attendee, AttendeeId, Call, CallFlags, Content, DueTimer, EventId, Lobby,
     LobbyState, Message, OutboxEvent, ParticipantType, Permissions, Presence, Reason, Room, RoomId,

@@ -3,20 +3,18 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use super::{
-    Fired, LockPolicy, Timers,
-    changes::Author,
-    connection::Transaction,
-    dialect::{Columns, Dialect, values},
-    error::Result,
-    pool::SqlStore,
-    rows::{time_from_millis, time_from_seconds},
-    statements::rooms,
-    tables::outbox::new_event,
-};
+use super::changes::Author;
+use super::connection::Transaction;
+use super::dialect::{Columns, Dialect, values};
+use super::error::Result;
+use super::pool::SqlStore;
+use super::rows::{time_from_millis, time_from_seconds};
+use super::statements::rooms;
+use super::tables::outbox::new_event;
+use super::{Fired, LockPolicy, Timers};
+use crate::domain::commands::lobby_changes;
 use crate::domain::{
-    Applied, Decision, DueTimer, LobbyChange, OutboxEvent, ROOM_UPDATED, Reset, Version,
-    commands::lobby_changes, decide,
+    Applied, Decision, DueTimer, LobbyChange, OutboxEvent, ROOM_UPDATED, Reset, Version, decide,
 };
 
 #[async_trait]

@@ -3,14 +3,13 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use super::{
-    Rooms, Users,
-    dialect::{Dialect, values},
-    error::{CommandError, Result},
-    pool::SqlStore,
-    statements::users as statements,
-};
-use crate::domain::{Actor, Caller, User, commands::Command};
+use super::dialect::{Dialect, values};
+use super::error::{CommandError, Result};
+use super::pool::SqlStore;
+use super::statements::users as statements;
+use super::{Rooms, Users};
+use crate::domain::commands::Command;
+use crate::domain::{Actor, Caller, User};
 
 #[async_trait]
 impl<D: Dialect> Users for SqlStore<D> {

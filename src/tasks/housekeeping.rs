@@ -3,23 +3,21 @@
 //! The only module that uses tokio-cron-scheduler. Its jobs may be late, be skipped, or stop for good
 //! when the wall clock steps, so nothing time-critical depends on them.
 
-use std::{
-    future::Future,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 
 use super::TaskContext;
-use crate::{
-    domain::{Caller, commands::Command},
-    logging,
-    store::{self, CommandError, InactiveSession},
-};
+use crate::domain::Caller;
+use crate::domain::commands::Command;
+use crate::store::{CommandError, InactiveSession};
+use crate::{logging, store};
 
 /// Period of the daily summary.
 const DAY: Duration = Duration::from_hours(24);

@@ -6,29 +6,24 @@
 //! the current one waits, and the prefetch bounds the rest. Nothing is acknowledged before the
 //! commit.
 
-use std::{
-    convert::Infallible,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::convert::Infallible;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
-use tokio::{
-    sync::{Semaphore, mpsc},
-    time::sleep,
-};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{TaskContext, TimerWaker};
-use crate::{
-    backoff::{Backoff, retry},
-    bus::{BusError, Delivery, Subscription, cloudevents},
-    domain::{Applied, LobbyChange, Version},
-    health::Component,
-    logging,
-    store::StoreError,
-    traces::{Kind, Span},
-};
+use crate::backoff::{Backoff, retry};
+use crate::bus::{BusError, Delivery, Subscription, cloudevents};
+use crate::domain::{Applied, LobbyChange, Version};
+use crate::health::Component;
+use crate::logging;
+use crate::store::StoreError;
+use crate::traces::{Kind, Span};
 
 /// Delays between the checks for an event's room: first and longest.
 const ROOM_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));

@@ -20,13 +20,12 @@ pub use lobby_consumer::LobbyConsumer;
 pub use outbox_relay::OutboxRelay;
 pub use timers::{TimerTask, TimerWaker};
 
-use crate::{
-    bus::Bus,
-    clock::DatabaseClock,
-    health::Health,
-    store::{self, Database},
-    traces::Traces,
-};
+use crate::bus::Bus;
+use crate::clock::DatabaseClock;
+use crate::health::Health;
+use crate::store;
+use crate::store::Database;
+use crate::traces::Traces;
 
 /// What every task works with. Each task has a clone.
 #[derive(Clone)]

@@ -5,23 +5,22 @@
 //! outbox. A claim expires, so another relay picks up the events of a crashed process. The relay
 //! never creates an event: id and version were fixed when the row was written.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::TaskContext;
-use crate::{
-    backoff::{Backoff, retry},
-    bus::{BusError, Confirmation, Message, PUBLISH_TIMEOUT, cloudevents},
-    domain::{EventId, OutboxEvent},
-    health::Component,
-    logging,
-    relay::{Batch, CLAIM, RelayQueue},
-    store::StoreError,
-    traces::Span,
-};
+use crate::backoff::{Backoff, retry};
+use crate::bus::{BusError, Confirmation, Message, PUBLISH_TIMEOUT, cloudevents};
+use crate::domain::{EventId, OutboxEvent};
+use crate::health::Component;
+use crate::logging;
+use crate::relay::{Batch, CLAIM, RelayQueue};
+use crate::store::StoreError;
+use crate::traces::Span;
 
 /// How often the outbox is searched for events that nothing announced.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);

@@ -6,20 +6,20 @@
 //! fires early, whatever the clocks of this machine do. The task holds no timers in memory and
 //! publishes nothing: it passes the events of the rooms to the relay.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::{sync::Notify, time::sleep};
+use tokio::sync::Notify;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::TaskContext;
-use crate::{
-    backoff::Backoff,
-    health::Component,
-    logging,
-    relay::{BatchPermit, RelayHandle},
-    store::{self, Fired, LockPolicy},
-};
+use crate::backoff::Backoff;
+use crate::health::Component;
+use crate::relay::{BatchPermit, RelayHandle};
+use crate::store::{Fired, LockPolicy};
+use crate::{logging, store};
 
 /// Longest sleep. It bounds how late a timer fires that another process armed.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);

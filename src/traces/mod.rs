@@ -13,16 +13,15 @@
 #[cfg_attr(not(feature = "otlp"), path = "none.rs")]
 mod exporter;
 
-use std::{fmt, sync::Arc};
+use std::fmt;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 
 pub use self::exporter::Exporter;
-use crate::{
-    clock::DatabaseClock,
-    domain::{EventId, OutboxEvent, TraceParent},
-};
+use crate::clock::DatabaseClock;
+use crate::domain::{EventId, OutboxEvent, TraceParent};
 
 /// Spans that wait for the exporter: those of some seconds of a burst.
 const CAPACITY: usize = 8192;

@@ -3,19 +3,16 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lapin::{
-    Acker, BasicProperties, Channel, Connection, Consumer,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
-    types::{FieldTable, ShortString},
-    uri::AMQPUri,
-};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{FieldTable, ShortString};
+use lapin::uri::AMQPUri;
+use lapin::{Acker, BasicProperties, Channel, Connection, Consumer};
 use tokio::sync::watch;
 
-use super::{Broker, TRACEPARENT, answered, next_delivery, publisher::Publisher};
-use crate::{
-    bus::{Delivery, Receipt, Result, Subscription},
-    domain::TraceParent,
-};
+use super::publisher::Publisher;
+use super::{Broker, TRACEPARENT, answered, next_delivery};
+use crate::bus::{Delivery, Receipt, Result, Subscription};
+use crate::domain::TraceParent;
 
 /// A consumer on a connection of its own. Dropping it closes the connection.
 pub(super) struct AmqpSubscription {

@@ -1,12 +1,10 @@
 //! The listening connection: every process of the API hears every room update.
 
 use async_trait::async_trait;
-use lapin::{
-    Channel, Connection, Consumer,
-    options::BasicConsumeOptions,
-    types::{FieldTable, ShortString},
-    uri::AMQPUri,
-};
+use lapin::options::BasicConsumeOptions;
+use lapin::types::{FieldTable, ShortString};
+use lapin::uri::AMQPUri;
+use lapin::{Channel, Connection, Consumer};
 use tokio::sync::watch;
 
 use super::{Broker, answered, next_delivery, topology};

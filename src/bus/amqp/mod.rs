@@ -11,28 +11,20 @@ mod listener;
 mod publisher;
 mod topology;
 
-use std::{
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use lapin::{
-    Connection, ConnectionProperties, Consumer,
-    message::Delivery as LapinDelivery,
-    uri::{AMQPScheme, AMQPUri},
-};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    sync::watch,
-    time::timeout,
-};
+use lapin::message::Delivery as LapinDelivery;
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{Connection, ConnectionProperties, Consumer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use self::publisher::Publisher;
 use super::{Bus, BusError, Confirmation, Listener, Message, Options, Result, Subscription};

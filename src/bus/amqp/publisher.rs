@@ -1,27 +1,21 @@
 //! The publishing connection: persistent, mandatory, confirmed.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use futures_util::future::join_all;
-use lapin::{
-    BasicProperties, Channel, Connection, PublisherConfirm,
-    message::BasicReturnMessage,
-    options::{BasicPublishOptions, ConfirmSelectOptions},
-    types::{AMQPValue, FieldTable},
-    uri::AMQPUri,
-};
-use tokio::{
-    sync::{Mutex, watch},
-    time::{Instant, timeout_at},
-};
+use lapin::message::BasicReturnMessage;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::uri::AMQPUri;
+use lapin::{BasicProperties, Channel, Connection, PublisherConfirm};
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, timeout_at};
 
 use super::{Broker, TRACEPARENT, answered, broker, say_goodbye};
-use crate::{
-    bus::{
-        BusError, Confirmation, Message, PUBLISH_TIMEOUT, Result, cloudevents::CLOUDEVENTS_JSON,
-    },
-    logging,
-};
+use crate::bus::cloudevents::CLOUDEVENTS_JSON;
+use crate::bus::{BusError, Confirmation, Message, PUBLISH_TIMEOUT, Result};
+use crate::logging;
 
 /// AMQP's delivery mode of messages that survive a restart of the broker.
 const PERSISTENT: u8 = 2;

@@ -1,9 +1,8 @@
 //! Rules of the call.
 
-use super::{
-    AttendeeChange, BulkChange, Changes, CommandContext, Refusal, RoomChange,
-    changes::Announcement, context::invalid,
-};
+use super::changes::Announcement;
+use super::context::invalid;
+use super::{AttendeeChange, BulkChange, Changes, CommandContext, Refusal, RoomChange};
 use crate::domain::{Attendee, Call, CallFlags, Permissions, Presence, Reason};
 
 pub(super) fn join(context: &CommandContext<'_>, flags: CallFlags) -> Result<Changes, Refusal> {

@@ -1,8 +1,8 @@
 //! Rules of the chat.
 
-use super::{
-    Changes, CommandContext, Refusal, RoomChange, changes::Announcement, context::invalid,
-};
+use super::changes::Announcement;
+use super::context::invalid;
+use super::{Changes, CommandContext, Refusal, RoomChange};
 use crate::domain::{MAX_MESSAGE_CHARS, Message, NewMessage, Permissions, Reason};
 
 pub(super) fn send(context: &CommandContext<'_>, message: &NewMessage) -> Result<Changes, Refusal> {

@@ -2,13 +2,11 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{
-    AttendeeChange, Changes, Refusal, RoomChange,
-    changes::Announcement,
-    context::invalid,
-    participants::new_attendee,
-    settings::{checked_description, checked_name, lobby_changes, requested_lobby},
-};
+use super::changes::Announcement;
+use super::context::invalid;
+use super::participants::new_attendee;
+use super::settings::{checked_description, checked_name, lobby_changes, requested_lobby};
+use super::{AttendeeChange, Changes, Refusal, RoomChange};
 use crate::domain::{
     Actor, Attendee, Caller, Lobby, LobbyRequest, LobbyState, ParticipantType, Reason, Room,
     RoomType,

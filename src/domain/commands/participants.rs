@@ -1,9 +1,9 @@
 //! Rules of who takes part in a room, and with which participant type and permissions.
 
-use super::{
-    AttendeeChange, BulkChange, Changes, CommandContext, Refusal, RoomChange,
-    changes::Announcement, context::invalid, settings::deletion,
-};
+use super::changes::Announcement;
+use super::context::invalid;
+use super::settings::deletion;
+use super::{AttendeeChange, BulkChange, Changes, CommandContext, Refusal, RoomChange};
 use crate::domain::{
     Actor, Attendee, AttendeeId, CallFlags, ParticipantType, PermissionChange, Permissions,
     Presence, Reason, Room, RoomType, SipState,

@@ -2,10 +2,9 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{
-    BulkChange, Changes, CommandContext, Refusal, RoomChange, RoomSettings, changes::Announcement,
-    context::invalid,
-};
+use super::changes::Announcement;
+use super::context::invalid;
+use super::{BulkChange, Changes, CommandContext, Refusal, RoomChange, RoomSettings};
 use crate::domain::{
     InvalidLobby, Lobby, LobbyRequest, LobbyState, Reason, Room, RoomType, SipState, Version,
 };

@@ -7,26 +7,22 @@
 
 use std::net::IpAddr;
 
-use axum::{
-    extract::FromRequestParts,
-    http::{HeaderMap, StatusCode, header, request::Parts},
-};
-use axum_extra::extract::{
-    CookieJar,
-    cookie::{Cookie, SameSite},
-};
-use headers::{
-    Authorization, HeaderMapExt,
-    authorization::{Basic, Credentials},
-};
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum_extra::extract::CookieJar;
+use axum_extra::extract::cookie::{Cookie, SameSite};
+use headers::authorization::{Basic, Credentials};
+use headers::{Authorization, HeaderMapExt};
 use rand::distr::{Alphanumeric, SampleString};
 
-use super::{Api, digest, ocs::OcsError, proxies::Origin};
-use crate::{
-    auth::MAX_PASSWORD_BYTES,
-    domain::{Actor, Caller, User, commands::Refusal},
-    http::server::Peer,
-};
+use super::ocs::OcsError;
+use super::proxies::Origin;
+use super::{Api, digest};
+use crate::auth::MAX_PASSWORD_BYTES;
+use crate::domain::commands::Refusal;
+use crate::domain::{Actor, Caller, User};
+use crate::http::server::Peer;
 
 /// Name of the cookie with a guest's secret.
 pub(super) const GUEST_COOKIE: &str = "lobbyd_guest";

@@ -6,20 +6,17 @@
 use axum::extract::State;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::{
-    Api,
-    auth::UserOrGuest,
-    dto::PeerDto,
-    ocs::{Ocs, OcsResponse, OcsResult},
-    openapi::{Done, InLobby, NoRoom, NotJoined},
-    params::{Params, RoomPath, flag, integer, optional_integer},
-};
-use crate::domain::{
-    CallFlags,
-    commands::{Command, Resource},
-};
+use super::Api;
+use super::auth::UserOrGuest;
+use super::dto::PeerDto;
+use super::ocs::{Ocs, OcsResponse, OcsResult};
+use super::openapi::{Done, InLobby, NoRoom, NotJoined};
+use super::params::{Params, RoomPath, flag, integer, optional_integer};
+use crate::domain::CallFlags;
+use crate::domain::commands::{Command, Resource};
 
 /// As in Talk, a participant who joins without flags has audio and video.
 const DEFAULT_FLAGS: CallFlags = CallFlags::IN_CALL.union(CallFlags::AUDIO).union(CallFlags::VIDEO);

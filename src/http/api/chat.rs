@@ -5,24 +5,22 @@
 
 use std::time::Duration;
 
-use axum::{
-    extract::State,
-    http::{HeaderName, StatusCode},
-};
+use axum::extract::State;
+use axum::http::{HeaderName, StatusCode};
 use serde::Deserialize;
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::{
-    Api,
-    auth::UserOrGuest,
-    dto::MessageDto,
-    ocs::{Ocs, OcsError, OcsResponse, OcsResult},
-    openapi::{InLobby, NoRoom},
-    params::{Params, RoomPath, flag, integer, optional_integer, text},
-};
-use crate::domain::{MessageQuery, NewMessage, commands::Command};
+use super::Api;
+use super::auth::UserOrGuest;
+use super::dto::MessageDto;
+use super::ocs::{Ocs, OcsError, OcsResponse, OcsResult};
+use super::openapi::{InLobby, NoRoom};
+use super::params::{Params, RoomPath, flag, integer, optional_integer, text};
+use crate::domain::commands::Command;
+use crate::domain::{MessageQuery, NewMessage};
 
 /// Messages per response, by default and at most, as in Talk.
 const DEFAULT_LIMIT: i64 = 100;

@@ -6,20 +6,18 @@
 
 use std::time::Duration;
 
-use axum::{
-    extract::FromRequestParts,
-    http::{HeaderMap, HeaderName, request::Parts},
-};
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName};
 use headers::{ETag, HeaderMapExt, IfNoneMatch};
 use tokio::time::Instant;
 use utoipa::{IntoParams, IntoResponses};
 
-use super::{
-    digest,
-    dto::RoomDto,
-    ocs::{Form, OcsError, OcsResponse},
-};
-use crate::{domain::ViewerCapabilities, rooms::View};
+use super::digest;
+use super::dto::RoomDto;
+use super::ocs::{Form, OcsError, OcsResponse};
+use crate::domain::ViewerCapabilities;
+use crate::rooms::View;
 
 /// Longest time that a long poll waits, in seconds.
 const MAX_WAIT: u64 = 60;

@@ -3,25 +3,25 @@
 //!
 //! They apply to every path, also to unknown ones. None of them knows what a request asks for.
 
-use std::{any::Any, time::Duration};
+use std::any::Any;
+use std::time::Duration;
 
-use axum::{
-    Router,
-    extract::{DefaultBodyLimit, Request},
-    http::{HeaderName, Method, StatusCode, header},
-    middleware::{Next, from_fn, map_request},
-    response::{IntoResponse, Response},
-};
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderName, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn, map_request};
+use axum::response::{IntoResponse, Response};
 use tokio::time::{Instant, timeout};
 use tower::ServiceBuilder;
-use tower_http::{
-    catch_panic::CatchPanicLayer,
-    csrf::{CsrfLayer, ProtectionError},
-    request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::csrf::{CsrfLayer, ProtectionError};
+use tower_http::request_id::{
+    MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
 };
 use tracing::Instrument;
 
-use super::ocs::{self, OcsError};
+use super::ocs;
+use super::ocs::OcsError;
 
 /// Largest body of a request, in bytes: a chat message of 32,000 characters, each encoded in twelve
 /// bytes, as JSON and forms may do.
@@ -129,7 +129,9 @@ fn refuse_cross_site(_error: ProtectionError) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use axum::{body::Body, http::HeaderValue, routing::post};
+    use axum::body::Body;
+    use axum::http::HeaderValue;
+    use axum::routing::post;
     use tower::Service;
 
     use super::*;

@@ -25,29 +25,26 @@ mod rooms;
 mod server_info;
 mod webinar;
 
-use std::{fmt::Write, sync::Arc};
+use std::fmt::Write;
+use std::sync::Arc;
 
-use axum::{
-    Router,
-    http::{HeaderName, StatusCode},
-    routing::get,
-};
+use axum::Router;
+use axum::http::{HeaderName, StatusCode};
+use axum::routing::get;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 
+use self::dto::RoomDto;
+use self::ocs::{OcsError, OcsResponse, OcsResult};
 pub use self::proxies::Proxies;
-use self::{
-    dto::RoomDto,
-    ocs::{OcsError, OcsResponse, OcsResult},
-};
-use super::server::{self, Limits};
-use crate::{
-    auth::Accounts,
-    domain::{Caller, RoomToken, ViewerCapabilities, commands::Command},
-    rooms::{RoomService, View},
-};
+use super::server;
+use super::server::Limits;
+use crate::auth::Accounts;
+use crate::domain::commands::Command;
+use crate::domain::{Caller, RoomToken, ViewerCapabilities};
+use crate::rooms::{RoomService, View};
 
 /// Identifies the server's configuration: clients reload the capabilities when it changes.
 const TALK_HASH: HeaderName = HeaderName::from_static("x-nextcloud-talk-hash");

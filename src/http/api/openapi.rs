@@ -7,24 +7,20 @@
 
 use std::sync::Arc;
 
-use axum::{
-    extract::State,
-    http::header,
-    response::{IntoResponse, Response},
-};
-use utoipa::{
-    IntoResponses, Modify, OpenApi, PartialSchema, ToSchema,
-    openapi::{
-        self, Content, ObjectBuilder, RefOr, Required,
-        path::Operation,
-        request_body::RequestBody,
-        schema::{Schema, SchemaType, Type},
-        security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
-    },
-};
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::request_body::RequestBody;
+use utoipa::openapi::schema::{Schema, SchemaType, Type};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{Content, ObjectBuilder, RefOr, Required};
+use utoipa::{IntoResponses, Modify, OpenApi, PartialSchema, ToSchema, openapi};
 use utoipa_axum::router::OpenApiRouter;
 
-use super::{Api, auth::GUEST_COOKIE, ocs::Ocs};
+use super::Api;
+use super::auth::GUEST_COOKIE;
+use super::ocs::Ocs;
 
 const JSON: &str = "application/json";
 const XML: &str = "application/xml";

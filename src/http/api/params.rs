@@ -6,20 +6,18 @@
 //! that names it. What a value means, and which values a room allows, is decided by `domain`.
 //! Handlers use this module through the extractors [`RoomPath`] and [`Params`].
 
-use axum::{
-    body::Bytes,
-    extract::{FromRequest, FromRequestParts, Path, Request},
-    http::{HeaderMap, StatusCode, header, request::Parts},
-};
-use serde::{
-    Deserialize, Deserializer,
-    de::{DeserializeOwned, Error},
-};
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use utoipa::IntoParams;
 
 use super::ocs::OcsError;
-use crate::domain::{RoomToken, commands::Refusal};
+use crate::domain::RoomToken;
+use crate::domain::commands::Refusal;
 
 /// The token in the path. A text that cannot be a token is answered like an unknown room.
 #[derive(IntoParams)]

@@ -7,23 +7,19 @@ use axum::extract::State;
 use axum_extra::extract::CookieJar;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::{
-    Api,
-    auth::{Requester, UserOrGuest},
-    dto::{ParticipantDto, RoomDto},
-    ocs::{Ocs, OcsError, OcsResponse, OcsResult},
-    openapi::{Done, InLobby, NoAttendee, NoRoom, NotModerator},
-    params::{Params, RoomPath, flag, integer, text},
-    rooms::check_password,
-};
-use crate::domain::{
-    AttendeeId, PermissionChange, Permissions,
-    commands::{AttendeeCommand, Command, Resource},
-    participants_for,
-};
+use super::Api;
+use super::auth::{Requester, UserOrGuest};
+use super::dto::{ParticipantDto, RoomDto};
+use super::ocs::{Ocs, OcsError, OcsResponse, OcsResult};
+use super::openapi::{Done, InLobby, NoAttendee, NoRoom, NotModerator};
+use super::params::{Params, RoomPath, flag, integer, text};
+use super::rooms::check_password;
+use crate::domain::commands::{AttendeeCommand, Command, Resource};
+use crate::domain::{AttendeeId, PermissionChange, Permissions, participants_for};
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()

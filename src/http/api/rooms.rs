@@ -5,31 +5,24 @@
 
 use std::time::Duration;
 
-use axum::{
-    extract::State,
-    http::{HeaderName, StatusCode},
-};
+use axum::extract::State;
+use axum::http::{HeaderName, StatusCode};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::{
-    Api, TALK_HASH,
-    auth::{AuthenticatedUser, Requester, UserOrGuest},
-    dto::RoomDto,
-    etag::{Conditional, NotModified},
-    ocs::{Ocs, OcsError, OcsResponse, OcsResult},
-    openapi::{Done, NoRoom, NotModerator},
-    params::{Params, RoomPath, integer, optional_integer, text},
-};
-use crate::{
-    auth::MAX_PASSWORD_BYTES,
-    domain::{
-        LobbyRequest, RoomType,
-        commands::{Command, CreateRoom},
-    },
-    rooms::View,
-};
+use super::auth::{AuthenticatedUser, Requester, UserOrGuest};
+use super::dto::RoomDto;
+use super::etag::{Conditional, NotModified};
+use super::ocs::{Ocs, OcsError, OcsResponse, OcsResult};
+use super::openapi::{Done, NoRoom, NotModerator};
+use super::params::{Params, RoomPath, integer, optional_integer, text};
+use super::{Api, TALK_HASH};
+use crate::auth::MAX_PASSWORD_BYTES;
+use crate::domain::commands::{Command, CreateRoom};
+use crate::domain::{LobbyRequest, RoomType};
+use crate::rooms::View;
 
 /// A time before the list was read, for `modifiedSince` of the next request.
 const MODIFIED_BEFORE: HeaderName = HeaderName::from_static("x-nextcloud-talk-modified-before");

@@ -8,18 +8,15 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::{
-    Api, TALK_HASH,
-    auth::{AuthenticatedUser, Requester},
-    digest,
-    ocs::{Ocs, OcsResponse, OcsResult},
-};
-use crate::{
-    domain::{Actor, MAX_MESSAGE_CHARS, commands::MAX_DESCRIPTION_CHARS},
-    rooms::Sip,
-};
+use super::auth::{AuthenticatedUser, Requester};
+use super::ocs::{Ocs, OcsResponse, OcsResult};
+use super::{Api, TALK_HASH, digest};
+use crate::domain::commands::MAX_DESCRIPTION_CHARS;
+use crate::domain::{Actor, MAX_MESSAGE_CHARS};
+use crate::rooms::Sip;
 
 /// Talk's names of the features that lobbyd has.
 const FEATURES: [&str; 21] = [

@@ -7,23 +7,20 @@ mod mysql;
 mod postgres;
 mod sqlite;
 
-use std::{future::Future, time::Duration};
+use std::future::Future;
+use std::time::Duration;
 
-use sqlx::{
-    Connection, Database, Error, Executor, MySql, Postgres, Row, SqlSafeStr, Sqlite,
-    error::DatabaseError,
-    migrate::{Migrate, MigrateError, Migrator},
-    mysql::MySqlRow,
-    pool::PoolOptions,
-    postgres::PgRow,
-    query::Query,
-    sqlite::SqliteRow,
-};
+use sqlx::error::DatabaseError;
+use sqlx::migrate::{Migrate, MigrateError, Migrator};
+use sqlx::mysql::MySqlRow;
+use sqlx::pool::PoolOptions;
+use sqlx::postgres::PgRow;
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Connection, Database, Error, Executor, MySql, Postgres, Row, SqlSafeStr, Sqlite};
 
-use super::{
-    error::{Result, StoreError},
-    statements::Statement,
-};
+use super::error::{Result, StoreError};
+use super::statements::Statement;
 use crate::domain::{AttendeeId, RoomId, RoomToken};
 
 /// The table in which sqlx records the migrations that were applied. sqlx's own name may belong to

@@ -2,17 +2,13 @@
 
 use std::time::Duration;
 
-use sqlx::{
-    AssertSqlSafe, Error, Executor, MySql, MySqlConnection,
-    migrate::{Migrate, MigrateError, Migrator},
-    mysql::{MySqlConnectOptions, MySqlPoolOptions},
-};
+use sqlx::migrate::{Migrate, MigrateError, Migrator};
+use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
+use sqlx::{AssertSqlSafe, Error, Executor, MySql, MySqlConnection};
 
 use super::{Dialect, MIGRATION_TIMEOUT, MIGRATIONS_TABLE};
-use crate::store::{
-    error::{Result, StoreError},
-    statements::Statement,
-};
+use crate::store::error::{Result, StoreError};
+use crate::store::statements::Statement;
 
 impl Dialect for MySql {
     const BEGIN: &'static str = "START TRANSACTION";

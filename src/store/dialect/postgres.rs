@@ -2,17 +2,13 @@
 
 use std::time::Duration;
 
-use sqlx::{
-    Executor, PgConnection, Postgres,
-    migrate::{MigrateError, Migrator},
-    postgres::PgConnectOptions,
-};
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Executor, PgConnection, Postgres};
 
 use super::Dialect;
-use crate::store::{
-    error::{Result, StoreError},
-    statements::Statement,
-};
+use crate::store::error::{Result, StoreError};
+use crate::store::statements::Statement;
 
 impl Dialect for Postgres {
     const BEGIN: &'static str = "BEGIN";

@@ -2,18 +2,14 @@
 
 use std::time::Duration;
 
-use sqlx::{
-    Connection, Error, Sqlite, SqliteConnection,
-    error::DatabaseError,
-    migrate::{MigrateError, Migrator},
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
-};
+use sqlx::error::DatabaseError;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{Connection, Error, Sqlite, SqliteConnection};
 
 use super::Dialect;
-use crate::store::{
-    error::{Result, StoreError},
-    statements::Statement,
-};
+use crate::store::error::{Result, StoreError};
+use crate::store::statements::Statement;
 
 /// How long a writer waits for another one, as a part of the time that one use may take: the rest
 /// is for the work itself.

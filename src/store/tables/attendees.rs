@@ -2,19 +2,13 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::{
-    domain::{
-        Actor, Attendee, AttendeeId, Pins, RoomId,
-        commands::{BulkChange, OtherCounts, Target},
-    },
-    store::{
-        connection::{Connection, Transaction, expect_rows},
-        dialect::{Columns, Dialect, values},
-        error::Result,
-        rows,
-        statements::attendees as statements,
-    },
-};
+use crate::domain::commands::{BulkChange, OtherCounts, Target};
+use crate::domain::{Actor, Attendee, AttendeeId, Pins, RoomId};
+use crate::store::connection::{Connection, Transaction, expect_rows};
+use crate::store::dialect::{Columns, Dialect, values};
+use crate::store::error::Result;
+use crate::store::rows;
+use crate::store::statements::attendees as statements;
 
 const TABLE: &str = "lobbyd_attendees";
 

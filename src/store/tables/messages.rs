@@ -3,16 +3,13 @@
 use chrono::{DateTime, Utc};
 use serde_json::json;
 
-use crate::{
-    domain::{ChatMessage, Content, Message, MessageQuery, Room, RoomId},
-    store::{
-        connection::{Connection, Transaction, expect_rows},
-        dialect::{Columns, Dialect, values},
-        error::Result,
-        rows::{self, to_json},
-        statements::messages as statements,
-    },
-};
+use crate::domain::{ChatMessage, Content, Message, MessageQuery, Room, RoomId};
+use crate::store::connection::{Connection, Transaction, expect_rows};
+use crate::store::dialect::{Columns, Dialect, values};
+use crate::store::error::Result;
+use crate::store::rows;
+use crate::store::rows::to_json;
+use crate::store::statements::messages as statements;
 
 /// Bodies of one answer, in bytes, after which it ends: the next one continues from there.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;

@@ -4,16 +4,13 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{
-    domain::{EventId, OutboxEvent, RoomToken},
-    store::{
-        connection::{Transaction, expect_rows},
-        dialect::{Dialect, values},
-        error::Result,
-        rows::{self, to_json},
-        statements::outbox as statements,
-    },
-};
+use crate::domain::{EventId, OutboxEvent, RoomToken};
+use crate::store::connection::{Transaction, expect_rows};
+use crate::store::dialect::{Dialect, values};
+use crate::store::error::Result;
+use crate::store::rows;
+use crate::store::rows::to_json;
+use crate::store::statements::outbox as statements;
 
 const TABLE: &str = "lobbyd_outbox";
 

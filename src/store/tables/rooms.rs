@@ -3,20 +3,16 @@
 use chrono::{DateTime, Utc};
 use serde_json::json;
 
-use crate::{
-    domain::{
-        Actor, DueTimer, Lobby, Reset, Room, RoomId, RoomOverview, RoomToken, Version,
-        commands::{NewRoom, RoomSettings, Target},
-    },
-    store::{
-        LockPolicy,
-        connection::{Connection, Transaction, expect_rows},
-        dialect::{Columns, Dialect, values},
-        error::Result,
-        rows::{self, to_json},
-        statements::rooms as statements,
-    },
+use crate::domain::commands::{NewRoom, RoomSettings, Target};
+use crate::domain::{
+    Actor, DueTimer, Lobby, Reset, Room, RoomId, RoomOverview, RoomToken, Version,
 };
+use crate::store::connection::{Connection, Transaction, expect_rows};
+use crate::store::dialect::{Columns, Dialect, values};
+use crate::store::error::Result;
+use crate::store::rows::to_json;
+use crate::store::statements::rooms as statements;
+use crate::store::{LockPolicy, rows};
 
 const TABLE: &str = "lobbyd_rooms";
 

@@ -1,14 +1,10 @@
 //! Users and their groups.
 
-use crate::{
-    domain::User,
-    store::{
-        connection::{Connection, Transaction},
-        dialect::{Columns, Dialect, values},
-        error::Result,
-        statements::users as statements,
-    },
-};
+use crate::domain::User;
+use crate::store::connection::{Connection, Transaction};
+use crate::store::dialect::{Columns, Dialect, values};
+use crate::store::error::Result;
+use crate::store::statements::users as statements;
 
 impl<D: Dialect> Connection<D> {
     /// Reads a user and the hash of the password.

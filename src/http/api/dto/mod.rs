@@ -8,8 +8,6 @@ mod message;
 mod participant;
 mod room;
 
-pub(super) use self::{
-    message::MessageDto,
-    participant::{ParticipantDto, PeerDto},
-    room::RoomDto,
-};
+pub(super) use self::message::MessageDto;
+pub(super) use self::participant::{ParticipantDto, PeerDto};
+pub(super) use self::room::RoomDto;

@@ -3,21 +3,19 @@
 //! Whether something is refused is decided by `domain`. The causes of internal errors are logged
 //! here, and never sent. Every extractor and handler returns this error.
 
-use std::{fmt::Display, time::Duration};
+use std::fmt::Display;
+use std::time::Duration;
 
-use axum::{
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
-};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::OcsResponse;
-use crate::{
-    auth::LoginError,
-    domain::{Presence, commands::Refusal},
-    logging,
-    rooms::RoomError,
-};
+use crate::auth::LoginError;
+use crate::domain::Presence;
+use crate::domain::commands::Refusal;
+use crate::logging;
+use crate::rooms::RoomError;
 
 /// How users log in, RFC 7617.
 const CHALLENGE: &str = "Basic realm=\"lobbyd\", charset=\"UTF-8\"";

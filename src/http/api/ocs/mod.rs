@@ -9,13 +9,11 @@ mod xml;
 
 use std::fmt::Display;
 
-use axum::{
-    body::Body,
-    extract::Request,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
-    middleware::Next,
-    response::{IntoResponse, Response},
-};
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use headers::{Header, HeaderMapExt};
 use serde::Serialize;
 use serde_json::{Value, json};

@@ -3,10 +3,8 @@
 //!
 //! It writes what [`render`](super::render) gives it, and knows neither requests nor rooms.
 
-use quick_xml::{
-    Writer,
-    events::{BytesDecl, BytesText, Event},
-};
+use quick_xml::Writer;
+use quick_xml::events::{BytesDecl, BytesText, Event};
 use serde_json::{Value, json};
 
 use super::{Envelope, Meta, Ocs};

@@ -1,11 +1,14 @@
-//! What works at the moment: written by the loops, read by the probes and the watchdog.
+//! Which components work at the moment, and whether the timer task makes progress.
+//!
+//! Tasks write it: one writer per component, which logs each change. The probes, the systemd notifier
+//! and the reload read it. It never checks anything by itself.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A part that readiness depends on.
+/// A component that readiness depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Component {
     /// Rooms and outbox.
@@ -14,7 +17,7 @@ pub enum Component {
     Consumer,
     /// The connection that publishes.
     Publisher,
-    /// The API's ear for room updates.
+    /// The API's listener for room updates.
     Listener,
 }
 
@@ -30,88 +33,90 @@ impl Component {
     }
 }
 
-/// The state of all parts.
+/// The state of all components.
 #[derive(Debug)]
 pub struct Health {
     state: Mutex<State>,
-    /// The process is stuck if its timer loop made no progress for this long.
+    /// The process is stuck if its timer task made no progress for this long.
     stuck_after: Duration,
 }
 
 #[derive(Debug)]
 struct State {
-    parts: Vec<(Component, Condition)>,
-    /// `None` until the timer loop has started: before, it waits for the database.
-    last_round: Option<Instant>,
+    components: Vec<(Component, Condition)>,
+    /// `None` until the timer task has started: before, it waits for the database.
+    last_progress: Option<Instant>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Condition {
-    /// Not tried yet.
     Unknown,
-    Works,
-    /// And why.
-    Fails(String),
+    Up,
+    /// With the problem.
+    Down(String),
 }
 
 impl Health {
-    /// Nothing is known yet of the parts that this process has. Between two steps of the timer loop
-    /// there may be less than `stuck_after`.
-    pub fn new(parts: &[Component], stuck_after: Duration) -> Self {
-        for part in parts {
-            metrics::gauge!(crate::metrics::CONNECTED, "part" => part.name()).set(0);
+    /// `components` are those that this process has. The timer task counts as stuck after
+    /// `stuck_after` without progress.
+    pub fn new(components: &[Component], stuck_after: Duration) -> Self {
+        for component in components {
+            metrics::gauge!(crate::metrics::CONNECTED, "part" => component.name()).set(0);
         }
         let state = Mutex::new(State {
-            parts: parts.iter().map(|part| (*part, Condition::Unknown)).collect(),
-            last_round: None,
+            components: components
+                .iter()
+                .map(|component| (*component, Condition::Unknown))
+                .collect(),
+            last_progress: None,
         });
         Self { state, stuck_after }
     }
 
-    /// Notes that the part works. Returns whether that is news.
-    pub fn set_up(&self, part: Component) -> bool {
-        metrics::gauge!(crate::metrics::CONNECTED, "part" => part.name()).set(1);
-        self.set(part, Condition::Works) != Condition::Works
+    /// Records that the component works. Returns whether it did not before.
+    pub fn set_up(&self, component: Component) -> bool {
+        metrics::gauge!(crate::metrics::CONNECTED, "part" => component.name()).set(1);
+        self.set(component, Condition::Up) != Condition::Up
     }
 
-    /// Notes that the part does not work, and why. Returns whether it is news that it does not.
-    pub fn set_down(&self, part: Component, problem: impl Into<String>) -> bool {
-        metrics::gauge!(crate::metrics::CONNECTED, "part" => part.name()).set(0);
-        !matches!(self.set(part, Condition::Fails(problem.into())), Condition::Fails(_))
+    /// Records that the component does not work, and why. Returns whether it was not known to be
+    /// down before.
+    pub fn set_down(&self, component: Component, problem: impl Into<String>) -> bool {
+        metrics::gauge!(crate::metrics::CONNECTED, "part" => component.name()).set(0);
+        !matches!(self.set(component, Condition::Down(problem.into())), Condition::Down(_))
     }
 
-    /// Notes that the timer loop makes progress.
+    /// Records progress of the timer task.
     pub fn record_progress(&self) {
-        self.state().last_round = Some(Instant::now());
+        self.state().last_progress = Some(Instant::now());
     }
 
-    /// Whether the timer loop, once started, makes progress.
+    /// Whether the timer task, once started, makes progress.
     pub fn is_alive(&self) -> bool {
-        self.state().last_round.is_none_or(|round| round.elapsed() < self.stuck_after)
+        self.state().last_progress.is_none_or(|progress| progress.elapsed() < self.stuck_after)
     }
 
-    /// Whether the part works.
-    pub fn is_up(&self, part: Component) -> bool {
-        self.state().parts.contains(&(part, Condition::Works))
+    pub fn is_up(&self, component: Component) -> bool {
+        self.state().components.contains(&(component, Condition::Up))
     }
 
-    /// What does not work, and why; empty if the process is ready.
+    /// The components that do not work, and why; empty if the process is ready.
     pub fn problems(&self) -> Vec<(Component, String)> {
         let mut problems = Vec::new();
-        for (part, condition) in &self.state().parts {
+        for (component, condition) in &self.state().components {
             match condition {
-                Condition::Works => {}
-                Condition::Unknown => problems.push((*part, "not connected yet".to_owned())),
-                Condition::Fails(problem) => problems.push((*part, problem.clone())),
+                Condition::Up => {}
+                Condition::Unknown => problems.push((*component, "not connected yet".to_owned())),
+                Condition::Down(problem) => problems.push((*component, problem.clone())),
             }
         }
         problems
     }
 
     /// Returns the condition before.
-    fn set(&self, part: Component, condition: Condition) -> Condition {
+    fn set(&self, component: Component, condition: Condition) -> Condition {
         let mut state = self.state();
-        let slot = state.parts.iter_mut().find(|(each, _)| *each == part);
+        let slot = state.components.iter_mut().find(|(each, _)| *each == component);
         slot.map_or(Condition::Unknown, |(_, slot)| std::mem::replace(slot, condition))
     }
 
@@ -127,15 +132,15 @@ mod tests {
     const STUCK_AFTER: Duration = Duration::from_secs(30);
 
     #[tokio::test(start_paused = true)]
-    async fn the_process_is_ready_when_every_part_works() {
-        let parts = [Component::Database, Component::Consumer, Component::Publisher];
-        let health = Health::new(&parts, STUCK_AFTER);
+    async fn the_process_is_ready_when_every_component_works() {
+        let components = [Component::Database, Component::Consumer, Component::Publisher];
+        let health = Health::new(&components, STUCK_AFTER);
         assert_eq!(health.problems().len(), 3);
-        for part in parts {
-            assert!(health.set_down(part, "gone"));
-            assert!(!health.set_down(part, "still gone"));
-            assert!(health.set_up(part));
-            assert!(!health.set_up(part));
+        for component in components {
+            assert!(health.set_down(component, "gone"));
+            assert!(!health.set_down(component, "still gone"));
+            assert!(health.set_up(component));
+            assert!(!health.set_up(component));
         }
         assert!(health.problems().is_empty());
         assert!(health.set_down(Component::Database, "gone"));
@@ -143,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_timer_loop_without_rounds_is_not_alive() {
+    async fn a_timer_task_without_progress_is_not_alive() {
         let health = Health::new(&[Component::Database], STUCK_AFTER);
         tokio::time::advance(STUCK_AFTER).await;
         assert!(health.is_alive(), "it waits for the database");

@@ -1,7 +1,7 @@
 //! The in-process bus: the same chain with nothing installed.
 //!
-//! It lives and dies with the process, and nothing outside reaches it: a change that waits in it
-//! when the process dies is lost, while a timer in a room's row is not. Dead letters go to the log,
+//! It ends with the process, and other processes cannot reach it: a change that waits in it when the
+//! process crashes is lost, while a timer in a room's row is not. Dead letters go to the log,
 //! with body and reason, because there is no queue that would outlive the process.
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::{
     cloudevents,
 };
 
-/// How far a listener may lag behind before it misses events.
+/// Events that a listener may lag behind before it misses some.
 const LISTENER_BACKLOG: usize = 1024;
 
 /// Routing keys of lobby changes begin with this.
@@ -24,7 +24,7 @@ const LOBBY_CHANGES: &str = "lobby.changed";
 #[derive(Debug)]
 pub struct MemoryBus {
     queue: mpsc::UnboundedSender<Message>,
-    /// One consumer at a time takes from the queue; the next one goes on where it stopped.
+    /// One consumer at a time takes from the queue; the next one continues where it stopped.
     deliveries: Arc<Mutex<mpsc::UnboundedReceiver<Message>>>,
     listeners: broadcast::Sender<Message>,
 }
@@ -37,7 +37,7 @@ impl MemoryBus {
         Self { queue, deliveries: Arc::new(Mutex::new(deliveries)), listeners }
     }
 
-    /// Hears every message from now on.
+    /// Receives every message from now on.
     pub fn messages(&self) -> broadcast::Receiver<Message> {
         self.listeners.subscribe()
     }
@@ -63,7 +63,7 @@ impl Bus for MemoryBus {
             if message.routing_key.starts_with(LOBBY_CHANGES) {
                 self.queue.send(message.clone()).map_err(|_closed| BusError::ConsumerEnded)?;
             }
-            // Nobody listening is fine: clients read the room.
+            // A bus without listeners is fine: clients read the room.
             self.listeners.send(message.clone()).ok();
         }
         Ok(vec![Confirmation::Confirmed; messages.len()])
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_delivery_that_is_not_settled_comes_again() {
+    async fn an_unsettled_delivery_is_delivered_again() {
         let bus = MemoryBus::new();
         bus.publish(&[message("lobby.changed.abc")]).await.unwrap();
         drop(bus.subscribe().await.unwrap().next().await.unwrap());
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn listeners_hear_everything() {
+    async fn listeners_receive_every_message() {
         let bus = MemoryBus::new();
         let mut listener = bus.listen().await.unwrap();
         bus.publish(&[message("lobby.changed.abc"), message("room.updated.abc")]).await.unwrap();

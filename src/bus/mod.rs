@@ -1,8 +1,8 @@
-//! The ways in and out: lobby changes are taken in, room updates are published.
+//! The event bus: lobby changes are consumed, room updates are published.
 //!
-//! One seam, [`Bus`], with two sides behind it: RabbitMQ (`amqp`) and the process itself
+//! One trait, [`Bus`], with two implementations: RabbitMQ (`amqp`) and the process itself
 //! (`memory`). A bus moves bytes and settles deliveries. It decides nothing about them, never
-//! retries and never acknowledges on its own: the loops in `worker` do.
+//! retries and never acknowledges on its own: `tasks` and the cache's synchronisation do.
 
 mod amqp;
 pub mod cloudevents;
@@ -27,25 +27,25 @@ pub type Result<T> = std::result::Result<T, BusError>;
 /// Why the bus cannot do something. All but a URL may work later, over a new connection.
 #[derive(Debug, thiserror::Error)]
 pub enum BusError {
-    /// The broker is not reachable, refused, or the connection was lost.
+    /// The broker is unreachable, refused the connection, or lost it.
     #[error("broker unavailable")]
     Broker(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// No answer in time.
     #[error("broker did not {0} within {1:?}")]
     TimedOut(&'static str, Duration),
-    /// A memory or disk alarm of the broker: it takes no publications.
+    /// The broker has a memory or disk alarm and takes no publications.
     #[error("broker blocked the connection: low on memory or disk")]
     Blocked,
     /// The consumer is gone though its connection may live, for example with its queue.
     #[error("broker cancelled the consumer; its queue may have been deleted")]
     ConsumerEnded,
-    /// More was published than the listener took.
+    /// The listener was too slow and has missed updates.
     #[error("update listener fell behind")]
     Overrun,
-    /// The connection was given up for a new one, by another URL.
+    /// The connection is replaced by one to another URL.
     #[error("reconnecting: the URL has changed")]
     Reconnect,
-    /// A message came back, or was not taken.
+    /// A message was returned or refused.
     #[error("message refused by the broker: {0}")]
     NotTaken(String),
     /// The URL cannot be used.
@@ -53,14 +53,14 @@ pub enum BusError {
     Url(String),
 }
 
-/// What became of one published message.
+/// The outcome of one published message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Confirmation {
     /// Stored by the broker.
     Confirmed,
-    /// The broker did not take it: no queue is bound for it, or one is full.
+    /// The broker refused it: no queue is bound for it, or one is full.
     Refused(String),
-    /// The answer was lost: it may have been stored, and is to be sent again.
+    /// The confirm was lost: the message may be stored, and has to be published again.
     Unconfirmed(String),
 }
 
@@ -74,26 +74,26 @@ pub trait Bus: Send + Sync + 'static {
     /// Without messages it only makes sure of the connection. An error means that none was sent.
     async fn publish(&self, messages: &[Message]) -> Result<Vec<Confirmation>>;
 
-    /// Hears every room update, and every lobby change that is on its way to a worker, from now on.
-    /// Each listener hears all of them.
+    /// Starts a listener. It receives every room update, and every lobby change on its way to a
+    /// worker, from now on.
     async fn listen(&self) -> Result<Box<dyn Listener>>;
 
-    /// Looks whether this URL works.
+    /// Checks whether this URL works.
     async fn try_url(&self, url: &str) -> Result<()>;
 
-    /// Connects by this URL from now on. Subscriptions and listeners that are there end with
-    /// [`BusError::Reconnect`]; what is being published is finished over the old connection.
+    /// Connects by this URL from now on. Existing subscriptions and listeners end with
+    /// [`BusError::Reconnect`]; publications in progress finish over the old connection.
     fn use_url(&self, url: &str) -> Result<()>;
 
-    /// Says goodbye to the broker.
+    /// Closes the connections.
     async fn close(&self);
 }
 
-/// Hears what is published, without a say in it: nothing is acknowledged or kept for it.
+/// Receives published events without acknowledging them; the broker keeps nothing for it.
 #[async_trait]
 pub trait Listener: Send {
     /// Waits for the next body. May be dropped while it waits. After an error the listener has
-    /// missed something, and is of no more use.
+    /// missed events and cannot be used any further.
     async fn next(&mut self) -> Result<Vec<u8>>;
 }
 
@@ -101,17 +101,17 @@ pub trait Listener: Send {
 #[async_trait]
 pub trait Subscription: Send {
     /// Waits for the next delivery. May be dropped while it waits. After an error the subscription
-    /// is of no more use.
+    /// cannot be used any further.
     async fn next(&mut self) -> Result<Delivery>;
 }
 
-/// An event on its way in.
+/// A received event.
 pub struct Delivery {
-    /// As it came; it may be anything.
+    /// As it was received; it may be anything.
     pub body: Vec<u8>,
-    /// What its sender says that it is.
+    /// As the sender declares it.
     pub content_type: Option<String>,
-    /// Where its sender stands in a trace.
+    /// The sender's trace context.
     pub trace: Option<TraceParent>,
     /// How to settle it. Dropped unsettled, the event is delivered again.
     pub receipt: Box<dyn Receipt>,
@@ -135,7 +135,7 @@ pub struct Options {
     pub exchange: String,
     /// Queue of lobby changes.
     pub queue: String,
-    /// Queue of what cannot be applied.
+    /// Queue of events that cannot be applied.
     pub dead_letter_queue: String,
     /// Whether to declare all three.
     pub declare: bool,
@@ -143,7 +143,7 @@ pub struct Options {
     pub prefetch: u16,
 }
 
-/// Makes the bus that the URL names. Connects when it is first used.
+/// Creates the bus of this URL. It connects when it is first used.
 pub fn connect(url: &str, options: Options) -> Result<Arc<dyn Bus>> {
     match url.split_once(':').map(|(scheme, _)| scheme) {
         Some("memory") => Ok(Arc::new(MemoryBus::new())),

@@ -16,7 +16,7 @@ use crate::domain::TraceParent;
 
 /// A consumer on a connection of its own. Dropping it closes the connection.
 pub(super) struct AmqpSubscription {
-    /// Deliveries come as long as these live.
+    /// Deliveries arrive as long as these live.
     _connection: Connection,
     _channel: Channel,
     consumer: Consumer,
@@ -65,7 +65,7 @@ impl Subscription for AmqpSubscription {
     }
 }
 
-/// Where the sender stands in a trace, if it says so.
+/// The sender's trace context, if there is one.
 fn trace(properties: &BasicProperties) -> Option<TraceParent> {
     let value = properties.headers().as_ref()?.inner().get(TRACEPARENT)?;
     TraceParent::parse(std::str::from_utf8(value.as_long_string()?.as_bytes()).ok()?)

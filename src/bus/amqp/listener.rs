@@ -1,4 +1,4 @@
-//! The listening connection: every process of the API hears every room update.
+//! The listening connection: each API process receives every room update and lobby change.
 
 use async_trait::async_trait;
 use lapin::options::BasicConsumeOptions;
@@ -10,10 +10,10 @@ use tokio::sync::watch;
 use super::{Broker, answered, next_delivery, topology};
 use crate::bus::{Listener, Result};
 
-/// A consumer of a queue of its own, on a connection of its own: a process that only listens is
-/// never blocked, and one that publishes is not held up by what it hears.
+/// A consumer of a queue of its own, on a connection of its own: listening is never blocked, and
+/// does not delay publishing.
 pub(super) struct AmqpListener {
-    /// Updates come as long as these live.
+    /// Updates arrive as long as these live.
     _connection: Connection,
     _channel: Channel,
     consumer: Consumer,
@@ -26,7 +26,7 @@ impl AmqpListener {
         let connection = target.connect("listener").await?;
         let channel = answered("open a channel", connection.create_channel()).await?;
         let queue = topology::declare_listener(&channel, &target.options).await?;
-        // What is missed is read from the database, so nothing has to be acknowledged.
+        // Missed updates are read from the database, so nothing has to be acknowledged.
         let unacknowledged = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
         let consuming = channel.basic_consume(
             queue.as_str().into(),

@@ -12,7 +12,7 @@ use lapin::{BasicProperties, Channel, Connection, PublisherConfirm};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Broker, TRACEPARENT, answered, broker, say_goodbye};
+use super::{Broker, TRACEPARENT, answered, broker, close_connection};
 use crate::bus::cloudevents::CLOUDEVENTS_JSON;
 use crate::bus::{BusError, Confirmation, Message, PUBLISH_TIMEOUT, Result};
 use crate::logging;
@@ -20,7 +20,7 @@ use crate::logging;
 /// AMQP's delivery mode of messages that survive a restart of the broker.
 const PERSISTENT: u8 = 2;
 
-/// Header of a dead letter that says why it is one.
+/// Header with the reason for a dead letter.
 const REASON: &str = "lobbyd-reason";
 
 /// Longest text in a dead letter's headers, in bytes, and the most headers that are kept: together
@@ -33,16 +33,16 @@ const NOT_STORED: &str = "broker could not store the message";
 /// The publishing connection, made when it is needed.
 pub(super) struct Publisher {
     broker: Arc<Broker>,
-    link: Mutex<Option<Arc<Link>>>,
+    link: Mutex<Option<Arc<PublisherConnection>>>,
 }
 
 /// A connection with its channels in confirm mode. Dropping it closes it.
-struct Link {
+struct PublisherConnection {
     connection: Connection,
-    /// Tells whether it was made by another URL than that of now.
+    /// Shows whether the URL has changed since.
     uri: watch::Receiver<AMQPUri>,
     events: Channel,
-    letters: Mutex<Channel>,
+    dead_letters: Mutex<Channel>,
 }
 
 impl Publisher {
@@ -53,8 +53,8 @@ impl Publisher {
     /// See [`Bus::publish`](crate::bus::Bus::publish).
     pub(super) async fn publish(&self, messages: &[Message]) -> Result<Vec<Confirmation>> {
         if messages.is_empty() {
-            // Nothing is claimed meanwhile, so a slow connection may take its time.
-            return self.link().await.map(|_link| Vec::new());
+            // Nothing is claimed meanwhile, so a slow connection does no harm.
+            return self.link().await.map(|_connection| Vec::new());
         }
         let deadline = Instant::now() + PUBLISH_TIMEOUT;
         let link = self.link_by(deadline).await?;
@@ -95,12 +95,12 @@ impl Publisher {
         reason: &str,
     ) -> Result<()> {
         let link = self.link_by(Instant::now() + PUBLISH_TIMEOUT).await?;
-        let properties = letter_properties(original, origin, reason);
+        let properties = dead_letter_properties(original, origin, reason);
         let queue = self.broker.options.dead_letter_queue.as_str();
-        // One at a time, so that a letter that comes back is known to be this one.
-        let letters = link.letters.lock().await;
+        // One at a time, so that a returned message is known to be this one.
+        let dead_letters = link.dead_letters.lock().await;
         let deadline = Instant::now() + PUBLISH_TIMEOUT;
-        let sent = send(&letters, deadline, "", queue, body, properties).await;
+        let sent = send(&dead_letters, deadline, "", queue, body, properties).await;
         match answer(deadline, sent).await {
             Ok(lapin::Confirmation::Ack(None)) => Ok(()),
             Ok(lapin::Confirmation::Ack(Some(back))) => Err(BusError::NotTaken(why(&back))),
@@ -116,20 +116,22 @@ impl Publisher {
 
     pub(super) async fn close(&self) {
         if let Some(link) = self.link.lock().await.take() {
-            say_goodbye(&link.connection).await;
+            close_connection(&link.connection).await;
         }
     }
 
-    async fn link_by(&self, deadline: Instant) -> Result<Arc<Link>> {
+    async fn link_by(&self, deadline: Instant) -> Result<Arc<PublisherConnection>> {
         timeout_at(deadline, self.link()).await.unwrap_or_else(|_elapsed| Err(late("connect")))
     }
 
-    /// The connection, made anew if there is none that works.
-    async fn link(&self) -> Result<Arc<Link>> {
+    /// The connection, opened again if it does not work.
+    async fn link(&self) -> Result<Arc<PublisherConnection>> {
         let mut slot = self.link.lock().await;
         let link = match slot.as_ref().filter(|link| link.is_of_use()) {
             Some(link) => Arc::clone(link),
-            None => Arc::clone(slot.insert(Arc::new(Link::open(&self.broker).await?))),
+            None => {
+                Arc::clone(slot.insert(Arc::new(PublisherConnection::open(&self.broker).await?)))
+            }
         };
         let blocked = link.connection.status().blocked();
         metrics::gauge!(crate::metrics::BLOCKED).set(i32::from(blocked));
@@ -137,7 +139,7 @@ impl Publisher {
     }
 
     /// Drops a connection whose state is not known, unless it was replaced already.
-    async fn forget(&self, failed: &Arc<Link>) {
+    async fn forget(&self, failed: &Arc<PublisherConnection>) {
         let mut slot = self.link.lock().await;
         // A blocked connection is alive, and a new one would be blocked as well.
         if !failed.connection.status().blocked()
@@ -148,7 +150,7 @@ impl Publisher {
     }
 }
 
-impl Link {
+impl PublisherConnection {
     fn is_of_use(&self) -> bool {
         self.events.status().connected() && matches!(self.uri.has_changed(), Ok(false))
     }
@@ -156,9 +158,9 @@ impl Link {
     async fn open(target: &Broker) -> Result<Self> {
         let uri = target.uri.subscribe();
         let connection = target.connect("publisher").await?;
-        let (events, letters) =
+        let (events, dead_letters) =
             (confirming_channel(&connection).await?, confirming_channel(&connection).await?);
-        Ok(Self { connection, uri, events, letters: Mutex::new(letters) })
+        Ok(Self { connection, uri, events, dead_letters: Mutex::new(dead_letters) })
     }
 }
 
@@ -197,7 +199,7 @@ async fn answer(
     }
 }
 
-/// Makes of the answers what became of each message.
+/// Derives the outcome of each message from the broker's answers.
 ///
 /// A mandatory message without a queue comes back and is confirmed all the same. lapin hands it out
 /// with the confirm that comes next, which may be that of another message when the broker confirms
@@ -233,7 +235,7 @@ fn confirmations(
 
 /// The properties of a dead letter. Of the original ones those are kept that help to repair it; an
 /// expiry would delete it, a user id would be refused, and CC would send it elsewhere too.
-fn letter_properties(
+fn dead_letter_properties(
     original: &BasicProperties,
     (exchange, routing_key): (&str, &str),
     reason: &str,

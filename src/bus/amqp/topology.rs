@@ -6,18 +6,18 @@ use lapin::{Channel, Connection, ExchangeKind};
 
 use super::{Options, Result, answered};
 
-/// Deliveries after which the broker itself gives an event up. It counts every crash of a worker
-/// that merely held the event, so it is high; what can never be applied is sorted out here, at the
-/// first delivery.
+/// Deliveries after which the broker itself dead-letters an event. Each crash of a worker that held
+/// the event counts, so the limit is high; events that can never be applied are dead-lettered by
+/// lobbyd, at the first delivery.
 const DELIVERY_LIMIT: i32 = 1000;
 
 /// Binding of the queue of lobby changes.
 const LOBBY_CHANGES: &str = "lobby.changed.#";
 
-/// Binding of the queues of those who listen.
+/// Binding of the listeners' queues.
 const ROOM_UPDATES: &str = "room.updated.#";
 
-/// Declares everything. What is there already, with the same arguments, stays as it is.
+/// Declares everything. What exists with the same arguments stays as it is.
 pub(super) async fn declare(connection: &Connection, options: &Options) -> Result<()> {
     // A refused declaration closes its channel, so it is not the one that goes on to work.
     let channel = answered("open a channel", connection.create_channel()).await?;
@@ -73,8 +73,8 @@ pub(super) async fn declare(connection: &Connection, options: &Options) -> Resul
     answered("close a channel", channel.close(super::REPLY_SUCCESS, "declared".into())).await
 }
 
-/// Declares a queue of this one connection that hears every room update and lobby change, and
-/// returns its name. It goes with the connection.
+/// Declares a queue that receives every room update and lobby change, and returns its name. It is
+/// deleted with the connection.
 pub(super) async fn declare_listener(channel: &Channel, options: &Options) -> Result<String> {
     // Under the prefix that the permissions of a first installation cover.
     let name = format!("{}.api.{}", options.exchange, uuid::Uuid::new_v4());

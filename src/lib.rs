@@ -14,27 +14,6 @@
 //! go through the outbox as well. Every API process receives them through
 //! [`CacheSync`](cache::CacheSync), whichever process made them.
 //!
-//! ```text
-//!        any AMQP client                subscribers           users and guests
-//!               | lobby.changed              ^ room.updated          ^
-//!               v                            |                       v
-//!    +------------------ RabbitMQ ------------------+        +-- lobbyd api --+
-//!    |  lobbyd.lobby-changed   topic lobbyd.events  | -----> |  room cache    |
-//!    |  lobbyd.dead-letters                         | <----- |  outbox relay  |
-//!    +----------------------------------------------+        +----------------+
-//!               |                            ^                       |
-//!               |                            | until confirmed       | one transaction:
-//!    +--------- v ----- lobbyd worker ----------------+              | room, message,
-//!    |  consumer --- wakes --> timer task --> relay   |              | events
-//!    +------------------------------------------------+              |
-//!               | commit,          | one transaction:                |
-//!               | then ack         | reset, message, event           |
-//!               v                  v                                 v
-//!    +------------------------------ database --------------------------------+
-//!    |  lobbyd_rooms: the schedule, participants, chat   lobbyd_outbox: events |
-//!    +------------------------------------------------------------------------+
-//! ```
-//!
 //! # One lobby change, from delivery to announcement
 //!
 //! 1. The [`Bus`](bus::Bus) delivers a message. [`bus::cloudevents`] parses it into a

@@ -93,7 +93,7 @@ fn token(text: &str) -> Result<RoomToken, String> {
 fn state(text: &str) -> Result<LobbyState, String> {
     text.parse()
         .ok()
-        .and_then(LobbyState::from_number)
+        .and_then(|number: i64| number.try_into().ok())
         .ok_or_else(|| "expected 0 (no lobby) or 1 (non-moderators wait)".to_owned())
 }
 

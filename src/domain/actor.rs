@@ -32,11 +32,7 @@ impl ActorKind {
     }
 
     pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "users" => Some(Self::Users),
-            "guests" => Some(Self::Guests),
-            _ => None,
-        }
+        [Self::Users, Self::Guests].into_iter().find(|kind| kind.name() == name)
     }
 }
 

@@ -25,10 +25,6 @@ pub enum ParticipantType {
 }
 
 impl ParticipantType {
-    pub fn from_number(number: i64) -> Option<Self> {
-        number.try_into().ok()
-    }
-
     /// Talk's number.
     pub fn number(self) -> i64 {
         self.into()
@@ -72,15 +68,10 @@ bitflags! {
 
 impl Permissions {
     pub const DEFAULT: Self = Self::empty();
-    /// What moderators have.
-    pub const MODERATOR: Self = Self::PARTICIPANT.union(Self::IGNORE_LOBBY);
+    /// What moderators have: every permission of Talk before [`Permissions::REACT`].
+    pub const MODERATOR: Self = Self::all().difference(Self::CUSTOM).difference(Self::REACT);
     /// What other participants have by default.
-    pub const PARTICIPANT: Self = Self::START_CALL
-        .union(Self::JOIN_CALL)
-        .union(Self::AUDIO)
-        .union(Self::VIDEO)
-        .union(Self::SCREEN)
-        .union(Self::CHAT);
+    pub const PARTICIPANT: Self = Self::MODERATOR.difference(Self::IGNORE_LOBBY);
 
     /// Checks a number that a client sent.
     pub fn parse(number: i64) -> Option<Self> {
@@ -192,5 +183,15 @@ impl Attendee {
             PermissionChange::Remove => base - permissions,
         };
         changed | Permissions::CUSTOM
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_permissions_are_those_of_talk() {
+        assert_eq!((Permissions::MODERATOR.bits(), Permissions::PARTICIPANT.bits()), (254, 246));
     }
 }

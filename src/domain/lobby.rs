@@ -17,10 +17,6 @@ pub enum LobbyState {
 }
 
 impl LobbyState {
-    pub fn from_number(number: i64) -> Option<Self> {
-        number.try_into().ok()
-    }
-
     /// Talk's number.
     pub fn number(self) -> i64 {
         self.into()
@@ -45,7 +41,7 @@ impl Lobby {
     /// Reads Talk's number of the state, and a timer in Unix seconds, 0 for none. A timer without
     /// a lobby is dropped, because there is nothing to reset.
     pub fn parse(LobbyRequest { state, timer }: LobbyRequest) -> Result<Self, InvalidLobby> {
-        let state = LobbyState::from_number(state).ok_or(InvalidLobby::State(state))?;
+        let state = LobbyState::try_from(state).map_err(|_unknown| InvalidLobby::State(state))?;
         let timer = match timer {
             None | Some(0) => None,
             Some(seconds) if (0..=Self::LAST_TIMER).contains(&seconds) => {

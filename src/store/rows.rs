@@ -66,8 +66,8 @@ pub(super) fn attendee(row: &impl Columns) -> Result<Attendee> {
         id: AttendeeId(row.int("id")?),
         actor: actor(row)?,
         display_name: row.text("display_name")?,
-        participant_type: ParticipantType::from_number(number)
-            .ok_or_else(|| corrupt(number, "participant type"))?,
+        participant_type: ParticipantType::try_from(number)
+            .map_err(|_unknown| corrupt(number, "participant type"))?,
         permissions: Permissions::from_bits_retain(row.int("permissions")?),
         pin: row.text_or_null("pin")?,
         last_read_message: row.int("last_read_message")?,
@@ -157,7 +157,7 @@ fn lobby(row: &impl Columns) -> Result<Lobby> {
 
 fn lobby_state(row: &impl Columns) -> Result<LobbyState> {
     let number = row.int("lobby_state")?;
-    LobbyState::from_number(number).ok_or_else(|| corrupt(number, "lobby state"))
+    number.try_into().map_err(|_unknown| corrupt(number, "lobby state"))
 }
 
 fn corrupt(value: impl Display, expected: &str) -> StoreError {

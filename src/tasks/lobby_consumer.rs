@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{RwLock, Semaphore, mpsc};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +38,8 @@ pub struct LobbyConsumer {
     received: Mutex<Version>,
     /// One retry at a time, so that many unknown rooms do not use up the connections.
     retries: Semaphore,
+    /// Held for reading by each transaction.
+    transactions: RwLock<()>,
 }
 
 /// What to do with a delivery.
@@ -61,13 +63,29 @@ struct Processed {
 impl LobbyConsumer {
     /// Wakes `timers` when a timer was armed.
     pub fn new(ctx: TaskContext, timers: TimerWaker, unknown_room_grace: Duration) -> Self {
-        let received = Mutex::new(Version::ZERO);
-        Self { ctx, timers, unknown_room_grace, received, retries: Semaphore::new(1) }
+        Self {
+            ctx,
+            timers,
+            unknown_room_grace,
+            received: Mutex::new(Version::ZERO),
+            retries: Semaphore::new(1),
+            transactions: RwLock::default(),
+        }
     }
 
-    /// Runs until `stop`. Deliveries that are not settled then are delivered again, to any worker.
+    /// Runs until `stop`. A transaction that has begun is finished. Deliveries that are not settled
+    /// then are delivered again, to any worker.
     pub async fn run(self, stop: CancellationToken) {
-        stop.run_until_cancelled(self.consume()).await;
+        let stopped = async {
+            stop.cancelled().await;
+            self.transactions.write().await
+        };
+        tokio::select! {
+            // In this order, so that the event of the last transaction is acknowledged.
+            biased;
+            () = self.consume() => {}
+            _no_transaction = stopped => {}
+        }
     }
 
     /// Consumes over one connection after another.
@@ -148,9 +166,10 @@ impl LobbyConsumer {
     async fn apply(&self, change: &LobbyChange, received: Version, span: &mut Span) -> Disposition {
         let mut backoff = Backoff::new(Backoff::LOOPS);
         loop {
+            let transaction = self.transactions.read().await;
             let commit = span.child("commit lobby");
             let applied = self.ctx.database.apply(change, received).await;
-            drop(commit);
+            drop((commit, transaction));
             match applied {
                 Ok(applied) => return self.disposition(change, received, applied, span),
                 Err(

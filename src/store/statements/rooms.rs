@@ -1,5 +1,24 @@
 //! Rooms, their states, and their timers.
 
+/// A room with its state. The columns that need a conversion differ.
+macro_rules! room {
+    ($converted:literal) => {
+        concat!(
+            "SELECT ",
+            $converted,
+            ", room.id, room.token, room.name, room.description, room.object_type, room.object_id,
+                   room.lobby_version, coalesce(state.password_hash, '') AS password_hash,
+                   coalesce(state.call_started_at, 0) AS call_started_at,
+                   coalesce(state.call_flags, 0) AS call_flags,
+                   coalesce(state.comments, 0) AS comments,
+                   coalesce(state.changed_at, 0) AS changed_at
+            FROM lobbyd_rooms AS room
+            LEFT JOIN lobbyd_room_states AS state ON state.room_id = room.id
+            WHERE room.token = $1"
+        )
+    };
+}
+
 /// The timers that are due.
 macro_rules! due {
     ($columns:literal, $now:literal) => {
@@ -57,51 +76,22 @@ macro_rules! next_due {
 statements! {
     /// token → the columns of [`room`](crate::store::rows::room).
     ROOM:
-        postgres "\
-            SELECT room.id, room.token, room.type::bigint AS room_type, room.name,
-                   room.description, room.object_type, room.object_id,
-                   room.lobby_state::bigint AS lobby_state,
+        postgres room!(
+            "room.type::bigint AS room_type, room.lobby_state::bigint AS lobby_state,
                    floor(extract(epoch FROM room.lobby_timer))::bigint AS lobby_timer,
-                   room.lobby_version,
                    floor(extract(epoch FROM room.lobby_timer_reached))::bigint AS timer_reached,
-                   room.sip_enabled::bigint AS sip_enabled,
-                   coalesce(state.password_hash, '') AS password_hash,
-                   coalesce(state.call_started_at, 0) AS call_started_at,
-                   coalesce(state.call_flags, 0) AS call_flags,
-                   coalesce(state.comments, 0) AS comments,
-                   coalesce(state.changed_at, 0) AS changed_at
-            FROM lobbyd_rooms AS room
-            LEFT JOIN lobbyd_room_states AS state ON state.room_id = room.id
-            WHERE room.token = $1",
-        mysql "\
-            SELECT room.id, room.token, CAST(room.type AS SIGNED) AS room_type, room.name,
-                   room.description, room.object_type, room.object_id,
-                   CAST(room.lobby_state AS SIGNED) AS lobby_state,
+                   room.sip_enabled::bigint AS sip_enabled"
+        ),
+        mysql room!(
+            "CAST(room.type AS SIGNED) AS room_type, CAST(room.lobby_state AS SIGNED) AS lobby_state,
                    TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer) AS lobby_timer,
-                   room.lobby_version,
                    TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer_reached) AS timer_reached,
-                   CAST(room.sip_enabled AS SIGNED) AS sip_enabled,
-                   COALESCE(state.password_hash, '') AS password_hash,
-                   COALESCE(state.call_started_at, 0) AS call_started_at,
-                   COALESCE(state.call_flags, 0) AS call_flags,
-                   COALESCE(state.comments, 0) AS comments,
-                   COALESCE(state.changed_at, 0) AS changed_at
-            FROM lobbyd_rooms AS room
-            LEFT JOIN lobbyd_room_states AS state ON state.room_id = room.id
-            WHERE room.token = $1",
-        sqlite "\
-            SELECT room.id, room.token, room.type AS room_type, room.name, room.description,
-                   room.object_type, room.object_id, room.lobby_state,
-                   unixepoch(room.lobby_timer) AS lobby_timer, room.lobby_version,
-                   unixepoch(room.lobby_timer_reached) AS timer_reached, room.sip_enabled,
-                   coalesce(state.password_hash, '') AS password_hash,
-                   coalesce(state.call_started_at, 0) AS call_started_at,
-                   coalesce(state.call_flags, 0) AS call_flags,
-                   coalesce(state.comments, 0) AS comments,
-                   coalesce(state.changed_at, 0) AS changed_at
-            FROM lobbyd_rooms AS room
-            LEFT JOIN lobbyd_room_states AS state ON state.room_id = room.id
-            WHERE room.token = $1";
+                   CAST(room.sip_enabled AS SIGNED) AS sip_enabled"
+        ),
+        sqlite room!(
+            "room.type AS room_type, room.lobby_state, unixepoch(room.lobby_timer) AS lobby_timer,
+                   unixepoch(room.lobby_timer_reached) AS timer_reached, room.sip_enabled"
+        );
 
     /// token → id. Locks the row until the transaction ends.
     LOCK:

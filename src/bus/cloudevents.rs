@@ -1,7 +1,7 @@
-//! The bodies of messages: the only place that knows CloudEvents, and reads foreign JSON.
+//! The bodies of messages. No other module knows CloudEvents or parses the JSON of other programs.
 //!
-//! What comes in may be anything, so size and depth are checked before it is parsed, and every
-//! refusal says what is wrong and what was expected: the reason travels with the dead letter.
+//! An incoming body may be anything, so its size and depth are checked before it is parsed. Every
+//! error says what is wrong and what was expected: it becomes the reason of the dead letter.
 
 use chrono::{DateTime, Utc};
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -20,10 +20,10 @@ const SPECVERSION: &str = "1.0";
 
 const DATA_JSON: &str = "application/json";
 
-/// CloudEvents source of what lobbyd sends.
+/// CloudEvents source of published events.
 const SOURCE: &str = "lobbyd";
 
-/// Largest body of a lobby change, in bytes: hundred times what one needs.
+/// Largest body of a lobby change, in bytes: a hundred times the usual size.
 pub const MAX_BODY: usize = 64 * 1024;
 
 /// Deepest nesting of a body: attributes and data need two levels, extensions some more.
@@ -36,54 +36,39 @@ pub struct Message {
     pub id: EventId,
     /// CloudEvents type, also the AMQP type.
     pub event_type: String,
-    /// Routing key in the exchange.
     pub routing_key: String,
     /// A `CloudEvent` in structured JSON.
     pub body: Vec<u8>,
-    /// Where its publication stands in a trace.
+    /// The span of its publication.
     pub trace: Option<TraceParent>,
 }
 
-/// Why a body is no lobby change.
+/// Why a body is not a lobby change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// Larger than [`MAX_BODY`].
-    #[error("body has {0} bytes, at most {MAX_BODY} are taken")]
+    #[error("body has {0} bytes, at most {MAX_BODY} are allowed")]
     TooLarge(usize),
-    /// Nested more deeply than `MAX_DEPTH`.
     #[error("body is nested more than {MAX_DEPTH} levels deep")]
     TooDeep,
-    /// Not JSON by its sender's own word.
+    /// The sender says that the body is not JSON.
     #[error("content type {0} is not supported, use {CLOUDEVENTS_JSON} or application/json")]
     ContentType(String),
-    /// Not the JSON that was expected.
-    #[error("body cannot be read: {0}")]
+    #[error("body cannot be parsed: {0}")]
     Json(String),
-    /// A `CloudEvent` of another kind or version.
+    /// A `CloudEvent` of another type or version.
     #[error("{attribute} {value:?} is not supported, expected {expected:?}")]
-    Unsupported {
-        /// Name of the attribute.
-        attribute: &'static str,
-        /// What it says.
-        value: String,
-        /// What lobbyd understands.
-        expected: &'static str,
-    },
-    /// A required attribute says nothing.
+    Unsupported { attribute: &'static str, value: String, expected: &'static str },
     #[error("attribute {0} is empty")]
     Empty(&'static str),
-    /// The token is none.
-    #[error("token cannot be used: {0}")]
+    #[error("invalid token: {0}")]
     Token(#[from] InvalidToken),
-    /// State or timer mean nothing.
     #[error(transparent)]
     Lobby(#[from] InvalidLobby),
-    /// The version is no number of milliseconds.
     #[error("version {0} is out of range, expected milliseconds since 1970")]
     Version(i64),
 }
 
-/// A `CloudEvent` in structured JSON: its attributes, and the data that is expected in it.
+/// A `CloudEvent` in structured JSON.
 #[derive(Serialize, Deserialize)]
 struct Envelope<D> {
     specversion: String,
@@ -97,14 +82,14 @@ struct Envelope<D> {
     data: D,
 }
 
-/// Tells a `CloudEvent` from bare data.
+/// Distinguishes a `CloudEvent` from bare data.
 #[derive(Deserialize)]
 struct Probe {
     #[serde(default)]
     specversion: Option<IgnoredAny>,
 }
 
-/// Reads a lobby change.
+/// Parses a lobby change: a `CloudEvent`, or only its data.
 pub fn parse_lobby_changed(
     body: &[u8],
     content_type: Option<&str>,
@@ -115,8 +100,8 @@ pub fn parse_lobby_changed(
     if nesting(body) > MAX_DEPTH {
         return Err(Malformed::TooDeep);
     }
-    let says_envelope = says_cloudevent(content_type)?;
-    if says_envelope || json::<Probe>(body)?.specversion.is_some() {
+    let is_envelope = is_cloudevent(content_type)?;
+    if is_envelope || json::<Probe>(body)?.specversion.is_some() {
         let envelope: Envelope<Box<RawValue>> = json(body)?;
         let time = envelope.time.map(|time| time.timestamp_millis());
         let data = checked_data(&envelope)?;
@@ -128,7 +113,7 @@ pub fn parse_lobby_changed(
 
 /// Whether the content type promises a `CloudEvent`. Without one, or with one that scripts and
 /// clients send by default, the body decides.
-fn says_cloudevent(content_type: Option<&str>) -> Result<bool, Malformed> {
+fn is_cloudevent(content_type: Option<&str>) -> Result<bool, Malformed> {
     let full = content_type.unwrap_or_default();
     let media_type = full.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match media_type.as_str() {
@@ -193,17 +178,14 @@ pub fn parse_observed(body: &[u8]) -> Option<Observed> {
     }
 }
 
-/// Writes a lobby change, made at `time` by the clock of whoever made it.
+/// Serialises a lobby change that was made at `time`, by the clock of its sender.
 pub fn lobby_changed(change: &LobbyChange, id: EventId, time: DateTime<Utc>) -> Message {
     let data = LobbyChangedPayload::of(&change.token, change.lobby, change.version);
     message(id, LOBBY_CHANGED, &change.token, time, data)
 }
 
-/// Writes an event of the outbox.
-///
-/// # Errors
-///
-/// Its data is no JSON: somebody else wrote the row.
+/// Serialises an event of the outbox. Fails if its data is not JSON, in a row that another program
+/// wrote.
 pub fn outgoing(
     event: &OutboxEvent,
     trace: Option<TraceParent>,
@@ -230,14 +212,15 @@ fn message(
         datacontenttype: Some(DATA_JSON.to_owned()),
         data,
     };
-    let body = serde_json::to_vec(&envelope).expect("an envelope of texts can be written as JSON");
+    let body =
+        serde_json::to_vec(&envelope).expect("an envelope of strings can be written as JSON");
     // "room.updated.v1" of room abc goes to room.updated.abc.
     let kind = event_type.rsplit_once(".v").map_or(event_type, |(kind, _version)| kind);
     let routing_key = format!("{kind}.{token}");
     Message { id, event_type: event_type.to_owned(), routing_key, body, trace: None }
 }
 
-/// Reads an object. (A struct could be read from an array as well, by the order of its fields.)
+/// Parses an object. (serde would accept an array as well, by the order of the fields.)
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Malformed> {
     match body.trim_ascii_start().first() {
         None | Some(b'{') => {}
@@ -246,7 +229,7 @@ fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Malformed> {
     serde_json::from_slice(body).map_err(|error| Malformed::Json(error.to_string()))
 }
 
-/// How deeply brackets are nested, without parsing more than strings.
+/// The depth of nested brackets, found without parsing anything but strings.
 fn nesting(body: &[u8]) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     let (mut in_string, mut escaped) = (false, false);
@@ -289,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn bare_data_from_any_script_is_read() {
+    fn bare_data_is_parsed() {
         let body = br#"{"token":"abc","state":1,"timer":1767225600}"#;
         let expected = change(LobbyState::NonModerators, Some(1_767_225_600), None);
         for content_type in [JSON, None, Some("text/plain"), Some("Application/JSON; charset=x")] {
@@ -298,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn no_timer_can_be_written_in_many_ways() {
+    fn no_timer_can_be_written_in_several_ways() {
         for timer in [r#","timer":null"#, r#","timer":0"#, ""] {
             let body = format!(r#"{{"token":"abc","state":1{timer},"unknown":[1]}}"#);
             let expected = change(LobbyState::NonModerators, None, None);
@@ -309,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_a_cloudevent_stands_in_for_its_version() {
+    fn the_time_of_a_cloudevent_replaces_a_missing_version() {
         let event = |version: &str| {
             format!(
                 r#"{{"specversion":"1.0","id":"1","source":"test","type":"lobby.changed.v1",
@@ -326,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_can_be_read() {
+    fn a_serialised_change_can_be_parsed() {
         let change = change(LobbyState::NonModerators, Some(1_767_225_600), Some(77));
         let time = DateTime::from_timestamp(1_767_225_000, 0).unwrap();
         let message = lobby_changed(&change, EventId::stored("0199-id".to_owned()), time);
@@ -387,10 +370,10 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_what_is_wrong() {
+    fn an_error_says_what_is_wrong() {
         let cases = [
-            ("", "body cannot be read: EOF"),
-            ("nonsense", "body cannot be read: expected an object"),
+            ("", "body cannot be parsed: EOF"),
+            ("nonsense", "body cannot be parsed: expected an object"),
             (r#"["abc",1]"#, "expected an object"),
             (
                 r#"{"specversion":"1.0","id":"1","source":"t","type":"lobby.changed.v1",
@@ -439,21 +422,21 @@ mod tests {
         let xml = reason("<token/>", Some("application/xml"));
         assert!(xml.starts_with("content type application/xml is not supported"), "{xml}");
         let large = reason(&" ".repeat(MAX_BODY + 1), JSON);
-        assert_eq!(large, "body has 65537 bytes, at most 65536 are taken");
+        assert_eq!(large, "body has 65537 bytes, at most 65536 are allowed");
         assert_eq!(reason(&"[".repeat(10_000), JSON), "body is nested more than 16 levels deep");
         assert!(parse_lobby_changed(&[0xff, 0xfe], JSON).is_err());
     }
 
     proptest! {
-        /// Whatever comes in: an answer, never a panic.
+        /// Any body is parsed or refused, and never panics.
         #[test]
-        fn any_bytes_get_an_answer(body in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_are_refused(body in prop::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(parse_lobby_changed(&body, JSON).is_err());
         }
 
-        /// The same for what is nearly right.
+        /// So is a body that is almost correct.
         #[test]
-        fn a_damaged_event_gets_an_answer(position in 0_usize..60, byte in any::<u8>()) {
+        fn a_damaged_event_is_parsed_or_refused(position in 0_usize..60, byte in any::<u8>()) {
             let mut body = br#"{"token":"abc","state":1,"timer":1767225600,"version":12}"#.to_vec();
             if let Some(place) = body.get_mut(position) {
                 *place = byte;

@@ -77,9 +77,9 @@ async fn events_that_cannot_be_applied_become_dead_letters(cluster: TestCluster)
         .into_bytes()
     };
     let cases: [(Vec<u8>, &str, &str); 9] = [
-        (b"".to_vec(), "application/json", "body cannot be read"),
-        (b"{\"token\":".to_vec(), "application/json", "body cannot be read"),
-        (vec![0xff, 0x00, 0xfe], "application/json", "body cannot be read"),
+        (b"".to_vec(), "application/json", "body cannot be parsed"),
+        (b"{\"token\":".to_vec(), "application/json", "body cannot be parsed"),
+        (vec![0xff, 0x00, 0xfe], "application/json", "body cannot be parsed"),
         (b"{\"token\":\"a\",\"state\":7}".to_vec(), "application/json", "state 7 is unknown"),
         (vec![b'['; 10_000], "application/json", "nested more than"),
         (vec![b' '; 1_000_000], "application/json", "body has 1000000 bytes"),

@@ -111,6 +111,39 @@ async fn restart_database(kind: Kind, mut server: Server) {
 }
 
 #[tokio::test]
+async fn an_outage_of_the_database_is_logged_once_in_every_process() {
+    let mut server = start_postgres();
+    let database = Database::create_on(Kind::Postgres, server.port).await;
+    let mut cluster = TestCluster::on(database, &BROKER.url());
+    cluster.set("DATABASE__TIMEOUT", "1s");
+    let mut processes = Vec::new();
+    for command in ["worker", "api", "run"] {
+        let process = Daemon::start_as(command, &cluster.settings);
+        process.ready().await;
+        processes.push((command, process));
+    }
+    for outage in 1..=2 {
+        server.kill();
+        for (command, process) in &processes {
+            let problems = process.unready().await;
+            assert!(problems.contains("database: "), "{command}: {problems}");
+        }
+        server.start();
+        for (command, process) in &processes {
+            process.ready().await;
+            let logged = |text: &str| process.log().matches(text).count();
+            // It is logged at the start, too.
+            eventually("the recovery in the log", || async {
+                (logged("database available, ") == outage + 1).then_some(())
+            })
+            .await;
+            let warnings = logged("database unavailable, ");
+            assert_eq!(warnings, outage, "{command}:\n{}", process.log());
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_database_that_freezes_leaves_no_connection_lost() {
     let proxy = Proxy::to(POSTGRES.port).await;
     let mut cluster = TestCluster::new(Kind::Postgres).await;

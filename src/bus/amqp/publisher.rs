@@ -103,7 +103,9 @@ impl Publisher {
         let sent = send(&dead_letters, deadline, "", queue, body, properties).await;
         match answer(deadline, sent).await {
             Ok(lapin::Confirmation::Ack(None)) => Ok(()),
-            Ok(lapin::Confirmation::Ack(Some(back))) => Err(BusError::NotTaken(why(&back))),
+            Ok(lapin::Confirmation::Ack(Some(returned))) => {
+                Err(BusError::NotTaken(return_reason(&returned)))
+            }
             Ok(lapin::Confirmation::Nack(_) | lapin::Confirmation::NotRequested) => {
                 Err(BusError::NotTaken(NOT_STORED.to_owned()))
             }
@@ -121,7 +123,7 @@ impl Publisher {
     }
 
     async fn link_by(&self, deadline: Instant) -> Result<Arc<PublisherConnection>> {
-        timeout_at(deadline, self.link()).await.unwrap_or_else(|_elapsed| Err(late("connect")))
+        timeout_at(deadline, self.link()).await.unwrap_or_else(|_elapsed| Err(timed_out("connect")))
     }
 
     /// The connection, opened again if it does not work.
@@ -183,7 +185,7 @@ async fn send(
         channel.basic_publish(exchange.into(), routing_key.into(), mandatory, body, properties);
     match timeout_at(deadline, sending).await {
         Ok(sent) => sent.map_err(broker),
-        Err(_elapsed) => Err(late("take a message")),
+        Err(_elapsed) => Err(timed_out("accept a message")),
     }
 }
 
@@ -195,32 +197,33 @@ async fn answer(
     let confirm = sent.map_err(|error| logging::causes(&error))?;
     match timeout_at(deadline, confirm).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),
-        Err(_elapsed) => Err(late("confirm a message").to_string()),
+        Err(_elapsed) => Err(timed_out("confirm a message").to_string()),
     }
 }
 
 /// Derives the outcome of each message from the broker's answers.
 ///
-/// A mandatory message without a queue comes back and is confirmed all the same. lapin hands it out
-/// with the confirm that comes next, which may be that of another message when the broker confirms
-/// several at once, so what came back is known by its id.
+/// A mandatory message without a queue is returned, and confirmed as well. lapin attaches the return
+/// to the next confirm, which may belong to another message if the broker confirms several at once.
+/// So a returned message is identified by its id.
 fn confirmations(
     messages: &[Message],
     answers: Vec<std::result::Result<lapin::Confirmation, String>>,
 ) -> Vec<Confirmation> {
     let mut refused = HashMap::new();
     for answer in answers.iter().flatten() {
-        if let lapin::Confirmation::Ack(Some(back)) | lapin::Confirmation::Nack(Some(back)) = answer
-            && let Some(id) = back.delivery.properties.message_id()
+        if let lapin::Confirmation::Ack(Some(returned)) | lapin::Confirmation::Nack(Some(returned)) =
+            answer
+            && let Some(id) = returned.delivery.properties.message_id()
         {
-            refused.insert(id.to_string(), why(back));
+            refused.insert(id.to_string(), return_reason(returned));
         }
     }
     messages
         .iter()
         .zip(answers)
         .map(|(message, answer)| match (refused.remove(message.id.as_str()), answer) {
-            (Some(why), _) => Confirmation::Refused(why),
+            (Some(reason), _) => Confirmation::Refused(reason),
             (None, Ok(lapin::Confirmation::Ack(_))) => Confirmation::Confirmed,
             (None, Ok(lapin::Confirmation::Nack(_))) => {
                 Confirmation::Refused(NOT_STORED.to_owned())
@@ -233,8 +236,8 @@ fn confirmations(
         .collect()
 }
 
-/// The properties of a dead letter. Of the original ones those are kept that help to repair it; an
-/// expiry would delete it, a user id would be refused, and CC would send it elsewhere too.
+/// The properties of a dead letter. Original properties are kept if they help to repair it. An expiry
+/// would delete it, the broker would refuse a user id, and CC would send it to other queues as well.
 fn dead_letter_properties(
     original: &BasicProperties,
     (exchange, routing_key): (&str, &str),
@@ -247,9 +250,11 @@ fn dead_letter_properties(
             headers.insert(key.clone(), value.clone());
         }
     }
-    for (key, value) in
-        [(REASON, cut(reason)), ("lobbyd-exchange", exchange), ("lobbyd-routing-key", routing_key)]
-    {
+    for (key, value) in [
+        (REASON, truncated(reason)),
+        ("lobbyd-exchange", exchange),
+        ("lobbyd-routing-key", routing_key),
+    ] {
         headers.insert(key.into(), AMQPValue::LongString(value.into()));
     }
     let mut properties =
@@ -266,15 +271,15 @@ fn dead_letter_properties(
     properties
 }
 
-fn late(action: &'static str) -> BusError {
+fn timed_out(action: &'static str) -> BusError {
     BusError::TimedOut(action, PUBLISH_TIMEOUT)
 }
 
-fn why(back: &BasicReturnMessage) -> String {
-    format!("no queue is bound for {}: {}", back.delivery.routing_key, back.reply_text)
+fn return_reason(returned: &BasicReturnMessage) -> String {
+    format!("no queue is bound for {}: {}", returned.delivery.routing_key, returned.reply_text)
 }
 
-fn cut(reason: &str) -> &str {
+fn truncated(reason: &str) -> &str {
     let end = reason.floor_char_boundary(MAX_TEXT.min(reason.len()));
     reason.get(..end).unwrap_or(reason)
 }

@@ -80,7 +80,7 @@ async fn worker_and_api_run_with_the_definitions() {
     cluster.all_done(&client, 1).await;
     client.publish_bytes(b"garbage", "application/json").await;
     let dead_letter = eventually("the dead letter", || client.take("lobbyd.dead-letters")).await;
-    assert!(dead_letter.headers["lobbyd-reason"].starts_with("body cannot be read"));
+    assert!(dead_letter.headers["lobbyd-reason"].starts_with("body cannot be parsed"));
     worker.ready().await;
     assert!(api.stop().await.success());
 }

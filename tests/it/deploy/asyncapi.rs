@@ -113,7 +113,7 @@ fn the_parser_refuses_a_wrong_document() {
 
 /// Every variant of `Reason`, read from the source, so that a new one cannot be forgotten.
 fn reasons() -> BTreeSet<String> {
-    let source = fs::read_to_string(file("src/domain/event.rs")).unwrap();
+    let source = fs::read_to_string(file("src/domain/reason.rs")).unwrap();
     let (_before, body) = source.split_once("pub enum Reason {\n").unwrap();
     let (body, _after) = body.split_once("\n}").unwrap();
     let variants = body.lines().map(str::trim).filter(|line| !line.starts_with("//"));

@@ -170,10 +170,12 @@ impl Imports {
 
 impl Visit<'_> for Imports {
     fn visit_item(&mut self, item: &Item) {
-        let attributes: &[Attribute] = match item {
-            Item::Mod(module) => &module.attrs,
-            Item::Impl(block) => &block.attrs,
-            _ => &[],
+        let attributes: &[Attribute] = if let Item::Mod(module) = item {
+            &module.attrs
+        } else if let Item::Impl(block) = item {
+            &block.attrs
+        } else {
+            &[]
         };
         let is_test = attributes.iter().any(|attribute| {
             attribute.path().is_ident("cfg")

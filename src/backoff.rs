@@ -18,7 +18,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// For tasks: the first retry is soon, and a peer that returns is found within 2 seconds.
-    pub const LOOPS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+    pub const TASKS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
     /// Begins with waits of up to `first` and ends with waits of up to `longest`.
     pub fn new((first, longest): (Duration, Duration)) -> Self {
@@ -33,7 +33,7 @@ impl Backoff {
     }
 
     /// Whether the next failure is the first one since the last success, and worth a log line.
-    pub fn is_fresh(&self) -> bool {
+    pub fn is_first_failure(&self) -> bool {
         self.failures == 0
     }
 
@@ -60,7 +60,7 @@ where
     loop {
         match attempt().await {
             Ok(value) => return value,
-            Err(error) if backoff.is_fresh() => report(&error),
+            Err(error) if backoff.is_first_failure() => report(&error),
             Err(_repeated) => {}
         }
         sleep(backoff.next_wait()).await;
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn the_bound_doubles_up_to_the_longest_wait() {
-        let mut backoff = Backoff::new(Backoff::LOOPS);
+        let mut backoff = Backoff::new(Backoff::TASKS);
         let mut bounds = Vec::new();
         for _ in 0..60 {
             let bound = backoff.bound();

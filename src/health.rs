@@ -3,15 +3,14 @@
 //! Tasks write it: one writer per component, which logs each change. The probes, the systemd notifier
 //! and the reload read it. It never checks anything by itself.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 /// A component that readiness depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Component {
-    /// Rooms and outbox.
     Database,
     /// The consumer of lobby changes: alive, not merely connected.
     Consumer,
@@ -33,7 +32,6 @@ impl Component {
     }
 }
 
-/// The state of all components.
 #[derive(Debug)]
 pub struct Health {
     state: Mutex<State>,
@@ -121,7 +119,7 @@ impl Health {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -2,12 +2,13 @@
 //!
 //! # Overview
 //!
-//! A room with a lobby and a timer is a row of the database, and that row is the schedule. Three
+//! A room with a lobby and a timer is a row of the database, and that row is the schedule. Two
 //! tasks of the worker act on it. The [`LobbyConsumer`](tasks::LobbyConsumer) receives lobby
 //! changes and applies them to rows. The [`TimerTask`](tasks::TimerTask) sleeps until the next
-//! timer is due, resets all rooms whose timer is due, and writes their events to the outbox in the
-//! same transaction. The [`OutboxRelay`](tasks::OutboxRelay) publishes the events of the outbox
-//! until the broker has confirmed them.
+//! timer is due. A timer that *fires* *resets* its room: lobby and timer are removed, the room is
+//! *open*, and the event about it is written to the outbox in the same transaction. The
+//! [`OutboxRelay`](tasks::OutboxRelay), which runs in every process, publishes the events of the
+//! outbox until the broker has confirmed them.
 //!
 //! The HTTP API runs in the same process or in others. [`http::api`] speaks Talk's dialect,
 //! [`rooms`] executes commands and answers queries, and [`domain::commands`] decides. Its changes
@@ -18,53 +19,60 @@
 //!
 //! 1. The [`Bus`](bus::Bus) delivers a message. [`bus::cloudevents`] parses it into a
 //!    [`LobbyChange`](domain::LobbyChange), or says why it is malformed.
-//! 2. [`Timers::apply`](store::Timers::apply) locks the room, asks [`decide`](domain::decide),
-//!    writes the new lobby, and commits. Then the consumer acknowledges the delivery and wakes the
-//!    timer task.
-//! 3. When the timer is due, [`Timers::fire_due`](store::Timers::fire_due) resets the room if it
-//!    still has that timer, and writes the event with its id and version to the outbox. The timer
-//!    task passes the events to the relay.
-//! 4. The relay publishes the event, waits for the publisher confirm, and stores it. If the process
-//!    dies before that, its claim on the event expires and another relay publishes the event.
+//! 2. [`Timers::apply`](store::Timers::apply) locks the room, calls
+//!    [`decide_lobby_change`](domain::decide_lobby_change), writes the new lobby with its chat
+//!    message, and commits. Then the consumer wakes the timer task and acknowledges the delivery. A
+//!    stale event is acknowledged without effect, an event of an unknown room is repeated for
+//!    `unknown_room_grace`, and one that can never be applied becomes a dead letter.
+//! 3. When the timer is due, [`Timers::fire_due`](store::Timers::fire_due) locks the room, resets
+//!    it, adds a chat message, and writes the event with its id and version to the outbox, claimed
+//!    for this process. The timer task passes it to the relay through the queue in [`relay`].
+//! 4. The relay publishes the event, waits for the publisher confirm, and marks the event as
+//!    published. If the process dies before that, the claim expires and another relay publishes it.
 //!
 //! # One PUT lobby, from request to response
 //!
-//! 1. The handler in `http::api` turns the request into a
-//!    [`Command`](domain::commands::Command) and passes it to
+//! 1. `set_lobby` in `http/api/webinar.rs` turns the request into a
+//!    [`Command`](domain::commands::Command) for
 //!    [`RoomService::change`](rooms::RoomService::change).
 //! 2. [`Rooms::change`](store::Rooms::change) locks the room, reads what the decision depends on,
-//!    asks [`commands::decide`](domain::commands::decide), and writes the
-//!    [`Changes`](domain::commands::Changes) or returns the
-//!    [`Refusal`](domain::commands::Refusal). Room, chat message and events are one transaction.
+//!    calls [`commands::decide`](domain::commands::decide) (here the rule in
+//!    `domain/commands/settings.rs`), and writes the [`Changes`](domain::commands::Changes) or
+//!    returns the [`Refusal`](domain::commands::Refusal). Room, chat message and events are one
+//!    transaction, in `store/commands.rs` and `store/changes.rs`.
 //! 3. The transaction returns the room and the caller's attendee record. They go into the cache,
-//!    the requests of this process that wait for the room are woken, and the relay is woken to
-//!    publish `room.updated` for the other processes and `lobby.changed` for the workers.
+//!    which wakes the requests of this process that wait for the room. The relay is woken to
+//!    publish `room.updated` for the other processes, and `lobby.changed`, which a worker finds
+//!    stale: it only wakes the timer task, which otherwise looks once a second.
 //! 4. The handler turns the same values into the response. Nothing is read again.
 //!
 //! # One poll, from request to response
 //!
 //! 1. A client requests a room with the `ETag` that it has, and `Prefer: wait=60`.
-//! 2. [`RoomService::view_when`](rooms::RoomService::view_when) takes the room from the
-//!    [`RoomCache`](cache::RoomCache). No statement is sent. If the client has this state already,
-//!    the request waits.
+//! 2. [`RoomService::view_when`](rooms::RoomService::view_when) takes room and attendee record from
+//!    the [`RoomCache`](cache::RoomCache), which loads them if it does not have them. If the client
+//!    has this state already, the request waits.
 //! 3. A process changes the room: one transaction locks it, decides, writes the changes, and puts
 //!    the events into the outbox. The relay of that process publishes `room.updated`.
 //! 4. Every API process receives the update. If its version is newer, the room is read once for all
-//!    waiting requests, and each of them is answered with what its client may see. A request whose
-//!    wait expires first is answered with 304.
+//!    waiting requests. [`RoomView`](domain::RoomView) selects what each viewer may see. A request
+//!    whose entity tag has changed is answered with 200; one whose wait expires, with 304. Changes
+//!    that are not announced (by an event, or with SQL) are found by comparing versions with the
+//!    database.
 //!
 //! # Promises
 //!
-//! The tests refer to them by number.
+//! Tests refer to them by number.
 //!
 //! - **P1 Never early.** A room is not reset before its timer, by the database's clock.
 //! - **P2 Exactly once.** One setting of a timer resets its room at most once.
 //! - **P3 Always announced.** Each reset is published at least once, always with the same id.
 //! - **P4 The newest setting wins.** A timer that was moved or removed never resets the room.
-//! - **P5 Bad input is harmless.** A duplicate, stale, reordered or malformed event changes nothing.
+//! - **P5 Bad input is harmless.** A malformed event changes nothing, and neither does a duplicate,
+//!   stale or reordered one. (Without a version, events are ordered by the time of their receipt.)
 //! - **P6 Nothing is lost.** An event is acknowledged after its effect is durable, and the room's
 //!   row is the schedule.
-//! - **P7 Outages delay, they do not lose.**
+//! - **P7 Outages delay work and lose none.**
 //! - **P8 Cost follows what is due**, not what is pending.
 //!
 //! # Code map
@@ -77,7 +85,7 @@
 //! | [`cache`] | rooms as this API process last read them, kept current by updates |
 //! | [`auth`] | passwords, logins, and how often they may be guessed |
 //! | [`rooms`] | commands, queries and long polls behind the API |
-//! | [`tasks`] | the tasks of the worker |
+//! | [`tasks`] | the tasks of the worker, and the relay of every process |
 //! | [`relay`] | the queue between code that writes events and the task that publishes them |
 //! | [`http`] | the API in Talk's dialect, and the ops listener; the only axum |
 //! | [`app`] | composes the parts, starts and stops them, reloads the configuration |
@@ -85,11 +93,11 @@
 //! | [`clock`] | the database's time between two samples of it |
 //! | [`logging`], [`metrics`] | the log; names, help texts and first values of the metrics |
 //! | [`traces`] | spans from the incoming to the outgoing event; the only OpenTelemetry |
-//! | [`health`], [`systemd`] | which components are connected; what systemd is notified of |
+//! | [`health`], [`systemd`] | which components work; what systemd is notified of |
 //! | [`backoff`], [`supervisor`] | waits between attempts; how the process ends |
 //!
-//! Imports go one way: `main → cli → app → {http, tasks} → rooms/cache → {store, bus} → domain`. A
-//! test reads the source and keeps it so.
+//! Imports go one way: `main → cli → app → {http, tasks} → rooms/cache → {store, bus} → domain`.
+//! The test `house_rules` reads the source and keeps it so; it has the complete list of layers.
 //!
 //! # Invariants
 //!
@@ -97,53 +105,55 @@
 //!   the transaction, and the sample is passed into it.
 //! - An acknowledgement follows a commit; the mark as published follows a confirm.
 //! - Every wait is bounded, except waiting for work and for a lost peer to come back.
-//! - A connection that did not answer in time is closed, never reused.
+//! - A connection that did not answer in time is closed, never reused, unless the broker has
+//!   blocked it.
 //! - Timers are not held in memory.
-//! - Commands, chat and calls are authorised against the database. The cache serves room polls only.
+//! - Commands, chat and calls are authorised against the database. The cache answers polls, wakes
+//!   waiting requests, and refuses a room early that the caller cannot see.
 //! - Reading never changes a room.
 //! - Nothing is spawned that the [`supervisor`] does not wait for, except the bounded return of a
-//!   database connection, and what lapin, the cron scheduler and the exporter's HTTP client spawn.
+//!   database connection, password hashes, and what the libraries spawn themselves.
 //!
 //! # Questions
 //!
 //! **Why is there no table of timers, and no lease on a timer?** The timer is in the room's row, so
 //! nothing can disagree with it. Resetting a room, clearing its timer and writing the event is one
-//! local transaction: a crash rolls it back, and the row is still due. Only publishing has an effect
-//! outside of the database, so only the outbox has claims.
+//! local transaction: a crash rolls it back, and the row is still due. Only publishing has an
+//! effect outside of the database, so only the outbox has claims.
 //!
-//! **Why does a reset take the next version instead of the time?** A moderator can change the
-//! setting just before the reset, with an event that arrives just after it. The version of that
-//! change is earlier than the time of the reset. It is still newer than the version before the
-//! reset plus one, and wins.
+//! **Why does a reset take the next version instead of the time?** A moderator can change the lobby
+//! just before the reset, with an event that arrives just after it. If the reset took its time as
+//! version, that change would be stale. The reset takes the previous version plus one, so the
+//! change is newer and wins.
 //!
 //! **Why does lobbyd not announce a change that came in as an event?** The sender made the change
-//! and informs its own clients; lobbyd announces its own changes. Its pollers still see the change:
-//! every API process receives the event as well, and looks for the change until a worker has
-//! applied it.
+//! and informs its own clients; lobbyd announces its own changes. Clients that poll lobbyd still
+//! see the change: every API process receives the event as well, and looks for the change until a
+//! worker has applied it.
 //!
-//! **Why does every change of a room take a version, not only a change of the lobby?** Processes use
-//! it to tell whether an update is newer than their cache, in whatever order updates arrive.
+//! **Why does every announced change of a room take a version, not only a change of the lobby?**
+//! Processes use it to tell whether an update is newer than their cache, in any order of arrival.
 //!
-//! **Why does the API have a connection pool of its own?** Its requests come in any number. They may
-//! wait for each other, and must not make a timer wait.
+//! **Why does the API have a connection pool of its own?** Its requests come in any number. They
+//! may wait for each other, and must not make a timer wait.
 //!
-//! **Why one flow with a table of statements?** Copies of a store drift apart, and neither a query
-//! builder nor sqlx's `Any` driver covers what differs here: locking, sets of rows, timestamps. A
-//! statement that is missing for one database does not compile, and each text can be pasted into a
-//! console.
+//! **Why one store for three databases, with a table of statements?** Copies of a store drift
+//! apart, and neither a query builder nor sqlx's `Any` driver covers what differs here: locking,
+//! sets of rows, timestamps. A statement that is missing for one database does not compile, and
+//! each text can be pasted into a console.
 //!
-//! **Why are sets passed as JSON?** An array of rows is one parameter in all three databases, so a
-//! batch is three statements, whatever its size.
+//! **Why are sets passed as JSON?** An array of rows is one parameter in all three databases, so
+//! the number of statements does not depend on the size of a batch.
 //!
 //! **Why does a trace have the id of its event?** A room opens hours after its timer was set, and
 //! its event may be published by another process after a crash. The root span of the trace is
-//! derived from the id, which all of them know.
+//! derived from the id, which every process reads from the outbox.
 //!
-//! **Why is a new URL tried before it is used?** Otherwise a typo in a reloaded URL would keep every
-//! room closed.
+//! **Why is a new URL tried before it is used?** Otherwise a typo in a reloaded URL would keep
+//! every room closed.
 //!
-//! **Why is lapin's recovery off?** It leaves a pending confirm unanswered for as long as the broker
-//! is unavailable. A new connection is cheap, and its setup is in one place.
+//! **Why is lapin's recovery off?** It leaves a pending confirm unanswered for as long as the
+//! broker is unavailable. A new connection is cheap, and its setup is in one place.
 
 pub mod app;
 pub mod auth;

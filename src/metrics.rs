@@ -68,7 +68,7 @@ metric_table! {
     counter PRUNED "lobbyd_outbox_pruned_total" "Outbox rows deleted by housekeeping, by kind"
         { "kind": "history", "dead" }
 
-    gauge CONNECTED "lobbyd_connected" "1 while the component is connected, by part"
+    gauge CONNECTED "lobbyd_connected" "1 while the component works, by part"
     gauge BLOCKED "lobbyd_broker_blocked" "1 while the broker blocks the publishing connection" {}
 
     counter REQUESTS "lobbyd_http_requests_total" "Requests of the HTTP API, by method and status"

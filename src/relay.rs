@@ -50,7 +50,6 @@ pub(crate) struct Batch {
     pub(crate) expires_at: Instant,
 }
 
-/// Creates the queue.
 pub fn channel() -> (RelayHandle, RelayQueue) {
     let (sender, receiver) = mpsc::channel(MAX_BATCHES);
     let wake = Arc::new(Notify::new());

@@ -19,7 +19,6 @@ const EXIT_SIGINT: i32 = 130;
 /// Name and outcome of a task.
 type Ended = (&'static str, anyhow::Result<()>);
 
-/// Holds the tasks of the process.
 #[derive(Debug)]
 pub struct Supervisor {
     tasks: JoinSet<Ended>,
@@ -32,7 +31,6 @@ impl Supervisor {
         Self { tasks: JoinSet::new(), stop }
     }
 
-    /// Spawns a task.
     pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.spawn_fallible(name, async {
             task.await;
@@ -40,7 +38,6 @@ impl Supervisor {
         });
     }
 
-    /// Spawns a task that may fail.
     pub fn spawn_fallible(
         &mut self,
         name: &'static str,
@@ -107,7 +104,7 @@ pub async fn on_signal(stop: CancellationToken) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
         () = stop.cancelled() => {}
     }
-    tracing::info!("stopping: consumer stopped, flushing the outbox");
+    tracing::info!("stopping, the outbox is flushed");
     stop.cancel();
     tokio::select! {
         _ = terminate.recv() => {}

@@ -1,7 +1,7 @@
 //! The composition root: creates the parts, connects them, and owns the order of start and stop.
 //!
-//! [`App::build`] does no I/O and finds every error of the configuration. [`App::run`] first answers
-//! probes, then waits for the database, then starts the tasks of its [`Role`]. At the stop the
+//! [`App::build`] does no I/O and finds the errors of the configuration, except those of the role, which
+//! [`App::run`] finds before it listens. `run` first answers probes, then waits for the database, then starts the tasks of its [`Role`]. At the stop the
 //! consumer and the API stop taking input, the timer task finishes its transaction, the relay
 //! flushes the outbox, and last the connections are closed. `cli` is the only caller.
 
@@ -47,9 +47,7 @@ const STUCK_MARGIN: Duration = Duration::from_secs(30);
 pub enum Role {
     /// Consumes events, opens rooms, publishes updates.
     Worker,
-    /// Serves the HTTP API.
     Api,
-    /// Both.
     Both,
 }
 
@@ -75,9 +73,9 @@ impl Role {
 /// The program, built and not yet started.
 pub struct App {
     config: Config,
-    /// Of the tasks.
+    /// The pool of the tasks.
     database: Arc<dyn Database>,
-    /// Of the API: a pool of its own, so that its clients delay no task.
+    /// The pool of the API, so that its clients delay no task.
     api_database: Arc<dyn Database>,
     bus: Arc<dyn Bus>,
     proxies: Proxies,
@@ -104,7 +102,6 @@ impl App {
         Self { reloads: Some(source), ..self }
     }
 
-    /// The database of the tasks.
     pub fn database(&self) -> Arc<dyn Database> {
         Arc::clone(&self.database)
     }
@@ -184,7 +181,7 @@ impl App {
 
     /// Waits for the database and applies the migrations.
     async fn await_database(&self, health: &Health) -> Result<DatabaseClock, StoreError> {
-        let mut backoff = Backoff::new(Backoff::LOOPS);
+        let mut backoff = Backoff::new(Backoff::TASKS);
         loop {
             match self.prepare_database().await {
                 Ok(clock) => return Ok(clock),
@@ -222,9 +219,8 @@ fn schedules(config: &Config) -> Schedules {
     }
 }
 
-/// Opens the configured database.
 pub fn open_database(config: &Config) -> Result<Arc<dyn Database>, ConfigError> {
-    let options = store::Options {
+    let options = store::PoolOptions {
         max_connections: config.database.max_connections.get(),
         timeout: config.database.timeout,
     };
@@ -232,9 +228,8 @@ pub fn open_database(config: &Config) -> Result<Arc<dyn Database>, ConfigError> 
         .map_err(|error| ConfigError::new("database.url", error))
 }
 
-/// Opens the configured bus.
 pub fn open_bus(config: &Config) -> Result<Arc<dyn Bus>, ConfigError> {
-    let options = bus::Options {
+    let options = bus::BusOptions {
         exchange: config.events.exchange.clone(),
         queue: config.events.queue.clone(),
         dead_letter_queue: config.events.dead_letter_queue.clone(),

@@ -28,7 +28,6 @@ pub struct ReloadSource {
     pub hangups: Signal,
     /// Reads all layers of the configuration.
     pub read: Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>,
-    /// Changes the log level.
     pub level: LogLevel,
 }
 

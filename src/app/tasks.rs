@@ -54,7 +54,7 @@ impl TaskSet<'_> {
             dead_after: config.outbox.dead_after,
             session: config.http.session_timeout,
         };
-        let housekeeping = Housekeeping::new(self.ctx.clone(), retention);
+        let housekeeping = Housekeeping::new(&self.ctx, retention);
         let housekeeping = housekeeping.run(self.schedules.clone(), self.stop.clone());
         self.supervisor.spawn("timer task", timers.run(self.stop.clone()));
         self.supervisor.spawn("lobby consumer", consumer.run(self.stop.clone()));

@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 /// Upper bound of entries, so that a client cannot fill the memory with names, passwords or
@@ -64,7 +64,7 @@ impl<K: Clone + Eq + Hash, V: Clone> ExpiringCache<K, V> {
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries<K, V>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock()
     }
 }
 

@@ -20,7 +20,6 @@ const SPECVERSION: &str = "1.0";
 
 const DATA_JSON: &str = "application/json";
 
-/// CloudEvents source of published events.
 const SOURCE: &str = "lobbyd";
 
 /// Largest body of a lobby change, in bytes: a hundred times the usual size.
@@ -29,7 +28,6 @@ pub const MAX_BODY: usize = 64 * 1024;
 /// Deepest nesting of a body: attributes and data need two levels, extensions some more.
 const MAX_DEPTH: usize = 16;
 
-/// A message for the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// CloudEvents id, also the AMQP message id.
@@ -100,15 +98,18 @@ pub fn parse_lobby_changed(
     if nesting(body) > MAX_DEPTH {
         return Err(Malformed::TooDeep);
     }
-    let is_envelope = is_cloudevent(content_type)?;
-    if is_envelope || json::<Probe>(body)?.specversion.is_some() {
-        let envelope: Envelope<Box<RawValue>> = json(body)?;
-        let time = envelope.time.map(|time| time.timestamp_millis());
-        let data = checked_data(&envelope)?;
-        lobby_change(&LobbyChangedPayload { version: data.version.or(time), ..data })
+    if is_cloudevent(content_type)? || json::<Probe>(body)?.specversion.is_some() {
+        lobby_change_in(&json(body)?)
     } else {
         lobby_change(&json(body)?)
     }
+}
+
+/// Parses the data of a `CloudEvent`, whose time replaces a missing version.
+fn lobby_change_in(envelope: &Envelope<Box<RawValue>>) -> Result<LobbyChange, Malformed> {
+    let time = envelope.time.map(|time| time.timestamp_millis());
+    let data = checked_data(envelope)?;
+    lobby_change(&LobbyChangedPayload { version: data.version.or(time), ..data })
 }
 
 /// Whether the content type promises a `CloudEvent`. Without one, or with one that scripts and
@@ -161,7 +162,6 @@ fn lobby_change(data: &LobbyChangedPayload) -> Result<LobbyChange, Malformed> {
 /// An event that a listener observes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observed {
-    /// A room has changed.
     RoomUpdated(RoomUpdated),
     /// A change is on its way to a worker.
     LobbyChange(LobbyChange),
@@ -169,12 +169,16 @@ pub enum Observed {
 
 /// Parses an event for a listener; `None` if this version does not understand it.
 pub fn parse_observed(body: &[u8]) -> Option<Observed> {
+    if body.len() > MAX_BODY || nesting(body) > MAX_DEPTH {
+        return None;
+    }
     match json::<Envelope<Box<RawValue>>>(body) {
         Ok(envelope) if envelope.r#type == ROOM_UPDATED => {
             json(envelope.data.get().as_bytes()).ok().map(Observed::RoomUpdated)
         }
-        // A lobby change need not have an envelope.
-        Ok(_) | Err(_) => parse_lobby_changed(body, None).ok().map(Observed::LobbyChange),
+        Ok(envelope) => lobby_change_in(&envelope).ok().map(Observed::LobbyChange),
+        // Only the data of a lobby change.
+        Err(_) => parse_lobby_changed(body, None).ok().map(Observed::LobbyChange),
     }
 }
 

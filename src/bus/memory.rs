@@ -1,4 +1,4 @@
-//! The in-process bus: the same chain with nothing installed.
+//! The in-process bus: lobbyd without a broker.
 //!
 //! It ends with the process, and other processes cannot reach it: a change that waits in it when the
 //! process crashes is lost, while a timer in a room's row is not. Dead letters go to the log,
@@ -20,7 +20,6 @@ const LISTENER_BACKLOG: usize = 1024;
 /// Routing keys of lobby changes begin with this.
 const LOBBY_CHANGES: &str = "lobby.changed";
 
-/// The bus of this process.
 #[derive(Debug)]
 pub struct MemoryBus {
     queue: mpsc::UnboundedSender<Message>,
@@ -30,7 +29,6 @@ pub struct MemoryBus {
 }
 
 impl MemoryBus {
-    /// An empty bus.
     pub fn new() -> Self {
         let (queue, deliveries) = mpsc::unbounded_channel();
         let (listeners, _none_yet) = broadcast::channel(LISTENER_BACKLOG);

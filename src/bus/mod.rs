@@ -21,7 +21,6 @@ use crate::domain::TraceParent;
 /// has to be made first included.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Result of a bus method.
 pub type Result<T> = std::result::Result<T, BusError>;
 
 /// Why the bus cannot do something. All but a URL may work later, over a new connection.
@@ -30,7 +29,6 @@ pub enum BusError {
     /// The broker is unreachable, refused the connection, or lost it.
     #[error("broker unavailable")]
     Broker(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// No answer in time.
     #[error("broker did not {0} within {1:?}")]
     TimedOut(&'static str, Duration),
     /// The broker has a memory or disk alarm and takes no publications.
@@ -47,16 +45,13 @@ pub enum BusError {
     Reconnect,
     /// A message was returned or refused.
     #[error("message refused by the broker: {0}")]
-    NotTaken(String),
-    /// The URL cannot be used.
+    Refused(String),
     #[error("{0}")]
     Url(String),
 }
 
-/// The outcome of one published message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Confirmation {
-    /// Stored by the broker.
     Confirmed,
     /// The broker refused it: no queue is bound for it, or one is full.
     Refused(String),
@@ -64,7 +59,6 @@ pub enum Confirmation {
     Unconfirmed(String),
 }
 
-/// A broker of events.
 #[async_trait]
 pub trait Bus: Send + Sync + 'static {
     /// Starts a consumer of lobby changes.
@@ -78,14 +72,12 @@ pub trait Bus: Send + Sync + 'static {
     /// worker, from now on.
     async fn listen(&self) -> Result<Box<dyn Listener>>;
 
-    /// Checks whether this URL works.
     async fn try_url(&self, url: &str) -> Result<()>;
 
     /// Connects by this URL from now on. Existing subscriptions and listeners end with
     /// [`BusError::Reconnect`]; publications in progress finish over the old connection.
     fn use_url(&self, url: &str) -> Result<()>;
 
-    /// Closes the connections.
     async fn close(&self);
 }
 
@@ -105,7 +97,6 @@ pub trait Subscription: Send {
     async fn next(&mut self) -> Result<Delivery>;
 }
 
-/// A received event.
 pub struct Delivery {
     /// As it was received; it may be anything.
     pub body: Vec<u8>,
@@ -130,21 +121,19 @@ pub trait Receipt: Send + Sync {
 
 /// How to reach the broker, and the names there.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct BusOptions {
     /// Topic exchange of both directions.
     pub exchange: String,
-    /// Queue of lobby changes.
     pub queue: String,
     /// Queue of events that cannot be applied.
     pub dead_letter_queue: String,
-    /// Whether to declare all three.
     pub declare: bool,
     /// Bound of unsettled deliveries.
     pub prefetch: u16,
 }
 
 /// Creates the bus of this URL. It connects when it is first used.
-pub fn connect(url: &str, options: Options) -> Result<Arc<dyn Bus>> {
+pub fn connect(url: &str, options: BusOptions) -> Result<Arc<dyn Bus>> {
     match url.split_once(':').map(|(scheme, _)| scheme) {
         Some("memory") => Ok(Arc::new(MemoryBus::new())),
         Some("amqp" | "amqps") => Ok(Arc::new(amqp::AmqpBus::new(url, options)?)),

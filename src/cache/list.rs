@@ -1,16 +1,16 @@
 //! The cached list of one user's rooms: their tokens. The rooms themselves are cached once for all.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::room::{TTL, count_load, locked};
+use super::room::{TTL, count_load};
 use crate::domain::RoomToken;
 use crate::store;
 use crate::store::Rooms;
 
-/// The rooms of one user.
 pub(super) struct CachedRoomList {
     user: String,
     /// Counts changes, and wakes the requests that wait for one.
@@ -30,27 +30,27 @@ impl CachedRoomList {
         }
     }
 
-    /// What wakes at the next change.
+    /// A receiver that is notified of the next change.
     pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
-        *locked(&self.last_used) = Instant::now();
+        *self.last_used.lock() = Instant::now();
         self.generation.subscribe()
     }
 
     pub(super) async fn tokens(&self, database: &dyn Rooms) -> store::Result<Arc<[RoomToken]>> {
         let generation = *self.generation.borrow();
-        if let Some((loaded, tokens)) = &*locked(&self.loaded)
+        if let Some((loaded, tokens)) = &*self.loaded.lock()
             && *loaded == generation
         {
             return Ok(Arc::clone(tokens));
         }
         count_load("list");
         let tokens: Arc<[RoomToken]> = database.rooms_of(&self.user).await?.into();
-        *locked(&self.loaded) = Some((generation, Arc::clone(&tokens)));
+        *self.loaded.lock() = Some((generation, Arc::clone(&tokens)));
         Ok(tokens)
     }
 
     pub(super) fn contains(&self, token: &str) -> bool {
-        let loaded = locked(&self.loaded);
+        let loaded = self.loaded.lock();
         loaded.as_ref().is_some_and(|(_, tokens)| tokens.iter().any(|each| each.as_str() == token))
     }
 
@@ -60,6 +60,6 @@ impl CachedRoomList {
 
     /// A list with waiting requests counts as used.
     pub(super) fn is_in_use(&self) -> bool {
-        self.generation.receiver_count() > 0 || locked(&self.last_used).elapsed() < TTL
+        self.generation.receiver_count() > 0 || self.last_used.lock().elapsed() < TTL
     }
 }

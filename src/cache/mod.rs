@@ -11,13 +11,14 @@ mod room;
 mod sync;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use self::list::CachedRoomList;
 pub use self::room::Fingerprint;
-use self::room::{AttendeeSnapshot, CachedRoom, RoomSnapshot, TTL, locked};
+use self::room::{AttendeeSnapshot, CachedRoom, RoomSnapshot, TTL};
 pub use self::sync::CacheSync;
 use crate::clock::DatabaseClock;
 use crate::domain::{
@@ -26,7 +27,6 @@ use crate::domain::{
 use crate::store;
 use crate::store::Database;
 
-/// The rooms and room lists that clients ask for.
 pub struct RoomCache {
     database: Arc<dyn Database>,
     clock: Arc<DatabaseClock>,
@@ -36,7 +36,7 @@ pub struct RoomCache {
     revalidated_at: Mutex<Option<i64>>,
 }
 
-/// A room as one viewer sees it.
+/// A room and the attendee record of one viewer, as they are cached: nothing is hidden yet.
 #[derive(Clone)]
 pub struct View {
     room: Arc<RoomSnapshot>,
@@ -97,7 +97,7 @@ impl RoomCache {
         }
     }
 
-    /// A room as the actor sees it, and what wakes at a change. `None` if the room does not exist.
+    /// A room as the actor sees it, and a listener for its changes. `None` if the room does not exist.
     /// An actor of `None` is an anonymous visitor.
     pub(crate) async fn view(
         &self,
@@ -117,10 +117,10 @@ impl RoomCache {
         Ok(Some((View { room, attendee }, ChangeListener(vec![change]))))
     }
 
-    /// The rooms in which a user takes part, as they see them, and what wakes at a change.
+    /// The rooms in which a user takes part, as they see them, and a listener for their changes.
     pub(crate) async fn list(&self, user: &str) -> store::Result<(Vec<View>, ChangeListener)> {
         let list = {
-            let mut lists = locked(&self.lists);
+            let mut lists = self.lists.lock();
             let list = lists.entry(user.to_owned());
             Arc::clone(list.or_insert_with_key(|user| Arc::new(CachedRoomList::new(user.clone()))))
         };
@@ -146,14 +146,15 @@ impl RoomCache {
         }
     }
 
-    /// Applies updates of this process, whose transaction has read `view` at its end: it need not be
-    /// loaded again.
+    /// Applies updates of this process, whose transaction has read `view` at its end: a cached room
+    /// need not be loaded again.
     pub(crate) fn put(&self, updates: &[RoomUpdated], actor: &Actor, view: &View) {
         for update in updates {
             self.apply_to_lists(update);
         }
-        let room = self.room(&view.overview().room.token);
-        room.put(updates, &view.room, actor, &view.attendee);
+        if let Some(room) = self.cached(view.overview().room.token.as_str()) {
+            room.put(updates, &view.room, actor, &view.attendee);
+        }
     }
 
     /// Whether a lobby change that is on its way to a worker affects a cached room, and has not been
@@ -174,7 +175,7 @@ impl RoomCache {
 
     /// Updates may have been missed: everything is loaded again when it is next asked for.
     pub(crate) fn invalidate(&self) {
-        for room in locked(&self.rooms).values() {
+        for room in self.rooms.lock().values() {
             room.invalidate();
         }
         self.invalidate_lists();
@@ -189,12 +190,12 @@ impl RoomCache {
             // Nothing has announced that a user was added to a room.
             self.invalidate_lists();
         }
-        let rooms: Vec<_> = locked(&self.rooms).values().cloned().collect();
+        let rooms: Vec<_> = self.rooms.lock().values().cloned().collect();
         if !rooms.is_empty() {
             self.invalidate_stale(&rooms, updates).await?;
             self.invalidate_readers(&rooms, now).await?;
         }
-        *locked(&self.revalidated_at) = Some(now);
+        *self.revalidated_at.lock() = Some(now);
         Ok(())
     }
 
@@ -237,7 +238,7 @@ impl RoomCache {
         // Messages may have been read after the last revalidation, but within its second. Before the
         // first one nothing is cached that is older than the TTL.
         let since =
-            locked(&self.revalidated_at).map_or(now - TTL.as_secs().cast_signed(), |at| at - 1);
+            self.revalidated_at.lock().map_or(now - TTL.as_secs().cast_signed(), |at| at - 1);
         for (room, actor) in self.database.read_since(since).await? {
             if let Some(room) = by_id.get(&room) {
                 room.invalidate_attendee(&actor);
@@ -247,12 +248,12 @@ impl RoomCache {
     }
 
     fn evict_idle(&self) {
-        locked(&self.rooms).retain(|_token, room| room.is_in_use());
-        locked(&self.lists).retain(|_user, list| list.is_in_use());
+        self.rooms.lock().retain(|_token, room| room.is_in_use());
+        self.lists.lock().retain(|_user, list| list.is_in_use());
     }
 
     fn apply_to_lists(&self, update: &RoomUpdated) {
-        let lists = locked(&self.lists);
+        let lists = self.lists.lock();
         if let Some(about) = update.about.as_ref().filter(|about| about.is_user())
             && let Some(list) = lists.get(&about.id)
             && !list.contains(&update.token)
@@ -267,17 +268,17 @@ impl RoomCache {
     }
 
     fn invalidate_lists(&self) {
-        for list in locked(&self.lists).values() {
+        for list in self.lists.lock().values() {
             list.invalidate();
         }
     }
 
     fn cached(&self, token: &str) -> Option<Arc<CachedRoom>> {
-        locked(&self.rooms).get(token).cloned()
+        self.rooms.lock().get(token).cloned()
     }
 
     fn room(&self, token: &RoomToken) -> Arc<CachedRoom> {
-        let mut rooms = locked(&self.rooms);
+        let mut rooms = self.rooms.lock();
         let room = rooms.entry(token.clone());
         Arc::clone(room.or_insert_with_key(|token| Arc::new(CachedRoom::new(token.clone()))))
     }

@@ -1,9 +1,10 @@
 //! One cached room: what all participants see of it, and the attendee record of each viewer.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex as AsyncMutex, watch};
@@ -30,7 +31,6 @@ pub(super) struct RoomSnapshot {
     pub(super) fingerprint: Fingerprint,
 }
 
-/// The attendee record of one viewer.
 pub(super) struct AttendeeSnapshot {
     pub(super) attendee: Option<Attendee>,
     pub(super) fingerprint: Fingerprint,
@@ -41,7 +41,6 @@ pub(super) struct AttendeeSnapshot {
 /// The result of a load: `None` if the room does not exist.
 type Loaded = Option<Arc<RoomSnapshot>>;
 
-/// A room that clients ask for.
 pub(super) struct CachedRoom {
     pub(super) token: RoomToken,
     /// Counts changes, and wakes the requests that wait for one.
@@ -85,6 +84,10 @@ impl AttendeeSnapshot {
         Self { fingerprint: fingerprint(&attendee), attendee, version }
     }
 
+    fn last_read_message(&self) -> i64 {
+        self.attendee.as_ref().map_or(0, |attendee| attendee.last_read_message)
+    }
+
     fn is_in_call(&self) -> bool {
         self.attendee.as_ref().is_some_and(Attendee::is_in_call)
     }
@@ -105,9 +108,9 @@ impl CachedRoom {
         }
     }
 
-    /// What wakes at the next change.
+    /// A receiver that is notified of the next change.
     pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
-        locked(&self.state).last_used = Instant::now();
+        self.state.lock().last_used = Instant::now();
         self.generation.subscribe()
     }
 
@@ -124,7 +127,7 @@ impl CachedRoom {
         count_load("room");
         let overview = database.overview(&self.token).await?;
         let snapshot = overview.map(|overview| Arc::new(RoomSnapshot::new(overview)));
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         // A change of this process may have put a newer one there meanwhile.
         if state.loaded.as_ref().is_none_or(|(loaded, _)| *loaded <= generation) {
             state.loaded = Some((generation, snapshot.clone()));
@@ -139,23 +142,22 @@ impl CachedRoom {
         room: &Room,
         actor: &Actor,
     ) -> store::Result<Arc<AttendeeSnapshot>> {
-        if let Some(attendee) = locked(&self.state).attendees.get(actor) {
+        if let Some(attendee) = self.state.lock().attendees.get(actor) {
             return Ok(Arc::clone(attendee));
         }
         let generation = *self.generation.borrow();
         count_load("attendee");
         let attendee = database.attendee(room.id, actor).await?;
         let snapshot = Arc::new(AttendeeSnapshot::new(attendee, room.version));
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         if *self.generation.borrow() == generation {
             state.insert(actor, &snapshot);
         }
         Ok(snapshot)
     }
 
-    /// Invalidates what an update makes stale.
     pub(super) fn apply_update(&self, update: &RoomUpdated) {
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         if state.apply_update(update) {
             // Still under the lock: an attendee that is being loaded is not cached then.
             self.bump_generation();
@@ -163,7 +165,8 @@ impl CachedRoom {
     }
 
     /// Applies updates, and takes what their transaction has read at its end, unless a newer version
-    /// is known.
+    /// is known. The attendee record replaces a cached one only, and none with a later read marker:
+    /// the viewer may have read messages since the transaction began.
     pub(super) fn put(
         &self,
         updates: &[RoomUpdated],
@@ -171,44 +174,51 @@ impl CachedRoom {
         actor: &Actor,
         attendee: &Arc<AttendeeSnapshot>,
     ) {
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
+        let cached = state.attendees.get(actor).map(|cached| cached.last_read_message());
+        let mut is_stale = false;
         for update in updates {
-            state.apply_update(update);
+            is_stale |= state.apply_update(update);
         }
-        self.bump_generation();
-        if room.overview.room.version >= state.newest() {
+        let is_newest = room.overview.room.version >= state.newest();
+        if is_stale || is_newest {
+            self.bump_generation();
+        }
+        if is_newest {
             state.loaded = Some((*self.generation.borrow(), Some(Arc::clone(room))));
-            state.insert(actor, attendee);
+            if cached.is_some_and(|cached| cached <= attendee.last_read_message()) {
+                state.insert(actor, attendee);
+            }
         }
     }
 
     /// Everything may have changed.
     pub(super) fn invalidate(&self) {
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         state.attendees.clear();
         self.bump_generation();
     }
 
     /// What all participants see has changed. A new lobby may have removed some from the call.
     pub(super) fn invalidate_room(&self) {
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         state.attendees.retain(|_actor, attendee| !attendee.is_in_call());
         self.bump_generation();
     }
 
     /// The record of one viewer has changed in a way that only this viewer sees.
     pub(super) fn invalidate_attendee(&self, actor: &Actor) {
-        locked(&self.state).attendees.remove(actor);
+        self.state.lock().attendees.remove(actor);
     }
 
     /// The last snapshot, current or not.
     pub(super) fn last_snapshot(&self) -> Option<Arc<RoomSnapshot>> {
-        locked(&self.state).snapshot().cloned()
+        self.state.lock().snapshot().cloned()
     }
 
     /// The snapshot, or that the room does not exist, if nothing has changed since it was loaded.
     pub(super) fn current(&self) -> Option<Loaded> {
-        let state = locked(&self.state);
+        let state = self.state.lock();
         let (generation, snapshot) = state.loaded.as_ref()?;
         (*generation == *self.generation.borrow()).then(|| snapshot.clone())
     }
@@ -216,7 +226,7 @@ impl CachedRoom {
     /// A room with waiting requests counts as used. A room that does not exist is cached only until
     /// the next revalidation.
     pub(super) fn is_in_use(&self) -> bool {
-        let state = locked(&self.state);
+        let state = self.state.lock();
         let missing = state.loaded.as_ref().is_some_and(|(_, snapshot)| snapshot.is_none());
         self.generation.receiver_count() > 0 || (!missing && state.last_used.elapsed() < TTL)
     }
@@ -275,6 +285,72 @@ fn fingerprint(visible: &impl Serialize) -> Fingerprint {
     Sha256::new().chain_update(env!("CARGO_PKG_VERSION")).chain_update(visible).finalize().into()
 }
 
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{AttendeeId, ParticipantType, Permissions};
+
+    fn snapshot(version: i64) -> (RoomUpdated, Arc<RoomSnapshot>) {
+        let room = Room { version: Version::stored(version), ..Room::example() };
+        let update = RoomUpdated::of(&room, Reason::ConversationRenamed, None);
+        let overview =
+            RoomOverview { room, last_message: None, moderators: 1, one_to_one: Vec::new() };
+        (update, Arc::new(RoomSnapshot::new(overview)))
+    }
+
+    fn attendee(last_read_message: i64, version: i64) -> Arc<AttendeeSnapshot> {
+        let attendee = Attendee {
+            id: AttendeeId(1),
+            actor: Actor::user("alice"),
+            display_name: "Alice".to_owned(),
+            participant_type: ParticipantType::Owner,
+            permissions: Permissions::DEFAULT,
+            pin: None,
+            last_read_message,
+            comments_read: 0,
+            presence: None,
+        };
+        Arc::new(AttendeeSnapshot::new(Some(attendee), Version::stored(version)))
+    }
+
+    fn put(room: &CachedRoom, version: i64, last_read_message: i64) {
+        let (update, snapshot) = snapshot(version);
+        let attendee = attendee(last_read_message, version);
+        room.put(&[update], &snapshot, &Actor::user("alice"), &attendee);
+    }
+
+    fn version(room: &CachedRoom) -> Option<i64> {
+        let snapshot = room.current().flatten()?;
+        Some(snapshot.overview.room.version.milliseconds())
+    }
+
+    #[test]
+    fn the_newest_of_two_results_stays_in_whatever_order_they_arrive() {
+        let room = CachedRoom::new(Room::example().token);
+        put(&room, 12, 0);
+        assert_eq!(version(&room), Some(12));
+        let generation = *room.generation.borrow();
+        put(&room, 11, 0);
+        assert_eq!(version(&room), Some(12));
+        assert_eq!(*room.generation.borrow(), generation, "an older result wakes no request");
+        room.apply_update(&snapshot(14).0);
+        put(&room, 13, 0);
+        assert_eq!(version(&room), None, "a newer version was announced");
+    }
+
+    #[test]
+    fn a_result_does_not_take_a_read_marker_back() {
+        let room = CachedRoom::new(Room::example().token);
+        let alice = Actor::user("alice");
+        let read = |room: &CachedRoom| {
+            room.state.lock().attendees.get(&alice).map(|cached| cached.last_read_message())
+        };
+        put(&room, 11, 5);
+        assert_eq!(read(&room), None, "it may have been invalidated since");
+        room.state.lock().insert(&alice, &attendee(7, 11));
+        put(&room, 12, 5);
+        assert_eq!(read(&room), Some(7));
+        put(&room, 13, 9);
+        assert_eq!(read(&room), Some(9));
+    }
 }

@@ -56,7 +56,6 @@ impl CacheSync {
         Self { reports_database: true, ..self }
     }
 
-    /// Runs until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let (expect, expected) = mpsc::channel(MAX_EXPECTED);
         tokio::select! {
@@ -69,7 +68,7 @@ impl CacheSync {
 
     /// Listens over one connection after another.
     async fn listen(&self, expect: mpsc::Sender<LobbyChange>) {
-        let mut backoff = Backoff::new(Backoff::LOOPS);
+        let mut backoff = Backoff::new(Backoff::TASKS);
         loop {
             let lost = match self.listen_once(&mut backoff, &expect).await {
                 Ok(never) => match never {},
@@ -106,7 +105,7 @@ impl CacheSync {
                 Some(Observed::LobbyChange(change)) if self.cache.expects(&change) => {
                     expect.try_send(change).ok();
                 }
-                // Of a room that is not cached; or malformed, which a worker reports.
+                // The room is not cached, or the body is malformed, which a worker reports.
                 Some(Observed::LobbyChange(_)) | None => {}
             }
         }

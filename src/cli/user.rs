@@ -124,7 +124,7 @@ fn read_password() -> anyhow::Result<String> {
     password(io::stdin().lock())
 }
 
-/// Reads the first line, and no more than a password may have.
+/// Reads the first line, up to the longest password.
 fn password(input: impl BufRead) -> anyhow::Result<String> {
     const LINE_END: &str = "\r\n";
     let mut line = Vec::new();

@@ -23,7 +23,6 @@ pub enum ActorKind {
 }
 
 impl ActorKind {
-    /// Talk's name for it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Users => "users",
@@ -55,7 +54,6 @@ impl Actor {
     }
 }
 
-/// The sender of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     pub actor: Actor,

@@ -15,7 +15,6 @@ bitflags! {
     }
 }
 
-/// A call in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct Call {
     /// Unix seconds.

@@ -22,7 +22,6 @@ pub const LOBBY_CHANGED: &str = "lobby.changed.v1";
 pub struct EventId(String);
 
 impl EventId {
-    /// The id of a row.
     pub(crate) fn stored(id: String) -> Self {
         Self(id)
     }

@@ -10,7 +10,6 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoPrimitive, TryFromPrimitive, Serialize)]
 #[repr(i64)]
 pub enum LobbyState {
-    /// The room is open.
     None = 0,
     /// Participants wait, except moderators and those with the permission to ignore the lobby.
     NonModerators = 1,
@@ -32,7 +31,6 @@ pub struct Lobby {
 }
 
 impl Lobby {
-    /// No lobby and no timer.
     pub const OPEN: Self = Self { state: LobbyState::None, timer: None };
 
     /// 9999-12-31T23:59:59Z, the last second that every database can hold.

@@ -45,7 +45,7 @@ pub enum Applied {
 }
 
 /// Compares a change with the room. `received` is the version of a change that has none.
-pub fn decide(room: &Room, change: &LobbyChange, received: Version) -> Decision {
+pub fn decide_lobby_change(room: &Room, change: &LobbyChange, received: Version) -> Decision {
     let version = change.version.unwrap_or(received);
     if version <= room.version || repeats_reached_timer(room, change) {
         return Decision::Stale;
@@ -89,11 +89,11 @@ mod tests {
     #[test]
     fn only_a_newer_version_applies() {
         let newer = change(LobbyState::NonModerators, Some(99), Some(11));
-        let decision = decide(&Room::example(), &newer, RECEIVED);
+        let decision = decide_lobby_change(&Room::example(), &newer, RECEIVED);
         assert_eq!(decision, Decision::Set(Version::stored(11)));
         for version in [9, 10] {
             let old = change(LobbyState::NonModerators, Some(99), Some(version));
-            assert_eq!(decide(&Room::example(), &old, RECEIVED), Decision::Stale);
+            assert_eq!(decide_lobby_change(&Room::example(), &old, RECEIVED), Decision::Stale);
         }
     }
 
@@ -101,8 +101,11 @@ mod tests {
     fn a_change_without_version_takes_that_of_its_receipt() {
         let bare = change(LobbyState::None, None, None);
         let received = Version::stored(11);
-        assert_eq!(decide(&Room::example(), &bare, received), Decision::Set(received));
-        assert_eq!(decide(&Room::example(), &bare, Version::stored(10)), Decision::Stale);
+        assert_eq!(decide_lobby_change(&Room::example(), &bare, received), Decision::Set(received));
+        assert_eq!(
+            decide_lobby_change(&Room::example(), &bare, Version::stored(10)),
+            Decision::Stale
+        );
     }
 
     #[test]
@@ -110,11 +113,11 @@ mod tests {
         let reached = Room { timer_reached: Some(at(99)), ..Room::example() };
         let received = Version::stored(500);
         let same = change(LobbyState::NonModerators, Some(99), None);
-        assert_eq!(decide(&reached, &same, received), Decision::Stale);
+        assert_eq!(decide_lobby_change(&reached, &same, received), Decision::Stale);
         let other = change(LobbyState::NonModerators, Some(98), None);
-        assert_eq!(decide(&reached, &other, received), Decision::Set(received));
+        assert_eq!(decide_lobby_change(&reached, &other, received), Decision::Set(received));
         let intended = change(LobbyState::NonModerators, Some(99), Some(500));
-        assert!(matches!(decide(&reached, &intended, received), Decision::Set(..)));
+        assert!(matches!(decide_lobby_change(&reached, &intended, received), Decision::Set(..)));
     }
 
     #[test]
@@ -127,9 +130,9 @@ mod tests {
         ] {
             let room = Room { room_type, object_type: object_type.to_owned(), ..Room::example() };
             let close = change(LobbyState::NonModerators, None, Some(11));
-            assert_eq!(decide(&room, &close, RECEIVED), Decision::LobbyNotSupported);
+            assert_eq!(decide_lobby_change(&room, &close, RECEIVED), Decision::LobbyNotSupported);
             let open = change(LobbyState::None, None, Some(11));
-            assert!(matches!(decide(&room, &open, RECEIVED), Decision::Set(..)));
+            assert!(matches!(decide_lobby_change(&room, &open, RECEIVED), Decision::Set(..)));
         }
     }
 
@@ -140,7 +143,7 @@ mod tests {
             let mut room = Room::example();
             for &version in &versions {
                 let change = change(LobbyState::NonModerators, Some(version * 100), Some(version));
-                if let Decision::Set(version) = decide(&room, &change, RECEIVED) {
+                if let Decision::Set(version) = decide_lobby_change(&room, &change, RECEIVED) {
                     room = Room { lobby: change.lobby, version, ..room };
                 }
             }

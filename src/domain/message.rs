@@ -58,13 +58,11 @@ pub struct ChatMessage {
     pub parent: Option<Message>,
 }
 
-/// A message to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewMessage {
     pub body: String,
     /// An id that the sender chose; empty for none.
     pub reference_id: String,
-    /// The message to reply to.
     pub reply_to: Option<i64>,
 }
 

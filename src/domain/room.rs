@@ -101,7 +101,7 @@ impl Version {
     /// sender that counts microseconds would otherwise block every later change forever.
     pub const LIMIT: i64 = 100_000_000_000_000;
 
-    /// The version of a new room.
+    /// Older than every change: the version of a row that another program inserted.
     pub const ZERO: Self = Self(0);
 
     /// Checks a version that came from outside.
@@ -153,7 +153,6 @@ impl RoomType {
     }
 }
 
-/// SIP dial-in of a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, FromPrimitive, IntoPrimitive, Serialize)]
 #[repr(i64)]
 pub enum SipState {
@@ -185,7 +184,6 @@ pub struct Room {
     pub object_type: String,
     pub object_id: String,
     pub lobby: Lobby,
-    /// Version of the room's last change.
     pub version: Version,
     /// The timer that last reset the room. It identifies a repeated event without a version.
     pub timer_reached: Option<DateTime<Utc>>,

@@ -10,7 +10,6 @@ use super::lobby::LobbyState;
 use super::reason::Reason;
 use super::room::{RoomId, RoomToken, RoomType, SipState, Version};
 
-/// A room whose timer is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DueTimer {
     pub room: RoomId,

@@ -18,7 +18,6 @@ pub struct TraceParent {
     pub trace: u128,
     /// Never 0.
     pub span: u64,
-    /// Whether it is recorded.
     pub sampled: bool,
 }
 

@@ -18,7 +18,7 @@ pub struct ViewerCapabilities {
     pub enable_sip: bool,
 }
 
-/// A room as one viewer sees it.
+/// What one viewer may see of a room.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, each a field of Talk's room")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoomView<'a> {
@@ -110,7 +110,7 @@ fn public_view(room: &Room) -> Room {
     }
 }
 
-/// Moderators with an account, in rooms that have settings. The same may enable SIP.
+/// Moderators with an account, in rooms that have settings. They may enable SIP as well.
 fn can_delete(room: &Room, me: &Attendee) -> bool {
     me.participant_type.is_moderator() && me.actor.is_user() && room.is_configurable()
 }

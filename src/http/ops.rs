@@ -62,15 +62,18 @@ async fn livez(State(ops): State<Ops>) -> impl IntoResponse {
 /// restricts this to the components that it names: the API works without the broker.
 async fn readyz(State(ops): State<Ops>, RawQuery(query): RawQuery) -> impl IntoResponse {
     let query = query.unwrap_or_default();
-    let parts: Vec<_> = form_urlencoded::parse(query.as_bytes())
+    let names: Vec<_> = form_urlencoded::parse(query.as_bytes())
         .filter_map(|(key, value)| (key == "part").then_some(value))
         .collect();
-    let is_asked_for =
-        |part: Component| parts.is_empty() || parts.iter().any(|name| name == part.name());
-    let problems = ops.health.problems().into_iter().filter(|(part, _)| is_asked_for(*part));
+    let is_asked_for = |component: Component| {
+        names.is_empty() || names.iter().any(|name| name == component.name())
+    };
     let mut text = String::new();
-    for (part, problem) in problems {
-        writeln!(text, "{}: {problem}", part.name()).expect("writing to a String does not fail");
+    for (component, problem) in ops.health.problems() {
+        if is_asked_for(component) {
+            let name = component.name();
+            writeln!(text, "{name}: {problem}").expect("writing to a String does not fail");
+        }
     }
     if text.is_empty() {
         (StatusCode::OK, "ok\n".to_owned())

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -18,6 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -139,7 +140,7 @@ impl AddressCounts {
         let exempt =
             address.is_loopback() || limits.trusted.iter().any(|net| net.contains(&address));
         let address = network(address);
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.0.lock();
         let count = counts.entry(address).or_default();
         if *count >= limits.per_address && !exempt {
             return None;
@@ -151,7 +152,7 @@ impl AddressCounts {
 
 impl Drop for AddressSlot {
     fn drop(&mut self) {
-        let mut counts = self.counts.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.0.lock();
         if let Some(count) = counts.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
@@ -186,6 +187,6 @@ mod tests {
             assert!(many.iter().all(Option::is_some), "{exempt}");
         }
         drop(second);
-        assert!(addresses.0.lock().unwrap().is_empty(), "slots are released");
+        assert!(addresses.0.lock().is_empty(), "slots are released");
     }
 }

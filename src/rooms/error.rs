@@ -9,7 +9,6 @@ pub type Result<T> = std::result::Result<T, RoomError>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RoomError {
-    /// The rules do not allow it.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// Too many wrong passwords came from this address. It may try again after this time.

@@ -23,8 +23,7 @@ use self::long_poll::poll_until;
 pub use self::presence::PresenceRecorder;
 pub use self::sip::Sip;
 use crate::auth::{Passwords, Throttle};
-pub use crate::cache::View;
-use crate::cache::{ChangeListener, RoomCache};
+use crate::cache::{ChangeListener, RoomCache, View};
 use crate::clock::DatabaseClock;
 use crate::domain::commands::{Command, CreateRoom, NewRoom, Refusal, Resource, require_moderator};
 use crate::domain::{
@@ -48,11 +47,9 @@ pub struct RoomService {
     stop: CancellationToken,
 }
 
-/// The result of a command.
 pub struct Outcome {
     /// The room as the caller sees it; `None` if nothing changed, or if the room was deleted.
     view: Option<View>,
-    /// The chat message that was sent.
     pub message: Option<ChatMessage>,
 }
 
@@ -95,7 +92,6 @@ impl RoomService {
         &self.sip
     }
 
-    /// The database's time.
     pub fn now(&self) -> DateTime<Utc> {
         self.clock.now()
     }
@@ -128,7 +124,6 @@ impl RoomService {
         poll_until(deadline, &self.stop, read, wanted).await
     }
 
-    /// Creates a group or public room.
     pub async fn create(
         &self,
         caller: &Caller,

@@ -5,9 +5,10 @@
 //! sessions without activity. `app` runs one [`PresenceRecorder`] beside each API.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -72,6 +73,6 @@ impl PresenceRecorder {
     }
 
     fn active(&self) -> MutexGuard<'_, BTreeSet<AttendeeId>> {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+        self.active.lock()
     }
 }

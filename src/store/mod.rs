@@ -31,7 +31,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{MySql, Postgres, Sqlite};
 
 pub use self::error::{CommandError, Result, StoreError};
-pub use self::pool::Options;
+pub use self::pool::PoolOptions;
 use self::pool::SqlStore;
 use crate::domain::commands::{Command, NewRoom, Resource};
 use crate::domain::{
@@ -45,11 +45,10 @@ use crate::domain::{
 pub enum LockPolicy {
     /// Leave it out: it is soon free, and others are due as well.
     SkipLocked,
-    /// Wait for it: it was left out again and again.
+    /// Wait for it: it was skipped several times.
     Wait,
 }
 
-/// One batch of fired timers.
 #[derive(Debug, Default)]
 pub struct Fired {
     /// The event of each room that was reset.
@@ -224,7 +223,6 @@ pub trait Rooms: Send + Sync + 'static {
     ) -> Result<Vec<ChatMessage>, CommandError>;
 }
 
-/// The users of this server.
 #[async_trait]
 pub trait Users: Send + Sync + 'static {
     /// Returns false if there is a user of this id already.
@@ -280,7 +278,7 @@ impl<T: Timers + Outbox + Rooms + Users + Admin> Database for T {}
 
 /// Opens the store that the URL names. Connects when it is first used, so it succeeds while the
 /// database is unavailable; only a URL that cannot be used is an error.
-pub fn connect(url: &str, options: Options) -> Result<Arc<dyn Database>> {
+pub fn connect(url: &str, options: PoolOptions) -> Result<Arc<dyn Database>> {
     Ok(match url.split_once(':').map(|(scheme, _)| scheme) {
         Some("sqlite") => Arc::new(SqlStore::<Sqlite>::open(url, options)?),
         Some("postgres" | "postgresql") => Arc::new(SqlStore::<Postgres>::open(url, options)?),

@@ -1,8 +1,9 @@
 //! The pool of connections to one database.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sqlx::{Connection as _, Pool};
 use tokio::time::{Instant, timeout};
 
@@ -20,9 +21,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Bound of the close handshakes at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How to reach the database.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub struct PoolOptions {
     /// Upper bound of open connections.
     pub max_connections: u32,
     /// Longest time that one use of the database may take, waiting for a connection included.
@@ -43,20 +43,20 @@ struct PoolGeneration(Mutex<Option<Instant>>);
 
 impl PoolGeneration {
     fn renew(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.0.lock() = Some(Instant::now());
     }
 
-    /// Whether a connection of this age may have been begun before: to make one takes up to
+    /// Whether a connection of this age may have been started before; connecting takes up to
     /// `limit`.
     fn outdates(&self, age: Duration, limit: Duration) -> bool {
-        let renewed = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let renewed = *self.0.lock();
         renewed.is_some_and(|renewed| age + limit > renewed.elapsed())
     }
 }
 
 impl<D: Dialect> SqlStore<D> {
     /// Connects when it is first used.
-    pub(super) fn open(url: &str, options: Options) -> Result<Self> {
+    pub(super) fn open(url: &str, options: PoolOptions) -> Result<Self> {
         let limit = options.timeout;
         let generation = Arc::new(PoolGeneration::default());
         let current = Arc::clone(&generation);

@@ -14,7 +14,8 @@ use super::tables::outbox::new_event;
 use super::{Fired, LockPolicy, Timers};
 use crate::domain::commands::lobby_changes;
 use crate::domain::{
-    Applied, Decision, DueTimer, LobbyChange, OutboxEvent, ROOM_UPDATED, Reset, Version, decide,
+    Applied, Decision, DueTimer, LobbyChange, OutboxEvent, ROOM_UPDATED, Reset, Version,
+    decide_lobby_change,
 };
 
 #[async_trait]
@@ -55,7 +56,7 @@ impl<D: Dialect> Transaction<D> {
         let Some(room) = self.lock_room(&change.token).await? else {
             return Ok(Applied::UnknownRoom);
         };
-        match decide(&room, change, received) {
+        match decide_lobby_change(&room, change, received) {
             Decision::Stale => Ok(Applied::Stale),
             Decision::LobbyNotSupported => Ok(Applied::LobbyNotSupported),
             Decision::Set(version) => {

@@ -4,20 +4,22 @@
 //! when the wall clock steps, so nothing time-critical depends on them.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 
 use super::TaskContext;
+use crate::clock::DatabaseClock;
 use crate::domain::Caller;
 use crate::domain::commands::Command;
-use crate::store::{CommandError, InactiveSession};
-use crate::{logging, store};
+use crate::logging;
+use crate::store::{self, CommandError, Database, InactiveSession};
 
 /// Period of the daily summary.
 const DAY: Duration = Duration::from_hours(24);
@@ -40,18 +42,20 @@ pub struct Schedules {
 /// How long rows of the outbox and sessions are kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
-    /// Of published events.
+    /// How long published events are kept.
     pub history: Duration,
-    /// Of events that were never confirmed.
+    /// How long events are kept that were never confirmed.
     pub dead_after: Duration,
-    /// Of sessions without activity.
+    /// How long sessions without activity last.
     pub session: Duration,
 }
 
-/// Runs the scheduled jobs.
 #[derive(Clone)]
 pub struct Housekeeping {
-    ctx: TaskContext,
+    // Not a whole TaskContext: the scheduler keeps its jobs after its shutdown, and the exporter of
+    // traces ends only after the last handle to them is dropped.
+    database: Arc<dyn Database>,
+    clock: Arc<DatabaseClock>,
     retention: Retention,
     /// Since when activity could be recorded without interruption.
     recorded_since: Arc<Mutex<Instant>>,
@@ -62,16 +66,17 @@ pub fn check_schedule(schedule: &str) -> Result<(), String> {
     match Job::new(schedule, |_id, _scheduler| {}) {
         Ok(_job) => Ok(()),
         Err(_cause) => Err(format!(
-            "{schedule:?} is no schedule of second, minute, hour, day of month, month and day of \
-             week, such as \"0 30 6 * * *\""
+            "{schedule:?} is not a valid schedule; expected second, minute, hour, day of month, \
+             month and day of week, such as \"0 30 6 * * *\""
         )),
     }
 }
 
 impl Housekeeping {
-    pub fn new(ctx: TaskContext, retention: Retention) -> Self {
+    pub fn new(ctx: &TaskContext, retention: Retention) -> Self {
         let recorded_since = Arc::new(Mutex::new(Instant::now()));
-        Self { ctx, retention, recorded_since }
+        let (database, clock) = (Arc::clone(&ctx.database), Arc::clone(&ctx.clock));
+        Self { database, clock, retention, recorded_since }
     }
 
     /// Runs the jobs by their schedules, which may change meanwhile, until `stop`.
@@ -137,7 +142,7 @@ impl Housekeeping {
     }
 
     async fn prune(self) -> store::Result<()> {
-        let (now, database) = (self.ctx.clock.now(), &self.ctx.database);
+        let (now, database) = (self.clock.now(), &self.database);
         let (published, created) = (now - self.retention.history, now - self.retention.dead_after);
         let history = in_batches(|| database.prune_published(published, PRUNE_BATCH)).await?;
         let dead = in_batches(|| database.prune_dead(created, PRUNE_BATCH)).await?;
@@ -155,8 +160,8 @@ impl Housekeeping {
     /// Ends the sessions of clients that disconnected without leaving, as if they had left. After an
     /// outage of the database, or of this process, clients have the whole timeout again to return.
     async fn end_sessions(self) -> store::Result<()> {
-        let since = self.ctx.clock.now() - self.retention.session;
-        let inactive = self.ctx.database.inactive_since(since, SESSION_BATCH).await;
+        let since = self.clock.now() - self.retention.session;
+        let inactive = self.database.inactive_since(since, SESSION_BATCH).await;
         let inactive = inactive.inspect_err(|_unavailable| {
             *self.recorded_since() = Instant::now();
         })?;
@@ -167,7 +172,7 @@ impl Housekeeping {
             let caller = Caller { actor, display_name: String::new(), may_enable_sip: false };
             let end = Command::EndSession(session_id);
             let actor = &caller.actor.id;
-            match self.ctx.database.change(&room, &caller, &end, self.ctx.clock.now()).await {
+            match self.database.change(&room, &caller, &end, self.clock.now()).await {
                 Ok(ended) if ended.update.is_some() => {
                     tracing::info!(room.token = %room, actor, "inactive session ended");
                 }
@@ -188,7 +193,7 @@ impl Housekeeping {
     }
 
     fn recorded_since(&self) -> MutexGuard<'_, Instant> {
-        self.recorded_since.lock().unwrap_or_else(PoisonError::into_inner)
+        self.recorded_since.lock()
     }
 
     /// A failure is logged at debug only: the next round is soon.
@@ -200,7 +205,7 @@ impl Housekeeping {
     }
 
     async fn summary(self) -> store::Result<()> {
-        let fired = self.ctx.database.fired_since(self.ctx.clock.now() - DAY).await?;
+        let fired = self.database.fired_since(self.clock.now() - DAY).await?;
         let backlog = self.count().await?;
         tracing::info!(
             timers.fired = fired,
@@ -218,10 +223,10 @@ impl Housekeeping {
         reason = "a gauge is a float; counts lose nothing below 2^53"
     )]
     async fn count(&self) -> store::Result<store::Backlog> {
-        let backlog = self.ctx.database.backlog().await?;
+        let backlog = self.database.backlog().await?;
         let age = backlog
             .outbox_oldest
-            .map_or(0.0, |oldest| (self.ctx.clock.now() - oldest).as_seconds_f64().max(0.0));
+            .map_or(0.0, |oldest| (self.clock.now() - oldest).as_seconds_f64().max(0.0));
         metrics::gauge!(crate::metrics::TIMERS_PENDING).set(backlog.timers_pending as f64);
         metrics::gauge!(crate::metrics::TIMERS_UNUSABLE).set(backlog.timers_unusable as f64);
         metrics::gauge!(crate::metrics::OUTBOX_PENDING).set(backlog.outbox_pending as f64);
@@ -253,6 +258,8 @@ mod tests {
     fn a_bad_schedule_is_refused() {
         assert_eq!(check_schedule("0 11 * * * *"), Ok(()));
         assert_eq!(check_schedule("*/15 * * * * *"), Ok(()));
-        assert!(check_schedule("every now and then").unwrap_err().contains("is no schedule"));
+        assert!(
+            check_schedule("every now and then").unwrap_err().contains("is not a valid schedule")
+        );
     }
 }

@@ -7,12 +7,12 @@
 //! commit.
 
 use std::convert::Infallible;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{RwLock, Semaphore, mpsc};
+use parking_lot::Mutex;
+use tokio::sync::{RwLock, RwLockReadGuard, Semaphore, mpsc};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +28,6 @@ use crate::traces::{Kind, Span};
 /// Delays between the checks for an event's room: first and longest.
 const ROOM_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// Consumes lobby changes.
 pub struct LobbyConsumer {
     ctx: TaskContext,
     timers: TimerWaker,
@@ -38,14 +37,14 @@ pub struct LobbyConsumer {
     received: Mutex<Version>,
     /// One retry at a time, so that many unknown rooms do not use up the connections.
     retries: Semaphore,
-    /// Held for reading by each transaction.
+    /// Held for reading from the begin of a transaction to its acknowledgement.
     transactions: RwLock<()>,
 }
 
-/// What to do with a delivery.
 #[derive(Debug)]
-enum Disposition {
-    Ack,
+enum Disposition<'a> {
+    /// The transaction ends with the acknowledgement.
+    Ack(RwLockReadGuard<'a, ()>),
     /// The event can never be applied, for this reason.
     DeadLetter(String),
     /// The room does not exist, or not yet. The change keeps its receive time, so a newer change
@@ -54,9 +53,9 @@ enum Disposition {
 }
 
 /// A delivery that has been processed and not settled.
-struct Processed {
+struct Processed<'a> {
     delivery: Delivery,
-    disposition: Disposition,
+    disposition: Disposition<'a>,
     span: Span,
 }
 
@@ -81,8 +80,6 @@ impl LobbyConsumer {
             self.transactions.write().await
         };
         tokio::select! {
-            // In this order, so that the event of the last transaction is acknowledged.
-            biased;
             () = self.consume() => {}
             _no_transaction = stopped => {}
         }
@@ -90,7 +87,7 @@ impl LobbyConsumer {
 
     /// Consumes over one connection after another.
     async fn consume(&self) {
-        let mut backoff = Backoff::new(Backoff::LOOPS);
+        let mut backoff = Backoff::new(Backoff::TASKS);
         loop {
             let lost = match self.ctx.bus.subscribe().await {
                 Ok(subscription) => {
@@ -127,15 +124,15 @@ impl LobbyConsumer {
         }
     }
 
-    async fn process_all(
-        &self,
+    async fn process_all<'a>(
+        &'a self,
         mut subscription: Box<dyn Subscription>,
-        park: mpsc::UnboundedSender<Processed>,
+        park: mpsc::UnboundedSender<Processed<'a>>,
     ) -> Result<Infallible, BusError> {
         loop {
             let mut processed = self.process(subscription.next().await?).await;
             match processed.disposition {
-                Disposition::Ack => processed.delivery.receipt.ack().await?,
+                Disposition::Ack(_transaction) => processed.delivery.receipt.ack().await?,
                 Disposition::DeadLetter(_) | Disposition::RetryUntilRoomExists(..) => {
                     // The receiver lives as long as this future.
                     park.send(processed).ok();
@@ -144,7 +141,7 @@ impl LobbyConsumer {
         }
     }
 
-    async fn process(&self, delivery: Delivery) -> Processed {
+    async fn process(&self, delivery: Delivery) -> Processed<'_> {
         let mut span =
             self.ctx.traces.span("process lobby.changed", Kind::Consumer, delivery.trace);
         let content_type = delivery.content_type.as_deref();
@@ -163,15 +160,22 @@ impl LobbyConsumer {
     }
 
     /// Applies a change, however long the database is unavailable.
-    async fn apply(&self, change: &LobbyChange, received: Version, span: &mut Span) -> Disposition {
-        let mut backoff = Backoff::new(Backoff::LOOPS);
+    async fn apply<'a>(
+        &'a self,
+        change: &LobbyChange,
+        received: Version,
+        span: &mut Span,
+    ) -> Disposition<'a> {
+        let mut backoff = Backoff::new(Backoff::TASKS);
         loop {
             let transaction = self.transactions.read().await;
             let commit = span.child("commit lobby");
             let applied = self.ctx.database.apply(change, received).await;
-            drop((commit, transaction));
+            drop(commit);
             match applied {
-                Ok(applied) => return self.disposition(change, received, applied, span),
+                Ok(applied) => {
+                    return self.disposition(change, received, applied, transaction, span);
+                }
                 Err(
                     error @ (StoreError::Rejected(_)
                     | StoreError::Corrupt(_)
@@ -181,7 +185,7 @@ impl LobbyConsumer {
                     return Disposition::DeadLetter(logging::causes(&error));
                 }
                 Err(error) => {
-                    if backoff.is_fresh() {
+                    if backoff.is_first_failure() {
                         tracing::warn!(
                             room.token = %change.token,
                             error = logging::causes(&error),
@@ -190,18 +194,20 @@ impl LobbyConsumer {
                     }
                 }
             }
+            drop(transaction);
             sleep(backoff.next_wait()).await;
         }
     }
 
     /// Reports a change, wakes the timer task if a timer was armed, and says how to settle the event.
-    fn disposition(
+    fn disposition<'a>(
         &self,
         change: &LobbyChange,
         received: Version,
         applied: Applied,
+        transaction: RwLockReadGuard<'a, ()>,
         span: &mut Span,
-    ) -> Disposition {
+    ) -> Disposition<'a> {
         let (room, lobby) = (&change.token, change.lobby);
         let version = change.version.unwrap_or(received).milliseconds();
         match applied {
@@ -225,14 +231,14 @@ impl LobbyConsumer {
                 if lobby.scheduled().is_some() {
                     self.timers.wake();
                 }
-                Disposition::Ack
+                Disposition::Ack(transaction)
             }
             Applied::Stale => {
                 count("stale", span);
                 tracing::info!(room.token = %room, version, "stale event ignored");
                 // This transaction had locked the row, and the timer task skips locked rows.
                 self.timers.wake();
-                Disposition::Ack
+                Disposition::Ack(transaction)
             }
             Applied::LobbyNotSupported => {
                 count("no_lobby", span);
@@ -244,9 +250,9 @@ impl LobbyConsumer {
     }
 
     /// Settles the parked deliveries, all at the same time.
-    async fn settle_all(
-        &self,
-        mut parked: mpsc::UnboundedReceiver<Processed>,
+    async fn settle_all<'a>(
+        &'a self,
+        mut parked: mpsc::UnboundedReceiver<Processed<'a>>,
     ) -> Result<Infallible, BusError> {
         let mut settling = FuturesUnordered::new();
         loop {
@@ -257,7 +263,7 @@ impl LobbyConsumer {
         }
     }
 
-    async fn settle(&self, processed: Processed) -> Result<(), BusError> {
+    async fn settle(&self, processed: Processed<'_>) -> Result<(), BusError> {
         let Processed { mut delivery, mut disposition, mut span } = processed;
         if let Disposition::RetryUntilRoomExists(change, received) = disposition {
             disposition = self.apply_when_room_exists(&change, received, &mut span).await;
@@ -268,19 +274,19 @@ impl LobbyConsumer {
                 let error = logging::causes(error);
                 tracing::warn!(error, "dead letter could not be published, retrying");
             };
-            let store = || delivery.receipt.dead_letter(&delivery.body, &reason);
-            retry(Backoff::LOOPS, report, store).await;
+            let publish = || delivery.receipt.dead_letter(&delivery.body, &reason);
+            retry(Backoff::TASKS, report, publish).await;
         }
         delivery.receipt.ack().await
     }
 
     /// Repeats a change until its room exists, or the grace period is over.
-    async fn apply_when_room_exists(
-        &self,
+    async fn apply_when_room_exists<'a>(
+        &'a self,
         change: &LobbyChange,
         received: Version,
         span: &mut Span,
-    ) -> Disposition {
+    ) -> Disposition<'a> {
         // Only the delays count: while the database is unavailable nothing is known about the room.
         let mut grace = self.unknown_room_grace;
         let mut backoff = Backoff::new(ROOM_DELAYS);
@@ -299,7 +305,7 @@ impl LobbyConsumer {
                     let reason = format!("unknown room {room} (waited {waited:?})");
                     return Disposition::DeadLetter(reason);
                 }
-                settled @ (Disposition::Ack | Disposition::DeadLetter(_)) => return settled,
+                settled @ (Disposition::Ack(_) | Disposition::DeadLetter(_)) => return settled,
             }
         }
     }
@@ -307,7 +313,7 @@ impl LobbyConsumer {
     /// The receive time, as a version. Events without a version are ordered by it, so it grows with
     /// each of them.
     fn receive_time(&self) -> Version {
-        let mut received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut received = self.received.lock();
         *received = Version::of(self.ctx.clock.now()).max(received.next());
         *received
     }

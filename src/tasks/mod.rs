@@ -2,10 +2,10 @@
 //!
 //! [`LobbyConsumer`] applies lobby changes from the bus, [`TimerTask`] resets rooms at their time,
 //! [`OutboxRelay`] publishes what the outbox holds, [`Housekeeping`](housekeeping::Housekeeping)
-//! prunes and counts. `app` starts each of them with a [`TaskContext`], and their `run` ends with
-//! the stop token. They meet in two places only: the consumer wakes the timer task after it armed a
-//! timer, and the timer task passes what it fired to the relay. Both are shortcuts; the state is in
-//! the database.
+//! prunes and counts. `app` starts each of them with a [`TaskContext`]. The stop token ends them,
+//! except the relay, which ends after the last [`RelayHandle`](crate::relay::RelayHandle) is
+//! dropped. They meet in two places only: the consumer wakes the timer task, and the timer task
+//! passes the events of reset rooms to the relay. Both only save time; the state is in the database.
 
 pub mod housekeeping;
 mod lobby_consumer;

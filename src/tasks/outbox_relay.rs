@@ -28,7 +28,6 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest delay before an event that the broker refused is published again.
 const MAX_REFUSAL_DELAY: Duration = Duration::from_mins(1);
 
-/// Publishes the outbox.
 pub struct OutboxRelay {
     ctx: TaskContext,
     queue: RelayQueue,
@@ -64,7 +63,7 @@ impl OutboxRelay {
     /// Runs until all handles of the queue are dropped, then flushes the outbox as far as the broker
     /// takes it. Whatever fails stays in the outbox and is tried again; `stop` only ends delays.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut backoff = Backoff::new(Backoff::LOOPS);
+        let mut backoff = Backoff::new(Backoff::TASKS);
         let mut poll = interval(POLL_INTERVAL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -219,7 +218,7 @@ impl OutboxRelay {
             tracing::debug!(error, "publisher confirms could not be stored, retrying");
         };
         let mark = || self.ctx.database.mark_published(&ids, self.ctx.clock.now());
-        retry(Backoff::LOOPS, report, mark).await;
+        retry(Backoff::TASKS, report, mark).await;
     }
 
     /// Lets events be claimed again after `delay`. If that fails, their claim expires.

@@ -32,7 +32,6 @@ const LOCKED_INTERVAL: Duration = Duration::from_millis(20);
 /// skipping it; otherwise a busy room could stay closed. The other rooms open meanwhile.
 const LOCKED_TICKS: u32 = 3;
 
-/// Fires the timers of rooms.
 pub struct TimerTask {
     ctx: TaskContext,
     relay: RelayHandle,
@@ -72,7 +71,6 @@ impl TimerTask {
         }
     }
 
-    /// A handle that wakes this task.
     pub fn waker(&self) -> TimerWaker {
         self.armed.clone()
     }
@@ -89,7 +87,7 @@ impl TimerTask {
     }
 
     async fn tick_until(&mut self, stop: &CancellationToken) {
-        let mut backoff = Backoff::new(Backoff::LOOPS);
+        let mut backoff = Backoff::new(Backoff::TASKS);
         while !stop.is_cancelled() {
             let delay = match self.tick().await {
                 Ok(delay) => {

@@ -179,7 +179,7 @@ async fn the_publish_command_changes_a_lobby(cluster: TestCluster) {
 }
 
 /// The permissions that the installation instructions give to the user of the broker.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_documented_permissions_of_the_broker_suffice() {
     BROKER.control(&["add_user", "lobbyd", "secret"]);
     BROKER.control(&["set_permissions", "lobbyd", r"^lobbyd\.", ".*", ".*"]);

@@ -55,7 +55,7 @@ async fn workers_killed_at_random_lose_and_duplicate_nothing(cluster: TestCluste
     cluster.all_done(&client, ROOMS).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn events_of_a_worker_killed_before_the_confirm_are_published_again() {
     let proxy = Proxy::to(BROKER.server.port).await;
     let mut cluster = TestCluster::new(Kind::Postgres).await;
@@ -77,7 +77,7 @@ async fn events_of_a_worker_killed_before_the_confirm_are_published_again() {
     cluster.each_announced(&client, second).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn timers_of_a_worker_killed_inside_a_transaction_fire_in_the_next_worker() {
     let proxy = Proxy::to(POSTGRES.port).await;
     let mut cluster = TestCluster::new(Kind::Postgres).await;
@@ -104,7 +104,7 @@ async fn timers_of_a_worker_killed_inside_a_transaction_fire_in_the_next_worker(
     cluster.all_done(&client, 10).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_flushes_its_outbox_before_it_stops() {
     let proxy = Proxy::to(BROKER.server.port).await;
     let mut cluster = TestCluster::new(Kind::Postgres).await;

@@ -36,7 +36,7 @@ fn sent(response: &Response, name: &str) -> Vec<String> {
     headers.into_iter().filter(|(other, _)| other == name).map(|(_, value)| value).collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_client_sends_the_requests_that_tests_describe() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let api = Api::new(listener.local_addr().unwrap().port());

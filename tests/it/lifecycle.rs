@@ -96,7 +96,7 @@ fn run_with_input(settings: &Settings, arguments: &[&str], input: &str) -> Outpu
     child.wait_with_output().unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_user_command_manages_users() {
     let (database, settings) = sqlite_settings().await;
     let user = |arguments: &[&str], input: &str| {
@@ -150,7 +150,7 @@ async fn the_user_command_manages_users() {
     assert_eq!(user(&["list"], ""), done("alice\tAlice B.\teu\tsip\n"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unavailable_database_is_reported_as_the_reason() {
     let url = format!("postgres://lobbyd:marker-secret@127.0.0.1:{}/lobbyd", free_port());
     for migrate in ["true", "false"] {
@@ -177,7 +177,7 @@ async fn sqlite_settings() -> (Database, Settings) {
     (database, settings)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn rooms_open_without_any_server() {
     let (database, settings) = sqlite_settings().await;
     let mut worker = Daemon::start_ready(&settings).await;
@@ -193,7 +193,7 @@ async fn rooms_open_without_any_server() {
     assert_eq!(worker.get("/nonsense").await.unwrap().0, 404);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_worker_on_the_same_address_fails() {
     let (_database, settings) = sqlite_settings().await;
     let worker = Daemon::start_ready(&settings).await;
@@ -205,7 +205,7 @@ async fn a_second_worker_on_the_same_address_fails() {
     assert!(error.contains(&format!("ops.listen: cannot listen on {listen}")), "{error}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn all_metrics_exist_from_the_start() {
     let (_database, settings) = sqlite_settings().await;
     let worker = Daemon::start_ready(&settings).await;
@@ -223,7 +223,7 @@ async fn all_metrics_exist_from_the_start() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn housekeeping_counts_and_prunes() {
     let (database, mut settings) = sqlite_settings().await;
     settings.push(("LOBBYD__HOUSEKEEPING__SUMMARY".to_owned(), "* * * * * *".to_owned()));
@@ -245,7 +245,7 @@ async fn housekeeping_counts_and_prunes() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn systemd_is_notified() {
     let (_database, mut settings) = sqlite_settings().await;
     let socket = folder("notify-").join("socket");
@@ -279,7 +279,7 @@ async fn systemd_is_notified() {
 }
 
 /// sd-daemon(3) describes the format.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn lines_for_the_journal_have_a_priority() {
     let (_database, settings) = sqlite_settings().await;
     for format in ["text", "json"] {
@@ -312,7 +312,7 @@ async fn lines_for_the_journal_have_a_priority() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_health_check_reports_unavailable_components() {
     let mut cluster = TestCluster::new(Kind::Sqlite).await;
     cluster.set("EVENTS__URL", &format!("amqp://guest:guest@127.0.0.1:{}/%2f", free_port()));
@@ -346,7 +346,7 @@ async fn a_health_check_reports_unavailable_components() {
     assert!(error.contains("ops.listen: no answer from 127.0.0.1:"), "{error}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn logs_can_be_json_and_never_show_a_password() {
     let mut cluster = TestCluster::new(Kind::Postgres).await;
     let _client = cluster.client().await;
@@ -384,7 +384,7 @@ async fn logs_can_be_json_and_never_show_a_password() {
 }
 
 /// Promise P8: pending timers cost no memory.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn memory_does_not_grow_with_pending_timers() {
     for kind in [Kind::Sqlite, Kind::Postgres, Kind::MariaDb] {
         let mut memory = Vec::new();

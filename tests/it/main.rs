@@ -1,10 +1,11 @@
 //! The integration tests: one binary, one harness, real servers.
 //!
 //! One file per subject. `store_contract` and `room_contract` test each promise of the store on
-//! every database, and `timers` the rules of timers with a manual clock. `chain`, `crash`, `outage`, `race` and `reload` run the real program against real
-//! servers. `webinar`, `rooms`, `polling` and `http_server` use its HTTP API, and `clients` does so
-//! with programs of other projects. `deploy` tests the files in deploy/. `support` is the
-//! environment that they share; `harness` tests it.
+//! every database, and `timers` the rules of timers with a manual clock. `chain`, `crash`, `outage`,
+//! `race` and `reload` run the real program against real servers. `webinar`, `rooms`, `polling` and
+//! `http_server` use its HTTP API, and `clients` does so with programs of other projects. `deploy`
+//! tests the files in deploy/, and `house_rules` reads the source. `support` is the environment that
+//! they share; `harness` tests it.
 
 #![expect(
     clippy::unwrap_used,

@@ -19,7 +19,7 @@ fn each_database_has_the_same_files() {
     assert_eq!(files("postgres"), files("sqlite"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn each_database_has_the_same_tables_columns_and_indexes() {
     let mut described = Vec::new();
     for kind in KINDS {
@@ -69,7 +69,7 @@ fn indexes_of(kind: Kind) -> &'static str {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_index_of_due_timers_has_only_rooms_with_a_timer() {
     let postgres = Database::create(Kind::Postgres).await;
     postgres.store().await;
@@ -82,7 +82,7 @@ async fn the_index_of_due_timers_has_only_rooms_with_a_timer() {
     assert!(sqlite.texts(definition).await[0].ends_with("WHERE lobby_timer IS NOT NULL"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_migration_is_completed() {
     // Only MariaDB can leave a migration incomplete: it commits each change of a table at once.
     let database = Database::create(Kind::MariaDb).await;
@@ -98,7 +98,7 @@ async fn an_interrupted_migration_is_completed() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn no_row_can_have_a_timer_that_blocks_all_others() {
     for (kind, bad) in [
         (Kind::Postgres, "'infinity'"),
@@ -117,7 +117,7 @@ async fn no_row_can_have_a_timer_that_blocks_all_others() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn sqlite_refuses_a_timer_in_a_format_that_does_not_sort() {
     let database = Database::create(Kind::Sqlite).await;
     database.store().await;

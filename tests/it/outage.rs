@@ -31,7 +31,7 @@ async fn insert_load(cluster: &TestCluster) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_restarts_receives_every_event() {
     let mut broker = Broker::start();
     let cluster = TestCluster::on(Database::create(Kind::Postgres).await, &broker.url());
@@ -70,12 +70,12 @@ async fn a_broker_that_restarts_receives_every_event() {
     assert_eq!(update.token(), "after");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn workers_continue_after_a_restart_of_postgres() {
     restart_database(Kind::Postgres, start_postgres()).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn workers_continue_after_a_restart_of_mariadb() {
     restart_database(Kind::MariaDb, start_mariadb()).await;
 }
@@ -110,7 +110,7 @@ async fn restart_database(kind: Kind, mut server: Server) {
     cluster.all_done(&client, ROOMS).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_the_database_is_logged_once_in_every_process() {
     let mut server = start_postgres();
     let database = Database::create_on(Kind::Postgres, server.port).await;
@@ -143,7 +143,7 @@ async fn an_outage_of_the_database_is_logged_once_in_every_process() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_freezes_leaves_no_connection_lost() {
     let proxy = Proxy::to(POSTGRES.port).await;
     let mut cluster = TestCluster::new(Kind::Postgres).await;
@@ -170,7 +170,7 @@ async fn a_database_that_freezes_leaves_no_connection_lost() {
     cluster.all_done(&client, 20).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_freezes_does_not_delay_resets() {
     let proxy = Proxy::to(BROKER.server.port).await;
     let mut cluster = TestCluster::new(Kind::MariaDb).await;
@@ -187,7 +187,7 @@ async fn a_broker_that_freezes_does_not_delay_resets() {
     cluster.all_done(&client, 50).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn connections_that_are_cut_repeatedly_lose_nothing() {
     let (events, rows) = (Proxy::to(BROKER.server.port).await, Proxy::to(POSTGRES.port).await);
     let mut cluster = TestCluster::new(Kind::Postgres).await;
@@ -208,7 +208,7 @@ async fn connections_that_are_cut_repeatedly_lose_nothing() {
     cluster.all_done(&client, ROOMS).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broker_without_memory_still_delivers_and_receives_all_events_later() {
     let broker = Broker::start();
     let cluster = TestCluster::on(Database::create(Kind::Postgres).await, &broker.url());
@@ -238,7 +238,7 @@ async fn a_broker_without_memory_still_delivers_and_receives_all_events_later() 
     worker.ready().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_without_a_queue_is_kept_until_there_is_one() {
     let cluster = TestCluster::new(Kind::Sqlite).await;
     let client = Client::connect(&cluster.amqp_url, &cluster.exchange).await;
@@ -255,7 +255,7 @@ async fn an_event_without_a_queue_is_kept_until_there_is_one() {
     cluster.all_done(&client, 3).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn of_a_batch_only_events_with_a_queue_are_published() {
     let cluster = TestCluster::new(Kind::Postgres).await;
     let client = Client::connect(&cluster.amqp_url, &cluster.exchange).await;
@@ -282,7 +282,7 @@ async fn of_a_batch_only_events_with_a_queue_are_published() {
     worker.ready().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_accepts_without_answering_leaves_no_open_connections() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let mut cluster = TestCluster::new(Kind::Sqlite).await;
@@ -311,7 +311,7 @@ fn is_open(stream: &TcpStream) -> bool {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_is_deleted_is_declared_again() {
     let cluster = TestCluster::new(Kind::Sqlite).await;
     let client = cluster.client().await;
@@ -325,7 +325,7 @@ async fn a_queue_that_is_deleted_is_declared_again() {
     cluster.database.lobby_becomes("webinar", 1).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_starts_first_waits_for_database_and_broker() {
     let proxies = [Proxy::to(POSTGRES.port).await, Proxy::to(BROKER.server.port).await];
     let mut cluster = TestCluster::new(Kind::Postgres).await;

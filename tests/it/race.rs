@@ -141,7 +141,7 @@ async fn move_all(
 }
 
 /// The transaction of another program stays open for longer than the database timeout.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_locked_room_does_not_delay_other_rooms() {
     let mut cluster = TestCluster::new(Kind::Postgres).await;
     cluster.set("DATABASE__TIMEOUT", "1s");

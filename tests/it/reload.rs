@@ -43,7 +43,7 @@ impl Configured {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_log_level_can_be_reloaded() {
     let configured = Configured::start("[log]\nlevel = \"warn\"\n").await;
     assert_eq!(configured.worker.log(), "");
@@ -51,7 +51,7 @@ async fn the_log_level_can_be_reloaded() {
     configured.reload("[log]\nlevel = \"debug,sqlx=trace\"\n", "DEBUG").await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn schedules_can_be_reloaded() {
     let configured = Configured::start("[housekeeping]\nsummary = \"0 0 0 1 1 *\"\n").await;
     let often = "[housekeeping]\nsummary = \"* * * * * *\"\n";
@@ -59,7 +59,7 @@ async fn schedules_can_be_reloaded() {
     configured.reload("", "configuration reloaded").await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_invalid_configuration_changes_nothing() {
     let mut configured = Configured::start("").await;
     for wrong in ["[housekeeping]\nprune = \"often\"\n", "[timers]\nbatches = 3\n", "no TOML"] {
@@ -84,7 +84,7 @@ async fn an_invalid_configuration_changes_nothing() {
 }
 
 /// After the rotation of a password, the old one is no longer valid.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn new_secrets_of_database_and_broker_can_be_reloaded() {
     let cluster = TestCluster::new(Kind::Postgres).await;
     let client = cluster.client().await;

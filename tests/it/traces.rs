@@ -157,7 +157,7 @@ async fn a_trace_leads_from_the_event_in_to_the_event_out(mut cluster: TestClust
 }
 
 /// The API publishes the change; a worker receives it, and its timer is set already.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_the_api_published_begins_the_trace_of_its_event() {
     let (collector, cluster) = Collector::with_cluster().await;
     let _client = cluster.client().await;
@@ -178,7 +178,7 @@ async fn a_change_that_the_api_published_begins_the_trace_of_its_event() {
     assert!(publication.parent_span_id.is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_of_an_unsampled_trace_is_not_traced() {
     let (collector, cluster) = Collector::with_cluster().await;
     let client = cluster.client().await;
@@ -201,7 +201,7 @@ async fn an_event_of_an_unsampled_trace_is_not_traced() {
     assert_eq!(spans.iter().filter(|span| span.name == "commit lobby").count(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unavailable_collector_loses_only_spans() {
     let mut cluster = TestCluster::new(Kind::Sqlite).await;
     cluster.set("TRACES__ENDPOINT", &format!("http://127.0.0.1:{}/v1/traces", free_port()));

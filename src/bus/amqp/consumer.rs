@@ -82,7 +82,7 @@ struct AmqpReceipt {
 #[async_trait]
 impl Receipt for AmqpReceipt {
     async fn ack(&mut self) -> Result<()> {
-        answered("take an acknowledgement", self.acker.ack(BasicAckOptions::default()))
+        answered("accept an acknowledgement", self.acker.ack(BasicAckOptions::default()))
             .await
             .map(|_acked| ())
     }

@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use self::publisher::Publisher;
-use super::{Bus, BusError, Confirmation, Listener, Message, Options, Result, Subscription};
+use super::{Bus, BusError, BusOptions, Confirmation, Listener, Message, Result, Subscription};
 
 /// Bound of a connection attempt: some peers accept a connection and then never answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,7 +57,7 @@ const REPLY_SUCCESS: u16 = 200;
 pub(super) struct Broker {
     /// Connections watch it for a change.
     uri: watch::Sender<AMQPUri>,
-    options: Options,
+    options: BusOptions,
     /// Whether the peer accepted the last attempt and never answered.
     unresponsive: AtomicBool,
 }
@@ -130,14 +130,13 @@ async fn next_delivery(
     }
 }
 
-/// RabbitMQ as a [`Bus`].
 pub(super) struct AmqpBus {
     broker: Arc<Broker>,
     publisher: Arc<Publisher>,
 }
 
 impl AmqpBus {
-    pub(super) fn new(url: &str, options: Options) -> Result<Self> {
+    pub(super) fn new(url: &str, options: BusOptions) -> Result<Self> {
         let uri = watch::Sender::new(parse(url)?);
         let broker = Arc::new(Broker { uri, options, unresponsive: AtomicBool::new(false) });
         let publisher = Arc::new(Publisher::new(Arc::clone(&broker)));

@@ -104,14 +104,14 @@ impl Publisher {
         match answer(deadline, sent).await {
             Ok(lapin::Confirmation::Ack(None)) => Ok(()),
             Ok(lapin::Confirmation::Ack(Some(returned))) => {
-                Err(BusError::NotTaken(return_reason(&returned)))
+                Err(BusError::Refused(return_reason(&returned)))
             }
             Ok(lapin::Confirmation::Nack(_) | lapin::Confirmation::NotRequested) => {
-                Err(BusError::NotTaken(NOT_STORED.to_owned()))
+                Err(BusError::Refused(NOT_STORED.to_owned()))
             }
             Err(problem) => {
                 self.forget(&link).await;
-                Err(BusError::NotTaken(problem))
+                Err(BusError::Refused(problem))
             }
         }
     }

@@ -4,7 +4,7 @@ use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptio
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ExchangeKind};
 
-use super::{Options, Result, answered};
+use super::{BusOptions, Result, answered};
 
 /// Deliveries after which the broker itself dead-letters an event. Each crash of a worker that held
 /// the event counts, so the limit is high; events that can never be applied are dead-lettered by
@@ -18,7 +18,7 @@ const LOBBY_CHANGES: &str = "lobby.changed.#";
 const ROOM_UPDATES: &str = "room.updated.#";
 
 /// Declares everything. What exists with the same arguments stays as it is.
-pub(super) async fn declare(connection: &Connection, options: &Options) -> Result<()> {
+pub(super) async fn declare(connection: &Connection, options: &BusOptions) -> Result<()> {
     // A refused declaration closes its channel, so it is not the one that goes on to work.
     let channel = answered("open a channel", connection.create_channel()).await?;
     answered(
@@ -75,7 +75,7 @@ pub(super) async fn declare(connection: &Connection, options: &Options) -> Resul
 
 /// Declares a queue that receives every room update and lobby change, and returns its name. It is
 /// deleted with the connection.
-pub(super) async fn declare_listener(channel: &Channel, options: &Options) -> Result<String> {
+pub(super) async fn declare_listener(channel: &Channel, options: &BusOptions) -> Result<String> {
     // Under the prefix that the permissions of a first installation cover.
     let name = format!("{}.api.{}", options.exchange, uuid::Uuid::new_v4());
     let own = QueueDeclareOptions {

@@ -140,7 +140,6 @@ impl Changes {
         Self { room, room_change, announcement: Some(announcement), ..Self::none(before) }
     }
 
-    /// The room after the change.
     pub fn room(&self) -> &Room {
         &self.room
     }

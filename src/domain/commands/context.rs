@@ -30,7 +30,6 @@ pub struct CommandContext<'a> {
     /// The room, whose row is locked.
     pub room: &'a Room,
     pub caller: &'a Caller,
-    /// The caller's attendee record.
     pub me: Option<&'a Attendee>,
     /// The attendee that the command is about.
     pub target: Option<&'a Attendee>,

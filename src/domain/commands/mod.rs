@@ -43,7 +43,6 @@ pub enum Command {
         user: Actor,
         display_name: String,
     },
-    /// Change another attendee.
     Attendee(AttendeeId, AttendeeCommand),
     /// Leave the room for good.
     RemoveSelf,
@@ -54,12 +53,10 @@ pub enum Command {
         /// The hash of the room's password that the caller's password matched.
         verified: Option<String>,
     },
-    /// Return to a one-to-one room.
     Return,
     Leave,
     /// Leave, if this is still the caller's session.
     EndSession(String),
-    /// Set the guest's display name.
     NameSelf(String),
     Send(NewMessage),
     JoinCall(CallFlags),

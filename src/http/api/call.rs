@@ -77,7 +77,7 @@ pub(super) struct UpdateCall {
     flags: i64,
 }
 
-/// Change one's media in the call
+/// Change the participant's media in the call
 #[utoipa::path(
     put, path = "/", tag = "call", operation_id = "updateCall",
     params(RoomPath), request_body = UpdateCall,
@@ -98,7 +98,7 @@ pub(super) async fn update(
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct LeaveCall {
-    /// End the call for all participants. Of non-moderators it is ignored.
+    /// End the call for all participants. Ignored unless the participant is a moderator.
     #[serde(default, deserialize_with = "flag")]
     #[param(required = false)]
     all: bool,

@@ -138,7 +138,7 @@ pub(super) struct Send {
     params(RoomPath), request_body = Send,
     responses(NoRoom, InLobby,
         (status = 201, description = "The message", body = inline(Ocs<MessageDto>)),
-        (status = 400, description = "The message is empty, or replies to none that exists"),
+        (status = 400, description = "The message is empty, or the message to reply to does not exist"),
         (status = 403, description = "No permission to chat"),
         (status = 413, description = "The message is too long"),
     )

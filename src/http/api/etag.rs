@@ -1,7 +1,7 @@
 //! Conditional requests: which states a client has, and how long it will wait for another one.
 //!
 //! `ETag` and `If-None-Match` are those of RFC 9110, `Prefer: wait` is that of RFC 7240. How long
-//! polls wait is the matter of [`rooms`](crate::rooms); [`Conditional`] only says until when, and
+//! polls wait is decided by [`rooms`](crate::rooms); [`Conditional`] only says until when, and
 //! whether a state is new to the client.
 
 use std::time::Duration;
@@ -16,8 +16,8 @@ use utoipa::{IntoParams, IntoResponses};
 use super::digest;
 use super::dto::RoomDto;
 use super::ocs::{Form, OcsError, OcsResponse};
+use crate::cache::View;
 use crate::domain::ViewerCapabilities;
-use crate::rooms::View;
 
 /// Longest time that a long poll waits, in seconds.
 const MAX_WAIT: u64 = 60;

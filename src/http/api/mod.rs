@@ -42,9 +42,10 @@ pub use self::proxies::Proxies;
 use super::server;
 use super::server::Limits;
 use crate::auth::Accounts;
+use crate::cache::View;
 use crate::domain::commands::Command;
 use crate::domain::{Caller, RoomToken, ViewerCapabilities};
-use crate::rooms::{RoomService, View};
+use crate::rooms::RoomService;
 
 /// Identifies the server's configuration: clients reload the capabilities when it changes.
 const TALK_HASH: HeaderName = HeaderName::from_static("x-nextcloud-talk-hash");
@@ -72,7 +73,7 @@ impl Api {
         Ok(OcsResponse::done())
     }
 
-    /// A view of the caller.
+    /// The room as the caller sees it.
     fn room(&self, view: &View, caller: &Caller) -> RoomDto {
         RoomDto::of(view, self.capabilities_of(Some(caller)))
     }

@@ -200,8 +200,8 @@ impl AttendeeParams {
     delete, path = "/attendees", tag = "participants", operation_id = "removeAttendee",
     params(RoomPath, AttendeeParams),
     responses(Done, NoAttendee,
-        (status = 400, description = "The room is one-to-one, or the attendee its last moderator"),
-        (status = 403, description = "The participant is no moderator, or the attendee an owner"),
+        (status = 400, description = "The room is one-to-one, or the attendee is its last moderator"),
+        (status = 403, description = "The participant is not a moderator, or the attendee is an owner"),
     )
 )]
 pub(super) async fn remove(
@@ -274,7 +274,7 @@ fn set() -> String {
     put, path = "/attendees/permissions", tag = "participants", operation_id = "setPermissions",
     params(RoomPath), request_body = SetPermissions,
     responses(Done, NotModerator, NoAttendee, (
-        status = 400, description = "Mode or permissions are invalid, or the attendee a moderator"
+        status = 400, description = "Mode or permissions are invalid, or the attendee is a moderator"
     ))
 )]
 pub(super) async fn set_permissions(

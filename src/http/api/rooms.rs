@@ -20,9 +20,9 @@ use super::openapi::{Done, NoRoom, NotModerator};
 use super::params::{Params, RoomPath, integer, optional_integer, text};
 use super::{Api, TALK_HASH};
 use crate::auth::MAX_PASSWORD_BYTES;
+use crate::cache::View;
 use crate::domain::commands::{Command, CreateRoom};
 use crate::domain::{LobbyRequest, RoomType};
-use crate::rooms::View;
 
 /// A time before the list was read, for `modifiedSince` of the next request.
 const MODIFIED_BEFORE: HeaderName = HeaderName::from_static("x-nextcloud-talk-modified-before");
@@ -286,7 +286,7 @@ pub(super) struct SetPassword {
     params(RoomPath), request_body = SetPassword,
     responses(Done, NoRoom,
         (status = 400, description = "The password is too long"),
-        (status = 403, description = "The participant is not a moderator, or the room not public"),
+        (status = 403, description = "The participant is not a moderator, or the room is not public"),
     )
 )]
 pub(super) async fn set_password(

@@ -52,13 +52,13 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
 
 #[derive(Serialize, ToSchema)]
 pub(super) struct Server {
-    version: Version,
+    version: ServerVersion,
     capabilities: Capabilities,
 }
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Version {
+struct ServerVersion {
     major: u32,
     minor: u32,
     micro: u32,
@@ -89,7 +89,7 @@ struct Spreed {
 struct Settings {
     call: CallSettings,
     chat: ChatSettings,
-    conversations: RoomSettings,
+    conversations: ConversationSettings,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -109,7 +109,7 @@ struct ChatSettings {
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
-struct RoomSettings {
+struct ConversationSettings {
     can_create: bool,
     description_length: usize,
 }
@@ -119,7 +119,14 @@ impl Server {
         let (major, minor, micro) = NEXTCLOUD;
         let string = format!("{major}.{minor}.{micro}");
         Self {
-            version: Version { major, minor, micro, string, edition: "", extended_support: false },
+            version: ServerVersion {
+                major,
+                minor,
+                micro,
+                string,
+                edition: "",
+                extended_support: false,
+            },
             capabilities: Capabilities {
                 spreed: Spreed {
                     features: FEATURES.to_vec(),
@@ -131,7 +138,7 @@ impl Server {
                             sip_dialin_info: sip.dialin_info.clone(),
                         },
                         chat: ChatSettings { max_length: MAX_MESSAGE_CHARS },
-                        conversations: RoomSettings {
+                        conversations: ConversationSettings {
                             can_create,
                             description_length: MAX_DESCRIPTION_CHARS,
                         },

@@ -104,8 +104,8 @@ pub(super) trait Driver: Database<Row: Columns, Connection: Migrate> {
     ) -> impl Future<Output = sqlx::Result<()>> + Send;
 }
 
-/// The same few lines for each database, because sqlx's traits are generic over them only with
-/// bounds that every caller would have to repeat.
+/// Implements the driver for each database. sqlx's traits could be generic over them only with bounds
+/// that every caller would have to repeat.
 macro_rules! driver {
     ($database:ty, $row:ty) => {
         impl Columns for $row {
@@ -201,7 +201,7 @@ pub(super) trait Dialect: Driver {
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<(), MigrateError>> + Send;
 
-    /// Whether the database refused the values of this one statement, so that a retry is in vain.
+    /// Whether the database refused the values of this one statement, so that a retry cannot succeed.
     ///
     /// By the SQL standard, class 22 is about data and class 23 about constraints.
     fn refuses_values(error: &Error) -> bool {

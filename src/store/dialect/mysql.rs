@@ -58,7 +58,9 @@ impl Dialect for MySql {
             .fetch_one(&mut *connection)
             .await?;
         if locked != Some(1) {
-            return Err(Error::Protocol("another process migrates for too long".into()).into());
+            return Err(
+                Error::Protocol("migration lock not released by another process".into()).into()
+            );
         }
         // A migration that was interrupted has done some of its work, because MySQL commits every
         // change of a table at once. All of them can be repeated.

@@ -11,7 +11,7 @@ use super::Dialect;
 use crate::store::error::{Result, StoreError};
 use crate::store::statements::Statement;
 
-/// How long a writer waits for another one, as a part of the time that one use may take: the rest
+/// How long a writer waits for another one, as a fraction of the time that one use may take: the rest
 /// is for the work itself.
 const BUSY_SHARE: f64 = 0.8;
 

@@ -114,7 +114,6 @@ impl<D: Dialect> Transaction<D> {
         self.execute(statements::DELETE_OF_ROOM, values![room]).await.map(drop)
     }
 
-    /// Removes a user from all rooms.
     pub(crate) async fn delete_attendees_of(&mut self, user: &str) -> Result<()> {
         self.execute(statements::DELETE_OF_USER, values![user]).await.map(drop)
     }

@@ -209,7 +209,7 @@ async fn rooms_are_a_view(roles: &Roles) {
     admin.execute(&format!("{insert} ('event', 3, 'Old', NULL), ('row', 2, NULL, NULL)")).await;
     roles.apply("conversations-view.sql");
 
-    let options = store::Options { max_connections: 2, timeout: Duration::from_secs(20) };
+    let options = store::PoolOptions { max_connections: 2, timeout: Duration::from_secs(20) };
     let prepared = store::connect(&cluster.database.url, options).unwrap();
     prepared.prepare_all().await.unwrap();
 

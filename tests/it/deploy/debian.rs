@@ -192,7 +192,7 @@ fn command(unit: &str, state: &Path) -> Command {
     command
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_installed_daemon_opens_a_room_with_the_installed_configuration() {
     let state = folder("state-");
     let mut daemon = Daemon::spawn(&mut command("lobbyd.service", &state));

@@ -187,7 +187,7 @@ fn containers_have_only_the_privileges_that_they_need() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_program_answers_the_probes() {
     let (daemon, _settings) = start_on_sqlite().await;
     for (container, _) in ours() {

@@ -229,7 +229,7 @@ fn dashboard_queries(dashboard: &Value) -> Vec<(String, String)> {
         .collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn alerts_and_dashboard_use_only_exported_metrics() {
     let metrics = scrape().await;
     let exported = exported(&metrics);

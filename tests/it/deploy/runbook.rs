@@ -55,7 +55,7 @@ fn statements(runbook: &str, kind: Kind) -> Vec<&str> {
         .collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn every_statement_of_the_runbook_runs() {
     let runbook = text(RUNBOOK);
     for kind in [Kind::Postgres, Kind::MariaDb] {
@@ -69,7 +69,7 @@ async fn every_statement_of_the_runbook_runs() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_room_is_opened_and_announced_again_with_sql() {
     let runbook = text(RUNBOOK);
     let statements = statements(&runbook, Kind::Postgres);
@@ -164,7 +164,7 @@ fn lobbyd_accepts_every_command_of_the_runbook() {
     assert!(!accepted(&words("lobbyd unknown list")));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_runbook_returns_dead_letters_to_the_workers() {
     let broker = Broker::start();
     let mut cluster = TestCluster::on(Database::create(Kind::Sqlite).await, &broker.url());

@@ -87,7 +87,7 @@ impl Database {
     /// The program's own store, after it has created its tables.
     pub async fn store(&self) -> Arc<dyn store::Database> {
         let options =
-            store::Options { max_connections: 5, timeout: std::time::Duration::from_secs(20) };
+            store::PoolOptions { max_connections: 5, timeout: std::time::Duration::from_secs(20) };
         let store = store::connect(&self.url, options).unwrap();
         store.migrate().await.unwrap();
         store

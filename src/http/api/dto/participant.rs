@@ -10,7 +10,7 @@ use crate::domain::{Attendee, ParticipantView, RoomToken};
 #[schema(as = Participant)]
 pub(in crate::http::api) struct ParticipantDto {
     room_token: String,
-    /// By which moderators name the participant.
+    /// Identifies the participant in requests of moderators.
     attendee_id: i64,
     /// `users` or `guests`.
     actor_type: &'static str,

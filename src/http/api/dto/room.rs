@@ -4,8 +4,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::MessageDto;
+use crate::cache::View;
 use crate::domain::{Attendee, ParticipantType, RoomView, ViewerCapabilities};
-use crate::rooms::View;
 
 /// Talk's `sessionId` of a viewer without a session.
 const NO_SESSION: &str = "0";

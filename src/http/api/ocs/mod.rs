@@ -84,11 +84,11 @@ impl IntoResponse for OcsResponse {
 pub(super) struct Ocs<T> {
     // Inline, because the names of generic schemas do not differ between lists of different types.
     #[schema(inline)]
-    ocs: Envelope<T>,
+    ocs: OcsEnvelope<T>,
 }
 
 #[derive(Serialize, ToSchema)]
-pub(super) struct Envelope<T> {
+pub(super) struct OcsEnvelope<T> {
     meta: Meta,
     data: T,
 }
@@ -111,7 +111,7 @@ impl Ocs<Value> {
         let statuscode =
             if first_version && status == StatusCode::OK { 100 } else { status.into() };
         let status = if status.is_success() { "ok" } else { "failure" };
-        Self { ocs: Envelope { meta: Meta { status, statuscode, message }, data } }
+        Self { ocs: OcsEnvelope { meta: Meta { status, statuscode, message }, data } }
     }
 }
 

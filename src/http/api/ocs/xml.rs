@@ -7,10 +7,10 @@ use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesText, Event};
 use serde_json::{Value, json};
 
-use super::{Envelope, Meta, Ocs};
+use super::{Meta, Ocs, OcsEnvelope};
 
 pub(super) fn write(ocs: &Ocs<Value>) -> String {
-    let Envelope { meta: Meta { status, statuscode, message }, data } = &ocs.ocs;
+    let OcsEnvelope { meta: Meta { status, statuscode, message }, data } = &ocs.ocs;
     let mut writer = Writer::new_with_indent(Vec::new(), b' ', 1);
     let written =
         writer.write_event(Event::Decl(BytesDecl::new("1.0", None, None))).and_then(|()| {

@@ -1,7 +1,7 @@
 //! A lobby change that is received as an event, and whether it applies to a room.
 //!
-//! [`decide`] is pure, so the rule is tested without a database and the transaction without the
-//! rule.
+//! [`decide_lobby_change`] is pure, so the rule is tested without a database and the transaction
+//! without the rule.
 
 use chrono::{DateTime, Utc};
 

@@ -122,7 +122,7 @@ async fn events_that_cannot_be_applied_become_dead_letters(cluster: TestCluster)
     let sentinel = eventually("the sentinel", || client.take(&cluster.dead_letters)).await;
     assert_eq!(sentinel.body, b"sentinel");
     let malformed = r#"lobbyd_events_received_total{outcome="malformed"}"#;
-    assert_eq!(worker.metric(malformed).await, Some(9));
+    worker.metric_becomes(malformed, 9).await;
 }
 
 /// An event can arrive before the commit that creates its room.

@@ -118,7 +118,7 @@ async fn a_worker_flushes_its_outbox_before_it_stops() {
     cluster.database.all_open().await;
     assert_eq!(cluster.database.unpublished().await, 3000);
     worker.signal(Signal::SIGTERM);
-    worker.logs("stopping: ").await;
+    worker.logs("stopping, ").await;
     assert_eq!(cluster.database.unpublished().await, 3000);
     proxy.set(Mode::Pass);
     assert!(worker.ended().await.success());

@@ -224,7 +224,7 @@ async fn a_worker_applies_every_example() {
     }
     let applied = r#"lobbyd_events_received_total{outcome="applied"}"#;
     let number = u64::try_from(lobby_changes(&document).count()).unwrap();
-    assert_eq!(worker.metric(applied).await, Some(number));
+    worker.metric_becomes(applied, number).await;
     assert!(client.take_rest(&cluster.dead_letters).await.is_empty());
 }
 

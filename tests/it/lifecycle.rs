@@ -1,15 +1,11 @@
-//! The program as an administrator uses it: commands, signals, supervision, logs, memory.
+//! The program as an administrator runs it: signals, supervision, logs, memory.
 
 use std::{
     fs,
-    io::Write,
-    net::IpAddr,
     os::unix::{fs::MetadataExt, net::UnixDatagram},
-    process::{Output, Stdio},
     sync::{Arc, Mutex},
 };
 
-use lobbyd::auth::{Passwords, Throttle};
 use nix::sys::signal::Signal;
 
 use crate::support::{
@@ -20,135 +16,6 @@ use crate::support::{
     eventually,
     server::{folder, free_port},
 };
-
-#[test]
-fn the_demo_shows_each_step() {
-    let output = run(&settings(&[("LOBBYD__DATABASE__URL", "nonsense")]), &["demo", "--in", "8"]);
-    let (shown, errors) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{shown}{errors}");
-    assert_eq!(errors, "");
-    let mut rest = shown.as_str();
-    for step in [
-        "room",
-        "event in",
-        "armed",
-        "1 …",
-        "opened",
-        "published",
-        "\"reason\": \"lobby_timer_reached\"",
-        "Next steps",
-    ] {
-        let position = rest.find(step).unwrap_or_else(|| panic!("no {step:?} in {shown}"));
-        rest = &rest[position..];
-    }
-}
-
-#[test]
-fn help_describes_every_command() {
-    let output = run(&settings(&[]), &["--help"]);
-    let help = text(&output.stdout);
-    for command in [
-        "demo", "run", "worker", "api", "migrate", "health", "publish", "user", "config",
-        "generate",
-    ] {
-        assert!(help.contains(&format!("\n  {command} ")), "{help}");
-        let output = run(&settings(&[]), &[command, "--help"]);
-        assert!(output.status.success(), "{command}");
-    }
-    assert!(help.contains("LOBBYD__DATABASE__URL="), "{help}");
-    assert_eq!(run(&settings(&[]), &["no-such-command"]).status.code(), Some(2));
-}
-
-#[test]
-fn the_publish_command_needs_a_broker() {
-    let output = run(&settings(&[]), &["publish", "abc", "--state", "1"]);
-    assert_eq!(output.status.code(), Some(78));
-    assert!(text(&output.stderr).contains("events.url: memory:"));
-    let output = run(&settings(&[]), &["publish", "a b", "--state", "1"]);
-    assert_eq!(output.status.code(), Some(2));
-}
-
-#[test]
-fn the_migrate_command_updates_a_database() {
-    let file = folder("migrate-").join("rooms.db");
-    let url = format!("sqlite://{}?mode=rwc", file.display());
-    for _ in 0..2 {
-        let output = run(&settings(&[("LOBBYD__DATABASE__URL", &url)]), &["migrate"]);
-        assert!(output.status.success(), "{output:?}");
-        assert!(text(&output.stdout).ends_with(" is up to date\n"), "{output:?}");
-    }
-    let output =
-        run(&settings(&[("LOBBYD__DATABASE__URL", "sqlite:///nowhere/x.db")]), &["migrate"]);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-}
-
-/// Runs the program to its end with this standard input.
-fn run_with_input(settings: &Settings, arguments: &[&str], input: &str) -> Output {
-    let mut child = program(settings)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // The handle is dropped at once, so that the input ends.
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_user_command_manages_users() {
-    let (database, settings) = sqlite_settings().await;
-    let user = |arguments: &[&str], input: &str| {
-        let output = run_with_input(&settings, &[&["user"], arguments].concat(), input);
-        let (shown, error) = (text(&output.stdout), text(&output.stderr));
-        assert!(!format!("{shown}{error}").contains("marker"), "{shown}{error}");
-        (output.status.code().unwrap(), shown, error)
-    };
-    let done = |answer: &str| (0, answer.to_owned(), String::new());
-    let failed = |error: &str| (1, String::new(), format!("lobbyd: {error}\n"));
-
-    assert_eq!(user(&["list"], ""), done(""));
-    let bob = ["add", "bob", "--password-stdin"];
-    assert_eq!(user(&bob, "marker-bob\n"), done("bob: added\n"));
-    assert_eq!(user(&bob, "marker-bob\n"), failed("there is a user bob already"));
-    let alice = ["--display-name", "Alice B.", "--group", "sip", "--group", "eu", "--group", "sip"];
-    let alice = [&["add", "alice", "--password-stdin"], alice.as_slice()].concat();
-    assert_eq!(user(&alice, "marker-old"), done("alice: added\n"));
-    let list = "alice\tAlice B.\teu\tsip\nbob\tbob\n";
-    assert_eq!(user(&["list"], ""), done(list));
-
-    let (passwords, throttle) = (Passwords::new(), Throttle::new());
-    let fits = async |password: &str, hash: &str| {
-        passwords.verify(password, hash, IpAddr::from([127, 0, 0, 1]), &throttle).await.unwrap()
-    };
-    let hash = async || database.texts("SELECT password_hash FROM lobbyd_users ORDER BY id").await;
-    assert!(fits("marker-old", &hash().await[0]).await);
-    let passwd = ["passwd", "alice", "--password-stdin"];
-    assert_eq!(user(&passwd, "marker-new\n"), done("alice: password changed\n"));
-    assert!(fits("marker-new", &hash().await[0]).await);
-    assert!(fits("marker-bob", &hash().await[1]).await);
-
-    let empty = "the password on standard input is empty";
-    assert_eq!(user(&passwd, "\n"), failed(empty));
-    assert_eq!(user(&["add", "carol", "--password-stdin"], ""), failed(empty));
-    for (arguments, problem) in [
-        (["add", "carol"].as_slice(), "--password-stdin"),
-        (&["passwd", "bob"], "--password-stdin"),
-        (&["add", "carol:smith", "--password-stdin"], "neither white space, nor : or /"),
-        (&["add", "carol", "--password-stdin", "--group", ""], "1 to 64 characters"),
-    ] {
-        let (status, _shown, error) = user(arguments, "");
-        assert_eq!(status, 2, "{error}");
-        assert!(error.contains(problem), "{error}");
-    }
-
-    assert_eq!(user(&["remove", "bob"], ""), done("bob: removed\n"));
-    assert_eq!(user(&["remove", "bob"], ""), failed("there is no user bob"));
-    let passwd = ["passwd", "bob", "--password-stdin"];
-    assert_eq!(user(&passwd, "marker-bob\n"), failed("there is no user bob"));
-    assert_eq!(user(&["list"], ""), done("alice\tAlice B.\teu\tsip\n"));
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unavailable_database_is_reported_as_the_reason() {

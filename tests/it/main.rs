@@ -2,10 +2,10 @@
 //!
 //! One file per subject. `store_contract` and `room_contract` test each promise of the store on
 //! every database, and `timers` the rules of timers with a manual clock. `chain`, `crash`, `outage`,
-//! `race` and `reload` run the real program against real servers. `webinar`, `rooms`, `polling` and
-//! `http_server` use its HTTP API, and `clients` does so with programs of other projects. `deploy`
-//! tests the files in deploy/, and `house_rules` reads the source. `support` is the environment that
-//! they share; `harness` tests it.
+//! `race` and `reload` run the real program against real servers. `webinar`, `dial_in`, `rooms`,
+//! `polling` and `http_server` use its HTTP API, and `clients` does so with programs of other
+//! projects. `cli` runs the commands. `deploy` tests the files in deploy/, and `house_rules` reads
+//! the source. `support` is the environment that they share; `harness` tests it.
 
 #![expect(
     clippy::unwrap_used,
@@ -35,10 +35,12 @@ macro_rules! on_every_database {
 }
 
 mod chain;
+mod cli;
 mod clients;
 mod configuration;
 mod crash;
 mod deploy;
+mod dial_in;
 mod harness;
 mod house_rules;
 mod http_server;

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    path::Path,
     process::{Command, Output},
     time::Duration,
 };
@@ -10,15 +9,16 @@ use std::{
 use lobbyd::config::Config;
 use serde_json::{Value, json};
 
+use super::manifests::{
+    EXAMPLES, MANIFESTS, containers, environment, example, kustomize, list, ours, pods, port,
+    probes, sidecar, text, the, word,
+};
 use crate::support::{
     cluster::start_on_sqlite,
     daemon::{Settings, program, run},
     server::folder,
     tools::{file, output, printed, tool, yaml},
 };
-
-const MANIFESTS: &str = "deploy/kubernetes";
-const EXAMPLES: [&str; 2] = ["standalone", "sidecar"];
 
 /// The oldest version that README.md supports, and the newest that the validator knows.
 const VERSIONS: [&str; 2] = ["1.30", "1.37"];
@@ -30,90 +30,6 @@ const CUSTOM: [(&str, &str); 4] = [
     ("ScaledObject", "scaled-object.json"),
     ("TriggerAuthentication", "trigger-authentication.json"),
 ];
-
-fn text(path: &str) -> String {
-    fs::read_to_string(file(path)).unwrap()
-}
-
-fn kustomize(folder: &Path) -> Vec<Value> {
-    yaml(&printed(tool("deploy/bin/kubectl").arg("kustomize").arg(folder)))
-}
-
-fn example(name: &str) -> Vec<Value> {
-    kustomize(&file(MANIFESTS).join("examples").join(name))
-}
-
-/// The only resource of this kind and name. The hash at the end of a `ConfigMap`'s name is ignored.
-fn the<'a>(resources: &'a [Value], kind: &str, name: &str) -> &'a Value {
-    let found: Vec<&Value> = resources
-        .iter()
-        .filter(|resource| resource["kind"] == kind)
-        .filter(|resource| kind == "ConfigMap" || resource["metadata"]["name"] == name)
-        .collect();
-    assert_eq!(found.len(), 1, "{kind} {name}");
-    found[0]
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-fn word(value: &Value) -> &str {
-    value.as_str().unwrap_or_else(|| panic!("{value} is no text"))
-}
-
-/// The Pods of the examples, with the name of each example.
-fn pods() -> Vec<(&'static str, Value)> {
-    let pods: Vec<_> = EXAMPLES
-        .into_iter()
-        .flat_map(|name| example(name).into_iter().map(move |resource| (name, resource)))
-        .filter(|(_, resource)| resource["kind"] == "Deployment")
-        .map(|(name, resource)| (name, resource["spec"]["template"]["spec"].clone()))
-        .collect();
-    assert_eq!(pods.len(), 3);
-    pods
-}
-
-fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
-    list(&pod["initContainers"]).iter().chain(list(&pod["containers"]))
-}
-
-/// The containers of lobbyd, each with its Pod: worker, API, sidecar.
-fn ours() -> Vec<(Value, Value)> {
-    let mut ours = Vec::new();
-    for (_, pod) in pods() {
-        let found = containers(&pod).filter(|container| container["image"] == "lobbyd:0.1.0");
-        ours.extend(found.map(|container| (container.clone(), pod.clone())));
-    }
-    assert_eq!(ours.len(), 3);
-    ours
-}
-
-/// The sidecar, which is an init container.
-fn sidecar() -> Value {
-    let example = example("sidecar");
-    let pod = &the(&example, "Deployment", "webinars")["spec"]["template"]["spec"];
-    list(&pod["initContainers"])[0].clone()
-}
-
-fn environment(container: &Value) -> impl Iterator<Item = (&str, &str)> {
-    list(&container["env"]).iter().map(|entry| (word(&entry["name"]), word(&entry["value"])))
-}
-
-/// The number of a named port.
-fn port(container: &Value, name: &Value) -> u64 {
-    let ports = list(&container["ports"]);
-    let port = ports.iter().find(|port| port["name"] == *name);
-    port.unwrap_or_else(|| panic!("no port {name}"))["containerPort"].as_u64().unwrap()
-}
-
-fn probes(container: &Value) -> Vec<&Value> {
-    ["startupProbe", "livenessProbe", "readinessProbe"]
-        .iter()
-        .filter_map(|probe| container.get(probe))
-        .map(|probe| &probe["httpGet"])
-        .collect()
-}
 
 /// Validates resources against this version of Kubernetes, or a custom resource against its schema.
 fn validated(resources: &[&Value], version: &str) -> Output {

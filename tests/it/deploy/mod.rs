@@ -7,6 +7,7 @@ mod database;
 mod debian;
 mod documents;
 mod kubernetes;
+mod manifests;
 mod monitoring;
 mod rolling;
 mod runbook;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderName, Method, StatusCode, header};
-use axum::middleware::{Next, from_fn, map_request};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use tokio::time::{Instant, timeout};
 use tower::ServiceBuilder;
@@ -42,21 +42,21 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 pub(super) fn apply(router: Router) -> Router {
     router.layer(
         ServiceBuilder::new()
-            .layer(map_request(discard_request_id))
+            .map_request(discard_request_id)
             .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
             .layer(PropagateRequestIdLayer::x_request_id())
             .layer(from_fn(observe))
             .layer(from_fn(ocs::render))
             .layer(from_fn(limit_time))
             .layer(CatchPanicLayer::custom(answer_panic))
-            .layer(map_request(exempt_ocs_clients))
+            .map_request(exempt_ocs_clients)
             .layer(CsrfLayer::new().with_rejection_response(refuse_cross_site))
             .layer(DefaultBodyLimit::max(MAX_BODY)),
     )
 }
 
 /// Clients do not choose the ids under which their requests are logged.
-async fn discard_request_id(mut request: Request) -> Request {
+fn discard_request_id(mut request: Request) -> Request {
     request.headers_mut().remove(REQUEST_ID);
     request
 }
@@ -112,7 +112,7 @@ fn answer_panic(panic: Box<dyn Any + Send>) -> Response {
 }
 
 /// Hides from the cross-site check what a browser says about the page that sent the request.
-async fn exempt_ocs_clients(mut request: Request) -> Request {
+fn exempt_ocs_clients(mut request: Request) -> Request {
     let headers = request.headers_mut();
     if headers.contains_key(OCS_API_REQUEST) {
         headers.remove(SEC_FETCH_SITE);

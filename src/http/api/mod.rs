@@ -25,7 +25,6 @@ mod rooms;
 mod server_info;
 mod webinar;
 
-use std::fmt::Write;
 use std::sync::Arc;
 
 use axum::Router;
@@ -127,9 +126,7 @@ fn routes() -> OpenApiRouter<Api> {
 
 /// Hexadecimal SHA-256, cut to the length of a SHA-1, which Talk uses in these places.
 fn digest(bytes: &[u8]) -> String {
-    let mut digits = String::new();
-    for byte in Sha256::digest(bytes).iter().take(20) {
-        write!(digits, "{byte:02x}").expect("writing to a String does not fail");
-    }
-    digits
+    let digest = Sha256::digest(bytes);
+    let digits = digest.iter().take(20).flat_map(|byte| [byte >> 4, byte & 0xf]);
+    digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
 }

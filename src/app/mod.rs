@@ -1,9 +1,10 @@
 //! The composition root: creates the parts, connects them, and owns the order of start and stop.
 //!
-//! [`App::build`] does no I/O and finds the errors of the configuration, except those of the role, which
-//! [`App::run`] finds before it listens. `run` first answers probes, then waits for the database, then starts the tasks of its [`Role`]. At the stop the
-//! consumer and the API stop taking input, the timer task finishes its transaction, the relay
-//! flushes the outbox, and last the connections are closed. `cli` is the only caller.
+//! [`App::build`] does no I/O and finds the errors of the configuration, except those of the role,
+//! which [`App::run`] finds before it listens. `run` first answers probes, then waits for the
+//! database, then starts the tasks of its [`Role`]. At the stop the consumer and the API stop taking
+//! input, the timer task finishes its transaction, the relay flushes the outbox, and last the
+//! connections are closed. `cli` is the only caller.
 
 mod reload;
 mod tasks;

@@ -38,6 +38,7 @@ fn the_old_idiom_does_not_come_back() {
         "benches",
         "config",
         "deploy",
+        "migrations",
         "src",
         "tests",
     ] {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// A component that readiness depends on.
@@ -86,22 +86,22 @@ impl Health {
 
     /// Records progress of the timer task.
     pub fn record_progress(&self) {
-        self.state().last_progress = Some(Instant::now());
+        self.state.lock().last_progress = Some(Instant::now());
     }
 
     /// Whether the timer task, once started, makes progress.
     pub fn is_alive(&self) -> bool {
-        self.state().last_progress.is_none_or(|progress| progress.elapsed() < self.stuck_after)
+        self.state.lock().last_progress.is_none_or(|progress| progress.elapsed() < self.stuck_after)
     }
 
     pub fn is_up(&self, component: Component) -> bool {
-        self.state().components.contains(&(component, Condition::Up))
+        self.state.lock().components.contains(&(component, Condition::Up))
     }
 
     /// The components that do not work, and why; empty if the process is ready.
     pub fn problems(&self) -> Vec<(Component, String)> {
         let mut problems = Vec::new();
-        for (component, condition) in &self.state().components {
+        for (component, condition) in &self.state.lock().components {
             match condition {
                 Condition::Up => {}
                 Condition::Unknown => problems.push((*component, "not connected yet".to_owned())),
@@ -113,13 +113,9 @@ impl Health {
 
     /// Returns the condition before.
     fn set(&self, component: Component, condition: Condition) -> Condition {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let slot = state.components.iter_mut().find(|(each, _)| *each == component);
         slot.map_or(Condition::Unknown, |(_, slot)| std::mem::replace(slot, condition))
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Upper bound of entries, so that a client cannot fill the memory with names, passwords or
@@ -41,7 +41,7 @@ impl<K: Clone + Eq + Hash, V: Clone> ExpiringCache<K, V> {
     }
 
     pub(super) fn get(&self, key: &K) -> Option<V> {
-        let entries = self.entries();
+        let entries = self.entries.lock();
         let entry = entries.by_key.get(key)?;
         (entry.expires_at > Instant::now()).then(|| entry.value.clone())
     }
@@ -53,18 +53,14 @@ impl<K: Clone + Eq + Hash, V: Clone> ExpiringCache<K, V> {
     /// Writes what `change` makes of the current value, atomically.
     pub(super) fn update(&self, key: K, change: impl FnOnce(Option<V>) -> V) {
         let now = Instant::now();
-        let mut entries = self.entries();
+        let mut entries = self.entries.lock();
         entries.evict_expired(now);
         let value = change(entries.remove(&key).map(|entry| entry.value));
         entries.insert(key, now + self.ttl, value);
     }
 
     pub(super) fn remove(&self, key: &K) {
-        self.entries().remove(key);
-    }
-
-    fn entries(&self) -> MutexGuard<'_, Entries<K, V>> {
-        self.entries.lock()
+        self.entries.lock().remove(key);
     }
 }
 
@@ -106,7 +102,7 @@ mod tests {
     const TTL: Duration = Duration::from_mins(1);
 
     fn sizes<K: Clone + Eq + Hash, V: Clone>(cache: &ExpiringCache<K, V>) -> (usize, usize) {
-        let entries = cache.entries();
+        let entries = cache.entries.lock();
         (entries.by_key.len(), entries.by_age.len())
     }
 

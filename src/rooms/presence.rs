@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +39,7 @@ impl PresenceRecorder {
     /// Records activity of a viewer, if they take part and have a session.
     pub(super) fn record(&self, viewer: Option<&Attendee>) {
         if let Some(attendee) = viewer.filter(|attendee| attendee.presence.is_some()) {
-            self.active().insert(attendee.id);
+            self.active.lock().insert(attendee.id);
         }
     }
 
@@ -61,18 +61,14 @@ impl PresenceRecorder {
 
     /// Activity that could not be written is kept for the next time.
     async fn flush(&self) -> store::Result<()> {
-        let mut active: Vec<_> = std::mem::take(&mut *self.active()).into_iter().collect();
+        let mut active: Vec<_> = std::mem::take(&mut *self.active.lock()).into_iter().collect();
         while !active.is_empty() {
             let batch = active.split_off(active.len().saturating_sub(BATCH));
             if let Err(error) = self.database.touch(&batch, self.clock.now()).await {
-                self.active().extend(active.into_iter().chain(batch));
+                self.active.lock().extend(active.into_iter().chain(batch));
                 return Err(error);
             }
         }
         Ok(())
-    }
-
-    fn active(&self) -> MutexGuard<'_, BTreeSet<AttendeeId>> {
-        self.active.lock()
     }
 }

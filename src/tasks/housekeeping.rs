@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_cron_scheduler::{Job, JobScheduler};
@@ -163,9 +163,9 @@ impl Housekeeping {
         let since = self.clock.now() - self.retention.session;
         let inactive = self.database.inactive_since(since, SESSION_BATCH).await;
         let inactive = inactive.inspect_err(|_unavailable| {
-            *self.recorded_since() = Instant::now();
+            *self.recorded_since.lock() = Instant::now();
         })?;
-        if self.recorded_since().elapsed() < self.retention.session {
+        if self.recorded_since.lock().elapsed() < self.retention.session {
             return Ok(());
         }
         for InactiveSession { room, actor, session_id } in inactive {
@@ -190,10 +190,6 @@ impl Housekeeping {
             }
         }
         Ok(())
-    }
-
-    fn recorded_since(&self) -> MutexGuard<'_, Instant> {
-        self.recorded_since.lock()
     }
 
     /// A failure is logged at debug only: the next round is soon.

@@ -1,10 +1,13 @@
-//! Which components work at the moment, and whether the timer task makes progress.
+//! Which components work, which work is not done yet, and whether the timer task makes progress.
 //!
-//! Tasks write it: one writer per component, which logs each change. The probes, the systemd notifier
-//! and the reload read it. It never checks anything by itself.
+//! Tasks write it: one writer per component, which logs each change, and one per kind of work, which
+//! reports the oldest item that is not done. The age of that item grows by itself, also while the
+//! task cannot look. The probes, the gauges, the systemd notifier and the reload read it. It never
+//! checks anything by itself.
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -32,16 +35,67 @@ impl Component {
     }
 }
 
+/// Work that a task has to get done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Rooms whose timer is due.
+    Timers,
+    /// Deliveries that are not acknowledged.
+    Deliveries,
+    /// Events of the outbox that are not confirmed.
+    Outbox,
+}
+
+impl Work {
+    /// The part of readiness that it belongs to.
+    fn part(self) -> &'static str {
+        match self {
+            Self::Timers => "timers",
+            Self::Deliveries => Component::Consumer.name(),
+            Self::Outbox => Component::Publisher.name(),
+        }
+    }
+
+    fn gauge(self) -> &'static str {
+        match self {
+            Self::Timers => crate::metrics::OVERDUE,
+            Self::Deliveries => crate::metrics::DELIVERIES_OLDEST,
+            Self::Outbox => crate::metrics::OUTBOX_OLDEST,
+        }
+    }
+}
+
+/// The oldest item of some work that is not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Oldest {
+    /// What it is, for people: "room abc is due".
+    pub item: String,
+    /// How long it could have been done already; negative for a timer that is not due yet.
+    pub age: TimeDelta,
+}
+
+/// A reason why the process is not ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The part of the process, which a probe may ask for.
+    pub part: &'static str,
+    pub text: String,
+}
+
 #[derive(Debug)]
 pub struct Health {
     state: Mutex<State>,
     /// The process is stuck if its timer task made no progress for this long.
     stuck_after: Duration,
+    /// The process is not ready while an item of its work is older.
+    overdue_after: Duration,
 }
 
 #[derive(Debug)]
 struct State {
     components: Vec<(Component, Condition)>,
+    /// The oldest items, and when they were reported.
+    work: Vec<(Work, Oldest, Instant)>,
     /// `None` until the timer task has started: before, it waits for the database.
     last_progress: Option<Instant>,
 }
@@ -56,8 +110,8 @@ enum Condition {
 
 impl Health {
     /// `components` are those that this process has. The timer task counts as stuck after
-    /// `stuck_after` without progress.
-    pub fn new(components: &[Component], stuck_after: Duration) -> Self {
+    /// `stuck_after` without progress, an item of work as overdue at an age of `overdue_after`.
+    pub fn new(components: &[Component], stuck_after: Duration, overdue_after: Duration) -> Self {
         for component in components {
             metrics::gauge!(crate::metrics::CONNECTED, "part" => component.name()).set(0);
         }
@@ -66,9 +120,10 @@ impl Health {
                 .iter()
                 .map(|component| (*component, Condition::Unknown))
                 .collect(),
+            work: Vec::new(),
             last_progress: None,
         });
-        Self { state, stuck_after }
+        Self { state, stuck_after, overdue_after }
     }
 
     /// Records that the component works. Returns whether it did not before.
@@ -82,6 +137,21 @@ impl Health {
     pub fn set_down(&self, component: Component, problem: impl Into<String>) -> bool {
         metrics::gauge!(crate::metrics::CONNECTED, "part" => component.name()).set(0);
         !matches!(self.set(component, Condition::Down(problem.into())), Condition::Down(_))
+    }
+
+    /// Records the oldest item of this work that is not done; `None` if all is done.
+    pub fn set_oldest(&self, work: Work, oldest: Option<Oldest>) {
+        let mut state = self.state.lock();
+        state.work.retain(|(each, ..)| *each != work);
+        state.work.extend(oldest.map(|oldest| (work, oldest, Instant::now())));
+    }
+
+    /// Sets the gauges that show how old the oldest items are.
+    pub fn record_ages(&self) {
+        for work in [Work::Timers, Work::Deliveries, Work::Outbox] {
+            let age = self.state.lock().age(work).map_or(Duration::ZERO, |(_item, age)| age);
+            metrics::gauge!(work.gauge()).set(age.as_secs_f64());
+        }
     }
 
     /// Records progress of the timer task.
@@ -98,17 +168,25 @@ impl Health {
         self.state.lock().components.contains(&(component, Condition::Up))
     }
 
-    /// The components that do not work, and why; empty if the process is ready.
-    pub fn problems(&self) -> Vec<(Component, String)> {
-        let mut problems = Vec::new();
-        for (component, condition) in &self.state.lock().components {
-            match condition {
-                Condition::Up => {}
-                Condition::Unknown => problems.push((*component, "not connected yet".to_owned())),
-                Condition::Down(problem) => problems.push((*component, problem.clone())),
-            }
-        }
-        problems
+    /// The components that do not work and the work that is overdue; empty if the process is ready.
+    pub fn problems(&self) -> Vec<Problem> {
+        let state = self.state.lock();
+        let down = state.components.iter().filter_map(|(component, condition)| {
+            let text = match condition {
+                Condition::Up => return None,
+                Condition::Unknown => "not connected yet".to_owned(),
+                Condition::Down(problem) => problem.clone(),
+            };
+            Some(Problem { part: component.name(), text })
+        });
+        let overdue =
+            [Work::Timers, Work::Deliveries, Work::Outbox].into_iter().filter_map(|work| {
+                let (item, age) =
+                    state.age(work).filter(|(_item, age)| *age > self.overdue_after)?;
+                let text = format!("{item} (for {}s)", age.as_secs());
+                Some(Problem { part: work.part(), text })
+            });
+        down.chain(overdue).collect()
     }
 
     /// Returns the condition before.
@@ -119,16 +197,27 @@ impl Health {
     }
 }
 
+impl State {
+    /// The oldest item of this work, if it could have been done already, and for how long.
+    fn age(&self, work: Work) -> Option<(&str, Duration)> {
+        let (_work, oldest, reported) = self.work.iter().find(|(each, ..)| *each == work)?;
+        let since = TimeDelta::from_std(reported.elapsed()).unwrap_or(TimeDelta::MAX);
+        let age = oldest.age.checked_add(&since)?.to_std().ok()?;
+        Some((&oldest.item, age))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const STUCK_AFTER: Duration = Duration::from_secs(30);
+    const OVERDUE_AFTER: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
     async fn the_process_is_ready_when_every_component_works() {
         let components = [Component::Database, Component::Consumer, Component::Publisher];
-        let health = Health::new(&components, STUCK_AFTER);
+        let health = Health::new(&components, STUCK_AFTER, OVERDUE_AFTER);
         assert_eq!(health.problems().len(), 3);
         for component in components {
             assert!(health.set_down(component, "gone"));
@@ -138,17 +227,33 @@ mod tests {
         }
         assert!(health.problems().is_empty());
         assert!(health.set_down(Component::Database, "gone"));
-        assert_eq!(health.problems(), [(Component::Database, "gone".to_owned())]);
+        let gone = Problem { part: "database", text: "gone".to_owned() };
+        assert_eq!(health.problems(), [gone]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_timer_task_without_progress_is_not_alive() {
-        let health = Health::new(&[Component::Database], STUCK_AFTER);
+        let health = Health::new(&[Component::Database], STUCK_AFTER, OVERDUE_AFTER);
         tokio::time::advance(STUCK_AFTER).await;
         assert!(health.is_alive(), "it waits for the database");
         health.record_progress();
         assert!(health.is_alive());
         tokio::time::advance(STUCK_AFTER).await;
         assert!(!health.is_alive());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_age_of_work_that_is_not_done_grows_by_itself() {
+        let health = Health::new(&[], STUCK_AFTER, OVERDUE_AFTER);
+        let due_in_a_second =
+            Oldest { item: "room abc is due".to_owned(), age: TimeDelta::seconds(-1) };
+        health.set_oldest(Work::Timers, Some(due_in_a_second));
+        tokio::time::advance(OVERDUE_AFTER).await;
+        assert!(health.problems().is_empty());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let overdue = Problem { part: "timers", text: "room abc is due (for 11s)".to_owned() };
+        assert_eq!(health.problems(), [overdue]);
+        health.set_oldest(Work::Timers, None);
+        assert!(health.problems().is_empty());
     }
 }

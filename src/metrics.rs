@@ -57,8 +57,13 @@ metric_table! {
     gauge OVERDUE (Seconds) "lobbyd_timer_overdue_seconds"
         "How long the timer that has been due for longest is overdue" {}
     gauge TIMERS_PENDING "lobbyd_timers_pending" "Scheduled timers" {}
-    gauge TIMERS_UNUSABLE "lobbyd_timers_unusable"
-        "Timers of rooms that cannot have a lobby, which never fire" {}
+    gauge TIMERS_REFUSED "lobbyd_timers_refused"
+        "Due rooms that the database refuses to reset, each tried again now and then" {}
+
+    gauge DELIVERIES_OLDEST (Seconds) "lobbyd_delivery_oldest_age_seconds"
+        "Age of the oldest delivery that is not acknowledged" {}
+    gauge DELIVERIES_ASIDE "lobbyd_deliveries_aside"
+        "Deliveries that are set aside, because their room is locked or does not exist yet" {}
 
     gauge OUTBOX_PENDING "lobbyd_outbox_pending" "Events without publisher confirm" {}
     gauge OUTBOX_OLDEST (Seconds) "lobbyd_outbox_oldest_age_seconds"

@@ -83,7 +83,7 @@ fn status_line(health: &Health) -> String {
     let problems: Vec<String> = health
         .problems()
         .into_iter()
-        .map(|(component, problem)| format!("{}: {problem}", component.name()))
+        .map(|problem| format!("{}: {}", problem.part, problem.text))
         .collect();
     if problems.is_empty() { "ready".to_owned() } else { problems.join("; ") }
 }

@@ -116,7 +116,8 @@ impl App {
     ) -> anyhow::Result<()> {
         let (ops, http) = self.listen(role).await?;
         let stuck_after = STUCK_MARGIN + 3 * self.config.database.timeout;
-        let health = Arc::new(Health::new(&role.components(), stuck_after));
+        let health =
+            Arc::new(Health::new(&role.components(), stuck_after, self.config.ops.overdue_after));
         let mut supervisor = Supervisor::new(stop.clone());
         let ops = http::ops::serve(ops, Arc::clone(&health), metrics.clone(), stop.clone());
         supervisor.spawn_fallible("ops listener", ops);
@@ -234,6 +235,9 @@ pub fn open_bus(config: &Config) -> Result<Arc<dyn Bus>, ConfigError> {
         exchange: config.events.exchange.clone(),
         queue: config.events.queue.clone(),
         dead_letter_queue: config.events.dead_letter_queue.clone(),
+        retry_queue: config.events.retry_queue.clone(),
+        updates_exchange: config.events.updates_exchange.clone(),
+        required_queues: config.events.required_queues.clone(),
         declare: config.events.declare,
         prefetch: config.events.prefetch.get(),
     };

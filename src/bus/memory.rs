@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, broadcast, mpsc};
 
 use super::{
-    Bus, BusError, Confirmation, Delivery, Listener, Message, Receipt, Result, Subscription,
-    cloudevents,
+    Bus, BusError, Confirmation, Delivery, EventProperties, Listener, Message, Receipt, Result,
+    Subscription, cloudevents,
 };
 
 /// Events that a listener may lag behind before it misses some.
@@ -107,8 +107,13 @@ impl Subscription for MemorySubscription {
         let receipt = MemoryReceipt { unsettled: Some((message.clone(), self.queue.clone())) };
         Ok(Delivery {
             body: message.body,
-            content_type: Some(cloudevents::CLOUDEVENTS_JSON.to_owned()),
-            trace: message.trace,
+            properties: EventProperties {
+                routing_key: message.routing_key,
+                content_type: Some(cloudevents::CLOUDEVENTS_JSON.to_owned()),
+                message_id: Some(message.id.as_str().to_owned()),
+                trace: message.trace,
+                ..EventProperties::default()
+            },
             receipt: Box::new(receipt),
         })
     }

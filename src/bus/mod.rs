@@ -100,12 +100,32 @@ pub trait Subscription: Send {
 pub struct Delivery {
     /// As it was received; it may be anything.
     pub body: Vec<u8>,
-    /// As the sender declares it.
-    pub content_type: Option<String>,
-    /// The sender's trace context.
-    pub trace: Option<TraceParent>,
+    pub properties: EventProperties,
     /// How to settle it. Dropped unsettled, the event is delivered again.
     pub receipt: Box<dyn Receipt>,
+}
+
+/// What comes with a body. All of it is what the sender or the broker says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventProperties {
+    pub routing_key: String,
+    pub content_type: Option<String>,
+    /// For example gzip.
+    pub content_encoding: Option<String>,
+    pub message_id: Option<String>,
+    /// AMQP's timestamp: Unix seconds, or milliseconds from some senders.
+    pub timestamp: Option<i64>,
+    /// When the broker received the message, in Unix milliseconds: RabbitMQ's `timestamp_in_ms`.
+    pub broker_timestamp: Option<i64>,
+    /// When a worker first received the event, in Unix milliseconds, if it has waited in the retry
+    /// queue since.
+    pub first_received: Option<i64>,
+    /// Whether it was delivered before, and not acknowledged.
+    pub redelivered: bool,
+    /// Whether it has headers of a `CloudEvent` in binary mode.
+    pub binary_cloudevent: bool,
+    /// The sender's trace context.
+    pub trace: Option<TraceParent>,
 }
 
 /// Settles one delivery.
@@ -122,11 +142,17 @@ pub trait Receipt: Send + Sync {
 /// How to reach the broker, and the names there.
 #[derive(Debug, Clone)]
 pub struct BusOptions {
-    /// Topic exchange of both directions.
+    /// Topic exchange of lobby changes, and of updates for subscribers.
     pub exchange: String,
     pub queue: String,
     /// Queue of events that cannot be applied.
     pub dead_letter_queue: String,
+    /// Queue of events that wait for a while.
+    pub retry_queue: String,
+    /// Topic exchange to which lobbyd alone publishes.
+    pub updates_exchange: String,
+    /// Queues without which nothing is published.
+    pub required_queues: Vec<String>,
     pub declare: bool,
     /// Bound of unsettled deliveries.
     pub prefetch: u16,

@@ -35,10 +35,16 @@ pub struct EventsConfig {
     pub exchange: String,
     pub queue: String,
     pub dead_letter_queue: String,
+    pub retry_queue: String,
+    pub updates_exchange: String,
+    #[serde(deserialize_with = "list")]
+    pub required_queues: Vec<String>,
     pub declare: bool,
     pub prefetch: NonZeroU16,
     #[serde(with = "humantime_serde")]
     pub unknown_room_grace: Duration,
+    #[serde(with = "humantime_serde")]
+    pub max_clock_skew: Duration,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -104,6 +110,8 @@ impl SipConfig {
 #[serde(deny_unknown_fields)]
 pub struct OpsConfig {
     pub listen: SocketAddr,
+    #[serde(with = "humantime_serde")]
+    pub overdue_after: Duration,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]

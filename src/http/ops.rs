@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::server;
 use super::server::Limits;
-use crate::health::{Component, Health};
+use crate::health::{Health, Problem};
 
 /// Enough for probes and some scrapers.
 const CONNECTIONS: usize = 64;
@@ -58,21 +58,18 @@ async fn livez(State(ops): State<Ops>) -> impl IntoResponse {
     }
 }
 
-/// Whether all components are up, otherwise which are not and why. A query such as `?part=database`
-/// restricts this to the components that it names: the API works without the broker.
+/// Whether all components are up and no work is overdue, otherwise what is wrong. A query such as
+/// `?part=database` restricts this to the parts that it names: the API works without the broker.
 async fn readyz(State(ops): State<Ops>, RawQuery(query): RawQuery) -> impl IntoResponse {
     let query = query.unwrap_or_default();
     let names: Vec<_> = form_urlencoded::parse(query.as_bytes())
         .filter_map(|(key, value)| (key == "part").then_some(value))
         .collect();
-    let is_asked_for = |component: Component| {
-        names.is_empty() || names.iter().any(|name| name == component.name())
-    };
+    let is_asked_for = |part| names.is_empty() || names.iter().any(|name| name == part);
     let mut text = String::new();
-    for (component, problem) in ops.health.problems() {
-        if is_asked_for(component) {
-            let name = component.name();
-            writeln!(text, "{name}: {problem}").expect("writing to a String does not fail");
+    for Problem { part, text: problem } in ops.health.problems() {
+        if is_asked_for(part) {
+            writeln!(text, "{part}: {problem}").expect("writing to a String does not fail");
         }
     }
     if text.is_empty() {
@@ -83,5 +80,6 @@ async fn readyz(State(ops): State<Ops>, RawQuery(query): RawQuery) -> impl IntoR
 }
 
 async fn render(State(ops): State<Ops>) -> impl IntoResponse {
+    ops.health.record_ages();
     ([(CONTENT_TYPE, METRICS_TEXT)], ops.metrics.render())
 }

@@ -220,13 +220,8 @@ impl Housekeeping {
     )]
     async fn count(&self) -> store::Result<store::Backlog> {
         let backlog = self.database.backlog().await?;
-        let age = backlog
-            .outbox_oldest
-            .map_or(0.0, |oldest| (self.clock.now() - oldest).as_seconds_f64().max(0.0));
         metrics::gauge!(crate::metrics::TIMERS_PENDING).set(backlog.timers_pending as f64);
-        metrics::gauge!(crate::metrics::TIMERS_UNUSABLE).set(backlog.timers_unusable as f64);
         metrics::gauge!(crate::metrics::OUTBOX_PENDING).set(backlog.outbox_pending as f64);
-        metrics::gauge!(crate::metrics::OUTBOX_OLDEST).set(age);
         Ok(backlog)
     }
 }

@@ -142,9 +142,12 @@ impl LobbyConsumer {
     }
 
     async fn process(&self, delivery: Delivery) -> Processed<'_> {
-        let mut span =
-            self.ctx.traces.span("process lobby.changed", Kind::Consumer, delivery.trace);
-        let content_type = delivery.content_type.as_deref();
+        let mut span = self.ctx.traces.span(
+            "process lobby.changed",
+            Kind::Consumer,
+            delivery.properties.trace,
+        );
+        let content_type = delivery.properties.content_type.as_deref();
         let disposition = match cloudevents::parse_lobby_changed(&delivery.body, content_type) {
             Ok(change) => {
                 span.set("lobbyd.room.token", &change.token);

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::TaskContext;
 use crate::backoff::Backoff;
-use crate::health::Component;
+use crate::health::{Component, Oldest, Work};
 use crate::relay::{BatchPermit, RelayHandle};
 use crate::store::{Fired, LockPolicy};
 use crate::{logging, store};
@@ -163,8 +163,10 @@ impl TimerTask {
 
     /// Records for how long the first timer has been due, also while the database is unavailable.
     fn record_overdue(&self, now: DateTime<Utc>) {
-        let overdue = self.next_due.map_or(0.0, |due_at| (now - due_at).as_seconds_f64().max(0.0));
-        metrics::gauge!(crate::metrics::OVERDUE).set(overdue);
+        let oldest = self
+            .next_due
+            .map(|due_at| Oldest { item: "a room is due".to_owned(), age: now - due_at });
+        self.ctx.health.set_oldest(Work::Timers, oldest);
     }
 }
 

@@ -52,7 +52,7 @@ impl TimerFixture {
             database: store,
             bus: Arc::<MemoryBus>::clone(&bus),
             clock: Arc::new(DatabaseClock::manual(clock)),
-            health: Arc::new(Health::new(&[], Duration::MAX)),
+            health: Arc::new(Health::new(&[], Duration::MAX, Duration::MAX)),
             traces: Traces::default(),
         };
         let (relay, queue) = relay::channel();

@@ -2,13 +2,21 @@
 //!
 //! The table below is the only place where a metric is named; everything else uses its constant.
 //! `app` installs the recorder once per process, and [`http::ops`](crate::http::ops) renders it.
-//! Labels have a fixed set of values: never a token, a user or an address.
+//! Gauges that have to be looked up are [collected](Collect) when the metrics are rendered. Labels
+//! have a fixed set of values: never a token, a user or an address.
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
+
+/// Sets gauges, before the metrics are rendered.
+#[async_trait]
+pub trait Collect: Send + Sync {
+    async fn collect(&self);
+}
 
 /// Makes a documented constant of each row, and `describe`, which registers all of them. A row ends
 /// with the series that exist from the start: `{}` is one without labels, `{ "label": "value", … }`
@@ -56,7 +64,7 @@ metric_table! {
         "Time from a timer's due time to the publisher confirm of its event"
     gauge OVERDUE (Seconds) "lobbyd_timer_overdue_seconds"
         "How long the timer that has been due for longest is overdue" {}
-    gauge TIMERS_PENDING "lobbyd_timers_pending" "Scheduled timers" {}
+    gauge TIMERS_PENDING "lobbyd_timers_pending" "Scheduled timers, counted up to 10000" {}
     gauge TIMERS_REFUSED "lobbyd_timers_refused"
         "Due rooms that the database refuses to reset, each tried again now and then" {}
 
@@ -65,7 +73,8 @@ metric_table! {
     gauge DELIVERIES_ASIDE "lobbyd_deliveries_aside"
         "Deliveries that are set aside, because their room is locked or does not exist yet" {}
 
-    gauge OUTBOX_PENDING "lobbyd_outbox_pending" "Events without publisher confirm" {}
+    gauge OUTBOX_PENDING "lobbyd_outbox_pending"
+        "Events without publisher confirm, counted up to 10000" {}
     gauge OUTBOX_OLDEST (Seconds) "lobbyd_outbox_oldest_age_seconds"
         "Age of the oldest event without publisher confirm" {}
     counter PUBLISHED "lobbyd_events_published_total" "Publications, by outcome"

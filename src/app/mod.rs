@@ -34,8 +34,8 @@ use crate::http::api::Proxies;
 use crate::store::{Database, StoreError};
 use crate::supervisor::Supervisor;
 use crate::systemd::SystemdNotifier;
-use crate::tasks::TaskContext;
 use crate::tasks::housekeeping::Schedules;
+use crate::tasks::{BacklogGauges, TaskContext};
 use crate::traces::{Exporter, Traces};
 use crate::{bus, http, logging, store};
 
@@ -119,7 +119,9 @@ impl App {
         let health =
             Arc::new(Health::new(&role.components(), stuck_after, self.config.ops.overdue_after));
         let mut supervisor = Supervisor::new(stop.clone());
-        let ops = http::ops::serve(ops, Arc::clone(&health), metrics.clone(), stop.clone());
+        let backlog = Arc::new(BacklogGauges::new(Arc::clone(&self.api_database)));
+        let ops =
+            http::ops::serve(ops, Arc::clone(&health), backlog, metrics.clone(), stop.clone());
         supervisor.spawn_fallible("ops listener", ops);
         supervisor.spawn("metrics upkeep", crate::metrics::upkeep(metrics, stop.clone()));
         let systemd = Arc::new(SystemdNotifier::default());
@@ -215,7 +217,6 @@ async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
 fn schedules(config: &Config) -> Schedules {
     Schedules {
         prune: config.housekeeping.prune.clone(),
-        gauges: config.housekeeping.gauges.clone(),
         summary: config.housekeeping.summary.clone(),
         sessions: config.housekeeping.sessions.clone(),
     }

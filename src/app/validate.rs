@@ -20,7 +20,6 @@ pub(super) fn validate(config: &Config) -> Result<(Proxies, Option<Exporter>), C
     check_durations(config)?;
     for (key, schedule) in [
         ("housekeeping.prune", &config.housekeeping.prune),
-        ("housekeeping.gauges", &config.housekeeping.gauges),
         ("housekeeping.summary", &config.housekeeping.summary),
         ("housekeeping.sessions", &config.housekeeping.sessions),
     ] {

@@ -7,12 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Config;
 
 /// The keys that a running program reloads.
-const RELOADED: [&str; 11] = [
+const RELOADED: [&str; 10] = [
     "database.url",
     "database.url_file",
     "events.url",
     "events.url_file",
-    "housekeeping.gauges",
     "housekeeping.prune",
     "housekeeping.sessions",
     "housekeeping.summary",

@@ -67,7 +67,6 @@ pub struct OutboxConfig {
 #[serde(deny_unknown_fields)]
 pub struct HousekeepingConfig {
     pub prune: String,
-    pub gauges: String,
     pub summary: String,
     pub sessions: String,
 }

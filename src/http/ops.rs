@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::server;
 use super::server::Limits;
 use crate::health::{Health, Problem};
+use crate::metrics::Collect;
 
 /// Enough for probes and some scrapers.
 const CONNECTIONS: usize = 64;
@@ -29,13 +30,15 @@ const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[derive(Clone)]
 struct Ops {
     health: Arc<Health>,
+    backlog: Arc<dyn Collect>,
     metrics: PrometheusHandle,
 }
 
-/// Serves probes and metrics on `listener` until `stop`.
+/// Serves probes and metrics on `listener` until `stop`. `backlog` sets its gauges for each scrape.
 pub async fn serve(
     listener: TcpListener,
     health: Arc<Health>,
+    backlog: Arc<dyn Collect>,
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -43,7 +46,7 @@ pub async fn serve(
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(render))
-        .with_state(Ops { health, metrics });
+        .with_state(Ops { health, backlog, metrics });
     let limits = Limits { connections: CONNECTIONS, per_address: CONNECTIONS, trusted: Vec::new() };
     server::serve(listener, router, limits, stop).await
 }
@@ -81,5 +84,6 @@ async fn readyz(State(ops): State<Ops>, RawQuery(query): RawQuery) -> impl IntoR
 
 async fn render(State(ops): State<Ops>) -> impl IntoResponse {
     ops.health.record_ages();
+    ops.backlog.collect().await;
     ([(CONTENT_TYPE, METRICS_TEXT)], ops.metrics.render())
 }

@@ -35,15 +35,18 @@ impl<D: Dialect> Admin for SqlStore<D> {
 
     async fn backlog(&self) -> Result<Backlog> {
         let backlog = |row: &D::Row| {
-            let oldest = row.int_or_null("outbox_oldest")?;
             Ok(Backlog {
                 timers_pending: row.int("timers_pending")?.unsigned_abs(),
-                timers_unusable: row.int("timers_unusable")?.unsigned_abs(),
                 outbox_pending: row.int("outbox_pending")?.unsigned_abs(),
-                outbox_oldest: oldest.map(time_from_millis).transpose()?,
             })
         };
-        self.fetch_one(admin::BACKLOG, values![], backlog).await
+        let limit = Backlog::LIMIT;
+        self.fetch_one(admin::BACKLOG, values![limit, limit], backlog).await
+    }
+
+    async fn unusable_timers(&self) -> Result<u64> {
+        let number = |row: &D::Row| row.int("number");
+        Ok(self.fetch_one(admin::UNUSABLE_TIMERS, values![], number).await?.unsigned_abs())
     }
 
     async fn fired_since(&self, since: DateTime<Utc>) -> Result<u64> {

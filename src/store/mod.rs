@@ -65,16 +65,17 @@ impl Fired {
     }
 }
 
-/// Numbers of pending timers and events, for metrics and the daily summary.
+/// Numbers of pending timers and events, each counted up to [`LIMIT`](Self::LIMIT), so that the count
+/// costs some milliseconds at most.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backlog {
     pub timers_pending: u64,
-    /// Timers that can never fire: the room's type or object does not support a lobby.
-    pub timers_unusable: u64,
     /// Events without publisher confirm.
     pub outbox_pending: u64,
-    /// When the oldest of them was created.
-    pub outbox_oldest: Option<DateTime<Utc>>,
+}
+
+impl Backlog {
+    pub const LIMIT: u32 = 10_000;
 }
 
 /// A new room, as its creator sees it.
@@ -254,8 +255,10 @@ pub trait Admin: Send + Sync + 'static {
     /// Has the database parse and plan every statement, so that none fails when it is needed.
     async fn prepare_all(&self) -> Result<()>;
 
-    /// Counts pending timers and events. Reads every row that has a timer.
     async fn backlog(&self) -> Result<Backlog>;
+
+    /// Counts the timers of rooms that cannot have a lobby: they never fire. Reads every room.
+    async fn unusable_timers(&self) -> Result<u64>;
 
     /// Counts the timers that reset their room at `since` or later, as far as history goes back.
     async fn fired_since(&self, since: DateTime<Utc>) -> Result<u64>;

@@ -1,16 +1,17 @@
-//! Scheduled work: pruning, gauges, the daily summary, the end of inactive sessions.
+//! Scheduled work: pruning, the daily summary, the end of inactive sessions.
 //!
-//! The only module that uses tokio-cron-scheduler. Its jobs may be late, be skipped, or stop for good
-//! when the wall clock steps, so nothing time-critical depends on them.
+//! The only module that uses tokio-cron-scheduler. Its jobs may be late or be skipped, so nothing
+//! time-critical and no gauge depends on them. The scheduler computes its next run from the wall
+//! clock, and would wait for hours after a step back, so it is replaced when that clock steps.
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 
@@ -30,11 +31,16 @@ const PRUNE_BATCH: u32 = 5000;
 /// Sessions that one round ends.
 const SESSION_BATCH: u32 = 2000;
 
+/// How often the wall clock is compared with the monotonic clock.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// By how much the wall clock may differ within that time before it counts as a step.
+const MAX_DRIFT: Duration = Duration::from_secs(2);
+
 /// When each job runs: second, minute, hour, day of month, month, day of week; UTC.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedules {
     pub prune: String,
-    pub gauges: String,
     pub summary: String,
     pub sessions: String,
 }
@@ -85,20 +91,19 @@ impl Housekeeping {
         mut schedules: watch::Receiver<Schedules>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        // Otherwise the gauges would show an empty backlog until their first scheduled time.
-        let Some(counted) = stop.run_until_cancelled(self.clone().gauges()).await else {
-            return Ok(());
-        };
-        counted?;
         loop {
             let current = schedules.borrow_and_update().clone();
             let mut cron = self.start(&current).await?;
-            let changed = tokio::select! {
-                () = stop.cancelled() => false,
-                Ok(()) = schedules.changed() => true,
+            let stopped = tokio::select! {
+                () = stop.cancelled() => true,
+                Ok(()) = schedules.changed() => false,
+                () = wall_clock_stepped() => {
+                    tracing::warn!("wall clock stepped, schedules are computed again");
+                    false
+                }
             };
             cron.shutdown().await.context("scheduler")?;
-            if !changed {
+            if stopped {
                 return Ok(());
             }
         }
@@ -108,7 +113,6 @@ impl Housekeeping {
         let cron = JobScheduler::new().await.context("scheduler")?;
         for job in [
             self.job(&schedules.prune, "pruning", Self::prune),
-            self.job(&schedules.gauges, "counting", Self::gauges),
             self.job(&schedules.summary, "summary", Self::summary),
             self.job(&schedules.sessions, "ending sessions", Self::end_sessions),
         ] {
@@ -192,38 +196,44 @@ impl Housekeeping {
         Ok(())
     }
 
-    /// A failure is logged at debug only: the next round is soon.
-    async fn gauges(self) -> store::Result<()> {
-        if let Err(error) = self.count().await {
-            tracing::debug!(error = logging::causes(&error), "backlog could not be counted");
-        }
-        Ok(())
-    }
-
     async fn summary(self) -> store::Result<()> {
         let fired = self.database.fired_since(self.clock.now() - DAY).await?;
-        let backlog = self.count().await?;
+        let backlog = self.database.backlog().await?;
+        let unusable = self.database.unusable_timers().await?;
         tracing::info!(
             timers.fired = fired,
             timers.pending = backlog.timers_pending,
-            timers.unusable = backlog.timers_unusable,
+            timers.unusable = unusable,
             outbox.pending = backlog.outbox_pending,
             "daily summary"
         );
+        if unusable > 0 {
+            tracing::warn!(
+                timers.unusable = unusable,
+                "timers of rooms that cannot have a lobby, they never fire"
+            );
+        }
         Ok(())
     }
+}
 
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::as_conversions,
-        reason = "a gauge is a float; counts lose nothing below 2^53"
-    )]
-    async fn count(&self) -> store::Result<store::Backlog> {
-        let backlog = self.database.backlog().await?;
-        metrics::gauge!(crate::metrics::TIMERS_PENDING).set(backlog.timers_pending as f64);
-        metrics::gauge!(crate::metrics::OUTBOX_PENDING).set(backlog.outbox_pending as f64);
-        Ok(backlog)
+/// Returns when the wall clock has stepped, by comparing it with the monotonic clock.
+#[expect(clippy::disallowed_methods, reason = "the scheduler goes by the wall clock")]
+async fn wall_clock_stepped() {
+    let mut last = (SystemTime::now(), Instant::now());
+    loop {
+        sleep(CLOCK_INTERVAL).await;
+        let next = (SystemTime::now(), Instant::now());
+        let expected = last.0 + (next.1 - last.1);
+        if distance(next.0, expected) > MAX_DRIFT {
+            return;
+        }
+        last = next;
     }
+}
+
+fn distance(a: SystemTime, b: SystemTime) -> Duration {
+    a.duration_since(b).unwrap_or_else(|later| later.duration())
 }
 
 /// Deletes batch after batch until one is not full. Returns the number of rows.

@@ -7,6 +7,7 @@
 //! dropped. They meet in two places only: the consumer wakes the timer task, and the timer task
 //! passes the events of reset rooms to the relay. Both only save time; the state is in the database.
 
+mod backlog;
 pub mod housekeeping;
 mod lobby_consumer;
 mod outbox_relay;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+pub use backlog::BacklogGauges;
 pub use lobby_consumer::LobbyConsumer;
 pub use outbox_relay::OutboxRelay;
 pub use timers::{TimerTask, TimerWaker};

@@ -1,27 +1,5 @@
 //! The database's time, and what waits in it.
 
-macro_rules! backlog {
-    ($oldest:literal) => {
-        concat!(
-            "\
-            SELECT (SELECT count(*) FROM lobbyd_rooms
-                    WHERE lobby_timer IS NOT NULL AND lobby_state = 1 AND ",
-            usable!(),
-            ") AS timers_pending,
-                   (SELECT count(*) FROM lobbyd_rooms
-                    WHERE lobby_timer IS NOT NULL AND NOT (",
-            usable!(),
-            ")) AS timers_unusable,
-                   (SELECT count(*) FROM lobbyd_outbox
-                    WHERE published_at IS NULL) AS outbox_pending,
-                   (SELECT ",
-            $oldest,
-            "
-                    FROM lobbyd_outbox WHERE published_at IS NULL) AS outbox_oldest"
-        )
-    };
-}
-
 statements! {
     /// → milliseconds.
     NOW:
@@ -29,11 +7,27 @@ statements! {
         mysql "SELECT CAST(FLOOR(UNIX_TIMESTAMP(NOW(3)) * 1000) AS SIGNED) AS now",
         sqlite "SELECT CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) AS now";
 
-    /// → pending timers, unusable timers, pending events, milliseconds of the oldest of them.
-    BACKLOG:
-        postgres backlog!("floor(extract(epoch FROM min(created_at)) * 1000)::bigint"),
-        mysql backlog!("TIMESTAMPDIFF(MICROSECOND, '1970-01-01', min(created_at)) DIV 1000"),
-        sqlite backlog!("CAST(round(unixepoch(min(created_at), 'subsec') * 1000) AS INTEGER)");
+    /// limit, limit → pending timers and pending events, each up to the limit.
+    BACKLOG: portable concat!(
+        "\
+        SELECT (SELECT count(*) FROM (
+                    SELECT 1 AS one FROM lobbyd_rooms
+                    WHERE lobby_timer IS NOT NULL AND lobby_state = 1 AND ",
+        usable!(),
+        " LIMIT $1) AS timers) AS timers_pending,
+               (SELECT count(*) FROM (
+                    SELECT 1 AS one FROM lobbyd_outbox
+                    WHERE published_at IS NULL LIMIT $2) AS events) AS outbox_pending"
+    );
+
+    /// → timers of rooms that cannot have a lobby.
+    UNUSABLE_TIMERS: portable concat!(
+        "\
+        SELECT count(*) AS number FROM lobbyd_rooms
+        WHERE lobby_timer IS NOT NULL AND lobby_state = 1 AND NOT (",
+        usable!(),
+        ")"
+    );
 
     /// since (milliseconds) → number.
     FIRED_SINCE:

@@ -25,9 +25,10 @@ pub enum RoomError {
 impl From<StoreError> for RoomError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(_) | StoreError::TimedOut(_) | StoreError::Conflict { .. } => {
-                Self::Unavailable(error)
-            }
+            StoreError::Unavailable(_)
+            | StoreError::TimedOut(_)
+            | StoreError::Contended(_)
+            | StoreError::Conflict { .. } => Self::Unavailable(error),
             StoreError::Rejected(_)
             | StoreError::Unreadable(_)
             | StoreError::Corrupt(_)

@@ -14,7 +14,7 @@ use sqlx::{Connection as _, Pool};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::dialect::{ConnectOptions, Dialect, Value};
+use super::dialect::{ConnectOptions, Dialect, Value, Verdict};
 use super::error::{CommandError, Result, StoreError};
 use super::statements::Statement;
 
@@ -40,8 +40,12 @@ impl Deadline {
         match timeout_at(self.at, work).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => Err(StoreError::TimedOut(self.limit)),
-            Ok(Err(error)) if D::refuses_values(&error) => Err(StoreError::Rejected(error)),
-            Ok(Err(error)) => Err(StoreError::Unavailable(error)),
+            Ok(Err(error)) => Err(match error.as_database_error().map(D::verdict) {
+                Some(Verdict::Contended) => StoreError::Contended(error),
+                Some(Verdict::TooSlow) => StoreError::TimedOut(self.limit),
+                Some(Verdict::Rejected) => StoreError::Rejected(error),
+                Some(Verdict::Unavailable) | None => StoreError::Unavailable(error),
+            }),
         }
     }
 }

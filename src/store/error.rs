@@ -8,17 +8,22 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Not reachable, too slow, busy, without tables or without permission: the same request may
-    /// succeed later, so it is retried.
+    /// Not reachable, read-only, short of resources, without tables or without permission: the same
+    /// request may succeed later, so it is retried.
     #[error("database unavailable")]
     Unavailable(#[source] sqlx::Error),
     /// One use of the database took longer than it may.
     #[error("database did not answer within {0:?}")]
     TimedOut(Duration),
-    /// The database refused the values themselves, and would again.
-    #[error("database refused the values")]
+    /// Another transaction was in the way: a lock, a deadlock, a serialization failure. The same
+    /// request may succeed at once.
+    #[error("another transaction was in the way")]
+    Contended(#[source] sqlx::Error),
+    /// The database answered that it does not do this: a constraint, a trigger, a row policy. It
+    /// would answer the same again, and nothing else is concerned.
+    #[error("database refused the change")]
     Rejected(#[source] sqlx::Error),
-    /// Another process changed a row in between; a retry reads the new one.
+    /// Another process changed a row in between, or a trigger discarded the change.
     #[error("{table}: a statement changed {rows} rows where {expected} were expected")]
     Conflict { table: &'static str, rows: u64, expected: usize },
     /// A column has another type than in lobbyd's tables.
@@ -49,6 +54,21 @@ impl StoreError {
             return Self::Url(cause.to_string());
         }
         Self::Url(error.to_string())
+    }
+
+    /// Whether this one request failed, and others may succeed meanwhile. A set of requests that was
+    /// refused is taken apart.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Unavailable(_)
+            | Self::TimedOut(_)
+            | Self::Contended(_)
+            | Self::Migration(_)
+            | Self::Url(_) => false,
+            Self::Rejected(_) | Self::Conflict { .. } | Self::Unreadable(_) | Self::Corrupt(_) => {
+                true
+            }
+        }
     }
 
     /// Whether the statement was refused because a row with this key exists.

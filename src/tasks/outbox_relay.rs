@@ -234,7 +234,9 @@ impl OutboxRelay {
         let problem = logging::causes(error);
         match error {
             // The component that watches the database warns of an outage.
-            RelayError::Store(StoreError::Unavailable(_) | StoreError::TimedOut(_)) => {
+            RelayError::Store(
+                StoreError::Unavailable(_) | StoreError::TimedOut(_) | StoreError::Contended(_),
+            ) => {
                 tracing::debug!(error = problem, "outbox unavailable");
             }
             RelayError::Store(_) => tracing::error!(error = problem, "outbox unreadable"),

@@ -17,7 +17,7 @@ use sqlx::pool::PoolOptions;
 use sqlx::postgres::PgRow;
 use sqlx::query::Query;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Connection, Database, Error, Executor, MySql, Postgres, Row, SqlSafeStr, Sqlite};
+use sqlx::{Connection, Database, Executor, MySql, Postgres, Row, SqlSafeStr, Sqlite};
 
 use super::error::{Result, StoreError};
 use super::statements::Statement;
@@ -178,6 +178,19 @@ driver!(Sqlite, SqliteRow);
 /// How to connect to a database by its driver.
 pub(super) type ConnectOptions<D> = <<D as Database>::Connection as Connection>::Options;
 
+/// What an error with which a database answers a statement says about a retry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The database cannot do its work now.
+    Unavailable,
+    /// The server itself ended the statement at the limit.
+    TooSlow,
+    /// Another transaction was in the way.
+    Contended,
+    /// It concerns this statement alone.
+    Rejected,
+}
+
 /// A database that lobbyd runs on.
 pub(super) trait Dialect: Driver {
     /// Begins a transaction that will write.
@@ -201,13 +214,6 @@ pub(super) trait Dialect: Driver {
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<(), MigrateError>> + Send;
 
-    /// Whether the database refused the values of this one statement, so that a retry cannot succeed.
-    ///
-    /// By the SQL standard, class 22 is about data and class 23 about constraints.
-    fn refuses_values(error: &Error) -> bool {
-        error
-            .as_database_error()
-            .and_then(DatabaseError::code)
-            .is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
-    }
+    /// What the database's answer to a statement means for a retry of it.
+    fn verdict(error: &dyn DatabaseError) -> Verdict;
 }

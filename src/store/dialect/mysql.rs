@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use sqlx::error::DatabaseError;
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
-use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
+use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlPoolOptions};
 use sqlx::{AssertSqlSafe, Error, Executor, MySql, MySqlConnection};
 
-use super::{Dialect, MIGRATION_TIMEOUT, MIGRATIONS_TABLE};
+use super::{Dialect, MIGRATION_TIMEOUT, MIGRATIONS_TABLE, Verdict};
 use crate::store::error::{Result, StoreError};
 use crate::store::statements::Statement;
 
@@ -30,19 +31,20 @@ impl Dialect for MySql {
         // whose client has gone silent, as PostgreSQL does, and so frees its rooms for the other
         // workers; MySQL has no such setting.
         let seconds = lock_wait_seconds(limit);
-        let lock_wait = format!(
-            "SET SESSION innodb_lock_wait_timeout = {seconds} \
+        // Statements outside of transactions commit themselves, whatever the server's default.
+        let settings = format!(
+            "SET SESSION autocommit = 1, SESSION innodb_lock_wait_timeout = {seconds} \
              /*M!100300 , SESSION idle_transaction_timeout = {seconds} */"
         );
         MySqlPoolOptions::new().after_connect(move |connection, _| {
-            let lock_wait = AssertSqlSafe(lock_wait.clone());
+            let settings = AssertSqlSafe(settings.clone());
             Box::pin(async move {
                 // With the default, repeatable read, the range of due timers would be locked
                 // against the arming of new ones.
                 connection
                     .execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
                     .await?;
-                connection.execute(lock_wait).await.map(drop)
+                connection.execute(settings).await.map(drop)
             })
         })
     }
@@ -68,9 +70,58 @@ impl Dialect for MySql {
         connection.execute("DELETE FROM lobbyd_migrations WHERE success = FALSE").await?;
         migrator.run_direct(None, connection, false).await
     }
+
+    fn verdict(error: &dyn DatabaseError) -> Verdict {
+        let number = error.try_downcast_ref().map_or(0, MySqlDatabaseError::number);
+        verdict(number, error.code().as_deref().unwrap_or_default())
+    }
+}
+
+/// The verdict of an error number and its SQLSTATE. Many of the numbers have no state of their own,
+/// and MariaDB and MySQL differ in them.
+fn verdict(number: u16, state: &str) -> Verdict {
+    match (number, state.get(..2).unwrap_or_default()) {
+        // Lock wait, deadlock, NOWAIT, and a row that changed since it was read.
+        (1205 | 1213 | 3572 | 1020, _) | (_, "40") => Verdict::Contended,
+        // Interrupted, max_statement_time, max_execution_time.
+        (1317 | 1969 | 3024, _) => Verdict::TooSlow,
+        // No value, text, view with a check, trigger that reads its table, partition, CHECK. States:
+        // cardinality, data, constraint, view with a check, SIGNAL.
+        (1364 | 1366 | 1369 | 1442 | 1526 | 1748 | 3819 | 4025, _)
+        | (_, "21" | "22" | "23" | "44" | "45") => Verdict::Rejected,
+        _ => Verdict::Unavailable,
+    }
 }
 
 /// Whole seconds, at least one: MySQL has nothing finer.
 fn lock_wait_seconds(limit: Duration) -> u64 {
     limit.as_secs().saturating_sub(1).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_errors_of_a_statement_itself_are_rejections() {
+        for (number, state) in [(1644, "45000"), (1062, "23000"), (4025, "23000"), (3819, "HY000")]
+        {
+            assert_eq!(verdict(number, state), Verdict::Rejected, "{number}");
+        }
+        for (number, state) in [
+            (1040, "08004"),
+            (1047, "08S01"),
+            (1045, "28000"),
+            (1142, "42000"),
+            (1146, "42S02"),
+            (1290, "HY000"),
+            (1792, "25006"),
+            (1927, "70100"),
+        ] {
+            assert_eq!(verdict(number, state), Verdict::Unavailable, "{number}");
+        }
+        assert_eq!(verdict(1213, "40001"), Verdict::Contended);
+        assert_eq!(verdict(1205, "HY000"), Verdict::Contended);
+        assert_eq!(verdict(1969, "70100"), Verdict::TooSlow);
+    }
 }

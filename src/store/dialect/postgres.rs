@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
+use sqlx::error::DatabaseError;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgDatabaseError};
 use sqlx::{Executor, PgConnection, Postgres};
 
-use super::Dialect;
+use super::{Dialect, Verdict};
 use crate::store::error::{Result, StoreError};
 use crate::store::statements::Statement;
 
 impl Dialect for Postgres {
-    const BEGIN: &'static str = "BEGIN";
+    // The default of the server may be stricter, and then changes of one room fail each other.
+    const BEGIN: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
     fn text(statement: Statement) -> &'static str {
         statement.postgres
@@ -41,5 +43,55 @@ impl Dialect for Postgres {
             .execute("SET statement_timeout = 0; SELECT pg_advisory_lock(x'6c6f62627964'::bigint)")
             .await?;
         migrator.run_direct(None, connection, false).await
+    }
+
+    fn verdict(error: &dyn DatabaseError) -> Verdict {
+        let routine = error.try_downcast_ref().and_then(PgDatabaseError::routine);
+        verdict(error.code().as_deref().unwrap_or_default(), routine)
+    }
+}
+
+/// The verdict of a SQLSTATE, which `routine` of the server has raised.
+fn verdict(code: &str, routine: Option<&str>) -> Verdict {
+    match (code, code.get(..2).unwrap_or_default()) {
+        // Serialization failure, deadlock, lock not available.
+        ("40001" | "40P01" | "55P03", _) => Verdict::Contended,
+        // statement_timeout, transaction_timeout.
+        ("57014" | "25P04", _) => Verdict::TooSlow,
+        // Of missing rights only a row policy is about the row.
+        ("42501", _) if routine == Some("ExecWithCheckOptions") => Verdict::Rejected,
+        // Outcome of a commit unknown. Classes: connection, feature (a cached plan), transaction
+        // state (read-only), prepared statement, login, catalog, schema, tables and rights,
+        // resources, operator, system, configuration, foreign data, internal error.
+        ("40003", _)
+        | (
+            _,
+            "08" | "0A" | "25" | "26" | "28" | "3D" | "3F" | "42" | "53" | "57" | "58" | "F0"
+            | "HV" | "XX" | "",
+        ) => Verdict::Unavailable,
+        _ => Verdict::Rejected,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_errors_of_a_statement_itself_are_rejections() {
+        for code in ["22003", "23505", "23514", "44000", "P0001", "09000", "38000", "54001"] {
+            assert_eq!(verdict(code, None), Verdict::Rejected, "{code}");
+        }
+        for code in
+            ["08006", "25006", "28000", "42P01", "42501", "53300", "57P01", "58030", "XX000"]
+        {
+            assert_eq!(verdict(code, None), Verdict::Unavailable, "{code}");
+        }
+        for code in ["40001", "40P01", "55P03"] {
+            assert_eq!(verdict(code, None), Verdict::Contended, "{code}");
+        }
+        assert_eq!(verdict("57014", None), Verdict::TooSlow);
+        assert_eq!(verdict("42501", Some("aclcheck_error")), Verdict::Unavailable);
+        assert_eq!(verdict("42501", Some("ExecWithCheckOptions")), Verdict::Rejected);
     }
 }

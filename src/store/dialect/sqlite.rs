@@ -5,9 +5,9 @@ use std::time::Duration;
 use sqlx::error::DatabaseError;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{Connection, Error, Sqlite, SqliteConnection};
+use sqlx::{Connection, Sqlite, SqliteConnection};
 
-use super::Dialect;
+use super::{Dialect, Verdict};
 use crate::store::error::{Result, StoreError};
 use crate::store::statements::Statement;
 
@@ -59,12 +59,42 @@ impl Dialect for Sqlite {
         Ok(transaction.commit().await?)
     }
 
-    fn refuses_values(error: &Error) -> bool {
-        // The primary result code is in the low byte: TOOBIG 18, CONSTRAINT 19, MISMATCH 20.
-        error
-            .as_database_error()
-            .and_then(DatabaseError::code)
-            .and_then(|code| code.parse::<u32>().ok())
-            .is_some_and(|code| matches!(code & 0xff, 18..=20))
+    fn verdict(error: &dyn DatabaseError) -> Verdict {
+        let code = error.code().and_then(|code| code.parse().ok());
+        verdict(code.unwrap_or_default())
+    }
+}
+
+/// The verdict of a result code. Its low byte is the primary code.
+fn verdict(code: u32) -> Verdict {
+    match code & 0xff {
+        // BUSY, LOCKED.
+        5 | 6 => Verdict::Contended,
+        // INTERRUPT.
+        9 => Verdict::TooSlow,
+        // TOOBIG, CONSTRAINT (RAISE in a trigger included), MISMATCH.
+        18..=20 => Verdict::Rejected,
+        _ => Verdict::Unavailable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_errors_of_a_statement_itself_are_rejections() {
+        // CHECK, UNIQUE, RAISE.
+        for code in [275, 2067, 1811] {
+            assert_eq!(verdict(code), Verdict::Rejected, "{code}");
+        }
+        // ERROR (no such table), READONLY, IOERR, FULL, CANTOPEN, NOTADB.
+        for code in [1, 8, 10, 13, 14, 26] {
+            assert_eq!(verdict(code), Verdict::Unavailable, "{code}");
+        }
+        // BUSY, BUSY_SNAPSHOT.
+        for code in [5, 517] {
+            assert_eq!(verdict(code), Verdict::Contended, "{code}");
+        }
     }
 }

@@ -95,7 +95,9 @@ statements! {
 
     /// token → id. Locks the row until the transaction ends.
     LOCK:
-        postgres "SELECT id FROM lobbyd_rooms WHERE token = $1 FOR UPDATE",
+        // Not FOR UPDATE, here and below: that waits for each open transaction that has inserted a
+        // row with a foreign key to the room.
+        postgres "SELECT id FROM lobbyd_rooms WHERE token = $1 FOR NO KEY UPDATE",
         mysql "SELECT id FROM lobbyd_rooms WHERE token = $1 FOR UPDATE",
         sqlite "SELECT id FROM lobbyd_rooms WHERE token = $1";
 
@@ -183,14 +185,14 @@ statements! {
     /// now (seconds), limit → the columns of [`due_timer`](crate::store::rows::due_timer). Locks
     /// the rows, and skips those that are locked.
     DUE:
-        postgres concat!(due!(postgres), " FOR UPDATE SKIP LOCKED"),
+        postgres concat!(due!(postgres), " FOR NO KEY UPDATE SKIP LOCKED"),
         mysql concat!(due!(mysql), " FOR UPDATE SKIP LOCKED"),
         // A transaction that writes locks the whole database, so there is nothing to skip.
         sqlite due!(sqlite);
 
     /// As [`DUE`], but waits for rows that are locked.
     DUE_WAITING:
-        postgres concat!(due!(postgres), " FOR UPDATE"),
+        postgres concat!(due!(postgres), " FOR NO KEY UPDATE"),
         mysql concat!(due!(mysql), " FOR UPDATE"),
         sqlite due!(sqlite);
 

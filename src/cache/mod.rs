@@ -247,6 +247,11 @@ impl RoomCache {
         Ok(())
     }
 
+    /// Fails while the database answers queries only.
+    pub(crate) fn check_commits(&self) -> store::Result<()> {
+        self.database.check_commits()
+    }
+
     fn evict_idle(&self) {
         self.rooms.lock().retain(|_token, room| room.is_in_use());
         self.lists.lock().retain(|_user, list| list.is_in_use());

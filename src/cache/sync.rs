@@ -160,7 +160,8 @@ impl CacheSync {
         } else {
             Updates::Missed
         };
-        match self.cache.revalidate(updates).await {
+        let revalidated = self.cache.revalidate(updates).await;
+        match revalidated.and_then(|()| self.cache.check_commits()) {
             Ok(()) => {
                 if self.reports_database && self.health.set_up(Component::Database) {
                     tracing::info!("database available, API answers");

@@ -28,6 +28,7 @@ impl From<StoreError> for RoomError {
             StoreError::Unavailable(_)
             | StoreError::TimedOut(_)
             | StoreError::Contended(_)
+            | StoreError::CommitUnanswered(_)
             | StoreError::Conflict { .. } => Self::Unavailable(error),
             StoreError::Rejected(_)
             | StoreError::Unreadable(_)

@@ -49,6 +49,10 @@ impl<D: Dialect> Admin for SqlStore<D> {
         Ok(self.fetch_one(admin::UNUSABLE_TIMERS, values![], number).await?.unsigned_abs())
     }
 
+    fn check_commits(&self) -> Result<()> {
+        Self::check_commits(self)
+    }
+
     async fn fired_since(&self, since: DateTime<Utc>) -> Result<u64> {
         let values = values![since.timestamp_millis()];
         let fired = self.fetch_one(admin::FIRED_SINCE, values, |row| row.int("number")).await?;

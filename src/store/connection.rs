@@ -14,6 +14,7 @@ use sqlx::{Connection as _, Pool};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::commits::{CommitGate, Committing};
 use super::dialect::{ConnectOptions, Dialect, Value, Verdict};
 use super::error::{CommandError, Result, StoreError};
 use super::statements::Statement;
@@ -107,17 +108,6 @@ impl<D: Dialect> Connection<D> {
         row.ok_or(StoreError::Unreadable(sqlx::Error::RowNotFound))
     }
 
-    /// Returns the number of rows that the statement matched.
-    pub(super) async fn execute(
-        &mut self,
-        statement: Statement,
-        values: &[Value<'_>],
-    ) -> Result<u64> {
-        let deadline = self.deadline;
-        let execute = D::execute(self.connection(), D::text(statement), values);
-        deadline.bound::<D, _>(execute).await
-    }
-
     /// Has the database parse and plan the statement without running it.
     pub(super) async fn prepare(&mut self, statement: Statement) -> Result<()> {
         let deadline = self.deadline;
@@ -166,23 +156,53 @@ impl<D: Dialect> Drop for Connection<D> {
 }
 
 /// A transaction that will write. Dropped, it is rolled back by closing the connection.
-pub(super) struct Transaction<D: Dialect>(Connection<D>);
+pub(super) struct Transaction<D: Dialect> {
+    connection: Connection<D>,
+    pool: Pool<D>,
+    commits: CommitGate,
+}
 
 impl<D: Dialect> Transaction<D> {
-    pub(super) async fn begin(mut connection: Connection<D>) -> Result<Self> {
+    /// Begins on a connection of `pool`, unless a commit has no answer yet.
+    pub(super) async fn begin(
+        mut connection: Connection<D>,
+        pool: Pool<D>,
+        commits: CommitGate,
+    ) -> Result<Self> {
         connection.control(D::BEGIN).await?;
-        Ok(Self(connection))
+        Ok(Self { connection, pool, commits })
     }
 
-    pub(super) async fn commit(mut self) -> Result<()> {
-        self.0.control("COMMIT").await?;
-        self.0.release();
+    /// Returns the number of rows that the statement matched.
+    pub(super) async fn execute(
+        &mut self,
+        statement: Statement,
+        values: &[Value<'_>],
+    ) -> Result<u64> {
+        let deadline = self.deadline;
+        let execute = D::execute(self.connection.connection(), D::text(statement), values);
+        deadline.bound::<D, _>(execute).await
+    }
+
+    pub(super) async fn commit(self) -> Result<()> {
+        let Self { mut connection, pool, commits } = self;
+        let deadline = connection.deadline;
+        let mut committing: Committing<D> = Box::pin(async move {
+            let answer = D::execute_unprepared(connection.connection(), "COMMIT").await;
+            (connection, answer)
+        });
+        let Ok((connection, answer)) = timeout_at(deadline.at, &mut committing).await else {
+            commits.keep(committing, pool, deadline.limit);
+            return Err(StoreError::TimedOut(deadline.limit));
+        };
+        deadline.bound::<D, _>(std::future::ready(answer)).await?;
+        connection.release();
         Ok(())
     }
 
     pub(super) async fn roll_back(mut self) -> Result<()> {
-        self.0.control("ROLLBACK").await?;
-        self.0.release();
+        self.connection.control("ROLLBACK").await?;
+        self.connection.release();
         Ok(())
     }
 
@@ -201,13 +221,13 @@ impl<D: Dialect> Deref for Transaction<D> {
     type Target = Connection<D>;
 
     fn deref(&self) -> &Self::Target {
-        &self.0
+        &self.connection
     }
 }
 
 impl<D: Dialect> DerefMut for Transaction<D> {
     fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.0
+        &mut self.connection
     }
 }
 

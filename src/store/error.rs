@@ -19,6 +19,10 @@ pub enum StoreError {
     /// request may succeed at once.
     #[error("another transaction was in the way")]
     Contended(#[source] sqlx::Error),
+    /// A commit has had no answer for this long, so none is tried: see
+    /// [`CommitGate`](super::CommitGate).
+    #[error("database has not answered a commit for {}s", .0.as_secs())]
+    CommitUnanswered(Duration),
     /// The database answered that it does not do this: a constraint, a trigger, a row policy. It
     /// would answer the same again, and nothing else is concerned.
     #[error("database refused the change")]
@@ -62,6 +66,7 @@ impl StoreError {
         match self {
             Self::Unavailable(_)
             | Self::TimedOut(_)
+            | Self::CommitUnanswered(_)
             | Self::Contended(_)
             | Self::Migration(_)
             | Self::Url(_) => false,

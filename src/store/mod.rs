@@ -11,6 +11,7 @@
 mod admin;
 mod changes;
 mod commands;
+mod commits;
 mod connection;
 mod dialect;
 mod error;
@@ -30,6 +31,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{MySql, Postgres, Sqlite};
 
+pub use self::commits::CommitGate;
 pub use self::error::{CommandError, Result, StoreError};
 pub use self::pool::PoolOptions;
 use self::pool::SqlStore;
@@ -259,6 +261,9 @@ pub trait Admin: Send + Sync + 'static {
 
     /// Counts the timers of rooms that cannot have a lobby: they never fire. Reads every room.
     async fn unusable_timers(&self) -> Result<u64>;
+
+    /// Fails while the database has not answered a commit, though it may answer queries.
+    fn check_commits(&self) -> Result<()>;
 
     /// Counts the timers that reset their room at `since` or later, as far as history goes back.
     async fn fired_since(&self, since: DateTime<Utc>) -> Result<u64>;

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use sqlx::{Connection as _, Pool};
 use tokio::time::{Instant, timeout};
 
+use super::commits::CommitGate;
 use super::connection::{Connection, Transaction};
 use super::dialect::{Dialect, Value};
 use super::error::{Result, StoreError};
@@ -21,12 +22,13 @@ const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Bound of the close handshakes at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct PoolOptions {
     /// Upper bound of open connections.
     pub max_connections: u32,
     /// Longest time that one use of the database may take, waiting for a connection included.
     pub timeout: Duration,
+    pub commits: CommitGate,
 }
 
 /// The store on one kind of database.
@@ -34,6 +36,7 @@ pub(super) struct SqlStore<D: Dialect> {
     pub(super) pool: Pool<D>,
     /// Longest time that one use of the database may take.
     pub(super) limit: Duration,
+    commits: CommitGate,
     generation: Arc<PoolGeneration>,
 }
 
@@ -74,7 +77,7 @@ impl<D: Dialect> SqlStore<D> {
                 })
             })
             .connect_lazy_with(D::connect_options(url, limit)?);
-        Ok(Self { pool, limit, generation })
+        Ok(Self { pool, limit, commits: options.commits, generation })
     }
 
     pub(super) async fn acquire(&self) -> Result<Connection<D>> {
@@ -82,7 +85,13 @@ impl<D: Dialect> SqlStore<D> {
     }
 
     pub(super) async fn begin(&self) -> Result<Transaction<D>> {
-        Transaction::begin(self.acquire().await?).await
+        self.check_commits()?;
+        Transaction::begin(self.acquire().await?, self.pool.clone(), self.commits.clone()).await
+    }
+
+    /// Fails while the database has not answered a commit.
+    pub(super) fn check_commits(&self) -> Result<()> {
+        self.commits.check()
     }
 
     /// Runs a use case of one statement.
@@ -111,9 +120,13 @@ impl<D: Dialect> SqlStore<D> {
 
     /// Runs a use case of one statement. Returns the number of rows that it matched.
     pub(super) async fn execute(&self, statement: Statement, values: &[Value<'_>]) -> Result<u64> {
-        let mut connection = self.acquire().await?;
-        let rows = connection.execute(statement, values).await?;
-        connection.release();
+        let mut transaction = self.begin().await?;
+        let rows = transaction.execute(statement, values).await?;
+        if rows == 0 {
+            transaction.roll_back().await?;
+        } else {
+            transaction.commit().await?;
+        }
         Ok(rows)
     }
 
@@ -125,6 +138,7 @@ impl<D: Dialect> SqlStore<D> {
     }
 
     pub(super) async fn close_pool(&self) {
+        self.commits.open();
         if timeout(CLOSE_TIMEOUT, self.pool.close()).await.is_err() {
             tracing::debug!("database connections dropped without a close handshake");
         }

@@ -129,9 +129,22 @@ impl<D: Dialect> Rooms for SqlStore<D> {
         now: DateTime<Utc>,
     ) -> Result<Vec<ChatMessage>, CommandError> {
         let mut connection = self.acquire().await?;
-        let outcome = connection.messages_for(token, actor, query, now).await;
-        connection.end(outcome)
+        let outcome = connection.messages_for(token, actor, query).await;
+        let (messages, read) = connection.end(outcome)?;
+        if let Some(ReadMark { attendee, message, comments }) = read {
+            let mut transaction = self.begin().await?;
+            transaction.mark_read(attendee, message, comments, now).await?;
+            transaction.commit().await?;
+        }
+        Ok(messages)
     }
+}
+
+/// The last message that an attendee has read, and the number of comments up to it.
+struct ReadMark {
+    attendee: AttendeeId,
+    message: i64,
+    comments: i64,
 }
 
 impl<D: Dialect> Connection<D> {
@@ -145,21 +158,22 @@ impl<D: Dialect> Connection<D> {
         Ok(self.attendees(room.id).await?)
     }
 
+    /// Also returns what the reader has read now, if that is to be recorded.
     async fn messages_for(
         &mut self,
         token: &RoomToken,
         actor: &Actor,
         query: MessageQuery,
-        now: DateTime<Utc>,
-    ) -> Result<Vec<ChatMessage>, CommandError> {
+    ) -> Result<(Vec<ChatMessage>, Option<ReadMark>), CommandError> {
         let (room, me) = self.reader(token, actor, Resource::Chat).await?;
         let messages = self.messages(&room, query).await?;
         let newest = messages.iter().map(|each| each.message.id).max().unwrap_or_default();
+        let mut read = None;
         if query.mark_read && newest > me.last_read_message {
             let comments = self.comments_until(room.id, newest).await?;
-            self.mark_read(me.id, newest, comments, now).await?;
+            read = Some(ReadMark { attendee: me.id, message: newest, comments });
         }
-        Ok(messages)
+        Ok((messages, read))
     }
 
     /// The room, and the attendee record of an actor who may read a part of it.

@@ -235,7 +235,10 @@ impl OutboxRelay {
         match error {
             // The component that watches the database warns of an outage.
             RelayError::Store(
-                StoreError::Unavailable(_) | StoreError::TimedOut(_) | StoreError::Contended(_),
+                StoreError::Unavailable(_)
+                | StoreError::TimedOut(_)
+                | StoreError::CommitUnanswered(_)
+                | StoreError::Contended(_),
             ) => {
                 tracing::debug!(error = problem, "outbox unavailable");
             }

@@ -110,6 +110,45 @@ async fn restart_database(kind: Kind, mut server: Server) {
     cluster.all_done(&client, ROOMS).await;
 }
 
+/// PostgreSQL waits with every commit for a synchronous standby, however long there is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_answers_no_commit_is_not_ready_and_keeps_few_connections() {
+    let server = start_postgres();
+    let database = Database::create_on(Kind::Postgres, server.port).await;
+    let mut cluster = TestCluster::on(database, &BROKER.url());
+    cluster.set("DATABASE__TIMEOUT", "1s");
+    let worker = cluster.worker().await;
+    let api = cluster.api().await;
+    let now = cluster.database.now().await;
+    for second in 3..23 {
+        cluster.database.insert_rooms(&format!("at{second}x"), 1, now + second).await;
+    }
+    let client = cluster.client().await;
+    cluster.database.execute("ALTER SYSTEM SET synchronous_standby_names = 'gone'").await;
+    cluster.database.execute("SELECT pg_reload_conf()").await;
+
+    eventually("the reason", || async {
+        let problems = worker.unready().await;
+        problems.contains("database: database has not answered a commit for ").then_some(())
+    })
+    .await;
+    eventually("every timer to be due while no commit is answered", || async {
+        let overdue = worker.gauge("lobbyd_timer_overdue_seconds").await?;
+        (overdue > 20.0).then_some(())
+    })
+    .await;
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    let waiting = cluster.database.number(waiting).await;
+    assert!((1..=5).contains(&waiting), "{waiting} connections wait with a commit");
+    assert_eq!(worker.get("/readyz").await.unwrap().0, 503);
+
+    cluster.database.execute("ALTER SYSTEM RESET synchronous_standby_names").await;
+    cluster.database.execute("SELECT pg_reload_conf()").await;
+    worker.ready().await;
+    cluster.all_done(&client, 20).await;
+    drop(api);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_the_database_is_logged_once_in_every_process() {
     let mut server = start_postgres();

@@ -8,6 +8,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_rooms TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_room_states TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_attendees TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_outbox TO lobbyd;
+GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_inbox TO lobbyd;
 
 -- Messages are never changed; they are deleted with their room.
 GRANT SELECT, INSERT, DELETE ON lobbyd_messages TO lobbyd;

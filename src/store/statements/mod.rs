@@ -72,13 +72,14 @@ macro_rules! usable {
 
 pub(super) mod admin;
 pub(super) mod attendees;
+pub(super) mod inbox;
 pub(super) mod messages;
 pub(super) mod outbox;
 pub(super) mod rooms;
 pub(super) mod users;
 
 pub(super) fn all() -> impl Iterator<Item = Statement> {
-    [admin::ALL, attendees::ALL, messages::ALL, outbox::ALL, rooms::ALL, users::ALL]
+    [admin::ALL, attendees::ALL, inbox::ALL, messages::ALL, outbox::ALL, rooms::ALL, users::ALL]
         .into_iter()
         .flatten()
         .copied()

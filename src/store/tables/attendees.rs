@@ -36,7 +36,9 @@ impl<D: Dialect> Connection<D> {
     pub(crate) async fn count_moderators(&mut self, room: RoomId) -> Result<i64> {
         self.fetch_one(statements::COUNT_MODERATORS, values![room], |row| row.int("number")).await
     }
+}
 
+impl<D: Dialect> Transaction<D> {
     /// Marks the messages up to this one as read, the room's comments up to there included. Does
     /// nothing if a newer one is. Returns the number of rows.
     pub(crate) async fn mark_read(
@@ -49,9 +51,7 @@ impl<D: Dialect> Connection<D> {
         let values = values![message, comments, now.timestamp(), attendee, message];
         self.execute(statements::MARK_READ, values).await
     }
-}
 
-impl<D: Dialect> Transaction<D> {
     /// Counts the participants except this one.
     pub(crate) async fn count_others(
         &mut self,

@@ -142,7 +142,7 @@ async fn lobbyd_runs_with_the_roles(roles: &Roles) {
     let cluster = &roles.cluster;
     let client = cluster.client().await;
     let mut settings = cluster.settings.clone();
-    for key in ["PRUNE", "GAUGES", "SUMMARY", "SESSIONS"] {
+    for key in ["PRUNE", "SUMMARY", "SESSIONS"] {
         settings.push((format!("LOBBYD__HOUSEKEEPING__{key}"), "* * * * * *".to_owned()));
     }
     let worker = Daemon::start_ready(&settings).await;
@@ -209,7 +209,11 @@ async fn rooms_are_a_view(roles: &Roles) {
     admin.execute(&format!("{insert} ('event', 3, 'Old', NULL), ('row', 2, NULL, NULL)")).await;
     roles.apply("conversations-view.sql");
 
-    let options = store::PoolOptions { max_connections: 2, timeout: Duration::from_secs(20) };
+    let options = store::PoolOptions {
+        max_connections: 2,
+        timeout: Duration::from_secs(20),
+        commits: store::CommitGate::default(),
+    };
     let prepared = store::connect(&cluster.database.url, options).unwrap();
     prepared.prepare_all().await.unwrap();
 

@@ -86,8 +86,11 @@ impl Database {
 
     /// The program's own store, after it has created its tables.
     pub async fn store(&self) -> Arc<dyn store::Database> {
-        let options =
-            store::PoolOptions { max_connections: 5, timeout: std::time::Duration::from_secs(20) };
+        let options = store::PoolOptions {
+            max_connections: 5,
+            timeout: std::time::Duration::from_secs(20),
+            commits: store::CommitGate::default(),
+        };
         let store = store::connect(&self.url, options).unwrap();
         store.migrate().await.unwrap();
         store

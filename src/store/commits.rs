@@ -1,0 +1,103 @@
+//! Commits that the database does not answer.
+//!
+//! A commit may wait at the server without end, for a synchronous standby that is gone. Closing the
+//! connection does not end that wait, so every further try would leave one more connection behind.
+//! Therefore the connection of an unanswered commit is kept, in its place of the pool, and no
+//! transaction begins until the database has answered a commit: the one that was kept, or a probe.
+//! Only [`Transaction`](super::connection::Transaction) uses this.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use sqlx::Pool;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{Connection, probe};
+use super::dialect::Dialect;
+use super::error::{Result, StoreError};
+use super::statements::inbox;
+
+/// Time between two probes. They write the same row: one that waits at the server holds its lock, so
+/// that the next ones wait for a bounded time, and leave no connection behind.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Whether the database answers commits. The pools of a process share it.
+#[derive(Debug, Clone, Default)]
+pub struct CommitGate(Arc<Mutex<Option<Unanswered>>>);
+
+#[derive(Debug)]
+struct Unanswered {
+    since: Instant,
+    /// Cancelled when the database has answered a commit.
+    answered: CancellationToken,
+}
+
+/// A commit that is on its way, with its connection.
+pub(super) type Committing<D> = BoxFuture<'static, (Connection<D>, sqlx::Result<()>)>;
+
+impl CommitGate {
+    /// Fails while a commit has no answer.
+    pub(super) fn check(&self) -> Result<()> {
+        match &*self.0.lock() {
+            None => Ok(()),
+            Some(unanswered) => Err(StoreError::CommitUnanswered(unanswered.since.elapsed())),
+        }
+    }
+
+    /// Keeps a commit whose time is over, until it or a probe is answered.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "nobody waits for the answer; it ends with the pool at the latest"
+    )]
+    pub(super) fn keep<D: Dialect>(
+        &self,
+        committing: Committing<D>,
+        pool: Pool<D>,
+        limit: Duration,
+    ) {
+        let (answered, is_first) = self.close();
+        let gate = self.clone();
+        drop(tokio::spawn(async move {
+            let kept = async {
+                if let (_connection, Err(_lost)) = committing.await {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let probed = async {
+                loop {
+                    sleep(PROBE_INTERVAL).await;
+                    let options = pool.connect_options();
+                    if is_first && probe::<D>(&options, limit, inbox::PROBE).await.is_ok() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = answered.cancelled() => {}
+                () = kept => gate.open(),
+                () = probed => gate.open(),
+            }
+        }));
+    }
+
+    /// Lets transactions begin again, and drops the commits that were kept.
+    pub(super) fn open(&self) {
+        if let Some(unanswered) = self.0.lock().take() {
+            unanswered.answered.cancel();
+        }
+    }
+
+    /// Returns the token of this outage, and whether it begins now.
+    fn close(&self) -> (CancellationToken, bool) {
+        let mut state = self.0.lock();
+        let is_first = state.is_none();
+        let unanswered = state.get_or_insert_with(|| Unanswered {
+            since: Instant::now(),
+            answered: CancellationToken::new(),
+        });
+        (unanswered.answered.clone(), is_first)
+    }
+}

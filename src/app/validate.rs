@@ -11,6 +11,12 @@ use crate::traces::Exporter;
 /// A connection has to be established within `database.timeout`.
 const MIN_DATABASE_TIMEOUT: Duration = Duration::from_millis(100);
 
+/// A worker that waits for the lock of a room needs another connection for the rooms that are due.
+const MIN_CONNECTIONS: u32 = 2;
+
+/// A larger batch would hold its locks for longer than a use of the database may take.
+const MAX_BATCH: u32 = 10_000;
+
 /// Longest age that is subtracted from the present time: 100 years, so that the result stays within
 /// the calendar.
 const MAX_AGE: Duration = Duration::from_hours(100 * 366 * 24);
@@ -18,6 +24,7 @@ const MAX_AGE: Duration = Duration::from_hours(100 * 366 * 24);
 /// Refuses values that cannot be used. Returns the parts that it built of some on the way.
 pub(super) fn validate(config: &Config) -> Result<(Proxies, Option<Exporter>), ConfigError> {
     check_durations(config)?;
+    check_sizes(config)?;
     for (key, schedule) in [
         ("housekeeping.prune", &config.housekeeping.prune),
         ("housekeeping.summary", &config.housekeeping.summary),
@@ -40,6 +47,17 @@ pub(super) fn check_role(config: &Config, role: Role) -> Result<(), ConfigError>
             "memory: is a bus inside one process, on which an API process receives nothing from \
              workers; name the broker (amqp://…), or use `lobbyd run`, which is both in one process",
         ));
+    }
+    Ok(())
+}
+
+fn check_sizes(config: &Config) -> Result<(), ConfigError> {
+    if config.database.max_connections.get() < MIN_CONNECTIONS {
+        let problem = format!("at least {MIN_CONNECTIONS}");
+        return Err(ConfigError::new("database.max_connections", problem));
+    }
+    if config.timers.batch.get() > MAX_BATCH {
+        return Err(ConfigError::new("timers.batch", format!("at most {MAX_BATCH}")));
     }
     Ok(())
 }

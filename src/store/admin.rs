@@ -25,6 +25,8 @@ impl<D: Dialect> Admin for SqlStore<D> {
     async fn prepare_all(&self) -> Result<()> {
         let mut connection = self.acquire().await?;
         for statement in statements::all() {
+            // Each is a round trip, and there are more than a distant database answers in time.
+            connection.restart_deadline();
             connection.prepare(statement).await?;
         }
         // Not released: prepared without values, PostgreSQL guesses their types, and a statement

@@ -114,6 +114,11 @@ impl<D: Dialect> Connection<D> {
         deadline.bound::<D, _>(D::prepare(self.connection(), D::text(statement))).await
     }
 
+    /// Begins a new use of the connection.
+    pub(super) fn restart_deadline(&mut self) {
+        self.deadline = Deadline::after(self.deadline.limit);
+    }
+
     /// Returns the connection to the pool.
     #[expect(
         clippy::disallowed_methods,

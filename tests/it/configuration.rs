@@ -14,13 +14,15 @@ type BadConfiguration<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
 fn an_invalid_configuration_ends_with_status_78_and_one_line_that_names_the_key() {
     let file = folder("config-").join("bad.toml");
     fs::write(&file, "[database]\nurls = \"x\"\n").unwrap();
-    let cases: [BadConfiguration; 18] = [
+    let cases: [BadConfiguration; 20] = [
         (&[("LOBBYD__DATABASE__URL", "oracle://x")], &["worker"], "database.url"),
         (&[("LOBBYD__DATABASE__URL", "sqlite::memory:")], &["worker"], "database.url"),
         (&[("LOBBYD__EVENTS__URL", "kafka://x")], &["worker"], "events.url"),
         (&[("LOBBYD__EVENTS__URL", "amqp://[")], &["worker"], "events.url"),
         (&[("LOBBYD__EVENTS__URL_FILE", "/nowhere")], &["worker"], "events.url_file"),
         (&[("LOBBYD__DATABASE__MAX_CONNECTIONS", "0")], &["config", "check"], "max_connections"),
+        (&[("LOBBYD__DATABASE__MAX_CONNECTIONS", "1")], &["run"], "at least 2"),
+        (&[("LOBBYD__TIMERS__BATCH", "10001")], &["config", "check"], "at most 10000"),
         (&[("LOBBYD__DATABASE__TIMEOUT", "soon")], &["config", "check"], "timeout"),
         (&[("LOBBYD__DATABASE__TIMEOUT", "0s")], &["config", "check"], "database.timeout"),
         (&[("LOBBYD__OUTBOX__HISTORY", "9999years")], &["config", "check"], "outbox.history"),

@@ -4,7 +4,8 @@ statements! {
     /// → milliseconds.
     NOW:
         postgres "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now",
-        mysql "SELECT CAST(FLOOR(UNIX_TIMESTAMP(NOW(3)) * 1000) AS SIGNED) AS now",
+        mysql "\
+            SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000 AS now",
         sqlite "SELECT CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) AS now";
 
     /// limit, limit → pending timers and pending events, each up to the limit.

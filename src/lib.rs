@@ -18,10 +18,11 @@
 //! # One lobby change, from delivery to announcement
 //!
 //! 1. The [`Bus`](bus::Bus) delivers a message. [`bus::cloudevents`] parses it into a
-//!    [`LobbyChange`](domain::LobbyChange), or says why it is malformed.
+//!    [`IncomingChange`](domain::IncomingChange), or says why it is malformed.
 //! 2. [`Timers::apply`](store::Timers::apply) locks the room, calls
 //!    [`decide_lobby_change`](domain::decide_lobby_change), writes the new lobby with its chat
-//!    message, and commits. Then the consumer wakes the timer task and acknowledges the delivery. A
+//!    message and the event about it, and commits. Then the consumer wakes the timer task and the
+//!    relay, and acknowledges the delivery. A
 //!    stale event is acknowledged without effect, an event of an unknown room is repeated for
 //!    `unknown_room_grace`, and one that can never be applied becomes a dead letter.
 //! 3. When the timer is due, [`Timers::fire_due`](store::Timers::fire_due) locks the room, resets
@@ -57,8 +58,7 @@
 //! 4. Every API process receives the update. If its version is newer, the room is read once for all
 //!    waiting requests. [`RoomView`](domain::RoomView) selects what each viewer may see. A request
 //!    whose entity tag has changed is answered with 200; one whose wait expires, with 304. Changes
-//!    that are not announced (by an event, or with SQL) are found by comparing versions with the
-//!    database.
+//!    that other programs make with SQL are found by comparing versions with the database.
 //!
 //! # Promises
 //!
@@ -69,7 +69,7 @@
 //! - **P3 Always announced.** Each reset is published at least once, always with the same id.
 //! - **P4 The newest setting wins.** A timer that was moved or removed never resets the room.
 //! - **P5 Bad input is harmless.** A malformed event changes nothing, and neither does a duplicate,
-//!   stale or reordered one. (Without a version, events are ordered by the time of their receipt.)
+//!   stale or reordered one.
 //! - **P6 Nothing is lost.** An event is acknowledged after its effect is durable, and the room's
 //!   row is the schedule.
 //! - **P7 Outages delay work and lose none.**
@@ -126,10 +126,9 @@
 //! version, that change would be stale. The reset takes the previous version plus one, so the
 //! change is newer and wins.
 //!
-//! **Why does lobbyd not announce a change that came in as an event?** The sender made the change
-//! and informs its own clients; lobbyd announces its own changes. Clients that poll lobbyd still
-//! see the change: every API process receives the event as well, and looks for the change until a
-//! worker has applied it.
+//! **Why does lobbyd announce a change that came in as an event?** So that a consumer can rely on
+//! `room.updated` alone, and so that the caches of all API processes are kept current by one kind
+//! of event, which lobbyd alone publishes.
 //!
 //! **Why does every announced change of a room take a version, not only a change of the lobby?**
 //! Processes use it to tell whether an update is newer than their cache, in any order of arrival.

@@ -46,9 +46,9 @@ impl TaskSet<'_> {
 
     fn start_worker(&mut self, relay: RelayHandle) {
         let config = &self.app.config;
-        let timers = TimerTask::new(self.ctx.clone(), relay, config.timers.batch.get());
-        let grace = config.events.unknown_room_grace;
-        let consumer = LobbyConsumer::new(self.ctx.clone(), timers.waker(), grace);
+        let timers = TimerTask::new(self.ctx.clone(), relay.clone(), config.timers.batch.get());
+        let (grace, skew) = (config.events.unknown_room_grace, config.events.max_clock_skew);
+        let consumer = LobbyConsumer::new(self.ctx.clone(), timers.waker(), relay, grace, skew);
         let retention = Retention {
             history: config.outbox.history,
             dead_after: config.outbox.dead_after,

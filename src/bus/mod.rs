@@ -68,8 +68,7 @@ pub trait Bus: Send + Sync + 'static {
     /// Without messages it only makes sure of the connection. An error means that none was sent.
     async fn publish(&self, messages: &[Message]) -> Result<Vec<Confirmation>>;
 
-    /// Starts a listener. It receives every room update, and every lobby change on its way to a
-    /// worker, from now on.
+    /// Starts a listener. It receives every room update from now on.
     async fn listen(&self) -> Result<Box<dyn Listener>>;
 
     async fn try_url(&self, url: &str) -> Result<()>;

@@ -22,7 +22,7 @@ use self::room::{AttendeeSnapshot, CachedRoom, RoomSnapshot, TTL};
 pub use self::sync::CacheSync;
 use crate::clock::DatabaseClock;
 use crate::domain::{
-    Actor, Attendee, LobbyChange, Reason, RoomId, RoomOverview, RoomToken, RoomUpdated, RoomVersion,
+    Actor, Attendee, Reason, RoomId, RoomOverview, RoomToken, RoomUpdated, RoomVersion,
 };
 use crate::store;
 use crate::store::Database;
@@ -155,15 +155,6 @@ impl RoomCache {
         if let Some(room) = self.cached(view.overview().room.token.as_str()) {
             room.put(updates, &view.room, actor, &view.attendee);
         }
-    }
-
-    /// Whether a lobby change that is on its way to a worker affects a cached room, and has not been
-    /// applied yet.
-    pub(crate) fn expects(&self, change: &LobbyChange) -> bool {
-        let snapshot = self.cached(change.token.as_str()).and_then(|room| room.last_snapshot());
-        snapshot.is_some_and(|snapshot| {
-            change.version.is_none_or(|version| version > snapshot.overview.room.version)
-        })
     }
 
     /// A participant has read messages, which nobody else sees.

@@ -1,24 +1,20 @@
 //! Keeps the cache in step with the other processes.
 //!
-//! Room updates arrive from the bus and wake the requests that wait for them. A worker applies a
-//! lobby change of another system without announcing it, so each such change is observed on its way
-//! to a worker, and the cache is revalidated until it has been applied. While the listener is
-//! disconnected the cache is revalidated each second, and everything is invalidated when it
-//! connects again. `app` runs one [`CacheSync`] beside each API.
+//! Every change that lobbyd makes is announced. The updates arrive from the bus and wake the
+//! requests that wait for them. While the listener is disconnected the cache is revalidated each
+//! second, and everything is invalidated when it connects again. `app` runs one [`CacheSync`]
+//! beside each API.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{RoomCache, Updates};
 use crate::backoff::Backoff;
-use crate::bus::cloudevents::Observed;
 use crate::bus::{Bus, BusError, cloudevents};
-use crate::domain::LobbyChange;
 use crate::health::{Component, Health};
 use crate::logging;
 
@@ -27,15 +23,6 @@ const DISCONNECTED_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often it is revalidated otherwise: then only for what others write by SQL.
 const CONNECTED_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Delay before first checking whether a worker has applied a change; it doubles each time.
-const FIRST_CHECK: Duration = Duration::from_millis(5);
-
-/// How long an expected change is checked for. After that the usual revalidation finds it.
-const MAX_EXPECTATION: Duration = Duration::from_millis(1200);
-
-/// Expected changes that may queue. The usual revalidation finds the others.
-const MAX_EXPECTED: usize = 1024;
 
 /// Applies the changes of other processes to the cache.
 pub struct CacheSync {
@@ -57,20 +44,18 @@ impl CacheSync {
     }
 
     pub async fn run(self, stop: CancellationToken) {
-        let (expect, expected) = mpsc::channel(MAX_EXPECTED);
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.listen(expect) => {}
-            () = self.await_expected(expected) => {}
+            () = self.listen() => {}
             () = self.revalidate_regularly() => {}
         }
     }
 
     /// Listens over one connection after another.
-    async fn listen(&self, expect: mpsc::Sender<LobbyChange>) {
+    async fn listen(&self) {
         let mut backoff = Backoff::new(Backoff::TASKS);
         loop {
-            let lost = match self.listen_once(&mut backoff, &expect).await {
+            let lost = match self.listen_once(&mut backoff).await {
                 Ok(never) => match never {},
                 Err(BusError::Reconnect) => continue,
                 Err(lost) => logging::causes(&lost),
@@ -87,11 +72,7 @@ impl CacheSync {
         }
     }
 
-    async fn listen_once(
-        &self,
-        backoff: &mut Backoff,
-        expect: &mpsc::Sender<LobbyChange>,
-    ) -> Result<Infallible, BusError> {
+    async fn listen_once(&self, backoff: &mut Backoff) -> Result<Infallible, BusError> {
         let mut listener = self.bus.listen().await?;
         backoff.reset();
         if self.health.set_up(Component::Listener) {
@@ -100,42 +81,8 @@ impl CacheSync {
         // Earlier updates were missed.
         self.cache.invalidate();
         loop {
-            match cloudevents::parse_observed(&listener.next().await?) {
-                Some(Observed::RoomUpdated(update)) => self.cache.apply_update(&update),
-                Some(Observed::LobbyChange(change)) if self.cache.expects(&change) => {
-                    expect.try_send(change).ok();
-                }
-                // The room is not cached, or the body is malformed, which a worker reports.
-                Some(Observed::LobbyChange(_)) | None => {}
-            }
-        }
-    }
-
-    /// Revalidates the cache until the expected changes have been applied, or were expected for too
-    /// long.
-    async fn await_expected(&self, mut expected: mpsc::Receiver<LobbyChange>) {
-        let mut changes: Vec<(Instant, LobbyChange)> = Vec::new();
-        while let Some(first) = expected.recv().await {
-            changes.push((Instant::now(), first));
-            let mut delay = FIRST_CHECK;
-            let mut check_at = Instant::now() + delay;
-            while !changes.is_empty() {
-                tokio::select! {
-                    () = sleep_until(check_at) => {
-                        self.revalidate().await;
-                        changes.retain(|(since, change)| {
-                            since.elapsed() < MAX_EXPECTATION && self.cache.expects(change)
-                        });
-                        delay *= 2;
-                        check_at = Instant::now() + delay;
-                    }
-                    Some(next) = expected.recv() => {
-                        changes.push((Instant::now(), next));
-                        delay = FIRST_CHECK;
-                        // Arriving changes never postpone the check.
-                        check_at = check_at.min(Instant::now() + delay);
-                    }
-                }
+            if let Some(update) = cloudevents::parse_room_updated(&listener.next().await?) {
+                self.cache.apply_update(&update);
             }
         }
     }

@@ -14,8 +14,7 @@ use lobbyd::bus::{Bus, MemoryBus, Message, cloudevents};
 use lobbyd::config::Config;
 use lobbyd::domain::commands::{CreateRoom, NewRoom};
 use lobbyd::domain::{
-    Actor, Caller, EventId, Lobby, LobbyChange, LobbyState, ROOM_UPDATED, Room, RoomToken,
-    RoomType, RoomUpdated, Version,
+    Actor, Caller, EventId, Lobby, LobbyState, ROOM_UPDATED, Room, RoomToken, RoomType, RoomUpdated,
 };
 use lobbyd::logging::LogFormat;
 use lobbyd::store::Database;
@@ -78,17 +77,9 @@ impl Demo {
         let now = store.now().await?;
         let timer = DateTime::from_timestamp(now.timestamp() + i64::from(self.seconds), 0)
             .context("timer")?;
-        let change = LobbyChange {
-            token: token.clone(),
-            lobby: Lobby { state: LobbyState::NonModerators, timer: Some(timer) },
-            version: Some(Version::of(now)),
-        };
-        bus.publish(&[cloudevents::lobby_changed(
-            &change,
-            EventId::from(uuid::Uuid::now_v7()),
-            now,
-        )])
-        .await?;
+        let lobby = Lobby { state: LobbyState::NonModerators, timer: Some(timer) };
+        let id = EventId::from(uuid::Uuid::now_v7());
+        bus.publish(&[cloudevents::lobby_changed(&token, lobby, now, id)]).await?;
         let until = timer.to_rfc3339_opts(SecondsFormat::Secs, true);
         step(store, "event in", &format!("lobby.changed: participants wait until {until}")).await?;
 

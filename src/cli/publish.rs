@@ -8,7 +8,7 @@ use clap::Args;
 use lobbyd::app;
 use lobbyd::bus::{Confirmation, cloudevents};
 use lobbyd::config::{Config, ConfigError};
-use lobbyd::domain::{EventId, Lobby, LobbyChange, LobbyState, RoomToken, Version};
+use lobbyd::domain::{EventId, Lobby, LobbyState, RoomToken};
 
 use super::print;
 
@@ -55,20 +55,17 @@ impl Publish {
         if self.state == LobbyState::None && timer.is_some() {
             bail!("--in and --at need --state 1: without a lobby there is no timer");
         }
-        let change = LobbyChange {
-            token: self.token,
-            lobby: Lobby { state: self.state, timer },
-            version: Some(Version::of(now)),
-        };
-        let message = cloudevents::lobby_changed(&change, EventId::from(uuid::Uuid::now_v7()), now);
+        let lobby = Lobby { state: self.state, timer };
+        let id = EventId::from(uuid::Uuid::now_v7());
+        let message = cloudevents::lobby_changed(&self.token, lobby, now, id);
 
         let bus = app::open_bus(config)?;
         let confirmations = bus.publish(&[message]).await?;
         bus.close().await;
         match confirmations.into_iter().next() {
-            Some(Confirmation::Confirmed) => match change.lobby.timer {
-                Some(timer) => print(&format!("{}: lobby until {timer}", change.token)),
-                None => print(&format!("{}: lobby state {}", change.token, self.state.number())),
+            Some(Confirmation::Confirmed) => match timer {
+                Some(timer) => print(&format!("{}: lobby until {timer}", self.token)),
+                None => print(&format!("{}: lobby state {}", self.token, self.state.number())),
             },
             Some(Confirmation::Refused(why) | Confirmation::Unconfirmed(why)) => {
                 bail!("event not accepted by the broker: {why}")

@@ -10,12 +10,39 @@ use super::room::{Room, RoomToken, Version};
 
 /// A lobby change that arrived as an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LobbyChange {
+pub struct IncomingChange {
     pub token: RoomToken,
     /// Has a timer only together with a lobby.
     pub lobby: Lobby,
-    /// When the change was made; `None` if the sender does not say so.
-    pub version: Option<Version>,
+    pub order: ChangeOrder,
+    /// Recognises a repeated delivery of an event that does not say when the change was made.
+    pub identity: Option<DeliveryIdentity>,
+    /// Whether lobbyd published it, after its own change of the room.
+    pub own: bool,
+}
+
+/// When a change was made, compared with the other changes of its room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeOrder {
+    /// The event or the broker says so.
+    Version(Version),
+    /// The sender names only the second: newer than what was made before its `end`. `estimate` is
+    /// in it, the nearest to the receipt.
+    WithinSecond { estimate: Version, end: Version },
+    /// Nothing says so, and it has just been received: newer than the room.
+    ReceivedNow(Version),
+    /// Nothing says so, and it has waited since it was received.
+    ReceivedAt(Version),
+}
+
+/// Recognises a repeated delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveryIdentity {
+    /// The same for each delivery of the event.
+    pub key: String,
+    /// This delivery repeats an event of this key that was applied at this time or later. `None`
+    /// if it is the first one: the sender may publish equal events.
+    pub duplicate_since: Option<DateTime<Utc>>,
 }
 
 /// What a change means for a room.
@@ -42,27 +69,80 @@ pub enum Applied {
     LobbyNotSupported,
     /// There is no such room, or not yet.
     UnknownRoom,
+    /// Nothing changed: another transaction has locked the room.
+    Locked,
 }
 
-/// Compares a change with the room. `received` is the version of a change that has none.
-pub fn decide_lobby_change(room: &Room, change: &LobbyChange, received: Version) -> Decision {
-    let version = change.version.unwrap_or(received);
-    if version <= room.version || repeats_reached_timer(room, change) {
+impl IncomingChange {
+    /// The change, after it has waited: the room may have changed since it was received.
+    pub fn waited(self) -> Self {
+        let order = match self.order {
+            ChangeOrder::ReceivedNow(version) => ChangeOrder::ReceivedAt(version),
+            order @ (ChangeOrder::Version(_)
+            | ChangeOrder::WithinSecond { .. }
+            | ChangeOrder::ReceivedAt(_)) => order,
+        };
+        Self { order, ..self }
+    }
+
+    /// The result if there is no such room. That of lobbyd's own change has been deleted since.
+    pub fn without_room(&self) -> Applied {
+        if self.own { Applied::Stale } else { Applied::UnknownRoom }
+    }
+}
+
+impl ChangeOrder {
+    /// When the change was made, as far as that is known.
+    pub fn version(self) -> Version {
+        match self {
+            Self::Version(version)
+            | Self::WithinSecond { estimate: version, .. }
+            | Self::ReceivedNow(version)
+            | Self::ReceivedAt(version) => version,
+        }
+    }
+
+    /// The version that a room of this version takes, if the change is newer.
+    fn after(self, room: Version) -> Option<Version> {
+        match self {
+            Self::Version(version) | Self::ReceivedAt(version) => {
+                (version > room).then_some(version)
+            }
+            Self::WithinSecond { estimate, end } => (end > room).then(|| estimate.max(room.next())),
+            Self::ReceivedNow(version) => Some(version.max(room.next())),
+        }
+    }
+}
+
+/// Compares a change with the room. `applied_at` is when an event of the same identity was last
+/// applied.
+pub fn decide_lobby_change(
+    room: &Room,
+    change: &IncomingChange,
+    applied_at: Option<DateTime<Utc>>,
+) -> Decision {
+    if is_repeated(change, applied_at) || had_its_effect(room, change) {
         return Decision::Stale;
     }
+    let Some(version) = change.order.after(room.version) else {
+        return Decision::Stale;
+    };
     match change.lobby.state {
         LobbyState::NonModerators if !room.can_have_lobby() => Decision::LobbyNotSupported,
         LobbyState::NonModerators | LobbyState::None => Decision::Set(version),
     }
 }
 
-/// A change without a version that arms exactly the timer that last reset the room is a
-/// redelivery. Its receive time is new, but one setting of a timer resets its room at most once.
-fn repeats_reached_timer(room: &Room, change: &LobbyChange) -> bool {
-    change.version.is_none()
-        && room.lobby == Lobby::OPEN
-        && change.lobby.timer.is_some()
-        && change.lobby.timer == room.timer_reached
+fn is_repeated(change: &IncomingChange, applied_at: Option<DateTime<Utc>>) -> bool {
+    let duplicate_since = change.identity.as_ref().and_then(|identity| identity.duplicate_since);
+    duplicate_since.zip(applied_at).is_some_and(|(since, applied_at)| applied_at >= since)
+}
+
+/// An event that does not say when the change was made, and whose timer is not after the one that
+/// last reset the room, is a repetition: one setting of a timer resets its room at most once.
+fn had_its_effect(room: &Room, change: &IncomingChange) -> bool {
+    change.identity.is_some()
+        && change.lobby.timer.is_some_and(|timer| Some(timer) <= room.timer_reached)
 }
 
 #[cfg(test)]
@@ -76,48 +156,97 @@ mod tests {
         DateTime::from_timestamp(seconds, 0).unwrap()
     }
 
-    fn change(state: LobbyState, timer: Option<i64>, version: Option<i64>) -> LobbyChange {
-        LobbyChange {
+    fn change(state: LobbyState, timer: Option<i64>, order: ChangeOrder) -> IncomingChange {
+        IncomingChange {
             token: RoomToken::parse("abc").unwrap(),
             lobby: Lobby { state, timer: timer.map(at) },
-            version: version.map(Version::stored),
+            order,
+            identity: match order {
+                ChangeOrder::Version(_) => None,
+                _bare => Some(DeliveryIdentity { key: "key".to_owned(), duplicate_since: None }),
+            },
+            own: false,
         }
     }
 
-    const RECEIVED: Version = Version::ZERO;
+    fn closing(order: ChangeOrder) -> IncomingChange {
+        change(LobbyState::NonModerators, None, order)
+    }
+
+    fn version(version: i64) -> ChangeOrder {
+        ChangeOrder::Version(Version::stored(version))
+    }
+
+    fn received_now(version: i64) -> ChangeOrder {
+        ChangeOrder::ReceivedNow(Version::stored(version))
+    }
+
+    fn decide(change: &IncomingChange) -> Decision {
+        decide_lobby_change(&Room::example(), change, None)
+    }
+
+    fn set(version: i64) -> Decision {
+        Decision::Set(Version::stored(version))
+    }
 
     #[test]
     fn only_a_newer_version_applies() {
-        let newer = change(LobbyState::NonModerators, Some(99), Some(11));
-        let decision = decide_lobby_change(&Room::example(), &newer, RECEIVED);
-        assert_eq!(decision, Decision::Set(Version::stored(11)));
-        for version in [9, 10] {
-            let old = change(LobbyState::NonModerators, Some(99), Some(version));
-            assert_eq!(decide_lobby_change(&Room::example(), &old, RECEIVED), Decision::Stale);
+        assert_eq!(decide(&closing(version(11))), set(11));
+        for old in [9, 10] {
+            assert_eq!(decide(&closing(version(old))), Decision::Stale);
         }
     }
 
     #[test]
-    fn a_change_without_version_takes_that_of_its_receipt() {
-        let bare = change(LobbyState::None, None, None);
-        let received = Version::stored(11);
-        assert_eq!(decide_lobby_change(&Room::example(), &bare, received), Decision::Set(received));
-        assert_eq!(
-            decide_lobby_change(&Room::example(), &bare, Version::stored(10)),
-            Decision::Stale
-        );
+    fn a_change_without_version_is_newer_than_the_room_when_it_is_received() {
+        assert_eq!(decide(&closing(received_now(15))), set(15));
+        assert_eq!(decide(&closing(received_now(7))), set(11), "a room ahead of the clock");
     }
 
     #[test]
-    fn a_redelivered_timer_that_was_reached_is_not_armed_again() {
-        let reached = Room { timer_reached: Some(at(99)), ..Room::example() };
-        let received = Version::stored(500);
-        let same = change(LobbyState::NonModerators, Some(99), None);
-        assert_eq!(decide_lobby_change(&reached, &same, received), Decision::Stale);
-        let other = change(LobbyState::NonModerators, Some(98), None);
-        assert_eq!(decide_lobby_change(&reached, &other, received), Decision::Set(received));
-        let intended = change(LobbyState::NonModerators, Some(99), Some(500));
-        assert!(matches!(decide_lobby_change(&reached, &intended, received), Decision::Set(..)));
+    fn a_change_that_has_waited_does_not_override_a_newer_one() {
+        assert_eq!(decide(&closing(received_now(15)).waited()), set(15));
+        assert_eq!(decide(&closing(received_now(10)).waited()), Decision::Stale);
+    }
+
+    #[test]
+    fn a_change_within_a_second_is_newer_than_what_was_before_its_end() {
+        let second = |estimate, end| ChangeOrder::WithinSecond {
+            estimate: Version::stored(estimate),
+            end: Version::stored(end),
+        };
+        assert_eq!(decide(&closing(second(15, 20))), set(15));
+        assert_eq!(decide(&closing(second(5, 20))), set(11), "a second one within the second");
+        assert_eq!(decide(&closing(second(5, 10))), Decision::Stale);
+    }
+
+    #[test]
+    fn a_repeated_delivery_changes_nothing() {
+        let mut repeated = closing(received_now(50));
+        let applied_at = Some(at(40));
+        assert_eq!(decide_lobby_change(&Room::example(), &repeated, applied_at), set(50));
+        for (since, expected) in [(39, Decision::Stale), (40, Decision::Stale), (41, set(50))] {
+            repeated.identity.as_mut().unwrap().duplicate_since = Some(at(since));
+            let decision = decide_lobby_change(&Room::example(), &repeated, applied_at);
+            assert_eq!(decision, expected, "since {since}");
+            assert_eq!(decide(&repeated), set(50), "never applied");
+        }
+    }
+
+    #[test]
+    fn a_timer_that_was_reached_is_not_armed_again() {
+        let closed = Lobby { state: LobbyState::NonModerators, timer: None };
+        for lobby in [Lobby::OPEN, closed] {
+            let reached = Room { timer_reached: Some(at(99)), lobby, ..Room::example() };
+            let decide = |timer, order| {
+                let change = change(LobbyState::NonModerators, Some(timer), order);
+                decide_lobby_change(&reached, &change, None)
+            };
+            assert_eq!(decide(99, received_now(500)), Decision::Stale);
+            assert_eq!(decide(98, received_now(500)), Decision::Stale);
+            assert_eq!(decide(100, received_now(500)), set(500));
+            assert_eq!(decide(99, version(500)), set(500), "intended");
+        }
     }
 
     #[test]
@@ -129,10 +258,40 @@ mod tests {
             (RoomType::Group, "share:password"),
         ] {
             let room = Room { room_type, object_type: object_type.to_owned(), ..Room::example() };
-            let close = change(LobbyState::NonModerators, None, Some(11));
-            assert_eq!(decide_lobby_change(&room, &close, RECEIVED), Decision::LobbyNotSupported);
-            let open = change(LobbyState::None, None, Some(11));
-            assert!(matches!(decide_lobby_change(&room, &open, RECEIVED), Decision::Set(..)));
+            let close = closing(version(11));
+            assert_eq!(decide_lobby_change(&room, &close, None), Decision::LobbyNotSupported);
+            let open = change(LobbyState::None, None, version(11));
+            assert!(matches!(decide_lobby_change(&room, &open, None), Decision::Set(..)));
+        }
+    }
+
+    #[test]
+    fn lobbyds_own_change_of_a_deleted_room_is_stale() {
+        let own = IncomingChange { own: true, ..closing(version(11)) };
+        assert_eq!(own.without_room(), Applied::Stale);
+        assert_eq!(closing(version(11)).without_room(), Applied::UnknownRoom);
+    }
+
+    fn any_order() -> impl Strategy<Value = ChangeOrder> {
+        let version = || (0..LATEST).prop_map(Version::stored);
+        prop_oneof![
+            version().prop_map(ChangeOrder::Version),
+            version().prop_map(ChangeOrder::ReceivedNow),
+            version().prop_map(ChangeOrder::ReceivedAt),
+            (0..LATEST, 0_i64..1000).prop_map(|(end, before)| ChangeOrder::WithinSecond {
+                estimate: Version::stored(end.saturating_sub(before)),
+                end: Version::stored(end),
+            }),
+        ]
+    }
+
+    /// The latest version that the parser accepts.
+    const LATEST: i64 = 1000;
+
+    fn apply(room: Room, change: &IncomingChange) -> Room {
+        match decide_lobby_change(&room, change, None) {
+            Decision::Set(version) => Room { lobby: change.lobby, version, ..room },
+            Decision::Stale | Decision::LobbyNotSupported => room,
         }
     }
 
@@ -141,15 +300,50 @@ mod tests {
         #[test]
         fn the_newest_change_wins(versions in prop::collection::vec(11_i64..40, 1..60)) {
             let mut room = Room::example();
-            for &version in &versions {
-                let change = change(LobbyState::NonModerators, Some(version * 100), Some(version));
-                if let Decision::Set(version) = decide_lobby_change(&room, &change, RECEIVED) {
-                    room = Room { lobby: change.lobby, version, ..room };
-                }
+            for &number in &versions {
+                let timer = Some(number * 100);
+                room = apply(room, &change(LobbyState::NonModerators, timer, version(number)));
             }
             let newest = versions.iter().copied().max().unwrap();
             prop_assert_eq!(room.version, Version::stored(newest));
             prop_assert_eq!(room.lobby.timer, Some(at(newest * 100)));
+        }
+
+        /// Versions grow, and no sequence of changes locks a room: afterwards it is ahead of the
+        /// latest version by less than the number of changes, and takes what is received next.
+        #[test]
+        fn no_sequence_of_changes_locks_a_room(
+            orders in prop::collection::vec(any_order(), 0..60),
+        ) {
+            let mut room = Room::example();
+            for &order in &orders {
+                let version = room.version;
+                let changed = apply(room.clone(), &closing(order));
+                prop_assert!(changed.version > version || changed == room);
+                room = changed;
+            }
+            let bound = LATEST + i64::try_from(orders.len()).unwrap();
+            prop_assert!(room.version.milliseconds() <= bound);
+            let open = change(LobbyState::None, None, received_now(0));
+            let decision = decide_lobby_change(&room, &open, None);
+            prop_assert_eq!(decision, Decision::Set(room.version.next()));
+        }
+
+        /// Every change of a burst applies, in the order of its delivery, although their senders
+        /// name only the second.
+        #[test]
+        fn changes_of_one_second_apply_in_the_order_of_their_delivery(
+            timers in prop::collection::vec(1_i64..1000, 1..60),
+        ) {
+            let second = ChangeOrder::WithinSecond {
+                estimate: Version::stored(5000),
+                end: Version::stored(5999),
+            };
+            let mut room = Room::example();
+            for &timer in &timers {
+                room = apply(room, &change(LobbyState::NonModerators, Some(timer), second));
+                prop_assert_eq!(room.lobby.timer, Some(at(timer)));
+            }
         }
     }
 }

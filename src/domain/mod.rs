@@ -28,7 +28,9 @@ pub use event::{
     EventId, LOBBY_CHANGED, LobbyChangedPayload, OutboxEvent, ROOM_UPDATED, RoomUpdated,
 };
 pub use lobby::{InvalidLobby, Lobby, LobbyRequest, LobbyState};
-pub use lobby_change::{Applied, Decision, LobbyChange, decide_lobby_change};
+pub use lobby_change::{
+    Applied, ChangeOrder, Decision, DeliveryIdentity, IncomingChange, decide_lobby_change,
+};
 pub use message::{ChatMessage, Content, MAX_MESSAGE_CHARS, Message, MessageQuery, NewMessage};
 pub use pin::Pins;
 pub use reason::Reason;

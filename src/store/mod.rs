@@ -37,8 +37,9 @@ pub use self::pool::PoolOptions;
 use self::pool::SqlStore;
 use crate::domain::commands::{Command, NewRoom, Resource};
 use crate::domain::{
-    Actor, Applied, Attendee, AttendeeId, Caller, ChatMessage, EventId, LobbyChange, MessageQuery,
-    OutboxEvent, Room, RoomId, RoomOverview, RoomToken, RoomUpdated, RoomVersion, User, Version,
+    Actor, Applied, Attendee, AttendeeId, Caller, ChatMessage, EventId, IncomingChange,
+    MessageQuery, OutboxEvent, Room, RoomId, RoomOverview, RoomToken, RoomUpdated, RoomVersion,
+    User,
 };
 
 /// What to do about a due room that another transaction has locked: of another worker, or of a
@@ -113,9 +114,11 @@ pub struct InactiveSession {
 /// Sets and fires the timers of rooms.
 #[async_trait]
 pub trait Timers: Send + Sync + 'static {
-    /// Applies one change: arms, moves or disarms the room's timer. `received` is the version of
-    /// a change that has none.
-    async fn apply(&self, change: &LobbyChange, received: Version) -> Result<Applied>;
+    /// Applies changes in one transaction, one after the other, and announces each one that takes
+    /// effect: arms, moves or disarms the timers of their rooms. Returns the result of each. Does
+    /// not wait for rooms that another transaction has locked; several changes of such a room cost
+    /// no more than one, so none has to be left out. After an error nothing has changed.
+    async fn apply(&self, changes: &[IncomingChange], now: DateTime<Utc>) -> Result<Vec<Applied>>;
 
     /// Resets the rooms whose timer is due at `now`, at most `limit`, the longest overdue first,
     /// and stores their events.

@@ -8,21 +8,24 @@ use super::connection::Transaction;
 use super::dialect::{Columns, Dialect, values};
 use super::error::Result;
 use super::pool::SqlStore;
-use super::rows::{time_from_millis, time_from_seconds};
+use super::rows::time_from_seconds;
 use super::statements::rooms;
 use super::tables::outbox::new_event;
 use super::{Fired, LockPolicy, Timers};
 use crate::domain::commands::lobby_changes;
 use crate::domain::{
-    Applied, Decision, DueTimer, LobbyChange, OutboxEvent, ROOM_UPDATED, Reset, Version,
+    Applied, Decision, DueTimer, IncomingChange, OutboxEvent, ROOM_UPDATED, Reset,
     decide_lobby_change,
 };
 
 #[async_trait]
 impl<D: Dialect> Timers for SqlStore<D> {
-    async fn apply(&self, change: &LobbyChange, received: Version) -> Result<Applied> {
+    async fn apply(&self, changes: &[IncomingChange], now: DateTime<Utc>) -> Result<Vec<Applied>> {
         let mut transaction = self.begin().await?;
-        let applied = transaction.apply(change, received).await?;
+        let mut applied = Vec::new();
+        for change in changes {
+            applied.push(transaction.apply(change, now).await?);
+        }
         transaction.commit().await?;
         Ok(applied)
     }
@@ -52,18 +55,17 @@ impl<D: Dialect> Timers for SqlStore<D> {
 }
 
 impl<D: Dialect> Transaction<D> {
-    async fn apply(&mut self, change: &LobbyChange, received: Version) -> Result<Applied> {
+    async fn apply(&mut self, change: &IncomingChange, now: DateTime<Utc>) -> Result<Applied> {
         let Some(room) = self.lock_room(&change.token).await? else {
-            return Ok(Applied::UnknownRoom);
+            return Ok(change.without_room());
         };
-        match decide_lobby_change(&room, change, received) {
+        match decide_lobby_change(&room, change, None) {
             Decision::Stale => Ok(Applied::Stale),
             Decision::LobbyNotSupported => Ok(Applied::LobbyNotSupported),
             Decision::Set(version) => {
-                let now = time_from_millis(received.milliseconds())?;
                 let changes = lobby_changes(&room, change.lobby, version, now);
-                // No event: the sender of the change tells its clients.
                 self.write(&room, &changes, &Author::system(), now).await?;
+                self.announce(&changes, now).await?;
                 Ok(Applied::Set { replaced: room.lobby.scheduled() })
             }
         }

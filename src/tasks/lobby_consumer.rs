@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use parking_lot::Mutex;
 use tokio::sync::{RwLock, RwLockReadGuard, Semaphore, mpsc};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -19,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 use super::{TaskContext, TimerWaker};
 use crate::backoff::{Backoff, retry};
 use crate::bus::{BusError, Delivery, Subscription, cloudevents};
-use crate::domain::{Applied, LobbyChange, Version};
+use crate::domain::{Applied, IncomingChange};
 use crate::health::Component;
 use crate::logging;
+use crate::relay::RelayHandle;
 use crate::store::StoreError;
 use crate::traces::{Kind, Span};
 
@@ -31,10 +31,11 @@ const ROOM_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration:
 pub struct LobbyConsumer {
     ctx: TaskContext,
     timers: TimerWaker,
+    relay: RelayHandle,
     /// How long an event waits for its room.
     unknown_room_grace: Duration,
-    /// The last receive time that an event was given.
-    received: Mutex<Version>,
+    /// How far ahead of the database's clock a version may be.
+    max_clock_skew: Duration,
     /// One retry at a time, so that many unknown rooms do not use up the connections.
     retries: Semaphore,
     /// Held for reading from the begin of a transaction to its acknowledgement.
@@ -49,7 +50,7 @@ enum Disposition<'a> {
     DeadLetter(String),
     /// The room does not exist, or not yet. The change keeps its receive time, so a newer change
     /// still wins.
-    RetryUntilRoomExists(LobbyChange, Version),
+    RetryUntilRoomExists(IncomingChange),
 }
 
 /// A delivery that has been processed and not settled.
@@ -60,13 +61,20 @@ struct Processed<'a> {
 }
 
 impl LobbyConsumer {
-    /// Wakes `timers` when a timer was armed.
-    pub fn new(ctx: TaskContext, timers: TimerWaker, unknown_room_grace: Duration) -> Self {
+    /// Wakes `timers` when a timer was armed, and `relay` when a room was changed.
+    pub fn new(
+        ctx: TaskContext,
+        timers: TimerWaker,
+        relay: RelayHandle,
+        unknown_room_grace: Duration,
+        max_clock_skew: Duration,
+    ) -> Self {
         Self {
             ctx,
             timers,
+            relay,
             unknown_room_grace,
-            received: Mutex::new(Version::ZERO),
+            max_clock_skew,
             retries: Semaphore::new(1),
             transactions: RwLock::default(),
         }
@@ -133,7 +141,7 @@ impl LobbyConsumer {
             let mut processed = self.process(subscription.next().await?).await;
             match processed.disposition {
                 Disposition::Ack(_transaction) => processed.delivery.receipt.ack().await?,
-                Disposition::DeadLetter(_) | Disposition::RetryUntilRoomExists(..) => {
+                Disposition::DeadLetter(_) | Disposition::RetryUntilRoomExists(_) => {
                     // The receiver lives as long as this future.
                     park.send(processed).ok();
                 }
@@ -147,12 +155,17 @@ impl LobbyConsumer {
             Kind::Consumer,
             delivery.properties.trace,
         );
-        let content_type = delivery.properties.content_type.as_deref();
-        let disposition = match cloudevents::parse_lobby_changed(&delivery.body, content_type) {
+        let now = self.ctx.clock.now();
+        let parsed = cloudevents::parse_lobby_changed(
+            &delivery.body,
+            &delivery.properties,
+            now,
+            self.max_clock_skew,
+        );
+        let disposition = match parsed {
             Ok(change) => {
                 span.set("lobbyd.room.token", &change.token);
-                let received = self.receive_time();
-                self.apply(&change, received, &mut span).await
+                self.apply(&change, &mut span).await
             }
             Err(malformed) => {
                 count("malformed", &mut span);
@@ -163,22 +176,17 @@ impl LobbyConsumer {
     }
 
     /// Applies a change, however long the database is unavailable.
-    async fn apply<'a>(
-        &'a self,
-        change: &LobbyChange,
-        received: Version,
-        span: &mut Span,
-    ) -> Disposition<'a> {
+    async fn apply<'a>(&'a self, change: &IncomingChange, span: &mut Span) -> Disposition<'a> {
         let mut backoff = Backoff::new(Backoff::TASKS);
         loop {
             let transaction = self.transactions.read().await;
             let commit = span.child("commit lobby");
-            let applied = self.ctx.database.apply(change, received).await;
+            let set = std::slice::from_ref(change);
+            let applied = self.ctx.database.apply(set, self.ctx.clock.now()).await;
             drop(commit);
-            match applied {
-                Ok(applied) => {
-                    return self.disposition(change, received, applied, transaction, span);
-                }
+            match applied.map(|results| results.into_iter().next()) {
+                Ok(Some(Applied::Locked) | None) => {}
+                Ok(Some(applied)) => return self.disposition(change, applied, transaction, span),
                 Err(
                     error @ (StoreError::Rejected(_)
                     | StoreError::Corrupt(_)
@@ -205,14 +213,13 @@ impl LobbyConsumer {
     /// Reports a change, wakes the timer task if a timer was armed, and says how to settle the event.
     fn disposition<'a>(
         &self,
-        change: &LobbyChange,
-        received: Version,
+        change: &IncomingChange,
         applied: Applied,
         transaction: RwLockReadGuard<'a, ()>,
         span: &mut Span,
     ) -> Disposition<'a> {
         let (room, lobby) = (&change.token, change.lobby);
-        let version = change.version.unwrap_or(received).milliseconds();
+        let version = change.order.version().milliseconds();
         match applied {
             Applied::Set { replaced } => {
                 count("applied", span);
@@ -234,6 +241,7 @@ impl LobbyConsumer {
                 if lobby.scheduled().is_some() {
                     self.timers.wake();
                 }
+                self.relay.wake();
                 Disposition::Ack(transaction)
             }
             Applied::Stale => {
@@ -248,7 +256,9 @@ impl LobbyConsumer {
                 let reason = format!("room {room} is of a type or object without lobby");
                 Disposition::DeadLetter(reason)
             }
-            Applied::UnknownRoom => Disposition::RetryUntilRoomExists(change.clone(), received),
+            Applied::UnknownRoom | Applied::Locked => {
+                Disposition::RetryUntilRoomExists(change.clone().waited())
+            }
         }
     }
 
@@ -268,8 +278,8 @@ impl LobbyConsumer {
 
     async fn settle(&self, processed: Processed<'_>) -> Result<(), BusError> {
         let Processed { mut delivery, mut disposition, mut span } = processed;
-        if let Disposition::RetryUntilRoomExists(change, received) = disposition {
-            disposition = self.apply_when_room_exists(&change, received, &mut span).await;
+        if let Disposition::RetryUntilRoomExists(change) = disposition {
+            disposition = self.apply_when_room_exists(&change, &mut span).await;
         }
         if let Disposition::DeadLetter(reason) = disposition {
             tracing::warn!(reason, "event dead-lettered");
@@ -286,8 +296,7 @@ impl LobbyConsumer {
     /// Repeats a change until its room exists, or the grace period is over.
     async fn apply_when_room_exists<'a>(
         &'a self,
-        change: &LobbyChange,
-        received: Version,
+        change: &IncomingChange,
         span: &mut Span,
     ) -> Disposition<'a> {
         // Only the delays count: while the database is unavailable nothing is known about the room.
@@ -298,11 +307,11 @@ impl LobbyConsumer {
             sleep(delay).await;
             grace = grace.saturating_sub(delay);
             let permit = self.retries.acquire().await.expect("the semaphore is never closed");
-            let disposition = self.apply(change, received, span).await;
+            let disposition = self.apply(change, span).await;
             drop(permit);
             match disposition {
-                Disposition::RetryUntilRoomExists(..) if !grace.is_zero() => {}
-                Disposition::RetryUntilRoomExists(..) => {
+                Disposition::RetryUntilRoomExists(_) if !grace.is_zero() => {}
+                Disposition::RetryUntilRoomExists(_) => {
                     count("unknown_room", span);
                     let (room, waited) = (&change.token, self.unknown_room_grace);
                     let reason = format!("unknown room {room} (waited {waited:?})");
@@ -311,14 +320,6 @@ impl LobbyConsumer {
                 settled @ (Disposition::Ack(_) | Disposition::DeadLetter(_)) => return settled,
             }
         }
-    }
-
-    /// The receive time, as a version. Events without a version are ordered by it, so it grows with
-    /// each of them.
-    fn receive_time(&self) -> Version {
-        let mut received = self.received.lock();
-        *received = Version::of(self.ctx.clock.now()).max(received.next());
-        *received
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use lobbyd::{
-    domain::{Applied, Version},
+    domain::Applied,
     store::{Database as Stored, LockPolicy, StoreError},
 };
 use tokio::{sync::Barrier, task::JoinSet};
@@ -129,7 +129,8 @@ async fn move_all(
         let token = format!("room{index}");
         let change = change(&token, later, now.timestamp_millis());
         let applied = loop {
-            match store.apply(&change, Version::ZERO).await {
+            match store.apply(std::slice::from_ref(&change), now).await.map(|applied| applied[0]) {
+                Ok(Applied::Locked) => {}
                 Ok(applied) => break applied,
                 Err(error) => assert!(!matches!(error, StoreError::Rejected(_)), "{error}"),
             }

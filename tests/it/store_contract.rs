@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
 use lobbyd::{
-    domain::{Applied, EventId, Lobby, RoomType, Version, commands::NewRoom},
+    domain::{Applied, EventId, Lobby, RoomType, commands::NewRoom},
     store::{Backlog, LockPolicy, StoreError},
 };
 
 use crate::support::{
     database::Database,
-    fixtures::{StoreFixture, at, caller, change, closed_until, new_room, token},
+    fixtures::{StoreFixture, at, bare, caller, change, closed_until, new_room, token},
 };
 
 on_every_database! { crate::support::fixtures::StoreFixture::new:
@@ -118,12 +118,10 @@ async fn a_room_without_lobby_support_stays_open(fixture: StoreFixture) {
 
 async fn a_redelivered_event_does_not_reset_a_room_twice(fixture: StoreFixture) {
     fixture.database.insert_room("a").await;
-    let bare = change("a", closed_until(Some(at(10))), None);
-    let received = |version| Version::parse(version).unwrap();
-    fixture.store.apply(&bare, received(100)).await.unwrap();
+    fixture.apply(&bare("a", closed_until(Some(at(10))), 1)).await;
     assert_eq!(fixture.fire(at(10)).await, ["a"]);
     // Redelivered after a crash, the same event has a later receive time.
-    let again = fixture.store.apply(&bare, received(200)).await.unwrap();
+    let again = fixture.apply(&bare("a", closed_until(Some(at(10))), 11)).await;
     assert_eq!(again, Applied::Stale);
     assert!(fixture.fire(at(20)).await.is_empty());
 }

@@ -4,9 +4,9 @@
 use std::{collections::BTreeSet, fs};
 
 use lobbyd::{
-    bus::cloudevents::{self, CLOUDEVENTS_JSON},
+    bus::cloudevents::CLOUDEVENTS_JSON,
     config::Config,
-    domain::{LOBBY_CHANGED, Reason, RoomUpdated},
+    domain::{ChangeOrder, LOBBY_CHANGED, Reason, RoomUpdated},
 };
 use serde_json::{Value, json};
 
@@ -16,6 +16,7 @@ use crate::support::{
     daemon::{Daemon, add_user},
     database::Kind,
     eventually,
+    fixtures::parse,
     http::Api,
     server::folder,
     tools::{debian, file, output, printed, tool},
@@ -194,7 +195,7 @@ async fn a_worker_applies_every_example() {
     let worker = cluster.worker().await;
     for (payload, content_type) in lobby_changes(&document) {
         let body = payload.to_string().into_bytes();
-        let change = cloudevents::parse_lobby_changed(&body, Some(content_type)).unwrap();
+        let change = parse(&body, content_type);
         let (token, state) = (change.token.as_str(), change.lobby.state.number());
         cluster
             .database
@@ -217,7 +218,7 @@ async fn a_worker_applies_every_example() {
             |what: &str| format!("SELECT {what} FROM lobbyd_rooms WHERE token = '{token}'");
         let timer = of_room("coalesce(extract(epoch FROM lobby_timer)::bigint, 0)");
         assert_eq!(cluster.database.number(&timer).await, data["timer"].as_i64().unwrap_or(0));
-        if let Some(version) = change.version {
+        if let ChangeOrder::Version(version) = change.order {
             let stored = cluster.database.number(&of_room("lobby_version")).await;
             assert_eq!(stored, version.milliseconds());
         }

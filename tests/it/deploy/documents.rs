@@ -2,13 +2,14 @@
 
 use std::{fs, path::PathBuf, process::Stdio};
 
-use lobbyd::{bus::cloudevents, domain::RoomUpdated};
+use lobbyd::domain::RoomUpdated;
 use serde_json::{Value, json};
 
 use crate::support::{
     daemon::{Daemon, add_user, settings},
     database::{Database, Kind},
     eventually,
+    fixtures::parse,
     http::Api,
     server::folder,
     tools::{debian, file, printed},
@@ -74,8 +75,7 @@ fn the_events_of_the_readme_are_those_of_the_program() {
     let events: Vec<&String> = blocks.iter().filter(|block| block.starts_with('{')).collect();
     let [received, published] = events.as_slice() else { panic!("{events:?}") };
 
-    let change =
-        cloudevents::parse_lobby_changed(received.as_bytes(), Some("application/json")).unwrap();
+    let change = parse(received.as_bytes(), "application/json");
     assert_eq!(change.token.as_str(), "webinar");
     let published: Value = serde_json::from_str(published).unwrap();
     let update: RoomUpdated = serde_json::from_value(published.clone()).unwrap();

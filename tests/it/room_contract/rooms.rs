@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use lobbyd::{
     domain::{
-        Actor, AttendeeId, CallFlags, Content, Lobby, LobbyChange, LobbyRequest, LobbyState,
-        ParticipantType, Reason, Version,
+        Actor, AttendeeId, CallFlags, Content, Lobby, LobbyRequest, ParticipantType, Reason,
+        Version,
         commands::{AttendeeCommand, Command, NewRoom, Refusal},
     },
     store::LockPolicy,
 };
 
 use crate::support::fixtures::{
-    HISTORY, StoreFixture, add, at, caller, close_until, closed_until, join, new_room, send, token,
+    HISTORY, StoreFixture, add, at, caller, change, close_until, closed_until, join, new_room,
+    send, token,
 };
 
 on_every_database! { crate::support::fixtures::StoreFixture::new:
@@ -138,16 +139,13 @@ async fn changes_by_api_and_by_event_are_ordered_by_version(fixture: StoreFixtur
     for _ in 0..20 {
         fixture.change("a", "alice", send("hello", None)).await;
     }
-    let by_event = |milliseconds: i64, timer: i64| LobbyChange {
-        token: token("a"),
-        lobby: closed_until(Some(at(timer))),
-        version: Version::parse(at(1).timestamp_millis() + milliseconds),
+    let by_event = |milliseconds: i64, timer: i64| {
+        change("a", closed_until(Some(at(timer))), at(1).timestamp_millis() + milliseconds)
     };
-    let received = Version::of(at(2));
-    fixture.store.apply(&by_event(-1, 60), received).await.unwrap();
+    fixture.apply(&by_event(-1, 60)).await;
     let lobby = fixture.store.overview(&token("a")).await.unwrap().unwrap().room.lobby;
     assert_eq!(lobby.timer, Some(at(50)), "an older change is ignored");
-    fixture.store.apply(&by_event(500, 70), received).await.unwrap();
+    fixture.apply(&by_event(500, 70)).await;
     let lobby = fixture.store.overview(&token("a")).await.unwrap().unwrap().room.lobby;
     assert_eq!(lobby.timer, Some(at(70)), "a newer change wins");
     assert!(
@@ -199,27 +197,24 @@ async fn an_event_adds_a_chat_message_and_removes_waiting_participants_from_the_
         fixture.change("a", user, join(user)).await;
         fixture.change("a", user, Command::JoinCall(CallFlags::IN_CALL | CallFlags::AUDIO)).await;
     }
-    let announced = fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await;
-    let change = |version: i64, state, timer| LobbyChange {
-        token: token("a"),
-        lobby: Lobby { state, timer },
-        version: Version::parse(at(version).timestamp_millis()),
+    let _earlier = fixture.events().await;
+    let apply = async |seconds, lobby| {
+        let change = change("a", lobby, at(seconds).timestamp_millis());
+        fixture.apply_all(&[change], at(10)).await;
     };
-    let received = Version::of(at(10));
     // A lobby whose timer has passed removes no participant from the call.
-    let over = change(10, LobbyState::NonModerators, Some(at(5)));
-    fixture.store.apply(&over, received).await.unwrap();
+    apply(10, closed_until(Some(at(5)))).await;
     assert_eq!(fixture.attendee("a", "bob").await.unwrap().call_flags().bits(), 3);
-    let open = change(11, LobbyState::None, None);
-    fixture.store.apply(&open, received).await.unwrap();
-    let closed = change(12, LobbyState::NonModerators, None);
-    fixture.store.apply(&closed, received).await.unwrap();
+    apply(11, Lobby::OPEN).await;
+    apply(12, closed_until(None)).await;
     assert_eq!(fixture.attendee("a", "bob").await.unwrap().call_flags().bits(), 0);
     assert_eq!(fixture.attendee("a", "alice").await.unwrap().call_flags().bits(), 3);
     let last: Vec<String> = fixture.chat("a", "alice", HISTORY).await.into_iter().take(3).collect();
     assert_eq!(last, ["lobby_non_moderators", "lobby_none", "lobby_non_moderators"]);
-    // The sender of the events notifies its own clients.
-    assert_eq!(fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await, announced);
+    // Each change is announced, and none is published as a change for the workers.
+    let events = fixture.events().await;
+    let update = |reason: &str| ("room.updated.v1".to_owned(), format!("{reason:?}"));
+    assert_eq!(events, last.iter().rev().map(|reason| update(reason)).collect::<Vec<_>>());
 }
 
 async fn room_versions_show_which_rooms_changed(fixture: StoreFixture) {

@@ -4,22 +4,20 @@
 //! the store itself. It must not repeat a rule of the program; a fixture only says what a test
 //! starts from. `store_contract`, `room_contract` and `race` use it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use lobbyd::{
+    bus::{EventProperties, cloudevents},
     domain::{
-        Actor, Applied, Attendee, Caller, Content, Lobby, LobbyChange, LobbyRequest, LobbyState,
-        MessageQuery, NewMessage, RoomToken, RoomType, Version,
+        Actor, Applied, Attendee, Caller, ChangeOrder, Content, DeliveryIdentity, IncomingChange,
+        Lobby, LobbyRequest, LobbyState, MessageQuery, NewMessage, RoomToken, RoomType, Version,
         commands::{Command, NewRoom, Refusal},
     },
     store::{self, Changed, CommandError, LockPolicy},
 };
 
 use super::database::{Database, Kind};
-
-/// The receive time of changes whose version is given.
-pub const RECEIVED: Version = Version::ZERO;
 
 /// The newest messages of a chat, newest first.
 pub const HISTORY: MessageQuery =
@@ -39,12 +37,27 @@ pub fn closed_until(timer: Option<DateTime<Utc>>) -> Lobby {
 }
 
 /// A lobby change as an event carries it.
-pub fn change(room: &str, lobby: Lobby, version: impl Into<Option<i64>>) -> LobbyChange {
-    LobbyChange {
-        token: token(room),
-        lobby,
-        version: version.into().map(|version| Version::parse(version).unwrap()),
+pub fn change(room: &str, lobby: Lobby, version: i64) -> IncomingChange {
+    let order = ChangeOrder::Version(Version::parse(version).unwrap());
+    IncomingChange { token: token(room), lobby, order, identity: None, own: false }
+}
+
+/// A lobby change without version, as it is received at `at(seconds)` for the first time.
+pub fn bare(room: &str, lobby: Lobby, seconds: i64) -> IncomingChange {
+    let identity = DeliveryIdentity { key: format!("{room} {lobby:?}"), duplicate_since: None };
+    IncomingChange {
+        order: ChangeOrder::ReceivedNow(Version::of(at(seconds))),
+        identity: Some(identity),
+        ..change(room, lobby, 0)
     }
+}
+
+/// Parses an event that is received long after it was sent.
+pub fn parse(body: &[u8], content_type: &str) -> IncomingChange {
+    let content_type = Some(content_type.to_owned());
+    let properties = EventProperties { content_type, ..EventProperties::default() };
+    let later = at(365 * 24 * 60 * 60);
+    cloudevents::parse_lobby_changed(body, &properties, later, Duration::ZERO).unwrap()
 }
 
 pub fn caller(user: &str) -> Caller {
@@ -102,8 +115,15 @@ impl StoreFixture {
         self.store.room(&token(room)).await.unwrap().unwrap().version.milliseconds()
     }
 
-    pub async fn apply(&self, change: &LobbyChange) -> Applied {
-        self.store.apply(change, RECEIVED).await.unwrap()
+    /// Applies a change at `at(0)`.
+    pub async fn apply(&self, change: &IncomingChange) -> Applied {
+        self.apply_all(std::slice::from_ref(change), at(0)).await[0]
+    }
+
+    pub async fn apply_all(&self, changes: &[IncomingChange], now: DateTime<Utc>) -> Vec<Applied> {
+        let applied = self.store.apply(changes, now).await.unwrap();
+        assert_eq!(applied.len(), changes.len());
+        applied
     }
 
     /// Fires all timers that are due at `now`. Returns the tokens of the rooms that were reset.

@@ -56,8 +56,14 @@ impl TimerFixture {
             traces: Traces::default(),
         };
         let (relay, queue) = relay::channel();
-        let timers = TimerTask::new(ctx.clone(), relay, BATCH);
-        let consumer = LobbyConsumer::new(ctx.clone(), timers.waker(), Duration::ZERO);
+        let timers = TimerTask::new(ctx.clone(), relay.clone(), BATCH);
+        let consumer = LobbyConsumer::new(
+            ctx.clone(),
+            timers.waker(),
+            relay,
+            Duration::ZERO,
+            Duration::from_mins(1),
+        );
         let mut tasks = JoinSet::new();
         tasks.spawn(consumer.run(CancellationToken::new()));
         tasks.spawn(OutboxRelay::new(ctx, queue, BATCH).run(CancellationToken::new()));
@@ -81,8 +87,8 @@ impl TimerFixture {
         self.database.lobby_becomes(&last, 1).await;
     }
 
-    /// Sets the clock to `at(seconds)` and ticks until no timer is due. Returns the updates that were
-    /// published, ordered by their room.
+    /// Sets the clock to `at(seconds)` and ticks until no timer is due. Returns the updates about
+    /// resets that were published, ordered by their room.
     pub async fn fire_at(&mut self, seconds: i64) -> Vec<Value> {
         self.set_time(at(seconds));
         while self.timers.tick().await.unwrap().is_zero() {}
@@ -94,6 +100,7 @@ impl TimerFixture {
                 updates.push(event["data"].clone());
             }
         }
+        updates.retain(|update| update["reason"] == "lobby_timer_reached");
         updates.sort_by_key(|update| update["token"].to_string());
         updates
     }

@@ -163,7 +163,11 @@ mod tests {
             order,
             identity: match order {
                 ChangeOrder::Version(_) => None,
-                _bare => Some(DeliveryIdentity { key: "key".to_owned(), duplicate_since: None }),
+                ChangeOrder::WithinSecond { .. }
+                | ChangeOrder::ReceivedNow(_)
+                | ChangeOrder::ReceivedAt(_) => {
+                    Some(DeliveryIdentity { key: "key".to_owned(), duplicate_since: None })
+                }
             },
             own: false,
         }

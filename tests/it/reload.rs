@@ -143,6 +143,6 @@ async fn new_secrets_of_database_and_broker_can_be_reloaded() {
     database.insert_room("webinar").await;
     let timer = database.now().await + 1;
     client.publish(&json!({"token": "webinar", "state": 1, "timer": timer})).await;
-    client.take_ids(&cluster.updates, 1).await;
+    client.take_reset(&cluster.updates).await;
     assert!(program.stop().await.success());
 }

@@ -144,7 +144,8 @@ async fn a_due_timer_fires_once(fixture: StoreFixture) {
     assert_eq!(fixture.version("a").await, 8);
 
     assert!(fixture.fire(at(60)).await.is_empty());
-    let stored = fixture.store.claim(now, 100, at(60)).await.unwrap();
+    let mut stored = fixture.store.claim(now, 100, at(60)).await.unwrap();
+    stored.retain(|event| event.due_at.is_some());
     assert_eq!(stored.len(), 1);
     assert_eq!(
         (&stored[0].id, &stored[0].data, stored[0].created_at, stored[0].due_at, stored[0].attempt),

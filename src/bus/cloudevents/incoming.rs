@@ -317,10 +317,9 @@ impl Bounds {
         } else {
             None
         };
-        DeliveryIdentity {
-            key: key.iter().map(|byte| format!("{byte:02x}")).collect(),
-            duplicate_since,
-        }
+        let digits = key.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+        let key = digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect();
+        DeliveryIdentity { key, duplicate_since }
     }
 
     /// The earliest time at which an event may have been sent: an equal one that was applied before

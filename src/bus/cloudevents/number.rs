@@ -46,7 +46,9 @@ impl Visitor<'_> for Whole {
         let not_a_number = || E::custom(format!("{text:?} is not a whole number"));
         match text.parse() {
             Ok(number) => Ok(number),
-            Err(_not_an_integer) => self.visit_f64(text.parse().map_err(|_| not_a_number())?),
+            Err(_not_an_integer) => {
+                self.visit_f64(text.parse().map_err(|_not_a_number| not_a_number())?)
+            }
         }
     }
 }

@@ -44,6 +44,11 @@ impl Published {
     pub fn token(&self) -> String {
         self.json()["data"]["token"].as_str().unwrap().to_owned()
     }
+
+    /// Whether it is about a room that was reset by its timer.
+    pub fn is_reset(&self) -> bool {
+        self.json()["data"]["reason"] == "lobby_timer_reached"
+    }
 }
 
 impl Client {
@@ -171,16 +176,36 @@ impl Client {
 
     /// Takes messages until there are `number` different ids.
     pub async fn take_ids(&self, queue: &str, number: usize) -> BTreeMap<String, Published> {
+        self.take_those(queue, number, |_any| true).await
+    }
+
+    /// Takes messages until there are `number` different ids of resets.
+    pub async fn take_resets(&self, queue: &str, number: usize) -> BTreeMap<String, Published> {
+        self.take_those(queue, number, Published::is_reset).await
+    }
+
+    async fn take_those(
+        &self,
+        queue: &str,
+        number: usize,
+        counts: impl Fn(&Published) -> bool,
+    ) -> BTreeMap<String, Published> {
         let mut seen = BTreeMap::new();
         let begin = Instant::now();
         while seen.len() < number {
             match self.take(queue).await {
+                Some(message) if !counts(&message) => {}
                 Some(message) => drop(seen.insert(message.message_id.clone(), message)),
                 None => sleep(Duration::from_millis(20)).await,
             }
             assert!(begin.elapsed() < PATIENCE * 2, "{} of {number} messages arrived", seen.len());
         }
         seen
+    }
+
+    /// Takes messages until one is about a reset.
+    pub async fn take_reset(&self, queue: &str) -> Published {
+        self.take_resets(queue, 1).await.into_values().next().unwrap()
     }
 
     /// Takes all messages that the queue has now.

@@ -39,10 +39,25 @@ impl LogLevel {
     }
 }
 
+/// The levels of libraries whose lines repeat what lobbyd says, each with the module that they log
+/// under. A filter that names the module overrides its level.
+///
+/// The scheduler logs its start at INFO, once per job. lapin logs each message that is returned, with
+/// its whole body, and each channel that is closed; lobbyd reports both. sqlx warns of each slow
+/// statement and each slow connection.
+const QUIET: [(&str, &str); 3] =
+    [("tokio_cron_scheduler", "warn"), ("lapin", "off"), ("sqlx", "error")];
+
 fn filter(level: &str) -> anyhow::Result<EnvFilter> {
-    // The scheduler logs its start at INFO, once per process and job.
-    let quiet: Directive = "tokio_cron_scheduler=warn".parse().context("a valid directive")?;
-    Ok(EnvFilter::try_new(level)?.add_directive(quiet))
+    let mut filter = EnvFilter::try_new(level)?;
+    for (module, quiet) in QUIET {
+        if !level.contains(module) {
+            let directive: Directive =
+                format!("{module}={quiet}").parse().context("a valid directive")?;
+            filter = filter.add_directive(directive);
+        }
+    }
+    Ok(filter)
 }
 
 /// Installs the subscriber of this process. `level` is a level or a filter by module.

@@ -67,6 +67,10 @@ impl Bus for MemoryBus {
         Ok(vec![Confirmation::Confirmed; messages.len()])
     }
 
+    async fn missing_queue(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     async fn listen(&self) -> Result<Box<dyn Listener>> {
         Ok(Box::new(MemoryListener(self.messages())))
     }

@@ -64,9 +64,13 @@ pub trait Bus: Send + Sync + 'static {
     /// Starts a consumer of lobby changes.
     async fn subscribe(&self) -> Result<Box<dyn Subscription>>;
 
-    /// Publishes messages, in order, and waits for the confirm of each, for a bounded time.
-    /// Without messages it only makes sure of the connection. An error means that none was sent.
+    /// Publishes messages, in order, and waits for the confirm of each, for a bounded time. Calls at
+    /// the same time do not wait for each other. Without messages it only makes sure of the
+    /// connection. An error means that none was sent.
     async fn publish(&self, messages: &[Message]) -> Result<Vec<Confirmation>>;
+
+    /// The first of the [required queues](BusOptions::required_queues) that does not exist.
+    async fn missing_queue(&self) -> Result<Option<String>>;
 
     /// Starts a listener. It receives every room update from now on.
     async fn listen(&self) -> Result<Box<dyn Listener>>;

@@ -192,6 +192,8 @@ async fn the_documented_permissions_of_the_broker_suffice() {
     cluster.exchange = "lobbyd.events".to_owned();
     cluster.dead_letters = "lobbyd.dead-letters".to_owned();
     cluster.set("EVENTS__EXCHANGE", "lobbyd.events");
+    cluster.set("EVENTS__UPDATES_EXCHANGE", "lobbyd.updates");
+    cluster.set("EVENTS__RETRY_QUEUE", "lobbyd.retry");
     cluster.set("EVENTS__QUEUE", "lobbyd.lobby-changed");
     cluster.set("EVENTS__DEAD_LETTER_QUEUE", "lobbyd.dead-letters");
     cluster.set("EVENTS__URL", &BROKER.url().replace("guest:guest", "lobbyd:secret"));

@@ -6,6 +6,7 @@
 //! while the broker is unavailable. After any error the connection is dropped and the caller asks
 //! for a new one, at its own pace; nothing here loops or waits without a bound.
 
+mod batch;
 mod consumer;
 mod listener;
 mod publisher;
@@ -154,6 +155,10 @@ impl Bus for AmqpBus {
 
     async fn publish(&self, messages: &[Message]) -> Result<Vec<Confirmation>> {
         self.publisher.publish(messages).await
+    }
+
+    async fn missing_queue(&self) -> Result<Option<String>> {
+        self.publisher.missing_queue().await
     }
 
     async fn listen(&self) -> Result<Box<dyn Listener>> {

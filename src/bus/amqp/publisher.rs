@@ -1,9 +1,7 @@
 //! The publishing connection: persistent, mandatory, confirmed.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use futures_util::future::join_all;
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -12,13 +10,11 @@ use lapin::{BasicProperties, Channel, Connection, PublisherConfirm};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Broker, TRACEPARENT, answered, broker, close_connection};
-use crate::bus::cloudevents::CLOUDEVENTS_JSON;
-use crate::bus::{BusError, Confirmation, Message, PUBLISH_TIMEOUT, Result};
-use crate::logging;
+use super::{Broker, answered, broker, close_connection};
+use crate::bus::{BusError, PUBLISH_TIMEOUT, Result};
 
 /// AMQP's delivery mode of messages that survive a restart of the broker.
-const PERSISTENT: u8 = 2;
+pub(super) const PERSISTENT: u8 = 2;
 
 /// Header with the reason for a dead letter.
 const REASON: &str = "lobbyd-reason";
@@ -28,62 +24,30 @@ const REASON: &str = "lobbyd-reason";
 const MAX_TEXT: usize = 1000;
 const MAX_HEADERS: usize = 32;
 
-const NOT_STORED: &str = "broker could not store the message";
+pub(super) const NOT_STORED: &str = "broker could not store the message";
 
 /// The publishing connection, made when it is needed.
 pub(super) struct Publisher {
-    broker: Arc<Broker>,
+    pub(super) broker: Arc<Broker>,
     link: Mutex<Option<Arc<PublisherConnection>>>,
 }
 
 /// A connection with its channels in confirm mode. Dropping it closes it.
-struct PublisherConnection {
-    connection: Connection,
+pub(super) struct PublisherConnection {
+    pub(super) connection: Connection,
     /// Shows whether the URL has changed since.
     uri: watch::Receiver<AMQPUri>,
-    events: Channel,
+    /// Channels that no call uses. Each call takes one for itself, so that a returned message is
+    /// known to be one of its own.
+    pub(super) idle: parking_lot::Mutex<Vec<Channel>>,
     dead_letters: Mutex<Channel>,
+    /// The channel to look up queues on: the broker closes it if one is missing.
+    pub(super) lookups: Mutex<Option<Channel>>,
 }
 
 impl Publisher {
     pub(super) fn new(broker: Arc<Broker>) -> Self {
         Self { broker, link: Mutex::new(None) }
-    }
-
-    /// See [`Bus::publish`](crate::bus::Bus::publish).
-    pub(super) async fn publish(&self, messages: &[Message]) -> Result<Vec<Confirmation>> {
-        if messages.is_empty() {
-            // Nothing is claimed meanwhile, so a slow connection does no harm.
-            return self.link().await.map(|_connection| Vec::new());
-        }
-        let deadline = Instant::now() + PUBLISH_TIMEOUT;
-        let link = self.link_by(deadline).await?;
-        let exchange = self.broker.options.exchange.as_str();
-
-        let mut sent = Vec::with_capacity(messages.len());
-        for message in messages {
-            let mut properties = BasicProperties::default()
-                .with_content_type(CLOUDEVENTS_JSON.into())
-                .with_delivery_mode(PERSISTENT)
-                .with_message_id(message.id.as_str().into())
-                .with_type(message.event_type.as_str().into())
-                .with_app_id("lobbyd".into());
-            if let Some(trace) = message.trace {
-                let mut headers = FieldTable::default();
-                let trace = AMQPValue::LongString(trace.to_string().into());
-                headers.insert(TRACEPARENT.into(), trace);
-                properties = properties.with_headers(headers);
-            }
-            let (key, body) = (&message.routing_key, &message.body);
-            sent.push(send(&link.events, deadline, exchange, key, body, properties).await);
-        }
-        // The broker may confirm in any order, and many at once.
-        let answers = join_all(sent.into_iter().map(|sent| answer(deadline, sent))).await;
-        let confirmations = confirmations(messages, answers);
-        if confirmations.iter().any(|each| matches!(each, Confirmation::Unconfirmed(_))) {
-            self.forget(&link).await;
-        }
-        Ok(confirmations)
     }
 
     /// Stores a dead letter, and returns when the broker has it.
@@ -111,7 +75,7 @@ impl Publisher {
             }
             Err(problem) => {
                 self.forget(&link).await;
-                Err(BusError::Refused(problem))
+                Err(problem)
             }
         }
     }
@@ -122,12 +86,12 @@ impl Publisher {
         }
     }
 
-    async fn link_by(&self, deadline: Instant) -> Result<Arc<PublisherConnection>> {
+    pub(super) async fn link_by(&self, deadline: Instant) -> Result<Arc<PublisherConnection>> {
         timeout_at(deadline, self.link()).await.unwrap_or_else(|_elapsed| Err(timed_out("connect")))
     }
 
     /// The connection, opened again if it does not work.
-    async fn link(&self) -> Result<Arc<PublisherConnection>> {
+    pub(super) async fn link(&self) -> Result<Arc<PublisherConnection>> {
         let mut slot = self.link.lock().await;
         let link = match slot.as_ref().filter(|link| link.is_of_use()) {
             Some(link) => Arc::clone(link),
@@ -141,7 +105,7 @@ impl Publisher {
     }
 
     /// Drops a connection whose state is not known, unless it was replaced already.
-    async fn forget(&self, failed: &Arc<PublisherConnection>) {
+    pub(super) async fn forget(&self, failed: &Arc<PublisherConnection>) {
         let mut slot = self.link.lock().await;
         // A blocked connection is alive, and a new one would be blocked as well.
         if !failed.connection.status().blocked()
@@ -154,7 +118,16 @@ impl Publisher {
 
 impl PublisherConnection {
     fn is_of_use(&self) -> bool {
-        self.events.status().connected() && matches!(self.uri.has_changed(), Ok(false))
+        self.connection.status().connected() && matches!(self.uri.has_changed(), Ok(false))
+    }
+
+    /// A channel that no other call uses.
+    pub(super) async fn channel(&self) -> Result<Channel> {
+        let idle = self.idle.lock().pop();
+        match idle {
+            Some(channel) => Ok(channel),
+            None => confirming_channel(&self.connection).await,
+        }
     }
 
     async fn open(target: &Broker) -> Result<Self> {
@@ -162,7 +135,13 @@ impl PublisherConnection {
         let connection = target.connect("publisher").await?;
         let (events, dead_letters) =
             (confirming_channel(&connection).await?, confirming_channel(&connection).await?);
-        Ok(Self { connection, uri, events, dead_letters: Mutex::new(dead_letters) })
+        Ok(Self {
+            connection,
+            uri,
+            idle: parking_lot::Mutex::new(vec![events]),
+            dead_letters: Mutex::new(dead_letters),
+            lookups: Mutex::default(),
+        })
     }
 }
 
@@ -172,7 +151,7 @@ async fn confirming_channel(connection: &Connection) -> Result<Channel> {
     Ok(channel)
 }
 
-async fn send(
+pub(super) async fn send(
     channel: &Channel,
     deadline: Instant,
     exchange: &str,
@@ -190,50 +169,14 @@ async fn send(
 }
 
 /// Waits for the broker's answer; the error says why there was none.
-async fn answer(
+pub(super) async fn answer(
     deadline: Instant,
     sent: Result<PublisherConfirm>,
-) -> std::result::Result<lapin::Confirmation, String> {
-    let confirm = sent.map_err(|error| logging::causes(&error))?;
-    match timeout_at(deadline, confirm).await {
-        Ok(answer) => answer.map_err(|error| error.to_string()),
-        Err(_elapsed) => Err(timed_out("confirm a message").to_string()),
+) -> Result<lapin::Confirmation> {
+    match timeout_at(deadline, sent?).await {
+        Ok(answer) => answer.map_err(broker),
+        Err(_elapsed) => Err(timed_out("confirm a message")),
     }
-}
-
-/// Derives the outcome of each message from the broker's answers.
-///
-/// A mandatory message without a queue is returned, and confirmed as well. lapin attaches the return
-/// to the next confirm, which may belong to another message if the broker confirms several at once.
-/// So a returned message is identified by its id.
-fn confirmations(
-    messages: &[Message],
-    answers: Vec<std::result::Result<lapin::Confirmation, String>>,
-) -> Vec<Confirmation> {
-    let mut refused = HashMap::new();
-    for answer in answers.iter().flatten() {
-        if let lapin::Confirmation::Ack(Some(returned)) | lapin::Confirmation::Nack(Some(returned)) =
-            answer
-            && let Some(id) = returned.delivery.properties.message_id()
-        {
-            refused.insert(id.to_string(), return_reason(returned));
-        }
-    }
-    messages
-        .iter()
-        .zip(answers)
-        .map(|(message, answer)| match (refused.remove(message.id.as_str()), answer) {
-            (Some(reason), _) => Confirmation::Refused(reason),
-            (None, Ok(lapin::Confirmation::Ack(_))) => Confirmation::Confirmed,
-            (None, Ok(lapin::Confirmation::Nack(_))) => {
-                Confirmation::Refused(NOT_STORED.to_owned())
-            }
-            (None, Ok(lapin::Confirmation::NotRequested)) => {
-                Confirmation::Unconfirmed("channel is not in confirm mode".to_owned())
-            }
-            (None, Err(problem)) => Confirmation::Unconfirmed(problem),
-        })
-        .collect()
 }
 
 /// The properties of a dead letter. Original properties are kept if they help to repair it. An expiry
@@ -271,11 +214,11 @@ fn dead_letter_properties(
     properties
 }
 
-fn timed_out(action: &'static str) -> BusError {
+pub(super) fn timed_out(action: &'static str) -> BusError {
     BusError::TimedOut(action, PUBLISH_TIMEOUT)
 }
 
-fn return_reason(returned: &BasicReturnMessage) -> String {
+pub(super) fn return_reason(returned: &BasicReturnMessage) -> String {
     format!("no queue is bound for {}: {}", returned.delivery.routing_key, returned.reply_text)
 }
 

@@ -1,6 +1,8 @@
 //! Exchange, queues and bindings, in one place.
 
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{
+    ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ExchangeKind};
 
@@ -21,12 +23,26 @@ const ROOM_UPDATES: &str = "room.updated.#";
 pub(super) async fn declare(connection: &Connection, options: &BusOptions) -> Result<()> {
     // A refused declaration closes its channel, so it is not the one that goes on to work.
     let channel = answered("open a channel", connection.create_channel()).await?;
+    for exchange in [&options.exchange, &options.updates_exchange] {
+        answered(
+            "declare an exchange",
+            channel.exchange_declare(
+                exchange.as_str().into(),
+                ExchangeKind::Topic,
+                ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() },
+                FieldTable::default(),
+            ),
+        )
+        .await?;
+    }
+    // Subscribers bind their queues to the exchange of both directions.
     answered(
-        "declare the exchange",
-        channel.exchange_declare(
+        "bind the exchange of updates",
+        channel.exchange_bind(
             options.exchange.as_str().into(),
-            ExchangeKind::Topic,
-            ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() },
+            options.updates_exchange.as_str().into(),
+            ROOM_UPDATES.into(),
+            ExchangeBindOptions::default(),
             FieldTable::default(),
         ),
     )

@@ -47,6 +47,8 @@ impl TestCluster {
         cluster.set("DATABASE__URL", &cluster.database.url.clone());
         cluster.set("EVENTS__URL", amqp_url);
         cluster.set("EVENTS__EXCHANGE", &cluster.exchange.clone());
+        cluster.set("EVENTS__UPDATES_EXCHANGE", &name("room-updates"));
+        cluster.set("EVENTS__RETRY_QUEUE", &name("retry"));
         cluster.set("EVENTS__QUEUE", &cluster.queue.clone());
         cluster.set("EVENTS__DEAD_LETTER_QUEUE", &cluster.dead_letters.clone());
         cluster.set("EVENTS__UNKNOWN_ROOM_GRACE", "2s");

@@ -1,0 +1,216 @@
+//! Publishing batches of events, and looking up the queues that have to exist for it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use lapin::options::QueueDeclareOptions;
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, ErrorKind, PublisherConfirm};
+use tokio::time::{Instant, timeout_at};
+
+use super::publisher::{
+    NOT_STORED, PERSISTENT, Publisher, PublisherConnection, answer, return_reason, send, timed_out,
+};
+use super::{TRACEPARENT, answered};
+use crate::bus::cloudevents::CLOUDEVENTS_JSON;
+use crate::bus::{BusError, Confirmation, Message, PUBLISH_TIMEOUT, Result};
+use crate::domain::ROOM_UPDATED;
+use crate::logging;
+
+/// How often one call takes a set of messages apart over which the broker closes the channel. The
+/// rest is refused then, and comes again in other sets.
+const MAX_SPLITS: usize = 32;
+
+/// Messages with their places in the batch.
+type Numbered<'a> = Vec<(usize, &'a Message)>;
+
+/// What a closed channel leaves.
+struct ClosedChannel<'a> {
+    unanswered: Numbered<'a>,
+    /// No message can be published there.
+    exchange_is_missing: bool,
+    reason: String,
+}
+
+impl Publisher {
+    /// See [`Bus::publish`](crate::bus::Bus::publish).
+    pub(super) async fn publish(&self, messages: &[Message]) -> Result<Vec<Confirmation>> {
+        if messages.is_empty() {
+            // Nothing is claimed meanwhile, so a slow connection does no harm.
+            return self.link().await.map(|_connection| Vec::new());
+        }
+        let deadline = Instant::now() + PUBLISH_TIMEOUT;
+        let link = self.link_by(deadline).await?;
+        let mut confirmations = BTreeMap::new();
+        let mut sets: Vec<Numbered<'_>> = vec![messages.iter().enumerate().collect()];
+        let mut splits = 0;
+        while let Some(part) = sets.pop() {
+            let Some(rest) = self.publish_set(&link, deadline, part, &mut confirmations).await
+            else {
+                continue;
+            };
+            let (mut first, splitting) = (rest.unanswered, !rest.exchange_is_missing);
+            if splitting && first.len() > 1 && splits < MAX_SPLITS {
+                splits += 1;
+                let second = first.split_off(first.len() / 2);
+                sets.extend([second, first]);
+            } else {
+                let refused = Confirmation::Refused(rest.reason);
+                confirmations.extend(first.iter().map(|(place, _)| (*place, refused.clone())));
+            }
+        }
+        if confirmations.values().any(|each| matches!(each, Confirmation::Unconfirmed(_))) {
+            self.forget(&link).await;
+        }
+        Ok(confirmations.into_values().collect())
+    }
+
+    /// Publishes messages on a channel of their own, and adds what became of them. If the broker
+    /// closes the channel over one of them, returns those without an answer.
+    async fn publish_set<'a>(
+        &self,
+        link: &Arc<PublisherConnection>,
+        deadline: Instant,
+        set: Numbered<'a>,
+        confirmations: &mut BTreeMap<usize, Confirmation>,
+    ) -> Option<ClosedChannel<'a>> {
+        let opening = timeout_at(deadline, link.channel()).await;
+        let channel = match opening.unwrap_or_else(|_elapsed| Err(timed_out("open a channel"))) {
+            Ok(channel) => channel,
+            Err(error) => {
+                let lost = Confirmation::Unconfirmed(logging::causes(&error));
+                confirmations.extend(set.iter().map(|(place, _)| (*place, lost.clone())));
+                return None;
+            }
+        };
+        let mut confirms = Vec::with_capacity(set.len());
+        for (_place, message) in &set {
+            confirms.push(self.send_event(&channel, deadline, message).await);
+        }
+        // The broker may confirm in any order, and many at once.
+        let answers = join_all(confirms.into_iter().map(|confirm| answer(deadline, confirm))).await;
+        let closed = answers.iter().find_map(|answer| soft_error(answer.as_ref().err()?));
+        if answers.iter().all(std::result::Result::is_ok) {
+            link.idle.lock().push(channel);
+        }
+        let mut unanswered = Vec::new();
+        let outcomes = confirmations_of(&set, answers);
+        for ((place, message), confirmation) in set.into_iter().zip(outcomes) {
+            if closed.is_some() && matches!(confirmation, Confirmation::Unconfirmed(_)) {
+                unanswered.push((place, message));
+            } else {
+                confirmations.insert(place, confirmation);
+            }
+        }
+        let (kind, reason) = closed?;
+        let exchange_is_missing = kind == AMQPSoftError::NOTFOUND;
+        if exchange_is_missing {
+            // A new connection declares it again.
+            self.forget(link).await;
+        }
+        Some(ClosedChannel { unanswered, exchange_is_missing, reason })
+    }
+
+    async fn send_event(
+        &self,
+        channel: &Channel,
+        deadline: Instant,
+        message: &Message,
+    ) -> Result<PublisherConfirm> {
+        let options = &self.broker.options;
+        let exchange = if message.event_type == ROOM_UPDATED {
+            &options.updates_exchange
+        } else {
+            &options.exchange
+        };
+        let (key, body) = (&message.routing_key, &message.body);
+        send(channel, deadline, exchange, key, body, event_properties(message)).await
+    }
+
+    /// See [`Bus::missing_queue`](crate::bus::Bus::missing_queue).
+    pub(super) async fn missing_queue(&self) -> Result<Option<String>> {
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        for queue in &self.broker.options.required_queues {
+            let link = self.link().await?;
+            let mut lookups = link.lookups.lock().await;
+            let channel = match lookups.take() {
+                Some(channel) => channel,
+                None => answered("open a channel", link.connection.create_channel()).await?,
+            };
+            let lookup =
+                channel.queue_declare(queue.as_str().into(), passive, FieldTable::default());
+            match answered("look up a queue", lookup).await {
+                Ok(_found) => *lookups = Some(channel),
+                Err(error) => {
+                    return match soft_error(&error) {
+                        Some((AMQPSoftError::NOTFOUND, _reason)) => Ok(Some(queue.clone())),
+                        Some(_) | None => Err(error),
+                    };
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The error with which the broker closed a channel, if it did.
+fn soft_error(error: &BusError) -> Option<(AMQPSoftError, String)> {
+    let BusError::Broker(cause) = error else { return None };
+    let ErrorKind::ProtocolError(cause) = cause.downcast_ref::<lapin::Error>()?.kind() else {
+        return None;
+    };
+    match cause.kind() {
+        AMQPErrorKind::Soft(kind) => Some((kind.clone(), cause.get_message().to_string())),
+        AMQPErrorKind::Hard(_) => None,
+    }
+}
+
+fn event_properties(message: &Message) -> BasicProperties {
+    let properties = BasicProperties::default()
+        .with_content_type(CLOUDEVENTS_JSON.into())
+        .with_delivery_mode(PERSISTENT)
+        .with_message_id(message.id.as_str().into())
+        .with_type(message.event_type.as_str().into())
+        .with_app_id("lobbyd".into());
+    let Some(trace) = message.trace else { return properties };
+    let mut headers = FieldTable::default();
+    headers.insert(TRACEPARENT.into(), AMQPValue::LongString(trace.to_string().into()));
+    properties.with_headers(headers)
+}
+
+/// Derives the outcome of each message from the broker's answers.
+///
+/// A mandatory message without a queue is returned, and confirmed as well. lapin attaches the return
+/// to the next confirm, which may belong to another message if the broker confirms several at once.
+/// So a returned message is identified by its id.
+fn confirmations_of(
+    messages: &[(usize, &Message)],
+    answers: Vec<Result<lapin::Confirmation>>,
+) -> Vec<Confirmation> {
+    let mut refused = HashMap::new();
+    for answer in answers.iter().flatten() {
+        if let lapin::Confirmation::Ack(Some(returned)) | lapin::Confirmation::Nack(Some(returned)) =
+            answer
+            && let Some(id) = returned.delivery.properties.message_id()
+        {
+            refused.insert(id.to_string(), return_reason(returned));
+        }
+    }
+    messages
+        .iter()
+        .zip(answers)
+        .map(|((_place, message), answer)| match (refused.remove(message.id.as_str()), answer) {
+            (Some(reason), _) => Confirmation::Refused(reason),
+            (None, Ok(lapin::Confirmation::Ack(_))) => Confirmation::Confirmed,
+            (None, Ok(lapin::Confirmation::Nack(_))) => {
+                Confirmation::Refused(NOT_STORED.to_owned())
+            }
+            (None, Ok(lapin::Confirmation::NotRequested)) => {
+                Confirmation::Unconfirmed("channel is not in confirm mode".to_owned())
+            }
+            (None, Err(error)) => Confirmation::Unconfirmed(logging::causes(&error)),
+        })
+        .collect()
+}

@@ -77,6 +77,8 @@ metric_table! {
         "Events without publisher confirm, counted up to 10000" {}
     gauge OUTBOX_OLDEST (Seconds) "lobbyd_outbox_oldest_age_seconds"
         "Age of the oldest event without publisher confirm" {}
+    gauge OUTBOX_REFUSED "lobbyd_outbox_refused"
+        "Events that were tried for a minute without success, each tried again now and then" {}
     counter PUBLISHED "lobbyd_events_published_total" "Publications, by outcome"
         { "outcome": "confirmed", "refused", "unconfirmed", "unreadable" }
     counter PRUNED "lobbyd_outbox_pruned_total" "Outbox rows deleted by housekeeping, by kind"

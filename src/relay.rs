@@ -5,6 +5,7 @@
 //! lost with a handle. The relay stops after the last handle is dropped.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -26,6 +27,7 @@ const MAX_BATCHES: usize = 4;
 pub struct RelayHandle {
     batches: mpsc::Sender<Batch>,
     wake: Arc<Notify>,
+    open: Arc<AtomicBool>,
 }
 
 /// The relay's end of the queue.
@@ -33,6 +35,7 @@ pub struct RelayHandle {
 pub struct RelayQueue {
     pub(crate) batches: mpsc::Receiver<Batch>,
     pub(crate) wake: Arc<Notify>,
+    open: Arc<AtomicBool>,
 }
 
 /// A place in the queue.
@@ -43,24 +46,31 @@ pub struct BatchPermit<'a> {
     expires_at: Instant,
 }
 
-/// Events that are claimed for this process until `expires_at`.
+/// Events that are claimed for this process.
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) events: Vec<OutboxEvent>,
+    /// The end of the claim, by the database's clock.
+    pub(crate) claimed_until: DateTime<Utc>,
+    /// The same moment, or slightly before.
     pub(crate) expires_at: Instant,
 }
 
 pub fn channel() -> (RelayHandle, RelayQueue) {
     let (sender, receiver) = mpsc::channel(MAX_BATCHES);
     let wake = Arc::new(Notify::new());
-    let handle = RelayHandle { batches: sender, wake: Arc::clone(&wake) };
-    (handle, RelayQueue { batches: receiver, wake })
+    let open = Arc::new(AtomicBool::new(false));
+    let handle = RelayHandle { batches: sender, wake: Arc::clone(&wake), open: Arc::clone(&open) };
+    (handle, RelayQueue { batches: receiver, wake, open })
 }
 
 impl RelayHandle {
     /// A place for a batch whose claim begins now, at `now` by the database's clock. `None` while
-    /// the relay does not keep up: events then stay in the outbox, unclaimed.
+    /// the relay cannot publish or does not keep up: events then stay in the outbox, unclaimed.
     pub fn reserve(&self, now: DateTime<Utc>) -> Option<BatchPermit<'_>> {
+        if !self.open.load(Ordering::Relaxed) {
+            return None;
+        }
         let permit = self.batches.try_reserve().ok()?;
         let expires_at = Instant::now() + CLAIM;
         Some(BatchPermit { permit, claimed_until: now + CLAIM, expires_at })
@@ -71,8 +81,8 @@ impl RelayHandle {
     pub fn pass(&self, permit: Option<BatchPermit<'_>>, events: Vec<OutboxEvent>) {
         match permit {
             _ if events.is_empty() => {}
-            Some(BatchPermit { permit, expires_at, .. }) => {
-                permit.send(Batch { events, expires_at });
+            Some(BatchPermit { permit, claimed_until, expires_at }) => {
+                permit.send(Batch { events, claimed_until, expires_at });
             }
             None => self.wake(),
         }
@@ -81,6 +91,21 @@ impl RelayHandle {
     /// Wakes the relay after events were written to the outbox, unclaimed.
     pub fn wake(&self) {
         self.wake.notify_one();
+    }
+}
+
+impl RelayQueue {
+    /// Whether batches are published when they arrive.
+    pub(crate) fn set_open(&self, open: bool) {
+        self.open.store(open, Ordering::Relaxed);
+    }
+}
+
+impl Batch {
+    /// Takes away the events after the first `number`.
+    pub(crate) fn split_off(&mut self, number: usize) -> Self {
+        let events = self.events.split_off(number.min(self.events.len()));
+        Self { events, ..*self }
     }
 }
 

@@ -41,7 +41,7 @@ impl TaskSet<'_> {
         }
         let batch = self.app.config.timers.batch.get();
         let relay = OutboxRelay::new(self.ctx, queue, batch);
-        self.supervisor.spawn("outbox relay", relay.run(self.stop));
+        self.supervisor.spawn("outbox relay", relay.run());
     }
 
     fn start_worker(&mut self, relay: RelayHandle) {

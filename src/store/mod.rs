@@ -81,6 +81,20 @@ impl Backlog {
     pub const LIMIT: u32 = 10_000;
 }
 
+/// The unpublished events. Of many, only the first to become available are looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    /// The oldest event that is not refused, or the oldest if all are.
+    pub oldest: EventId,
+    pub room: RoomToken,
+    pub created_at: DateTime<Utc>,
+    pub is_refused: bool,
+    /// How many are refused.
+    pub refused: u64,
+    /// The latest end of a claim or delay.
+    pub last_available: DateTime<Utc>,
+}
+
 /// A new room, as its creator sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
@@ -140,19 +154,34 @@ pub trait Timers: Send + Sync + 'static {
 /// Events that wait for their publication.
 #[async_trait]
 pub trait Outbox: Send + Sync + 'static {
-    /// Claims unpublished events that nothing else has claimed, at most `limit`, until `until`.
+    /// Claims unpublished events that nothing else has claimed, at most `limit`, until `until`: those
+    /// that became available first, or first after `after`.
     async fn claim(
         &self,
+        after: Option<DateTime<Utc>>,
         now: DateTime<Utc>,
         limit: u32,
         until: DateTime<Utc>,
     ) -> Result<Vec<OutboxEvent>>;
 
-    /// Ends the claim of these events; they can be claimed again from `available_at` on.
-    async fn release(&self, ids: &[EventId], available_at: DateTime<Utc>) -> Result<()>;
+    /// Ends the claim of these events; they can be claimed again from `available_at` on. Does nothing
+    /// to events that are published, or claimed by another process since.
+    async fn release(
+        &self,
+        ids: &[EventId],
+        claimed_until: DateTime<Utc>,
+        available_at: DateTime<Utc>,
+    ) -> Result<()>;
 
     /// Records that the events were confirmed at `now`; they stay as history.
     async fn mark_published(&self, ids: &[EventId], now: DateTime<Utc>) -> Result<()>;
+
+    /// Reads which events are not published. Those that had so many `attempts` count as refused.
+    async fn pending(&self, attempts: u32) -> Result<Option<Pending>>;
+
+    /// Ends claims and delays beyond `latest`: the database's clock was ahead when they began.
+    /// Returns their number.
+    async fn end_claims(&self, now: DateTime<Utc>, latest: DateTime<Utc>) -> Result<u64>;
 
     /// Deletes events that were published before `before`, at most `limit`. Returns their number.
     async fn prune_published(&self, before: DateTime<Utc>, limit: u32) -> Result<u64>;

@@ -1,4 +1,7 @@
 //! Events, until they are published and afterwards.
+//!
+//! What a change of a set depends on is in the new value, not in the condition, for the reason that
+//! `statements` gives about sets of ids.
 
 /// Changes a set of events. The JSON of their ids is the first value.
 macro_rules! update {
@@ -11,13 +14,39 @@ macro_rules! update {
     };
     (mysql $set:literal) => {
         concat!(
-            "UPDATE JSON_TABLE($1, '$[*]' COLUMNS (id CHAR(36) PATH '$')) AS ids
+            "UPDATE JSON_TABLE($1, '$[*]' COLUMNS (
+                        id CHAR(36) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$'
+                    )) AS ids
             STRAIGHT_JOIN lobbyd_outbox AS event ON event.id = ids.id SET ",
             $set
         )
     };
     (sqlite $set:literal) => {
         concat!("UPDATE lobbyd_outbox SET ", $set, " WHERE id IN (SELECT value FROM json_each($1))")
+    };
+}
+
+macro_rules! pending {
+    ($created_at:literal, $attempts:literal, $available_at:literal) => {
+        concat!(
+            "\
+            WITH pending AS (
+                SELECT id, token, created_at, available_at, attempts FROM lobbyd_outbox
+                WHERE published_at IS NULL ORDER BY available_at, id LIMIT $1
+            )
+            SELECT id, token, ",
+            $created_at,
+            " AS created_at, ",
+            $attempts,
+            " AS attempts,
+                   (SELECT count(*) FROM pending WHERE attempts >= $2) AS refused,
+                   (SELECT ",
+            $available_at,
+            " FROM lobbyd_outbox
+                    WHERE published_at IS NULL ORDER BY available_at DESC LIMIT 1) AS last_available
+            FROM pending
+            ORDER BY CASE WHEN attempts < $3 THEN 0 ELSE 1 END, created_at LIMIT 1"
+        )
     };
 }
 
@@ -41,8 +70,10 @@ statements! {
                    TIMESTAMP'1970-01-01 00:00:00' + INTERVAL available_at * 1000 MICROSECOND,
                    attempts
             FROM JSON_TABLE($1, '$[*]' COLUMNS (
-                     id CHAR(36) PATH '$.id', type VARCHAR(64) PATH '$.type',
-                     token VARCHAR(32) PATH '$.token', data TEXT PATH '$.data',
+                     id CHAR(36) CHARACTER SET utf8mb4 PATH '$.id',
+                     type VARCHAR(64) CHARACTER SET utf8mb4 PATH '$.type',
+                     token VARCHAR(32) CHARACTER SET utf8mb4 PATH '$.token',
+                     data TEXT CHARACTER SET utf8mb4 PATH '$.data',
                      created_at BIGINT PATH '$.created_at', due_at BIGINT PATH '$.due_at',
                      available_at BIGINT PATH '$.available_at', attempts INT PATH '$.attempts'
                  )) AS new_rows",
@@ -56,7 +87,7 @@ statements! {
                    value ->> 'attempts'
             FROM json_each($1)";
 
-    /// now (milliseconds), limit → the columns of
+    /// after, now (milliseconds), limit → the columns of
     /// [`outbox_event`](crate::store::rows::outbox_event). Locks the rows.
     AVAILABLE:
         postgres "\
@@ -65,8 +96,9 @@ statements! {
                    floor(extract(epoch FROM due_at))::bigint AS due_at,
                    attempts::bigint AS attempts
             FROM lobbyd_outbox
-            WHERE published_at IS NULL AND available_at <= to_timestamp($1 / 1000.0)
-            ORDER BY available_at, id LIMIT $2
+            WHERE published_at IS NULL AND available_at > to_timestamp($1 / 1000.0)
+              AND available_at <= to_timestamp($2 / 1000.0)
+            ORDER BY available_at, id LIMIT $3
             FOR UPDATE SKIP LOCKED",
         mysql "\
             SELECT id, type AS event_type, token, data,
@@ -75,8 +107,9 @@ statements! {
                    CAST(attempts AS SIGNED) AS attempts
             FROM lobbyd_outbox
             WHERE published_at IS NULL
-              AND available_at <= TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 * 1000 MICROSECOND
-            ORDER BY available_at, id LIMIT $2
+              AND available_at > TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 * 1000 MICROSECOND
+              AND available_at <= TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $2 * 1000 MICROSECOND
+            ORDER BY available_at, id LIMIT $3
             FOR UPDATE SKIP LOCKED",
         sqlite "\
             SELECT id, type AS event_type, token, data,
@@ -84,8 +117,9 @@ statements! {
                    unixepoch(due_at) AS due_at, attempts
             FROM lobbyd_outbox
             WHERE published_at IS NULL
-              AND available_at <= strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')
-            ORDER BY available_at, id LIMIT $2";
+              AND available_at > strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')
+              AND available_at <= strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch')
+            ORDER BY available_at, id LIMIT $3";
 
     /// JSON of ids, until (milliseconds).
     CLAIM:
@@ -98,21 +132,72 @@ statements! {
             "available_at = strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch'),
                 attempts = attempts + 1");
 
-    /// JSON of ids, available at (milliseconds).
+    /// JSON of ids, end of their claim, available at (milliseconds).
     RELEASE:
-        postgres update!(postgres "available_at = to_timestamp($2 / 1000.0)"),
+        postgres update!(postgres
+            "available_at = CASE
+                WHEN published_at IS NULL
+                 AND available_at = CAST(to_timestamp($2 / 1000.0) AS timestamptz(3))
+                THEN to_timestamp($3 / 1000.0) ELSE available_at END"),
         mysql update!(mysql
-            "event.available_at = TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $2 * 1000 MICROSECOND"),
+            "event.available_at = CASE
+                WHEN event.published_at IS NULL AND event.available_at =
+                    TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $2 * 1000 MICROSECOND
+                THEN TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $3 * 1000 MICROSECOND
+                ELSE event.available_at END"),
         sqlite update!(sqlite
-            "available_at = strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch')");
+            "available_at = CASE
+                WHEN published_at IS NULL
+                 AND available_at = strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch')
+                THEN strftime('%Y-%m-%d %H:%M:%f', $3 / 1000.0, 'unixepoch')
+                ELSE available_at END");
 
     /// JSON of ids, now (milliseconds).
     MARK_PUBLISHED:
-        postgres update!(postgres "published_at = to_timestamp($2 / 1000.0)"),
+        postgres update!(postgres
+            "published_at = coalesce(published_at, to_timestamp($2 / 1000.0))"),
         mysql update!(mysql
-            "event.published_at = TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $2 * 1000 MICROSECOND"),
+            "event.published_at = coalesce(event.published_at,
+                TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $2 * 1000 MICROSECOND)"),
         sqlite update!(sqlite
-            "published_at = strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch')");
+            "published_at = coalesce(published_at,
+                strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch'))");
+
+    /// limit, attempts, attempts → of unpublished events, the oldest that had fewer attempts, or
+    /// else the oldest; the number that had as many; and when the last is available. The first two
+    /// look at `limit` events.
+    PENDING:
+        postgres pending!(
+            "floor(extract(epoch FROM created_at) * 1000)::bigint",
+            "attempts::bigint",
+            "floor(extract(epoch FROM available_at) * 1000)::bigint"
+        ),
+        mysql pending!(
+            "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000",
+            "CAST(attempts AS SIGNED)",
+            "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', available_at) DIV 1000"
+        ),
+        sqlite pending!(
+            "CAST(round(unixepoch(created_at, 'subsec') * 1000) AS INTEGER)",
+            "attempts",
+            "CAST(round(unixepoch(available_at, 'subsec') * 1000) AS INTEGER)"
+        );
+
+    /// now, latest (milliseconds): ends claims that last longer.
+    END_CLAIMS:
+        postgres "\
+            UPDATE lobbyd_outbox SET available_at = to_timestamp($1 / 1000.0)
+            WHERE published_at IS NULL AND available_at > to_timestamp($2 / 1000.0)",
+        mysql "\
+            UPDATE lobbyd_outbox
+            SET available_at = TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 * 1000 MICROSECOND
+            WHERE published_at IS NULL
+              AND available_at > TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $2 * 1000 MICROSECOND",
+        sqlite "\
+            UPDATE lobbyd_outbox
+            SET available_at = strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')
+            WHERE published_at IS NULL
+              AND available_at > strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch')";
 
     /// before (milliseconds), limit.
     PRUNE_PUBLISHED:

@@ -60,10 +60,12 @@ impl<D: Dialect> Transaction<D> {
     /// Locks unpublished events that nothing has claimed.
     pub(crate) async fn lock_available(
         &mut self,
+        after: Option<DateTime<Utc>>,
         now: DateTime<Utc>,
         limit: u32,
     ) -> Result<Vec<OutboxEvent>> {
-        let values = values![now.timestamp_millis(), limit];
+        let after = after.unwrap_or(DateTime::UNIX_EPOCH);
+        let values = values![after.timestamp_millis(), now.timestamp_millis(), limit];
         self.fetch_all(statements::AVAILABLE, values, rows::outbox_event).await
     }
 

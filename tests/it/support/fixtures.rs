@@ -182,7 +182,7 @@ impl StoreFixture {
 
     /// Type, and reason or state, of the events in the outbox.
     pub async fn events(&self) -> Vec<(String, String)> {
-        let events = self.store.claim(at(60), 100, at(90)).await.unwrap();
+        let events = self.store.claim(None, at(60), 100, at(90)).await.unwrap();
         events
             .into_iter()
             .map(|event| {

@@ -66,7 +66,7 @@ impl TimerFixture {
         );
         let mut tasks = JoinSet::new();
         tasks.spawn(consumer.run(CancellationToken::new()));
-        tasks.spawn(OutboxRelay::new(ctx, queue, BATCH).run(CancellationToken::new()));
+        tasks.spawn(OutboxRelay::new(ctx, queue, BATCH).run());
         Self { database, timers, time, bus, messages, changes: 0, _tasks: tasks }
     }
 

@@ -1,0 +1,350 @@
+//! The steps of the relay: claiming, publishing and marking events, and looking at what is left.
+//!
+//! Each step is independent of the others, so that they can run at the same time. None of them
+//! repeats itself; what was not done stays in the outbox, or is returned.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::RelayError;
+use super::breaker::PROBE;
+use crate::bus::{BusError, Confirmation, Message, PUBLISH_TIMEOUT, cloudevents};
+use crate::domain::{EventId, OutboxEvent};
+use crate::logging;
+use crate::relay::{Batch, CLAIM};
+use crate::store::{self, Pending, StoreError};
+use crate::tasks::TaskContext;
+use crate::traces::Span;
+
+/// Longest delay before an event that the broker refused is published again.
+const LONGEST_DELAY: TimeDelta = TimeDelta::minutes(1);
+
+/// How far back a search for new events goes. It covers the transactions that committed late.
+const NEW: TimeDelta = TimeDelta::seconds(10);
+
+/// Where an event waits that the destination did not take: behind the new ones, and for the next
+/// probes, which begin with those that wait longest.
+const BEHIND_NEW: TimeDelta = TimeDelta::minutes(1);
+
+/// Claims and delays last for a minute at most. What ends later was written by a clock that was
+/// ahead, before it stepped back or another server took over.
+const LATEST_CLAIM: TimeDelta = TimeDelta::minutes(2);
+
+/// An event with so many attempts has been tried for a minute, and counts as refused.
+const REFUSED_ATTEMPTS: u32 = 6;
+
+/// Events whose trouble is remembered, so that it is logged once.
+const MAX_REPORTED: usize = 10_000;
+
+/// Which events are published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Selection {
+    /// Any, those first that became available first.
+    All,
+    /// Those that nothing has tried yet.
+    New,
+    /// A few that the destination did not take.
+    Probe,
+}
+
+/// What became of a batch.
+#[derive(Default)]
+pub(super) struct Published {
+    pub(super) size: usize,
+    pub(super) taken: usize,
+    pub(super) returned: usize,
+    /// Why one of them was returned.
+    pub(super) reason: Option<String>,
+    /// Why some were not sent or not confirmed.
+    pub(super) failure: Option<RelayError>,
+    /// Confirmed events that the database could not mark, because it is unavailable.
+    pub(super) unmarked: Vec<EventId>,
+}
+
+/// Events with their messages, and the spans of their publication.
+#[derive(Default)]
+struct Encoded {
+    events: Vec<OutboxEvent>,
+    messages: Vec<Message>,
+    spans: Vec<Span>,
+}
+
+/// What became of publisher confirms.
+#[derive(Default)]
+struct Marked {
+    /// The database is unavailable.
+    unmarked: Vec<EventId>,
+    refused: Vec<EventId>,
+}
+
+/// Runs the steps.
+pub(super) struct Publications {
+    ctx: TaskContext,
+    /// Events whose trouble was logged.
+    reported: Mutex<BTreeSet<EventId>>,
+}
+
+impl Publications {
+    pub(super) fn new(ctx: TaskContext) -> Self {
+        Self { ctx, reported: Mutex::default() }
+    }
+
+    /// Makes sure of the connection. Returns the name of a required queue that does not exist.
+    pub(super) async fn check_broker(&self) -> Result<Option<String>, BusError> {
+        self.ctx.bus.publish(&[]).await?;
+        self.ctx.bus.missing_queue().await
+    }
+
+    /// Claims events of the outbox, at most `limit`.
+    pub(super) async fn claim(&self, selection: Selection, limit: u32) -> store::Result<Batch> {
+        let expires_at = Instant::now() + CLAIM;
+        let now = self.ctx.sample_time().await?;
+        let (after, limit) = match selection {
+            Selection::All => (None, limit),
+            Selection::New => (Some(now - NEW), limit),
+            Selection::Probe => (None, limit.min(PROBE)),
+        };
+        let claimed_until = now + CLAIM;
+        let events = self.ctx.database.claim(after, now, limit, claimed_until).await?;
+        Ok(Batch { events, claimed_until, expires_at })
+    }
+
+    /// Publishes claimed events and marks those that the broker confirms. The others can be claimed
+    /// again. Does nothing if the claim may end meanwhile.
+    pub(super) async fn publish(&self, batch: Batch, selection: Selection) -> Published {
+        let Batch { events, claimed_until, expires_at } = batch;
+        let claim = Claim { publications: self, until: claimed_until };
+        if expires_at.saturating_duration_since(Instant::now()) < PUBLISH_TIMEOUT {
+            claim.release(ids(&events), TimeDelta::zero()).await;
+            return Published { failure: Some(RelayError::ClaimTooShort), ..Published::default() };
+        }
+        let Encoded { events, messages, spans } = self.encode(events, &claim).await;
+        if messages.is_empty() {
+            return Published::default();
+        }
+        let confirmations = match self.ctx.bus.publish(&messages).await {
+            Ok(confirmations) => confirmations,
+            Err(error) => {
+                for mut span in spans {
+                    span.set("lobbyd.outcome", &"unsent");
+                }
+                claim.release(ids(&events), TimeDelta::zero()).await;
+                return Published { failure: Some(error.into()), ..Published::default() };
+            }
+        };
+        let attempts: BTreeMap<EventId, u32> =
+            events.iter().map(|event| (event.id.clone(), event.attempt)).collect();
+        let mut published = Published { size: events.len(), ..Published::default() };
+        let (mut confirmed, mut returned, mut lost) = (Vec::new(), Vec::new(), Vec::new());
+        let now = self.ctx.clock.now();
+        for ((event, mut span), confirmation) in events.into_iter().zip(spans).zip(confirmations) {
+            match confirmation {
+                Confirmation::Confirmed => {
+                    count("confirmed", &mut span);
+                    self.report_confirmed(&event, now);
+                    confirmed.push(event.id);
+                }
+                Confirmation::Refused(why) => {
+                    count("refused", &mut span);
+                    tracing::debug!(event.id = %event.id, why, "event refused by the broker");
+                    published.reason.get_or_insert(why);
+                    returned.push(event.id);
+                }
+                Confirmation::Unconfirmed(why) => {
+                    count("unconfirmed", &mut span);
+                    published.failure.get_or_insert(RelayError::Unconfirmed(why));
+                    lost.push(event.id);
+                }
+            }
+        }
+        (published.taken, published.returned) = (confirmed.len(), returned.len());
+
+        let marked = self.mark(confirmed).await;
+        published.unmarked = marked.unmarked;
+        claim.delay(marked.refused, &attempts).await;
+        if published.taken == 0 || selection == Selection::New {
+            claim.release(returned, -BEHIND_NEW).await;
+        } else {
+            claim.delay(returned, &attempts).await;
+        }
+        claim.release(lost, TimeDelta::zero()).await;
+        published
+    }
+
+    /// Lets the events of a batch be claimed again.
+    pub(super) async fn release(&self, batch: Batch) {
+        let claim = Claim { publications: self, until: batch.claimed_until };
+        claim.release(ids(&batch.events), TimeDelta::zero()).await;
+    }
+
+    /// Marks events whose confirms could not be stored before. Returns those that are left, and
+    /// what is not published.
+    pub(super) async fn look(
+        &self,
+        unmarked: Vec<EventId>,
+    ) -> (Vec<EventId>, store::Result<Option<Pending>>) {
+        let unmarked = self.mark(unmarked).await.unmarked;
+        (unmarked, self.pending().await)
+    }
+
+    async fn pending(&self) -> store::Result<Option<Pending>> {
+        let now = self.ctx.sample_time().await?;
+        let pending = self.ctx.database.pending(REFUSED_ATTEMPTS).await?;
+        let latest = now + LATEST_CLAIM;
+        if pending.as_ref().is_some_and(|pending| pending.last_available > latest) {
+            let events = self.ctx.database.end_claims(now, latest).await?;
+            tracing::warn!(events, "database clock stepped back, claims of events ended");
+        }
+        Ok(pending)
+    }
+
+    /// Encodes the messages. An event that cannot be encoded is released, and delays no other.
+    async fn encode(&self, events: Vec<OutboxEvent>, claim: &Claim<'_>) -> Encoded {
+        let mut encoded = Encoded::default();
+        for event in events {
+            let mut span = self.ctx.traces.publication(&event);
+            span.set_event_id(&event.id);
+            span.set("lobbyd.room.token", &event.token);
+            span.set("lobbyd.attempt", &event.attempt);
+            match cloudevents::outgoing(&event, span.context()) {
+                Ok(message) => {
+                    encoded.events.push(event);
+                    encoded.messages.push(message);
+                    encoded.spans.push(span);
+                }
+                Err(error) => {
+                    count("unreadable", &mut span);
+                    if self.is_news(&event.id) {
+                        tracing::error!(event.id = %event.id, %error, "outbox event is not valid JSON");
+                    }
+                    claim.release(vec![event.id], LONGEST_DELAY).await;
+                }
+            }
+        }
+        encoded
+    }
+
+    /// Stores publisher confirms. A set that the database refuses is halved down to the event that
+    /// is refused.
+    async fn mark(&self, confirmed: Vec<EventId>) -> Marked {
+        let mut refused = Vec::new();
+        let mut sets = vec![confirmed];
+        while let Some(mut set) = sets.pop() {
+            if set.is_empty() {
+                continue;
+            }
+            match self.ctx.database.mark_published(&set, self.ctx.clock.now()).await {
+                Ok(()) => self.forget(&set),
+                Err(error @ (StoreError::Unavailable(_) | StoreError::CommitUnanswered(_))) => {
+                    let error = logging::causes(&error);
+                    tracing::debug!(error, "publisher confirms could not be stored yet");
+                    sets.push(set);
+                    return Marked { unmarked: sets.concat(), refused };
+                }
+                Err(_refused) if set.len() > 1 => {
+                    let second = set.split_off(set.len() / 2);
+                    sets.extend([second, set]);
+                }
+                Err(error) => {
+                    for id in set {
+                        self.report_unmarked(&id, &error);
+                        refused.push(id);
+                    }
+                }
+            }
+        }
+        Marked { unmarked: Vec::new(), refused }
+    }
+
+    fn report_confirmed(&self, event: &OutboxEvent, now: DateTime<Utc>) {
+        if self.reported.lock().contains(&event.id) {
+            return;
+        }
+        let lag = event.due_at.map(|due_at| (now - due_at).as_seconds_f64());
+        if let Some(lag) = lag {
+            metrics::histogram!(crate::metrics::LAG).record(lag);
+        }
+        tracing::info!(
+            room.token = %event.token,
+            event.id = %event.id,
+            attempt = event.attempt,
+            lag_seconds = lag,
+            "event published"
+        );
+    }
+
+    fn report_unmarked(&self, id: &EventId, error: &StoreError) {
+        let message = "publisher confirm could not be stored, event will be published again";
+        let problem = logging::causes(error);
+        if self.is_news(id) && error.is_refusal() {
+            tracing::warn!(event.id = %id, error = problem, "{message}");
+        } else {
+            tracing::debug!(event.id = %id, error = problem, "{message}");
+        }
+    }
+
+    /// Whether the trouble with this event was not logged yet.
+    fn is_news(&self, id: &EventId) -> bool {
+        let mut reported = self.reported.lock();
+        reported.len() < MAX_REPORTED && reported.insert(id.clone())
+    }
+
+    fn forget(&self, ids: &[EventId]) {
+        let mut reported = self.reported.lock();
+        if !reported.is_empty() {
+            reported.retain(|id| !ids.contains(id));
+        }
+    }
+}
+
+/// The claim of a batch.
+struct Claim<'a> {
+    publications: &'a Publications,
+    until: DateTime<Utc>,
+}
+
+impl Claim<'_> {
+    /// Lets events be claimed again after `delay`, or before all others if it is negative. If that
+    /// fails, their claim ends by itself.
+    async fn release(&self, ids: Vec<EventId>, delay: TimeDelta) {
+        if ids.is_empty() {
+            return;
+        }
+        let ctx = &self.publications.ctx;
+        let available_at = ctx.clock.now() + delay;
+        if let Err(error) = ctx.database.release(&ids, self.until, available_at).await {
+            let error = logging::causes(&error);
+            tracing::debug!(error, "claim could not be released, it will expire");
+        }
+    }
+
+    /// Lets each event be claimed again after a delay that grows with its attempts.
+    async fn delay(&self, ids: Vec<EventId>, attempts: &BTreeMap<EventId, u32>) {
+        let mut delays: BTreeMap<TimeDelta, Vec<EventId>> = BTreeMap::new();
+        for id in ids {
+            let attempt = attempts.get(&id).copied().unwrap_or(1);
+            delays.entry(refusal_delay(attempt)).or_default().push(id);
+        }
+        for (delay, ids) in delays {
+            self.release(ids, delay).await;
+        }
+    }
+}
+
+/// The delay before an event is published again: one second, doubling.
+fn refusal_delay(attempt: u32) -> TimeDelta {
+    let seconds = 2_i64.checked_pow(attempt.saturating_sub(1)).unwrap_or(i64::MAX);
+    LONGEST_DELAY.min(TimeDelta::try_seconds(seconds).unwrap_or(LONGEST_DELAY))
+}
+
+fn ids(events: &[OutboxEvent]) -> Vec<EventId> {
+    events.iter().map(|event| event.id.clone()).collect()
+}
+
+fn count(outcome: &'static str, span: &mut Span) {
+    metrics::counter!(crate::metrics::PUBLISHED, "outcome" => outcome).increment(1);
+    span.set("lobbyd.outcome", &outcome);
+}

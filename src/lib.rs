@@ -17,19 +17,44 @@
 //!
 //! # One lobby change, from delivery to announcement
 //!
-//! 1. The [`Bus`](bus::Bus) delivers a message. [`bus::cloudevents`] parses it into a
-//!    [`IncomingChange`](domain::IncomingChange), or says why it is malformed.
-//! 2. [`Timers::apply`](store::Timers::apply) locks the room, calls
-//!    [`decide_lobby_change`](domain::decide_lobby_change), writes the new lobby with its chat
-//!    message and the event about it, and commits. Then the consumer wakes the timer task and the
-//!    relay, and acknowledges the delivery. A
-//!    stale event is acknowledged without effect, an event of an unknown room is repeated for
-//!    `unknown_room_grace`, and one that can never be applied becomes a dead letter.
-//! 3. When the timer is due, [`Timers::fire_due`](store::Timers::fire_due) locks the room, resets
-//!    it, adds a chat message, and writes the event with its id and version to the outbox, claimed
-//!    for this process. The timer task passes it to the relay through the queue in [`relay`].
-//! 4. The relay publishes the event, waits for the publisher confirm, and marks the event as
-//!    published. If the process dies before that, the claim expires and another relay publishes it.
+//! 1. The [`Bus`](bus::Bus) delivers messages: those that are there, up to the prefetch.
+//!    [`bus::cloudevents`] parses each into an [`IncomingChange`](domain::IncomingChange), or says
+//!    why it is malformed, which becomes the reason of a dead letter.
+//! 2. [`Timers::apply`](store::Timers::apply) applies the set in one transaction. It locks the
+//!    rooms without waiting, calls [`decide_lobby_change`](domain::decide_lobby_change) for each
+//!    change in order, writes the lobbies with their chat messages and the events about them, and
+//!    commits. Then the consumer wakes the timer task and the relay, and acknowledges the
+//!    deliveries. An event whose room is locked waits in a lane of its room; one whose room does
+//!    not exist waits in the retry queue of the broker, for `unknown_room_grace`. Neither holds up
+//!    another event.
+//! 3. When the timer is due, [`Timers::fire_due`](store::Timers::fire_due) locks the due rooms that
+//!    come next, resets them, adds chat messages, and writes the events with their ids and versions
+//!    to the outbox, claimed for this process. The timer task passes them to the relay through the
+//!    queue in [`relay`], and goes on behind the last room of the batch, until nothing is due.
+//! 4. The relay publishes the events, waits for the publisher confirms, and marks the events as
+//!    published; several batches are under way at a time. If the process dies before that, the
+//!    claim expires and another relay publishes them.
+//!
+//! # A fault in one of these steps
+//!
+//! A batch that the database refuses, or that takes too long, is halved until the one item is found
+//! that is to blame. That item waits by itself and is tried again at a growing interval, is
+//! counted, and has an alert; a refused event becomes a dead letter. Everything else goes on.
+//!
+//! | fault | what waits | where it shows |
+//! | --- | --- | --- |
+//! | a due room that the database does not reset | this room | `lobbyd_timers_refused` |
+//! | a due room that is locked | this room, for its lock | part `timers` of `/readyz` |
+//! | an event that cannot be applied | nothing: dead letter | `lobbyd_events_received_total` |
+//! | an event whose room is locked | the events of this room | `lobbyd_deliveries_aside` |
+//! | a message that lapin cannot parse | the queue, until it is removed | part `consumer` |
+//! | an event that no queue takes | the events that were returned | `lobbyd_outbox_refused` |
+//! | a confirm that cannot be stored | this event, for its claim | `lobbyd_outbox_refused` |
+//! | a database that answers no commit | all writes | part `database` |
+//!
+//! Each task reports the age of its oldest item that is not done to [`health`], from the database
+//! or the broker, not from the result of its last call. `/readyz` is red while one is older than
+//! `ops.overdue_after`.
 //!
 //! # One PUT lobby, from request to response
 //!
@@ -73,7 +98,10 @@
 //! - **P6 Nothing is lost.** An event is acknowledged after its effect is durable, and the room's
 //!   row is the schedule.
 //! - **P7 Outages delay work and lose none.**
-//! - **P8 Cost follows what is due**, not what is pending.
+//! - **P8 Cost follows what is due**, not what is pending, nor what can never fire.
+//! - **P9 A fault stops only itself.** What the database, the broker or a destination refuses
+//!   delays nothing else.
+//! - **P10 Never green while down.** Health and metrics follow from the work that is not done.
 //!
 //! # Code map
 //!
@@ -106,7 +134,10 @@
 //! - An acknowledgement follows a commit; the mark as published follows a confirm.
 //! - Every wait is bounded, except waiting for work and for a lost peer to come back.
 //! - A connection that did not answer in time is closed, never reused, unless the broker has
-//!   blocked it.
+//!   blocked it. A connection with an unanswered commit is kept until a commit is answered, because
+//!   the server would keep it too.
+//! - Every batch can be taken apart, and no loop waits for a lock, a confirm or a single item while
+//!   it could do other work.
 //! - Timers are not held in memory.
 //! - Commands, chat and calls are authorised against the database. The cache answers polls, wakes
 //!   waiting requests, and refuses a room early that the caller cannot see.
@@ -129,6 +160,19 @@
 //! **Why does lobbyd announce a change that came in as an event?** So that a consumer can rely on
 //! `room.updated` alone, and so that the caches of all API processes are kept current by one kind
 //! of event, which lobbyd alone publishes.
+//!
+//! **Why does a consumer begin with one delivery at a time?** A message that its AMQP library
+//! cannot parse ends the connection, or the process, before lobbyd sees it. The broker counts that
+//! as a delivery of every message that was unacknowledged, and after some deliveries it removes
+//! them. With one delivery at a time, only the culprit is counted.
+//!
+//! **Why do API processes listen to an exchange of their own?** Anybody who may publish lobby
+//! changes could otherwise send a message that ends every API process. Only lobbyd publishes to
+//! `events.updates_exchange`, which is bound to the exchange of the subscribers.
+//!
+//! **Why do unknown rooms wait at the broker?** An event may overtake the commit that creates its
+//! room. Waiting deliveries count against the prefetch, so many of them would stop the consumer.
+//! The retry queue returns them after a second, with the time of their first receipt.
 //!
 //! **Why does every announced change of a room take a version, not only a change of the lobby?**
 //! Processes use it to tell whether an update is newer than their cache, in any order of arrival.

@@ -76,6 +76,11 @@ impl StoreError {
         }
     }
 
+    /// Whether another transaction was in the way.
+    pub fn is_contention(&self) -> bool {
+        matches!(self, Self::Contended(_))
+    }
+
     /// Whether the statement was refused because a row with this key exists.
     pub(super) fn is_unique_violation(&self) -> bool {
         matches!(self, Self::Rejected(error) if error

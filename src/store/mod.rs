@@ -2,8 +2,8 @@
 //!
 //! Every method of the traits is a whole use case in one transaction: it happens completely or not
 //! at all, and may be repeated after an error. A future that is dropped midway leaves nothing
-//! behind but a closed connection. The rules come from `domain`; this module does not retry, has
-//! no loops, and publishes nothing. The tasks, the rooms and the command line use it.
+//! behind but a closed connection. The rules come from `domain`; this module publishes
+//! nothing, and retries only what another transaction was in the way of while a person waits. The tasks, the rooms and the command line use it.
 //!
 //! One flow for all databases: `statements` has the texts, `dialect` hides sqlx's types, `tables`
 //! reads and writes a table at a time, and above them there is a file per trait.
@@ -13,6 +13,7 @@ mod changes;
 mod commands;
 mod commits;
 mod connection;
+mod contention;
 mod dialect;
 mod error;
 mod migration;

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::connection::Connection;
+use super::contention::retry_contended;
 use super::dialect::{Columns, Dialect, values};
 use super::error::{CommandError, Result};
 use super::pool::SqlStore;
@@ -25,18 +26,7 @@ impl<D: Dialect> Rooms for SqlStore<D> {
         new: &NewRoom,
         now: DateTime<Utc>,
     ) -> Result<Option<Created>> {
-        let mut transaction = self.begin().await?;
-        match transaction.insert_room(token, new, Version::of(now)).await {
-            Ok(()) => {}
-            Err(error) if error.is_unique_violation() => {
-                transaction.roll_back().await?;
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
-        }
-        let created = transaction.create(token, caller, new, now).await?;
-        transaction.commit().await?;
-        Ok(Some(created))
+        retry_contended(self.limit, || self.try_create(token, caller, new, now)).await
     }
 
     async fn change(
@@ -46,9 +36,7 @@ impl<D: Dialect> Rooms for SqlStore<D> {
         command: &Command,
         now: DateTime<Utc>,
     ) -> Result<Changed, CommandError> {
-        let mut transaction = self.begin().await?;
-        let outcome = transaction.execute_command(token, caller, command, now).await;
-        transaction.end(outcome).await
+        retry_contended(self.limit, || self.try_change(token, caller, command, now)).await
     }
 
     async fn room(&self, token: &RoomToken) -> Result<Option<Room>> {
@@ -145,6 +133,41 @@ struct ReadMark {
     attendee: AttendeeId,
     message: i64,
     comments: i64,
+}
+
+impl<D: Dialect> SqlStore<D> {
+    async fn try_create(
+        &self,
+        token: &RoomToken,
+        caller: &Caller,
+        new: &NewRoom,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Created>> {
+        let mut transaction = self.begin().await?;
+        match transaction.insert_room(token, new, Version::of(now)).await {
+            Ok(()) => {}
+            Err(error) if error.is_unique_violation() => {
+                transaction.roll_back().await?;
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        }
+        let created = transaction.create(token, caller, new, now).await?;
+        transaction.commit().await?;
+        Ok(Some(created))
+    }
+
+    async fn try_change(
+        &self,
+        token: &RoomToken,
+        caller: &Caller,
+        command: &Command,
+        now: DateTime<Utc>,
+    ) -> Result<Changed, CommandError> {
+        let mut transaction = self.begin().await?;
+        let outcome = transaction.execute_command(token, caller, command, now).await;
+        transaction.end(outcome).await
+    }
 }
 
 impl<D: Dialect> Connection<D> {

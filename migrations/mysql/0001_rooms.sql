@@ -20,14 +20,19 @@ CREATE TABLE IF NOT EXISTS lobbyd_rooms (
     -- The timer that last reset the room.
     lobby_timer_reached DATETIME,
     sip_enabled         SMALLINT NOT NULL DEFAULT 0,
+    -- The timer, if it can fire: that of a closed room that can have a lobby. MySQL has no partial
+    -- index, so this column is what the other databases have as the condition of an index.
+    lobby_due_at        DATETIME GENERATED ALWAYS AS (
+        CASE WHEN lobby_state = 1 AND type IN (2, 3) AND object_type IN
+                  ('', 'room', 'emails', 'event', 'extended_conversation', 'instant_meeting')
+        THEN lobby_timer END
+    ) STORED INVISIBLE,
     CONSTRAINT lobbyd_rooms_token_key UNIQUE (token),
     CONSTRAINT lobbyd_rooms_type_check CHECK (type BETWEEN 1 AND 6),
     CONSTRAINT lobbyd_rooms_lobby_state_check CHECK (lobby_state IN (0, 1)),
     CONSTRAINT lobbyd_rooms_lobby_timer_check CHECK (lobby_timer >= '1970-01-01 00:00:00'),
     CONSTRAINT lobbyd_rooms_sip_enabled_check CHECK (sip_enabled IN (0, 1, 2)),
-    -- For timers that are due. MySQL has no partial index, so it contains rooms without a timer
-    -- too; a search for due timers is a range that never reads them.
-    INDEX lobbyd_rooms_lobby_timer_idx (lobby_timer, id)
+    INDEX lobbyd_rooms_due_idx (lobby_due_at, id)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 -- Without a row here, a room has no password, no call and no chat messages. Times are Unix seconds,

@@ -26,9 +26,10 @@ CREATE TABLE lobbyd_rooms (
     CONSTRAINT lobbyd_rooms_sip_enabled_check CHECK (sip_enabled IN (0, 1, 2))
 );
 
--- For timers that are due: only the rooms that have one.
-CREATE INDEX lobbyd_rooms_lobby_timer_idx ON lobbyd_rooms (lobby_timer, id)
-    WHERE lobby_timer IS NOT NULL;
+-- The timers that can fire, and no others: those of closed rooms that can have a lobby.
+CREATE INDEX lobbyd_rooms_due_idx ON lobbyd_rooms (lobby_timer, id)
+    WHERE lobby_timer IS NOT NULL AND lobby_state = 1 AND type IN (2, 3) AND object_type IN
+          ('', 'room', 'emails', 'event', 'extended_conversation', 'instant_meeting');
 
 -- Without a row here, a room has no password, no call and no chat messages. Times are Unix seconds,
 -- as clients see them; 0 stands for none. There is no foreign key: lobbyd_rooms may be a view.

@@ -124,7 +124,7 @@ pub struct OutboxEvent {
     pub data: String,
     /// When the change was made, by the database's clock.
     pub created_at: DateTime<Utc>,
-    /// When the timer was due, for a reset: the lag counts from here.
+    /// When the timer was due, for a reset whose lag counts.
     pub due_at: Option<DateTime<Utc>>,
     /// How often the event was claimed for publication, including this time.
     pub attempt: u32,

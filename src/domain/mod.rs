@@ -38,6 +38,6 @@ pub use room::{
     InvalidToken, OBJECT_TYPES_WITH_LOBBY, Room, RoomId, RoomOverview, RoomToken, RoomType,
     RoomVersion, SipState, Version,
 };
-pub use timer::{DueTimer, Reset};
+pub use timer::{DueTimer, PendingTimer, TimerKey};
 pub use trace::TraceParent;
 pub use view::{ParticipantView, RoomView, ViewerCapabilities, participants_for};

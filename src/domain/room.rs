@@ -82,7 +82,7 @@ pub enum InvalidToken {
 }
 
 /// The key of a room's row. Only the store creates one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct RoomId(pub(crate) i64);
 
 impl RoomId {

@@ -63,7 +63,7 @@ impl<D: Dialect> Admin for SqlStore<D> {
 
     async fn try_url(&self, url: &str) -> Result<()> {
         let options = D::connect_options(url, self.limit)?;
-        probe::<D>(&options, self.limit, statements::rooms::NEXT_DUE).await
+        probe::<D>(&options, self.limit, statements::rooms::CHECK).await
     }
 
     fn use_url(&self, url: &str) -> Result<()> {

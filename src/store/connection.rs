@@ -205,10 +205,26 @@ impl<D: Dialect> Transaction<D> {
         Ok(())
     }
 
+    pub(super) async fn shorten_lock_waits(&mut self) -> Result<()> {
+        match D::SHORT_LOCK_WAITS {
+            Some(sql) => self.connection.control(sql).await,
+            None => Ok(()),
+        }
+    }
+
     pub(super) async fn roll_back(mut self) -> Result<()> {
         self.connection.control("ROLLBACK").await?;
         self.connection.release();
         Ok(())
+    }
+
+    /// Rolls back after an error. The connection is worth keeping if the database answered.
+    pub(super) async fn undo(self, error: &StoreError) {
+        if (error.is_refusal() || error.is_contention())
+            && let Err(error) = self.roll_back().await
+        {
+            tracing::debug!(%error, "connection closed, its transaction could not be rolled back");
+        }
     }
 
     /// Commits the work of a command, or rolls back a refused one.

@@ -39,8 +39,8 @@ use self::pool::SqlStore;
 use crate::domain::commands::{Command, NewRoom, Resource};
 use crate::domain::{
     Actor, Applied, Attendee, AttendeeId, Caller, ChatMessage, EventId, IncomingChange,
-    MessageQuery, OutboxEvent, Room, RoomId, RoomOverview, RoomToken, RoomUpdated, RoomVersion,
-    User,
+    MessageQuery, OutboxEvent, PendingTimer, Room, RoomId, RoomOverview, RoomToken, RoomUpdated,
+    RoomVersion, TimerKey, User,
 };
 
 /// What to do about a due room that another transaction has locked: of another worker, or of a
@@ -49,23 +49,54 @@ use crate::domain::{
 pub enum LockPolicy {
     /// Leave it out: it is soon free, and others are due as well.
     SkipLocked,
-    /// Wait for it: it was skipped several times.
+    /// Wait for it, about a second: it was skipped several times.
     Wait,
+}
+
+/// Which of the due timers to fire, in their order.
+#[derive(Debug, Clone, Copy)]
+pub struct DueBatch<'a> {
+    /// Only those after this one.
+    pub after: Option<TimerKey>,
+    /// Timers to leave out.
+    pub except: &'a [TimerKey],
+    pub limit: u32,
+    pub locked: LockPolicy,
+}
+
+impl DueBatch<'_> {
+    /// The longest overdue ones, except those of locked rooms.
+    pub fn first(limit: u32) -> Self {
+        Self { after: None, except: &[], limit, locked: LockPolicy::SkipLocked }
+    }
 }
 
 #[derive(Debug, Default)]
 pub struct Fired {
     /// The event of each room that was reset.
     pub events: Vec<OutboxEvent>,
-    /// Rooms that were open already and only lost their timer.
-    pub cleared_timers: usize,
+    /// The last timer that fired.
+    pub last: Option<TimerKey>,
 }
 
 impl Fired {
     /// Whether fewer rooms were due than the batch could take, so that it was the last one.
     pub fn is_short_of(&self, limit: u32) -> bool {
-        u64::try_from(self.events.len() + self.cleared_timers)
-            .is_ok_and(|count| count < u64::from(limit))
+        u64::try_from(self.events.len()).is_ok_and(|count| count < u64::from(limit))
+    }
+}
+
+/// Due timers that did not fire. Nothing has happened to their rooms.
+#[derive(Debug)]
+pub struct NotFired {
+    /// The timers of the batch; none if it is not to blame.
+    pub due: Vec<PendingTimer>,
+    pub error: StoreError,
+}
+
+impl From<StoreError> for NotFired {
+    fn from(error: StoreError) -> Self {
+        Self { due: Vec::new(), error }
     }
 }
 
@@ -135,21 +166,28 @@ pub trait Timers: Send + Sync + 'static {
     /// no more than one, so none has to be left out. After an error nothing has changed.
     async fn apply(&self, changes: &[IncomingChange], now: DateTime<Utc>) -> Result<Vec<Applied>>;
 
-    /// Resets the rooms whose timer is due at `now`, at most `limit`, the longest overdue first,
-    /// and stores their events.
+    /// Resets the closed rooms whose timer is due at `now`, the longest overdue first, and stores
+    /// their events.
     ///
     /// With `claimed_until` the events are claimed for the caller, who then publishes them.
     async fn fire_due(
         &self,
         now: DateTime<Utc>,
-        limit: u32,
-        locked: LockPolicy,
+        batch: DueBatch<'_>,
         claimed_until: Option<DateTime<Utc>>,
-    ) -> Result<Fired>;
+    ) -> Result<Fired, NotFired>;
 
-    /// The time of the first timer. It is in the past while another transaction has locked the
-    /// room.
-    async fn next_due(&self) -> Result<Option<DateTime<Utc>>>;
+    /// The first timer after another one, without some, whether it is due or not and whether its
+    /// room is locked or not.
+    async fn next_due(
+        &self,
+        after: Option<TimerKey>,
+        except: &[TimerKey],
+    ) -> Result<Option<PendingTimer>>;
+
+    /// Removes timers of open rooms, which never fire, at most `limit`. Returns their number.
+    /// Rooms that are locked keep theirs.
+    async fn clear_timers_of_open_rooms(&self, limit: u32) -> Result<u64>;
 }
 
 /// Events that wait for their publication.

@@ -9,8 +9,8 @@ use super::dialect::Columns;
 use super::error::{Result, StoreError};
 use crate::domain::{
     Actor, ActorKind, Attendee, AttendeeId, Call, CallFlags, Content, DueTimer, EventId, Lobby,
-    LobbyState, Message, OutboxEvent, ParticipantType, Permissions, Presence, Reason, Room, RoomId,
-    RoomToken, RoomType, RoomVersion, SipState, Version,
+    LobbyState, Message, OutboxEvent, ParticipantType, PendingTimer, Permissions, Presence, Reason,
+    Room, RoomId, RoomToken, RoomType, RoomVersion, SipState, TimerKey, Version,
 };
 
 pub(super) fn room(row: &impl Columns) -> Result<Room> {
@@ -46,16 +46,24 @@ pub(super) fn room_version(row: &impl Columns) -> Result<RoomVersion> {
     })
 }
 
+/// Also of a row whose token cannot be read.
+pub(super) fn pending_timer(row: &impl Columns) -> Result<PendingTimer> {
+    let token = token(row).unwrap_or_else(|_unreadable| RoomToken::stored(String::new()));
+    Ok(PendingTimer { key: timer_key(row)?, token })
+}
+
 pub(super) fn due_timer(row: &impl Columns) -> Result<DueTimer> {
     Ok(DueTimer {
-        room: RoomId(row.int("id")?),
+        key: timer_key(row)?,
         token: token(row)?,
         room_type: RoomType::from(row.int("room_type")?),
-        lobby_state: lobby_state(row)?,
-        due_at: time_from_seconds(row.int("due_at")?)?,
         version: version(row)?,
         sip: SipState::from(row.int("sip_enabled")?),
     })
+}
+
+fn timer_key(row: &impl Columns) -> Result<TimerKey> {
+    Ok(TimerKey { due_at: time_from_seconds(row.int("due_at")?)?, room: RoomId(row.int("id")?) })
 }
 
 pub(super) fn attendee(row: &impl Columns) -> Result<Attendee> {
@@ -140,6 +148,22 @@ pub(super) fn time_from_millis(milliseconds: i64) -> Result<DateTime<Utc>> {
 /// table.
 pub(super) fn to_json(values: &(impl Serialize + ?Sized)) -> String {
     serde_json::to_string(values).expect("plain values can be written as JSON")
+}
+
+/// Before the key of every timer: the first second of the year 1.
+const START: i64 = -62_135_596_800;
+
+/// The values of a key in the search for the timers after it.
+pub(super) fn key_values(after: Option<TimerKey>) -> [i64; 3] {
+    let (due_at, room) =
+        after.map_or((START, 0), |TimerKey { due_at, room }| (due_at.timestamp(), room.number()));
+    [due_at, due_at, room]
+}
+
+/// The value of timers that a search leaves out.
+pub(super) fn exceptions(timers: &[TimerKey]) -> String {
+    let pairs: Vec<_> = timers.iter().map(|timer| (timer.room, timer.due_at.timestamp())).collect();
+    to_json(&pairs)
 }
 
 fn actor_kind(name: &str) -> Result<ActorKind> {

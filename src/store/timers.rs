@@ -8,13 +8,13 @@ use super::connection::Transaction;
 use super::dialect::{Columns, Dialect, values};
 use super::error::Result;
 use super::pool::SqlStore;
-use super::rows::time_from_seconds;
-use super::statements::rooms;
+use super::rows::to_json;
+use super::statements::rooms as statements;
 use super::tables::outbox::new_event;
-use super::{Fired, LockPolicy, Timers};
+use super::{DueBatch, Fired, NotFired, Timers, rows};
 use crate::domain::commands::lobby_changes;
 use crate::domain::{
-    Applied, Decision, DueTimer, IncomingChange, OutboxEvent, ROOM_UPDATED, Reset,
+    Applied, Decision, DueTimer, IncomingChange, OutboxEvent, PendingTimer, ROOM_UPDATED, TimerKey,
     decide_lobby_change,
 };
 
@@ -33,24 +33,60 @@ impl<D: Dialect> Timers for SqlStore<D> {
     async fn fire_due(
         &self,
         now: DateTime<Utc>,
-        limit: u32,
-        locked: LockPolicy,
+        batch: DueBatch<'_>,
         claimed_until: Option<DateTime<Utc>>,
-    ) -> Result<Fired> {
+    ) -> Result<Fired, NotFired> {
         let mut transaction = self.begin().await?;
-        let due = transaction.lock_due(now, limit, locked).await?;
-        let fired = if due.is_empty() {
-            Fired::default()
-        } else {
-            transaction.fire(&due, now, claimed_until).await?
+        let rows = transaction.lock_due(now, batch).await?;
+        if rows.is_empty() {
+            // A commit means that something was written.
+            transaction.roll_back().await?;
+            return Ok(Fired::default());
+        }
+        let (pending, due): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+        let events = match transaction.fire(due, now, claimed_until).await {
+            Ok(events) => events,
+            Err(error) => {
+                transaction.undo(&error).await;
+                return Err(NotFired { due: pending, error });
+            }
         };
-        transaction.commit().await?;
-        Ok(fired)
+        let last = pending.last().map(|timer| timer.key);
+        match transaction.commit().await {
+            Ok(()) => Ok(Fired { events, last }),
+            // A constraint can be checked at the commit, and Galera finds its conflicts then.
+            Err(error) if error.is_refusal() || error.is_contention() => {
+                Err(NotFired { due: pending, error })
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
-    async fn next_due(&self) -> Result<Option<DateTime<Utc>>> {
-        let due_at = |row: &D::Row| time_from_seconds(row.int("due_at")?);
-        Ok(self.fetch_all(rooms::NEXT_DUE, values![], due_at).await?.pop())
+    async fn next_due(
+        &self,
+        after: Option<TimerKey>,
+        except: &[TimerKey],
+    ) -> Result<Option<PendingTimer>> {
+        let [from, again, room] = rows::key_values(after);
+        let except = rows::exceptions(except);
+        let values = values![from, again, room, &except];
+        Ok(self.fetch_all(statements::NEXT_DUE, values, rows::pending_timer).await?.pop())
+    }
+
+    async fn clear_timers_of_open_rooms(&self, limit: u32) -> Result<u64> {
+        let id = |row: &D::Row| row.int("id");
+        // Without locks first: the search may read all rooms.
+        let open = self.fetch_all(statements::OPEN_WITH_TIMER, values![limit], id).await?;
+        if open.is_empty() {
+            return Ok(0);
+        }
+        let mut transaction = self.begin().await?;
+        let locked =
+            transaction.fetch_all(statements::LOCK_OPEN, values![&to_json(&open)], id).await?;
+        let cleared =
+            transaction.execute(statements::CLEAR_TIMERS, values![&to_json(&locked)]).await?;
+        transaction.commit().await?;
+        Ok(cleared)
     }
 }
 
@@ -71,29 +107,24 @@ impl<D: Dialect> Transaction<D> {
         }
     }
 
-    /// Resets rooms that are locked, and stores an event for each that was closed.
+    /// Resets rooms that are locked, and stores an event for each.
     async fn fire(
         &mut self,
-        due: &[DueTimer],
+        due: Vec<Result<DueTimer>>,
         now: DateTime<Utc>,
         claimed_until: Option<DateTime<Utc>>,
-    ) -> Result<Fired> {
-        let resets: Vec<(&DueTimer, Reset)> =
-            due.iter().map(|timer| (timer, timer.reset(now))).collect();
-        self.reset_rooms(&resets).await?;
-
+    ) -> Result<Vec<OutboxEvent>> {
+        let due = due.into_iter().collect::<Result<Vec<DueTimer>>>()?;
+        self.reset_rooms(&due).await?;
+        self.insert_reset_messages(due.iter().map(|timer| timer.key.room), now).await?;
         let attempt = u32::from(claimed_until.is_some());
-        let event = |(timer, reset): &(&DueTimer, Reset)| {
-            let announcement = reset.announcement.as_ref()?;
-            let event = new_event(ROOM_UPDATED, &timer.token, announcement, now);
-            Some(OutboxEvent { due_at: Some(timer.due_at), attempt, ..event })
+        let event = |timer: &DueTimer| OutboxEvent {
+            due_at: timer.lag_counts().then_some(timer.key.due_at),
+            attempt,
+            ..new_event(ROOM_UPDATED, &timer.token, &timer.announcement(now), now)
         };
-        let events: Vec<OutboxEvent> = resets.iter().filter_map(event).collect();
-        if !events.is_empty() {
-            let announced = resets.iter().filter(|(_timer, reset)| reset.announcement.is_some());
-            self.insert_reset_messages(announced.map(|(timer, _reset)| timer.room), now).await?;
-            self.insert_events(&events, claimed_until.unwrap_or(now)).await?;
-        }
-        Ok(Fired { cleared_timers: due.len() - events.len(), events })
+        let events: Vec<OutboxEvent> = due.iter().map(event).collect();
+        self.insert_events(&events, claimed_until.unwrap_or(now)).await?;
+        Ok(events)
     }
 }

@@ -150,6 +150,7 @@ impl Housekeeping {
         let (published, created) = (now - self.retention.history, now - self.retention.dead_after);
         let history = in_batches(|| database.prune_published(published, PRUNE_BATCH)).await?;
         let dead = in_batches(|| database.prune_dead(created, PRUNE_BATCH)).await?;
+        let open = in_batches(|| database.clear_timers_of_open_rooms(PRUNE_BATCH)).await?;
         metrics::counter!(crate::metrics::PRUNED, "kind" => "history").increment(history);
         metrics::counter!(crate::metrics::PRUNED, "kind" => "dead").increment(dead);
         if history > 0 {
@@ -157,6 +158,9 @@ impl Housekeeping {
         }
         if dead > 0 {
             tracing::warn!(rows = dead, "unconfirmed events discarded");
+        }
+        if open > 0 {
+            tracing::info!(rooms = open, "timers of open rooms removed");
         }
         Ok(())
     }

@@ -47,6 +47,7 @@ mod http_server;
 mod lifecycle;
 mod migrations;
 mod outage;
+mod poison;
 mod polling;
 mod race;
 mod reload;

@@ -1,21 +1,28 @@
 //! Races: several workers, many timers, and lobby changes at the same time.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use lobbyd::{
     domain::Applied,
-    store::{Database as Stored, LockPolicy, StoreError},
+    store::{Database as Stored, DueBatch, StoreError},
 };
-use tokio::{sync::Barrier, task::JoinSet};
+use sqlx::{Connection, Executor, PgConnection};
+use tokio::{
+    sync::Barrier,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     amqp::Published,
+    app::TestApp,
     cluster::TestCluster,
     daemon::Daemon,
     database::{Database, Kind},
-    fixtures::{change, closed_until},
+    eventually,
+    fixtures::{StoreFixture, at, change, close_until, closed_until},
 };
 
 on_every_database! { std::future::ready:
@@ -91,9 +98,7 @@ async fn a_lobby_change_races_with_the_reset(kind: Kind) {
     // In both orders the new timer is set.
     assert_eq!(database.closed_rooms().await, i64::from(ROOMS));
     let now = store.now().await.unwrap();
-    assert!(
-        store.fire_due(now, 1000, LockPolicy::SkipLocked, None).await.unwrap().events.is_empty()
-    );
+    assert!(store.fire_due(now, DueBatch::first(1000), None).await.unwrap().events.is_empty());
 }
 
 /// Fires few timers per transaction, so that changes are committed in between, until all rooms were
@@ -108,7 +113,7 @@ async fn fire_all(
     let now = store.now().await.unwrap();
     let mut succeeded = 0;
     while !moved_all.is_cancelled() {
-        succeeded += u32::from(store.fire_due(now, 5, LockPolicy::SkipLocked, None).await.is_ok());
+        succeeded += u32::from(store.fire_due(now, DueBatch::first(5), None).await.is_ok());
     }
     succeeded
 }
@@ -141,22 +146,131 @@ async fn move_all(
     moved
 }
 
-/// The transaction of another program stays open for longer than the database timeout.
+/// The transactions of other programs stay open for longer than the database timeout. They delay
+/// neither rooms that are free nor a room that is locked again and again for a moment.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_locked_room_does_not_delay_other_rooms() {
+async fn locked_rooms_delay_no_other_room() {
     let mut cluster = TestCluster::new(Kind::Postgres).await;
-    cluster.set("DATABASE__TIMEOUT", "1s");
+    cluster.set("DATABASE__TIMEOUT", "2s");
     let client = cluster.client().await;
-    cluster.database.store().await;
-    cluster.database.insert_rooms("held", 1, cluster.database.now().await).await;
-    let holder = Database::hold_room(&cluster.database.url, "held1").await;
+    let database = &cluster.database;
+    database.store().await;
+    for prefix in ["held", "idle", "busy"] {
+        database.insert_rooms(prefix, 1, database.now().await).await;
+    }
+    let holders = [
+        Database::hold_room(&database.url, "held1").await,
+        Database::hold_room(&database.url, "idle1").await,
+    ];
+    let mut guests = JoinSet::new();
+    for _ in 0..4 {
+        guests.spawn(lock_often(database.url.clone(), "busy1"));
+    }
     let worker = cluster.worker().await;
-    worker.logs("locked due room could not be reset").await;
-    cluster.database.insert_rooms("free", 10, cluster.database.now().await).await;
-    client.take_ids(&cluster.updates, 10).await;
-    assert_eq!(cluster.database.closed_rooms().await, 1);
-    drop(holder);
-    cluster.database.all_open().await;
+    database.lobby_becomes("busy1", 0).await;
+    guests.shutdown().await;
+    database.insert_rooms("free", 10, database.now().await).await;
+    client.take_ids(&cluster.updates, 11).await;
+    assert_eq!(database.closed_rooms().await, 2);
+    worker.logs("due room is locked room.token=held1").await;
+    drop(holders);
+    database.all_open().await;
+}
+
+/// Locks a room for some milliseconds, and again at once, as joining guests do.
+async fn lock_often(url: String, room: &'static str) {
+    loop {
+        let holder = Database::hold_room(&url, room).await;
+        sleep(Duration::from_millis(30)).await;
+        drop(holder);
+    }
+}
+
+/// A room that stays locked costs some statements a second, not fifty.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_room_costs_few_transactions() {
+    let cluster = TestCluster::new(Kind::Postgres).await;
+    let database = &cluster.database;
+    database.store().await;
+    database.insert_rooms("held", 1, database.now().await).await;
+    let _holder = Database::hold_room(&database.url, "held1").await;
+    let _worker = cluster.worker().await;
+    eventually("the worker to wait for the lock", || async {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        (database.number(waiting).await > 0).then_some(())
+    })
+    .await;
+    let transactions = "SELECT xact_commit + xact_rollback FROM pg_stat_database
+                        WHERE datname = current_database()";
+    let (begin, before) = (Instant::now(), database.number(transactions).await);
+    sleep(Duration::from_secs(4)).await;
+    let number = database.number(transactions).await - before;
+    let per_second = f64::from(i32::try_from(number).unwrap()) / begin.elapsed().as_secs_f64();
+    println!("{per_second} transactions a second");
+    assert!(per_second < 30.0, "{per_second} transactions a second");
+}
+
+/// Only the key of the room is locked by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_insert_with_a_foreign_key_does_not_keep_a_room_closed() {
+    let cluster = TestCluster::new(Kind::Postgres).await;
+    let database = &cluster.database;
+    database.store().await;
+    database.execute("CREATE TABLE slides (room BIGINT REFERENCES lobbyd_rooms (id))").await;
+    database.insert_rooms("room", 1, database.now().await).await;
+    let mut other = <PgConnection as Connection>::connect(&database.url).await.unwrap();
+    other.execute("BEGIN; INSERT INTO slides SELECT id FROM lobbyd_rooms").await.unwrap();
+    let _worker = cluster.worker().await;
+    database.all_open().await;
+    drop(other);
+}
+
+/// The defaults of a server must not make requests fail that run at the same time.
+#[tokio::test(flavor = "multi_thread")]
+async fn guests_join_at_once_whatever_the_isolation_level_of_the_server() {
+    let mut app = TestApp::new(Kind::Postgres).await;
+    let name = app.database.texts("SELECT current_database()::text").await.remove(0);
+    let set = format!("ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'");
+    app.database.execute(&set).await;
+    app.restart().await;
+    let alice = app.user("alice").await;
+    let room = alice.room(3).await;
+    let mut joining = JoinSet::new();
+    for _ in 0..16 {
+        let (guest, room) = (app.api.guest(), room.clone());
+        joining.spawn(async move { guest.join(&room).await });
+    }
+    assert_eq!(joining.join_all().await.len(), 16);
+}
+
+/// Galera finds conflicts at the commit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_repeated_when_its_commit_meets_a_conflict() {
+    let fixture = StoreFixture::new(Kind::Postgres).await;
+    fixture.create_room("a").await;
+    fixture.database.execute("CREATE SEQUENCE attempts").await;
+    fixture
+        .database
+        .execute(
+            "CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF nextval('attempts') = 1 THEN
+                     RAISE EXCEPTION 'conflict' USING ERRCODE = 'serialization_failure';
+                 END IF;
+                 RETURN NULL; END $$",
+        )
+        .await;
+    fixture
+        .database
+        .execute(
+            "CREATE CONSTRAINT TRIGGER conflict AFTER UPDATE ON lobbyd_rooms
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION conflict()",
+        )
+        .await;
+    let changed = fixture.change("a", "alice", close_until(50)).await;
+    assert!(changed.update.is_some());
+    assert_eq!(fixture.lobby("a").await, closed_until(Some(at(50))));
+    assert_eq!(fixture.database.number("SELECT last_value FROM attempts").await, 2);
 }
 
 async fn three_workers_start_on_an_empty_database_at_once(kind: Kind) {

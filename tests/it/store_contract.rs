@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta};
 use lobbyd::{
     domain::{Applied, EventId, Lobby, RoomType, commands::NewRoom},
-    store::{Backlog, LockPolicy, StoreError},
+    store::{Backlog, DueBatch, NotFired, StoreError},
 };
 
 use crate::support::{
@@ -26,7 +26,10 @@ on_every_database! { crate::support::fixtures::StoreFixture::new:
     a_timer_never_fires_early,
     a_superseded_timer_never_fires,
     a_row_written_by_another_program_is_a_timer,
-    the_timer_of_an_open_room_is_only_cleared,
+    the_timer_of_an_open_room_never_fires_and_is_cleared,
+    timers_are_searched_by_their_key,
+    a_timer_that_was_set_late_has_no_lag,
+    a_batch_that_is_refused_is_named,
     a_timer_of_a_room_without_lobby_support_never_fires,
     a_batch_fires_the_longest_overdue_timers_first,
     tokens_are_case_sensitive,
@@ -132,8 +135,8 @@ async fn a_due_timer_fires_once(fixture: StoreFixture) {
     fixture.database.insert_room("a").await;
     fixture.apply(&change("a", closed_until(Some(at(10))), 7)).await;
     let now = at(10) + TimeDelta::milliseconds(3);
-    let fired = fixture.store.fire_due(now, 100, LockPolicy::SkipLocked, None).await.unwrap();
-    assert_eq!((fired.events.len(), fired.cleared_timers), (1, 0));
+    let fired = fixture.store.fire_due(now, DueBatch::first(100), None).await.unwrap();
+    assert_eq!(fired.events.len(), 1);
     let event = &fired.events[0];
     let data: serde_json::Value = serde_json::from_str(&event.data).unwrap();
     let expected = serde_json::json!({
@@ -193,21 +196,87 @@ async fn a_superseded_timer_never_fires(fixture: StoreFixture) {
 
 async fn a_row_written_by_another_program_is_a_timer(fixture: StoreFixture) {
     fixture.database.insert_rooms("room", 3, at(5).timestamp()).await;
-    assert_eq!(fixture.store.next_due().await.unwrap(), Some(at(5)));
+    assert_eq!(
+        fixture.store.next_due(None, &[]).await.unwrap().map(|timer| timer.key.due_at),
+        Some(at(5))
+    );
     assert!(fixture.fire(at(4)).await.is_empty());
     let mut fired = fixture.fire(at(5)).await;
     fired.sort();
     assert_eq!(fired, ["room1", "room2", "room3"]);
 }
 
-async fn the_timer_of_an_open_room_is_only_cleared(fixture: StoreFixture) {
-    fixture.database.insert_rooms("a", 1, at(5).timestamp()).await;
+async fn the_timer_of_an_open_room_never_fires_and_is_cleared(fixture: StoreFixture) {
+    fixture.database.insert_rooms("a", 3, at(5).timestamp()).await;
     fixture.database.execute("UPDATE lobbyd_rooms SET lobby_state = 0, lobby_version = 9").await;
-    let fired = fixture.store.fire_due(at(5), 100, LockPolicy::SkipLocked, None).await.unwrap();
-    assert_eq!((fired.events.len(), fired.cleared_timers), (0, 1));
+    fixture.database.insert_rooms("closed", 1, at(50).timestamp()).await;
+    assert!(fixture.fire(at(5)).await.is_empty());
+    let first = fixture.store.next_due(None, &[]).await.unwrap().unwrap();
+    assert_eq!(first.token, token("closed1"));
+    for cleared in [2, 1, 0] {
+        assert_eq!(fixture.store.clear_timers_of_open_rooms(2).await.unwrap(), cleared);
+    }
     assert_eq!(fixture.lobby("a1").await, Lobby::OPEN);
     assert_eq!(fixture.version("a1").await, 9);
+    assert_eq!(fixture.lobby("closed1").await, closed_until(Some(at(50))));
     assert_eq!(fixture.database.unpublished().await, 0);
+}
+
+/// A search begins after a timer, and leaves out others.
+async fn timers_are_searched_by_their_key(fixture: StoreFixture) {
+    fixture.database.insert_rooms("early", 2, at(5).timestamp()).await;
+    fixture.database.insert_rooms("late", 2, at(9).timestamp()).await;
+    let mut keys = Vec::new();
+    let mut after = None;
+    while let Some(timer) = fixture.store.next_due(after, &[]).await.unwrap() {
+        after = Some(timer.key);
+        keys.push((timer.key, timer.token.to_string()));
+    }
+    let tokens: Vec<&str> = keys.iter().map(|(_key, token)| token.as_str()).collect();
+    assert_eq!(tokens, ["early1", "early2", "late1", "late2"]);
+
+    let except = [keys[1].0, keys[2].0];
+    let next = fixture.store.next_due(Some(keys[0].0), &except).await.unwrap().unwrap();
+    assert_eq!(next.key, keys[3].0);
+    let batch = DueBatch { after: Some(keys[0].0), except: &except, ..DueBatch::first(9) };
+    let fired = fixture.store.fire_due(at(10), batch, None).await.unwrap();
+    assert_eq!((fired.events.len(), fired.last), (1, Some(keys[3].0)));
+    // Another timer of a room that is left out.
+    let moved = "UPDATE lobbyd_rooms SET lobby_timer =";
+    let timer = fixture.database.timestamp_sql(at(6).timestamp());
+    fixture.database.execute(&format!("{moved} {timer} WHERE token = 'early2'")).await;
+    let batch = DueBatch { except: &except, ..DueBatch::first(9) };
+    let fired = fixture.store.fire_due(at(10), batch, None).await.unwrap();
+    let tokens: Vec<&str> = fired.events.iter().map(|event| event.token.as_str()).collect();
+    assert_eq!(tokens, ["early1", "early2"]);
+}
+
+/// The lag of a timer that was overdue when it was set is not lobbyd's.
+async fn a_timer_that_was_set_late_has_no_lag(fixture: StoreFixture) {
+    for (room, version) in [("set", at(9)), ("late", at(11))] {
+        fixture.database.insert_room(room).await;
+        let change = change(room, closed_until(Some(at(10))), version.timestamp_millis());
+        fixture.apply(&change).await;
+    }
+    let fired = fixture.store.fire_due(at(12), DueBatch::first(9), None).await.unwrap();
+    let due: Vec<_> = fired.events.iter().map(|event| event.due_at).collect();
+    assert_eq!(due, [Some(at(10)), None]);
+    assert!(fired.events[1].data.contains(r#""dueAt":"2026-01-01T00:00:10Z""#));
+    assert_eq!(fixture.store.fired_since(at(0)).await.unwrap(), 2);
+}
+
+/// An error names the timers of its batch, and nothing has happened to them.
+async fn a_batch_that_is_refused_is_named(fixture: StoreFixture) {
+    fixture.database.insert_rooms("a", 3, at(5).timestamp()).await;
+    fixture.database.refuse_reset("a2").await;
+    let error = fixture.store.fire_due(at(5), DueBatch::first(9), None).await.unwrap_err();
+    let NotFired { due, error } = error;
+    assert!(matches!(error, StoreError::Rejected(_)), "{error:?}");
+    let tokens: Vec<&str> = due.iter().map(|timer| timer.token.as_str()).collect();
+    assert_eq!(tokens, ["a1", "a2", "a3"]);
+    assert_eq!(fixture.database.closed_rooms().await, 3);
+    let batch = DueBatch { except: &[due[1].key], ..DueBatch::first(9) };
+    assert_eq!(fixture.store.fire_due(at(5), batch, None).await.unwrap().events.len(), 2);
 }
 
 async fn a_timer_of_a_room_without_lobby_support_never_fires(fixture: StoreFixture) {
@@ -216,7 +285,10 @@ async fn a_timer_of_a_room_without_lobby_support_never_fires(fixture: StoreFixtu
     fixture.database.insert_rooms("file", 1, at(5).timestamp()).await;
     fixture.database.execute("UPDATE lobbyd_rooms SET object_type = 'file' WHERE type = 3").await;
     assert!(fixture.fire(at(5)).await.is_empty());
-    assert_eq!(fixture.store.next_due().await.unwrap(), None);
+    assert_eq!(
+        fixture.store.next_due(None, &[]).await.unwrap().map(|timer| timer.key.due_at),
+        None
+    );
     assert_eq!(fixture.lobby("one1").await, closed_until(Some(at(5))));
     assert_eq!(fixture.store.backlog().await.unwrap().timers_pending, 0);
     assert_eq!(fixture.store.unusable_timers().await.unwrap(), 2);
@@ -226,7 +298,7 @@ async fn a_batch_fires_the_longest_overdue_timers_first(fixture: StoreFixture) {
     fixture.database.insert_rooms("late", 3, at(9).timestamp()).await;
     fixture.database.insert_rooms("early", 3, at(5).timestamp()).await;
     for expected in ["early", "late"] {
-        let fired = fixture.store.fire_due(at(10), 3, LockPolicy::SkipLocked, None).await.unwrap();
+        let fired = fixture.store.fire_due(at(10), DueBatch::first(3), None).await.unwrap();
         assert_eq!(fired.events.len(), 3);
         assert!(fired.events.iter().all(|event| event.token.as_str().starts_with(expected)));
     }
@@ -246,18 +318,33 @@ async fn the_last_second_of_the_year_9999_is_stored(fixture: StoreFixture) {
     let last = DateTime::from_timestamp(253_402_300_799, 0).unwrap();
     fixture.apply(&change("a", closed_until(Some(last)), 1)).await;
     assert_eq!(fixture.lobby("a").await, closed_until(Some(last)));
-    assert_eq!(fixture.store.next_due().await.unwrap(), Some(last));
+    assert_eq!(
+        fixture.store.next_due(None, &[]).await.unwrap().map(|timer| timer.key.due_at),
+        Some(last)
+    );
 }
 
 async fn the_next_due_time_is_that_of_the_earliest_timer(fixture: StoreFixture) {
-    assert_eq!(fixture.store.next_due().await.unwrap(), None);
+    assert_eq!(
+        fixture.store.next_due(None, &[]).await.unwrap().map(|timer| timer.key.due_at),
+        None
+    );
     fixture.database.insert_rooms("a", 2, at(5).timestamp()).await;
     fixture.database.insert_rooms("b", 2, at(8).timestamp()).await;
-    assert_eq!(fixture.store.next_due().await.unwrap(), Some(at(5)));
+    assert_eq!(
+        fixture.store.next_due(None, &[]).await.unwrap().map(|timer| timer.key.due_at),
+        Some(at(5))
+    );
     assert_eq!(fixture.fire(at(6)).await.len(), 2);
-    assert_eq!(fixture.store.next_due().await.unwrap(), Some(at(8)));
+    assert_eq!(
+        fixture.store.next_due(None, &[]).await.unwrap().map(|timer| timer.key.due_at),
+        Some(at(8))
+    );
     assert_eq!(fixture.fire(at(8)).await.len(), 2);
-    assert_eq!(fixture.store.next_due().await.unwrap(), None);
+    assert_eq!(
+        fixture.store.next_due(None, &[]).await.unwrap().map(|timer| timer.key.due_at),
+        None
+    );
 }
 
 async fn a_claim_is_exclusive_until_it_expires(fixture: StoreFixture) {
@@ -303,8 +390,7 @@ async fn a_published_event_is_kept_as_history(fixture: StoreFixture) {
 
 async fn events_can_be_claimed_by_the_worker_that_fired_them(fixture: StoreFixture) {
     fixture.database.insert_rooms("a", 1, at(0).timestamp()).await;
-    let fired =
-        fixture.store.fire_due(at(0), 5, LockPolicy::SkipLocked, Some(at(5))).await.unwrap();
+    let fired = fixture.store.fire_due(at(0), DueBatch::first(5), Some(at(5))).await.unwrap();
     assert_eq!(fired.events[0].attempt, 1);
     assert!(fixture.store.claim(None, at(4), 5, at(9)).await.unwrap().is_empty());
     let taken_over = fixture.store.claim(None, at(5), 5, at(9)).await.unwrap();
@@ -345,7 +431,7 @@ async fn claims_that_end_too_late_are_ended(fixture: StoreFixture) {
 async fn old_rows_are_pruned(fixture: StoreFixture) {
     for (prefix, due) in [("old", 0), ("new", 100)] {
         fixture.database.insert_rooms(prefix, 2, at(due).timestamp()).await;
-        let fired = fixture.store.fire_due(at(due), 5, LockPolicy::SkipLocked, None).await.unwrap();
+        let fired = fixture.store.fire_due(at(due), DueBatch::first(5), None).await.unwrap();
         let published = [fired.events[0].id.clone()];
         fixture.store.mark_published(&published, at(due)).await.unwrap();
     }

@@ -46,15 +46,20 @@ ALTER TABLE oc_talk_rooms
     -- that last reset the room.
     ADD COLUMN lobby_version BIGINT NOT NULL DEFAULT 0,
     ADD COLUMN lobby_timer_reached DATETIME,
-    -- To find due rooms.
-    ADD INDEX lobbyd_rooms_lobby_timer_idx (lobby_timer, id);
+    -- To find due rooms: the timer, if it can fire. Your own programs do not see this column.
+    ADD COLUMN lobby_due_at DATETIME GENERATED ALWAYS AS (
+        CASE WHEN lobby_state = 1 AND type IN (2, 3) AND object_type IN
+                  ('', 'room', 'emails', 'event', 'extended_conversation', 'instant_meeting')
+        THEN lobby_timer END
+    ) STORED INVISIBLE,
+    ADD INDEX lobbyd_rooms_due_idx (lobby_due_at, id);
 
 DROP TABLE lobbyd_rooms;
 
 -- Plain columns of one table, so that rows can be inserted, updated and deleted through the view.
 CREATE VIEW lobbyd_rooms AS
 SELECT id, token, type, name, description, object_type, object_id, lobby_state, lobby_timer,
-       lobby_version, lobby_timer_reached, sip_enabled
+       lobby_version, lobby_timer_reached, sip_enabled, lobby_due_at
 FROM oc_talk_rooms;
 
 -- A user of the view needs rights on the view only; MariaDB checks the rights of the view's creator

@@ -57,8 +57,9 @@ SELECT id::bigint AS id, token, type, name, description, object_type, object_id,
 FROM oc_talk_rooms;
 
 -- To find due rooms, and a room by its id.
-CREATE INDEX lobbyd_rooms_lobby_timer_idx ON oc_talk_rooms (lobby_timer, (id::bigint))
-    WHERE lobby_timer IS NOT NULL;
+CREATE INDEX lobbyd_rooms_due_idx ON oc_talk_rooms (lobby_timer, (id::bigint))
+    WHERE lobby_timer IS NOT NULL AND lobby_state = 1 AND type IN (2, 3) AND object_type IN
+          ('', 'room', 'emails', 'event', 'extended_conversation', 'instant_meeting');
 CREATE UNIQUE INDEX lobbyd_rooms_id_idx ON oc_talk_rooms ((id::bigint));
 
 -- A user of the view needs rights on the view only; PostgreSQL checks the rights of the view's

@@ -196,6 +196,9 @@ pub(super) trait Dialect: Driver {
     /// Begins a transaction that will write.
     const BEGIN: &'static str;
 
+    /// Shortens the lock waits of a transaction to about a second, where its statements cannot.
+    const SHORT_LOCK_WAITS: Option<&'static str> = None;
+
     fn text(statement: Statement) -> &'static str;
 
     fn migrator() -> Migrator;

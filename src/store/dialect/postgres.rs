@@ -15,6 +15,8 @@ impl Dialect for Postgres {
     // The default of the server may be stricter, and then changes of one room fail each other.
     const BEGIN: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
+    const SHORT_LOCK_WAITS: Option<&'static str> = Some("SET LOCAL lock_timeout = '900ms'");
+
     fn text(statement: Statement) -> &'static str {
         statement.postgres
     }

@@ -1,5 +1,30 @@
 //! The database's time, and what waits in it.
 
+macro_rules! backlog {
+    ($database:ident) => {
+        concat!(
+            "SELECT (SELECT count(*) FROM (
+                    SELECT 1 AS one FROM lobbyd_rooms WHERE ",
+            has_timer!($database),
+            " LIMIT $1) AS timers) AS timers_pending,
+               (SELECT count(*) FROM (
+                    SELECT 1 AS one FROM lobbyd_outbox
+                    WHERE published_at IS NULL LIMIT $2) AS events) AS outbox_pending"
+        )
+    };
+}
+
+/// Timers that fired. The column `due_at` is only set where the lag counts.
+macro_rules! fired_since {
+    ($since:literal) => {
+        concat!(
+            "SELECT count(*) AS number FROM lobbyd_outbox
+            WHERE data LIKE '%\"lobby_timer_reached\"%' AND created_at >= ",
+            $since
+        )
+    };
+}
+
 statements! {
     /// → milliseconds.
     NOW:
@@ -9,38 +34,22 @@ statements! {
         sqlite "SELECT CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) AS now";
 
     /// limit, limit → pending timers and pending events, each up to the limit.
-    BACKLOG: portable concat!(
-        "\
-        SELECT (SELECT count(*) FROM (
-                    SELECT 1 AS one FROM lobbyd_rooms
-                    WHERE lobby_timer IS NOT NULL AND lobby_state = 1 AND ",
-        usable!(),
-        " LIMIT $1) AS timers) AS timers_pending,
-               (SELECT count(*) FROM (
-                    SELECT 1 AS one FROM lobbyd_outbox
-                    WHERE published_at IS NULL LIMIT $2) AS events) AS outbox_pending"
-    );
+    BACKLOG:
+        postgres backlog!(postgres),
+        mysql backlog!(mysql),
+        sqlite backlog!(sqlite);
 
     /// → timers of rooms that cannot have a lobby.
     UNUSABLE_TIMERS: portable concat!(
-        "\
-        SELECT count(*) AS number FROM lobbyd_rooms
+        "SELECT count(*) AS number FROM lobbyd_rooms
         WHERE lobby_timer IS NOT NULL AND lobby_state = 1 AND NOT (",
-        usable!(),
+        can_have_lobby!(),
         ")"
     );
 
     /// since (milliseconds) → number.
     FIRED_SINCE:
-        postgres "\
-            SELECT count(*) AS number FROM lobbyd_outbox
-            WHERE due_at IS NOT NULL AND created_at >= to_timestamp($1 / 1000.0)",
-        mysql "\
-            SELECT count(*) AS number FROM lobbyd_outbox
-            WHERE due_at IS NOT NULL
-              AND created_at >= TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 * 1000 MICROSECOND",
-        sqlite "\
-            SELECT count(*) AS number FROM lobbyd_outbox
-            WHERE due_at IS NOT NULL
-              AND created_at >= strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')";
+        postgres fired_since!("to_timestamp($1 / 1000.0)"),
+        mysql fired_since!("TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 * 1000 MICROSECOND"),
+        sqlite fired_since!("strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')");
 }

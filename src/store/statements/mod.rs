@@ -61,12 +61,23 @@ macro_rules! statement {
     };
 }
 
-/// The rows whose timer lobbyd may act upon: a known state, and a kind of room that can have a
-/// lobby, see [`Room::can_have_lobby`](crate::domain::Room::can_have_lobby). Others are left alone.
-macro_rules! usable {
+/// The rooms that can have a lobby, as in
+/// [`Room::can_have_lobby`](crate::domain::Room::can_have_lobby).
+macro_rules! can_have_lobby {
     () => {
-        "lobby_state IN (0, 1) AND type IN (2, 3) AND object_type IN \
+        "type IN (2, 3) AND object_type IN \
          ('', 'room', 'emails', 'event', 'extended_conversation', 'instant_meeting')"
+    };
+}
+
+/// The rooms whose timer can fire: the condition of the index of timers, which has no other rows.
+/// MySQL has no such index; there it is a generated column.
+macro_rules! has_timer {
+    (mysql) => {
+        "lobby_due_at IS NOT NULL"
+    };
+    ($other:ident) => {
+        concat!("lobby_timer IS NOT NULL AND lobby_state = 1 AND ", can_have_lobby!())
     };
 }
 
@@ -152,6 +163,27 @@ mod tests {
         let listed: Vec<String> =
             OBJECT_TYPES_WITH_LOBBY.iter().map(|name| format!("'{name}'")).collect();
         let list = format!("object_type IN ({})", listed.join(", "));
-        assert!(usable!().ends_with(&list), "expected {list}");
+        assert!(can_have_lobby!().ends_with(&list), "expected {list}");
+    }
+
+    #[test]
+    fn the_index_of_timers_has_the_rooms_of_the_statements() {
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let has_timer = has_timer!(postgres);
+        for index in [
+            include_str!("../../../migrations/postgres/0001_rooms.sql"),
+            include_str!("../../../migrations/sqlite/0001_rooms.sql"),
+            include_str!("../../../deploy/sql/postgres/conversations-view.sql"),
+        ] {
+            assert!(words(index).contains(&format!("WHERE {has_timer};")), "{index}");
+        }
+        let closed = has_timer.strip_prefix("lobby_timer IS NOT NULL AND ").unwrap();
+        for column in [
+            include_str!("../../../migrations/mysql/0001_rooms.sql"),
+            include_str!("../../../deploy/sql/mariadb/conversations-view.sql"),
+        ] {
+            let case = format!("CASE WHEN {closed} THEN lobby_timer END");
+            assert!(words(column).contains(&case), "{column}");
+        }
     }
 }

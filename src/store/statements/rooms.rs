@@ -19,56 +19,71 @@ macro_rules! room {
     };
 }
 
-/// The timers that are due.
-macro_rules! due {
-    ($columns:literal, $now:literal) => {
+/// Timers in the order of their index, after a key and without exceptions. MySQL needs the time of
+/// the key twice, so the key has three values.
+macro_rules! timers {
+    (postgres $columns:literal) => {
         concat!(
-            "SELECT id, token, ",
+            "SELECT id, token, floor(extract(epoch FROM lobby_timer))::bigint AS due_at",
             $columns,
-            "
-            FROM lobbyd_rooms WHERE lobby_timer <= ",
-            $now,
-            " AND ",
-            usable!(),
-            "
-            ORDER BY lobby_timer, id LIMIT $2"
+            " FROM lobbyd_rooms WHERE ",
+            has_timer!(postgres),
+            " AND (lobby_timer, id) > (to_timestamp(greatest(CAST($1 AS bigint), $2)), $3)
+              AND (id, floor(extract(epoch FROM lobby_timer))::bigint) NOT IN (
+                  SELECT CAST(value ->> 0 AS bigint), CAST(value ->> 1 AS bigint)
+                  FROM json_array_elements(CAST($4 AS json)))"
         )
     };
-    (postgres) => {
-        due!(
-            "type::bigint AS room_type, lobby_state::bigint AS lobby_state,
-                   floor(extract(epoch FROM lobby_timer))::bigint AS due_at, lobby_version,
-                   sip_enabled::bigint AS sip_enabled",
-            "to_timestamp($1)"
+    (mysql $columns:literal) => {
+        concat!(
+            "SELECT id, token, TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_due_at) AS due_at",
+            $columns,
+            " FROM lobbyd_rooms
+            WHERE (lobby_due_at > TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 SECOND
+                   OR lobby_due_at = TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $2 SECOND
+                   AND id > $3)
+              AND (id, lobby_due_at) NOT IN (
+                  SELECT except_id, TIMESTAMP'1970-01-01 00:00:00' + INTERVAL except_due_at SECOND
+                  FROM JSON_TABLE($4, '$[*]' COLUMNS (
+                      except_id BIGINT PATH '$[0]', except_due_at BIGINT PATH '$[1]'
+                  )) AS exceptions)"
         )
     };
-    (mysql) => {
-        due!(
-            "CAST(type AS SIGNED) AS room_type, CAST(lobby_state AS SIGNED) AS lobby_state,
-                   TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_timer) AS due_at, lobby_version,
-                   CAST(sip_enabled AS SIGNED) AS sip_enabled",
-            "TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 SECOND"
-        )
-    };
-    (sqlite) => {
-        due!(
-            "type AS room_type, lobby_state, unixepoch(lobby_timer) AS due_at, lobby_version,
-                   sip_enabled",
-            "datetime($1, 'unixepoch')"
+    (sqlite $columns:literal) => {
+        concat!(
+            "SELECT id, token, unixepoch(lobby_timer) AS due_at",
+            $columns,
+            " FROM lobbyd_rooms WHERE ",
+            has_timer!(sqlite),
+            " AND (lobby_timer, id) > (datetime(max($1, $2), 'unixepoch'), $3)
+              AND (id, unixepoch(lobby_timer)) NOT IN (
+                  SELECT value ->> 0, value ->> 1 FROM json_each($4))"
         )
     };
 }
 
-macro_rules! next_due {
-    ($seconds:literal) => {
+/// The timers that are due.
+macro_rules! due {
+    (postgres) => {
         concat!(
-            "SELECT ",
-            $seconds,
-            " AS due_at FROM lobbyd_rooms
-            WHERE lobby_timer IS NOT NULL AND ",
-            usable!(),
-            "
-            ORDER BY lobby_timer LIMIT 1"
+            timers!(postgres
+                ", type::bigint AS room_type, lobby_version, sip_enabled::bigint AS sip_enabled"),
+            " AND lobby_timer <= to_timestamp($5) ORDER BY lobby_timer, id LIMIT $6"
+        )
+    };
+    (mysql) => {
+        concat!(
+            timers!(mysql
+                ", CAST(type AS SIGNED) AS room_type, lobby_version,
+                   CAST(sip_enabled AS SIGNED) AS sip_enabled"),
+            " AND lobby_due_at <= TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $5 SECOND
+            ORDER BY lobby_due_at, id LIMIT $6"
+        )
+    };
+    (sqlite) => {
+        concat!(
+            timers!(sqlite ", type AS room_type, lobby_version, sip_enabled"),
+            " AND lobby_timer <= datetime($5, 'unixepoch') ORDER BY lobby_timer, id LIMIT $6"
         )
     };
 }
@@ -182,25 +197,93 @@ statements! {
     /// room.
     DELETE_STATE: portable "DELETE FROM lobbyd_room_states WHERE room_id = $1";
 
-    /// now (seconds), limit → the columns of [`due_timer`](crate::store::rows::due_timer). Locks
-    /// the rows, and skips those that are locked.
+    /// key (seconds, seconds, id), JSON of `[id, seconds]` to leave out, now (seconds), limit → the
+    /// columns of [`due_timer`](crate::store::rows::due_timer). Locks the rows, and skips those that
+    /// are locked.
     DUE:
         postgres concat!(due!(postgres), " FOR NO KEY UPDATE SKIP LOCKED"),
         mysql concat!(due!(mysql), " FOR UPDATE SKIP LOCKED"),
         // A transaction that writes locks the whole database, so there is nothing to skip.
         sqlite due!(sqlite);
 
-    /// As [`DUE`], but waits for rows that are locked.
+    /// As [`DUE`], but waits for rows that are locked. MariaDB waits for a second, as
+    /// PostgreSQL does by
+    /// [`SHORT_LOCK_WAITS`](crate::store::dialect::Dialect::SHORT_LOCK_WAITS); MySQL waits for as
+    /// long as for any lock.
     DUE_WAITING:
         postgres concat!(due!(postgres), " FOR NO KEY UPDATE"),
-        mysql concat!(due!(mysql), " FOR UPDATE"),
+        mysql concat!(due!(mysql), " FOR UPDATE /*M!100300 WAIT 1 */"),
         sqlite due!(sqlite);
 
-    /// → seconds: the first timer, past or not.
+    /// key (seconds, seconds, id), JSON of `[id, seconds]` to leave out → the columns of
+    /// [`pending_timer`](crate::store::rows::pending_timer): the first timer, past or not.
     NEXT_DUE:
-        postgres next_due!("floor(extract(epoch FROM lobby_timer))::bigint"),
-        mysql next_due!("TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_timer)"),
-        sqlite next_due!("unixepoch(lobby_timer)");
+        // A view can hold a timer without end, which has no number.
+        postgres concat!(
+            timers!(postgres ""),
+            " AND lobby_timer < 'infinity' ORDER BY lobby_timer, id LIMIT 1"
+        ),
+        mysql concat!(timers!(mysql ""), " ORDER BY lobby_due_at, id LIMIT 1"),
+        sqlite concat!(timers!(sqlite ""), " ORDER BY lobby_timer, id LIMIT 1");
+
+    /// Fails where the table or a column of it is missing.
+    CHECK:
+        postgres "SELECT lobby_timer FROM lobbyd_rooms LIMIT 1",
+        mysql "SELECT lobby_due_at FROM lobbyd_rooms LIMIT 1",
+        sqlite "SELECT lobby_timer FROM lobbyd_rooms LIMIT 1";
+
+    /// limit → ids of open rooms that have a timer.
+    OPEN_WITH_TIMER: portable concat!(
+        "SELECT id FROM lobbyd_rooms WHERE lobby_timer IS NOT NULL AND lobby_state = 0 AND ",
+        can_have_lobby!(),
+        " LIMIT $1"
+    );
+
+    /// JSON of ids → ids of those that are still open and have a timer. Locks the rows, and skips
+    /// those that are locked.
+    LOCK_OPEN:
+        postgres "\
+            SELECT id FROM lobbyd_rooms
+            WHERE id = ANY (ARRAY(SELECT CAST(id AS bigint)
+                                  FROM json_array_elements_text(CAST($1 AS json)) AS ids(id)))
+              AND lobby_state = 0 AND lobby_timer IS NOT NULL
+            FOR NO KEY UPDATE SKIP LOCKED",
+        mysql "\
+            SELECT room.id FROM JSON_TABLE($1, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids
+            STRAIGHT_JOIN lobbyd_rooms AS room ON room.id = ids.id
+            WHERE room.lobby_state = 0 AND room.lobby_timer IS NOT NULL
+            FOR UPDATE SKIP LOCKED",
+        sqlite "\
+            SELECT id FROM lobbyd_rooms WHERE id IN (SELECT value FROM json_each($1))
+              AND lobby_state = 0 AND lobby_timer IS NOT NULL";
+
+    /// JSON of ids.
+    CLEAR_TIMERS:
+        postgres "\
+            UPDATE lobbyd_rooms SET lobby_timer = NULL
+            WHERE id = ANY (ARRAY(SELECT CAST(id AS bigint)
+                                  FROM json_array_elements_text(CAST($1 AS json)) AS ids(id)))",
+        mysql "\
+            UPDATE JSON_TABLE($1, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids
+            STRAIGHT_JOIN lobbyd_rooms AS room ON room.id = ids.id SET room.lobby_timer = NULL",
+        sqlite "\
+            UPDATE lobbyd_rooms SET lobby_timer = NULL
+            WHERE id IN (SELECT value FROM json_each($1))";
+
+    /// JSON of ids → how many of them are closed.
+    COUNT_CLOSED:
+        postgres "\
+            SELECT count(*) AS number FROM lobbyd_rooms
+            WHERE id = ANY (ARRAY(SELECT CAST(id AS bigint)
+                                  FROM json_array_elements_text(CAST($1 AS json)) AS ids(id)))
+              AND lobby_state <> 0",
+        mysql "\
+            SELECT count(*) AS number FROM JSON_TABLE($1, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids
+            STRAIGHT_JOIN lobbyd_rooms AS room ON room.id = ids.id
+            WHERE room.lobby_state <> 0",
+        sqlite "\
+            SELECT count(*) AS number FROM lobbyd_rooms
+            WHERE id IN (SELECT value FROM json_each($1)) AND lobby_state <> 0";
 
     /// JSON of `{id, timer, version}`: resets those that still have that timer.
     RESET:

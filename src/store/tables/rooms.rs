@@ -5,14 +5,14 @@ use serde_json::json;
 
 use crate::domain::commands::{NewRoom, RoomSettings, Target};
 use crate::domain::{
-    Actor, DueTimer, Lobby, Reset, Room, RoomId, RoomOverview, RoomToken, Version,
+    Actor, DueTimer, Lobby, PendingTimer, Room, RoomId, RoomOverview, RoomToken, TimerKey, Version,
 };
 use crate::store::connection::{Connection, Transaction, expect_rows};
 use crate::store::dialect::{Columns, Dialect, values};
 use crate::store::error::Result;
 use crate::store::rows::to_json;
 use crate::store::statements::rooms as statements;
-use crate::store::{LockPolicy, rows};
+use crate::store::{DueBatch, LockPolicy, rows};
 
 const TABLE: &str = "lobbyd_rooms";
 
@@ -127,27 +127,41 @@ impl<D: Dialect> Transaction<D> {
         expect_rows(self.execute(statements::DELETE, values![room]).await?, 1, TABLE)
     }
 
-    /// Locks the rooms whose timer is due, the longest overdue first.
+    /// Locks the rooms whose timer is due, the longest overdue first. A row that cannot be read is
+    /// still known as a timer.
     pub(crate) async fn lock_due(
         &mut self,
         now: DateTime<Utc>,
-        limit: u32,
-        locked: LockPolicy,
-    ) -> Result<Vec<DueTimer>> {
-        let statement = match locked {
+        batch: DueBatch<'_>,
+    ) -> Result<Vec<(PendingTimer, Result<DueTimer>)>> {
+        let statement = match batch.locked {
             LockPolicy::SkipLocked => statements::DUE,
-            LockPolicy::Wait => statements::DUE_WAITING,
+            LockPolicy::Wait => {
+                self.shorten_lock_waits().await?;
+                statements::DUE_WAITING
+            }
         };
-        self.fetch_all(statement, values![now.timestamp(), limit], rows::due_timer).await
+        let [from, again, room] = rows::key_values(batch.after);
+        let except = rows::exceptions(batch.except);
+        let values = values![from, again, room, &except, now.timestamp(), batch.limit];
+        let timer = |row: &D::Row| Ok((rows::pending_timer(row)?, rows::due_timer(row)));
+        self.fetch_all(statement, values, timer).await
     }
 
-    pub(crate) async fn reset_rooms(&mut self, resets: &[(&DueTimer, Reset)]) -> Result<()> {
-        let row = |(timer, reset): &(&DueTimer, Reset)| {
-            let due_at = timer.due_at.timestamp();
-            json!({ "id": timer.room, "timer": due_at, "version": reset.version })
+    /// Resets locked rooms. A trigger can discard the change, or undo it without a trace in the number
+    /// of rows.
+    pub(crate) async fn reset_rooms(&mut self, due: &[DueTimer]) -> Result<()> {
+        let row = |timer: &DueTimer| {
+            let TimerKey { due_at, room } = timer.key;
+            json!({ "id": room, "timer": due_at.timestamp(), "version": timer.next_version() })
         };
-        let resets: Vec<_> = resets.iter().map(row).collect();
+        let resets: Vec<_> = due.iter().map(row).collect();
         let reset = self.execute(statements::RESET, values![&to_json(&resets)]).await?;
-        expect_rows(reset, resets.len(), TABLE)
+        expect_rows(reset, due.len(), TABLE)?;
+        let rooms: Vec<_> = due.iter().map(|timer| timer.key.room).collect();
+        let number = |row: &D::Row| row.int("number");
+        let closed =
+            self.fetch_one(statements::COUNT_CLOSED, values![&to_json(&rooms)], number).await?;
+        expect_rows(reset - closed.unsigned_abs(), due.len(), TABLE)
     }
 }

@@ -170,6 +170,51 @@ impl Database {
         }
     }
 
+    /// Makes the database refuse to open these rooms (a pattern), until
+    /// [`allow_reset`](Self::allow_reset): a trigger of the site raises an error.
+    pub async fn refuse_reset(&self, tokens: &str) {
+        match self.kind {
+            Kind::Sqlite => {
+                self.execute(&format!(
+                    "CREATE TRIGGER archived BEFORE UPDATE ON lobbyd_rooms WHEN OLD.token LIKE '{tokens}'
+                     AND NEW.lobby_state = 0
+                     BEGIN SELECT RAISE(ABORT, 'conversation is archived'); END"
+                ))
+                .await;
+            }
+            Kind::Postgres => {
+                self.execute(
+                    "CREATE FUNCTION archived() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                         RAISE EXCEPTION 'conversation is archived'; END $$",
+                )
+                .await;
+                self.execute(&format!(
+                    "CREATE TRIGGER archived BEFORE UPDATE ON lobbyd_rooms FOR EACH ROW
+                     WHEN (OLD.token LIKE '{tokens}' AND NEW.lobby_state = 0)
+                     EXECUTE FUNCTION archived()"
+                ))
+                .await;
+            }
+            Kind::MariaDb => {
+                self.execute(&format!(
+                    "CREATE TRIGGER archived BEFORE UPDATE ON lobbyd_rooms FOR EACH ROW
+                     IF OLD.token LIKE '{tokens}' AND NEW.lobby_state = 0 THEN
+                         SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'conversation is archived';
+                     END IF"
+                ))
+                .await;
+            }
+        }
+    }
+
+    pub async fn allow_reset(&self) {
+        self.execute(match self.kind {
+            Kind::Postgres => "DROP TRIGGER archived ON lobbyd_rooms",
+            Kind::Sqlite | Kind::MariaDb => "DROP TRIGGER archived",
+        })
+        .await;
+    }
+
     /// A time in Unix seconds as an SQL expression.
     pub fn timestamp_sql(&self, seconds: i64) -> String {
         match self.kind {

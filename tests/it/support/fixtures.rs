@@ -14,7 +14,7 @@ use lobbyd::{
         Lobby, LobbyRequest, LobbyState, MessageQuery, NewMessage, RoomToken, RoomType, Version,
         commands::{Command, NewRoom, Refusal},
     },
-    store::{self, Changed, CommandError, LockPolicy},
+    store::{self, Changed, CommandError, DueBatch},
 };
 
 use super::database::{Database, Kind};
@@ -128,7 +128,7 @@ impl StoreFixture {
 
     /// Fires all timers that are due at `now`. Returns the tokens of the rooms that were reset.
     pub async fn fire(&self, now: DateTime<Utc>) -> Vec<String> {
-        let fired = self.store.fire_due(now, 100, LockPolicy::SkipLocked, None).await.unwrap();
+        let fired = self.store.fire_due(now, DueBatch::first(100), None).await.unwrap();
         fired.events.iter().map(|event| event.token.to_string()).collect()
     }
 

@@ -1,0 +1,243 @@
+//! Faults at the head of the queue of due rooms: rows that the database refuses to reset or that
+//! cannot be read, and rows that never fire.
+
+use lobbyd::store::DueBatch;
+
+use crate::support::{
+    cluster::TestCluster,
+    daemon::Daemon,
+    database::{Database, Kind},
+    eventually,
+    fixtures::{StoreFixture, at},
+};
+
+const REFUSED: &str = "lobbyd_timers_refused";
+
+on_every_database! { std::future::ready:
+    a_room_that_a_trigger_refuses_delays_only_itself,
+    a_room_whose_change_a_trigger_discards_delays_only_itself,
+    open_rooms_with_old_timers_delay_no_room,
+}
+
+/// A cluster with tables, in which a bad room and a hundred others are due, and no worker runs.
+async fn due_rooms(kind: Kind) -> TestCluster {
+    let mut cluster = TestCluster::new(kind).await;
+    cluster.set("OPS__OVERDUE_AFTER", "1s");
+    let database = &cluster.database;
+    database.store().await;
+    let now = database.now().await;
+    database.insert_rooms("bad", 1, now - 5).await;
+    database.insert_rooms("good", 100, now - 1).await;
+    cluster
+}
+
+/// Starts a worker. The good rooms open, and the bad one shows; it opens after the cure.
+async fn only_the_bad_room_waits(cluster: &TestCluster, cure: &[&str]) {
+    let client = cluster.client().await;
+    let database = &cluster.database;
+    let worker = Daemon::start(&cluster.settings);
+    client.take_ids(&cluster.updates, 100).await;
+    assert_eq!(database.lobby_state("bad1").await, 1);
+    worker.metric_becomes(REFUSED, 1).await;
+    let problem = worker.unready().await;
+    assert!(problem.contains("room bad1 is due"), "{problem}");
+    assert!(worker.gauge("lobbyd_timer_overdue_seconds").await.unwrap() > 1.0);
+
+    for statement in cure {
+        database.execute(statement).await;
+    }
+    database.lobby_becomes("bad1", 0).await;
+    worker.metric_becomes(REFUSED, 0).await;
+    worker.ready().await;
+    assert_eq!(worker.log().matches("room cannot be opened").count(), 1, "it is logged once");
+    client.take_ids(&cluster.updates, 1).await;
+    database.all_published().await;
+}
+
+async fn a_room_that_a_trigger_refuses_delays_only_itself(kind: Kind) {
+    let cluster = due_rooms(kind).await;
+    cluster.database.refuse_reset("bad1").await;
+    let drop = match kind {
+        Kind::Postgres => "DROP TRIGGER archived ON lobbyd_rooms",
+        Kind::Sqlite | Kind::MariaDb => "DROP TRIGGER archived",
+    };
+    only_the_bad_room_waits(&cluster, &[drop]).await;
+}
+
+async fn a_room_whose_change_a_trigger_discards_delays_only_itself(kind: Kind) {
+    let cluster = due_rooms(kind).await;
+    let database = &cluster.database;
+    let drop = match kind {
+        Kind::Sqlite => {
+            let discard = "CREATE TRIGGER discard BEFORE UPDATE ON lobbyd_rooms
+                           WHEN OLD.token = 'bad1' BEGIN SELECT RAISE(IGNORE); END";
+            database.execute(discard).await;
+            "DROP TRIGGER discard"
+        }
+        Kind::Postgres => {
+            let function = "CREATE FUNCTION discard() RETURNS trigger LANGUAGE plpgsql
+                            AS $$ BEGIN RETURN NULL; END $$";
+            database.execute(function).await;
+            let discard = "CREATE TRIGGER discard BEFORE UPDATE ON lobbyd_rooms FOR EACH ROW
+                           WHEN (OLD.token = 'bad1') EXECUTE FUNCTION discard()";
+            database.execute(discard).await;
+            "DROP TRIGGER discard ON lobbyd_rooms"
+        }
+        Kind::MariaDb => {
+            // The number of rows does not show it.
+            let restore = "CREATE TRIGGER discard BEFORE UPDATE ON lobbyd_rooms FOR EACH ROW
+                           IF OLD.token = 'bad1' THEN
+                               SET NEW.lobby_state = OLD.lobby_state;
+                               SET NEW.lobby_timer = OLD.lobby_timer;
+                           END IF";
+            database.execute(restore).await;
+            "DROP TRIGGER discard"
+        }
+    };
+    only_the_bad_room_waits(&cluster, &[drop]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_that_a_constraint_of_the_site_keeps_closed_delays_only_itself() {
+    for (kind, add) in [
+        (Kind::Postgres, "CHECK (token <> 'bad1' OR lobby_state = 1) NOT VALID"),
+        (Kind::MariaDb, "CHECK (token <> 'bad1' OR lobby_state = 1)"),
+    ] {
+        let cluster = due_rooms(kind).await;
+        let add = format!("ALTER TABLE lobbyd_rooms ADD CONSTRAINT site {add}");
+        cluster.database.execute(&add).await;
+        let cure = "ALTER TABLE lobbyd_rooms DROP CONSTRAINT site";
+        only_the_bad_room_waits(&cluster, &[cure]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_constraint_that_is_checked_at_the_commit_delays_only_its_room() {
+    let cluster = due_rooms(Kind::Postgres).await;
+    let database = &cluster.database;
+    let function = "CREATE FUNCTION site() RETURNS trigger LANGUAGE plpgsql
+                    AS $$ BEGIN RAISE EXCEPTION 'not now'; END $$";
+    database.execute(function).await;
+    let check = "CREATE CONSTRAINT TRIGGER site AFTER UPDATE ON lobbyd_rooms
+                 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (OLD.token = 'bad1')
+                 EXECUTE FUNCTION site()";
+    database.execute(check).await;
+    only_the_bad_room_waits(&cluster, &["DROP TRIGGER site ON lobbyd_rooms"]).await;
+}
+
+/// The table of a site has a null where lobbyd expects none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_that_cannot_be_read_delays_only_itself() {
+    for (kind, nullable) in [
+        (Kind::Postgres, "ALTER COLUMN sip_enabled DROP NOT NULL"),
+        (Kind::MariaDb, "MODIFY sip_enabled SMALLINT"),
+    ] {
+        let cluster = due_rooms(kind).await;
+        cluster.database.execute(&format!("ALTER TABLE lobbyd_rooms {nullable}")).await;
+        let set =
+            |value| format!("UPDATE lobbyd_rooms SET sip_enabled = {value} WHERE token = 'bad1'");
+        cluster.database.execute(&set("NULL")).await;
+        only_the_bad_room_waits(&cluster, &[&set("0")]).await;
+    }
+}
+
+/// They are found one by one, at the head of the queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_thousand_refused_rooms_delay_no_other_room() {
+    let cluster = TestCluster::new(Kind::Postgres).await;
+    let client = cluster.client().await;
+    let database = &cluster.database;
+    database.store().await;
+    let now = database.now().await;
+    database.insert_rooms("bad", 2000, now - 5).await;
+    database.insert_rooms("good", 100, now).await;
+    database.refuse_reset("bad%").await;
+    let worker = Daemon::start(&cluster.settings);
+    client.take_ids(&cluster.updates, 100).await;
+    worker.metric_becomes(REFUSED, 2000).await;
+    // Known ones delay nothing.
+    database.insert_rooms("more", 100, database.now().await).await;
+    client.take_ids(&cluster.updates, 100).await;
+    // With their cause they are all gone soon, though each waits for its next retry.
+    database.allow_reset().await;
+    database.all_open().await;
+    worker.metric_becomes(REFUSED, 0).await;
+}
+
+/// A newer setting of a refused room is a new timer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_room_whose_timer_is_moved_or_removed_is_forgotten() {
+    let cluster = TestCluster::new(Kind::Postgres).await;
+    let database = &cluster.database;
+    database.store().await;
+    database.insert_rooms("bad", 3, database.now().await).await;
+    database.refuse_reset("bad%").await;
+    let worker = Daemon::start(&cluster.settings);
+    worker.metric_becomes(REFUSED, 3).await;
+    let moved = "UPDATE lobbyd_rooms SET lobby_timer = now() + interval '1 hour'
+                 WHERE token = 'bad1'";
+    database.execute(moved).await;
+    database.execute("UPDATE lobbyd_rooms SET lobby_timer = NULL WHERE token = 'bad2'").await;
+    database.execute("DELETE FROM lobbyd_rooms WHERE token = 'bad3'").await;
+    worker.metric_becomes(REFUSED, 0).await;
+    worker.ready().await;
+}
+
+async fn open_rooms_with_old_timers_delay_no_room(kind: Kind) {
+    let cluster = TestCluster::new(kind).await;
+    let client = cluster.client().await;
+    let database = &cluster.database;
+    database.store().await;
+    let now = database.now().await;
+    database.insert_rooms("open", 5000, now - 100).await;
+    database.execute("UPDATE lobbyd_rooms SET lobby_state = 0").await;
+    database.insert_rooms("due", 1, now).await;
+    let worker = cluster.worker().await;
+    client.take_ids(&cluster.updates, 1).await;
+    assert_eq!(database.lobby_state("due1").await, 0);
+    // Only housekeeping touches the others.
+    let timers = "SELECT count(*) FROM lobbyd_rooms WHERE lobby_timer IS NOT NULL";
+    assert_eq!(database.number(timers).await, 5000);
+    let overdue = worker.gauge("lobbyd_timer_overdue_seconds").await.unwrap();
+    assert!(overdue < 100.0, "{overdue}");
+}
+
+/// Promise P8: rows that can never fire are not in the index, and nothing else is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_can_never_fire_are_not_read() {
+    let StoreFixture { database, store } = StoreFixture::new(Kind::Postgres).await;
+    database.insert_rooms("never", 20_000, at(0).timestamp()).await;
+    database.execute("UPDATE lobbyd_rooms SET type = 1").await;
+    database.insert_rooms("due", 20, at(1).timestamp()).await;
+    database.insert_rooms("later", 20, at(90).timestamp()).await;
+    database.execute("VACUUM ANALYZE lobbyd_rooms").await;
+    let read = "SELECT (seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint
+                FROM pg_stat_user_tables WHERE relname = 'lobbyd_rooms'";
+    let used = "SELECT idx_scan FROM pg_stat_user_indexes
+                WHERE indexrelname = 'lobbyd_rooms_due_idx'";
+    let before = settled(&database, read).await;
+    for _ in 0..20 {
+        let fired = store.fire_due(at(2), DueBatch::first(1), None).await.unwrap();
+        assert_eq!(fired.events.len(), 1);
+        assert!(store.next_due(None, &[]).await.unwrap().is_some());
+    }
+    store.close().await;
+    eventually("the statistics of forty searches", || async {
+        (database.number(used).await >= 40).then_some(())
+    })
+    .await;
+    let read = settled(&database, read).await - before;
+    println!("{read} rows read");
+    assert!(read < 1000, "{read} rows read");
+}
+
+/// A number of the statistics once it does not change any longer.
+async fn settled(database: &Database, sql: &str) -> i64 {
+    let last = std::cell::Cell::new(-1);
+    eventually("settled statistics", || async {
+        tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+        let now = database.number(sql).await;
+        (last.replace(now) == now).then_some(now)
+    })
+    .await
+}

@@ -1,0 +1,3 @@
+//! A fault at the head of each queue stops only itself.
+
+mod due_rooms;

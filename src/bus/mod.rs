@@ -1,8 +1,9 @@
 //! The event bus: lobby changes are consumed, room updates are published.
 //!
 //! One trait, [`Bus`], with two implementations: RabbitMQ (`amqp`) and the process itself
-//! (`memory`). A bus moves bytes and settles deliveries. It decides nothing about them, never
-//! retries and never acknowledges on its own: `tasks` and the cache's synchronisation do.
+//! (`memory`). A bus moves bytes, acknowledges deliveries and transfers them to other queues. It
+//! decides nothing about them, never retries and never acknowledges on its own: `tasks` and the
+//! cache's synchronisation do.
 
 mod amqp;
 pub mod cloudevents;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
 pub use self::cloudevents::Message;
 pub use self::memory::MemoryBus;
@@ -37,6 +39,10 @@ pub enum BusError {
     /// The consumer is gone though its connection may live, for example with its queue.
     #[error("broker cancelled the consumer; its queue may have been deleted")]
     ConsumerEnded,
+    /// The broker sent what is not AMQP as the client library knows it. The connection is lost, and
+    /// the same message may come first over the next one.
+    #[error("a message in queue {queue} cannot be parsed")]
+    Unparseable { queue: String, source: Box<dyn std::error::Error + Send + Sync> },
     /// The listener was too slow and has missed updates.
     #[error("update listener fell behind")]
     Overrun,
@@ -72,6 +78,10 @@ pub trait Bus: Send + Sync + 'static {
     /// The first of the [required queues](BusOptions::required_queues) that does not exist.
     async fn missing_queue(&self) -> Result<Option<String>>;
 
+    /// Stores deliveries in other queues, so that they can be acknowledged. An error means that
+    /// some of them may not be stored.
+    async fn transfer(&self, transfers: &[Transfer<'_>]) -> Result<()>;
+
     /// Starts a listener. It receives every room update from now on.
     async fn listen(&self) -> Result<Box<dyn Listener>>;
 
@@ -92,20 +102,60 @@ pub trait Listener: Send {
     async fn next(&mut self) -> Result<Vec<u8>>;
 }
 
-/// A consumer. Dropping it ends it; what it delivered and was not settled is delivered again.
+/// A consumer. Dropping it ends it; what it delivered and was not acknowledged is delivered again.
 #[async_trait]
 pub trait Subscription: Send {
-    /// Waits for the next delivery. May be dropped while it waits. After an error the subscription
-    /// cannot be used any further.
-    async fn next(&mut self) -> Result<Delivery>;
+    /// Waits for a delivery, and returns it with those that have arrived as well. May be dropped
+    /// while it waits. After an error the subscription cannot be used any further.
+    async fn next(&mut self) -> Result<Vec<Delivery>>;
+
+    /// Acknowledges deliveries: what follows from them is durable.
+    async fn acknowledge(&mut self, deliveries: &[DeliveryTag]) -> Result<()>;
+
+    /// Waits until the subscription cannot be used any further. May be dropped while it waits.
+    async fn lost(&mut self) -> BusError;
+
+    /// Bound of unacknowledged deliveries.
+    fn capacity(&self) -> usize;
 }
 
+/// Names a delivery of a subscription. It grows with each delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeliveryTag(u64);
+
+#[derive(Debug)]
 pub struct Delivery {
-    /// As it was received; it may be anything.
+    pub tag: DeliveryTag,
+    /// As it was received; it may be anything. Of a larger body, the first
+    /// [`MAX_BODY`](cloudevents::MAX_BODY) bytes.
     pub body: Vec<u8>,
+    /// Length of the body as it was received.
+    pub body_length: usize,
     pub properties: EventProperties,
-    /// How to settle it. Dropped unsettled, the event is delivered again.
-    pub receipt: Box<dyn Receipt>,
+    /// All that came with the body, for a transfer.
+    original: Original,
+}
+
+/// A message as its bus knows it.
+#[derive(Debug)]
+enum Original {
+    Memory(Message),
+    Amqp(Box<amqp::Original>),
+}
+
+/// A delivery that goes to another queue.
+#[derive(Debug)]
+pub struct Transfer<'a> {
+    pub delivery: &'a Delivery,
+    pub destination: Destination<'a>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination<'a> {
+    /// The event can never be applied, for this reason.
+    DeadLetters { reason: &'a str },
+    /// The event comes back after a second, with the time of its first receipt.
+    Retry { first_received: DateTime<Utc> },
 }
 
 /// What comes with a body. All of it is what the sender or the broker says.
@@ -129,17 +179,6 @@ pub struct EventProperties {
     pub binary_cloudevent: bool,
     /// The sender's trace context.
     pub trace: Option<TraceParent>,
-}
-
-/// Settles one delivery.
-#[async_trait]
-pub trait Receipt: Send + Sync {
-    /// The event's effect is durable.
-    async fn ack(&mut self) -> Result<()>;
-
-    /// The event can never be applied: stores it in the dead-letter queue with the reason, so that
-    /// it can be acknowledged.
-    async fn dead_letter(&self, body: &[u8], reason: &str) -> Result<()>;
 }
 
 /// How to reach the broker, and the names there.

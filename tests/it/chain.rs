@@ -111,7 +111,9 @@ async fn events_that_cannot_be_applied_become_dead_letters(cluster: TestCluster)
         let dead_letter = dead_letters
             .iter()
             .find(|dead_letter| {
-                dead_letter.body == *body && dead_letter.content_type == *content_type
+                body.starts_with(&dead_letter.body)
+                    && dead_letter.body.len() == body.len().min(64 * 1024)
+                    && dead_letter.content_type == *content_type
             })
             .unwrap_or_else(|| panic!("no dead letter for {reason}"));
         assert!(dead_letter.headers["lobbyd-reason"].contains(reason), "{:?}", dead_letter.headers);

@@ -1,132 +1,317 @@
-//! The consuming connection: deliveries, and how they are settled.
+//! The consuming connection: deliveries, and their acknowledgements.
+//!
+//! A message that ends the connection or the process is delivered again first, and each delivery
+//! counts for all messages that were unacknowledged. So a subscription begins with one delivery at a
+//! time: only that message is delivered too often, and the broker's delivery limit removes it alone.
 
+use std::collections::BTreeSet;
+use std::future::{pending, ready};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use lapin::message::Delivery as LapinDelivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use futures_util::future::{BoxFuture, try_join_all};
+use futures_util::{FutureExt, StreamExt};
+use lapin::message::DeliveryResult;
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError};
+use lapin::types::{FieldTable, ShortString};
 use lapin::uri::AMQPUri;
-use lapin::{Acker, BasicProperties, Channel, Connection, Consumer};
-use tokio::sync::watch;
+use lapin::{Channel, Connection, Consumer, ErrorKind};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 
-use super::publisher::Publisher;
-use super::{Broker, TRACEPARENT, answered, next_delivery};
-use crate::bus::{Delivery, EventProperties, Receipt, Result, Subscription};
-use crate::domain::TraceParent;
+use super::{Broker, REPLY_SUCCESS, answered, broker, message};
+use crate::bus::{BusError, Delivery, DeliveryTag, Result, Subscription};
 
-/// Header in which RabbitMQ's interceptor says when it received a message.
-const BROKER_TIMESTAMP: &str = "timestamp_in_ms";
-
-/// Header with the time of the first receipt of an event that has waited in the retry queue.
-const FIRST_RECEIVED: &str = "lobbyd-received";
-
-/// Prefixes of the headers of a `CloudEvent` in binary mode; senders over HTTP use the last two.
-const BINARY_MODE: [&str; 4] = ["cloudEvents:", "cloudEvents_", "ce-", "ce_"];
+/// Time without a delivery after which the queue is taken to be empty, or the delivery that is not
+/// acknowledged to be harmless.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// A consumer on a connection of its own. Dropping it closes the connection.
 pub(super) struct AmqpSubscription {
-    /// Deliveries arrive as long as these live.
-    _connection: Connection,
-    _channel: Channel,
-    consumer: Consumer,
+    connection: Connection,
+    channel: Channel,
+    consumer: ReplaceableConsumer,
+    inbox: Inbox,
+    deliveries: mpsc::UnboundedReceiver<Delivery>,
+    lost: watch::Receiver<Option<Loss>>,
     uri: watch::Receiver<AMQPUri>,
-    publisher: Arc<Publisher>,
+    unacknowledged: BTreeSet<DeliveryTag>,
+    pace: Pace,
+}
+
+/// How many deliveries the broker sends at a time.
+enum Pace {
+    /// One.
+    Careful {
+        acknowledged: usize,
+        /// When a further delivery has been waited for long enough.
+        quiet_at: Option<Instant>,
+    },
+    Switching(BoxFuture<'static, Result<ReplaceableConsumer>>),
+    /// As many as configured.
+    Full,
+}
+
+struct ReplaceableConsumer {
+    consumer: Consumer,
+    /// Whether its end is no loss.
+    replaced: Arc<AtomicBool>,
+}
+
+/// Why a consumer has ended.
+#[derive(Debug, Clone)]
+enum Loss {
+    Cancelled,
+    Failed(lapin::Error),
+}
+
+/// Where lapin puts what arrives.
+#[derive(Clone)]
+struct Inbox {
+    queue: String,
+    prefetch: u16,
+    deliveries: mpsc::UnboundedSender<Delivery>,
+    lost: watch::Sender<Option<Loss>>,
 }
 
 impl AmqpSubscription {
-    /// Connects and starts to consume. Dead letters go out over `publisher`.
-    pub(super) async fn start(target: &Broker, publisher: Arc<Publisher>) -> Result<Self> {
+    pub(super) async fn start(target: &Broker) -> Result<Self> {
         let uri = target.uri.subscribe();
         let connection = target.connect("consumer").await?;
         let channel = answered("open a channel", connection.create_channel()).await?;
-        let qos = channel.basic_qos(target.options.prefetch, BasicQosOptions::default());
-        answered("limit deliveries", qos).await?;
-        let consumer = answered(
-            "start a consumer",
-            channel.basic_consume(
-                target.options.queue.as_str().into(),
-                ShortString::default(),
-                BasicConsumeOptions::default(),
-                FieldTable::default(),
-            ),
-        )
-        .await?;
-        Ok(Self { _connection: connection, _channel: channel, consumer, uri, publisher })
+        let (sender, deliveries) = mpsc::unbounded_channel();
+        let (reason, lost) = watch::channel(None);
+        let (queue, prefetch) = (target.options.queue.clone(), target.options.prefetch);
+        let inbox = Inbox { queue, prefetch, deliveries: sender, lost: reason };
+        let consumer = inbox.consume(&channel, 1).await?;
+        Ok(Self {
+            connection,
+            channel,
+            consumer,
+            inbox,
+            deliveries,
+            lost,
+            uri,
+            unacknowledged: BTreeSet::new(),
+            pace: Pace::Careful { acknowledged: 0, quiet_at: None },
+        })
+    }
+
+    /// Replaces the consumer by one with the full prefetch. What the first one has delivered stays
+    /// valid.
+    fn switch(&mut self) {
+        self.consumer.replaced.store(true, Ordering::Relaxed);
+        let (mut consumer, channel, inbox) =
+            (self.consumer.consumer.clone(), self.channel.clone(), self.inbox.clone());
+        self.pace = Pace::Switching(Box::pin(async move {
+            let cancelling = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+            answered("cancel a consumer", cancelling).await?;
+            // What arrived while it was being cancelled, which lapin does not pass to the delegate.
+            while let Some(Some(Ok(delivery))) = consumer.next().now_or_never() {
+                inbox.receive(Ok(Some(delivery)), true);
+            }
+            inbox.consume(&channel, inbox.prefetch).await
+        }));
+    }
+
+    fn hand_out(&mut self, first: Delivery) -> Vec<Delivery> {
+        let mut deliveries = vec![first];
+        while let Ok(further) = self.deliveries.try_recv() {
+            deliveries.push(further);
+        }
+        if let Pace::Careful { quiet_at, .. } = &mut self.pace {
+            *quiet_at = None;
+        }
+        self.unacknowledged.extend(deliveries.iter().map(|delivery| delivery.tag));
+        deliveries
+    }
+}
+
+impl Drop for AmqpSubscription {
+    fn drop(&mut self) {
+        // lapin keeps a consumer with a delegate, and its connection. The first poll sends the request.
+        let closing = self.connection.close(REPLY_SUCCESS, "closed".into());
+        closing.now_or_never();
+    }
+}
+
+impl Pace {
+    /// When the careful pace has lasted long enough, if nothing is delivered before.
+    fn quiet_at(&mut self) -> Option<Instant> {
+        match self {
+            Self::Careful { quiet_at, .. } => {
+                Some(*quiet_at.get_or_insert_with(|| Instant::now() + QUIET))
+            }
+            Self::Switching(_) | Self::Full => None,
+        }
+    }
+
+    /// Waits for the new consumer while it is being switched to.
+    async fn switched(&mut self) -> Result<ReplaceableConsumer> {
+        match self {
+            Self::Switching(switching) => switching.await,
+            Self::Careful { .. } | Self::Full => pending().await,
+        }
     }
 }
 
 #[async_trait]
 impl Subscription for AmqpSubscription {
-    async fn next(&mut self) -> Result<Delivery> {
-        let delivery = next_delivery(&mut self.consumer, &mut self.uri).await?;
-        Ok(Delivery {
-            properties: event_properties(&delivery),
-            body: delivery.data,
-            receipt: Box::new(AmqpReceipt {
-                acker: delivery.acker,
-                properties: delivery.properties,
-                exchange: delivery.exchange,
-                routing_key: delivery.routing_key,
-                publisher: Arc::clone(&self.publisher),
-            }),
-        })
+    async fn next(&mut self) -> Result<Vec<Delivery>> {
+        loop {
+            let quiet_at = self.pace.quiet_at();
+            tokio::select! {
+                // In this order: what a lost subscription has delivered is delivered again.
+                biased;
+                lost = lost(&mut self.lost, &mut self.uri, &self.inbox.queue) => return Err(lost),
+                consumer = self.pace.switched() => {
+                    self.consumer = consumer?;
+                    self.pace = Pace::Full;
+                }
+                Some(first) = self.deliveries.recv() => return Ok(self.hand_out(first)),
+                () = sleep_until(quiet_at.unwrap_or_else(Instant::now)), if quiet_at.is_some() => {
+                    self.switch();
+                }
+            }
+        }
+    }
+
+    async fn acknowledge(&mut self, deliveries: &[DeliveryTag]) -> Result<()> {
+        let (upto, single) = acknowledgements(&mut self.unacknowledged, deliveries);
+        let acknowledge =
+            |DeliveryTag(tag), multiple| self.channel.basic_ack(tag, BasicAckOptions { multiple });
+        let all = upto
+            .map(|tag| acknowledge(tag, true))
+            .into_iter()
+            .chain(single.into_iter().map(|tag| acknowledge(tag, false)));
+        answered("accept an acknowledgement", try_join_all(all)).await?;
+        if let Pace::Careful { acknowledged, .. } = &mut self.pace {
+            *acknowledged += deliveries.len();
+            if *acknowledged >= usize::from(self.inbox.prefetch) {
+                self.switch();
+            }
+        }
+        Ok(())
+    }
+
+    async fn lost(&mut self) -> BusError {
+        lost(&mut self.lost, &mut self.uri, &self.inbox.queue).await
+    }
+
+    fn capacity(&self) -> usize {
+        self.inbox.prefetch.into()
     }
 }
 
-fn event_properties(delivery: &LapinDelivery) -> EventProperties {
-    let properties = &delivery.properties;
-    let text = |property: &Option<ShortString>| property.as_ref().map(ToString::to_string);
-    let header = |name| properties.headers().as_ref().and_then(|all| all.inner().get(name));
-    EventProperties {
-        routing_key: delivery.routing_key.to_string(),
-        content_type: text(properties.content_type()),
-        content_encoding: text(properties.content_encoding()),
-        message_id: text(properties.message_id()),
-        timestamp: properties.timestamp().and_then(|seconds| i64::try_from(seconds).ok()),
-        broker_timestamp: header(BROKER_TIMESTAMP).and_then(integer),
-        first_received: header(FIRST_RECEIVED).and_then(integer),
-        redelivered: delivery.redelivered,
-        binary_cloudevent: properties.headers().iter().flat_map(FieldTable::inner).any(
-            |(name, _value)| BINARY_MODE.iter().any(|prefix| name.as_str().starts_with(prefix)),
-        ),
-        trace: header(TRACEPARENT).and_then(trace),
+/// How to acknowledge these deliveries: all up to the first tag, and each of the others.
+fn acknowledgements(
+    unacknowledged: &mut BTreeSet<DeliveryTag>,
+    deliveries: &[DeliveryTag],
+) -> (Option<DeliveryTag>, Vec<DeliveryTag>) {
+    for tag in deliveries {
+        unacknowledged.remove(tag);
+    }
+    let (prefix, single): (Vec<_>, Vec<_>) = deliveries
+        .iter()
+        .copied()
+        .partition(|tag| unacknowledged.first().is_none_or(|oldest| tag < oldest));
+    (prefix.into_iter().max(), single)
+}
+
+impl Inbox {
+    async fn consume(&self, channel: &Channel, prefetch: u16) -> Result<ReplaceableConsumer> {
+        let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
+        answered("limit deliveries", qos).await?;
+        let consuming = channel.basic_consume(
+            self.queue.as_str().into(),
+            ShortString::default(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        );
+        let consumer = answered("start a consumer", consuming).await?;
+        let replaced = Arc::new(AtomicBool::new(false));
+        let (inbox, is_replaced) = (self.clone(), Arc::clone(&replaced));
+        consumer.set_delegate(move |result| {
+            inbox.receive(result, is_replaced.load(Ordering::Relaxed));
+            ready(())
+        });
+        Ok(ReplaceableConsumer { consumer, replaced })
+    }
+
+    /// Takes what arrives, on the thread that reads the connection: a large body is truncated before
+    /// the next one is read.
+    fn receive(&self, result: DeliveryResult, is_replaced: bool) {
+        let loss = match result {
+            Ok(Some(delivery)) => {
+                // The receiver is gone only together with the subscription.
+                self.deliveries.send(message::delivery(delivery)).ok();
+                return;
+            }
+            Ok(None) if is_replaced => return,
+            Ok(None) => Loss::Cancelled,
+            Err(error) => Loss::Failed(error),
+        };
+        // The first reason counts: after an error, lapin reports the end of the consumer as well.
+        self.lost.send_if_modified(|lost| {
+            let is_first = lost.is_none();
+            lost.get_or_insert(loss);
+            is_first
+        });
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "no other type of AMQP is an integer of time")]
-fn integer(value: &AMQPValue) -> Option<i64> {
-    match *value {
-        AMQPValue::LongLongInt(number) => Some(number),
-        AMQPValue::LongInt(number) => Some(number.into()),
-        AMQPValue::LongUInt(number) => Some(number.into()),
-        AMQPValue::Timestamp(number) => i64::try_from(number).ok(),
-        _ => None,
+/// Waits until the subscription is lost, or the URL has changed.
+async fn lost(
+    lost: &mut watch::Receiver<Option<Loss>>,
+    uri: &mut watch::Receiver<AMQPUri>,
+    queue: &str,
+) -> BusError {
+    tokio::select! {
+        Ok(()) = uri.changed() => BusError::Reconnect,
+        Ok(lost) = lost.wait_for(Option::is_some) => match lost.clone() {
+            Some(Loss::Failed(error)) if is_unparseable(error.kind()) => {
+                BusError::Unparseable { queue: queue.to_owned(), source: Box::new(error) }
+            }
+            Some(Loss::Failed(error)) => broker(error),
+            Some(Loss::Cancelled) | None => BusError::ConsumerEnded,
+        }
     }
 }
 
-fn trace(value: &AMQPValue) -> Option<TraceParent> {
-    TraceParent::parse(std::str::from_utf8(value.as_long_string()?.as_bytes()).ok()?)
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enumeration is not exhaustive")]
+fn is_unparseable(error: &ErrorKind) -> bool {
+    match error {
+        ErrorKind::ParsingError(_) => true,
+        ErrorKind::ProtocolError(error) => {
+            *error.kind() == AMQPErrorKind::Hard(AMQPHardError::FRAMEERROR)
+        }
+        _ => false,
+    }
 }
 
-struct AmqpReceipt {
-    acker: Acker,
-    properties: BasicProperties,
-    exchange: ShortString,
-    routing_key: ShortString,
-    publisher: Arc<Publisher>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-#[async_trait]
-impl Receipt for AmqpReceipt {
-    async fn ack(&mut self) -> Result<()> {
-        answered("accept an acknowledgement", self.acker.ack(BasicAckOptions::default()))
-            .await
-            .map(|_acked| ())
+    fn tags(numbers: &[u64]) -> Vec<DeliveryTag> {
+        numbers.iter().copied().map(DeliveryTag).collect()
     }
 
-    async fn dead_letter(&self, body: &[u8], reason: &str) -> Result<()> {
-        let origin = (self.exchange.as_str(), self.routing_key.as_str());
-        self.publisher.dead_letter(body, &self.properties, origin, reason).await
+    #[test]
+    fn deliveries_without_older_ones_are_acknowledged_together() {
+        let mut unacknowledged: BTreeSet<DeliveryTag> =
+            tags(&[1, 2, 3, 4, 5]).into_iter().collect();
+        let mut acknowledge = |numbers: &[u64]| {
+            let (upto, single) = acknowledgements(&mut unacknowledged, &tags(numbers));
+            (upto.map(|DeliveryTag(tag)| tag), single)
+        };
+        assert_eq!(acknowledge(&[]), (None, vec![]));
+        assert_eq!(acknowledge(&[4, 2]), (None, tags(&[4, 2])));
+        assert_eq!(acknowledge(&[1]), (Some(1), vec![]));
+        assert_eq!(acknowledge(&[5]), (None, tags(&[5])));
+        assert_eq!(acknowledge(&[3]), (Some(3), vec![]));
     }
 }

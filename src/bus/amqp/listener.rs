@@ -1,14 +1,15 @@
-//! The listening connection: each API process receives every room update and lobby change.
+//! The listening connection: each API process receives every room update.
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use lapin::options::BasicConsumeOptions;
 use lapin::types::{FieldTable, ShortString};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, Consumer};
 use tokio::sync::watch;
 
-use super::{Broker, answered, next_delivery, topology};
-use crate::bus::{Listener, Result};
+use super::{Broker, answered, broker, topology};
+use crate::bus::{BusError, Listener, Result};
 
 /// A consumer of a queue of its own, on a connection of its own: listening is never blocked, and
 /// does not delay publishing.
@@ -42,6 +43,13 @@ impl AmqpListener {
 #[async_trait]
 impl Listener for AmqpListener {
     async fn next(&mut self) -> Result<Vec<u8>> {
-        next_delivery(&mut self.consumer, &mut self.uri).await.map(|delivery| delivery.data)
+        tokio::select! {
+            Ok(()) = self.uri.changed() => Err(BusError::Reconnect),
+            delivery = self.consumer.next() => match delivery {
+                Some(delivery) => delivery.map(|delivery| delivery.data).map_err(broker),
+                // The queue is gone, while connection and channel may still appear healthy.
+                None => Err(BusError::ConsumerEnded),
+            },
+        }
     }
 }

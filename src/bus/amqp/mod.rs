@@ -9,8 +9,10 @@
 mod batch;
 mod consumer;
 mod listener;
+mod message;
 mod publisher;
 mod topology;
+mod transfer;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -18,17 +20,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
-use lapin::message::Delivery as LapinDelivery;
 use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{Connection, ConnectionProperties, Consumer};
+use lapin::{Connection, ConnectionProperties, ConnectionStatus};
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+pub(super) use self::message::Original;
 use self::publisher::Publisher;
-use super::{Bus, BusError, BusOptions, Confirmation, Listener, Message, Result, Subscription};
+use self::transfer::TransferLink;
+use super::{
+    Bus, BusError, BusOptions, Confirmation, Listener, Message, Result, Subscription, Transfer,
+};
 
 /// Bound of a connection attempt: some peers accept a connection and then never answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,6 +43,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bound of the close handshake, which nothing depends on.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often a connection is looked at that is being closed.
+const CLOSE_POLL: Duration = Duration::from_millis(5);
 
 /// Seconds between heartbeats. A frozen connection is noticed after two of them; the broker's
 /// documentation warns of false alarms below five.
@@ -59,6 +67,8 @@ pub(super) struct Broker {
     /// Connections watch it for a change.
     uri: watch::Sender<AMQPUri>,
     options: BusOptions,
+    /// The connections that have not ended yet.
+    connections: Mutex<Vec<ConnectionStatus>>,
     /// Whether the peer accepted the last attempt and never answered.
     unresponsive: AtomicBool,
 }
@@ -80,11 +90,22 @@ impl Broker {
         let connected = timeout(CONNECT_TIMEOUT, connecting).await;
         self.unresponsive.store(connected.is_err(), Ordering::Relaxed);
         let connection = connected.map_err(|_elapsed| CONNECT_TIMED_OUT)?.map_err(broker)?;
+        self.remember(connection.status().clone());
         if self.options.declare {
             topology::declare(&connection, &self.options).await?;
         }
         Ok(connection)
     }
+
+    fn remember(&self, connection: ConnectionStatus) {
+        let mut connections = self.connections.lock();
+        connections.retain(is_open);
+        connections.push(connection);
+    }
+}
+
+fn is_open(connection: &ConnectionStatus) -> bool {
+    !connection.closed() && !connection.errored()
 }
 
 /// Waits until the peer answers the protocol header. lapin keeps the thread and socket of an
@@ -116,41 +137,31 @@ fn parse(url: &str) -> Result<AMQPUri> {
     Ok(uri)
 }
 
-/// Waits for the next delivery, unless the URL changes before it comes.
-async fn next_delivery(
-    consumer: &mut Consumer,
-    uri: &mut watch::Receiver<AMQPUri>,
-) -> Result<LapinDelivery> {
-    tokio::select! {
-        Ok(()) = uri.changed() => Err(BusError::Reconnect),
-        delivery = consumer.next() => match delivery {
-            Some(delivery) => delivery.map_err(broker),
-            // The queue is gone, while connection and channel may still appear healthy.
-            None => Err(BusError::ConsumerEnded),
-        },
-    }
-}
-
 pub(super) struct AmqpBus {
     broker: Arc<Broker>,
-    publisher: Arc<Publisher>,
+    publisher: Publisher,
+    transfers: TransferLink,
 }
 
 impl AmqpBus {
     pub(super) fn new(url: &str, options: BusOptions) -> Result<Self> {
         let uri = watch::Sender::new(parse(url)?);
-        let broker = Arc::new(Broker { uri, options, unresponsive: AtomicBool::new(false) });
-        let publisher = Arc::new(Publisher::new(Arc::clone(&broker)));
-        Ok(Self { broker, publisher })
+        let broker = Arc::new(Broker {
+            uri,
+            options,
+            connections: Mutex::default(),
+            unresponsive: AtomicBool::new(false),
+        });
+        let publisher = Publisher::new(Arc::clone(&broker));
+        let transfers = TransferLink::new(Arc::clone(&broker));
+        Ok(Self { broker, publisher, transfers })
     }
 }
 
 #[async_trait]
 impl Bus for AmqpBus {
     async fn subscribe(&self) -> Result<Box<dyn Subscription>> {
-        let subscription =
-            consumer::AmqpSubscription::start(&self.broker, Arc::clone(&self.publisher)).await?;
-        Ok(Box::new(subscription))
+        Ok(Box::new(consumer::AmqpSubscription::start(&self.broker).await?))
     }
 
     async fn publish(&self, messages: &[Message]) -> Result<Vec<Confirmation>> {
@@ -159,6 +170,10 @@ impl Bus for AmqpBus {
 
     async fn missing_queue(&self) -> Result<Option<String>> {
         self.publisher.missing_queue().await
+    }
+
+    async fn transfer(&self, transfers: &[Transfer<'_>]) -> Result<()> {
+        self.transfers.transfer(transfers).await
     }
 
     async fn listen(&self) -> Result<Box<dyn Listener>> {
@@ -177,7 +192,15 @@ impl Bus for AmqpBus {
     }
 
     async fn close(&self) {
-        self.publisher.close().await;
+        tokio::join!(self.publisher.close(), self.transfers.close());
+        // The others close when they are dropped. The process waits for the handshake: otherwise the
+        // broker logs that it was lost.
+        let closing = async {
+            while self.broker.connections.lock().iter().any(is_open) {
+                sleep(CLOSE_POLL).await;
+            }
+        };
+        timeout(CLOSE_TIMEOUT, closing).await.ok();
     }
 }
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::AMQPUri;
 use lapin::{BasicProperties, Channel, Connection, PublisherConfirm};
 use tokio::sync::{Mutex, watch};
@@ -15,14 +14,6 @@ use crate::bus::{BusError, PUBLISH_TIMEOUT, Result};
 
 /// AMQP's delivery mode of messages that survive a restart of the broker.
 pub(super) const PERSISTENT: u8 = 2;
-
-/// Header with the reason for a dead letter.
-const REASON: &str = "lobbyd-reason";
-
-/// Longest text in a dead letter's headers, in bytes, and the most headers that are kept: together
-/// they fit into a frame.
-const MAX_TEXT: usize = 1000;
-const MAX_HEADERS: usize = 32;
 
 pub(super) const NOT_STORED: &str = "broker could not store the message";
 
@@ -40,7 +31,6 @@ pub(super) struct PublisherConnection {
     /// Channels that no call uses. Each call takes one for itself, so that a returned message is
     /// known to be one of its own.
     pub(super) idle: parking_lot::Mutex<Vec<Channel>>,
-    dead_letters: Mutex<Channel>,
     /// The channel to look up queues on: the broker closes it if one is missing.
     pub(super) lookups: Mutex<Option<Channel>>,
 }
@@ -48,36 +38,6 @@ pub(super) struct PublisherConnection {
 impl Publisher {
     pub(super) fn new(broker: Arc<Broker>) -> Self {
         Self { broker, link: Mutex::new(None) }
-    }
-
-    /// Stores a dead letter, and returns when the broker has it.
-    pub(super) async fn dead_letter(
-        &self,
-        body: &[u8],
-        original: &BasicProperties,
-        origin: (&str, &str),
-        reason: &str,
-    ) -> Result<()> {
-        let link = self.link_by(Instant::now() + PUBLISH_TIMEOUT).await?;
-        let properties = dead_letter_properties(original, origin, reason);
-        let queue = self.broker.options.dead_letter_queue.as_str();
-        // One at a time, so that a returned message is known to be this one.
-        let dead_letters = link.dead_letters.lock().await;
-        let deadline = Instant::now() + PUBLISH_TIMEOUT;
-        let sent = send(&dead_letters, deadline, "", queue, body, properties).await;
-        match answer(deadline, sent).await {
-            Ok(lapin::Confirmation::Ack(None)) => Ok(()),
-            Ok(lapin::Confirmation::Ack(Some(returned))) => {
-                Err(BusError::Refused(return_reason(&returned)))
-            }
-            Ok(lapin::Confirmation::Nack(_) | lapin::Confirmation::NotRequested) => {
-                Err(BusError::Refused(NOT_STORED.to_owned()))
-            }
-            Err(problem) => {
-                self.forget(&link).await;
-                Err(problem)
-            }
-        }
     }
 
     pub(super) async fn close(&self) {
@@ -133,19 +93,17 @@ impl PublisherConnection {
     async fn open(target: &Broker) -> Result<Self> {
         let uri = target.uri.subscribe();
         let connection = target.connect("publisher").await?;
-        let (events, dead_letters) =
-            (confirming_channel(&connection).await?, confirming_channel(&connection).await?);
+        let events = confirming_channel(&connection).await?;
         Ok(Self {
             connection,
             uri,
             idle: parking_lot::Mutex::new(vec![events]),
-            dead_letters: Mutex::new(dead_letters),
             lookups: Mutex::default(),
         })
     }
 }
 
-async fn confirming_channel(connection: &Connection) -> Result<Channel> {
+pub(super) async fn confirming_channel(connection: &Connection) -> Result<Channel> {
     let channel = answered("open a channel", connection.create_channel()).await?;
     answered("confirm", channel.confirm_select(ConfirmSelectOptions::default())).await?;
     Ok(channel)
@@ -179,50 +137,10 @@ pub(super) async fn answer(
     }
 }
 
-/// The properties of a dead letter. Original properties are kept if they help to repair it. An expiry
-/// would delete it, the broker would refuse a user id, and CC would send it to other queues as well.
-fn dead_letter_properties(
-    original: &BasicProperties,
-    (exchange, routing_key): (&str, &str),
-    reason: &str,
-) -> BasicProperties {
-    let mut headers = FieldTable::default();
-    for (key, value) in original.headers().iter().flat_map(FieldTable::inner) {
-        let short = value.as_long_string().is_some_and(|text| text.as_bytes().len() <= MAX_TEXT);
-        if short && headers.inner().len() < MAX_HEADERS {
-            headers.insert(key.clone(), value.clone());
-        }
-    }
-    for (key, value) in [
-        (REASON, truncated(reason)),
-        ("lobbyd-exchange", exchange),
-        ("lobbyd-routing-key", routing_key),
-    ] {
-        headers.insert(key.into(), AMQPValue::LongString(value.into()));
-    }
-    let mut properties =
-        BasicProperties::default().with_headers(headers).with_delivery_mode(PERSISTENT);
-    if let Some(content_type) = original.content_type() {
-        properties = properties.with_content_type(content_type.clone());
-    }
-    if let Some(message_id) = original.message_id() {
-        properties = properties.with_message_id(message_id.clone());
-    }
-    if let Some(kind) = original.kind() {
-        properties = properties.with_type(kind.clone());
-    }
-    properties
-}
-
 pub(super) fn timed_out(action: &'static str) -> BusError {
     BusError::TimedOut(action, PUBLISH_TIMEOUT)
 }
 
 pub(super) fn return_reason(returned: &BasicReturnMessage) -> String {
     format!("no queue is bound for {}: {}", returned.delivery.routing_key, returned.reply_text)
-}
-
-fn truncated(reason: &str) -> &str {
-    let end = reason.floor_char_boundary(MAX_TEXT.min(reason.len()));
-    reason.get(..end).unwrap_or(reason)
 }

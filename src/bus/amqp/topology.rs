@@ -1,4 +1,4 @@
-//! Exchange, queues and bindings, in one place.
+//! Exchanges, queues and bindings, in one place.
 
 use lapin::options::{
     ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
@@ -8,92 +8,72 @@ use lapin::{Channel, Connection, ExchangeKind};
 
 use super::{BusOptions, Result, answered};
 
-/// Deliveries after which the broker itself dead-letters an event. Each crash of a worker that held
-/// the event counts, so the limit is high; events that can never be applied are dead-lettered by
-/// lobbyd, at the first delivery.
-const DELIVERY_LIMIT: i32 = 1000;
-
 /// Binding of the queue of lobby changes.
 const LOBBY_CHANGES: &str = "lobby.changed.#";
 
-/// Binding of the listeners' queues.
+/// Binding of the listeners' queues, and of the exchange for subscribers.
 const ROOM_UPDATES: &str = "room.updated.#";
 
-/// Declares everything. What exists with the same arguments stays as it is.
+/// Milliseconds that an event stays in the retry queue.
+const RETRY_DELAY: i32 = 1000;
+
+/// Declares everything. What exists with the same arguments stays as it is. How often the broker
+/// delivers an event is left to a policy, which an operator can change.
 pub(super) async fn declare(connection: &Connection, options: &BusOptions) -> Result<()> {
     // A refused declaration closes its channel, so it is not the one that goes on to work.
     let channel = answered("open a channel", connection.create_channel()).await?;
     for exchange in [&options.exchange, &options.updates_exchange] {
-        answered(
-            "declare an exchange",
-            channel.exchange_declare(
-                exchange.as_str().into(),
-                ExchangeKind::Topic,
-                ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() },
-                FieldTable::default(),
-            ),
-        )
-        .await?;
+        let topic = channel.exchange_declare(
+            exchange.as_str().into(),
+            ExchangeKind::Topic,
+            ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() },
+            FieldTable::default(),
+        );
+        answered("declare an exchange", topic).await?;
     }
-    // Subscribers bind their queues to the exchange of both directions.
-    answered(
-        "bind the exchange of updates",
-        channel.exchange_bind(
-            options.exchange.as_str().into(),
-            options.updates_exchange.as_str().into(),
-            ROOM_UPDATES.into(),
-            ExchangeBindOptions::default(),
-            FieldTable::default(),
-        ),
-    )
-    .await?;
-    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    answered(
-        "declare the dead-letter queue",
-        channel.queue_declare(
-            options.dead_letter_queue.as_str().into(),
-            durable,
-            table([("x-queue-type", text("quorum"))]),
-        ),
-    )
-    .await?;
-    answered(
-        "declare the queue of lobby changes",
-        channel.queue_declare(
-            options.queue.as_str().into(),
-            durable,
-            table([
-                ("x-queue-type", text("quorum")),
-                ("x-delivery-limit", AMQPValue::LongInt(DELIVERY_LIMIT)),
-                ("x-dead-letter-exchange", text("")),
-                ("x-dead-letter-routing-key", text(&options.dead_letter_queue)),
-                // With the default, at-most-once, a broker that fails while it moves an event to
-                // the dead letters loses it. The overflow setting is what this one requires.
-                ("x-dead-letter-strategy", text("at-least-once")),
-                ("x-overflow", text("reject-publish")),
-            ]),
-        ),
-    )
-    .await?;
-    answered(
-        "bind the queue of lobby changes",
-        channel.queue_bind(
-            options.queue.as_str().into(),
-            options.exchange.as_str().into(),
-            LOBBY_CHANGES.into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        ),
-    )
-    .await?;
+    let subscribers = channel.exchange_bind(
+        options.exchange.as_str().into(),
+        options.updates_exchange.as_str().into(),
+        ROOM_UPDATES.into(),
+        ExchangeBindOptions::default(),
+        FieldTable::default(),
+    );
+    answered("bind the exchange of subscribers", subscribers).await?;
+    for (queue, arguments) in [
+        (&options.dead_letter_queue, FieldTable::default()),
+        (&options.retry_queue, retry_arguments(options)),
+        (&options.queue, dead_lettering_to(&options.dead_letter_queue)),
+    ] {
+        let quorum = with(arguments, "x-queue-type", text("quorum"));
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        answered("declare a queue", channel.queue_declare(queue.as_str().into(), durable, quorum))
+            .await?;
+    }
+    bind(&channel, &options.queue, &options.exchange, LOBBY_CHANGES).await?;
     answered("close a channel", channel.close(super::REPLY_SUCCESS, "declared".into())).await
 }
 
-/// Declares a queue that receives every room update and lobby change, and returns its name. It is
-/// deleted with the connection.
+/// Events go back to their queue when they have waited.
+fn retry_arguments(options: &BusOptions) -> FieldTable {
+    let arguments = dead_lettering_to(&options.queue);
+    with(arguments, "x-message-ttl", AMQPValue::LongInt(RETRY_DELAY))
+}
+
+fn dead_lettering_to(queue: &str) -> FieldTable {
+    let arguments = FieldTable::default();
+    let arguments = with(arguments, "x-dead-letter-exchange", text(""));
+    let arguments = with(arguments, "x-dead-letter-routing-key", text(queue));
+    // With the default, at-most-once, a broker that fails while it moves an event loses it. The
+    // overflow setting is what this one requires.
+    let arguments = with(arguments, "x-dead-letter-strategy", text("at-least-once"));
+    with(arguments, "x-overflow", text("reject-publish"))
+}
+
+/// Declares a queue that receives every room update, and returns its name. It is deleted with the
+/// connection. Only lobbyd publishes to its exchange, so that no other program can reach the API.
 pub(super) async fn declare_listener(channel: &Channel, options: &BusOptions) -> Result<String> {
     // Under the prefix that the permissions of a first installation cover.
-    let name = format!("{}.api.{}", options.exchange, uuid::Uuid::new_v4());
+    let name = format!("{}.api.{}", options.updates_exchange, uuid::Uuid::new_v4());
     let own = QueueDeclareOptions {
         exclusive: true,
         auto_delete: true,
@@ -101,27 +81,26 @@ pub(super) async fn declare_listener(channel: &Channel, options: &BusOptions) ->
     };
     let declaring = channel.queue_declare(name.as_str().into(), own, FieldTable::default());
     answered("declare a queue to listen", declaring).await?;
-    for key in [ROOM_UPDATES, LOBBY_CHANGES] {
-        let binding = channel.queue_bind(
-            name.as_str().into(),
-            options.exchange.as_str().into(),
-            key.into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        );
-        answered("bind the queue to listen", binding).await?;
-    }
+    bind(channel, &name, &options.updates_exchange, ROOM_UPDATES).await?;
     Ok(name)
+}
+
+async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> Result<()> {
+    let binding = channel.queue_bind(
+        queue.into(),
+        exchange.into(),
+        key.into(),
+        QueueBindOptions::default(),
+        FieldTable::default(),
+    );
+    answered("bind a queue", binding).await
 }
 
 fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
 }
 
-fn table<const N: usize>(entries: [(&str, AMQPValue); N]) -> FieldTable {
-    let mut table = FieldTable::default();
-    for (key, value) in entries {
-        table.insert(key.into(), value);
-    }
-    table
+fn with(mut arguments: FieldTable, name: &str, value: AMQPValue) -> FieldTable {
+    arguments.insert(name.into(), value);
+    arguments
 }

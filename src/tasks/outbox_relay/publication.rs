@@ -9,6 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::RelayError;
 use super::breaker::PROBE;
 use crate::bus::{BusError, Confirmation, Message, PUBLISH_TIMEOUT, cloudevents};
 use crate::domain::{EventId, OutboxEvent};
@@ -49,14 +50,6 @@ pub(super) enum Selection {
     Probe,
 }
 
-/// Why events were not published.
-pub(super) enum Unpublished {
-    Unsent(BusError),
-    Unconfirmed(String),
-    /// The claim would end before the confirms.
-    ClaimTooShort,
-}
-
 /// What became of a batch.
 #[derive(Default)]
 pub(super) struct Published {
@@ -66,7 +59,7 @@ pub(super) struct Published {
     /// Why one of them was returned.
     pub(super) reason: Option<String>,
     /// Why some were not sent or not confirmed.
-    pub(super) failure: Option<Unpublished>,
+    pub(super) failure: Option<RelayError>,
     /// Confirmed events that the database could not mark, because it is unavailable.
     pub(super) unmarked: Vec<EventId>,
 }
@@ -126,7 +119,7 @@ impl Publications {
         let claim = Claim { publications: self, until: claimed_until };
         if expires_at.saturating_duration_since(Instant::now()) < PUBLISH_TIMEOUT {
             claim.release(ids(&events), TimeDelta::zero()).await;
-            return Published { failure: Some(Unpublished::ClaimTooShort), ..Published::default() };
+            return Published { failure: Some(RelayError::ClaimTooShort), ..Published::default() };
         }
         let Encoded { events, messages, spans } = self.encode(events, &claim).await;
         if messages.is_empty() {
@@ -139,10 +132,7 @@ impl Publications {
                     span.set("lobbyd.outcome", &"unsent");
                 }
                 claim.release(ids(&events), TimeDelta::zero()).await;
-                return Published {
-                    failure: Some(Unpublished::Unsent(error)),
-                    ..Published::default()
-                };
+                return Published { failure: Some(error.into()), ..Published::default() };
             }
         };
         let attempts: BTreeMap<EventId, u32> =
@@ -159,14 +149,13 @@ impl Publications {
                 }
                 Confirmation::Refused(why) => {
                     count("refused", &mut span);
-                    let long = event.attempt == REFUSED_ATTEMPTS && selection == Selection::All;
-                    report_refused(&event, &why, long);
+                    tracing::debug!(event.id = %event.id, why, "event refused by the broker");
                     published.reason.get_or_insert(why);
                     returned.push(event.id);
                 }
                 Confirmation::Unconfirmed(why) => {
                     count("unconfirmed", &mut span);
-                    published.failure.get_or_insert(Unpublished::Unconfirmed(why));
+                    published.failure.get_or_insert(RelayError::Unconfirmed(why));
                     lost.push(event.id);
                 }
             }
@@ -342,16 +331,6 @@ impl Claim<'_> {
         for (delay, ids) in delays {
             self.release(ids, delay).await;
         }
-    }
-}
-
-/// Logs that an event was refused, as a warning if it has been so for `long`.
-fn report_refused(event: &OutboxEvent, why: &str, long: bool) {
-    let (id, room, attempt) = (&event.id, &event.token, event.attempt);
-    if long {
-        tracing::warn!(event.id = %id, room.token = %room, attempt, why, "event still refused");
-    } else {
-        tracing::debug!(event.id = %id, room.token = %room, attempt, why, "event refused");
     }
 }
 

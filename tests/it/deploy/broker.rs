@@ -50,8 +50,8 @@ fn definitions() -> Value {
     serde_json::from_str(&fs::read_to_string(file(DEFINITIONS)).unwrap()).unwrap()
 }
 
-fn policy() -> BTreeMap<String, Value> {
-    serde_json::from_value(definitions()["policies"][0]["definition"].clone()).unwrap()
+fn policy(index: usize) -> BTreeMap<String, Value> {
+    serde_json::from_value(definitions()["policies"][index]["definition"].clone()).unwrap()
 }
 
 async fn connect(url: String) -> lapin::Result<Connection> {
@@ -68,6 +68,8 @@ async fn worker_and_api_run_with_the_definitions() {
     cluster.set("EVENTS__EXCHANGE", "lobbyd.events");
     cluster.set("EVENTS__QUEUE", "lobbyd.lobby-changed");
     cluster.set("EVENTS__DEAD_LETTER_QUEUE", "lobbyd.dead-letters");
+    cluster.set("EVENTS__RETRY_QUEUE", "lobbyd.retry");
+    cluster.set("EVENTS__UPDATES_EXCHANGE", "lobbyd.updates");
     cluster.set("EVENTS__DECLARE", "false");
     let client = cluster.client().await;
     let worker = cluster.worker().await;
@@ -81,6 +83,14 @@ async fn worker_and_api_run_with_the_definitions() {
     client.publish_bytes(b"garbage", "application/json").await;
     let dead_letter = eventually("the dead letter", || client.take("lobbyd.dead-letters")).await;
     assert!(dead_letter.headers["lobbyd-reason"].starts_with("body cannot be parsed"));
+    // It waits in the retry queue for its room.
+    client.publish(&json!({"token": "late", "state": 1})).await;
+    eventually("the event to wait", || async {
+        (client.count("lobbyd.retry").await > 0).then_some(())
+    })
+    .await;
+    cluster.database.insert_room("late").await;
+    cluster.database.lobby_becomes("late", 1).await;
     worker.ready().await;
     assert!(api.stop().await.success());
 }
@@ -90,9 +100,9 @@ async fn the_user_can_only_declare_queues_for_listening() {
     let connection = connect(url("lobbyd:secret")).await.unwrap();
     let own = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     for (name, allowed) in [
-        ("lobbyd.events.api.one", true),
+        ("lobbyd.updates.api.one", true),
         ("lobbyd.mine", false),
-        ("lobbyd.events.apis", false),
+        ("lobbyd.updates.apis", false),
         ("mine", false),
     ] {
         let channel = connection.create_channel().await.unwrap();
@@ -123,10 +133,12 @@ async fn the_policy_applies_and_moves_dead_letters() {
     assert_eq!(queue("lobbyd.lobby-changed")["type"], "quorum");
     assert_eq!(queue("lobbyd.dead-letters")["policy"], "lobbyd-dead-letters");
     assert_eq!(queue("lobbyd.dead-letters")["type"], "quorum");
+    assert_eq!(queue("lobbyd.retry")["policy"], "lobbyd-retry");
+    assert_eq!(queue("lobbyd.retry")["type"], "quorum");
 
     // A queue with the same policy but without workers, so that the test gets the event.
     let (pattern, queue) = (r"^lobbyd\.policy-test$", "lobbyd.policy-test");
-    let definition = serde_json::to_string(&policy()).unwrap();
+    let definition = serde_json::to_string(&policy(0)).unwrap();
     let dead_letters = "lobbyd.policy-test-dead-letters";
     let definition = definition.replace("lobbyd.dead-letters", dead_letters);
     let set = ["set_policy", "-p", "lobbyd", "--apply-to", "queues", "test", pattern, &definition];
@@ -150,24 +162,67 @@ async fn the_policy_applies_and_moves_dead_letters() {
     assert_eq!(dead_letter.body, b"poison");
 }
 
-/// A queue that lobbyd declares has the same properties as an imported one.
+/// Queues that lobbyd declares have the same properties as imported ones, except the delivery limit,
+/// which an operator can change only in a policy.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_policy_is_equal_to_the_arguments_that_lobbyd_declares() {
-    let cluster = TestCluster::on(Database::create(Kind::Sqlite).await, &url("guest:guest"));
+async fn the_policies_are_equal_to_the_arguments_that_lobbyd_declares() {
+    let mut cluster = TestCluster::on(Database::create(Kind::Sqlite).await, &url("guest:guest"));
+    let retry = format!("{}.retry", cluster.queue);
+    cluster.set("EVENTS__RETRY_QUEUE", &retry);
     let worker = Daemon::start(&cluster.settings);
     worker.ready().await;
     let queues = listed(&["list_queues", "name", "arguments"]);
-    let declared = queues.iter().find(|queue| queue["name"] == cluster.queue.as_str()).unwrap();
-    let mut arguments = BTreeMap::new();
-    for argument in declared["arguments"].as_array().unwrap() {
-        let name = argument[0].as_str().unwrap().trim_start_matches("x-").to_owned();
-        arguments.insert(name, argument[2].clone());
+    for (policy, queue, target) in [
+        (0, &cluster.queue, ("lobbyd.dead-letters", &cluster.dead_letters)),
+        (2, &retry, ("lobbyd.lobby-changed", &cluster.queue)),
+    ] {
+        let declared = queues.iter().find(|each| each["name"] == queue.as_str()).unwrap();
+        let mut arguments = BTreeMap::new();
+        for argument in declared["arguments"].as_array().unwrap() {
+            let name = argument[0].as_str().unwrap().trim_start_matches("x-").to_owned();
+            arguments.insert(name, argument[2].clone());
+        }
+        assert_eq!(arguments.remove("queue-type"), Some(json!("quorum")));
+        assert_eq!(arguments.remove("dead-letter-routing-key"), Some(json!(target.1)));
+        let mut policy = self::policy(policy);
+        policy.remove("delivery-limit");
+        assert_eq!(policy.remove("dead-letter-routing-key"), Some(json!(target.0)));
+        assert_eq!(arguments, policy);
     }
-    assert_eq!(arguments.remove("queue-type"), Some(json!("quorum")));
-    assert_eq!(arguments.remove("dead-letter-routing-key"), Some(json!(cluster.dead_letters)));
-    let mut policy = policy();
-    assert_eq!(policy.remove("dead-letter-routing-key"), Some(json!("lobbyd.dead-letters")));
-    assert_eq!(arguments, policy);
+}
+
+/// The commands of the README for users of other programs.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_programs_can_only_do_what_they_need() {
+    let readme = fs::read_to_string(file("deploy/rabbitmq/README.md")).unwrap();
+    for command in readme.lines().filter(|line| {
+        line.starts_with("    rabbitmqctl set")
+            && line.contains("-p lobbyd ")
+            && !line.contains("NAME")
+    }) {
+        let arguments: Vec<&str> =
+            command.split_whitespace().skip(1).map(|word| word.trim_matches('\'')).collect();
+        if let [_permission, "-p", "lobbyd", user, ..] = arguments[..]
+            && arguments[0] == "set_permissions"
+        {
+            BROKER.control(&["add_user", user, "secret"]);
+        }
+        BROKER.control(&arguments);
+    }
+    for (user, exchange, key, allowed) in [
+        ("publisher", "lobbyd.events", "lobby.changed", true),
+        ("publisher", "lobbyd.events", "lobby.changed.webinar", true),
+        ("publisher", "lobbyd.events", "room.updated.webinar", false),
+        ("publisher", "lobbyd.updates", "room.updated.webinar", false),
+        ("publisher", "", "lobbyd.lobby-changed", false),
+        ("subscriber", "lobbyd.events", "lobby.changed", false),
+    ] {
+        let client = Client::connect(&url(&format!("{user}:secret")), exchange).await;
+        let confirm = client.send(key, b"{}", "application/json").await.await;
+        assert_eq!(confirm.is_ok(), allowed, "{user} to {exchange}: {confirm:?}");
+    }
+    let client = Client::connect(&url("subscriber:secret"), "lobbyd.events").await;
+    client.bind_queue("webinars", "room.updated.#").await;
 }
 
 #[test]
@@ -175,6 +230,8 @@ fn the_definitions_have_the_default_names() {
     let (definitions, events) = (definitions(), lobbyd::config::Config::defaults().events);
     assert_eq!(definitions["exchanges"][0]["name"], events.exchange);
     assert_eq!(definitions["queues"][0]["name"], events.queue);
+    assert_eq!(definitions["exchanges"][1]["name"], events.updates_exchange);
     assert_eq!(definitions["queues"][1]["name"], events.dead_letter_queue);
+    assert_eq!(definitions["queues"][2]["name"], events.retry_queue);
     assert_eq!(definitions["bindings"][0]["destination"], events.queue);
 }

@@ -1,5 +1,4 @@
-//! A fault stops only itself (promise P9), and is seen while it lasts (P10): something bad at the head
-//! of each queue, among healthy neighbours.
+//! A fault at the head of each queue stops only itself.
 
 mod due_rooms;
-mod outbox;
+mod incoming;

@@ -100,6 +100,12 @@ impl Client {
         self.send_with(key, body, properties).await
     }
 
+    /// Publishes a lobby change with these properties.
+    pub async fn publish_with(&self, body: &[u8], properties: BasicProperties) {
+        let confirm = self.send_with("lobby.changed", body, properties).await;
+        assert_eq!(confirm.await.unwrap(), Confirmation::Ack(None));
+    }
+
     async fn send_with(
         &self,
         key: &str,
@@ -143,11 +149,43 @@ impl Client {
         }
     }
 
+    /// Declares a queue and binds it, without declaring the exchange.
+    pub async fn bind_queue(&self, queue: &str, key: &str) {
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        self.channel.queue_declare(queue.into(), durable, FieldTable::default()).await.unwrap();
+        let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+        let exchange = self.exchange.as_str().into();
+        let binding =
+            self.channel.queue_bind(queue.into(), exchange, key.into(), options, arguments);
+        binding.await.unwrap();
+    }
+
     pub async fn delete_queue(&self, queue: &str) {
         self.channel
             .queue_delete(queue.into(), lapin::options::QueueDeleteOptions::default())
             .await
             .unwrap();
+    }
+
+    /// Declares a queue as lobbyd declares that of the dead letters.
+    pub async fn declare_quorum_queue(&self, queue: &str) {
+        let mut quorum = FieldTable::default();
+        quorum.insert("x-queue-type".into(), lapin::types::AMQPValue::LongString("quorum".into()));
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        self.channel.queue_declare(queue.into(), durable, quorum).await.unwrap();
+    }
+
+    /// The number of messages in a queue that no consumer has.
+    pub async fn count(&self, queue: &str) -> u32 {
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let counting = self.channel.queue_declare(queue.into(), passive, FieldTable::default());
+        counting.await.unwrap().message_count()
+    }
+
+    /// Takes one message, with all its properties, if the queue has one.
+    pub async fn take_delivery(&self, queue: &str) -> Option<lapin::message::Delivery> {
+        let no_ack = BasicGetOptions { no_ack: true };
+        Some(self.channel.basic_get(queue.into(), no_ack).await.unwrap()?.delivery)
     }
 
     /// Takes one message if the queue has one.

@@ -38,7 +38,9 @@ pub fn text(bytes: &[u8]) -> String {
 /// The program, not started yet, in a new folder and without the environment of the tests.
 pub fn program(settings: &Settings) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lobbyd"));
-    command.env_clear().envs(settings.iter().cloned()).current_dir(folder("cwd-"));
+    // The stack size as in the units, the image and the manifests.
+    command.env_clear().env("RUST_MIN_STACK", "268435456");
+    command.envs(settings.iter().cloned()).current_dir(folder("cwd-"));
     command.stdin(Stdio::null());
     command
 }
@@ -120,6 +122,15 @@ impl Daemon {
         .await
     }
 
+    /// Waits until `/readyz` reports a problem with this text, and returns all problems.
+    pub async fn unready_with(&self, text: &str) -> String {
+        eventually(&format!("{text:?} from /readyz"), || async {
+            let (status, problems) = self.get("/readyz").await?;
+            (status == 503 && problems.contains(text)).then_some(problems)
+        })
+        .await
+    }
+
     /// Status and body of a response of the ops listener.
     pub async fn get(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.ops_port)).await.ok()?;
@@ -188,8 +199,17 @@ impl Daemon {
 
     /// Resident memory, in bytes.
     pub fn memory(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most resident memory that the process has had, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         let kibibytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kibibytes * 1024
     }

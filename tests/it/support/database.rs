@@ -103,6 +103,13 @@ impl Database {
         holder
     }
 
+    /// Locks all rooms of a PostgreSQL database, each one by itself, until the connection drops.
+    pub async fn hold_each_room(url: &str) -> PgConnection {
+        let mut holder = <PgConnection as Connection>::connect(url).await.unwrap();
+        holder.execute("BEGIN; SELECT 1 FROM lobbyd_rooms FOR UPDATE").await.unwrap();
+        holder
+    }
+
     /// Locks a room of a PostgreSQL database until the connection drops.
     pub async fn hold_room(url: &str, token: &str) -> PgConnection {
         let mut holder = <PgConnection as Connection>::connect(url).await.unwrap();
@@ -155,6 +162,14 @@ impl Database {
     pub async fn insert_room(&self, token: &str) {
         let insert = "INSERT INTO lobbyd_rooms (token, type, name) VALUES";
         self.execute(&format!("{insert} ('{token}', 3, 'Webinar')")).await;
+    }
+
+    /// Inserts open rooms PREFIX1, PREFIX2, …
+    pub async fn open_rooms(&self, prefix: &str, number: u32) {
+        let values: Vec<String> =
+            (1..=number).map(|index| format!("('{prefix}{index}', 3, 'Webinar')")).collect();
+        let insert = "INSERT INTO lobbyd_rooms (token, type, name) VALUES";
+        self.execute(&format!("{insert} {}", values.join(","))).await;
     }
 
     /// Inserts rooms PREFIX1, PREFIX2, … with a lobby until `timer` (Unix seconds).

@@ -13,6 +13,7 @@ pub mod fixtures;
 pub mod http;
 pub mod participants;
 pub mod proxy;
+pub mod raw_amqp;
 pub mod server;
 pub mod timers;
 pub mod tools;

@@ -312,7 +312,12 @@ pub fn amqp_url(port: u16) -> String {
 }
 
 /// The broker that tests share; each test uses its own names.
-pub static BROKER: LazyLock<Broker> = LazyLock::new(Broker::start);
+pub static BROKER: LazyLock<Broker> = LazyLock::new(|| {
+    let broker = Broker::start();
+    let limit = [r"\.lobby-changed$", r#"{"delivery-limit": 20}"#];
+    broker.control(&[&["set_policy", "--apply-to", "queues", "limit"], &limit[..]].concat());
+    broker
+});
 
 /// The PostgreSQL that tests share; each test uses its own database.
 pub static POSTGRES: LazyLock<Server> = LazyLock::new(start_postgres);

@@ -1,0 +1,276 @@
+//! Messages as AMQP has them: what is read from a delivery, and what a transfer to another queue
+//! keeps of it.
+
+use std::collections::BTreeMap;
+
+use lapin::BasicProperties;
+use lapin::message::Delivery as LapinDelivery;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+
+use super::TRACEPARENT;
+use super::publisher::PERSISTENT;
+use crate::bus::cloudevents::MAX_BODY;
+use crate::bus::{self, Delivery, DeliveryTag, Destination, EventProperties};
+use crate::domain::TraceParent;
+
+/// Header in which RabbitMQ's interceptor says when it received a message.
+const BROKER_TIMESTAMP: &str = "timestamp_in_ms";
+
+/// Headers of lobbyd: the time of the first receipt of an event that has waited in the retry queue,
+/// the reason for a dead letter, where a message was published to, and the length of a truncated
+/// body.
+const FIRST_RECEIVED: &str = "lobbyd-received";
+const REASON: &str = "lobbyd-reason";
+const EXCHANGE: &str = "lobbyd-exchange";
+const ROUTING_KEY: &str = "lobbyd-routing-key";
+const BODY_LENGTH: &str = "lobbyd-body-length";
+
+/// Properties that are kept as headers.
+const EXPIRATION: &str = "lobbyd-expiration";
+const USER_ID: &str = "lobbyd-user-id";
+
+/// Names of the headers that were not kept, because they are too large or nested too deeply.
+const OMITTED: &str = "lobbyd-omitted-headers";
+
+/// Prefixes of the headers of a `CloudEvent` in binary mode; senders over HTTP use the last two.
+const BINARY_MODE: [&str; 4] = ["cloudEvents:", "cloudEvents_", "ce-", "ce_"];
+
+/// Headers by which RabbitMQ remembers dead-lettering. With them, an event that came from the
+/// dead-letter queue would look as if it went in a circle, and be dropped.
+const DEATHS: [&str; 3] = ["x-death", "x-first-death-", "x-last-death-"];
+
+/// Longest reason, and longest list of names, in bytes.
+const MAX_TEXT: usize = 1000;
+
+/// Bound of the headers that are kept, so that all properties fit into a frame of 128 KiB.
+const MAX_HEADERS: usize = 96 * 1024;
+
+/// Deepest nesting of a header that is kept.
+const MAX_NESTING: usize = 64;
+
+/// What came with a body.
+#[derive(Debug)]
+pub(in crate::bus) struct Original {
+    exchange: ShortString,
+    routing_key: ShortString,
+    properties: BasicProperties,
+}
+
+/// Reads a delivery. Of a large body only the part is kept that a dead letter needs.
+pub(super) fn delivery(delivery: LapinDelivery) -> Delivery {
+    let LapinDelivery { delivery_tag, exchange, routing_key, redelivered, properties, .. } =
+        delivery;
+    let (body_length, mut body) = (delivery.data.len(), delivery.data);
+    body.truncate(MAX_BODY);
+    body.shrink_to_fit();
+    let mut original = Original { exchange, routing_key, properties };
+    let first_received = original.restore();
+    let properties = EventProperties { first_received, redelivered, ..original.event_properties() };
+    Delivery {
+        tag: DeliveryTag(delivery_tag),
+        body,
+        body_length,
+        properties,
+        original: bus::Original::Amqp(Box::new(original)),
+    }
+}
+
+impl Original {
+    /// Restores the names under which an event was published that has waited in the retry queue, or
+    /// was put back from the dead-letter queue, and returns when it was first received. Both come by
+    /// way of the default exchange, to which other programs need not publish.
+    fn restore(&mut self) -> Option<i64> {
+        if !self.exchange.as_str().is_empty() {
+            return None;
+        }
+        let name = |header| {
+            let text = self.header(header)?.as_long_string()?;
+            ShortString::try_new(text.to_string()).ok()
+        };
+        if let (Some(exchange), Some(routing_key)) = (name(EXCHANGE), name(ROUTING_KEY)) {
+            (self.exchange, self.routing_key) = (exchange, routing_key);
+        }
+        self.header(FIRST_RECEIVED).and_then(integer)
+    }
+
+    fn event_properties(&self) -> EventProperties {
+        let properties = &self.properties;
+        let text = |property: &Option<ShortString>| property.as_ref().map(ToString::to_string);
+        EventProperties {
+            routing_key: self.routing_key.to_string(),
+            content_type: text(properties.content_type()),
+            content_encoding: text(properties.content_encoding()),
+            message_id: text(properties.message_id()),
+            timestamp: properties.timestamp().and_then(|seconds| i64::try_from(seconds).ok()),
+            broker_timestamp: self.header(BROKER_TIMESTAMP).and_then(integer),
+            binary_cloudevent: self.headers().any(|(name, _value)| {
+                BINARY_MODE.iter().any(|prefix| name.as_str().starts_with(prefix))
+            }),
+            trace: self.header(TRACEPARENT).and_then(trace),
+            ..EventProperties::default()
+        }
+    }
+
+    fn header(&self, name: &str) -> Option<&AMQPValue> {
+        self.properties.headers().as_ref()?.inner().get(name)
+    }
+
+    fn headers(&self) -> impl Iterator<Item = (&ShortString, &AMQPValue)> {
+        self.properties.headers().iter().flat_map(FieldTable::inner)
+    }
+
+    /// The properties of the message in another queue: all of the original, except what would change
+    /// what happens to the message there. An expiry would delete it, the broker would refuse a user
+    /// id, and CC would send it to further queues; these become headers.
+    pub(super) fn transferred(
+        &self,
+        body_length: usize,
+        destination: Destination<'_>,
+    ) -> BasicProperties {
+        let properties = &self.properties;
+        let mut headers = self.kept_headers(destination);
+        for (name, value) in
+            [(EXPIRATION, properties.expiration()), (USER_ID, properties.user_id())]
+        {
+            headers.extend(value.as_ref().map(|value| (name.into(), text(value.as_str()))));
+        }
+        headers.insert(EXCHANGE.into(), text(self.exchange.as_str()));
+        headers.insert(ROUTING_KEY.into(), text(self.routing_key.as_str()));
+        match destination {
+            Destination::DeadLetters { reason } => {
+                headers.insert(REASON.into(), text(truncated(reason)));
+            }
+            Destination::Retry { first_received } => {
+                let received = AMQPValue::LongLongInt(first_received.timestamp_millis());
+                headers.insert(FIRST_RECEIVED.into(), received);
+            }
+        }
+        if body_length > MAX_BODY
+            && let Ok(length) = i64::try_from(body_length)
+        {
+            headers.insert(BODY_LENGTH.into(), AMQPValue::LongLongInt(length));
+        }
+        without_unsafe(properties).with_headers(headers.into()).with_delivery_mode(PERSISTENT)
+    }
+
+    /// The headers that are kept, largest last, as far as they fit.
+    fn kept_headers(&self, destination: Destination<'_>) -> BTreeMap<ShortString, AMQPValue> {
+        let waits = matches!(destination, Destination::Retry { .. });
+        let is_kept = |name: &str| {
+            name != FIRST_RECEIVED
+                && name != OMITTED
+                && !(waits && DEATHS.iter().any(|prefix| name.starts_with(prefix)))
+        };
+        let mut headers: Vec<_> = self
+            .headers()
+            .filter(|(name, _value)| is_kept(name.as_str()))
+            .map(|(name, value)| (size(value, MAX_NESTING), name, value))
+            .collect();
+        headers.sort_by_key(|(size, ..)| *size);
+        let (mut kept, mut omitted, mut total) = (BTreeMap::new(), Vec::new(), 0_usize);
+        for (size, name, value) in headers {
+            total = total.saturating_add(size).saturating_add(1 + name.as_str().len());
+            if total <= MAX_HEADERS {
+                kept.insert(renamed(name), value.clone());
+            } else {
+                omitted.push(name.as_str());
+            }
+        }
+        if !omitted.is_empty() {
+            kept.insert(OMITTED.into(), text(truncated(&omitted.join(" "))));
+        }
+        kept
+    }
+}
+
+/// The properties without headers, expiry and user id.
+fn without_unsafe(original: &BasicProperties) -> BasicProperties {
+    type With = fn(BasicProperties, ShortString) -> BasicProperties;
+    let texts: [(&Option<ShortString>, With); 8] = [
+        (original.content_type(), BasicProperties::with_content_type),
+        (original.content_encoding(), BasicProperties::with_content_encoding),
+        (original.correlation_id(), BasicProperties::with_correlation_id),
+        (original.reply_to(), BasicProperties::with_reply_to),
+        (original.message_id(), BasicProperties::with_message_id),
+        (original.kind(), BasicProperties::with_type),
+        (original.app_id(), BasicProperties::with_app_id),
+        (original.cluster_id(), BasicProperties::with_cluster_id),
+    ];
+    let mut kept = BasicProperties::default();
+    for (value, with) in texts {
+        if let Some(value) = value {
+            kept = with(kept, value.clone());
+        }
+    }
+    if let Some(priority) = original.priority() {
+        kept = kept.with_priority(*priority);
+    }
+    if let Some(timestamp) = original.timestamp() {
+        kept = kept.with_timestamp(*timestamp);
+    }
+    kept
+}
+
+/// The broker acts on these headers, so they are kept under other names.
+fn renamed(name: &ShortString) -> ShortString {
+    match name.as_str() {
+        "CC" => "lobbyd-cc".into(),
+        "BCC" => "lobbyd-bcc".into(),
+        _ => name.clone(),
+    }
+}
+
+/// The encoded size of a value, or too much if it is nested more deeply than this.
+fn size(value: &AMQPValue, nesting: usize) -> usize {
+    let Some(nesting) = nesting.checked_sub(1) else { return usize::MAX };
+    let sum = |sizes: &mut dyn Iterator<Item = usize>| sizes.fold(5, usize::saturating_add);
+    match value {
+        AMQPValue::LongString(text) => 5 + text.len(),
+        AMQPValue::ByteArray(bytes) => 5 + bytes.len(),
+        AMQPValue::ShortString(text) => 2 + text.as_str().len(),
+        AMQPValue::FieldArray(values) => {
+            sum(&mut values.as_slice().iter().map(|value| size(value, nesting)))
+        }
+        AMQPValue::FieldTable(table) => sum(&mut table
+            .inner()
+            .iter()
+            .map(|(name, value)| size(value, nesting).saturating_add(1 + name.as_str().len()))),
+        AMQPValue::Boolean(_)
+        | AMQPValue::ShortShortInt(_)
+        | AMQPValue::ShortShortUInt(_)
+        | AMQPValue::ShortInt(_)
+        | AMQPValue::ShortUInt(_)
+        | AMQPValue::LongInt(_)
+        | AMQPValue::LongUInt(_)
+        | AMQPValue::LongLongInt(_)
+        | AMQPValue::Float(_)
+        | AMQPValue::Double(_)
+        | AMQPValue::DecimalValue(_)
+        | AMQPValue::Timestamp(_)
+        | AMQPValue::Void => 9,
+    }
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+fn truncated(text: &str) -> &str {
+    let end = text.floor_char_boundary(MAX_TEXT.min(text.len()));
+    text.get(..end).unwrap_or(text)
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "no other type of AMQP is an integer of time")]
+fn integer(value: &AMQPValue) -> Option<i64> {
+    match *value {
+        AMQPValue::LongLongInt(number) => Some(number),
+        AMQPValue::LongInt(number) => Some(number.into()),
+        AMQPValue::LongUInt(number) => Some(number.into()),
+        AMQPValue::Timestamp(number) => i64::try_from(number).ok(),
+        _ => None,
+    }
+}
+
+fn trace(value: &AMQPValue) -> Option<TraceParent> {
+    TraceParent::parse(std::str::from_utf8(value.as_long_string()?.as_bytes()).ok()?)
+}

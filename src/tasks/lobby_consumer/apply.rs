@@ -1,0 +1,134 @@
+//! Applies a set of events in one transaction, and takes a set apart that is not accepted.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::End;
+use super::consumption::{Consumption, dead_letter};
+use super::event::{Event, Obstacle};
+use crate::backoff::Backoff;
+use crate::domain::{Applied, IncomingChange};
+use crate::logging;
+use crate::store::{self, StoreError};
+use crate::tasks::TaskContext;
+use crate::traces::Span;
+
+/// Tries at once of a set that another transaction was in the way of.
+const CONTENDED_TRIES: u32 = 3;
+
+/// An event that is too slow for the database rests for this many times what its try took, so that
+/// it takes little time from the others.
+const SLOW_REST: u32 = 9;
+
+/// Tries of a set since the last commit.
+struct Attempts {
+    contended: u32,
+    backoff: Backoff,
+}
+
+impl Default for Attempts {
+    fn default() -> Self {
+        Self { contended: 0, backoff: Backoff::new(Backoff::TASKS) }
+    }
+}
+
+impl Consumption<'_> {
+    /// Applies events, in as few transactions as the database accepts.
+    pub(super) async fn apply(&mut self, events: Vec<Event>) -> Result<(), End> {
+        self.applying = events.iter().min_by_key(|event| event.received).map(Event::undone);
+        let mut attempts = Attempts::default();
+        let mut sets = vec![events];
+        while let Some(set) = sets.pop() {
+            if set.is_empty() {
+                continue;
+            }
+            let begun = Instant::now();
+            match commit(&self.task.ctx, &set).await {
+                Ok(results) => {
+                    attempts = Attempts::default();
+                    for (event, applied) in set.into_iter().zip(results) {
+                        self.conclude(event, applied);
+                    }
+                    self.acknowledge().await?;
+                }
+                Err(error) => {
+                    let took = begun.elapsed();
+                    self.recover(set, &error, took, &mut attempts, &mut sets).await?;
+                }
+            }
+        }
+        self.applying = None;
+        Ok(())
+    }
+
+    /// Decides about a set that was not committed: it is tried again, halved, set aside or refused.
+    async fn recover(
+        &mut self,
+        set: Vec<Event>,
+        error: &StoreError,
+        took: Duration,
+        attempts: &mut Attempts,
+        sets: &mut Vec<Vec<Event>>,
+    ) -> Result<(), End> {
+        if error.is_refusal() {
+            if let Some(event) = halved(set, sets) {
+                let event = (event.delivery, event.received, event.span);
+                self.dead_letters.push(dead_letter(event, "rejected", logging::causes(error)));
+            }
+        } else if matches!(error, StoreError::Contended(_)) {
+            attempts.contended += 1;
+            if !attempts.contended.is_multiple_of(CONTENDED_TRIES) {
+                sets.push(set);
+                return Ok(());
+            }
+            if let Some(event) = halved(set, sets) {
+                self.lanes.set_aside(event, Obstacle::LockedRoom, Duration::ZERO);
+            }
+        } else {
+            self.pause(&mut attempts.backoff, error).await?;
+            // What was sent may have been committed.
+            let set: Vec<Event> = set.into_iter().map(Event::waited).collect();
+            let too_slow = matches!(error, StoreError::TimedOut(_))
+                && (set.len() > 1 || self.task.ctx.sample_time().await.is_ok());
+            if !too_slow {
+                sets.push(set);
+                return Ok(());
+            }
+            if let Some(event) = halved(set, sets) {
+                self.lanes.set_aside(event, Obstacle::LockedRoom, took * SLOW_REST);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits before the database is tried again.
+    async fn pause(&mut self, backoff: &mut Backoff, error: &StoreError) -> Result<(), End> {
+        if backoff.is_first_failure() {
+            let error = logging::causes(error);
+            tracing::warn!(error, "events are waiting for the database, consumer paused");
+        }
+        self.report();
+        tokio::select! {
+            () = self.stop.cancelled() => Err(End::Stopped),
+            lost = self.subscription.lost() => Err(End::Lost(lost)),
+            () = sleep(backoff.next_wait()) => Ok(()),
+        }
+    }
+}
+
+async fn commit(ctx: &TaskContext, set: &[Event]) -> store::Result<Vec<Applied>> {
+    let _commits: Vec<Span> = set.iter().map(|event| event.span.child("commit lobby")).collect();
+    let changes: Vec<IncomingChange> = set.iter().map(|event| event.change.clone()).collect();
+    ctx.database.apply(&changes, ctx.clock.now()).await
+}
+
+/// Puts both halves of a set on the stack, the first half on top. A single event is returned.
+fn halved(mut set: Vec<Event>, sets: &mut Vec<Vec<Event>>) -> Option<Event> {
+    if set.len() <= 1 {
+        return set.pop();
+    }
+    let second = set.split_off(set.len() / 2);
+    sets.extend([second, set]);
+    None
+}

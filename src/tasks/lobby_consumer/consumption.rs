@@ -1,0 +1,269 @@
+//! What a worker does with one subscription: it takes deliveries, decides where each one goes, and
+//! acknowledges them.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::ConnectionState;
+use super::event::{DeadLetter, Event, Obstacle, Outgoing, Parked, Undone};
+use super::lanes::Lanes;
+use super::transfers::Transfers;
+use super::{End, LobbyConsumer};
+use crate::bus::cloudevents::{Malformed, parse_lobby_changed};
+use crate::bus::{Delivery, DeliveryTag, Subscription};
+use crate::domain::{Applied, IncomingChange};
+use crate::health::{Oldest, Work};
+use crate::traces::{Kind, Span};
+
+/// How long an event of an unknown room is tried here before it waits at the broker.
+const UNKNOWN_ROOM_PATIENCE: TimeDelta = TimeDelta::milliseconds(200);
+
+/// How long a parked event of a locked room counts as not done: until it is delivered again.
+const PARKED_FOR: Duration = Duration::from_secs(3);
+
+pub(super) struct Consumption<'a> {
+    pub(super) task: &'a LobbyConsumer,
+    pub(super) subscription: Box<dyn Subscription>,
+    connection: &'a mut ConnectionState,
+    pub(super) stop: &'a CancellationToken,
+    /// The last time of receipt that was given to a delivery.
+    received: DateTime<Utc>,
+    /// The oldest event that is being applied.
+    pub(super) applying: Option<Undone>,
+    pub(super) lanes: Lanes,
+    pub(super) dead_letters: Transfers<DeadLetter>,
+    parking: Transfers<Parked>,
+    /// The oldest event of a locked room that has just been parked, and until when that counts.
+    parked: Option<(Undone, Instant)>,
+    /// What can be acknowledged.
+    done: Vec<DeliveryTag>,
+}
+
+impl<'a> Consumption<'a> {
+    pub(super) fn new(
+        task: &'a LobbyConsumer,
+        subscription: Box<dyn Subscription>,
+        connection: &'a mut ConnectionState,
+        stop: &'a CancellationToken,
+    ) -> Self {
+        Self {
+            task,
+            subscription,
+            connection,
+            stop,
+            received: DateTime::UNIX_EPOCH,
+            applying: None,
+            lanes: Lanes::default(),
+            dead_letters: Transfers::new("dead letters"),
+            parking: Transfers::new("events that wait"),
+            parked: None,
+            done: Vec::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self) -> End {
+        match self.consume().await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        }
+    }
+
+    async fn consume(&mut self) -> Result<Infallible, End> {
+        loop {
+            self.park_crowd();
+            self.acknowledge().await?;
+            self.report();
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(End::Stopped),
+                deliveries = self.subscription.next() => self.take(deliveries?).await?,
+                () = self.lanes.due() => {
+                    let events = self.lanes.take_due();
+                    self.apply(events).await?;
+                    self.lanes.remove_empty();
+                }
+                (letters, stored) = self.dead_letters.sent(&self.task.ctx.bus) => {
+                    if stored {
+                        self.done.extend(letters.iter().map(Outgoing::tag));
+                    } else {
+                        self.dead_letters.push_again(letters);
+                    }
+                }
+                (parked, stored) = self.parking.sent(&self.task.ctx.bus) => {
+                    self.conclude_parking(parked, stored);
+                }
+                () = self.connection.proven() => self.connection.works(),
+            }
+        }
+    }
+
+    async fn take(&mut self, deliveries: Vec<Delivery>) -> Result<(), End> {
+        let mut set = Vec::new();
+        for delivery in deliveries {
+            if let Some(event) = self.parse(delivery) {
+                set.extend(self.lanes.join(event));
+            }
+        }
+        self.apply(set).await
+    }
+
+    /// Parses a delivery. One that is malformed becomes a dead letter.
+    fn parse(&mut self, delivery: Delivery) -> Option<Event> {
+        let LobbyConsumer { ctx, max_clock_skew, .. } = self.task;
+        let properties = &delivery.properties;
+        let mut span = ctx.traces.span("process lobby.changed", Kind::Consumer, properties.trace);
+        // It grows with each delivery, because it orders the events of a room that wait.
+        self.received = ctx.clock.now().max(self.received + TimeDelta::milliseconds(1));
+        let first_received = properties.first_received.and_then(DateTime::from_timestamp_millis);
+        let received = first_received.unwrap_or(self.received);
+        let parsed = if delivery.body_length > delivery.body.len() {
+            Err(Malformed::TooLarge(delivery.body_length))
+        } else {
+            parse_lobby_changed(&delivery.body, properties, self.received, *max_clock_skew)
+        };
+        match parsed {
+            Ok(change) => {
+                span.set("lobbyd.room.token", &change.token);
+                Some(Event { delivery, change, received, span })
+            }
+            Err(malformed) => {
+                let event = (delivery, received, span);
+                self.dead_letters.push(dead_letter(event, "malformed", malformed.to_string()));
+                None
+            }
+        }
+    }
+
+    /// Decides about an event that the database has answered.
+    pub(super) fn conclude(&mut self, mut event: Event, applied: Applied) {
+        let LobbyConsumer { timers, relay, .. } = self.task;
+        let (room, lobby) = (&event.change.token, event.change.lobby);
+        match applied {
+            Applied::Set { replaced } => {
+                count("applied", &mut event.span);
+                report_set(&event.change, replaced);
+                if lobby.scheduled().is_some() {
+                    timers.wake();
+                }
+                relay.wake();
+                self.done.push(event.delivery.tag);
+            }
+            Applied::Stale => {
+                count("stale", &mut event.span);
+                let version = event.change.order.version().milliseconds();
+                tracing::info!(room.token = %room, version, "stale event ignored");
+                // This transaction had locked the row, and the timer task skips locked rows.
+                timers.wake();
+                self.done.push(event.delivery.tag);
+            }
+            Applied::LobbyNotSupported => {
+                let reason = format!("room {room} is of a type or object without lobby");
+                let event = (event.delivery, event.received, event.span);
+                self.dead_letters.push(dead_letter(event, "no_lobby", reason));
+            }
+            Applied::Locked => {
+                self.lanes.set_aside(event, Obstacle::LockedRoom, Duration::ZERO);
+            }
+            Applied::UnknownRoom => self.conclude_unknown(event),
+        }
+    }
+
+    fn conclude_unknown(&mut self, event: Event) {
+        let LobbyConsumer { ctx, unknown_room_grace: grace, .. } = self.task;
+        let waited = ctx.clock.now() - event.received;
+        if waited >= TimeDelta::from_std(*grace).unwrap_or(TimeDelta::MAX) {
+            let reason = format!("unknown room {} (waited {grace:?})", event.change.token);
+            let event = (event.delivery, event.received, event.span);
+            self.dead_letters.push(dead_letter(event, "unknown_room", reason));
+        } else if waited >= UNKNOWN_ROOM_PATIENCE && self.parking.is_usable() {
+            self.parking.push(Parked { event, obstacle: Obstacle::UnknownRoom });
+        } else {
+            self.lanes.set_aside(event, Obstacle::UnknownRoom, Duration::ZERO);
+        }
+    }
+
+    /// Parks what is set aside if it takes more than a quarter of the deliveries that may be
+    /// unacknowledged.
+    fn park_crowd(&mut self) {
+        if self.lanes.len() > self.subscription.capacity() / 4 && self.parking.is_usable() {
+            for event in self.lanes.take_all() {
+                self.parking.push(event);
+            }
+        }
+    }
+
+    fn conclude_parking(&mut self, parked: Vec<Parked>, stored: bool) {
+        if !stored {
+            for Parked { event, obstacle } in parked {
+                self.lanes.set_aside(event, obstacle, Duration::ZERO);
+            }
+            return;
+        }
+        self.done.extend(parked.iter().map(Outgoing::tag));
+        let locked = parked.iter().filter(|each| each.obstacle == Obstacle::LockedRoom);
+        if let Some(oldest) = locked.min_by_key(|each| each.event.received) {
+            self.parked = Some((oldest.event.undone(), Instant::now() + PARKED_FOR));
+        }
+    }
+
+    pub(super) async fn acknowledge(&mut self) -> Result<(), End> {
+        if !self.done.is_empty() {
+            self.subscription.acknowledge(&self.done).await?;
+            self.done.clear();
+            self.connection.works();
+        }
+        Ok(())
+    }
+
+    /// Reports the oldest event that is not acknowledged.
+    pub(super) fn report(&self) {
+        let ctx = &self.task.ctx;
+        let parked = self.parked.as_ref().filter(|(_event, until)| Instant::now() < *until);
+        let oldest = [
+            self.applying.clone(),
+            self.lanes.oldest(),
+            self.dead_letters.oldest(),
+            self.parking.oldest(),
+            parked.map(|(event, _until)| event.clone()),
+        ];
+        let oldest = oldest.into_iter().flatten().min_by_key(|undone| undone.since);
+        let oldest =
+            oldest.map(|Undone { since, item }| Oldest { item, age: ctx.clock.now() - since });
+        ctx.health.set_oldest(Work::Deliveries, oldest);
+        metrics::gauge!(crate::metrics::DELIVERIES_ASIDE)
+            .set(u32::try_from(self.lanes.len()).unwrap_or(u32::MAX));
+    }
+}
+
+fn report_set(change: &IncomingChange, replaced: Option<DateTime<Utc>>) {
+    let (room, lobby) = (&change.token, change.lobby);
+    if let Some(superseded) = replaced.filter(|&timer| Some(timer) != lobby.timer) {
+        metrics::counter!(crate::metrics::SUPERSEDED).increment(1);
+        tracing::info!(room.token = %room, timer.due_at = %superseded, "timer superseded");
+    }
+    tracing::info!(
+        room.token = %room,
+        version = change.order.version().milliseconds(),
+        lobby.state = lobby.state.number(),
+        timer.due_at = lobby.timer.map(tracing::field::display),
+        "lobby set"
+    );
+}
+
+pub(super) fn dead_letter(
+    (delivery, received, mut span): (Delivery, DateTime<Utc>, Span),
+    outcome: &'static str,
+    reason: String,
+) -> DeadLetter {
+    count(outcome, &mut span);
+    tracing::warn!(reason, "event dead-lettered");
+    DeadLetter { delivery, received, reason }
+}
+
+fn count(outcome: &'static str, span: &mut Span) {
+    metrics::counter!(crate::metrics::EVENTS, "outcome" => outcome).increment(1);
+    span.set("lobbyd.outcome", &outcome);
+}

@@ -31,7 +31,7 @@ use crate::clock::DatabaseClock;
 use crate::config::{Config, ConfigError};
 use crate::health::{Component, Health};
 use crate::http::api::Proxies;
-use crate::store::{CommitGate, Database, StoreError};
+use crate::store::{Database, PoolGroup, StoreError};
 use crate::supervisor::Supervisor;
 use crate::systemd::SystemdNotifier;
 use crate::tasks::housekeeping::Schedules;
@@ -94,9 +94,9 @@ impl App {
     /// Builds the program on a bus that the caller uses as well.
     pub fn with_bus(config: Config, bus: Arc<dyn Bus>) -> Result<Self, ConfigError> {
         let (proxies, exporter) = validate(&config)?;
-        let commits = CommitGate::default();
-        let database = open_pool(&config, commits.clone())?;
-        let api_database = open_pool(&config, commits)?;
+        let group = PoolGroup::default();
+        let database = open_pool(&config, group.clone())?;
+        let api_database = open_pool(&config, group)?;
         Ok(Self { config, database, api_database, bus, proxies, exporter, reloads: None })
     }
 
@@ -225,14 +225,14 @@ fn schedules(config: &Config) -> Schedules {
 }
 
 pub fn open_database(config: &Config) -> Result<Arc<dyn Database>, ConfigError> {
-    open_pool(config, CommitGate::default())
+    open_pool(config, PoolGroup::default())
 }
 
-fn open_pool(config: &Config, commits: CommitGate) -> Result<Arc<dyn Database>, ConfigError> {
+fn open_pool(config: &Config, group: PoolGroup) -> Result<Arc<dyn Database>, ConfigError> {
     let options = store::PoolOptions {
         max_connections: config.database.max_connections.get(),
         timeout: config.database.timeout,
-        commits,
+        group,
     };
     store::connect(config.database.url.expose(), options)
         .map_err(|error| ConfigError::new("database.url", error))

@@ -26,7 +26,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Whether the database answers commits. The pools of a process share it.
 #[derive(Debug, Clone, Default)]
-pub struct CommitGate(Arc<Mutex<Option<Unanswered>>>);
+pub(super) struct CommitGate(Arc<Mutex<Option<Unanswered>>>);
 
 #[derive(Debug)]
 struct Unanswered {

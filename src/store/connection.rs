@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, Pool};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::commits::{CommitGate, Committing};
@@ -165,17 +165,19 @@ pub(super) struct Transaction<D: Dialect> {
     connection: Connection<D>,
     pool: Pool<D>,
     commits: CommitGate,
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl<D: Dialect> Transaction<D> {
-    /// Begins on a connection of `pool`, unless a commit has no answer yet.
+    /// Begins on a connection of `pool`. `turn` is held until the end.
     pub(super) async fn begin(
         mut connection: Connection<D>,
         pool: Pool<D>,
         commits: CommitGate,
+        turn: Option<OwnedSemaphorePermit>,
     ) -> Result<Self> {
         connection.control(D::BEGIN).await?;
-        Ok(Self { connection, pool, commits })
+        Ok(Self { connection, pool, commits, _turn: turn })
     }
 
     /// Returns the number of rows that the statement matched.
@@ -190,7 +192,7 @@ impl<D: Dialect> Transaction<D> {
     }
 
     pub(super) async fn commit(self) -> Result<()> {
-        let Self { mut connection, pool, commits } = self;
+        let Self { mut connection, pool, commits, _turn } = self;
         let deadline = connection.deadline;
         let mut committing: Committing<D> = Box::pin(async move {
             let answer = D::execute_unprepared(connection.connection(), "COMMIT").await;

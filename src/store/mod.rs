@@ -32,10 +32,9 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{MySql, Postgres, Sqlite};
 
-pub use self::commits::CommitGate;
 pub use self::error::{CommandError, Result, StoreError};
-pub use self::pool::PoolOptions;
 use self::pool::SqlStore;
+pub use self::pool::{PoolGroup, PoolOptions};
 use crate::domain::commands::{Command, NewRoom, Resource};
 use crate::domain::{
     Actor, Applied, Attendee, AttendeeId, Caller, ChatMessage, EventId, IncomingChange,

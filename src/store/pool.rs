@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sqlx::{Connection as _, Pool};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::commits::CommitGate;
@@ -28,7 +29,22 @@ pub struct PoolOptions {
     pub max_connections: u32,
     /// Longest time that one use of the database may take, waiting for a connection included.
     pub timeout: Duration,
-    pub commits: CommitGate,
+    pub group: PoolGroup,
+}
+
+/// What the pools of a process have in common.
+#[derive(Debug, Clone)]
+pub struct PoolGroup {
+    commits: CommitGate,
+    /// Held while a transaction writes to SQLite. SQLite itself lets writers poll for its lock, and
+    /// any of them may come last again and again; here they come in turn.
+    writer: Arc<Semaphore>,
+}
+
+impl Default for PoolGroup {
+    fn default() -> Self {
+        Self { commits: CommitGate::default(), writer: Arc::new(Semaphore::new(1)) }
+    }
 }
 
 /// The store on one kind of database.
@@ -36,7 +52,7 @@ pub(super) struct SqlStore<D: Dialect> {
     pub(super) pool: Pool<D>,
     /// Longest time that one use of the database may take.
     pub(super) limit: Duration,
-    commits: CommitGate,
+    group: PoolGroup,
     generation: Arc<PoolGeneration>,
 }
 
@@ -77,7 +93,7 @@ impl<D: Dialect> SqlStore<D> {
                 })
             })
             .connect_lazy_with(D::connect_options(url, limit)?);
-        Ok(Self { pool, limit, commits: options.commits, generation })
+        Ok(Self { pool, limit, group: options.group, generation })
     }
 
     pub(super) async fn acquire(&self) -> Result<Connection<D>> {
@@ -86,12 +102,21 @@ impl<D: Dialect> SqlStore<D> {
 
     pub(super) async fn begin(&self) -> Result<Transaction<D>> {
         self.check_commits()?;
-        Transaction::begin(self.acquire().await?, self.pool.clone(), self.commits.clone()).await
+        let turn = if D::SINGLE_WRITER { Some(self.turn().await?) } else { None };
+        let (pool, commits) = (self.pool.clone(), self.group.commits.clone());
+        Transaction::begin(self.acquire().await?, pool, commits, turn).await
+    }
+
+    /// Waits until no other transaction of this process writes.
+    async fn turn(&self) -> Result<OwnedSemaphorePermit> {
+        let turn = timeout(self.limit, Arc::clone(&self.group.writer).acquire_owned()).await;
+        let turn = turn.map_err(|_elapsed| StoreError::TimedOut(self.limit))?;
+        Ok(turn.expect("the semaphore is never closed"))
     }
 
     /// Fails while the database has not answered a commit.
     pub(super) fn check_commits(&self) -> Result<()> {
-        self.commits.check()
+        self.group.commits.check()
     }
 
     /// Runs a use case of one statement.
@@ -138,7 +163,7 @@ impl<D: Dialect> SqlStore<D> {
     }
 
     pub(super) async fn close_pool(&self) {
-        self.commits.open();
+        self.group.commits.open();
         if timeout(CLOSE_TIMEOUT, self.pool.close()).await.is_err() {
             tracing::debug!("database connections dropped without a close handshake");
         }

@@ -1,6 +1,12 @@
 //! Races: several workers, many timers, and lobby changes at the same time.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use lobbyd::{
@@ -279,4 +285,34 @@ async fn three_workers_start_on_an_empty_database_at_once(kind: Kind) {
     for worker in &workers {
         worker.ready().await;
     }
+}
+
+/// SQLite has one writer at a time, and lets those that wait poll for their turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_to_sqlite_come_in_turn() {
+    const WRITERS: usize = 24;
+    let StoreFixture { database, store } = StoreFixture::new(Kind::Sqlite).await;
+    database.insert_rooms("room", 100, at(0).timestamp()).await;
+    let written = Arc::new(AtomicUsize::new(0));
+    let mut writers = JoinSet::new();
+    for _ in 0..WRITERS {
+        let (store, written) = (Arc::clone(&store), Arc::clone(&written));
+        writers.spawn(async move {
+            loop {
+                store.prune_dead(at(0), 1).await.unwrap();
+                written.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    eventually("every writer to be busy", || async {
+        (written.load(Ordering::Relaxed) > 10 * WRITERS).then_some(())
+    })
+    .await;
+    for _ in 0..100 {
+        let before = written.load(Ordering::Relaxed);
+        store.fire_due(at(0), DueBatch::first(1), None).await.unwrap();
+        let meanwhile = written.load(Ordering::Relaxed) - before;
+        assert!(meanwhile <= 3 * WRITERS, "{meanwhile} others wrote first");
+    }
+    assert_eq!(database.closed_rooms().await, 0);
 }

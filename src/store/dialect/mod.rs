@@ -193,6 +193,9 @@ pub(super) enum Verdict {
 
 /// A database that lobbyd runs on.
 pub(super) trait Dialect: Driver {
+    /// Whether a transaction that writes locks the whole database.
+    const SINGLE_WRITER: bool = false;
+
     /// Begins a transaction that will write.
     const BEGIN: &'static str;
 

@@ -20,6 +20,8 @@ const BUSY_SHARE: f64 = 0.8;
 const CACHE_SIZE: &str = "-512";
 
 impl Dialect for Sqlite {
+    const SINGLE_WRITER: bool = true;
+
     // A transaction that reads first and then writes fails at once if another one wrote in
     // between, whatever the busy timeout, unless it takes the write lock at its beginning.
     const BEGIN: &'static str = "BEGIN IMMEDIATE";

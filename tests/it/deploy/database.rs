@@ -212,7 +212,7 @@ async fn rooms_are_a_view(roles: &Roles) {
     let options = store::PoolOptions {
         max_connections: 2,
         timeout: Duration::from_secs(20),
-        commits: store::CommitGate::default(),
+        group: store::PoolGroup::default(),
     };
     let prepared = store::connect(&cluster.database.url, options).unwrap();
     prepared.prepare_all().await.unwrap();

@@ -89,7 +89,7 @@ impl Database {
         let options = store::PoolOptions {
             max_connections: 5,
             timeout: std::time::Duration::from_secs(20),
-            commits: store::CommitGate::default(),
+            group: store::PoolGroup::default(),
         };
         let store = store::connect(&self.url, options).unwrap();
         store.migrate().await.unwrap();

@@ -27,11 +27,6 @@ impl Author {
         Self { actor: caller.actor.clone(), name }
     }
 
-    /// lobbyd, on behalf of the sender of an event.
-    pub(super) fn system() -> Self {
-        Self { actor: Actor::system(), name: String::new() }
-    }
-
     fn message(&self, content: Content, now: DateTime<Utc>) -> Message {
         Message {
             id: 0,
@@ -105,12 +100,10 @@ impl<D: Dialect> Transaction<D> {
         changes: &Changes,
         now: DateTime<Utc>,
     ) -> Result<Option<RoomUpdated>> {
-        let Some(Announcement { reason, about, .. }) = &changes.announcement else {
+        let Some(update) = changes.update() else {
             return Ok(None);
         };
         let room = changes.room();
-        let update =
-            RoomUpdated::of(room, *reason, about.as_ref().map(|(actor, _name)| actor.clone()));
         let mut events = vec![new_event(ROOM_UPDATED, &room.token, &update, now)];
         if changes.publishes_lobby {
             let payload = LobbyChangedPayload::of(&room.token, room.lobby, Some(room.version));

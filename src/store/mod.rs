@@ -16,6 +16,7 @@ mod connection;
 mod contention;
 mod dialect;
 mod error;
+mod lobby_changes;
 mod migration;
 mod outbox;
 mod pool;
@@ -164,6 +165,10 @@ pub trait Timers: Send + Sync + 'static {
     /// not wait for rooms that another transaction has locked; several changes of such a room cost
     /// no more than one, so none has to be left out. After an error nothing has changed.
     async fn apply(&self, changes: &[IncomingChange], now: DateTime<Utc>) -> Result<Vec<Applied>>;
+
+    /// Deletes identities of events that were applied before `before`, at most `limit`. Returns
+    /// their number.
+    async fn prune_applied(&self, before: DateTime<Utc>, limit: u32) -> Result<u64>;
 
     /// Resets the closed rooms whose timer is due at `now`, the longest overdue first, and stores
     /// their events.

@@ -3,31 +3,35 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use super::changes::Author;
 use super::connection::Transaction;
 use super::dialect::{Columns, Dialect, values};
 use super::error::Result;
 use super::pool::SqlStore;
 use super::rows::to_json;
-use super::statements::rooms as statements;
+use super::statements::{inbox, rooms as statements};
 use super::tables::outbox::new_event;
 use super::{DueBatch, Fired, NotFired, Timers, rows};
-use crate::domain::commands::lobby_changes;
 use crate::domain::{
-    Applied, Decision, DueTimer, IncomingChange, OutboxEvent, PendingTimer, ROOM_UPDATED, TimerKey,
-    decide_lobby_change,
+    Applied, DueTimer, IncomingChange, OutboxEvent, PendingTimer, ROOM_UPDATED, Reason, TimerKey,
 };
 
 #[async_trait]
 impl<D: Dialect> Timers for SqlStore<D> {
     async fn apply(&self, changes: &[IncomingChange], now: DateTime<Utc>) -> Result<Vec<Applied>> {
         let mut transaction = self.begin().await?;
-        let mut applied = Vec::new();
-        for change in changes {
-            applied.push(transaction.apply(change, now).await?);
+        let mut set = transaction.lock_change_set(changes, now).await?;
+        let applied = changes.iter().map(|change| set.apply(change)).collect();
+        if set.is_unchanged() {
+            transaction.roll_back().await?;
+        } else {
+            transaction.write_change_set(set).await?;
+            transaction.commit().await?;
         }
-        transaction.commit().await?;
         Ok(applied)
+    }
+
+    async fn prune_applied(&self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
+        self.execute(inbox::PRUNE, values![before.timestamp_millis(), limit]).await
     }
 
     async fn fire_due(
@@ -91,22 +95,6 @@ impl<D: Dialect> Timers for SqlStore<D> {
 }
 
 impl<D: Dialect> Transaction<D> {
-    async fn apply(&mut self, change: &IncomingChange, now: DateTime<Utc>) -> Result<Applied> {
-        let Some(room) = self.lock_room(&change.token).await? else {
-            return Ok(change.without_room());
-        };
-        match decide_lobby_change(&room, change, None) {
-            Decision::Stale => Ok(Applied::Stale),
-            Decision::LobbyNotSupported => Ok(Applied::LobbyNotSupported),
-            Decision::Set(version) => {
-                let changes = lobby_changes(&room, change.lobby, version, now);
-                self.write(&room, &changes, &Author::system(), now).await?;
-                self.announce(&changes, now).await?;
-                Ok(Applied::Set { replaced: room.lobby.scheduled() })
-            }
-        }
-    }
-
     /// Resets rooms that are locked, and stores an event for each.
     async fn fire(
         &mut self,
@@ -116,7 +104,8 @@ impl<D: Dialect> Transaction<D> {
     ) -> Result<Vec<OutboxEvent>> {
         let due = due.into_iter().collect::<Result<Vec<DueTimer>>>()?;
         self.reset_rooms(&due).await?;
-        self.insert_reset_messages(due.iter().map(|timer| timer.key.room), now).await?;
+        let messages = due.iter().map(|timer| (timer.key.room, Reason::LobbyTimerReached));
+        self.insert_system_messages(messages, now).await?;
         let attempt = u32::from(claimed_until.is_some());
         let event = |timer: &DueTimer| OutboxEvent {
             due_at: timer.lag_counts().then_some(timer.key.due_at),

@@ -25,6 +25,9 @@ use crate::store::{self, CommandError, Database, InactiveSession};
 /// Period of the daily summary.
 const DAY: Duration = Duration::from_hours(24);
 
+/// How long identities of events are kept: as long as a message id identifies one.
+const IDENTITIES: Duration = DAY;
+
 /// Rows that one transaction deletes: a few tens of milliseconds, so that it delays no other.
 const PRUNE_BATCH: u32 = 5000;
 
@@ -151,6 +154,7 @@ impl Housekeeping {
         let history = in_batches(|| database.prune_published(published, PRUNE_BATCH)).await?;
         let dead = in_batches(|| database.prune_dead(created, PRUNE_BATCH)).await?;
         let open = in_batches(|| database.clear_timers_of_open_rooms(PRUNE_BATCH)).await?;
+        in_batches(|| database.prune_applied(now - IDENTITIES, PRUNE_BATCH)).await?;
         metrics::counter!(crate::metrics::PRUNED, "kind" => "history").increment(history);
         metrics::counter!(crate::metrics::PRUNED, "kind" => "dead").increment(dead);
         if history > 0 {

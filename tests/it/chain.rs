@@ -27,7 +27,7 @@ async fn a_room_opens_at_its_time_and_one_update_arrives(cluster: TestCluster) {
     client.publish(&json!({"token": "webinar", "state": 1, "timer": timer})).await;
 
     eventually("the reset", || async {
-        let resets = "SELECT count(*) FROM lobbyd_outbox WHERE due_at IS NOT NULL";
+        let resets = "SELECT count(*) FROM lobbyd_outbox WHERE data LIKE '%lobby_timer_reached%'";
         (database.number(resets).await == 1).then_some(())
     })
     .await;

@@ -45,6 +45,7 @@ mod harness;
 mod house_rules;
 mod http_server;
 mod lifecycle;
+mod lobby_changes;
 mod migrations;
 mod outage;
 mod poison;

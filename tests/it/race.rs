@@ -96,7 +96,9 @@ async fn a_lobby_change_races_with_the_reset(kind: Kind) {
     let rounds: u32 = firing.join_all().await.into_iter().sum();
     assert!(rounds > 0, "every attempt to fire failed");
 
-    let fired = database.texts("SELECT token FROM lobbyd_outbox WHERE due_at IS NOT NULL").await;
+    let fired = database
+        .texts("SELECT token FROM lobbyd_outbox WHERE data LIKE '%lobby_timer_reached%'")
+        .await;
     for (token, replaced_the_due_timer) in &moved {
         let resets = fired.iter().filter(|other| *other == token).count();
         assert_eq!(resets, usize::from(!replaced_the_due_timer), "{token}");

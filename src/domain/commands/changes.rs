@@ -3,7 +3,8 @@
 use chrono::{DateTime, Utc};
 
 use crate::domain::{
-    Actor, Attendee, AttendeeId, Call, Lobby, NewMessage, Reason, Room, RoomType, SipState, Version,
+    Actor, Attendee, AttendeeId, Call, Lobby, NewMessage, Reason, Room, RoomType, RoomUpdated,
+    SipState, Version,
 };
 
 /// What changes in the room's own row.
@@ -142,6 +143,13 @@ impl Changes {
 
     pub fn room(&self) -> &Room {
         &self.room
+    }
+
+    /// What is announced about the change.
+    pub fn update(&self) -> Option<RoomUpdated> {
+        let Announcement { reason, about, .. } = self.announcement.as_ref()?;
+        let about = about.as_ref().map(|(actor, _name)| actor.clone());
+        Some(RoomUpdated::of(&self.room, *reason, about))
     }
 
     pub fn into_room(self) -> Room {

@@ -32,9 +32,13 @@ impl Dialect for MySql {
         // workers; MySQL has no such setting.
         let seconds = lock_wait_seconds(limit);
         // Statements outside of transactions commit themselves, whatever the server's default.
+        // Without join buffers, the rows of a set are found by their keys. Otherwise the optimiser
+        // scans a small table, and an update waits for a locked row that is not in the set.
         let settings = format!(
             "SET SESSION autocommit = 1, SESSION innodb_lock_wait_timeout = {seconds} \
-             /*M!100300 , SESSION idle_transaction_timeout = {seconds} */"
+             /*M!100300 , SESSION idle_transaction_timeout = {seconds} , \
+             SESSION join_cache_level = 0 */ \
+             /*!80000 , SESSION optimizer_switch = 'block_nested_loop=off' */"
         );
         MySqlPoolOptions::new().after_connect(move |connection, _| {
             let settings = AssertSqlSafe(settings.clone());

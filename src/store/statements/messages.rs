@@ -44,22 +44,24 @@ statements! {
                                      room_id)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
 
-    /// JSON of `{room_id, created_at}`: the chat's message about each reset.
-    INSERT_RESETS:
+    /// JSON of `{room_id, created_at, kind}`: system messages of lobbyd, in this order.
+    INSERT_SYSTEM:
         postgres "\
             INSERT INTO lobbyd_messages (room_id, created_at, actor_type, actor_id, kind)
-            SELECT room_id, created_at, 'guests', 'system', 'lobby_timer_reached'
-            FROM json_to_recordset(CAST($1 AS json)) AS new(room_id bigint, created_at bigint)",
+            SELECT room_id, created_at, 'guests', 'system', kind
+            FROM json_to_recordset(CAST($1 AS json))
+                 AS new(room_id bigint, created_at bigint, kind text)",
         mysql "\
             INSERT INTO lobbyd_messages (room_id, created_at, actor_type, actor_id, kind)
-            SELECT room_id, created_at, 'guests', 'system', 'lobby_timer_reached'
+            SELECT room_id, created_at, 'guests', 'system', kind
             FROM JSON_TABLE($1, '$[*]' COLUMNS (
-                     room_id BIGINT PATH '$.room_id', created_at BIGINT PATH '$.created_at'
+                     room_id BIGINT PATH '$.room_id', created_at BIGINT PATH '$.created_at',
+                     kind VARCHAR(64) CHARACTER SET utf8mb4 PATH '$.kind'
                  )) AS new_rows",
         sqlite "\
             INSERT INTO lobbyd_messages (room_id, created_at, actor_type, actor_id, kind)
             SELECT value ->> 'room_id', value ->> 'created_at', 'guests', 'system',
-                   'lobby_timer_reached'
+                   value ->> 'kind'
             FROM json_each($1)";
 
     /// room.

@@ -84,16 +84,26 @@ macro_rules! has_timer {
 pub(super) mod admin;
 pub(super) mod attendees;
 pub(super) mod inbox;
+pub(super) mod lobby_changes;
 pub(super) mod messages;
 pub(super) mod outbox;
 pub(super) mod rooms;
 pub(super) mod users;
 
 pub(super) fn all() -> impl Iterator<Item = Statement> {
-    [admin::ALL, attendees::ALL, inbox::ALL, messages::ALL, outbox::ALL, rooms::ALL, users::ALL]
-        .into_iter()
-        .flatten()
-        .copied()
+    [
+        admin::ALL,
+        attendees::ALL,
+        inbox::ALL,
+        lobby_changes::ALL,
+        messages::ALL,
+        outbox::ALL,
+        rooms::ALL,
+        users::ALL,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
 }
 
 /// Makes `?` of `$1`, as MySQL needs it, and checks that the numbers are in order. The text gets

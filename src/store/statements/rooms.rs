@@ -2,7 +2,7 @@
 
 /// A room with its state. The columns that need a conversion differ.
 macro_rules! room {
-    ($converted:literal) => {
+    ($converted:literal, $tables:literal, $condition:literal) => {
         concat!(
             "SELECT ",
             $converted,
@@ -12,9 +12,39 @@ macro_rules! room {
                    coalesce(state.call_flags, 0) AS call_flags,
                    coalesce(state.comments, 0) AS comments,
                    coalesce(state.changed_at, 0) AS changed_at
-            FROM lobbyd_rooms AS room
-            LEFT JOIN lobbyd_room_states AS state ON state.room_id = room.id
-            WHERE room.token = $1"
+            FROM ",
+            $tables,
+            "
+            LEFT JOIN lobbyd_room_states AS state ON state.room_id = room.id ",
+            $condition
+        )
+    };
+    (postgres $condition:literal) => {
+        room!(
+            "room.type::bigint AS room_type, room.lobby_state::bigint AS lobby_state,
+                   floor(extract(epoch FROM room.lobby_timer))::bigint AS lobby_timer,
+                   floor(extract(epoch FROM room.lobby_timer_reached))::bigint AS timer_reached,
+                   room.sip_enabled::bigint AS sip_enabled",
+            "lobbyd_rooms AS room",
+            $condition
+        )
+    };
+    (mysql $tables:literal, $condition:literal) => {
+        room!(
+            "CAST(room.type AS SIGNED) AS room_type, CAST(room.lobby_state AS SIGNED) AS lobby_state,
+                   TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer) AS lobby_timer,
+                   TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer_reached) AS timer_reached,
+                   CAST(room.sip_enabled AS SIGNED) AS sip_enabled",
+            $tables,
+            $condition
+        )
+    };
+    (sqlite $condition:literal) => {
+        room!(
+            "room.type AS room_type, room.lobby_state, unixepoch(room.lobby_timer) AS lobby_timer,
+                   unixepoch(room.lobby_timer_reached) AS timer_reached, room.sip_enabled",
+            "lobbyd_rooms AS room",
+            $condition
         )
     };
 }
@@ -91,22 +121,21 @@ macro_rules! due {
 statements! {
     /// token → the columns of [`room`](crate::store::rows::room).
     ROOM:
-        postgres room!(
-            "room.type::bigint AS room_type, room.lobby_state::bigint AS lobby_state,
-                   floor(extract(epoch FROM room.lobby_timer))::bigint AS lobby_timer,
-                   floor(extract(epoch FROM room.lobby_timer_reached))::bigint AS timer_reached,
-                   room.sip_enabled::bigint AS sip_enabled"
-        ),
-        mysql room!(
-            "CAST(room.type AS SIGNED) AS room_type, CAST(room.lobby_state AS SIGNED) AS lobby_state,
-                   TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer) AS lobby_timer,
-                   TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer_reached) AS timer_reached,
-                   CAST(room.sip_enabled AS SIGNED) AS sip_enabled"
-        ),
-        sqlite room!(
-            "room.type AS room_type, room.lobby_state, unixepoch(room.lobby_timer) AS lobby_timer,
-                   unixepoch(room.lobby_timer_reached) AS timer_reached, room.sip_enabled"
-        );
+        postgres room!(postgres "WHERE room.token = $1"),
+        mysql room!(mysql "lobbyd_rooms AS room", "WHERE room.token = $1"),
+        sqlite room!(sqlite "WHERE room.token = $1");
+
+    /// JSON of ids → the columns of [`room`](crate::store::rows::room).
+    ROOMS:
+        postgres room!(postgres
+            "WHERE room.id = ANY (
+                ARRAY(SELECT json_array_elements_text(CAST($1 AS json))::bigint)
+            )"),
+        mysql room!(mysql
+            "JSON_TABLE($1, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids
+            STRAIGHT_JOIN lobbyd_rooms AS room ON room.id = ids.id",
+            ""),
+        sqlite room!(sqlite "WHERE room.id IN (SELECT value FROM json_each($1))");
 
     /// token → id. Locks the row until the transaction ends.
     LOCK:

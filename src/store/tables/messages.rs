@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::json;
 
-use crate::domain::{ChatMessage, Content, Message, MessageQuery, Room, RoomId};
+use crate::domain::{ChatMessage, Content, Message, MessageQuery, Reason, Room, RoomId};
 use crate::store::connection::{Connection, Transaction, expect_rows};
 use crate::store::dialect::{Columns, Dialect, values};
 use crate::store::error::Result;
@@ -83,18 +83,16 @@ impl<D: Dialect> Transaction<D> {
         self.fetch_one(statements::LAST_ID, values![room], |row| row.int("id")).await
     }
 
-    /// Adds the system message of a reset to each of these rooms.
-    pub(crate) async fn insert_reset_messages(
+    /// Adds lobbyd's system messages about changes of rooms.
+    pub(crate) async fn insert_system_messages(
         &mut self,
-        rooms: impl Iterator<Item = RoomId> + Send,
+        messages: impl Iterator<Item = (RoomId, Reason)> + Send,
         now: DateTime<Utc>,
     ) -> Result<()> {
-        let created_at = now.timestamp();
-        let messages: Vec<_> =
-            rooms.map(|room| json!({ "room_id": room, "created_at": created_at })).collect();
-        let inserted =
-            self.execute(statements::INSERT_RESETS, values![&to_json(&messages)]).await?;
-        expect_rows(inserted, messages.len(), "lobbyd_messages")
+        let row = |(room, reason): (RoomId, Reason)| json!({ "room_id": room, "created_at": now.timestamp(), "kind": reason });
+        let rows: Vec<_> = messages.map(row).collect();
+        let inserted = self.execute(statements::INSERT_SYSTEM, values![&to_json(&rows)]).await?;
+        expect_rows(inserted, rows.len(), "lobbyd_messages")
     }
 
     pub(crate) async fn delete_messages(&mut self, room: RoomId) -> Result<()> {

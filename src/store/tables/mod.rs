@@ -5,6 +5,7 @@
 //! No rule is here.
 
 mod attendees;
+mod inbox;
 mod messages;
 pub(super) mod outbox;
 mod rooms;

@@ -1,5 +1,7 @@
 //! Rooms, their states, and their timers.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use serde_json::json;
 
@@ -11,7 +13,7 @@ use crate::store::connection::{Connection, Transaction, expect_rows};
 use crate::store::dialect::{Columns, Dialect, values};
 use crate::store::error::Result;
 use crate::store::rows::to_json;
-use crate::store::statements::rooms as statements;
+use crate::store::statements::{lobby_changes, rooms as statements};
 use crate::store::{DueBatch, LockPolicy, rows};
 
 const TABLE: &str = "lobbyd_rooms";
@@ -46,6 +48,27 @@ impl<D: Dialect> Transaction<D> {
             Some(_id) => self.room(token).await,
             None => Ok(None),
         }
+    }
+
+    /// Locks rooms until the transaction ends, except those that another one has locked, and reads
+    /// them then.
+    pub(crate) async fn lock_rooms(&mut self, tokens: &BTreeSet<&RoomToken>) -> Result<Vec<Room>> {
+        let id = |row: &D::Row| row.int("id");
+        let ids = self.fetch_all(lobby_changes::LOCK, values![&to_json(tokens)], id).await?;
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.fetch_all(statements::ROOMS, values![&to_json(&ids)], rows::room).await
+    }
+
+    /// Those of the rooms that exist, locked or not.
+    pub(crate) async fn existing(
+        &mut self,
+        tokens: &BTreeSet<&RoomToken>,
+    ) -> Result<BTreeSet<RoomToken>> {
+        let token = |row: &D::Row| rows::token(row);
+        let found = self.fetch_all(statements::VERSIONS, values![&to_json(tokens)], token).await?;
+        Ok(found.into_iter().collect())
     }
 
     pub(crate) async fn insert_room(
@@ -103,6 +126,34 @@ impl<D: Dialect> Transaction<D> {
             before.version.milliseconds(),
         ];
         expect_rows(self.execute(statements::UPDATE_LOBBY, values).await?, 1, TABLE)
+    }
+
+    /// Writes the lobbies of rooms, each as it was before and as it is now.
+    pub(crate) async fn update_lobbies(&mut self, rooms: &[(&Room, &Room)]) -> Result<()> {
+        let row = |(before, after): &(&Room, &Room)| {
+            json!({
+                "id": after.id,
+                "state": after.lobby.state.number(),
+                "timer": after.lobby.timer.map(|timer| timer.timestamp()),
+                "version": after.version,
+                "before": before.version,
+            })
+        };
+        let rows: Vec<_> = rooms.iter().map(row).collect();
+        let updated = self.execute(lobby_changes::UPDATE_LOBBIES, values![&to_json(&rows)]).await?;
+        expect_rows(updated, rows.len(), TABLE)
+    }
+
+    pub(crate) async fn write_changed_at(
+        &mut self,
+        rooms: impl Iterator<Item = &Room> + Send,
+    ) -> Result<()> {
+        let row = |room: &Room| json!({ "room_id": room.id, "changed_at": room.changed_at });
+        let rows: Vec<_> = rooms.map(row).collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.execute(lobby_changes::SET_CHANGED_AT, values![&to_json(&rows)]).await.map(drop)
     }
 
     /// Writes what is kept of a room besides its own row.

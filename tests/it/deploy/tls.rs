@@ -141,7 +141,7 @@ async fn all_connections_are_verified(kind: Kind) {
     let published = run(&cluster.settings, &["publish", &room, "--state", "1", "--in", "1s"]);
     assert!(published.status.success(), "{published:?}");
     eventually("the reset", || async {
-        let resets = "SELECT count(*) FROM lobbyd_outbox WHERE due_at IS NOT NULL";
+        let resets = "SELECT count(*) FROM lobbyd_outbox WHERE data LIKE '%lobby_timer_reached%'";
         (cluster.database.number(resets).await == 1).then_some(())
     })
     .await;

@@ -112,7 +112,7 @@ impl TestCluster {
     pub async fn each_announced(&self, client: &Client, updates: BTreeMap<String, Published>) {
         let database = &self.database;
         database.all_published().await;
-        let resets = "FROM lobbyd_outbox WHERE due_at IS NOT NULL";
+        let resets = "FROM lobbyd_outbox WHERE data LIKE '%lobby_timer_reached%'";
         let stored = database.texts(&format!("SELECT id {resets} ORDER BY id")).await;
         let opened = database.texts(&format!("SELECT DISTINCT token {resets}")).await;
         assert_eq!(stored.len(), opened.len(), "a room was reset twice");

@@ -4,6 +4,7 @@
 //! except to create the tables.
 
 use std::{
+    any::Any,
     path::Path,
     sync::{
         Arc,
@@ -117,6 +118,28 @@ impl Database {
         let lock = sqlx::query("SELECT 1 FROM lobbyd_rooms WHERE token = $1 FOR UPDATE");
         lock.bind(token.to_owned()).execute(&mut holder).await.unwrap();
         holder
+    }
+
+    /// Runs a statement in a transaction that stays open until the result is dropped.
+    pub async fn hold(&self, sql: &str) -> Box<dyn Any + Send> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        match &self.sql {
+            Sql::Sqlite(pool) => {
+                let mut transaction = pool.begin().await.unwrap();
+                transaction.execute(sql).await.unwrap();
+                Box::new(transaction)
+            }
+            Sql::Postgres(pool) => {
+                let mut transaction = pool.begin().await.unwrap();
+                transaction.execute(sql).await.unwrap();
+                Box::new(transaction)
+            }
+            Sql::MariaDb(pool) => {
+                let mut transaction = pool.begin().await.unwrap();
+                transaction.execute(sql).await.unwrap();
+                Box::new(transaction)
+            }
+        }
     }
 
     /// Runs a statement, as another program that shares the database may do.

@@ -11,9 +11,9 @@ use std::{
 use chrono::{DateTime, Utc};
 use lobbyd::{
     domain::Applied,
-    store::{Database as Stored, DueBatch, StoreError},
+    store::{Database as Stored, DueBatch, LockPolicy, NotFired, StoreError},
 };
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx::{Connection, Executor, MySqlConnection, PgConnection};
 use tokio::{
     sync::Barrier,
     task::JoinSet,
@@ -160,6 +160,7 @@ async fn move_all(
 async fn locked_rooms_delay_no_other_room() {
     let mut cluster = TestCluster::new(Kind::Postgres).await;
     cluster.set("DATABASE__TIMEOUT", "2s");
+    cluster.set("OPS__OVERDUE_AFTER", "1s");
     let client = cluster.client().await;
     let database = &cluster.database;
     database.store().await;
@@ -174,15 +175,18 @@ async fn locked_rooms_delay_no_other_room() {
     for _ in 0..4 {
         guests.spawn(lock_often(database.url.clone(), "busy1"));
     }
-    let worker = cluster.worker().await;
+    let worker = Daemon::start(&cluster.settings);
     database.lobby_becomes("busy1", 0).await;
     guests.shutdown().await;
     database.insert_rooms("free", 10, database.now().await).await;
     client.take_ids(&cluster.updates, 11).await;
     assert_eq!(database.closed_rooms().await, 2);
     worker.logs("due room is locked room.token=held1").await;
+    let problem = worker.unready().await;
+    assert!(problem.contains("room held1 is due"), "{problem}");
     drop(holders);
     database.all_open().await;
+    worker.ready().await;
 }
 
 /// Locks a room for some milliseconds, and again at once, as joining guests do.
@@ -191,6 +195,39 @@ async fn lock_often(url: String, room: &'static str) {
         let holder = Database::hold_room(&url, room).await;
         sleep(Duration::from_millis(30)).await;
         drop(holder);
+    }
+}
+
+/// A wait for a locked room ends soon, so that the next one can be awaited.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_for_a_locked_room_ends_after_a_second() {
+    for kind in [Kind::Postgres, Kind::MariaDb] {
+        let StoreFixture { database, store } = StoreFixture::new(kind).await;
+        database.insert_rooms("held", 1, at(0).timestamp()).await;
+        let lock = "SELECT id FROM lobbyd_rooms WHERE token = 'held1' FOR UPDATE";
+        let batch = DueBatch { locked: LockPolicy::Wait, ..DueBatch::first(1) };
+        let begin = Instant::now();
+        let refused = match kind {
+            Kind::Postgres => {
+                let mut holder = PgConnection::connect(&database.url).await.unwrap();
+                holder.execute("BEGIN").await.unwrap();
+                holder.execute(lock).await.unwrap();
+                store.fire_due(at(1), batch, None).await
+            }
+            Kind::MariaDb => {
+                let mut holder = MySqlConnection::connect(&database.url).await.unwrap();
+                holder.execute("START TRANSACTION").await.unwrap();
+                holder.execute(lock).await.unwrap();
+                store.fire_due(at(1), batch, None).await
+            }
+            Kind::Sqlite => unreachable!("SQLite has no locks of rows"),
+        };
+        let NotFired { due, error } = refused.unwrap_err();
+        assert!(due.is_empty() && error.is_contention(), "{error:?}");
+        // The time that a use of the database has is 20 s.
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+        database.execute("UPDATE lobbyd_rooms SET name = 'unlocked'").await;
+        assert_eq!(store.fire_due(at(1), batch, None).await.unwrap().events.len(), 1);
     }
 }
 

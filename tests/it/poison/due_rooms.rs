@@ -125,6 +125,52 @@ async fn a_constraint_that_is_checked_at_the_commit_delays_only_its_room() {
     only_the_bad_room_waits(&cluster, &["DROP TRIGGER site ON lobbyd_rooms"]).await;
 }
 
+/// The row that takes too long is found without a try of each half of the batch.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_whose_reset_takes_too_long_delays_only_itself() {
+    let mut cluster = due_rooms(Kind::Postgres).await;
+    cluster.set("DATABASE__TIMEOUT", "2s");
+    let database = &cluster.database;
+    let function = "CREATE FUNCTION site() RETURNS trigger LANGUAGE plpgsql
+                    AS $$ BEGIN PERFORM pg_sleep(600); RETURN NEW; END $$";
+    database.execute(function).await;
+    let trigger = "CREATE TRIGGER site BEFORE UPDATE ON lobbyd_rooms FOR EACH ROW
+                   WHEN (OLD.token = 'bad1') EXECUTE FUNCTION site()";
+    database.execute(trigger).await;
+    only_the_bad_room_waits(&cluster, &["DROP TRIGGER site ON lobbyd_rooms"]).await;
+}
+
+/// A policy of the site covers the row.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_that_a_row_policy_protects_delays_only_itself() {
+    let mut cluster = due_rooms(Kind::Postgres).await;
+    let database = &cluster.database;
+    // Policies do not apply to superusers, nor to the owner of a table.
+    let user = format!("{}_user", database.texts("SELECT current_database()::text").await[0]);
+    for statement in [
+        format!("CREATE ROLE {user} LOGIN"),
+        format!("GRANT ALL ON ALL TABLES IN SCHEMA public TO {user}"),
+        format!("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {user}"),
+        "ALTER TABLE lobbyd_rooms ENABLE ROW LEVEL SECURITY".to_owned(),
+        "CREATE POLICY reading ON lobbyd_rooms USING (TRUE)
+         WITH CHECK (token <> 'bad1' OR lobby_state = 1)"
+            .to_owned(),
+    ] {
+        database.execute(&statement).await;
+    }
+    let url = database.url.replace("lobbyd@", &format!("{user}@"));
+    cluster.set("DATABASE__URL", &url);
+    cluster.set("DATABASE__MIGRATE", "false");
+    only_the_bad_room_waits(
+        &cluster,
+        &[
+            "DROP POLICY reading ON lobbyd_rooms",
+            "CREATE POLICY reading ON lobbyd_rooms USING (TRUE)",
+        ],
+    )
+    .await;
+}
+
 /// The table of a site has a null where lobbyd expects none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_room_that_cannot_be_read_delays_only_itself() {

@@ -153,7 +153,6 @@ impl Housekeeping {
         let (published, created) = (now - self.retention.history, now - self.retention.dead_after);
         let history = in_batches(|| database.prune_published(published, PRUNE_BATCH)).await?;
         let dead = in_batches(|| database.prune_dead(created, PRUNE_BATCH)).await?;
-        let open = in_batches(|| database.clear_timers_of_open_rooms(PRUNE_BATCH)).await?;
         in_batches(|| database.prune_applied(now - IDENTITIES, PRUNE_BATCH)).await?;
         metrics::counter!(crate::metrics::PRUNED, "kind" => "history").increment(history);
         metrics::counter!(crate::metrics::PRUNED, "kind" => "dead").increment(dead);
@@ -162,9 +161,6 @@ impl Housekeeping {
         }
         if dead > 0 {
             tracing::warn!(rows = dead, "unconfirmed events discarded");
-        }
-        if open > 0 {
-            tracing::info!(rooms = open, "timers of open rooms removed");
         }
         Ok(())
     }
@@ -204,6 +200,8 @@ impl Housekeeping {
         Ok(())
     }
 
+    /// Also removes timers that open rooms have, once a day: the search reads all rooms, and such a timer
+    /// only shows in the room.
     async fn summary(self) -> store::Result<()> {
         let fired = self.database.fired_since(self.clock.now() - DAY).await?;
         let backlog = self.database.backlog().await?;
@@ -220,6 +218,11 @@ impl Housekeeping {
                 timers.unusable = unusable,
                 "timers of rooms that cannot have a lobby, they never fire"
             );
+        }
+        let clear = || self.database.clear_timers_of_open_rooms(PRUNE_BATCH);
+        let cleared = in_batches(clear).await?;
+        if cleared > 0 {
+            tracing::info!(rooms = cleared, "timers of open rooms removed");
         }
         Ok(())
     }

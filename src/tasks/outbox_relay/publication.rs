@@ -149,7 +149,8 @@ impl Publications {
                 }
                 Confirmation::Refused(why) => {
                     count("refused", &mut span);
-                    tracing::debug!(event.id = %event.id, why, "event refused by the broker");
+                    let long = event.attempt == REFUSED_ATTEMPTS && selection == Selection::All;
+                    report_refused(&event, &why, long);
                     published.reason.get_or_insert(why);
                     returned.push(event.id);
                 }
@@ -331,6 +332,16 @@ impl Claim<'_> {
         for (delay, ids) in delays {
             self.release(ids, delay).await;
         }
+    }
+}
+
+/// Logs that an event was refused, as a warning if it has been so for `long`.
+fn report_refused(event: &OutboxEvent, why: &str, long: bool) {
+    let (id, room, attempt) = (&event.id, &event.token, event.attempt);
+    if long {
+        tracing::warn!(event.id = %id, room.token = %room, attempt, why, "event still refused");
+    } else {
+        tracing::debug!(event.id = %id, room.token = %room, attempt, why, "event refused");
     }
 }
 

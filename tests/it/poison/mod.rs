@@ -1,4 +1,6 @@
-//! A fault at the head of each queue stops only itself.
+//! A fault stops only itself (promise P9), and is seen while it lasts (P10): something bad at the head
+//! of each queue, among healthy neighbours.
 
 mod due_rooms;
 mod incoming;
+mod outbox;

@@ -1,8 +1,11 @@
 //! A TCP proxy that can delay and cut connections, as networks do.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::{
@@ -13,9 +16,13 @@ use tokio::{
     },
     sync::watch,
     task::JoinSet,
+    time::sleep,
 };
 
 use super::eventually;
+
+/// Bytes per second of a slow link.
+const SLOW: u32 = 40_000;
 
 /// What happens to connections and their bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +33,8 @@ pub enum Mode {
     Freeze,
     /// Bytes of the server are held back; those of the client are forwarded.
     FreezeResponses,
+    /// Bytes are forwarded at [`SLOW`] bytes per second and direction.
+    Slow,
     /// Connections are closed, and new ones too.
     Cut,
 }
@@ -100,6 +109,9 @@ async fn pipe(
             cut = mode.wait_for(|&mode| mode == Mode::Cut) => return drop(cut),
         };
         let Ok(length @ 1..) = read else { return };
+        if *mode.borrow() == Mode::Slow {
+            sleep(Duration::from_secs(1) * u32::try_from(length).unwrap() / SLOW).await;
+        }
         if mode.wait_for(|mode| !frozen.contains(mode)).await.is_err()
             || *mode.borrow() == Mode::Cut
             || to.write_all(&buffer[..length]).await.is_err()

@@ -9,7 +9,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::RelayError;
 use super::breaker::PROBE;
 use crate::bus::{BusError, Confirmation, Message, PUBLISH_TIMEOUT, cloudevents};
 use crate::domain::{EventId, OutboxEvent};
@@ -50,6 +49,14 @@ pub(super) enum Selection {
     Probe,
 }
 
+/// Why events were not published.
+pub(super) enum Unpublished {
+    Unsent(BusError),
+    Unconfirmed(String),
+    /// The claim would end before the confirms.
+    ClaimTooShort,
+}
+
 /// What became of a batch.
 #[derive(Default)]
 pub(super) struct Published {
@@ -59,7 +66,7 @@ pub(super) struct Published {
     /// Why one of them was returned.
     pub(super) reason: Option<String>,
     /// Why some were not sent or not confirmed.
-    pub(super) failure: Option<RelayError>,
+    pub(super) failure: Option<Unpublished>,
     /// Confirmed events that the database could not mark, because it is unavailable.
     pub(super) unmarked: Vec<EventId>,
 }
@@ -119,7 +126,7 @@ impl Publications {
         let claim = Claim { publications: self, until: claimed_until };
         if expires_at.saturating_duration_since(Instant::now()) < PUBLISH_TIMEOUT {
             claim.release(ids(&events), TimeDelta::zero()).await;
-            return Published { failure: Some(RelayError::ClaimTooShort), ..Published::default() };
+            return Published { failure: Some(Unpublished::ClaimTooShort), ..Published::default() };
         }
         let Encoded { events, messages, spans } = self.encode(events, &claim).await;
         if messages.is_empty() {
@@ -132,7 +139,10 @@ impl Publications {
                     span.set("lobbyd.outcome", &"unsent");
                 }
                 claim.release(ids(&events), TimeDelta::zero()).await;
-                return Published { failure: Some(error.into()), ..Published::default() };
+                return Published {
+                    failure: Some(Unpublished::Unsent(error)),
+                    ..Published::default()
+                };
             }
         };
         let attempts: BTreeMap<EventId, u32> =
@@ -156,7 +166,7 @@ impl Publications {
                 }
                 Confirmation::Unconfirmed(why) => {
                     count("unconfirmed", &mut span);
-                    published.failure.get_or_insert(RelayError::Unconfirmed(why));
+                    published.failure.get_or_insert(Unpublished::Unconfirmed(why));
                     lost.push(event.id);
                 }
             }

@@ -268,11 +268,10 @@ async fn a_broker_without_memory_still_delivers_and_receives_all_events_later() 
     })
     .await;
     worker.metric_becomes("lobbyd_broker_blocked", 1).await;
-    assert_eq!(cluster.database.unpublished().await, 100);
+    assert!(cluster.database.unpublished().await >= 100);
 
     broker.control(&["set_vm_memory_high_watermark", "0.4"]);
-    let updates = client.take_ids(&cluster.updates, 100).await;
-    assert_eq!(updates.len(), 100);
+    assert_eq!(client.take_resets(&cluster.updates, 100).await.len(), 100);
     worker.ready().await;
 }
 

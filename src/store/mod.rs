@@ -113,6 +113,16 @@ impl Backlog {
     pub const LIMIT: u32 = 10_000;
 }
 
+/// Which unpublished events can be claimed.
+#[derive(Debug, Clone, Copy)]
+pub struct Available<'a> {
+    /// Only those that became available after this time.
+    pub after: Option<DateTime<Utc>>,
+    pub now: DateTime<Utc>,
+    /// Events to leave out.
+    pub except: &'a [EventId],
+}
+
 /// The unpublished events. Of many, only the first to become available are looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pending {
@@ -198,14 +208,16 @@ pub trait Timers: Send + Sync + 'static {
 #[async_trait]
 pub trait Outbox: Send + Sync + 'static {
     /// Claims unpublished events that nothing else has claimed, at most `limit`, until `until`: those
-    /// that became available first, or first after `after`.
+    /// that became available first.
     async fn claim(
         &self,
-        after: Option<DateTime<Utc>>,
-        now: DateTime<Utc>,
+        available: Available<'_>,
         limit: u32,
         until: DateTime<Utc>,
     ) -> Result<Vec<OutboxEvent>>;
+
+    /// The event that a claim begins with.
+    async fn first_available(&self, available: Available<'_>) -> Result<Option<EventId>>;
 
     /// Ends the claim of these events; they can be claimed again from `available_at` on. Does nothing
     /// to events that are published, or claimed by another process since.
@@ -219,8 +231,9 @@ pub trait Outbox: Send + Sync + 'static {
     /// Records that the events were confirmed at `now`; they stay as history.
     async fn mark_published(&self, ids: &[EventId], now: DateTime<Utc>) -> Result<()>;
 
-    /// Reads which events are not published. Those that had so many `attempts` count as refused.
-    async fn pending(&self, attempts: u32) -> Result<Option<Pending>>;
+    /// Reads which events are not published, apart from `except`. Those that had so many `attempts`
+    /// count as refused.
+    async fn pending(&self, except: &[EventId], attempts: u32) -> Result<Option<Pending>>;
 
     /// Ends claims and delays beyond `latest`: the database's clock was ahead when they began.
     /// Returns their number.

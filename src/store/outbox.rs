@@ -8,7 +8,7 @@ use super::error::Result;
 use super::pool::SqlStore;
 use super::rows::{time_from_millis, to_json, token};
 use super::statements::outbox as statements;
-use super::{Outbox, Pending};
+use super::{Available, Outbox, Pending};
 use crate::domain::{EventId, OutboxEvent};
 
 /// Events that [`Outbox::pending`] looks at, so that it takes some milliseconds at most.
@@ -18,13 +18,12 @@ const PENDING_LIMIT: u32 = 10_000;
 impl<D: Dialect> Outbox for SqlStore<D> {
     async fn claim(
         &self,
-        after: Option<DateTime<Utc>>,
-        now: DateTime<Utc>,
+        available: Available<'_>,
         limit: u32,
         until: DateTime<Utc>,
     ) -> Result<Vec<OutboxEvent>> {
         let mut transaction = self.begin().await?;
-        let events = transaction.lock_available(after, now, limit).await?;
+        let events = transaction.lock_available(available, limit).await?;
         if events.is_empty() {
             transaction.roll_back().await?;
         } else {
@@ -32,6 +31,15 @@ impl<D: Dialect> Outbox for SqlStore<D> {
             transaction.commit().await?;
         }
         Ok(events)
+    }
+
+    async fn first_available(&self, available: Available<'_>) -> Result<Option<EventId>> {
+        let Available { after, now, except } = available;
+        let after = after.unwrap_or(DateTime::UNIX_EPOCH).timestamp_millis();
+        let except = to_json(except);
+        let values = values![after, now.timestamp_millis(), &except];
+        let id = |row: &D::Row| row.text("id").map(EventId::stored);
+        Ok(self.fetch_all(statements::FIRST_AVAILABLE, values, id).await?.pop())
     }
 
     async fn release(
@@ -52,7 +60,7 @@ impl<D: Dialect> Outbox for SqlStore<D> {
         self.execute(statements::MARK_PUBLISHED, values).await.map(drop)
     }
 
-    async fn pending(&self, attempts: u32) -> Result<Option<Pending>> {
+    async fn pending(&self, except: &[EventId], attempts: u32) -> Result<Option<Pending>> {
         let pending = |row: &D::Row| {
             Ok(Pending {
                 oldest: EventId::stored(row.text("id")?),
@@ -63,7 +71,8 @@ impl<D: Dialect> Outbox for SqlStore<D> {
                 last_available: time_from_millis(row.int("last_available")?)?,
             })
         };
-        let values = values![PENDING_LIMIT, attempts, attempts];
+        let except = to_json(except);
+        let values = values![&except, PENDING_LIMIT, attempts, attempts];
         Ok(self.fetch_all(statements::PENDING, values, pending).await?.pop())
     }
 

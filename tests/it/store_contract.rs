@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta};
+use chrono::{DateTime, TimeDelta, Utc};
 use lobbyd::{
     domain::{Applied, EventId, Lobby, RoomType, commands::NewRoom},
-    store::{Backlog, DueBatch, NotFired, StoreError},
+    store::{Available, Backlog, DueBatch, NotFired, StoreError},
 };
 
 use crate::support::{
     database::Database,
-    fixtures::{StoreFixture, at, bare, caller, change, closed_until, new_room, token},
+    fixtures::{StoreFixture, at, available, bare, caller, change, closed_until, new_room, token},
 };
 
 on_every_database! { crate::support::fixtures::StoreFixture::new:
@@ -40,6 +40,7 @@ on_every_database! { crate::support::fixtures::StoreFixture::new:
     a_published_event_is_kept_as_history,
     events_can_be_claimed_by_the_worker_that_fired_them,
     the_oldest_unpublished_event_is_known,
+    a_claim_leaves_events_out,
     claims_that_end_too_late_are_ended,
     old_rows_are_pruned,
     pruning_respects_its_limit,
@@ -149,7 +150,7 @@ async fn a_due_timer_fires_once(fixture: StoreFixture) {
     assert_eq!(fixture.version("a").await, 8);
 
     assert!(fixture.fire(at(60)).await.is_empty());
-    let mut stored = fixture.store.claim(None, now, 100, at(60)).await.unwrap();
+    let mut stored = fixture.store.claim(available(now), 100, at(60)).await.unwrap();
     stored.retain(|event| event.due_at.is_some());
     assert_eq!(stored.len(), 1);
     assert_eq!(
@@ -347,10 +348,14 @@ async fn the_next_due_time_is_that_of_the_earliest_timer(fixture: StoreFixture) 
     );
 }
 
+fn after(after: DateTime<Utc>, now: DateTime<Utc>) -> Available<'static> {
+    Available { after: Some(after), ..available(now) }
+}
+
 async fn a_claim_is_exclusive_until_it_expires(fixture: StoreFixture) {
     fixture.database.insert_rooms("a", 3, at(0).timestamp()).await;
     fixture.fire(at(0)).await;
-    let claim = |now, limit| fixture.store.claim(None, now, limit, at(10));
+    let claim = |now, limit| fixture.store.claim(available(now), limit, at(10));
     assert_eq!(claim(at(1), 2).await.unwrap().len(), 2);
     assert_eq!(claim(at(1), 2).await.unwrap().len(), 1);
     assert!(claim(at(9), 2).await.unwrap().is_empty());
@@ -362,28 +367,28 @@ async fn a_claim_is_exclusive_until_it_expires(fixture: StoreFixture) {
 async fn a_released_event_can_be_claimed_again(fixture: StoreFixture) {
     fixture.database.insert_rooms("a", 1, at(0).timestamp()).await;
     fixture.fire(at(0)).await;
-    let claimed = fixture.store.claim(None, at(0), 5, at(100)).await.unwrap();
+    let claimed = fixture.store.claim(available(at(0)), 5, at(100)).await.unwrap();
     let ids = [claimed[0].id.clone()];
     fixture.store.release(&ids, at(100), at(7)).await.unwrap();
-    assert!(fixture.store.claim(None, at(6), 5, at(100)).await.unwrap().is_empty());
-    assert!(fixture.store.claim(Some(at(7)), at(8), 5, at(100)).await.unwrap().is_empty());
-    assert_eq!(fixture.store.claim(Some(at(6)), at(7), 5, at(90)).await.unwrap()[0].id, ids[0]);
+    assert!(fixture.store.claim(available(at(6)), 5, at(100)).await.unwrap().is_empty());
+    assert!(fixture.store.claim(after(at(7), at(8)), 5, at(100)).await.unwrap().is_empty());
+    assert_eq!(fixture.store.claim(after(at(6), at(7)), 5, at(90)).await.unwrap()[0].id, ids[0]);
     // A release of the first claim comes too late.
     fixture.store.release(&ids, at(100), at(7)).await.unwrap();
-    assert!(fixture.store.claim(None, at(89), 5, at(100)).await.unwrap().is_empty());
+    assert!(fixture.store.claim(available(at(89)), 5, at(100)).await.unwrap().is_empty());
 }
 
 async fn a_published_event_is_kept_as_history(fixture: StoreFixture) {
     fixture.database.insert_rooms("a", 2, at(0).timestamp()).await;
     fixture.fire(at(0)).await;
-    let claimed = fixture.store.claim(None, at(0), 1, at(1)).await.unwrap();
+    let claimed = fixture.store.claim(available(at(0)), 1, at(1)).await.unwrap();
     let ids: Vec<EventId> = claimed.into_iter().map(|event| event.id).collect();
     fixture.store.mark_published(&ids, at(2)).await.unwrap();
     // A second worker took over the claim and marks the event again; a third worker releases it
     // without having sent it. The event stays published.
     fixture.store.mark_published(&ids, at(3)).await.unwrap();
     fixture.store.release(&ids, at(1), at(0)).await.unwrap();
-    assert_eq!(fixture.store.claim(None, at(50), 5, at(60)).await.unwrap().len(), 1);
+    assert_eq!(fixture.store.claim(available(at(50)), 5, at(60)).await.unwrap().len(), 1);
     assert_eq!(fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await, 2);
     assert_eq!(fixture.database.unpublished().await, 1);
 }
@@ -392,40 +397,56 @@ async fn events_can_be_claimed_by_the_worker_that_fired_them(fixture: StoreFixtu
     fixture.database.insert_rooms("a", 1, at(0).timestamp()).await;
     let fired = fixture.store.fire_due(at(0), DueBatch::first(5), Some(at(5))).await.unwrap();
     assert_eq!(fired.events[0].attempt, 1);
-    assert!(fixture.store.claim(None, at(4), 5, at(9)).await.unwrap().is_empty());
-    let taken_over = fixture.store.claim(None, at(5), 5, at(9)).await.unwrap();
+    assert!(fixture.store.claim(available(at(4)), 5, at(9)).await.unwrap().is_empty());
+    let taken_over = fixture.store.claim(available(at(5)), 5, at(9)).await.unwrap();
     assert_eq!((&taken_over[0].id, taken_over[0].attempt), (&fired.events[0].id, 2));
 }
 
 async fn the_oldest_unpublished_event_is_known(fixture: StoreFixture) {
-    assert_eq!(fixture.store.pending(3).await.unwrap(), None);
+    assert_eq!(fixture.store.pending(&[], 3).await.unwrap(), None);
     for (prefix, due) in [("first", 1), ("second", 2)] {
         fixture.database.insert_rooms(prefix, 1, at(due).timestamp()).await;
         fixture.fire(at(due)).await;
     }
-    let pending = async || fixture.store.pending(3).await.unwrap().unwrap();
+    let pending = async || fixture.store.pending(&[], 3).await.unwrap().unwrap();
     let first = pending().await;
     assert_eq!((first.room.as_str(), first.created_at), ("first1", at(1)));
     assert_eq!((first.is_refused, first.refused, first.last_available), (false, 0, at(2)));
     for second in 1..=3 {
         let end = at(second);
-        assert_eq!(fixture.store.claim(None, end, 1, end).await.unwrap().len(), 1);
+        assert_eq!(fixture.store.claim(available(end), 1, end).await.unwrap().len(), 1);
     }
     let second = pending().await;
     assert_eq!((second.room.as_str(), second.is_refused, second.refused), ("second1", false, 1));
     fixture.store.mark_published(&[second.oldest], at(9)).await.unwrap();
     let refused = pending().await;
-    assert_eq!((refused.oldest, refused.is_refused, refused.refused), (first.oldest, true, 1));
+    assert_eq!((refused.is_refused, refused.refused), (true, 1));
+    assert_eq!(refused.oldest, first.oldest);
+    assert_eq!(fixture.store.pending(&[first.oldest], 3).await.unwrap(), None);
+}
+
+async fn a_claim_leaves_events_out(fixture: StoreFixture) {
+    fixture.database.insert_rooms("a", 3, at(0).timestamp()).await;
+    fixture.fire(at(0)).await;
+    let first = fixture.store.first_available(available(at(0))).await.unwrap().unwrap();
+    let others = Available { except: std::slice::from_ref(&first), ..available(at(0)) };
+    let second = fixture.store.first_available(others).await.unwrap().unwrap();
+    assert_ne!(second, first);
+    let claimed = fixture.store.claim(others, 5, at(9)).await.unwrap();
+    assert_eq!(claimed.len(), 2);
+    assert_eq!(claimed[0].id, second);
+    assert_eq!(fixture.store.first_available(others).await.unwrap(), None);
+    assert_eq!(fixture.store.claim(available(at(0)), 5, at(9)).await.unwrap()[0].id, first);
 }
 
 async fn claims_that_end_too_late_are_ended(fixture: StoreFixture) {
     fixture.database.insert_rooms("a", 2, at(0).timestamp()).await;
     fixture.fire(at(0)).await;
     for until in [at(100), at(500)] {
-        assert_eq!(fixture.store.claim(None, at(0), 1, until).await.unwrap().len(), 1);
+        assert_eq!(fixture.store.claim(available(at(0)), 1, until).await.unwrap().len(), 1);
     }
     assert_eq!(fixture.store.end_claims(at(10), at(130)).await.unwrap(), 1);
-    assert_eq!(fixture.store.claim(None, at(10), 5, at(20)).await.unwrap().len(), 1);
+    assert_eq!(fixture.store.claim(available(at(10)), 5, at(20)).await.unwrap().len(), 1);
 }
 
 async fn old_rows_are_pruned(fixture: StoreFixture) {

@@ -27,25 +27,27 @@ macro_rules! update {
 }
 
 macro_rules! pending {
-    ($created_at:literal, $attempts:literal, $available_at:literal) => {
+    ($created_at:literal, $attempts:literal, $available_at:literal, $others:literal) => {
         concat!(
             "\
             WITH pending AS (
                 SELECT id, token, created_at, available_at, attempts FROM lobbyd_outbox
-                WHERE published_at IS NULL ORDER BY available_at, id LIMIT $1
+                WHERE published_at IS NULL AND id ",
+            $others,
+            " ORDER BY available_at, id LIMIT $2
             )
             SELECT id, token, ",
             $created_at,
             " AS created_at, ",
             $attempts,
             " AS attempts,
-                   (SELECT count(*) FROM pending WHERE attempts >= $2) AS refused,
+                   (SELECT count(*) FROM pending WHERE attempts >= $3) AS refused,
                    (SELECT ",
             $available_at,
             " FROM lobbyd_outbox
                     WHERE published_at IS NULL ORDER BY available_at DESC LIMIT 1) AS last_available
             FROM pending
-            ORDER BY CASE WHEN attempts < $3 THEN 0 ELSE 1 END, created_at LIMIT 1"
+            ORDER BY CASE WHEN attempts < $4 THEN 0 ELSE 1 END, created_at LIMIT 1"
         )
     };
 }
@@ -87,7 +89,7 @@ statements! {
                    value ->> 'attempts'
             FROM json_each($1)";
 
-    /// after, now (milliseconds), limit → the columns of
+    /// after, now (milliseconds), JSON of ids to leave out, limit → the columns of
     /// [`outbox_event`](crate::store::rows::outbox_event). Locks the rows.
     AVAILABLE:
         postgres "\
@@ -98,7 +100,8 @@ statements! {
             FROM lobbyd_outbox
             WHERE published_at IS NULL AND available_at > to_timestamp($1 / 1000.0)
               AND available_at <= to_timestamp($2 / 1000.0)
-            ORDER BY available_at, id LIMIT $3
+              AND id <> ALL (ARRAY(SELECT json_array_elements_text(CAST($3 AS json))))
+            ORDER BY available_at, id LIMIT $4
             FOR UPDATE SKIP LOCKED",
         mysql "\
             SELECT id, type AS event_type, token, data,
@@ -109,7 +112,10 @@ statements! {
             WHERE published_at IS NULL
               AND available_at > TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 * 1000 MICROSECOND
               AND available_at <= TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $2 * 1000 MICROSECOND
-            ORDER BY available_at, id LIMIT $3
+              AND id NOT IN (SELECT id FROM JSON_TABLE($3, '$[*]' COLUMNS (
+                      id CHAR(36) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$'
+                  )) AS ids)
+            ORDER BY available_at, id LIMIT $4
             FOR UPDATE SKIP LOCKED",
         sqlite "\
             SELECT id, type AS event_type, token, data,
@@ -119,7 +125,33 @@ statements! {
             WHERE published_at IS NULL
               AND available_at > strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')
               AND available_at <= strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch')
-            ORDER BY available_at, id LIMIT $3";
+              AND id NOT IN (SELECT value FROM json_each($3))
+            ORDER BY available_at, id LIMIT $4";
+
+    /// after, now (milliseconds), JSON of ids to leave out → id.
+    FIRST_AVAILABLE:
+        postgres "\
+            SELECT id FROM lobbyd_outbox
+            WHERE published_at IS NULL AND available_at > to_timestamp($1 / 1000.0)
+              AND available_at <= to_timestamp($2 / 1000.0)
+              AND id <> ALL (ARRAY(SELECT json_array_elements_text(CAST($3 AS json))))
+            ORDER BY available_at, id LIMIT 1",
+        mysql "\
+            SELECT id FROM lobbyd_outbox
+            WHERE published_at IS NULL
+              AND available_at > TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 * 1000 MICROSECOND
+              AND available_at <= TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $2 * 1000 MICROSECOND
+              AND id NOT IN (SELECT id FROM JSON_TABLE($3, '$[*]' COLUMNS (
+                      id CHAR(36) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$'
+                  )) AS ids)
+            ORDER BY available_at, id LIMIT 1",
+        sqlite "\
+            SELECT id FROM lobbyd_outbox
+            WHERE published_at IS NULL
+              AND available_at > strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')
+              AND available_at <= strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch')
+              AND id NOT IN (SELECT value FROM json_each($3))
+            ORDER BY available_at, id LIMIT 1";
 
     /// JSON of ids, until (milliseconds).
     CLAIM:
@@ -163,24 +195,29 @@ statements! {
             "published_at = coalesce(published_at,
                 strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch'))");
 
-    /// limit, attempts, attempts → of unpublished events, the oldest that had fewer attempts, or
+    /// JSON of ids to leave out, limit, attempts, attempts → of unpublished events, the oldest that had fewer attempts, or
     /// else the oldest; the number that had as many; and when the last is available. The first two
     /// look at `limit` events.
     PENDING:
         postgres pending!(
             "floor(extract(epoch FROM created_at) * 1000)::bigint",
             "attempts::bigint",
-            "floor(extract(epoch FROM available_at) * 1000)::bigint"
+            "floor(extract(epoch FROM available_at) * 1000)::bigint",
+            "<> ALL (ARRAY(SELECT json_array_elements_text(CAST($1 AS json))))"
         ),
         mysql pending!(
             "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000",
             "CAST(attempts AS SIGNED)",
-            "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', available_at) DIV 1000"
+            "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', available_at) DIV 1000",
+            "NOT IN (SELECT id FROM JSON_TABLE($1, '$[*]' COLUMNS (
+                        id CHAR(36) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$'
+                    )) AS ids)"
         ),
         sqlite pending!(
             "CAST(round(unixepoch(created_at, 'subsec') * 1000) AS INTEGER)",
             "attempts",
-            "CAST(round(unixepoch(available_at, 'subsec') * 1000) AS INTEGER)"
+            "CAST(round(unixepoch(available_at, 'subsec') * 1000) AS INTEGER)",
+            "NOT IN (SELECT value FROM json_each($1))"
         );
 
     /// now, latest (milliseconds): ends claims that last longer.

@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::domain::{EventId, OutboxEvent, RoomToken};
+use crate::store::Available;
 use crate::store::connection::{Transaction, expect_rows};
 use crate::store::dialect::{Dialect, values};
 use crate::store::error::Result;
@@ -60,12 +61,13 @@ impl<D: Dialect> Transaction<D> {
     /// Locks unpublished events that nothing has claimed.
     pub(crate) async fn lock_available(
         &mut self,
-        after: Option<DateTime<Utc>>,
-        now: DateTime<Utc>,
+        available: Available<'_>,
         limit: u32,
     ) -> Result<Vec<OutboxEvent>> {
-        let after = after.unwrap_or(DateTime::UNIX_EPOCH);
-        let values = values![after.timestamp_millis(), now.timestamp_millis(), limit];
+        let Available { after, now, except } = available;
+        let after = after.unwrap_or(DateTime::UNIX_EPOCH).timestamp_millis();
+        let except = to_json(except);
+        let values = values![after, now.timestamp_millis(), &except, limit];
         self.fetch_all(statements::AVAILABLE, values, rows::outbox_event).await
     }
 

@@ -4,7 +4,7 @@
 //! batches may be, and whether the outbox may have more. It begins nothing itself.
 
 use super::breaker::{Breaker, Change};
-use super::publication::{Published, Selection, Unpublished};
+use super::publication::{Claimed, Published, Selection, Unpublished};
 use crate::bus::BusError;
 use crate::domain::EventId;
 use crate::health::{Component, Oldest, Work};
@@ -150,20 +150,24 @@ impl Flow {
     pub(super) fn claimed(
         &mut self,
         selection: Selection,
-        claimed: store::Result<Batch>,
+        claimed: store::Result<Claimed>,
     ) -> Option<Batch> {
         match claimed {
-            Ok(batch) => {
-                let number = u32::try_from(batch.events.len()).unwrap_or(u32::MAX);
+            Ok(Claimed { batch, is_full }) => {
                 match selection {
-                    Selection::All | Selection::New => self.more = number >= self.limit,
-                    Selection::Probe if number == 0 => drop(self.breaker.record(true, 0, 0)),
+                    Selection::All | Selection::New => self.more = is_full,
+                    Selection::Probe if batch.events.is_empty() => {
+                        self.breaker.record(true, 0, 0);
+                    }
                     Selection::Probe => {}
                 }
                 Some(batch)
             }
             Err(error) => {
                 self.paused = true;
+                if matches!(error, StoreError::TimedOut(_) | StoreError::Contended(_)) {
+                    self.limit = (self.limit / 2).max(1);
+                }
                 report(&error);
                 None
             }
@@ -210,6 +214,7 @@ impl Flow {
         &mut self,
         unmarked: Vec<EventId>,
         pending: store::Result<Option<Pending>>,
+        isolated: usize,
     ) {
         self.unmarked.extend(unmarked);
         let pending = match pending {
@@ -218,6 +223,7 @@ impl Flow {
             Err(error) => return report(&error),
         };
         let refused = pending.as_ref().map_or(0, |pending| pending.refused);
+        let refused = usize::try_from(refused).unwrap_or(usize::MAX).saturating_add(isolated);
         metrics::gauge!(crate::metrics::OUTBOX_REFUSED)
             .set(u32::try_from(refused).unwrap_or(u32::MAX));
         if pending.is_none() {

@@ -11,6 +11,7 @@
 
 mod breaker;
 mod flow;
+mod isolated;
 mod publication;
 
 use std::time::Duration;
@@ -21,7 +22,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::flow::Flow;
-use self::publication::{Publications, Published, Selection};
+use self::publication::{Claimed, Publications, Published, Selection};
 use super::TaskContext;
 use crate::bus::BusError;
 use crate::domain::EventId;
@@ -61,7 +62,7 @@ enum Step {
     Checked(Result<Option<String>, BusError>),
     /// With the confirmed events that are still not marked.
     Looked(Vec<EventId>, store::Result<Option<Pending>>),
-    Claimed(Selection, store::Result<Batch>),
+    Claimed(Selection, store::Result<Claimed>),
     Published(Selection, Published),
     Released,
 }
@@ -187,7 +188,7 @@ impl Pipeline<'_> {
             }
             Step::Looked(unmarked, pending) => {
                 self.looking = false;
-                self.flow.looked(unmarked, pending);
+                self.flow.looked(unmarked, pending, self.publications.isolated());
             }
             Step::Claimed(selection, claimed) => {
                 self.claiming = false;

@@ -4,17 +4,19 @@
 //! repeats itself; what was not done stays in the outbox, or is returned.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::breaker::PROBE;
+use super::isolated::Isolated;
 use crate::bus::{BusError, Confirmation, Message, PUBLISH_TIMEOUT, cloudevents};
 use crate::domain::{EventId, OutboxEvent};
 use crate::logging;
 use crate::relay::{Batch, CLAIM};
-use crate::store::{self, Pending, StoreError};
+use crate::store::{self, Available, Pending, StoreError};
 use crate::tasks::TaskContext;
 use crate::traces::Span;
 
@@ -57,6 +59,13 @@ pub(super) enum Unpublished {
     ClaimTooShort,
 }
 
+/// What was claimed.
+pub(super) struct Claimed {
+    pub(super) batch: Batch,
+    /// Whether there may be more.
+    pub(super) is_full: bool,
+}
+
 /// What became of a batch.
 #[derive(Default)]
 pub(super) struct Published {
@@ -92,11 +101,13 @@ pub(super) struct Publications {
     ctx: TaskContext,
     /// Events whose trouble was logged.
     reported: Mutex<BTreeSet<EventId>>,
+    /// Events that the database refuses to claim.
+    isolated: Mutex<Isolated>,
 }
 
 impl Publications {
     pub(super) fn new(ctx: TaskContext) -> Self {
-        Self { ctx, reported: Mutex::default() }
+        Self { ctx, reported: Mutex::default(), isolated: Mutex::default() }
     }
 
     /// Makes sure of the connection. Returns the name of a required queue that does not exist.
@@ -105,8 +116,9 @@ impl Publications {
         self.ctx.bus.missing_queue().await
     }
 
-    /// Claims events of the outbox, at most `limit`.
-    pub(super) async fn claim(&self, selection: Selection, limit: u32) -> store::Result<Batch> {
+    /// Claims events of the outbox, at most `limit`. A batch that the database refuses is halved down
+    /// to the event that is refused, which is left out for a while.
+    pub(super) async fn claim(&self, selection: Selection, limit: u32) -> store::Result<Claimed> {
         let expires_at = Instant::now() + CLAIM;
         let now = self.ctx.sample_time().await?;
         let (after, limit) = match selection {
@@ -115,8 +127,29 @@ impl Publications {
             Selection::Probe => (None, limit.min(PROBE)),
         };
         let claimed_until = now + CLAIM;
-        let events = self.ctx.database.claim(after, now, limit, claimed_until).await?;
-        Ok(Batch { events, claimed_until, expires_at })
+        let mut part = limit;
+        loop {
+            let except = self.isolated.lock().waiting();
+            let available = Available { after, now, except: &except };
+            match self.ctx.database.claim(available, part, claimed_until).await {
+                Ok(events) => {
+                    let is_full = u32::try_from(events.len()).is_ok_and(|number| number >= part);
+                    self.isolated.lock().claimed(&events, is_full);
+                    let batch = Batch { events, claimed_until, expires_at };
+                    return Ok(Claimed { batch, is_full });
+                }
+                Err(error) if !error.is_refusal() || left(expires_at).is_zero() => {
+                    return Err(error);
+                }
+                Err(_refused) if part > 1 => part /= 2,
+                Err(error) => {
+                    let first = self.ctx.database.first_available(available).await?;
+                    let Some(first) = first else { return Err(error) };
+                    self.isolate(first, &error);
+                    part = limit;
+                }
+            }
+        }
     }
 
     /// Publishes claimed events and marks those that the broker confirms. The others can be claimed
@@ -124,7 +157,7 @@ impl Publications {
     pub(super) async fn publish(&self, batch: Batch, selection: Selection) -> Published {
         let Batch { events, claimed_until, expires_at } = batch;
         let claim = Claim { publications: self, until: claimed_until };
-        if expires_at.saturating_duration_since(Instant::now()) < PUBLISH_TIMEOUT {
+        if left(expires_at).is_zero() {
             claim.release(ids(&events), TimeDelta::zero()).await;
             return Published { failure: Some(Unpublished::ClaimTooShort), ..Published::default() };
         }
@@ -203,7 +236,8 @@ impl Publications {
 
     async fn pending(&self) -> store::Result<Option<Pending>> {
         let now = self.ctx.sample_time().await?;
-        let pending = self.ctx.database.pending(REFUSED_ATTEMPTS).await?;
+        let isolated = self.isolated.lock().all();
+        let pending = self.ctx.database.pending(&isolated, REFUSED_ATTEMPTS).await?;
         let latest = now + LATEST_CLAIM;
         if pending.as_ref().is_some_and(|pending| pending.last_available > latest) {
             let events = self.ctx.database.end_claims(now, latest).await?;
@@ -287,6 +321,19 @@ impl Publications {
         );
     }
 
+    /// How many events the database refuses to claim.
+    pub(super) fn isolated(&self) -> usize {
+        self.isolated.lock().all().len()
+    }
+
+    fn isolate(&self, id: EventId, error: &StoreError) {
+        if self.is_news(&id) {
+            let error = logging::causes(error);
+            tracing::warn!(event.id = %id, error, "event cannot be claimed, it is left out");
+        }
+        self.isolated.lock().add(id);
+    }
+
     fn report_unmarked(&self, id: &EventId, error: &StoreError) {
         let message = "publisher confirm could not be stored, event will be published again";
         let problem = logging::causes(error);
@@ -353,6 +400,11 @@ fn report_refused(event: &OutboxEvent, why: &str, long: bool) {
     } else {
         tracing::debug!(event.id = %id, room.token = %room, attempt, why, "event refused");
     }
+}
+
+/// How long a batch may still wait before it is published.
+fn left(expires_at: Instant) -> Duration {
+    expires_at.saturating_duration_since(Instant::now() + PUBLISH_TIMEOUT)
 }
 
 /// The delay before an event is published again: one second, doubling.

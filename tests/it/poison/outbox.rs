@@ -21,6 +21,7 @@ const WAITING: &str = "SELECT token FROM lobbyd_outbox WHERE published_at IS NUL
 
 on_every_database! { crate::support::cluster::TestCluster::new:
     a_confirm_that_cannot_be_stored_delays_no_other,
+    an_event_that_cannot_be_claimed_delays_no_other,
     an_event_that_is_not_json_delays_no_other,
 }
 
@@ -34,7 +35,7 @@ async fn a_confirm_that_cannot_be_stored_delays_no_other(mut cluster: TestCluste
     let client = cluster.client().await;
     let worker = strict_worker(&mut cluster).await;
     let database = &cluster.database;
-    refuse_confirms(database).await;
+    refuse_updates(database, "NEW.published_at IS NOT NULL AND NEW.token = 'poison1'").await;
     let now = database.now().await;
     database.insert_rooms("poison", 1, now).await;
     database.insert_rooms("room", 50, now).await;
@@ -68,8 +69,35 @@ async fn a_confirm_that_cannot_be_stored_delays_no_other(mut cluster: TestCluste
     worker.ready().await;
 }
 
-async fn refuse_confirms(database: &Database) {
-    let when = "NEW.published_at IS NOT NULL AND NEW.token = 'poison1'";
+async fn an_event_that_cannot_be_claimed_delays_no_other(mut cluster: TestCluster) {
+    let client = cluster.client().await;
+    let worker = strict_worker(&mut cluster).await;
+    let database = &cluster.database;
+    refuse_updates(database, "NEW.token = 'poison1'").await;
+    let data = r#"{"token":"poison1"}"#;
+    insert_event(database, data, database.now().await - 60).await;
+    worker.metric_becomes("lobbyd_outbox_refused", 1).await;
+    // Others are claimed, too: nothing hands these to the relay.
+    for index in 1..=20 {
+        let row = data.replace("poison1", &format!("room{index}"));
+        let now = database.now().await;
+        insert_row(database, index + 1, &format!("room{index}"), &row, now).await;
+    }
+    assert_eq!(client.take_ids(&cluster.updates, 20).await.len(), 20);
+    eventually("the others to be marked", || async {
+        (database.texts(WAITING).await == ["poison1"]).then_some(())
+    })
+    .await;
+    assert_eq!(worker.log().matches("event cannot be claimed").count(), 1, "{}", worker.log());
+    worker.ready().await;
+    database.execute(&drop_trigger(database)).await;
+    assert_eq!(client.take_ids(&cluster.updates, 1).await.len(), 1);
+    database.all_published().await;
+    worker.metric_becomes("lobbyd_outbox_refused", 0).await;
+}
+
+/// Refuses every update of a row of the outbox that meets the condition.
+async fn refuse_updates(database: &Database, when: &str) {
     let statements = match database.kind {
         Kind::Postgres => vec![
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
@@ -120,12 +148,16 @@ async fn an_event_that_is_not_json_delays_no_other(mut cluster: TestCluster) {
 
 /// Inserts an event of the room poison1, as another program may do.
 async fn insert_event(database: &Database, data: &str, available_at: i64) {
+    insert_row(database, 1, "poison1", data, available_at).await;
+}
+
+async fn insert_row(database: &Database, number: i64, room: &str, data: &str, available_at: i64) {
     let time = database.timestamp_sql(available_at);
     let columns = "id, type, token, data, created_at, available_at";
     database
         .execute(&format!(
             "INSERT INTO lobbyd_outbox ({columns}) VALUES
-             ('00000000-0000-0000-0000-000000000001', 'room.updated.v1', 'poison1', '{data}',
+             ('00000000-0000-0000-0000-{number:012}', 'room.updated.v1', '{room}', '{data}',
               {time}, {time})"
         ))
         .await;

@@ -14,7 +14,7 @@ use lobbyd::{
         Lobby, LobbyRequest, LobbyState, MessageQuery, NewMessage, RoomToken, RoomType, Version,
         commands::{Command, NewRoom, Refusal},
     },
-    store::{self, Changed, CommandError, DueBatch},
+    store::{self, Available, Changed, CommandError, DueBatch},
 };
 
 use super::database::{Database, Kind};
@@ -26,6 +26,11 @@ pub const HISTORY: MessageQuery =
 /// 2026-01-01T00:00:00Z plus some seconds.
 pub fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_767_225_600 + seconds, 0).unwrap()
+}
+
+/// All events that can be claimed at `now`.
+pub fn available(now: DateTime<Utc>) -> Available<'static> {
+    Available { after: None, now, except: &[] }
 }
 
 pub fn token(text: &str) -> RoomToken {
@@ -182,7 +187,7 @@ impl StoreFixture {
 
     /// Type, and reason or state, of the events in the outbox.
     pub async fn events(&self) -> Vec<(String, String)> {
-        let events = self.store.claim(None, at(60), 100, at(90)).await.unwrap();
+        let events = self.store.claim(available(at(60)), 100, at(90)).await.unwrap();
         events
             .into_iter()
             .map(|event| {

@@ -125,3 +125,66 @@ async fn a_worker_flushes_its_outbox_before_it_stops() {
     assert_eq!(cluster.database.unpublished().await, 0);
     cluster.all_done(&client, 3000).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_closes_every_connection_to_the_broker() {
+    let cluster = TestCluster::new(Kind::Postgres).await;
+    let client = cluster.client().await;
+    let stopped = Daemon::start_as("run", &cluster.settings);
+    stopped.ready().await;
+    // A dead letter, so that it has every kind of connection.
+    client.publish_bytes(b"{", "application/json").await;
+    eventually("the dead letter", || client.take(&cluster.dead_letters)).await;
+    let mut stopped = stopped;
+    assert!(stopped.stop().await.success());
+    let killed = cluster.worker().await;
+    let (stopped, killed_process) = (stopped.process(), killed.process());
+    drop(killed);
+    // The broker logs connections that end without a close, in their order.
+    let lost = |process: u32| {
+        let process = format!("process {process},");
+        BROKER.log().lines().any(|line| line.contains("closing AMQP") && line.contains(&process))
+    };
+    eventually("the broker to miss the killed process", || async {
+        lost(killed_process).then_some(())
+    })
+    .await;
+    assert!(!lost(stopped), "the broker lost a connection of the stopped process");
+}
+
+/// What a lost connection has delivered is delivered again, so it is not applied from memory as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_are_delivered_again_are_applied_once() {
+    let proxy = Proxy::to(BROKER.server.port).await;
+    let mut cluster = TestCluster::new(Kind::Postgres).await;
+    let client = cluster.client().await;
+    cluster.set("EVENTS__URL", &amqp_url(proxy.port));
+    cluster.set("DATABASE__TIMEOUT", "1s");
+    let worker = cluster.worker().await;
+    cluster.database.open_rooms("room", 20).await;
+    let holder = Database::hold_rooms(&cluster.database.url).await;
+    for room in 1..=20 {
+        client.publish(&json!({"token": format!("room{room}"), "state": 1})).await;
+    }
+    worker.logs("consumer paused").await;
+    proxy.set(Mode::Cut);
+    worker.logs("consumer disconnected").await;
+    proxy.set(Mode::Pass);
+    eventually("the consumer to connect again", || async {
+        (worker.log().matches("consumer connected").count() == 2).then_some(())
+    })
+    .await;
+    drop(holder);
+    eventually("every event to be applied", || async {
+        (cluster.database.closed_rooms().await == 20).then_some(())
+    })
+    .await;
+    eventually("every event to be acknowledged", || async {
+        let age = worker.gauge("lobbyd_delivery_oldest_age_seconds").await?;
+        (age == 0.0).then_some(())
+    })
+    .await;
+    let outcome = |name| format!("lobbyd_events_received_total{{outcome=\"{name}\"}}");
+    assert_eq!(worker.metric(&outcome("applied")).await, Some(20));
+    assert_eq!(worker.metric(&outcome("stale")).await, Some(0));
+}

@@ -266,9 +266,9 @@ async fn events_of_unknown_rooms_do_not_fill_the_queue() {
     cluster.database.insert_room("webinar").await;
     let mut confirms = Vec::new();
     for room in 1..=2000 {
-        confirms.push(
-            client.send("lobby.changed", &closing(&format!("x{room}")), "application/json").await,
-        );
+        // The key names the room, and is kept while the event waits.
+        let (key, body) = (format!("lobby.changed.x{room}"), closing(&format!("x{room}")));
+        confirms.push(client.send(&key, &body, "application/json").await);
     }
     for confirm in confirms {
         confirm.await.unwrap();

@@ -296,6 +296,13 @@ impl Broker {
         String::from_utf8(command.output().unwrap().stdout).unwrap()
     }
 
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        let folder = self.server.folder.join("logs");
+        let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+        files.map(|file| fs::read_to_string(file).unwrap_or_default()).collect()
+    }
+
     /// Enables a plugin of RabbitMQ while the broker runs.
     pub fn enable(&self, plugin: &str) {
         let mut command = Command::new(format!("{RABBITMQ}/rabbitmq-plugins"));

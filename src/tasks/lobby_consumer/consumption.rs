@@ -2,10 +2,11 @@
 //! acknowledges them.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::ConnectionState;
@@ -95,6 +96,7 @@ impl<'a> Consumption<'a> {
                 (parked, stored) = self.parking.sent(&self.task.ctx.bus) => {
                     self.conclude_parking(parked, stored);
                 }
+                () = expired(self.parked.as_ref()) => self.parked = None,
                 () = self.connection.proven() => self.connection.works(),
             }
         }
@@ -221,13 +223,12 @@ impl<'a> Consumption<'a> {
     /// Reports the oldest event that is not acknowledged.
     pub(super) fn report(&self) {
         let ctx = &self.task.ctx;
-        let parked = self.parked.as_ref().filter(|(_event, until)| Instant::now() < *until);
         let oldest = [
             self.applying.clone(),
             self.lanes.oldest(),
             self.dead_letters.oldest(),
             self.parking.oldest(),
-            parked.map(|(event, _until)| event.clone()),
+            self.parked.as_ref().map(|(event, _until)| event.clone()),
         ];
         let oldest = oldest.into_iter().flatten().min_by_key(|undone| undone.since);
         let oldest =
@@ -235,6 +236,14 @@ impl<'a> Consumption<'a> {
         ctx.health.set_oldest(Work::Deliveries, oldest);
         metrics::gauge!(crate::metrics::DELIVERIES_ASIDE)
             .set(u32::try_from(self.lanes.len()).unwrap_or(u32::MAX));
+    }
+}
+
+/// Waits until a parked event no longer counts.
+async fn expired(parked: Option<&(Undone, Instant)>) {
+    match parked {
+        Some((_event, until)) => sleep_until(*until).await,
+        None => pending().await,
     }
 }
 

@@ -140,6 +140,28 @@ async fn a_room_whose_reset_takes_too_long_delays_only_itself() {
     only_the_bad_room_waits(&cluster, &["DROP TRIGGER site ON lobbyd_rooms"]).await;
 }
 
+/// Deadlocks and conflicts of a cluster are no outage.
+#[tokio::test(flavor = "multi_thread")]
+async fn conflicts_are_repeated_without_a_warning() {
+    let cluster = due_rooms(Kind::Postgres).await;
+    let (database, client) = (&cluster.database, cluster.client().await);
+    let function = "CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                        IF nextval('attempts') < 10 THEN
+                            RAISE EXCEPTION 'conflict' USING ERRCODE = 'serialization_failure';
+                        END IF;
+                        RETURN NEW; END $$";
+    let trigger = "CREATE TRIGGER conflict BEFORE UPDATE ON lobbyd_rooms FOR EACH ROW
+                   WHEN (OLD.token = 'bad1') EXECUTE FUNCTION conflict()";
+    for statement in ["CREATE SEQUENCE attempts", function, trigger] {
+        database.execute(statement).await;
+    }
+    let worker = Daemon::start(&cluster.settings);
+    client.take_ids(&cluster.updates, 101).await;
+    worker.ready().await;
+    let log = worker.log();
+    assert!(!log.contains("WARN"), "{log}");
+}
+
 /// A policy of the site covers the row.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_room_that_a_row_policy_protects_delays_only_itself() {

@@ -9,16 +9,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use sqlx::Pool;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Connection, probe};
-use super::dialect::Dialect;
 use super::error::{Result, StoreError};
-use super::statements::inbox;
 
 /// Time between two probes. They write the same row: one that waits at the server holds its lock, so
 /// that the next ones wait for a bounded time, and leave no connection behind.
@@ -35,9 +30,6 @@ struct Unanswered {
     answered: CancellationToken,
 }
 
-/// A commit that is on its way, with its connection.
-pub(super) type Committing<D> = BoxFuture<'static, (Connection<D>, sqlx::Result<()>)>;
-
 impl CommitGate {
     /// Fails while a commit has no answer.
     pub(super) fn check(&self) -> Result<()> {
@@ -47,30 +39,31 @@ impl CommitGate {
         }
     }
 
-    /// Keeps a commit whose time is over, until it or a probe is answered.
+    /// Keeps a commit whose time is over, until it or a probe is answered. Both say whether they were
+    /// committed.
     #[expect(
         clippy::disallowed_methods,
         reason = "nobody waits for the answer; it ends with the pool at the latest"
     )]
-    pub(super) fn keep<D: Dialect>(
+    pub(super) fn keep<F>(
         &self,
-        committing: Committing<D>,
-        pool: Pool<D>,
-        limit: Duration,
-    ) {
+        committing: impl Future<Output = bool> + Send + 'static,
+        probe: impl Fn() -> F + Send + Sync + 'static,
+    ) where
+        F: Future<Output = bool> + Send,
+    {
         let (answered, is_first) = self.close();
         let gate = self.clone();
         drop(tokio::spawn(async move {
             let kept = async {
-                if let (_connection, Err(_lost)) = committing.await {
+                if !committing.await {
                     std::future::pending::<()>().await;
                 }
             };
             let probed = async {
                 loop {
                     sleep(PROBE_INTERVAL).await;
-                    let options = pool.connect_options();
-                    if is_first && probe::<D>(&options, limit, inbox::PROBE).await.is_ok() {
+                    if is_first && probe().await {
                         return;
                     }
                 }

@@ -14,10 +14,10 @@ use sqlx::{Connection as _, Pool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::commits::{CommitGate, Committing};
+use super::commits::CommitGate;
 use super::dialect::{ConnectOptions, Dialect, Value, Verdict};
 use super::error::{CommandError, Result, StoreError};
-use super::statements::Statement;
+use super::statements::{Statement, inbox};
 
 /// Bound of a connection that is made only to learn why the pool has none.
 const REASON_TIMEOUT: Duration = Duration::from_millis(500);
@@ -194,12 +194,17 @@ impl<D: Dialect> Transaction<D> {
     pub(super) async fn commit(self) -> Result<()> {
         let Self { mut connection, pool, commits, _turn } = self;
         let deadline = connection.deadline;
-        let mut committing: Committing<D> = Box::pin(async move {
+        let mut committing = Box::pin(async move {
             let answer = D::execute_unprepared(connection.connection(), "COMMIT").await;
             (connection, answer)
         });
         let Ok((connection, answer)) = timeout_at(deadline.at, &mut committing).await else {
-            commits.keep(committing, pool, deadline.limit);
+            let committed = async { matches!(committing.await, (_connection, Ok(()))) };
+            let probe = move || {
+                let (options, limit) = (pool.connect_options(), deadline.limit);
+                async move { probe::<D>(&options, limit, inbox::PROBE).await.is_ok() }
+            };
+            commits.keep(committed, probe);
             return Err(StoreError::TimedOut(deadline.limit));
         };
         deadline.bound::<D, _>(std::future::ready(answer)).await?;

@@ -95,8 +95,8 @@ impl App {
     pub fn with_bus(config: Config, bus: Arc<dyn Bus>) -> Result<Self, ConfigError> {
         let (proxies, exporter) = validate(&config)?;
         let group = PoolGroup::default();
-        let database = open_pool(&config, group.clone())?;
-        let api_database = open_pool(&config, group)?;
+        let database = open_pool(&config, config.database.url.expose(), group.clone())?;
+        let api_database = open_pool(&config, config.database.url.expose(), group)?;
         Ok(Self { config, database, api_database, bus, proxies, exporter, reloads: None })
     }
 
@@ -224,18 +224,27 @@ fn schedules(config: &Config) -> Schedules {
     }
 }
 
-pub fn open_database(config: &Config) -> Result<Arc<dyn Database>, ConfigError> {
-    open_pool(config, PoolGroup::default())
+/// Opens a database that exists: SQLite does not create the file.
+pub fn open_existing_database(config: &Config) -> Result<Arc<dyn Database>, ConfigError> {
+    let url = config.database.url.expose().replace("mode=rwc", "mode=rw");
+    open_pool(config, &url, PoolGroup::default())
 }
 
-fn open_pool(config: &Config, group: PoolGroup) -> Result<Arc<dyn Database>, ConfigError> {
+pub fn open_database(config: &Config) -> Result<Arc<dyn Database>, ConfigError> {
+    open_pool(config, config.database.url.expose(), PoolGroup::default())
+}
+
+fn open_pool(
+    config: &Config,
+    url: &str,
+    group: PoolGroup,
+) -> Result<Arc<dyn Database>, ConfigError> {
     let options = store::PoolOptions {
         max_connections: config.database.max_connections.get(),
         timeout: config.database.timeout,
         group,
     };
-    store::connect(config.database.url.expose(), options)
-        .map_err(|error| ConfigError::new("database.url", error))
+    store::connect(url, options).map_err(|error| ConfigError::new("database.url", error))
 }
 
 pub fn open_bus(config: &Config) -> Result<Arc<dyn Bus>, ConfigError> {

@@ -51,6 +51,7 @@ mod outage;
 mod poison;
 mod polling;
 mod race;
+mod redelivery;
 mod reload;
 mod room_contract;
 mod rooms;

@@ -566,6 +566,7 @@ mod tests {
             ..EventProperties::default()
         };
         let change = parse_with(&message.body, &properties).unwrap();
+        assert!(!change.own, "a worker has yet to apply it");
         assert_eq!((change.token, change.lobby, change.order), (token, lobby, version(NOW)));
     }
 

@@ -21,7 +21,11 @@ const SPECVERSION: &str = "1.0";
 
 const DATA_JSON: &str = "application/json";
 
+/// Source of what lobbyd has done to a room.
 const SOURCE: &str = "lobbyd";
+
+/// Source of the events of its command line, which a worker has yet to apply.
+const COMMAND_SOURCE: &str = "lobbyd/publish";
 
 /// Deepest nesting of a body: attributes and data need two levels, extensions some more.
 const MAX_DEPTH: usize = 16;
@@ -69,10 +73,10 @@ pub fn parse_room_updated(body: &[u8]) -> Option<RoomUpdated> {
     if event.r#type == ROOM_UPDATED { serde_json::from_str(event.data.get()).ok() } else { None }
 }
 
-/// Serialises a lobby change that was made at `time`, which is its version.
+/// Serialises a lobby change that the command line made at `time`, which is its version.
 pub fn lobby_changed(token: &RoomToken, lobby: Lobby, time: DateTime<Utc>, id: EventId) -> Message {
     let data = LobbyChangedPayload::of(token, lobby, Some(Version::of(time)));
-    message(id, LOBBY_CHANGED, token, time, data)
+    message(id, LOBBY_CHANGED, COMMAND_SOURCE, token, time, data)
 }
 
 /// Serialises an event of the outbox. Fails if its data is not JSON, in a row that another program
@@ -83,12 +87,13 @@ pub fn outgoing(
 ) -> Result<Message, serde_json::Error> {
     let data = RawValue::from_string(event.data.clone())?;
     let (id, kind) = (event.id.clone(), &event.event_type);
-    Ok(Message { trace, ..message(id, kind, &event.token, event.created_at, data) })
+    Ok(Message { trace, ..message(id, kind, SOURCE, &event.token, event.created_at, data) })
 }
 
 fn message(
     id: EventId,
     event_type: &str,
+    source: &'static str,
     token: &RoomToken,
     time: DateTime<Utc>,
     data: impl Serialize,
@@ -96,7 +101,7 @@ fn message(
     let envelope = Envelope {
         specversion: SPECVERSION,
         id: id.as_str().to_owned(),
-        source: SOURCE,
+        source,
         r#type: event_type.to_owned(),
         subject: token.as_str().to_owned(),
         time,

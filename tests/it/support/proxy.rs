@@ -33,9 +33,11 @@ pub enum Mode {
     Freeze,
     /// Bytes of the server are held back; those of the client are forwarded.
     FreezeResponses,
+    /// Bytes of the client are held back; those of the server are forwarded.
+    FreezeRequests,
     /// Bytes are forwarded at [`SLOW`] bytes per second and direction.
     Slow,
-    /// Connections are closed, and new ones too.
+    /// Connections are closed, and new ones too. Bytes that were held back are lost.
     Cut,
 }
 
@@ -69,7 +71,12 @@ impl Proxy {
                 };
                 let (near_in, near_out) = near.into_split();
                 let (far_in, far_out) = far.into_split();
-                pipes.spawn(pipe(near_in, far_out, modes.subscribe(), &[Mode::Freeze]));
+                pipes.spawn(pipe(
+                    near_in,
+                    far_out,
+                    modes.subscribe(),
+                    &[Mode::Freeze, Mode::FreezeRequests],
+                ));
                 pipes.spawn(pipe(
                     far_in,
                     near_out,

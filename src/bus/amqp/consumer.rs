@@ -25,8 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{Broker, REPLY_SUCCESS, answered, broker, message};
 use crate::bus::{BusError, Delivery, DeliveryTag, Result, Subscription};
 
-/// Time without a delivery after which the queue is taken to be empty, or the delivery that is not
-/// acknowledged to be harmless.
+/// Time without a delivery after which the queue is taken to be empty.
 const QUIET: Duration = Duration::from_millis(500);
 
 /// A consumer on a connection of its own. Dropping it closes the connection.
@@ -140,10 +139,10 @@ impl Drop for AmqpSubscription {
 
 impl Pace {
     /// When the careful pace has lasted long enough, if nothing is delivered before.
-    fn quiet_at(&mut self) -> Option<Instant> {
+    fn quiet_at(&mut self, quiet: Duration) -> Option<Instant> {
         match self {
             Self::Careful { quiet_at, .. } => {
-                Some(*quiet_at.get_or_insert_with(|| Instant::now() + QUIET))
+                Some(*quiet_at.get_or_insert_with(|| Instant::now() + quiet))
             }
             Self::Switching(_) | Self::Full => None,
         }
@@ -162,7 +161,9 @@ impl Pace {
 impl Subscription for AmqpSubscription {
     async fn next(&mut self) -> Result<Vec<Delivery>> {
         loop {
-            let quiet_at = self.pace.quiet_at();
+            // A delivery that was set aside has done no harm, and no other one comes until it is settled.
+            let is_aside = !self.unacknowledged.is_empty();
+            let quiet_at = self.pace.quiet_at(if is_aside { Duration::ZERO } else { QUIET });
             tokio::select! {
                 // In this order: what a lost subscription has delivered is delivered again.
                 biased;

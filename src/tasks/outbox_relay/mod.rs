@@ -10,6 +10,7 @@
 //! version. [`publication`] has the steps, and [`flow`] decides which of them are due.
 
 mod breaker;
+mod claim;
 mod flow;
 mod isolated;
 mod publication;

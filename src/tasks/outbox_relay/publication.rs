@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::breaker::PROBE;
+use super::claim::{Claim, LONGEST_DELAY, ids};
 use super::isolated::Isolated;
 use crate::bus::{BusError, Confirmation, Message, PUBLISH_TIMEOUT, cloudevents};
 use crate::domain::{EventId, OutboxEvent};
@@ -19,9 +20,6 @@ use crate::relay::{Batch, CLAIM};
 use crate::store::{self, Available, Pending, StoreError};
 use crate::tasks::TaskContext;
 use crate::traces::Span;
-
-/// Longest delay before an event that the broker refused is published again.
-const LONGEST_DELAY: TimeDelta = TimeDelta::minutes(1);
 
 /// How far back a search for new events goes. It covers the transactions that committed late.
 const NEW: TimeDelta = TimeDelta::seconds(10);
@@ -156,7 +154,7 @@ impl Publications {
     /// again. Does nothing if the claim may end meanwhile.
     pub(super) async fn publish(&self, batch: Batch, selection: Selection) -> Published {
         let Batch { events, claimed_until, expires_at } = batch;
-        let claim = Claim { publications: self, until: claimed_until };
+        let claim = Claim { ctx: &self.ctx, until: claimed_until };
         if left(expires_at).is_zero() {
             claim.release(ids(&events), TimeDelta::zero()).await;
             return Published { failure: Some(Unpublished::ClaimTooShort), ..Published::default() };
@@ -220,7 +218,7 @@ impl Publications {
 
     /// Lets the events of a batch be claimed again.
     pub(super) async fn release(&self, batch: Batch) {
-        let claim = Claim { publications: self, until: batch.claimed_until };
+        let claim = Claim { ctx: &self.ctx, until: batch.claimed_until };
         claim.release(ids(&batch.events), TimeDelta::zero()).await;
     }
 
@@ -358,40 +356,6 @@ impl Publications {
     }
 }
 
-/// The claim of a batch.
-struct Claim<'a> {
-    publications: &'a Publications,
-    until: DateTime<Utc>,
-}
-
-impl Claim<'_> {
-    /// Lets events be claimed again after `delay`, or before all others if it is negative. If that
-    /// fails, their claim ends by itself.
-    async fn release(&self, ids: Vec<EventId>, delay: TimeDelta) {
-        if ids.is_empty() {
-            return;
-        }
-        let ctx = &self.publications.ctx;
-        let available_at = ctx.clock.now() + delay;
-        if let Err(error) = ctx.database.release(&ids, self.until, available_at).await {
-            let error = logging::causes(&error);
-            tracing::debug!(error, "claim could not be released, it will expire");
-        }
-    }
-
-    /// Lets each event be claimed again after a delay that grows with its attempts.
-    async fn delay(&self, ids: Vec<EventId>, attempts: &BTreeMap<EventId, u32>) {
-        let mut delays: BTreeMap<TimeDelta, Vec<EventId>> = BTreeMap::new();
-        for id in ids {
-            let attempt = attempts.get(&id).copied().unwrap_or(1);
-            delays.entry(refusal_delay(attempt)).or_default().push(id);
-        }
-        for (delay, ids) in delays {
-            self.release(ids, delay).await;
-        }
-    }
-}
-
 /// Logs that an event was refused, as a warning if it has been so for `long`.
 fn report_refused(event: &OutboxEvent, why: &str, long: bool) {
     let (id, room, attempt) = (&event.id, &event.token, event.attempt);
@@ -405,16 +369,6 @@ fn report_refused(event: &OutboxEvent, why: &str, long: bool) {
 /// How long a batch may still wait before it is published.
 fn left(expires_at: Instant) -> Duration {
     expires_at.saturating_duration_since(Instant::now() + PUBLISH_TIMEOUT)
-}
-
-/// The delay before an event is published again: one second, doubling.
-fn refusal_delay(attempt: u32) -> TimeDelta {
-    let seconds = 2_i64.checked_pow(attempt.saturating_sub(1)).unwrap_or(i64::MAX);
-    LONGEST_DELAY.min(TimeDelta::try_seconds(seconds).unwrap_or(LONGEST_DELAY))
-}
-
-fn ids(events: &[OutboxEvent]) -> Vec<EventId> {
-    events.iter().map(|event| event.id.clone()).collect()
 }
 
 fn count(outcome: &'static str, span: &mut Span) {

@@ -6,14 +6,15 @@
 //! database's time and fires what is due at that sample. The sample is in the past by the time the
 //! reset commits, so no timer fires early, whatever the clocks of this machine do.
 //!
-//! A fault stops only itself. A batch that the database refuses is halved down to the one room that
-//! is refused; that room is left out and tried again at a slow pace. Locked rooms are skipped, and
-//! awaited in [`set_aside`]. The task holds no timers in memory besides the refused ones, and
+//! A fault stops only itself. A batch that the database refuses is skipped, and later divided down to
+//! the one room that is refused; that room is left out and tried again at a slow pace. Locked rooms
+//! are skipped, and awaited in [`set_aside`]. The task holds no timers in memory besides the refused ones, and
 //! publishes nothing: it passes the events of the rooms to the relay.
 
 mod refused;
 mod set_aside;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,17 @@ use crate::{logging, store};
 /// goes on without a report of the oldest due room.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
+/// For how long parts of batches that failed are tried before the sweep goes on with the rooms that
+/// have become due meanwhile.
+const SUSPECT_TIME: Duration = Duration::from_millis(50);
+
+/// Into how many parts a batch is divided that failed. With two, one room of 500 would be found by
+/// fewer transactions, but many would take twice as many.
+const PARTS: usize = 8;
+
+/// Bound of the parts that wait. With more of them, small parts come before large ones.
+const MAX_SUSPECTS: usize = 1000;
+
 /// Delay before due rooms that are locked are tried again: a join or a chat message locks one for
 /// some milliseconds. It doubles up to [`POLL_INTERVAL`].
 const LOCKED_DELAY: Duration = Duration::from_millis(20);
@@ -50,10 +62,13 @@ pub struct TimerTask {
     /// Most rooms per transaction.
     batch: u32,
     armed: TimerWaker,
-    /// Rooms of the next transaction: fewer while a batch is taken apart.
-    limit: u32,
     /// The last timer of the sweep so far.
     after: Option<TimerKey>,
+    /// Whether nothing is due after it.
+    swept: bool,
+    swept_at: Instant,
+    /// Parts of batches that failed.
+    suspects: VecDeque<Stretch>,
     /// The timer whose transaction took too long, alone.
     slow: Option<TimerKey>,
     refused: Arc<RefusedTimers>,
@@ -61,6 +76,25 @@ pub struct TimerTask {
     /// Wakes the task that waits for locked rooms, with the time of the sweep.
     await_locked: watch::Sender<Option<DateTime<Utc>>>,
     looked_at: Instant,
+}
+
+/// Some of the due timers, in their order.
+#[derive(Debug, Clone, Copy)]
+struct Stretch {
+    after: Option<TimerKey>,
+    /// The last one; `None` for all.
+    until: Option<TimerKey>,
+    /// Most rooms per transaction.
+    limit: u32,
+}
+
+impl Stretch {
+    /// What is left of it after a timer; after none, nothing is.
+    fn rest_after(self, last: Option<TimerKey>) -> Option<Self> {
+        let last = last?;
+        let rest = Self { after: Some(last), ..self };
+        self.until.is_none_or(|until| last < until).then_some(rest)
+    }
 }
 
 /// Due rooms that sweeps left behind because they were locked.
@@ -92,8 +126,10 @@ impl TimerTask {
             relay,
             batch,
             armed: TimerWaker::default(),
-            limit: batch,
             after: None,
+            swept: true,
+            swept_at: Instant::now(),
+            suspects: VecDeque::new(),
             slow: None,
             refused: Arc::default(),
             locked: LockedRooms::default(),
@@ -134,6 +170,8 @@ impl TimerTask {
                     delay
                 }
                 Err(error) => {
+                    (self.after, self.swept) = (None, true);
+                    self.suspects.clear();
                     let problem = logging::causes(&error);
                     if self.ctx.health.set_down(Component::Database, problem.as_str()) {
                         tracing::warn!(error = problem, "database unavailable, timers cannot fire");
@@ -157,12 +195,16 @@ impl TimerTask {
         }
     }
 
-    /// Fires one batch of the sweep, and returns the delay until the next tick: zero while the sweep
-    /// goes on.
+    /// Fires one batch, and returns the delay until the next tick: zero while the sweep goes on.
     pub async fn tick(&mut self) -> store::Result<Duration> {
         self.ctx.health.record_progress();
         let now = self.ctx.sample_time().await?;
-        if self.fire_batch(now).await? {
+        if !self.swept || self.suspects.is_empty() || self.swept_at.elapsed() > SUSPECT_TIME {
+            self.sweep(now).await?;
+        } else {
+            self.take_apart(now).await?;
+        }
+        if !self.swept || !self.suspects.is_empty() {
             if self.looked_at.elapsed() > POLL_INTERVAL {
                 self.look(now).await?;
             }
@@ -172,56 +214,99 @@ impl TimerTask {
         self.delay(now).await
     }
 
-    /// Returns whether more rooms may be due.
-    async fn fire_batch(&mut self, now: DateTime<Utc>) -> store::Result<bool> {
+    /// Fires the next batch of the sweep. One that fails is left to [`take_apart`](Self::take_apart).
+    async fn sweep(&mut self, now: DateTime<Utc>) -> store::Result<()> {
+        let batch = Stretch { after: self.after, until: None, limit: self.batch };
+        let rest = self.fire(now, batch).await?;
+        self.swept = rest.is_none();
+        self.swept_at = Instant::now();
+        self.after = rest.map_or(self.after, |rest| rest.after);
+        Ok(())
+    }
+
+    /// Fires some rooms of a batch that failed.
+    async fn take_apart(&mut self, now: DateTime<Utc>) -> store::Result<()> {
+        let Some(suspect) = self.suspects.pop_front() else { return Ok(()) };
+        let fired = self.fire(now, suspect).await;
+        let rest = fired.as_ref().map_or(Some(suspect), |rest| *rest);
+        if let Some(rest) = rest {
+            self.suspects.push_front(rest);
+        }
+        fired.map(drop)
+    }
+
+    /// Fires a batch of due timers, or finds out which of them may be to blame. Returns the rest of
+    /// the stretch.
+    async fn fire(
+        &mut self,
+        now: DateTime<Utc>,
+        stretch: Stretch,
+    ) -> store::Result<Option<Stretch>> {
         let permit = self.relay.reserve(now);
         let claimed_until = permit.as_ref().map(BatchPermit::claimed_until);
         let except = self.refused.keys();
-        let (after, limit, locked) = (self.after, self.limit, LockPolicy::SkipLocked);
-        let batch = DueBatch { after, except: &except, limit, locked };
+        let Stretch { after, limit, .. } = stretch;
+        let batch = DueBatch { after, except: &except, limit, locked: LockPolicy::SkipLocked };
         match self.ctx.database.fire_due(now, batch, claimed_until).await {
             Ok(fired) => {
                 report(&self.ctx, &fired);
-                let more = !fired.is_short_of(limit);
+                let rest = stretch.rest_after(fired.last).filter(|_| !fired.is_short_of(limit));
                 self.relay.pass(permit, fired.events);
-                self.after = fired.last.or(after);
-                self.limit = limit.saturating_mul(2).min(self.batch);
-                Ok(more)
+                Ok(rest)
             }
             Err(NotFired { due, error }) => {
                 drop(permit);
-                self.take_apart(&due, error)
+                self.suspect(after, &due, error)?;
+                Ok(stretch.rest_after(due.last().map(|timer| timer.key)))
             }
         }
     }
 
-    /// Takes fewer rooms of a batch that failed, down to the one that is to blame, and goes on after
-    /// that one. Returns whether more rooms may be due.
-    fn take_apart(&mut self, due: &[PendingTimer], error: StoreError) -> store::Result<bool> {
+    /// Divides a batch that failed, down to the one room that is to blame.
+    fn suspect(
+        &mut self,
+        after: Option<TimerKey>,
+        due: &[PendingTimer],
+        error: StoreError,
+    ) -> store::Result<()> {
         let slow = matches!(error, StoreError::TimedOut(_));
         match due {
-            // Not by any of these rooms.
-            [] if error.is_contention() => return Ok(false),
+            // By none of these rooms. They count as locked.
+            [] if error.is_contention() => {}
             [] => return Err(error),
-            [timer] if error.is_contention() => self.after = Some(timer.key),
+            [_timer] if error.is_contention() => {}
             // The database may have been slow, rather than the room.
             [timer] if slow && self.slow != Some(timer.key) => {
                 self.slow = Some(timer.key);
                 return Err(error);
             }
-            [timer] if slow || error.is_refusal() => {
-                self.refused.add(timer, &error);
-                self.after = Some(timer.key);
-            }
+            [timer] if slow || error.is_refusal() => self.refused.add(timer, &error),
             [_timer] => return Err(error),
             // Each further try may take as long.
-            _several if slow => self.limit = 1,
+            [.., last] if slow => {
+                self.set_aside(Stretch { after, until: Some(last.key), limit: 1 });
+            }
             several if error.is_refusal() || error.is_contention() => {
-                self.limit = u32::try_from(several.len() / 2).unwrap_or(self.limit);
+                let mut after = after;
+                for part in several.chunks(several.len().div_ceil(PARTS)) {
+                    let until = part.last().map(|timer| timer.key);
+                    let limit = u32::try_from(part.len()).unwrap_or(self.batch);
+                    self.set_aside(Stretch { after, until, limit });
+                    after = until;
+                }
             }
             _several => return Err(error),
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// The largest batches come first: they may have the most healthy rooms.
+    fn set_aside(&mut self, suspect: Stretch) {
+        if self.suspects.len() < MAX_SUSPECTS {
+            self.suspects.push_back(suspect);
+        } else {
+            self.suspects.push_front(suspect);
+        }
     }
 
     /// The delay after a sweep. Everything that was due at `now` has fired, except refused and locked

@@ -146,7 +146,7 @@ async fn conflicts_are_repeated_without_a_warning() {
     let cluster = due_rooms(Kind::Postgres).await;
     let (database, client) = (&cluster.database, cluster.client().await);
     let function = "CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                        IF nextval('attempts') < 10 THEN
+                        IF nextval('attempts') < 6 THEN
                             RAISE EXCEPTION 'conflict' USING ERRCODE = 'serialization_failure';
                         END IF;
                         RETURN NEW; END $$";

@@ -242,8 +242,10 @@ async fn every_example_of_a_dead_letter_becomes_one() {
         let (headers, body) = (&example["headers"], example["payload"].to_string());
         let key = headers["lobbyd-routing-key"].as_str().unwrap();
         client.send(key, body.as_bytes(), "application/json").await.await.unwrap();
-        let dead_letter =
+        let mut dead_letter =
             eventually("the dead letter", || client.take(&cluster.dead_letters)).await;
+        // RabbitMQ adds its own to a message that has waited in the retry queue.
+        dead_letter.headers.retain(|name, _| !name.starts_with("x-"));
         assert_eq!(dead_letter.body, body.as_bytes());
         let mut expected = headers.clone();
         // The tests share a broker, so each has an exchange of its own.

@@ -37,7 +37,7 @@
 //!
 //! # A fault in one of these steps
 //!
-//! A batch that the database refuses, or that takes too long, is halved until the one item is found
+//! A batch that the database refuses, or that takes too long, is divided until the one item is found
 //! that is to blame. That item waits by itself and is tried again at a growing interval, is
 //! counted, and has an alert; a refused event becomes a dead letter. Everything else goes on.
 //!

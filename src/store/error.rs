@@ -19,8 +19,7 @@ pub enum StoreError {
     /// request may succeed at once.
     #[error("another transaction was in the way")]
     Contended(#[source] sqlx::Error),
-    /// A commit has had no answer for this long, so none is tried: see
-    /// [`CommitGate`](super::commits::CommitGate).
+    /// A commit has had no answer for this long, so no other one is tried.
     #[error("database has not answered a commit for {}s", .0.as_secs())]
     CommitUnanswered(Duration),
     /// The database answered that it does not do this: a constraint, a trigger, a row policy. It

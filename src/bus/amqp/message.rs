@@ -35,8 +35,9 @@ const OMITTED: &str = "lobbyd-omitted-headers";
 /// Prefixes of the headers of a `CloudEvent` in binary mode; senders over HTTP use the last two.
 const BINARY_MODE: [&str; 4] = ["cloudEvents:", "cloudEvents_", "ce-", "ce_"];
 
-/// Headers by which RabbitMQ remembers dead-lettering. With them, an event that came from the
-/// dead-letter queue would look as if it went in a circle, and be dropped.
+/// Headers by which RabbitMQ remembers dead-lettering. They are not kept for an event that waits, nor
+/// after it has waited: with them, one that was put back from the dead-letter queue would look as if
+/// it went in a circle, and be dropped.
 const DEATHS: [&str; 3] = ["x-death", "x-first-death-", "x-last-death-"];
 
 /// Longest reason, and longest list of names, in bytes.
@@ -155,11 +156,12 @@ impl Original {
 
     /// The headers that are kept, largest last, as far as they fit.
     fn kept_headers(&self, destination: Destination<'_>) -> BTreeMap<ShortString, AMQPValue> {
-        let waits = matches!(destination, Destination::Retry { .. });
+        let has_waited = matches!(destination, Destination::Retry { .. })
+            || self.header(FIRST_RECEIVED).is_some();
         let is_kept = |name: &str| {
             name != FIRST_RECEIVED
                 && name != OMITTED
-                && !(waits && DEATHS.iter().any(|prefix| name.starts_with(prefix)))
+                && !(has_waited && DEATHS.iter().any(|prefix| name.starts_with(prefix)))
         };
         let mut headers: Vec<_> = self
             .headers()
@@ -273,4 +275,48 @@ fn integer(value: &AMQPValue) -> Option<i64> {
 
 fn trace(value: &AMQPValue) -> Option<TraceParent> {
     TraceParent::parse(std::str::from_utf8(value.as_long_string()?.as_bytes()).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn original(headers: BTreeMap<ShortString, AMQPValue>) -> Original {
+        let properties = BasicProperties::default().with_headers(headers.into());
+        Original { exchange: "events".into(), routing_key: "lobby.changed".into(), properties }
+    }
+
+    fn headers_of(original: &Original, destination: Destination<'_>) -> FieldTable {
+        let properties = original.transferred(0, destination);
+        properties.headers().clone().unwrap()
+    }
+
+    #[test]
+    fn headers_that_do_not_fit_into_a_frame_are_named() {
+        let large = AMQPValue::LongString(vec![b'x'; MAX_HEADERS - 100].into());
+        let deep = (0..MAX_NESTING)
+            .fold(AMQPValue::Void, |inner, _level| AMQPValue::FieldArray(vec![inner].into()));
+        let small = AMQPValue::Boolean(true);
+        let table = [("a", large.clone()), ("b", large), ("deep", deep), ("small", small)];
+        let original = original(table.map(|(name, value)| (name.into(), value)).into());
+        let kept = headers_of(&original, Destination::DeadLetters { reason: "why" });
+        assert!(kept.contains_key("small") && kept.contains_key("a"));
+        assert!(!kept.contains_key("b") && !kept.contains_key("deep"));
+        assert_eq!(kept.inner()[OMITTED], text("b deep"));
+        assert_eq!(kept.inner()[REASON], text("why"));
+    }
+
+    /// Otherwise the broker would drop an event that was put back from the dead-letter queue.
+    #[test]
+    fn an_event_that_waits_forgets_how_it_was_dead_lettered() {
+        let headers = ["x-death", "x-first-death-queue", "x-last-death-reason", "x-other"];
+        let original = original(headers.map(|name| (name.into(), AMQPValue::Void)).into());
+        let first_received = chrono::DateTime::UNIX_EPOCH;
+        let kept = headers_of(&original, Destination::Retry { first_received });
+        assert!(kept.contains_key("x-other"));
+        assert!(headers[..3].iter().all(|name| !kept.contains_key(name)));
+        assert_eq!(kept.inner()[FIRST_RECEIVED], AMQPValue::LongLongInt(0));
+        let kept = headers_of(&original, Destination::DeadLetters { reason: "" });
+        assert!(kept.contains_key("x-death"));
+    }
 }

@@ -309,6 +309,26 @@ async fn dead_letters_without_their_queue_delay_no_other_event() {
     worker.ready().await;
 }
 
+/// Without the queue in which they would wait, events of unknown rooms wait in the worker.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_wait_without_the_retry_queue() {
+    let (mut cluster, client) = stopped_cluster(Kind::Sqlite).await;
+    cluster.set("EVENTS__DECLARE", "false");
+    cluster.set("EVENTS__UNKNOWN_ROOM_GRACE", "10m");
+    let retry = cluster.setting("EVENTS__RETRY_QUEUE");
+    client.delete_queue(&retry).await;
+    cluster.database.insert_room("webinar").await;
+    let worker = cluster.worker().await;
+    client.publish(&json!({"token": "late", "state": 1})).await;
+    worker.logs("events that wait cannot be stored").await;
+    client.publish(&json!({"token": "webinar", "state": 1})).await;
+    cluster.database.lobby_becomes("webinar", 1).await;
+    cluster.database.insert_room("late").await;
+    cluster.database.lobby_becomes("late", 1).await;
+    worker.metric_becomes(ASIDE, 0).await;
+    assert_eq!(client.count(&cluster.dead_letters).await, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_the_database_refuses_is_dead_lettered_alone() {
     for kind in [Kind::Sqlite, Kind::Postgres, Kind::MariaDb] {

@@ -62,6 +62,11 @@ impl TestCluster {
         self.settings.push((key, value.to_owned()));
     }
 
+    pub fn setting(&self, key: &str) -> String {
+        let key = format!("LOBBYD__{key}");
+        self.settings.iter().find(|(other, _)| *other == key).unwrap().1.clone()
+    }
+
     /// A client of the broker. Its queue records every room update from now on.
     pub async fn client(&self) -> Client {
         let client = Client::connect(&self.amqp_url, &self.exchange).await;

@@ -37,8 +37,8 @@
 //!
 //! # A fault in one of these steps
 //!
-//! A batch that the database refuses, or that takes too long, is divided until the one item is found
-//! that is to blame. That item waits by itself and is tried again at a growing interval, is
+//! A batch that the database refuses, or that takes too long, is divided until the one item is
+//! found that is to blame. That item waits by itself and is tried again at a growing interval, is
 //! counted, and has an alert; a refused event becomes a dead letter. Everything else goes on.
 //!
 //! | fault | what waits | where it shows |

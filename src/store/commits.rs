@@ -9,15 +9,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Result, StoreError};
 
-/// Time between two probes. They write the same row: one that waits at the server holds its lock, so
-/// that the next ones wait for a bounded time, and leave no connection behind.
+/// Time before the next probe after one that failed.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a probe is waited for before another one begins beside it: the connection of the first
+/// may be dead.
+const PROBE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Probes that wait at the server at a time. None is given up, because the server would keep it.
+const MAX_PROBES: usize = 3;
 
 /// Whether the database answers commits. The pools of a process share it.
 #[derive(Debug, Clone, Default)]
@@ -60,18 +68,10 @@ impl CommitGate {
                     std::future::pending::<()>().await;
                 }
             };
-            let probed = async {
-                loop {
-                    sleep(PROBE_INTERVAL).await;
-                    if is_first && probe().await {
-                        return;
-                    }
-                }
-            };
             tokio::select! {
                 () = answered.cancelled() => {}
                 () = kept => gate.open(),
-                () = probed => gate.open(),
+                () = until_probed(probe), if is_first => gate.open(),
             }
         }));
     }
@@ -92,5 +92,20 @@ impl CommitGate {
             answered: CancellationToken::new(),
         });
         (unanswered.answered.clone(), is_first)
+    }
+}
+
+/// Probes until the database has committed one. A probe that has no answer stays, and another one
+/// begins beside it, because its connection may be dead.
+async fn until_probed<F: Future<Output = bool>>(probe: impl Fn() -> F) {
+    let mut probes = FuturesUnordered::new();
+    loop {
+        sleep(PROBE_INTERVAL).await;
+        if probes.len() < MAX_PROBES {
+            probes.push(probe());
+        }
+        if let Ok(Some(true)) = timeout(PROBE_PATIENCE, probes.next()).await {
+            return;
+        }
     }
 }

@@ -202,7 +202,7 @@ impl<D: Dialect> Transaction<D> {
             let committed = async { matches!(committing.await, (_connection, Ok(()))) };
             let probe = move || {
                 let (options, limit) = (pool.connect_options(), deadline.limit);
-                async move { probe::<D>(&options, limit, inbox::PROBE).await.is_ok() }
+                async move { probe_commit::<D>(&options, limit).await.is_ok() }
             };
             commits.keep(committed, probe);
             return Err(StoreError::TimedOut(deadline.limit));
@@ -239,7 +239,7 @@ impl<D: Dialect> Transaction<D> {
         match &outcome {
             Ok(_done) => self.commit().await?,
             Err(CommandError::Refused(_)) => self.roll_back().await?,
-            Err(CommandError::Store(_)) => {}
+            Err(CommandError::Store(error)) => self.undo(error).await,
         }
         outcome
     }
@@ -282,6 +282,17 @@ pub(super) async fn probe<D: Dialect>(
     let mut connection = connect_by::<D>(options, limit).await?;
     let run = D::execute_unprepared(&mut connection, D::text(statement));
     Deadline::after(limit).bound::<D, _>(run).await
+}
+
+/// Has another connection commit a row of its own, however long that takes. Only connecting is
+/// bounded.
+async fn probe_commit<D: Dialect>(
+    options: &ConnectOptions<D>,
+    limit: Duration,
+) -> Result<(), StoreError> {
+    let mut connection = connect_by::<D>(options, limit).await?;
+    let written = D::execute_unprepared(&mut connection, D::text(inbox::PROBE)).await;
+    written.map_err(StoreError::Unavailable)
 }
 
 async fn connect_by<D: Dialect>(

@@ -146,7 +146,13 @@ impl<D: Dialect> SqlStore<D> {
     /// Runs a use case of one statement. Returns the number of rows that it matched.
     pub(super) async fn execute(&self, statement: Statement, values: &[Value<'_>]) -> Result<u64> {
         let mut transaction = self.begin().await?;
-        let rows = transaction.execute(statement, values).await?;
+        let rows = match transaction.execute(statement, values).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                transaction.undo(&error).await;
+                return Err(error);
+            }
+        };
         if rows == 0 {
             transaction.roll_back().await?;
         } else {

@@ -120,9 +120,12 @@ impl<D: Dialect> Rooms for SqlStore<D> {
         let outcome = connection.messages_for(token, actor, query).await;
         let (messages, read) = connection.end(outcome)?;
         if let Some(ReadMark { attendee, message, comments }) = read {
-            let mut transaction = self.begin().await?;
-            transaction.mark_read(attendee, message, comments, now).await?;
-            transaction.commit().await?;
+            let mark = || async {
+                let mut transaction = self.begin().await?;
+                transaction.mark_read(attendee, message, comments, now).await?;
+                transaction.commit().await
+            };
+            retry_contended(self.limit, mark).await?;
         }
         Ok(messages)
     }

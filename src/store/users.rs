@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
+use super::contention::retry_contended;
 use super::dialect::{Dialect, values};
 use super::error::{CommandError, Result};
 use super::pool::SqlStore;
@@ -41,11 +42,14 @@ impl<D: Dialect> Users for SqlStore<D> {
                 Err(CommandError::Store(error)) => return Err(error),
             }
         }
-        let mut transaction = self.begin().await?;
-        transaction.delete_attendees_of(id).await?;
-        let removed = transaction.delete_user(id).await?;
-        transaction.commit().await?;
-        Ok(removed > 0)
+        let delete = || async {
+            let mut transaction = self.begin().await?;
+            transaction.delete_attendees_of(id).await?;
+            let removed = transaction.delete_user(id).await?;
+            transaction.commit().await?;
+            Ok(removed > 0)
+        };
+        retry_contended(self.limit, delete).await
     }
 
     async fn set_user_password(&self, id: &str, password_hash: &str) -> Result<bool> {

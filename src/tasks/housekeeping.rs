@@ -31,6 +31,9 @@ const IDENTITIES: Duration = DAY;
 /// Rows that one transaction deletes: a few tens of milliseconds, so that it delays no other.
 const PRUNE_BATCH: u32 = 5000;
 
+/// Batches of one round: five million rows.
+const MAX_BATCHES: u32 = 1000;
+
 /// Sessions that one round ends.
 const SESSION_BATCH: u32 = 2000;
 
@@ -115,8 +118,15 @@ impl Housekeeping {
     async fn start(&self, schedules: &Schedules) -> anyhow::Result<JobScheduler> {
         let cron = JobScheduler::new().await.context("scheduler")?;
         for job in [
-            self.job(&schedules.prune, "pruning", Self::prune),
+            self.job(&schedules.prune, "pruning history", Self::prune_history),
+            self.job(&schedules.prune, "discarding unconfirmed events", Self::prune_dead),
+            self.job(&schedules.prune, "pruning identities", Self::prune_identities),
             self.job(&schedules.summary, "summary", Self::summary),
+            self.job(
+                &schedules.summary,
+                "removing timers of open rooms",
+                Self::clear_timers_of_open_rooms,
+            ),
             self.job(&schedules.sessions, "ending sessions", Self::end_sessions),
         ] {
             cron.add(job.context("schedule")?).await.context("job")?;
@@ -148,19 +158,36 @@ impl Housekeeping {
         })
     }
 
-    async fn prune(self) -> store::Result<()> {
-        let (now, database) = (self.clock.now(), &self.database);
-        let (published, created) = (now - self.retention.history, now - self.retention.dead_after);
-        let history = in_batches(|| database.prune_published(published, PRUNE_BATCH)).await?;
-        let dead = in_batches(|| database.prune_dead(created, PRUNE_BATCH)).await?;
-        in_batches(|| database.prune_applied(now - IDENTITIES, PRUNE_BATCH)).await?;
-        metrics::counter!(crate::metrics::PRUNED, "kind" => "history").increment(history);
-        metrics::counter!(crate::metrics::PRUNED, "kind" => "dead").increment(dead);
-        if history > 0 {
-            tracing::info!(rows = history, "history pruned");
+    async fn prune_history(self) -> store::Result<()> {
+        let before = self.clock.now() - self.retention.history;
+        let rows = in_batches(|| self.database.prune_published(before, PRUNE_BATCH)).await?;
+        metrics::counter!(crate::metrics::PRUNED, "kind" => "history").increment(rows);
+        if rows > 0 {
+            tracing::info!(rows, "history pruned");
         }
-        if dead > 0 {
-            tracing::warn!(rows = dead, "unconfirmed events discarded");
+        Ok(())
+    }
+
+    async fn prune_dead(self) -> store::Result<()> {
+        let before = self.clock.now() - self.retention.dead_after;
+        let rows = in_batches(|| self.database.prune_dead(before, PRUNE_BATCH)).await?;
+        metrics::counter!(crate::metrics::PRUNED, "kind" => "dead").increment(rows);
+        if rows > 0 {
+            tracing::warn!(rows, "unconfirmed events discarded");
+        }
+        Ok(())
+    }
+
+    async fn prune_identities(self) -> store::Result<()> {
+        let before = self.clock.now() - IDENTITIES;
+        in_batches(|| self.database.prune_applied(before, PRUNE_BATCH)).await.map(drop)
+    }
+
+    /// The search reads all rooms, and such a timer only shows in its room, so once a day is enough.
+    async fn clear_timers_of_open_rooms(self) -> store::Result<()> {
+        let rooms = in_batches(|| self.database.clear_timers_of_open_rooms(PRUNE_BATCH)).await?;
+        if rooms > 0 {
+            tracing::info!(rooms, "timers of open rooms removed");
         }
         Ok(())
     }
@@ -200,8 +227,6 @@ impl Housekeeping {
         Ok(())
     }
 
-    /// Also removes timers that open rooms have, once a day: the search reads all rooms, and such a timer
-    /// only shows in the room.
     async fn summary(self) -> store::Result<()> {
         let fired = self.database.fired_since(self.clock.now() - DAY).await?;
         let backlog = self.database.backlog().await?;
@@ -218,11 +243,6 @@ impl Housekeeping {
                 timers.unusable = unusable,
                 "timers of rooms that cannot have a lobby, they never fire"
             );
-        }
-        let clear = || self.database.clear_timers_of_open_rooms(PRUNE_BATCH);
-        let cleared = in_batches(clear).await?;
-        if cleared > 0 {
-            tracing::info!(rooms = cleared, "timers of open rooms removed");
         }
         Ok(())
     }
@@ -247,19 +267,21 @@ fn distance(a: SystemTime, b: SystemTime) -> Duration {
     a.duration_since(b).unwrap_or_else(|later| later.duration())
 }
 
-/// Deletes batch after batch until one is not full. Returns the number of rows.
-async fn in_batches<F>(delete: impl Fn() -> F) -> store::Result<u64>
+/// Changes batch after batch until one is not full. Returns the number of rows. A trigger may undo
+/// each change, so the number of batches is bounded.
+async fn in_batches<F>(change: impl Fn() -> F) -> store::Result<u64>
 where
     F: Future<Output = store::Result<u64>>,
 {
     let mut total = 0;
-    loop {
-        let rows = delete().await?;
+    for _ in 0..MAX_BATCHES {
+        let rows = change().await?;
         total += rows;
         if rows < u64::from(PRUNE_BATCH) {
-            return Ok(total);
+            break;
         }
     }
+    Ok(total)
 }
 
 #[cfg(test)]

@@ -11,6 +11,9 @@ use super::{Dialect, MIGRATION_TIMEOUT, MIGRATIONS_TABLE, Verdict};
 use crate::store::error::{Result, StoreError};
 use crate::store::statements::Statement;
 
+/// Lock waits that fit into one use of the database.
+const LOCK_WAITS: u32 = 3;
+
 impl Dialect for MySql {
     const BEGIN: &'static str = "START TRANSACTION";
 
@@ -27,16 +30,17 @@ impl Dialect for MySql {
     }
 
     fn pool_options(limit: Duration) -> MySqlPoolOptions {
-        // Lock waits end before the use of the connection does. MariaDB also ends a transaction
-        // whose client has gone silent, as PostgreSQL does, and so frees its rooms for the other
-        // workers; MySQL has no such setting.
-        let seconds = lock_wait_seconds(limit);
+        // Lock waits end early enough for another attempt. MariaDB also ends a transaction whose
+        // client has gone silent, as PostgreSQL does, and so frees its rooms for the other workers;
+        // MySQL has no such setting.
+        let lock_wait = whole_seconds(limit / LOCK_WAITS);
+        let idle = whole_seconds(limit);
         // Statements outside of transactions commit themselves, whatever the server's default.
         // Without join buffers, the rows of a set are found by their keys. Otherwise the optimiser
         // scans a small table, and an update waits for a locked row that is not in the set.
         let settings = format!(
-            "SET SESSION autocommit = 1, SESSION innodb_lock_wait_timeout = {seconds} \
-             /*M!100300 , SESSION idle_transaction_timeout = {seconds} , \
+            "SET SESSION autocommit = 1, SESSION innodb_lock_wait_timeout = {lock_wait} \
+             /*M!100300 , SESSION idle_transaction_timeout = {idle} , \
              SESSION join_cache_level = 0 */ \
              /*!80000 , SESSION optimizer_switch = 'block_nested_loop=off' */"
         );
@@ -97,9 +101,9 @@ fn verdict(number: u16, state: &str) -> Verdict {
     }
 }
 
-/// Whole seconds, at least one: MySQL has nothing finer.
-fn lock_wait_seconds(limit: Duration) -> u64 {
-    limit.as_secs().saturating_sub(1).max(1)
+/// At least one: MySQL has nothing finer.
+fn whole_seconds(limit: Duration) -> u64 {
+    limit.as_secs().max(1)
 }
 
 #[cfg(test)]

@@ -216,7 +216,7 @@ pub trait Outbox: Send + Sync + 'static {
         until: DateTime<Utc>,
     ) -> Result<Vec<OutboxEvent>>;
 
-    /// The event that a claim begins with.
+    /// The event that a claim begins with. Leaves out those that another transaction has locked.
     async fn first_available(&self, available: Available<'_>) -> Result<Option<EventId>>;
 
     /// Ends the claim of these events; they can be claimed again from `available_at` on. Does nothing
@@ -235,9 +235,14 @@ pub trait Outbox: Send + Sync + 'static {
     /// count as refused.
     async fn pending(&self, except: &[EventId], attempts: u32) -> Result<Option<Pending>>;
 
-    /// Ends claims and delays beyond `latest`: the database's clock was ahead when they began.
-    /// Returns their number.
-    async fn end_claims(&self, now: DateTime<Utc>, latest: DateTime<Utc>) -> Result<u64>;
+    /// Ends claims and delays beyond `latest`, at most `limit`: the database's clock was ahead when
+    /// they began. Returns their number.
+    async fn end_claims(
+        &self,
+        now: DateTime<Utc>,
+        latest: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<u64>;
 
     /// Deletes events that were published before `before`, at most `limit`. Returns their number.
     async fn prune_published(&self, before: DateTime<Utc>, limit: u32) -> Result<u64>;

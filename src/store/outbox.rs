@@ -76,8 +76,13 @@ impl<D: Dialect> Outbox for SqlStore<D> {
         Ok(self.fetch_all(statements::PENDING, values, pending).await?.pop())
     }
 
-    async fn end_claims(&self, now: DateTime<Utc>, latest: DateTime<Utc>) -> Result<u64> {
-        let values = values![now.timestamp_millis(), latest.timestamp_millis()];
+    async fn end_claims(
+        &self,
+        now: DateTime<Utc>,
+        latest: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<u64> {
+        let values = values![now.timestamp_millis(), latest.timestamp_millis(), limit];
         self.execute(statements::END_CLAIMS, values).await
     }
 

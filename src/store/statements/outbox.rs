@@ -135,7 +135,8 @@ statements! {
             WHERE published_at IS NULL AND available_at > to_timestamp($1 / 1000.0)
               AND available_at <= to_timestamp($2 / 1000.0)
               AND id <> ALL (ARRAY(SELECT json_array_elements_text(CAST($3 AS json))))
-            ORDER BY available_at, id LIMIT 1",
+            ORDER BY available_at, id LIMIT 1
+            FOR UPDATE SKIP LOCKED",
         mysql "\
             SELECT id FROM lobbyd_outbox
             WHERE published_at IS NULL
@@ -144,7 +145,8 @@ statements! {
               AND id NOT IN (SELECT id FROM JSON_TABLE($3, '$[*]' COLUMNS (
                       id CHAR(36) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$'
                   )) AS ids)
-            ORDER BY available_at, id LIMIT 1",
+            ORDER BY available_at, id LIMIT 1
+            FOR UPDATE SKIP LOCKED",
         sqlite "\
             SELECT id FROM lobbyd_outbox
             WHERE published_at IS NULL
@@ -220,21 +222,29 @@ statements! {
             "NOT IN (SELECT value FROM json_each($1))"
         );
 
-    /// now, latest (milliseconds): ends claims that last longer.
+    /// now, latest (milliseconds), limit: ends claims that last longer.
     END_CLAIMS:
         postgres "\
             UPDATE lobbyd_outbox SET available_at = to_timestamp($1 / 1000.0)
-            WHERE published_at IS NULL AND available_at > to_timestamp($2 / 1000.0)",
+            WHERE id IN (
+                SELECT id FROM lobbyd_outbox
+                WHERE published_at IS NULL AND available_at > to_timestamp($2 / 1000.0) LIMIT $3
+            )",
         mysql "\
             UPDATE lobbyd_outbox
             SET available_at = TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 * 1000 MICROSECOND
             WHERE published_at IS NULL
-              AND available_at > TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $2 * 1000 MICROSECOND",
+              AND available_at > TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $2 * 1000 MICROSECOND
+            LIMIT $3",
         sqlite "\
             UPDATE lobbyd_outbox
             SET available_at = strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')
-            WHERE published_at IS NULL
-              AND available_at > strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch')";
+            WHERE id IN (
+                SELECT id FROM lobbyd_outbox
+                WHERE published_at IS NULL
+                  AND available_at > strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch')
+                LIMIT $3
+            )";
 
     /// before (milliseconds), limit.
     PRUNE_PUBLISHED:

@@ -32,6 +32,9 @@ const BEHIND_NEW: TimeDelta = TimeDelta::minutes(1);
 /// ahead, before it stepped back or another server took over.
 const LATEST_CLAIM: TimeDelta = TimeDelta::minutes(2);
 
+/// Claims that one statement ends.
+const END_AT_ONCE: u32 = 1000;
+
 /// An event with so many attempts has been tried for a minute, and counts as refused.
 const REFUSED_ATTEMPTS: u32 = 6;
 
@@ -238,10 +241,21 @@ impl Publications {
         let pending = self.ctx.database.pending(&isolated, REFUSED_ATTEMPTS).await?;
         let latest = now + LATEST_CLAIM;
         if pending.as_ref().is_some_and(|pending| pending.last_available > latest) {
-            let events = self.ctx.database.end_claims(now, latest).await?;
+            let events = self.end_claims(now, latest).await?;
             tracing::warn!(events, "database clock stepped back, claims of events ended");
         }
         Ok(pending)
+    }
+
+    async fn end_claims(&self, now: DateTime<Utc>, latest: DateTime<Utc>) -> store::Result<u64> {
+        let mut ended = 0;
+        loop {
+            let events = self.ctx.database.end_claims(now, latest, END_AT_ONCE).await?;
+            ended += events;
+            if events < END_AT_ONCE.into() {
+                return Ok(ended);
+            }
+        }
     }
 
     /// Encodes the messages. An event that cannot be encoded is released, and delays no other.

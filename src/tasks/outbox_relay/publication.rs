@@ -77,7 +77,7 @@ pub(super) struct Published {
     pub(super) reason: Option<String>,
     /// Why some were not sent or not confirmed.
     pub(super) failure: Option<Unpublished>,
-    /// Confirmed events that the database could not mark, because it is unavailable.
+    /// Confirmed events that the database could not mark, and may mark later.
     pub(super) unmarked: Vec<EventId>,
 }
 
@@ -92,7 +92,7 @@ struct Encoded {
 /// What became of publisher confirms.
 #[derive(Default)]
 struct Marked {
-    /// The database is unavailable.
+    /// The database is unavailable, or a lock was in the way.
     unmarked: Vec<EventId>,
     refused: Vec<EventId>,
 }
@@ -207,7 +207,7 @@ impl Publications {
         }
         (published.taken, published.returned) = (confirmed.len(), returned.len());
 
-        let marked = self.mark(confirmed).await;
+        let marked = self.mark(vec![confirmed]).await;
         published.unmarked = marked.unmarked;
         claim.delay(marked.refused, &attempts).await;
         if published.taken == 0 || selection == Selection::New {
@@ -229,9 +229,11 @@ impl Publications {
     /// what is not published.
     pub(super) async fn look(
         &self,
-        unmarked: Vec<EventId>,
+        mut unmarked: Vec<EventId>,
     ) -> (Vec<EventId>, store::Result<Option<Pending>>) {
-        let unmarked = self.mark(unmarked).await.unmarked;
+        // A confirm that waits for a lock is found by halves, one with each call.
+        let second = unmarked.split_off(unmarked.len() / 2);
+        let unmarked = self.mark(vec![second, unmarked]).await.unmarked;
         (unmarked, self.pending().await)
     }
 
@@ -284,18 +286,17 @@ impl Publications {
         encoded
     }
 
-    /// Stores publisher confirms. A set that the database refuses is halved down to the event that
-    /// is refused.
-    async fn mark(&self, confirmed: Vec<EventId>) -> Marked {
+    /// Stores publisher confirms, the last set first. A set that the database refuses is halved down
+    /// to the event that is refused.
+    async fn mark(&self, mut sets: Vec<Vec<EventId>>) -> Marked {
         let mut refused = Vec::new();
-        let mut sets = vec![confirmed];
         while let Some(mut set) = sets.pop() {
             if set.is_empty() {
                 continue;
             }
             match self.ctx.database.mark_published(&set, self.ctx.clock.now()).await {
                 Ok(()) => self.forget(&set),
-                Err(error @ (StoreError::Unavailable(_) | StoreError::CommitUnanswered(_))) => {
+                Err(error) if !error.is_refusal() => {
                     let error = logging::causes(&error);
                     tracing::debug!(error, "publisher confirms could not be stored yet");
                     sets.push(set);
@@ -348,11 +349,11 @@ impl Publications {
 
     fn report_unmarked(&self, id: &EventId, error: &StoreError) {
         let message = "publisher confirm could not be stored, event will be published again";
-        let problem = logging::causes(error);
-        if self.is_news(id) && error.is_refusal() {
-            tracing::warn!(event.id = %id, error = problem, "{message}");
+        let error = logging::causes(error);
+        if self.is_news(id) {
+            tracing::warn!(event.id = %id, error, "{message}");
         } else {
-            tracing::debug!(event.id = %id, error = problem, "{message}");
+            tracing::debug!(event.id = %id, error, "{message}");
         }
     }
 

@@ -2,9 +2,9 @@
 //!
 //! An event that no queue takes says something about the destination: repeating it and all others
 //! until there is a queue would cost more with each of them. So after a batch of which nothing was
-//! taken, events that were returned wait, and only probes are published: a few of them, less and less
-//! often. When one of a probe is taken, all are published again. Events that are new are tried once
-//! in any case: queues may be bound to some rooms only, and those must not wait for the others.
+//! taken, its events are set back, and only probes of them are published: a few, less and less often.
+//! When one of a probe is taken, all are published again. All other events are published as ever:
+//! queues may be bound to some rooms only, and those must not wait for the others.
 
 use std::time::Duration;
 
@@ -41,8 +41,14 @@ impl Breaker {
         self.0.is_some()
     }
 
-    pub(super) fn probe_is_due(&self) -> bool {
-        self.0.as_ref().is_some_and(|open| open.probe_at <= Instant::now())
+    /// Begins a probe if one is due. The next one is due after twice the delay, whatever comes of
+    /// this one.
+    pub(super) fn begin_probe(&mut self) -> bool {
+        let now = Instant::now();
+        let Some(open) = self.0.as_mut().filter(|open| open.probe_at <= now) else { return false };
+        open.delay = (open.delay * 2).min(LONGEST_DELAY);
+        open.probe_at = now + open.delay;
+        true
     }
 
     /// Whether nothing at all was taken since it opened.
@@ -64,11 +70,6 @@ impl Breaker {
             Some(_open) if probe && taken > 0 => {
                 self.0 = None;
                 Some(Change::Closed)
-            }
-            Some(open) if probe => {
-                open.delay = (open.delay * 2).min(LONGEST_DELAY);
-                open.probe_at = Instant::now() + open.delay;
-                None
             }
             Some(open) => {
                 open.takes_others |= taken > 0;
@@ -98,9 +99,10 @@ mod tests {
         assert_eq!(breaker.record(false, 0, 10), None);
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
             advance(Duration::from_millis(seconds * 1000 - 1)).await;
-            assert!(!breaker.probe_is_due());
+            assert!(!breaker.begin_probe());
             advance(Duration::from_millis(1)).await;
-            assert!(breaker.probe_is_due());
+            assert!(breaker.begin_probe());
+            assert!(!breaker.begin_probe());
             assert_eq!(breaker.record(true, 0, 1), None);
         }
         assert!(breaker.takes_nothing());

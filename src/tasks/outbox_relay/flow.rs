@@ -3,20 +3,24 @@
 //! It knows whether the broker can be reached, whether the destination takes events, how large
 //! batches may be, and whether the outbox may have more. It begins nothing itself.
 
+use std::sync::Arc;
+
 use super::breaker::{Breaker, Change};
 use super::publication::{Claimed, Published, Selection, Unpublished};
 use crate::bus::BusError;
+use crate::clock::DatabaseClock;
 use crate::domain::EventId;
-use crate::health::{Component, Oldest, Work};
+use crate::health::{Component, Health, Oldest, Work};
 use crate::logging;
 use crate::relay::Batch;
 use crate::store;
 use crate::store::{Pending, StoreError};
-use crate::tasks::TaskContext;
 
 pub(super) struct Flow {
-    ctx: TaskContext,
+    health: Arc<Health>,
+    clock: Arc<DatabaseClock>,
     gate: Gate,
+    confirms: Confirms,
     breaker: Breaker,
     /// Most events of a batch.
     batch: u32,
@@ -41,11 +45,21 @@ enum Gate {
     MissingQueue,
 }
 
+/// Whether the broker confirms what it receives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Confirms {
+    Arrive,
+    /// The last batch was left without some.
+    Missing,
+}
+
 impl Flow {
-    pub(super) fn new(ctx: TaskContext, batch: u32) -> Self {
+    pub(super) fn new(health: Arc<Health>, clock: Arc<DatabaseClock>, batch: u32) -> Self {
         Self {
-            ctx,
+            health,
+            clock,
             gate: Gate::Disconnected,
+            confirms: Confirms::Arrive,
             breaker: Breaker::default(),
             batch,
             limit: batch,
@@ -75,7 +89,7 @@ impl Flow {
 
     /// Whether nothing is left that could be published.
     pub(super) fn is_flushed(&self) -> bool {
-        self.unmarked.is_empty() && !self.more || self.gate == Gate::MissingQueue
+        self.unmarked.is_empty() && (!self.more || self.gate == Gate::MissingQueue)
     }
 
     /// Whether batches are small because the link is slow.
@@ -96,23 +110,23 @@ impl Flow {
     }
 
     /// Which events can be claimed now, and how many.
-    pub(super) fn next_claim(&self) -> Option<(Selection, u32)> {
+    pub(super) fn next_claim(&mut self) -> Option<(Selection, u32)> {
         // At the end it is not known yet whether anything is left to publish.
         let is_open = self.is_open() || self.ending && self.gate == Gate::Disconnected;
         if self.paused || !is_open {
             None
-        } else if self.breaker.probe_is_due() {
+        } else if self.breaker.begin_probe() {
             Some((Selection::Probe, self.limit))
         } else {
             self.more.then(|| (self.selection(Selection::All), self.limit))
         }
     }
 
-    /// What a selection is while events wait for probes.
+    /// What a selection is while refused events wait for probes.
     pub(super) fn selection(&self, selection: Selection) -> Selection {
         match selection {
-            Selection::All if self.breaker.is_open() => Selection::New,
-            Selection::All | Selection::New | Selection::Probe => selection,
+            Selection::All if self.breaker.is_open() => Selection::Others,
+            Selection::All | Selection::Others | Selection::Probe => selection,
         }
     }
 
@@ -120,9 +134,7 @@ impl Flow {
         match outcome {
             Ok(None) => {
                 self.gate = Gate::Open;
-                if self.ctx.health.set_up(Component::Publisher) {
-                    tracing::info!("publisher connected");
-                }
+                self.connected();
             }
             Ok(Some(queue)) => {
                 let error = format!("required queue {queue} does not exist");
@@ -134,8 +146,16 @@ impl Flow {
         }
     }
 
+    /// A connection is of use when the broker confirms what is published there.
+    fn connected(&self) {
+        let is_up = self.is_open() && self.confirms == Confirms::Arrive;
+        if is_up && self.health.set_up(Component::Publisher) {
+            tracing::info!("publisher connected");
+        }
+    }
+
     fn disconnected(&mut self, error: &str) {
-        if self.close(Gate::Disconnected, error) {
+        if self.close(Gate::Disconnected, error) && self.confirms == Confirms::Arrive {
             tracing::warn!(error, "publisher disconnected, events remain in the outbox");
         }
     }
@@ -143,7 +163,7 @@ impl Flow {
     /// Stops publishing. Returns whether this is news.
     fn close(&mut self, gate: Gate, problem: &str) -> bool {
         let changed = std::mem::replace(&mut self.gate, gate) != gate;
-        self.ctx.health.set_down(Component::Publisher, problem) || changed
+        self.health.set_down(Component::Publisher, problem) || changed
     }
 
     /// Returns the events that were claimed.
@@ -154,12 +174,8 @@ impl Flow {
     ) -> Option<Batch> {
         match claimed {
             Ok(Claimed { batch, is_full }) => {
-                match selection {
-                    Selection::All | Selection::New => self.more = is_full,
-                    Selection::Probe if batch.events.is_empty() => {
-                        self.breaker.record(true, 0, 0);
-                    }
-                    Selection::Probe => {}
+                if selection != Selection::Probe {
+                    self.more = is_full;
                 }
                 Some(batch)
             }
@@ -176,22 +192,23 @@ impl Flow {
 
     pub(super) fn published(&mut self, selection: Selection, published: Published) {
         let Published { size, taken, returned, reason, failure, unmarked } = published;
-        self.unmarked.extend(unmarked);
+        self.keep_unmarked(unmarked);
         match self.breaker.record(selection == Selection::Probe, taken, returned) {
             Some(Change::Opened) => {
-                tracing::warn!(
-                    error = reason,
-                    "no queue takes the events, they remain in the outbox"
-                );
+                tracing::warn!(error = reason, "events are refused, they remain in the outbox");
             }
             Some(Change::Closed) => {
                 self.more = true;
-                tracing::info!("events are taken again");
+                tracing::info!("refused events are taken again");
             }
             None => {}
         }
         let Some(failure) = failure else {
             self.limit = self.limit.saturating_mul(2).min(self.batch);
+            if size > 0 {
+                self.confirms = Confirms::Arrive;
+                self.connected();
+            }
             return;
         };
         (self.more, self.paused) = (true, true);
@@ -203,9 +220,16 @@ impl Flow {
                     self.limit = (self.limit / 2).max(1);
                 }
                 self.disconnected(&format!("broker did not confirm: {why}"));
+                self.confirms = Confirms::Missing;
             }
             Unpublished::ClaimTooShort => tracing::debug!("claim would end before the confirms"),
         }
+    }
+
+    fn keep_unmarked(&mut self, ids: Vec<EventId>) {
+        // An event whose claim has ended may be here already.
+        let new = ids.into_iter().filter(|id| !self.unmarked.contains(id)).collect::<Vec<_>>();
+        self.unmarked.extend(new);
     }
 
     /// Reports the oldest event that is not published. Events that are refused, while others are
@@ -216,25 +240,32 @@ impl Flow {
         pending: store::Result<Option<Pending>>,
         isolated: usize,
     ) {
-        self.unmarked.extend(unmarked);
-        let pending = match pending {
+        self.keep_unmarked(unmarked);
+        let mut pending = match pending {
             Ok(pending) => pending,
             // The age of the last one grows by itself.
             Err(error) => return report(&error),
         };
+        if let Some(pending) = &mut pending
+            && self.confirms == Confirms::Missing
+        {
+            // The attempts say nothing about the events.
+            (pending.is_refused, pending.refused) = (false, 0);
+        }
         let refused = pending.as_ref().map_or(0, |pending| pending.refused);
         let refused = usize::try_from(refused).unwrap_or(usize::MAX).saturating_add(isolated);
         metrics::gauge!(crate::metrics::OUTBOX_REFUSED)
             .set(u32::try_from(refused).unwrap_or(u32::MAX));
         if pending.is_none() {
             self.breaker.reset();
+            self.confirms = Confirms::Arrive;
         }
         let overdue = pending.filter(|pending| !pending.is_refused || self.breaker.takes_nothing());
         let oldest = overdue.map(|pending| Oldest {
             item: format!("event {} of room {} is not published", pending.oldest, pending.room),
-            age: self.ctx.clock.now() - pending.created_at,
+            age: self.clock.now() - pending.created_at,
         });
-        self.ctx.health.set_oldest(Work::Outbox, oldest);
+        self.health.set_oldest(Work::Outbox, oldest);
     }
 }
 
@@ -245,5 +276,105 @@ fn report(error: &StoreError) {
     } else {
         // The component that watches the database warns of an outage.
         tracing::debug!(error = problem, "outbox unavailable");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use chrono::{DateTime, TimeDelta};
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::domain::RoomToken;
+
+    fn flow() -> (Flow, Arc<Health>) {
+        let (minute, second) = (Duration::from_mins(1), Duration::from_secs(1));
+        let health = Arc::new(Health::new(&[Component::Publisher], minute, second));
+        let clock = Arc::new(DatabaseClock::new(DateTime::UNIX_EPOCH));
+        let mut flow = Flow::new(Arc::clone(&health), clock, 8);
+        flow.checked(Ok(None));
+        (flow, health)
+    }
+
+    fn unconfirmed() -> Published {
+        let failure = Some(Unpublished::Unconfirmed("timed out".to_owned()));
+        Published { size: 8, failure, ..Published::default() }
+    }
+
+    fn returned(number: usize) -> Published {
+        Published { size: number, returned: number, ..Published::default() }
+    }
+
+    /// An event that counts as refused.
+    fn refused(flow: &Flow) -> Pending {
+        let now = flow.clock.now();
+        Pending {
+            oldest: EventId::from(uuid::Uuid::nil()),
+            room: RoomToken::parse("room").unwrap(),
+            created_at: now - TimeDelta::minutes(1),
+            is_refused: true,
+            refused: 1,
+            last_available: now,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_that_confirms_nothing_is_no_connection() {
+        let (mut flow, health) = flow();
+        for _ in 0..10 {
+            assert!(flow.next_claim().is_some());
+            flow.published(Selection::All, unconfirmed());
+            assert!(flow.next_claim().is_none());
+            flow.tick();
+            flow.checked(Ok(None));
+            let pending = refused(&flow);
+            flow.looked(Vec::new(), Ok(Some(pending)), 0);
+            assert!(flow.is_open() && !health.is_up(Component::Publisher));
+            assert_eq!(health.problems().len(), 2, "{:?}", health.problems());
+        }
+        let confirmed = Published { size: 1, taken: 1, ..Published::default() };
+        flow.published(Selection::All, confirmed);
+        let pending = refused(&flow);
+        flow.looked(Vec::new(), Ok(Some(pending)), 0);
+        assert!(health.problems().is_empty(), "{:?}", health.problems());
+
+        flow.published(Selection::All, unconfirmed());
+        flow.looked(Vec::new(), Ok(None), 0);
+        flow.checked(Ok(None));
+        assert!(health.is_up(Component::Publisher), "nothing waits for a confirm");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn probes_are_begun_one_by_one() {
+        let (mut flow, _health) = flow();
+        flow.published(Selection::All, returned(8));
+        let mut probes = Vec::new();
+        for second in 1..=40 {
+            advance(Duration::from_secs(1)).await;
+            flow.more = false;
+            let claims: Vec<_> = std::iter::from_fn(|| flow.next_claim()).take(3).collect();
+            for (selection, _limit) in claims {
+                assert_eq!(selection, Selection::Probe);
+                probes.push(second);
+                flow.published(selection, returned(8));
+            }
+        }
+        assert_eq!(probes, [1, 3, 7, 15, 31]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn confirms_are_marked_before_the_end() {
+        let (mut flow, _health) = flow();
+        flow.end();
+        let id = EventId::from(uuid::Uuid::nil());
+        let unmarked = vec![id.clone()];
+        flow.published(Selection::All, Published { unmarked, ..Published::default() });
+        flow.checked(Ok(Some("webinars".to_owned())));
+        assert!(!flow.is_flushed());
+        let unmarked = flow.take_unmarked();
+        assert_eq!(unmarked, [id]);
+        assert!(flow.is_flushed());
     }
 }

@@ -87,7 +87,7 @@ impl OutboxRelay {
             looking: false,
             claiming: false,
             publishing: 0,
-            flow: Flow::new(self.ctx, self.batch),
+            flow: Flow::new(self.ctx.health, self.ctx.clock, self.batch),
         };
         pipeline.run().await;
     }

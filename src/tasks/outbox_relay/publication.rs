@@ -21,12 +21,12 @@ use crate::store::{self, Available, Pending, StoreError};
 use crate::tasks::TaskContext;
 use crate::traces::Span;
 
-/// How far back a search for new events goes. It covers the transactions that committed late.
-const NEW: TimeDelta = TimeDelta::seconds(10);
+/// How far events are set back that wait for probes. No other event is as old, so the index tells
+/// them apart, and a probe begins with those that wait longest.
+const SET_BACK: TimeDelta = TimeDelta::days(10 * 365);
 
-/// Where an event waits that the destination did not take: behind the new ones, and for the next
-/// probes, which begin with those that wait longest.
-const BEHIND_NEW: TimeDelta = TimeDelta::minutes(1);
+/// Events that became available before are those that were set back.
+const OLDEST_OTHER: TimeDelta = TimeDelta::days(5 * 365);
 
 /// Claims and delays last for a minute at most. What ends later was written by a clock that was
 /// ahead, before it stepped back or another server took over.
@@ -46,9 +46,9 @@ const MAX_REPORTED: usize = 10_000;
 pub(super) enum Selection {
     /// Any, those first that became available first.
     All,
-    /// Those that nothing has tried yet.
-    New,
-    /// A few that the destination did not take.
+    /// Any that do not wait for probes.
+    Others,
+    /// A few of those that do.
     Probe,
 }
 
@@ -122,16 +122,16 @@ impl Publications {
     pub(super) async fn claim(&self, selection: Selection, limit: u32) -> store::Result<Claimed> {
         let expires_at = Instant::now() + CLAIM;
         let now = self.ctx.sample_time().await?;
-        let (after, limit) = match selection {
-            Selection::All => (None, limit),
-            Selection::New => (Some(now - NEW), limit),
-            Selection::Probe => (None, limit.min(PROBE)),
+        let (after, before, limit) = match selection {
+            Selection::All => (None, now, limit),
+            Selection::Others => (Some(now - OLDEST_OTHER), now, limit),
+            Selection::Probe => (None, now - OLDEST_OTHER, limit.min(PROBE)),
         };
         let claimed_until = now + CLAIM;
         let mut part = limit;
         loop {
             let except = self.isolated.lock().waiting();
-            let available = Available { after, now, except: &except };
+            let available = Available { after, now: before, except: &except };
             match self.ctx.database.claim(available, part, claimed_until).await {
                 Ok(events) => {
                     let is_full = u32::try_from(events.len()).is_ok_and(|number| number >= part);
@@ -210,8 +210,8 @@ impl Publications {
         let marked = self.mark(vec![confirmed]).await;
         published.unmarked = marked.unmarked;
         claim.delay(marked.refused, &attempts).await;
-        if published.taken == 0 || selection == Selection::New {
-            claim.release(returned, -BEHIND_NEW).await;
+        if published.taken == 0 || selection == Selection::Others {
+            claim.release(returned, -SET_BACK).await;
         } else {
             claim.delay(returned, &attempts).await;
         }

@@ -9,8 +9,10 @@ use crate::support::{
     daemon::Daemon,
     database::{Database, Kind},
     eventually,
+    fixtures::at,
     proxy::{Mode, Proxy},
     server::{BROKER, amqp_url},
+    timers::TimerFixture,
 };
 
 const CONFIRMED: &str = r#"lobbyd_events_published_total{outcome="confirmed"}"#;
@@ -189,7 +191,7 @@ async fn events_without_a_subscriber_cost_little_and_arrive_when_there_is_one() 
     assert!(refused < u64::from(ROOMS) * 11 / 10, "{refused} publications");
     assert!(changes < i64::from(ROOMS) * 22 / 10, "{changes} changes of rows");
     let log = worker.log();
-    assert_eq!(log.matches("no queue takes the events").count(), 1, "{log}");
+    assert_eq!(log.matches("events are refused, they remain").count(), 1, "{log}");
     assert!(!log.contains("specversion") && !log.contains("lapin"), "{log}");
 
     // Meanwhile a new event that has a queue is published at once.
@@ -201,8 +203,8 @@ async fn events_without_a_subscriber_cost_little_and_arrive_when_there_is_one() 
     client.record(&cluster.updates).await;
     database.all_published().await;
     worker.ready().await;
-    assert_eq!(worker.log().matches("events are taken again").count(), 1);
-    assert_eq!(worker.log().matches("no queue takes the events").count(), 1);
+    assert_eq!(worker.log().matches("refused events are taken again").count(), 1);
+    assert_eq!(worker.log().matches("events are refused, they remain").count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,6 +226,57 @@ async fn a_room_without_a_queue_delays_no_other() {
     client.record_keys(&cluster.updates, &["room.updated.poison1".to_owned()]).await;
     database.all_published().await;
     worker.metric_becomes("lobbyd_outbox_refused", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_without_a_queue_delays_no_older_event() {
+    let mut cluster = TestCluster::new(Kind::Postgres).await;
+    let client = Client::connect(&cluster.amqp_url, &cluster.exchange).await;
+    client.record_keys(&cluster.updates, &["room.updated.room1".to_owned()]).await;
+    let worker = strict_worker(&mut cluster).await;
+    let database = &cluster.database;
+    database.insert_rooms("poison", 1, database.now().await).await;
+    worker.metric_becomes(REFUSED, 4).await;
+    // Events that were left by an outage.
+    for number in 1..=120 {
+        let before = database.now().await - 60;
+        insert_row(database, number, "room1", r#"{"token":"room1"}"#, before).await;
+    }
+    assert_eq!(client.take_ids(&cluster.updates, 120).await.len(), 120);
+    eventually("the others to be marked", || async {
+        (database.texts(WAITING).await == ["poison1"]).then_some(())
+    })
+    .await;
+    assert!(!worker.log().contains("refused events are taken again"), "{}", worker.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirm_that_meets_a_lock_is_stored_later() {
+    // Its clock stands still, so no claim ends, and nothing is published again.
+    let mut fixture = TimerFixture::new(Kind::Postgres).await;
+    for statement in [
+        "CREATE SEQUENCE tries",
+        "CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM nextval('tries'); RAISE SQLSTATE '40P01'; END $$",
+        "CREATE TRIGGER conflict BEFORE UPDATE ON lobbyd_outbox FOR EACH ROW
+             WHEN (NEW.published_at IS NOT NULL AND NEW.token = 'poison1')
+             EXECUTE FUNCTION conflict()",
+    ] {
+        fixture.database.execute(statement).await;
+    }
+    let due = at(0).timestamp();
+    fixture.database.insert_rooms("poison", 1, due).await;
+    fixture.database.insert_rooms("room", 4, due).await;
+    fixture.set_time(at(0));
+    while fixture.timers.tick().await.unwrap().is_zero() {}
+    eventually("the others to be marked, and many tries", || async {
+        let tries = fixture.database.number("SELECT last_value FROM tries").await;
+        let waiting = fixture.database.texts(WAITING).await;
+        (waiting == ["poison1"] && tries >= 8).then_some(())
+    })
+    .await;
+    fixture.database.execute("DROP TRIGGER conflict ON lobbyd_outbox").await;
+    assert_eq!(fixture.fire_at(0).await.len(), 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,6 +33,7 @@ impl From<StoreError> for RoomError {
             StoreError::Rejected(_)
             | StoreError::Unreadable(_)
             | StoreError::Corrupt(_)
+            | StoreError::Unprepared(_)
             | StoreError::Migration(_)
             | StoreError::Url(_) => Self::Internal(error),
         }

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::connection::probe;
-use super::dialect::{Columns, Dialect, values};
-use super::error::Result;
+use super::dialect::{Columns, Dialect, explain_failed, values};
+use super::error::{Result, StoreError};
 use super::pool::SqlStore;
 use super::rows::time_from_millis;
 use super::statements::admin;
@@ -27,7 +27,8 @@ impl<D: Dialect> Admin for SqlStore<D> {
         for statement in statements::all() {
             // Each is a round trip, and there are more than a distant database answers in time.
             connection.restart_deadline();
-            connection.prepare(statement).await?;
+            let prepared = connection.prepare(statement).await;
+            prepared.map_err(|error| explain_failed::<D>(error, StoreError::Unprepared))?;
         }
         // Not released: prepared without values, PostgreSQL guesses their types, and a statement
         // that stays in the connection's cache would be run with values of others.

@@ -45,7 +45,9 @@ impl Deadline {
                 Some(Verdict::Contended) => StoreError::Contended(error),
                 Some(Verdict::TooSlow) => StoreError::TimedOut(self.limit),
                 Some(Verdict::Rejected) => StoreError::Rejected(error),
-                Some(Verdict::Unavailable) | None => StoreError::Unavailable(error),
+                Some(Verdict::Failed | Verdict::Unavailable) | None => {
+                    StoreError::Unavailable(error)
+                }
             }),
         }
     }

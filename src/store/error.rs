@@ -35,6 +35,9 @@ pub enum StoreError {
     /// A row holds a value that lobbyd does not know.
     #[error("{0}")]
     Corrupt(String),
+    /// The tables, or the views on them, do not have what lobbyd needs.
+    #[error("statement does not fit the tables, deploy/sql in the source shows what a view needs")]
+    Unprepared(#[source] sqlx::Error),
     #[error("migrations could not be applied")]
     Migration(#[source] sqlx::migrate::MigrateError),
     #[error("{0}")]
@@ -67,12 +70,17 @@ impl StoreError {
             | Self::TimedOut(_)
             | Self::CommitUnanswered(_)
             | Self::Contended(_)
+            | Self::Unprepared(_)
             | Self::Migration(_)
             | Self::Url(_) => false,
             Self::Rejected(_) | Self::Conflict { .. } | Self::Unreadable(_) | Self::Corrupt(_) => {
                 true
             }
         }
+    }
+
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::TimedOut(_))
     }
 
     /// Whether another transaction was in the way.

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::connection::Transaction;
-use super::dialect::{Columns, Dialect, values};
-use super::error::Result;
+use super::dialect::{Columns, Dialect, explain_failed, values};
+use super::error::{Result, StoreError};
 use super::pool::SqlStore;
 use super::rows::to_json;
 use super::statements::{inbox, rooms as statements};
@@ -52,11 +52,11 @@ impl<D: Dialect> Timers for SqlStore<D> {
             Ok(events) => events,
             Err(error) => {
                 transaction.undo(&error).await;
-                return Err(NotFired { due: pending, error });
+                return Err(NotFired { due: pending, error: of_these_rows::<D>(error) });
             }
         };
         let last = pending.last().map(|timer| timer.key);
-        match transaction.commit().await {
+        match transaction.commit().await.map_err(of_these_rows::<D>) {
             Ok(()) => Ok(Fired { events, last }),
             // A constraint can be checked at the commit, and Galera finds its conflicts then.
             Err(error) if error.is_refusal() || error.is_contention() => {
@@ -92,6 +92,12 @@ impl<D: Dialect> Timers for SqlStore<D> {
         transaction.commit().await?;
         Ok(cleared)
     }
+}
+
+/// What an error says about rows that have been locked. Their table exists, so a statement that the
+/// database cannot run may be that of a trigger for one of them.
+fn of_these_rows<D: Dialect>(error: StoreError) -> StoreError {
+    explain_failed::<D>(error, StoreError::Rejected)
 }
 
 impl<D: Dialect> Transaction<D> {

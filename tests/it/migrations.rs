@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
+use lobbyd::store::StoreError;
+
 use crate::support::database::{Database, Kind};
 
 const KINDS: [Kind; 3] = [Kind::Sqlite, Kind::Postgres, Kind::MariaDb];
@@ -35,6 +37,19 @@ async fn each_database_has_the_same_tables_columns_and_indexes() {
     }
     assert_eq!(described[0], described[1]);
     assert_eq!(described[1], described[2]);
+}
+
+/// The table may be a view of the site, made for an older version.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_is_missing_is_named_at_the_start() {
+    let database = Database::create(Kind::MariaDb).await;
+    let store = database.store().await;
+    let drop = "ALTER TABLE lobbyd_rooms DROP INDEX lobbyd_rooms_due_idx, DROP COLUMN lobby_due_at";
+    database.execute(drop).await;
+    let error = store.prepare_all().await.unwrap_err();
+    assert!(error.to_string().contains("deploy/sql"), "{error}");
+    let StoreError::Unprepared(cause) = error else { panic!("{error}") };
+    assert!(cause.to_string().contains("lobby_due_at"), "{cause}");
 }
 
 /// "table.column" of each table of lobbyd. (sqlx defines the table of migrations.)

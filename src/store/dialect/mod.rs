@@ -183,12 +183,27 @@ pub(super) type ConnectOptions<D> = <<D as Database>::Connection as Connection>:
 pub(super) enum Verdict {
     /// The database cannot do its work now.
     Unavailable,
+    /// The database cannot run this statement: a table is missing, or a trigger needs one for some
+    /// rows.
+    Failed,
     /// The server itself ended the statement at the limit.
     TooSlow,
     /// Another transaction was in the way.
     Contended,
     /// It concerns this statement alone.
     Rejected,
+}
+
+/// Says more about an error if the database is available and cannot run a statement.
+pub(super) fn explain_failed<D: Dialect>(
+    error: StoreError,
+    explain: fn(sqlx::Error) -> StoreError,
+) -> StoreError {
+    let StoreError::Unavailable(error) = error else { return error };
+    match error.as_database_error().map(D::verdict) {
+        Some(Verdict::Failed) => explain(error),
+        Some(_) | None => StoreError::Unavailable(error),
+    }
 }
 
 /// A database that lobbyd runs on.

@@ -97,7 +97,16 @@ fn verdict(number: u16, state: &str) -> Verdict {
         // cardinality, data, constraint, view with a check, SIGNAL.
         (1364 | 1366 | 1369 | 1442 | 1526 | 1748 | 3819 | 4025, _)
         | (_, "21" | "22" | "23" | "44" | "45") => Verdict::Rejected,
-        _ => Verdict::Unavailable,
+        // Disk, files and memory, connections, locks and limits of a user, a commit that failed,
+        // prepared statements, read-only.
+        (
+            0 | 1021 | 1026 | 1030 | 1034 | 1035 | 1037 | 1038 | 1040 | 1041 | 1044 | 1049 | 1114
+            | 1180 | 1194 | 1195 | 1203 | 1206 | 1223 | 1226 | 1243 | 1290 | 1461 | 1615 | 1836,
+            _,
+        )
+        // Connection, transaction state, login, resources, operator, killed.
+        | (_, "08" | "25" | "28" | "53" | "57" | "70") => Verdict::Unavailable,
+        _ => Verdict::Failed,
     }
 }
 
@@ -120,13 +129,17 @@ mod tests {
             (1040, "08004"),
             (1047, "08S01"),
             (1045, "28000"),
-            (1142, "42000"),
-            (1146, "42S02"),
+            (1021, "HY000"),
             (1290, "HY000"),
             (1792, "25006"),
             (1927, "70100"),
         ] {
             assert_eq!(verdict(number, state), Verdict::Unavailable, "{number}");
+        }
+        for (number, state) in
+            [(1054, "42S22"), (1142, "42000"), (1146, "42S02"), (1305, "42000"), (1429, "HY000")]
+        {
+            assert_eq!(verdict(number, state), Verdict::Failed, "{number}");
         }
         assert_eq!(verdict(1213, "40001"), Verdict::Contended);
         assert_eq!(verdict(1205, "HY000"), Verdict::Contended);

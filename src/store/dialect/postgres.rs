@@ -62,15 +62,13 @@ fn verdict(code: &str, routine: Option<&str>) -> Verdict {
         ("57014" | "25P04", _) => Verdict::TooSlow,
         // Of missing rights only a row policy is about the row.
         ("42501", _) if routine == Some("ExecWithCheckOptions") => Verdict::Rejected,
-        // Outcome of a commit unknown. Classes: connection, feature (a cached plan), transaction
-        // state (read-only), prepared statement, login, catalog, schema, tables and rights,
-        // resources, operator, system, configuration, foreign data, internal error.
-        ("40003", _)
-        | (
-            _,
-            "08" | "0A" | "25" | "26" | "28" | "3D" | "3F" | "42" | "53" | "57" | "58" | "F0"
-            | "HV" | "XX" | "",
-        ) => Verdict::Unavailable,
+        // Outcome of a commit unknown. Classes: connection, transaction state (read-only), prepared
+        // statement, login, catalog, resources, operator, system, configuration.
+        ("40003", _) | (_, "08" | "25" | "26" | "28" | "3D" | "53" | "57" | "58" | "F0" | "") => {
+            Verdict::Unavailable
+        }
+        // Feature (a cached plan), schema, tables and rights, foreign data, internal error.
+        (_, "0A" | "3F" | "42" | "HV" | "XX") => Verdict::Failed,
         _ => Verdict::Rejected,
     }
 }
@@ -84,16 +82,17 @@ mod tests {
         for code in ["22003", "23505", "23514", "44000", "P0001", "09000", "38000", "54001"] {
             assert_eq!(verdict(code, None), Verdict::Rejected, "{code}");
         }
-        for code in
-            ["08006", "25006", "28000", "42P01", "42501", "53300", "57P01", "58030", "XX000"]
-        {
+        for code in ["08006", "25006", "28000", "53300", "57P01", "58030"] {
             assert_eq!(verdict(code, None), Verdict::Unavailable, "{code}");
+        }
+        for code in ["0A000", "42501", "42703", "42883", "42P01", "XX000"] {
+            assert_eq!(verdict(code, None), Verdict::Failed, "{code}");
         }
         for code in ["40001", "40P01", "55P03"] {
             assert_eq!(verdict(code, None), Verdict::Contended, "{code}");
         }
         assert_eq!(verdict("57014", None), Verdict::TooSlow);
-        assert_eq!(verdict("42501", Some("aclcheck_error")), Verdict::Unavailable);
+        assert_eq!(verdict("42501", Some("aclcheck_error")), Verdict::Failed);
         assert_eq!(verdict("42501", Some("ExecWithCheckOptions")), Verdict::Rejected);
     }
 }

@@ -76,6 +76,8 @@ fn verdict(code: u32) -> Verdict {
         9 => Verdict::TooSlow,
         // TOOBIG, CONSTRAINT (RAISE in a trigger included), MISMATCH.
         18..=20 => Verdict::Rejected,
+        // ERROR: no such table, or a function that a trigger called with a bad value.
+        1 => Verdict::Failed,
         _ => Verdict::Unavailable,
     }
 }
@@ -90,10 +92,11 @@ mod tests {
         for code in [275, 2067, 1811] {
             assert_eq!(verdict(code), Verdict::Rejected, "{code}");
         }
-        // ERROR (no such table), READONLY, IOERR, FULL, CANTOPEN, NOTADB.
-        for code in [1, 8, 10, 13, 14, 26] {
+        // READONLY, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB.
+        for code in [8, 10, 11, 13, 14, 26] {
             assert_eq!(verdict(code), Verdict::Unavailable, "{code}");
         }
+        assert_eq!(verdict(1), Verdict::Failed);
         // BUSY, BUSY_SNAPSHOT.
         for code in [5, 517] {
             assert_eq!(verdict(code), Verdict::Contended, "{code}");

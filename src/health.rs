@@ -96,6 +96,8 @@ struct State {
     components: Vec<(Component, Condition)>,
     /// The oldest items, and when they were reported.
     work: Vec<(Work, Oldest, Instant)>,
+    /// The ages of the oldest items with those that are refused, and when they were reported.
+    of_all: Vec<(Work, TimeDelta, Instant)>,
     /// `None` until the timer task has started: before, it waits for the database.
     last_progress: Option<Instant>,
 }
@@ -121,6 +123,7 @@ impl Health {
                 .map(|component| (*component, Condition::Unknown))
                 .collect(),
             work: Vec::new(),
+            of_all: Vec::new(),
             last_progress: None,
         });
         Self { state, stuck_after, overdue_after }
@@ -146,10 +149,18 @@ impl Health {
         state.work.extend(oldest.map(|oldest| (work, oldest, Instant::now())));
     }
 
+    /// Records the age of the oldest item if those that are refused count too. Only the gauge shows
+    /// it: they do not make the process unready.
+    pub fn set_oldest_of_all(&self, work: Work, age: Option<TimeDelta>) {
+        let mut state = self.state.lock();
+        state.of_all.retain(|(each, ..)| *each != work);
+        state.of_all.extend(age.map(|age| (work, age, Instant::now())));
+    }
+
     /// Sets the gauges that show how old the oldest items are.
     pub fn record_ages(&self) {
         for work in [Work::Timers, Work::Deliveries, Work::Outbox] {
-            let age = self.state.lock().age(work).map_or(Duration::ZERO, |(_item, age)| age);
+            let age = self.state.lock().age_of_all(work);
             metrics::gauge!(work.gauge()).set(age.as_secs_f64());
         }
     }
@@ -201,10 +212,20 @@ impl State {
     /// The oldest item of this work, if it could have been done already, and for how long.
     fn age(&self, work: Work) -> Option<(&str, Duration)> {
         let (_work, oldest, reported) = self.work.iter().find(|(each, ..)| *each == work)?;
-        let since = TimeDelta::from_std(reported.elapsed()).unwrap_or(TimeDelta::MAX);
-        let age = oldest.age.checked_add(&since)?.to_std().ok()?;
-        Some((&oldest.item, age))
+        Some((&oldest.item, grown(oldest.age, *reported)?))
     }
+
+    fn age_of_all(&self, work: Work) -> Duration {
+        let of_all = self.of_all.iter().find(|(each, ..)| *each == work);
+        let of_all = of_all.and_then(|(_work, age, reported)| grown(*age, *reported));
+        self.age(work).map(|(_item, age)| age).max(of_all).unwrap_or_default()
+    }
+}
+
+/// An age that was reported some time ago; `None` while it is negative.
+fn grown(age: TimeDelta, reported: Instant) -> Option<Duration> {
+    let since = TimeDelta::from_std(reported.elapsed()).unwrap_or(TimeDelta::MAX);
+    age.checked_add(&since)?.to_std().ok()
 }
 
 #[cfg(test)]
@@ -255,5 +276,22 @@ mod tests {
         assert_eq!(health.problems(), [overdue]);
         health.set_oldest(Work::Timers, None);
         assert!(health.problems().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_item_ages_and_does_not_make_the_process_unready() {
+        let health = Health::new(&[], STUCK_AFTER, OVERDUE_AFTER);
+        let age = |work| health.state.lock().age_of_all(work).as_secs();
+        health.set_oldest_of_all(Work::Timers, Some(TimeDelta::seconds(100)));
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert_eq!(age(Work::Timers), 107);
+        assert_eq!(age(Work::Outbox), 0);
+        let older = Oldest { item: "room abc is due".to_owned(), age: TimeDelta::seconds(200) };
+        health.set_oldest(Work::Timers, Some(older));
+        assert_eq!(age(Work::Timers), 200);
+        health.set_oldest(Work::Timers, None);
+        assert!(health.problems().is_empty());
+        health.set_oldest_of_all(Work::Timers, None);
+        assert_eq!(age(Work::Timers), 0);
     }
 }

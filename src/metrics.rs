@@ -66,7 +66,7 @@ metric_table! {
         "How long the timer that has been due for longest is overdue" {}
     gauge TIMERS_PENDING "lobbyd_timers_pending" "Scheduled timers, counted up to 10000" {}
     gauge TIMERS_REFUSED "lobbyd_timers_refused"
-        "Due rooms that the database refuses to reset, each tried again now and then" {}
+        "Due rooms that the database refuses to reset, counted up to 10000" {}
 
     gauge DELIVERIES_OLDEST (Seconds) "lobbyd_delivery_oldest_age_seconds"
         "Age of the oldest delivery that is not acknowledged" {}

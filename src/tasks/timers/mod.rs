@@ -6,13 +6,13 @@
 //! database's time and fires what is due at that sample. The sample is in the past by the time the
 //! reset commits, so no timer fires early, whatever the clocks of this machine do.
 //!
-//! A fault stops only itself. A batch that the database refuses is skipped, and later divided down to
-//! the one room that is refused; that room is left out and tried again at a slow pace. Locked rooms
-//! are skipped, and awaited in [`set_aside`]. The task holds no timers in memory besides the refused ones, and
-//! publishes nothing: it passes the events of the rooms to the relay.
+//! A fault stops only itself. The rooms of a batch that fails are *suspects*: sweeps leave them out,
+//! and in between they are divided down to the one room that is refused, which is tried again at a
+//! slow pace. Locked rooms are skipped; [`one_by_one`] waits for them. The task holds no other timers
+//! in memory, and publishes nothing: it passes the events of the rooms to the relay.
 
+mod one_by_one;
 mod refused;
-mod set_aside;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::one_by_one::{OneByOne, Sweep};
 use self::refused::RefusedTimers;
-use self::set_aside::SetAside;
 use super::TaskContext;
 use crate::backoff::Backoff;
 use crate::domain::{PendingTimer, TimerKey};
@@ -37,16 +37,16 @@ use crate::{logging, store};
 /// goes on without a report of the oldest due room.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// For how long parts of batches that failed are tried before the sweep goes on with the rooms that
-/// have become due meanwhile.
+/// For how long suspects are tried before the next sweep, for the rooms that have become due
+/// meanwhile.
 const SUSPECT_TIME: Duration = Duration::from_millis(50);
 
 /// Into how many parts a batch is divided that failed. With two, one room of 500 would be found by
 /// fewer transactions, but many would take twice as many.
 const PARTS: usize = 8;
 
-/// Bound of the parts that wait. With more of them, small parts come before large ones.
-const MAX_SUSPECTS: usize = 1000;
+/// Bound of the suspects, in batches. Each statement names all of them.
+const SUSPECT_BATCHES: u32 = 4;
 
 /// Delay before due rooms that are locked are tried again: a join or a chat message locks one for
 /// some milliseconds. It doubles up to [`POLL_INTERVAL`].
@@ -62,39 +62,17 @@ pub struct TimerTask {
     /// Most rooms per transaction.
     batch: u32,
     armed: TimerWaker,
-    /// The last timer of the sweep so far.
+    /// The last timer of a sweep that goes on.
     after: Option<TimerKey>,
-    /// Whether nothing is due after it.
-    swept: bool,
+    /// The end of the last sweep.
     swept_at: Instant,
-    /// Parts of batches that failed.
-    suspects: VecDeque<Stretch>,
-    /// The timer whose transaction took too long, alone.
-    slow: Option<TimerKey>,
+    /// Parts of batches that failed, each in the order of its timers.
+    suspects: VecDeque<Vec<PendingTimer>>,
     refused: Arc<RefusedTimers>,
     locked: LockedRooms,
-    /// Wakes the task that waits for locked rooms, with the time of the sweep.
-    await_locked: watch::Sender<Option<DateTime<Utc>>>,
+    /// Wakes the task that waits for the rooms that a sweep found locked.
+    await_locked: watch::Sender<Option<Sweep>>,
     looked_at: Instant,
-}
-
-/// Some of the due timers, in their order.
-#[derive(Debug, Clone, Copy)]
-struct Stretch {
-    after: Option<TimerKey>,
-    /// The last one; `None` for all.
-    until: Option<TimerKey>,
-    /// Most rooms per transaction.
-    limit: u32,
-}
-
-impl Stretch {
-    /// What is left of it after a timer; after none, nothing is.
-    fn rest_after(self, last: Option<TimerKey>) -> Option<Self> {
-        let last = last?;
-        let rest = Self { after: Some(last), ..self };
-        self.until.is_none_or(|until| last < until).then_some(rest)
-    }
 }
 
 /// Due rooms that sweeps left behind because they were locked.
@@ -127,10 +105,8 @@ impl TimerTask {
             batch,
             armed: TimerWaker::default(),
             after: None,
-            swept: true,
             swept_at: Instant::now(),
             suspects: VecDeque::new(),
-            slow: None,
             refused: Arc::default(),
             locked: LockedRooms::default(),
             await_locked: watch::Sender::default(),
@@ -145,7 +121,7 @@ impl TimerTask {
     /// Runs until `stop`. A transaction that has begun is finished. A tick that fails is repeated:
     /// a due room that was not reset is still due.
     pub async fn run(mut self, stop: CancellationToken) {
-        let set_aside = SetAside {
+        let one_by_one = OneByOne {
             ctx: self.ctx.clone(),
             relay: self.relay.clone(),
             refused: Arc::clone(&self.refused),
@@ -153,8 +129,8 @@ impl TimerTask {
         };
         tokio::join!(
             self.tick_until(&stop),
-            set_aside.wait_for_locks(&stop),
-            set_aside.retry_refused(&stop),
+            one_by_one.wait_for_locks(&stop),
+            one_by_one.retry_refused(&stop),
         );
     }
 
@@ -170,8 +146,7 @@ impl TimerTask {
                     delay
                 }
                 Err(error) => {
-                    (self.after, self.swept) = (None, true);
-                    self.suspects.clear();
+                    self.after = None;
                     let problem = logging::causes(&error);
                     if self.ctx.health.set_down(Component::Database, problem.as_str()) {
                         tracing::warn!(error = problem, "database unavailable, timers cannot fire");
@@ -195,124 +170,94 @@ impl TimerTask {
         }
     }
 
-    /// Fires one batch, and returns the delay until the next tick: zero while the sweep goes on.
+    /// Fires one batch, and returns the delay until the next tick: zero while more is due.
     pub async fn tick(&mut self) -> store::Result<Duration> {
         self.ctx.health.record_progress();
         let now = self.ctx.sample_time().await?;
-        if !self.swept || self.suspects.is_empty() || self.swept_at.elapsed() > SUSPECT_TIME {
-            self.sweep(now).await?;
-        } else {
-            self.take_apart(now).await?;
+        if self.after.is_none()
+            && self.swept_at.elapsed() < SUSPECT_TIME
+            && let Some(suspects) = self.suspects.pop_front()
+        {
+            let after = suspects.first().map(|timer| timer.key.previous());
+            self.fire(now, after, size(&suspects)).await?;
+            return Ok(Duration::ZERO);
         }
-        if !self.swept || !self.suspects.is_empty() {
+        self.after = self.fire(now, self.after, self.batch).await?;
+        if self.after.is_some() {
             if self.looked_at.elapsed() > POLL_INTERVAL {
                 self.look(now).await?;
             }
             return Ok(Duration::ZERO);
         }
-        self.after = None;
-        self.delay(now).await
-    }
-
-    /// Fires the next batch of the sweep. One that fails is left to [`take_apart`](Self::take_apart).
-    async fn sweep(&mut self, now: DateTime<Utc>) -> store::Result<()> {
-        let batch = Stretch { after: self.after, until: None, limit: self.batch };
-        let rest = self.fire(now, batch).await?;
-        self.swept = rest.is_none();
+        let delay = self.delay(now).await?;
         self.swept_at = Instant::now();
-        self.after = rest.map_or(self.after, |rest| rest.after);
-        Ok(())
+        Ok(if self.suspects.is_empty() { delay } else { Duration::ZERO })
     }
 
-    /// Fires some rooms of a batch that failed.
-    async fn take_apart(&mut self, now: DateTime<Utc>) -> store::Result<()> {
-        let Some(suspect) = self.suspects.pop_front() else { return Ok(()) };
-        let fired = self.fire(now, suspect).await;
-        let rest = fired.as_ref().map_or(Some(suspect), |rest| *rest);
-        if let Some(rest) = rest {
-            self.suspects.push_front(rest);
-        }
-        fired.map(drop)
-    }
-
-    /// Fires a batch of due timers, or finds out which of them may be to blame. Returns the rest of
-    /// the stretch.
+    /// Fires a batch of due timers, or finds out which of them may be to blame. Returns the last one
+    /// of a batch that had any, unless nothing is due after it.
     async fn fire(
         &mut self,
         now: DateTime<Utc>,
-        stretch: Stretch,
-    ) -> store::Result<Option<Stretch>> {
+        after: Option<TimerKey>,
+        limit: u32,
+    ) -> store::Result<Option<TimerKey>> {
         let permit = self.relay.reserve(now);
         let claimed_until = permit.as_ref().map(BatchPermit::claimed_until);
-        let except = self.refused.keys();
-        let Stretch { after, limit, .. } = stretch;
+        let except = self.isolated();
         let batch = DueBatch { after, except: &except, limit, locked: LockPolicy::SkipLocked };
         match self.ctx.database.fire_due(now, batch, claimed_until).await {
             Ok(fired) => {
                 report(&self.ctx, &fired);
-                let rest = stretch.rest_after(fired.last).filter(|_| !fired.is_short_of(limit));
+                let last = fired.last.filter(|_last| !fired.is_short_of(limit));
                 self.relay.pass(permit, fired.events);
-                Ok(rest)
+                Ok(last)
             }
             Err(NotFired { due, error }) => {
                 drop(permit);
-                self.suspect(after, &due, error)?;
-                Ok(stretch.rest_after(due.last().map(|timer| timer.key)))
+                self.blame(&due, error)?;
+                Ok(due.last().map(|timer| timer.key))
             }
         }
     }
 
     /// Divides a batch that failed, down to the one room that is to blame.
-    fn suspect(
-        &mut self,
-        after: Option<TimerKey>,
-        due: &[PendingTimer],
-        error: StoreError,
-    ) -> store::Result<()> {
-        let slow = matches!(error, StoreError::TimedOut(_));
+    fn blame(&mut self, due: &[PendingTimer], error: StoreError) -> store::Result<()> {
         match due {
-            // By none of these rooms. They count as locked.
-            [] if error.is_contention() => {}
+            // They count as locked.
+            [] | [_] if error.is_contention() => {}
             [] => return Err(error),
-            [_timer] if error.is_contention() => {}
-            // The database may have been slow, rather than the room.
-            [timer] if slow && self.slow != Some(timer.key) => {
-                self.slow = Some(timer.key);
-                return Err(error);
+            [timer] if error.is_timeout() || error.is_refusal() => {
+                self.refused.add(timer, &error);
             }
-            [timer] if slow || error.is_refusal() => self.refused.add(timer, &error),
-            [_timer] => return Err(error),
             // Each further try may take as long.
-            [.., last] if slow => {
-                self.set_aside(Stretch { after, until: Some(last.key), limit: 1 });
-            }
+            several if error.is_timeout() => self.suspect(several, 1),
             several if error.is_refusal() || error.is_contention() => {
-                let mut after = after;
-                for part in several.chunks(several.len().div_ceil(PARTS)) {
-                    let until = part.last().map(|timer| timer.key);
-                    let limit = u32::try_from(part.len()).unwrap_or(self.batch);
-                    self.set_aside(Stretch { after, until, limit });
-                    after = until;
-                }
+                self.suspect(several, several.len().div_ceil(PARTS));
             }
-            _several => return Err(error),
+            _outage => return Err(error),
         }
         Ok(())
     }
 
-    /// The largest batches come first: they may have the most healthy rooms.
-    fn set_aside(&mut self, suspect: Stretch) {
-        if self.suspects.len() < MAX_SUSPECTS {
-            self.suspects.push_back(suspect);
-        } else {
-            self.suspects.push_front(suspect);
+    /// Remembers the parts of a batch that failed. The next sweep finds those again that are too many.
+    fn suspect(&mut self, due: &[PendingTimer], part: usize) {
+        let known: u32 = self.suspects.iter().map(|suspects| size(suspects)).sum();
+        if known + size(due) <= self.batch.saturating_mul(SUSPECT_BATCHES) {
+            self.suspects.extend(due.chunks(part).map(<[_]>::to_vec));
         }
     }
 
-    /// The delay after a sweep. Everything that was due at `now` has fired, except refused and locked
+    /// The timers that sweeps leave out.
+    fn isolated(&self) -> Vec<TimerKey> {
+        let suspects = self.suspects.iter().flatten().map(|timer| timer.key);
+        suspects.chain(self.refused.keys()).collect()
+    }
+
+    /// The delay after a sweep. Everything that was due at `now` has fired, except isolated and locked
     /// rooms.
     async fn delay(&mut self, now: DateTime<Utc>) -> store::Result<Duration> {
-        let first = self.look(now).await?.map(|timer| timer.key);
+        let first = self.look(now).await?;
         let until = |time: DateTime<Utc>| self.ctx.clock.until(time).min(POLL_INTERVAL);
         let Some(locked) = first.filter(|key| key.due_at <= now) else {
             self.locked = LockedRooms::default();
@@ -322,24 +267,39 @@ impl TimerTask {
         let upcoming = upcoming.map(|timer| timer.key.due_at);
         let delay = self.locked.next_delay(locked, upcoming, now);
         if self.locked.sweeps > LOCKED_SWEEPS {
-            self.await_locked.send_replace(Some(now));
+            self.await_locked.send_replace(Some(Sweep { at: now, except: self.isolated() }));
         }
         Ok(upcoming.map_or(delay, |due_at| until(due_at).min(delay)))
     }
 
-    /// Finds the first timer that was not refused, and reports the oldest due room.
-    async fn look(&mut self, now: DateTime<Utc>) -> store::Result<Option<PendingTimer>> {
-        let first = self.ctx.database.next_due(None, &self.refused.keys()).await?;
+    /// Reports the oldest due room, and returns the first timer that is not isolated.
+    async fn look(&mut self, now: DateTime<Utc>) -> store::Result<Option<TimerKey>> {
+        let oldest = self.ctx.database.next_due(None, &[]).await?;
+        let isolated = self.isolated();
+        let first = match &oldest {
+            Some(timer) if isolated.contains(&timer.key) => {
+                self.ctx.database.next_due(None, &isolated).await?
+            }
+            _not_isolated => oldest.clone(),
+        };
         self.looked_at = Instant::now();
-        let refused = self.refused.first_unready();
-        let oldest = first.iter().chain(&refused).min_by_key(|timer| timer.key);
-        let oldest = oldest.map(|PendingTimer { key, token }| Oldest {
-            item: format!("room {token} is due"),
-            age: now - key.due_at,
-        });
-        self.ctx.health.set_oldest(Work::Timers, oldest);
-        Ok(first)
+        let key = first.as_ref().map(|timer| timer.key);
+        let suspects = self.suspects.iter().flatten().cloned();
+        let waiting = self.refused.first_unready(suspects.chain(first));
+        self.ctx.health.set_oldest(
+            Work::Timers,
+            waiting.map(|PendingTimer { key, token }| Oldest {
+                item: format!("room {token} is due"),
+                age: now - key.due_at,
+            }),
+        );
+        self.ctx.health.set_oldest_of_all(Work::Timers, oldest.map(|timer| now - timer.key.due_at));
+        Ok(key)
     }
+}
+
+fn size(timers: &[PendingTimer]) -> u32 {
+    u32::try_from(timers.len()).unwrap_or(u32::MAX)
 }
 
 impl LockedRooms {

@@ -1,5 +1,5 @@
-//! Rooms that the sweep leaves behind: those that stay locked, and those that the database refuses
-//! to reset. Each is taken by itself, so that no other room waits for it.
+//! Rooms that the sweep leaves out: those that stay locked, and those that the database refuses to
+//! reset. Each is reset in a transaction of its own, so that no other room waits for it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,23 +21,30 @@ use crate::tasks::TaskContext;
 /// Delay after a retry that failed, so that ten thousand refused rooms cost few statements a second.
 const PACE: Duration = Duration::from_millis(50);
 
-pub(super) struct SetAside {
+pub(super) struct OneByOne {
     pub(super) ctx: TaskContext,
     pub(super) relay: RelayHandle,
     pub(super) refused: Arc<RefusedTimers>,
-    /// The time of a sweep after which due rooms were still locked.
-    pub(super) locked: watch::Receiver<Option<DateTime<Utc>>>,
+    /// A sweep after which due rooms were still locked.
+    pub(super) locked: watch::Receiver<Option<Sweep>>,
 }
 
-impl SetAside {
-    /// Waits for the locks of rooms that were due at the time of a sweep, one after the other, and
-    /// names each that stays locked once.
+/// A sweep through all rooms that were due at a time, except for some.
+#[derive(Debug, Clone)]
+pub(super) struct Sweep {
+    pub(super) at: DateTime<Utc>,
+    pub(super) except: Vec<TimerKey>,
+}
+
+impl OneByOne {
+    /// Waits for the locks of rooms that a sweep has left behind, one after the other, and names each
+    /// that stays locked once.
     pub(super) async fn wait_for_locks(&self, stop: &CancellationToken) {
         let mut locked = self.locked.clone();
         let mut reported = BTreeSet::new();
         while let Some(Ok(())) = stop.run_until_cancelled(locked.changed()).await {
-            let Some(due_at) = *locked.borrow_and_update() else { continue };
-            if let Err(error) = self.wait_for_each(due_at, &mut reported, stop).await {
+            let Some(sweep) = locked.borrow_and_update().clone() else { continue };
+            if let Err(error) = self.wait_for_each(sweep, &mut reported, stop).await {
                 // The sweep meets the same error, and warns.
                 tracing::debug!(error = logging::causes(&error), "locked rooms were not awaited");
             }
@@ -46,16 +53,15 @@ impl SetAside {
 
     async fn wait_for_each(
         &self,
-        due_at: DateTime<Utc>,
+        Sweep { at, except }: Sweep,
         reported: &mut BTreeSet<TimerKey>,
         stop: &CancellationToken,
     ) -> store::Result<()> {
         let mut after = None;
         let before = std::mem::take(reported);
         while !stop.is_cancelled() {
-            let except = self.refused.keys();
             let next = self.ctx.database.next_due(after, &except).await?;
-            let Some(timer) = next.filter(|timer| timer.key.due_at <= due_at) else { break };
+            let Some(timer) = next.filter(|timer| timer.key.due_at <= at) else { break };
             let batch = DueBatch { after, except: &except, limit: 1, locked: LockPolicy::Wait };
             match self.fire(batch).await {
                 Ok(_fired) => {}
@@ -66,8 +72,8 @@ impl SetAside {
                     reported.insert(timer.key);
                 }
                 Err(NotFired { due, error }) => match due.as_slice() {
-                    [timer] => self.refused.add(timer, &error),
-                    _none => return Err(error),
+                    [timer] if error.is_refusal() => self.refused.add(timer, &error),
+                    _outage => return Err(error),
                 },
             }
             after = Some(timer.key);
@@ -80,7 +86,7 @@ impl SetAside {
         while let Some(key) = stop.run_until_cancelled(self.refused.next_retry()).await {
             let opened = self.retry(key).await.unwrap_or_else(|error| {
                 tracing::debug!(error = logging::causes(&error), "refused room was not tried");
-                self.refused.postpone(key);
+                self.refused.defer(key);
                 false
             });
             if !opened {
@@ -100,19 +106,23 @@ impl SetAside {
                 return Ok(true);
             }
             Ok(_another) => {}
-            Err(NotFired { due, error }) => match due.as_slice() {
-                [timer] if timer.key == key && !error.is_contention() => {
-                    self.refused.add(timer, &error);
-                    return Ok(false);
+            Err(NotFired { error, .. }) if error.is_contention() => {}
+            Err(NotFired { due, error }) if error.is_refusal() || error.is_timeout() => {
+                match due.as_slice() {
+                    [timer] if timer.key == key => {
+                        self.refused.add(timer, &error);
+                        return Ok(false);
+                    }
+                    [_another] => {}
+                    _none => return Err(error),
                 }
-                [] if !error.is_contention() => return Err(error),
-                _another => {}
-            },
+            }
+            Err(NotFired { error, .. }) => return Err(error),
         }
         // The room is locked, or the timer is not due any longer.
         let next = self.ctx.database.next_due(before, &[]).await?;
         if next.is_some_and(|timer| timer.key == key) {
-            self.refused.postpone(key);
+            self.refused.defer(key);
         } else {
             self.refused.remove(key);
         }

@@ -4,7 +4,6 @@
 //! slow pace. They are remembered by their timer: another setting of the room is tried at once.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -29,10 +28,16 @@ const UNREADY: Duration = Duration::from_mins(1);
 
 #[derive(Debug, Default)]
 pub(super) struct RefusedTimers {
-    timers: Mutex<BTreeMap<TimerKey, Refusal>>,
+    state: Mutex<State>,
     /// Wakes the task that waits for the next retry.
     changed: Notify,
-    overflowed: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    timers: BTreeMap<TimerKey, Refusal>,
+    /// Since when there are more than can be remembered.
+    overflowed_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -44,75 +49,76 @@ struct Refusal {
 }
 
 impl RefusedTimers {
-    /// Remembers a timer, or postpones its next retry.
+    /// Remembers a timer, or doubles the delay before its next retry.
     pub(super) fn add(&self, timer: &PendingTimer, error: &StoreError) {
-        let (token, due_at) = (&timer.token, timer.key.due_at);
+        let mut state = self.state.lock();
+        let (token, now) = (&timer.token, Instant::now());
         let error = logging::causes(error);
-        if self.postpone(timer.key) {
+        if let Some(refusal) = state.timers.get_mut(&timer.key) {
             tracing::debug!(room.token = %token, error, "room is still refused");
-        } else if self.insert(timer) {
+            refusal.delay = (refusal.delay * 2).min(LONGEST_DELAY);
+            refusal.retry_at = now + refusal.delay;
+        } else if state.timers.len() < CAPACITY {
             tracing::warn!(
                 room.token = %token,
-                timer.due_at = %due_at,
+                timer.due_at = %timer.key.due_at,
                 error,
                 "room cannot be opened, the database refuses it"
             );
-        } else if !self.overflowed.swap(true, Ordering::Relaxed) {
+            let (retry_at, delay) = (now + FIRST_DELAY, FIRST_DELAY);
+            let refusal = Refusal { token: token.clone(), since: now, retry_at, delay };
+            state.timers.insert(timer.key, refusal);
+            self.update(&mut state);
+        } else if state.overflowed_at.is_none() {
             tracing::warn!(rooms = CAPACITY, "more rooms are refused, they are not logged");
+            state.overflowed_at = Some(now);
         }
     }
 
-    /// Doubles the delay before the next retry. Returns whether the timer is known.
-    pub(super) fn postpone(&self, key: TimerKey) -> bool {
-        let mut timers = self.timers.lock();
-        let Some(refusal) = timers.get_mut(&key) else { return false };
-        refusal.delay = (refusal.delay * 2).min(LONGEST_DELAY);
-        refusal.retry_at = Instant::now() + refusal.delay;
-        true
-    }
-
-    fn insert(&self, timer: &PendingTimer) -> bool {
-        let mut timers = self.timers.lock();
-        if timers.len() >= CAPACITY {
-            return false;
+    /// Puts off the next retry of a timer that could not be tried.
+    pub(super) fn defer(&self, key: TimerKey) {
+        if let Some(refusal) = self.state.lock().timers.get_mut(&key) {
+            refusal.retry_at = Instant::now() + refusal.delay;
         }
-        let (token, now) = (timer.token.clone(), Instant::now());
-        let (retry_at, delay) = (now + FIRST_DELAY, FIRST_DELAY);
-        timers.insert(timer.key, Refusal { token, since: now, retry_at, delay });
-        self.update(&timers);
-        true
     }
 
     /// Forgets a timer that fired, or that is not due any longer.
     pub(super) fn remove(&self, key: TimerKey) {
-        let mut timers = self.timers.lock();
-        timers.remove(&key);
-        self.update(&timers);
+        let mut state = self.state.lock();
+        state.timers.remove(&key);
+        self.update(&mut state);
     }
 
     /// Ends all delays: what was in the way of one room may have been in the way of all.
     pub(super) fn retry_all(&self) {
-        for refusal in self.timers.lock().values_mut() {
+        for refusal in self.state.lock().timers.values_mut() {
             refusal.retry_at = Instant::now();
         }
     }
 
     pub(super) fn keys(&self) -> Vec<TimerKey> {
-        self.timers.lock().keys().copied().collect()
+        self.state.lock().timers.keys().copied().collect()
     }
 
-    /// The longest overdue one of those that still make the process unready.
-    pub(super) fn first_unready(&self) -> Option<PendingTimer> {
-        let timers = self.timers.lock();
-        let (key, refusal) = timers.iter().find(|(_, each)| each.since.elapsed() < UNREADY)?;
-        Some(PendingTimer { key: *key, token: refusal.token.clone() })
+    /// The longest overdue timer that makes the process unready, of `others` and those that have not
+    /// been refused for long. After an overflow `others` may be refused as well.
+    pub(super) fn first_unready(
+        &self,
+        others: impl Iterator<Item = PendingTimer>,
+    ) -> Option<PendingTimer> {
+        let state = self.state.lock();
+        let refused = state.timers.iter().find(|(_, each)| each.since.elapsed() < UNREADY);
+        let refused =
+            refused.map(|(key, each)| PendingTimer { key: *key, token: each.token.clone() });
+        let others = others
+            .filter(|_timer| state.overflowed_at.is_none_or(|since| since.elapsed() < UNREADY));
+        others.chain(refused).min_by_key(|timer| timer.key)
     }
 
     /// Waits until one of them should be tried again.
     pub(super) async fn next_retry(&self) -> TimerKey {
         loop {
-            let next = self.timers.lock().iter().map(|(key, each)| (each.retry_at, *key)).min();
-            let Some((retry_at, key)) = next else {
+            let Some((retry_at, key)) = self.state.lock().first_retry() else {
                 self.changed.notified().await;
                 continue;
             };
@@ -124,9 +130,18 @@ impl RefusedTimers {
     }
 
     #[expect(clippy::cast_precision_loss, clippy::as_conversions, reason = "a gauge is a float")]
-    fn update(&self, timers: &BTreeMap<TimerKey, Refusal>) {
-        metrics::gauge!(crate::metrics::TIMERS_REFUSED).set(timers.len() as f64);
+    fn update(&self, state: &mut State) {
+        if state.timers.len() < CAPACITY / 2 {
+            state.overflowed_at = None;
+        }
+        metrics::gauge!(crate::metrics::TIMERS_REFUSED).set(state.timers.len() as f64);
         self.changed.notify_one();
+    }
+}
+
+impl State {
+    fn first_retry(&self) -> Option<(Instant, TimerKey)> {
+        self.timers.iter().map(|(key, each)| (each.retry_at, *key)).min()
     }
 }
 
@@ -156,7 +171,12 @@ mod tests {
             let begin = Instant::now();
             let key = refused.next_retry().await;
             delays.push(begin.elapsed().as_secs());
-            assert!(refused.postpone(key));
+            assert_eq!(key, timer(1).key);
+            // It was not tried.
+            refused.defer(key);
+            refused.next_retry().await;
+            assert_eq!(begin.elapsed().as_secs(), delays.last().unwrap() * 2);
+            refuse(&refused, 1);
         }
         assert_eq!(delays, [1, 2, 4, 8, 16, 32, 60, 60]);
         refused.retry_all();
@@ -173,11 +193,14 @@ mod tests {
         refuse(&refused, 1);
         tokio::time::advance(UNREADY / 2).await;
         refuse(&refused, 2);
-        assert_eq!(refused.first_unready(), Some(timer(1)));
+        let first_unready = |other| refused.first_unready(other);
+        assert_eq!(first_unready(None.into_iter()), Some(timer(1)));
         tokio::time::advance(UNREADY / 2).await;
-        assert_eq!(refused.first_unready(), Some(timer(2)));
+        assert_eq!(first_unready(None.into_iter()), Some(timer(2)));
+        assert_eq!(first_unready(Some(timer(0)).into_iter()), Some(timer(0)));
         tokio::time::advance(UNREADY / 2).await;
-        assert_eq!(refused.first_unready(), None);
+        assert_eq!(first_unready(None.into_iter()), None);
+        assert_eq!(first_unready(Some(timer(3)).into_iter()), Some(timer(3)));
         assert_eq!(refused.keys().len(), 2);
     }
 
@@ -188,5 +211,14 @@ mod tests {
             refuse(&refused, room);
         }
         assert_eq!(refused.keys().len(), CAPACITY);
+        let other = timer(10_010);
+        let first_unready = || refused.first_unready([other.clone()].into_iter());
+        assert_eq!(first_unready(), Some(timer(0)));
+        tokio::time::advance(UNREADY).await;
+        assert_eq!(first_unready(), None, "the other one may be refused as well");
+        for room in 0..10_000 {
+            refused.remove(timer(room).key);
+        }
+        assert_eq!(first_unready(), Some(other));
     }
 }

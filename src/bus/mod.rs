@@ -115,7 +115,7 @@ pub trait Subscription: Send {
     /// Waits until the subscription cannot be used any further. May be dropped while it waits.
     async fn lost(&mut self) -> BusError;
 
-    /// Bound of unacknowledged deliveries.
+    /// How many deliveries may be unacknowledged without stopping further ones.
     fn capacity(&self) -> usize;
 }
 

@@ -3,6 +3,8 @@
 //! A message that ends the connection or the process is delivered again first, and each delivery
 //! counts for all messages that were unacknowledged. So a subscription begins with one delivery at a
 //! time: only that message is delivered too often, and the broker's delivery limit removes it alone.
+//! Its capacity is one then, so that the task parks at the broker what it cannot apply at once. A
+//! delivery that cannot be parked stays unacknowledged, and a further consumer takes the next one.
 
 use std::collections::BTreeSet;
 use std::future::{pending, ready};
@@ -39,6 +41,7 @@ pub(super) struct AmqpSubscription {
     uri: watch::Receiver<AMQPUri>,
     unacknowledged: BTreeSet<DeliveryTag>,
     pace: Pace,
+    switching: Option<BoxFuture<'static, Result<ReplaceableConsumer>>>,
 }
 
 /// How many deliveries the broker sends at a time.
@@ -46,10 +49,11 @@ enum Pace {
     /// One.
     Careful {
         acknowledged: usize,
+        /// The last delivery of the consumer.
+        last: Option<DeliveryTag>,
         /// When a further delivery has been waited for long enough.
         quiet_at: Option<Instant>,
     },
-    Switching(BoxFuture<'static, Result<ReplaceableConsumer>>),
     /// As many as configured.
     Full,
 }
@@ -95,25 +99,53 @@ impl AmqpSubscription {
             lost,
             uri,
             unacknowledged: BTreeSet::new(),
-            pace: Pace::Careful { acknowledged: 0, quiet_at: None },
+            pace: Pace::Careful { acknowledged: 0, last: None, quiet_at: None },
+            switching: None,
         })
     }
 
-    /// Replaces the consumer by one with the full prefetch. What the first one has delivered stays
-    /// valid.
-    fn switch(&mut self) {
+    /// Ends the careful pace.
+    fn hurry(&mut self) {
+        self.pace = Pace::Full;
+        self.switch(self.inbox.prefetch);
+    }
+
+    /// Replaces the consumer. What it has delivered stays valid.
+    fn switch(&mut self, prefetch: u16) {
         self.consumer.replaced.store(true, Ordering::Relaxed);
         let (mut consumer, channel, inbox) =
             (self.consumer.consumer.clone(), self.channel.clone(), self.inbox.clone());
-        self.pace = Pace::Switching(Box::pin(async move {
+        self.switching = Some(Box::pin(async move {
             let cancelling = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
             answered("cancel a consumer", cancelling).await?;
             // What arrived while it was being cancelled, which lapin does not pass to the delegate.
             while let Some(Some(Ok(delivery))) = consumer.next().now_or_never() {
                 inbox.receive(Ok(Some(delivery)), true);
             }
-            inbox.consume(&channel, inbox.prefetch).await
+            inbox.consume(&channel, prefetch).await
         }));
+    }
+
+    /// Nothing was delivered for a while: the queue is empty, or the consumer's delivery waits.
+    fn be_quiet(&mut self) {
+        let Pace::Careful { last, quiet_at, .. } = &mut self.pace else { return };
+        *quiet_at = None;
+        if last.take().is_some_and(|last| self.unacknowledged.contains(&last)) {
+            self.switch(1);
+        } else {
+            self.hurry();
+        }
+    }
+
+    /// When the careful pace has been quiet for long enough, if nothing is delivered before.
+    fn quiet_at(&mut self) -> Option<Instant> {
+        let is_full = self.unacknowledged.len() >= self.inbox.prefetch.into();
+        match &mut self.pace {
+            Pace::Careful { quiet_at, .. } if self.switching.is_none() && !is_full => {
+                Some(*quiet_at.get_or_insert_with(|| Instant::now() + QUIET))
+            }
+            Pace::Careful { .. } | Pace::Full => None,
+        }
     }
 
     fn hand_out(&mut self, first: Delivery) -> Vec<Delivery> {
@@ -121,7 +153,8 @@ impl AmqpSubscription {
         while let Ok(further) = self.deliveries.try_recv() {
             deliveries.push(further);
         }
-        if let Pace::Careful { quiet_at, .. } = &mut self.pace {
+        if let Pace::Careful { last, quiet_at, .. } = &mut self.pace {
+            *last = deliveries.iter().map(|delivery| delivery.tag).max();
             *quiet_at = None;
         }
         self.unacknowledged.extend(deliveries.iter().map(|delivery| delivery.tag));
@@ -137,44 +170,22 @@ impl Drop for AmqpSubscription {
     }
 }
 
-impl Pace {
-    /// When the careful pace has lasted long enough, if nothing is delivered before.
-    fn quiet_at(&mut self, quiet: Duration) -> Option<Instant> {
-        match self {
-            Self::Careful { quiet_at, .. } => {
-                Some(*quiet_at.get_or_insert_with(|| Instant::now() + quiet))
-            }
-            Self::Switching(_) | Self::Full => None,
-        }
-    }
-
-    /// Waits for the new consumer while it is being switched to.
-    async fn switched(&mut self) -> Result<ReplaceableConsumer> {
-        match self {
-            Self::Switching(switching) => switching.await,
-            Self::Careful { .. } | Self::Full => pending().await,
-        }
-    }
-}
-
 #[async_trait]
 impl Subscription for AmqpSubscription {
     async fn next(&mut self) -> Result<Vec<Delivery>> {
         loop {
-            // A delivery that was set aside has done no harm, and no other one comes until it is settled.
-            let is_aside = !self.unacknowledged.is_empty();
-            let quiet_at = self.pace.quiet_at(if is_aside { Duration::ZERO } else { QUIET });
+            let quiet_at = self.quiet_at();
             tokio::select! {
                 // In this order: what a lost subscription has delivered is delivered again.
                 biased;
                 lost = lost(&mut self.lost, &mut self.uri, &self.inbox.queue) => return Err(lost),
-                consumer = self.pace.switched() => {
+                consumer = switched(&mut self.switching) => {
+                    self.switching = None;
                     self.consumer = consumer?;
-                    self.pace = Pace::Full;
                 }
                 Some(first) = self.deliveries.recv() => return Ok(self.hand_out(first)),
                 () = sleep_until(quiet_at.unwrap_or_else(Instant::now)), if quiet_at.is_some() => {
-                    self.switch();
+                    self.be_quiet();
                 }
             }
         }
@@ -189,10 +200,11 @@ impl Subscription for AmqpSubscription {
             .into_iter()
             .chain(single.into_iter().map(|tag| acknowledge(tag, false)));
         answered("accept an acknowledgement", try_join_all(all)).await?;
-        if let Pace::Careful { acknowledged, .. } = &mut self.pace {
+        if let Pace::Careful { acknowledged, quiet_at, .. } = &mut self.pace {
             *acknowledged += deliveries.len();
-            if *acknowledged >= usize::from(self.inbox.prefetch) {
-                self.switch();
+            *quiet_at = None;
+            if *acknowledged >= usize::from(self.inbox.prefetch) && self.switching.is_none() {
+                self.hurry();
             }
         }
         Ok(())
@@ -203,7 +215,20 @@ impl Subscription for AmqpSubscription {
     }
 
     fn capacity(&self) -> usize {
-        self.inbox.prefetch.into()
+        match self.pace {
+            Pace::Careful { .. } => 1,
+            Pace::Full => self.inbox.prefetch.into(),
+        }
+    }
+}
+
+/// Waits for the new consumer while the consumer is being replaced.
+async fn switched(
+    switching: &mut Option<BoxFuture<'static, Result<ReplaceableConsumer>>>,
+) -> Result<ReplaceableConsumer> {
+    match switching {
+        Some(switching) => switching.await,
+        None => pending().await,
     }
 }
 

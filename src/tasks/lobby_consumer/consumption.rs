@@ -188,7 +188,7 @@ impl<'a> Consumption<'a> {
     }
 
     /// Parks what is set aside if it takes more than a quarter of the deliveries that may be
-    /// unacknowledged.
+    /// unacknowledged: each event, while the broker delivers one at a time.
     fn park_crowd(&mut self) {
         if self.lanes.len() > self.subscription.capacity() / 4 && self.parking.is_usable() {
             for event in self.lanes.take_all() {

@@ -90,7 +90,8 @@ impl Publish {
         let Some(room) = await_version(database, token, Version::of(made_at)).await else {
             return print(&format!("{token}: published, no worker has applied it yet"));
         };
-        let is_applied = room.version == Version::of(made_at);
+        // A later change, for example of the API, may have followed at once.
+        let is_applied = room.version == Version::of(made_at) || room.lobby == lobby;
         match lobby.timer {
             Some(timer) if is_applied => print(&format!("{token}: lobby until {timer}")),
             Some(timer) if room.timer_reached == Some(timer) => {

@@ -172,6 +172,23 @@ async fn the_publish_command_says_what_has_become_of_the_change() {
     assert!(text.contains("has version 99999999999999, far ahead"), "{text}");
     cluster.database.execute("UPDATE lobbyd_rooms SET lobby_version = 0").await;
 
+    // The same setting is made once more before the command looks.
+    cluster
+        .database
+        .execute(
+            "CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN NEW.lobby_version := NEW.lobby_version + 1; RETURN NEW; END'",
+        )
+        .await;
+    cluster
+        .database
+        .execute(
+            "CREATE TRIGGER again BEFORE UPDATE ON lobbyd_rooms
+             FOR EACH ROW EXECUTE FUNCTION again()",
+        )
+        .await;
+    assert_eq!(said(&["a", "--state", "0"]), (Some(0), "a: lobby state 0\n".to_owned()));
+
     drop(worker);
     let (status, text) = said(&["a", "--state", "0"]);
     assert_eq!(status, Some(0));

@@ -42,7 +42,7 @@ pub enum BusError {
     /// The broker sent what is not AMQP as the client library knows it. The connection is lost, and
     /// the same message may come first over the next one.
     #[error("a message in queue {queue} cannot be parsed")]
-    Unparseable { queue: String, source: Box<dyn std::error::Error + Send + Sync> },
+    Unparseable { queue: String, vhost: String, source: Box<dyn std::error::Error + Send + Sync> },
     /// The listener was too slow and has missed updates.
     #[error("update listener fell behind")]
     Overrun,

@@ -298,9 +298,11 @@ async fn lost(
     tokio::select! {
         Ok(()) = uri.changed() => BusError::Reconnect,
         Ok(lost) = lost.wait_for(Option::is_some) => match lost.clone() {
-            Some(Loss::Failed(error)) if is_unparseable(error.kind()) => {
-                BusError::Unparseable { queue: queue.to_owned(), source: Box::new(error) }
-            }
+            Some(Loss::Failed(error)) if is_unparseable(error.kind()) => BusError::Unparseable {
+                queue: queue.to_owned(),
+                vhost: uri.borrow().vhost.clone(),
+                source: Box::new(error),
+            },
             Some(Loss::Failed(error)) => broker(error),
             Some(Loss::Cancelled) | None => BusError::ConsumerEnded,
         }

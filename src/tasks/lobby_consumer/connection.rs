@@ -75,13 +75,13 @@ impl ConnectionState {
             return Duration::ZERO;
         }
         let problem = logging::causes(error);
-        if let BusError::Unparseable { queue, .. } = error {
+        if let BusError::Unparseable { queue, vhost, .. } = error {
             if self.unparseable == 0 {
                 self.backoff = Backoff::new(UNPARSEABLE);
             }
             self.unparseable += 1;
             if self.unparseable >= UNPARSEABLE_LIMIT {
-                self.set_stuck(queue, &problem);
+                self.set_stuck(&policy_command(queue, vhost), &problem);
                 return self.backoff.next_wait();
             }
         } else if self.unparseable > 0 {
@@ -101,12 +101,11 @@ impl ConnectionState {
     }
 
     /// The broker delivers the message again and again.
-    fn set_stuck(&self, queue: &str, problem: &str) {
-        let command = format!(
-            "rabbitmqctl set_policy --apply-to queues lobbyd-lobby-changed '^{queue}$' \
-             '{{\"delivery-limit\": 20}}'"
+    fn set_stuck(&self, command: &str, problem: &str) {
+        let problem = format!(
+            "{problem}; set a delivery limit: {command} (only one policy applies to a queue: if it \
+             has one, add the limit to that one)"
         );
-        let problem = format!("{problem}; set a delivery limit: {command}");
         self.health.set_down(Component::Consumer, problem.as_str());
         if self.unparseable == UNPARSEABLE_LIMIT {
             tracing::error!(
@@ -115,5 +114,28 @@ impl ConnectionState {
                  remove it"
             );
         }
+    }
+}
+
+/// Sets a delivery limit, under a name that no installation uses.
+fn policy_command(queue: &str, vhost: &str) -> String {
+    let pattern = queue.replace('.', r"\.");
+    format!(
+        "rabbitmqctl set_policy --vhost '{vhost}' --apply-to queues lobbyd-delivery-limit \
+         '^{pattern}$' '{{\"delivery-limit\": 20}}'"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_names_the_virtual_host_and_only_this_queue() {
+        assert_eq!(
+            policy_command("lobbyd.lobby-changed", "/"),
+            "rabbitmqctl set_policy --vhost '/' --apply-to queues lobbyd-delivery-limit \
+             '^lobbyd\\.lobby-changed$' '{\"delivery-limit\": 20}'"
+        );
     }
 }

@@ -140,7 +140,10 @@ async fn without_a_delivery_limit_readiness_says_what_to_do() {
     client.publish(&json!({"token": "webinar", "state": 1})).await;
     let worker = Daemon::start(&cluster.settings);
     let problems = worker.unready_with("set a delivery limit").await;
-    assert!(problems.contains("rabbitmqctl set_policy --apply-to queues"), "{problems}");
+    assert!(
+        problems.contains("rabbitmqctl set_policy --vhost '/' --apply-to queues"),
+        "{problems}"
+    );
     worker.logs("does not remove it").await;
     let policy = [&format!("^{}$", cluster.queue), r#"{"delivery-limit": 20}"#];
     BROKER.control(&["set_policy", "--apply-to", "queues", "unlimited", policy[0], policy[1]]);

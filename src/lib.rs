@@ -24,9 +24,9 @@
 //!    rooms without waiting, calls [`decide_lobby_change`](domain::decide_lobby_change) for each
 //!    change in order, writes the lobbies with their chat messages and the events about them, and
 //!    commits. Then the consumer wakes the timer task and the relay, and acknowledges the
-//!    deliveries. An event whose room is locked waits in a lane of its room; one whose room does
-//!    not exist waits in the retry queue of the broker, for `unknown_room_grace`. Neither holds up
-//!    another event.
+//!    deliveries. An event whose room is locked or slow waits in a lane of its room; one whose room
+//!    does not exist waits in the retry queue of the broker, for `unknown_room_grace`. Neither
+//!    holds up another event.
 //! 3. When the timer is due, [`Timers::fire_due`](store::Timers::fire_due) locks the due rooms that
 //!    come next, resets them, adds chat messages, and writes the events with their ids and versions
 //!    to the outbox, claimed for this process. The timer task passes them to the relay through the
@@ -46,7 +46,7 @@
 //! | a due room that the database does not reset | this room | `lobbyd_timers_refused` |
 //! | a due room that is locked | this room, for its lock | part `timers` of `/readyz` |
 //! | an event that cannot be applied | nothing: dead letter | `lobbyd_events_received_total` |
-//! | an event whose room is locked | the events of this room | `lobbyd_deliveries_aside` |
+//! | an event whose room is locked or slow | the events of this room | `lobbyd_deliveries_aside` |
 //! | a message that lapin cannot parse | the queue, until it is removed | part `consumer` |
 //! | an event that no queue takes | the events that were returned | `lobbyd_outbox_refused` |
 //! | a confirm that cannot be stored | this event, for its claim | `lobbyd_outbox_refused` |
@@ -164,7 +164,8 @@
 //! **Why does a consumer begin with one delivery at a time?** A message that its AMQP library
 //! cannot parse ends the connection, or the process, before lobbyd sees it. The broker counts that
 //! as a delivery of every message that was unacknowledged, and after some deliveries it removes
-//! them. With one delivery at a time, only the culprit is counted.
+//! them. With one delivery at a time, only the culprit is counted. An event that has to wait is put
+//! into the retry queue at once then.
 //!
 //! **Why do API processes listen to an exchange of their own?** Anybody who may publish lobby
 //! changes could otherwise send a message that ends every API process. Only lobbyd publishes to
@@ -172,7 +173,8 @@
 //!
 //! **Why do unknown rooms wait at the broker?** An event may overtake the commit that creates its
 //! room. Waiting deliveries count against the prefetch, so many of them would stop the consumer.
-//! The retry queue returns them after a second, with the time of their first receipt.
+//! The retry queue returns them after a second, with the time of their first receipt, and with their
+//! order, so that they do not override what has changed since.
 //!
 //! **Why does every announced change of a room take a version, not only a change of the lobby?**
 //! Processes use it to tell whether an update is newer than their cache, in any order of arrival.

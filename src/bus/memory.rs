@@ -10,14 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, broadcast};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
     Bus, BusError, Confirmation, Delivery, DeliveryTag, Destination, EventProperties, Listener,
-    Message, Original, Result, Subscription, Transfer, cloudevents,
+    Message, Original, Result, Subscription, Transfer, Waited, cloudevents,
 };
 use crate::domain::ROOM_UPDATED;
 
@@ -51,7 +50,7 @@ struct Queue {
 #[derive(Debug, Clone)]
 struct Queued {
     message: Message,
-    first_received: Option<DateTime<Utc>>,
+    waited: Option<Waited>,
     redelivered: bool,
     /// It is not delivered before.
     due: Instant,
@@ -112,7 +111,7 @@ impl Bus for MemoryBus {
             if message.routing_key.starts_with(LOBBY_CHANGES) {
                 self.changes.push(Queued {
                     message: message.clone(),
-                    first_received: None,
+                    waited: None,
                     redelivered: false,
                     due: Instant::now(),
                 });
@@ -135,15 +134,15 @@ impl Bus for MemoryBus {
                     body = %String::from_utf8_lossy(&delivery.body),
                     "dead letter (the in-process bus keeps it only in this log line)"
                 ),
-                (Destination::Retry { first_received }, Original::Memory(message)) => {
+                (Destination::Retry(waited), Original::Memory(message)) => {
                     self.changes.push(Queued {
                         message: message.clone(),
-                        first_received: Some(*first_received),
+                        waited: Some(*waited),
                         redelivered: false,
                         due: Instant::now() + RETRY_DELAY,
                     });
                 }
-                (Destination::Retry { .. }, Original::Amqp(_)) => {
+                (Destination::Retry(_), Original::Amqp(_)) => {
                     return Err(BusError::Refused("it was delivered by another bus".to_owned()));
                 }
             }
@@ -198,7 +197,7 @@ impl MemorySubscription {
             routing_key: message.routing_key.clone(),
             content_type: Some(cloudevents::CLOUDEVENTS_JSON.to_owned()),
             message_id: Some(message.id.as_str().to_owned()),
-            first_received: event.first_received.map(|time| time.timestamp_millis()),
+            waited: event.waited,
             redelivered: event.redelivered,
             trace: message.trace,
             ..EventProperties::default()
@@ -255,8 +254,10 @@ impl Drop for MemorySubscription {
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
+
     use super::*;
-    use crate::domain::EventId;
+    use crate::domain::{EventId, Version};
 
     fn message(routing_key: &str) -> Message {
         Message {
@@ -294,13 +295,18 @@ mod tests {
         bus.publish(&[message("lobby.changed.abc")]).await.unwrap();
         let mut subscription = bus.subscribe().await.unwrap();
         let delivery = next(&mut subscription).await;
-        let (begin, first_received) = (Instant::now(), DateTime::UNIX_EPOCH);
-        let destination = Destination::Retry { first_received };
+        let begin = Instant::now();
+        let waited = Waited {
+            first_received: DateTime::UNIX_EPOCH,
+            version: Version::ZERO,
+            duplicate_since: None,
+        };
+        let destination = Destination::Retry(waited);
         bus.transfer(&[Transfer { delivery: &delivery, destination }]).await.unwrap();
         subscription.acknowledge(&[delivery.tag]).await.unwrap();
         let again = next(&mut subscription).await;
         assert!(begin.elapsed() >= RETRY_DELAY);
-        assert_eq!(again.properties.first_received, Some(0));
+        assert_eq!(again.properties.waited, Some(waited));
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 
 pub use self::cloudevents::Message;
 pub use self::memory::MemoryBus;
-use crate::domain::TraceParent;
+use crate::domain::{TraceParent, Version};
 
 /// Bound of one round of publishing, from the first message to the last confirm, a connection that
 /// has to be made first included.
@@ -154,8 +154,19 @@ pub struct Transfer<'a> {
 pub enum Destination<'a> {
     /// The event can never be applied, for this reason.
     DeadLetters { reason: &'a str },
-    /// The event comes back after a second, with the time of its first receipt.
-    Retry { first_received: DateTime<Utc> },
+    /// The event comes back after a second.
+    Retry(Waited),
+}
+
+/// What was known of an event before it waited in the retry queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waited {
+    /// When a worker first received it.
+    pub first_received: DateTime<Utc>,
+    /// Its order among the changes of its room.
+    pub version: Version,
+    /// See [`DeliveryIdentity`](crate::domain::DeliveryIdentity).
+    pub duplicate_since: Option<DateTime<Utc>>,
 }
 
 /// What comes with a body. All of it is what the sender or the broker says.
@@ -170,9 +181,8 @@ pub struct EventProperties {
     pub timestamp: Option<i64>,
     /// When the broker received the message, in Unix milliseconds: RabbitMQ's `timestamp_in_ms`.
     pub broker_timestamp: Option<i64>,
-    /// When a worker first received the event, in Unix milliseconds, if it has waited in the retry
-    /// queue since.
-    pub first_received: Option<i64>,
+    /// If it has waited in the retry queue.
+    pub waited: Option<Waited>,
     /// Whether it was delivered before, and not acknowledged.
     pub redelivered: bool,
     /// Whether it has headers of a `CloudEvent` in binary mode.

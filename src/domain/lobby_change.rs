@@ -24,15 +24,13 @@ pub struct IncomingChange {
 /// When a change was made, compared with the other changes of its room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeOrder {
-    /// The event or the broker says so.
+    /// The event or the broker says so, or it has waited since it was received.
     Version(Version),
-    /// The sender names only the second: newer than what was made before its `end`. `estimate` is
-    /// in it, the nearest to the receipt.
+    /// The sender names only the second, and it has just been received: newer than what was made
+    /// before its `end`. `estimate` is in its first half, so that later ones of the second follow.
     WithinSecond { estimate: Version, end: Version },
     /// Nothing says so, and it has just been received: newer than the room.
     ReceivedNow(Version),
-    /// Nothing says so, and it has waited since it was received.
-    ReceivedAt(Version),
 }
 
 /// Recognises a repeated delivery.
@@ -74,15 +72,11 @@ pub enum Applied {
 }
 
 impl IncomingChange {
-    /// The change, after it has waited: the room may have changed since it was received.
-    pub fn waited(self) -> Self {
-        let order = match self.order {
-            ChangeOrder::ReceivedNow(version) => ChangeOrder::ReceivedAt(version),
-            order @ (ChangeOrder::Version(_)
-            | ChangeOrder::WithinSecond { .. }
-            | ChangeOrder::ReceivedAt(_)) => order,
-        };
-        Self { order, ..self }
+    /// The change, after it has waited: the room may have changed since it was received. It stays
+    /// newer than `earlier` changes of the room that wait as well.
+    pub fn waited(self, earlier: Version) -> Self {
+        let version = self.order.after(earlier).unwrap_or_else(|| self.order.version());
+        Self { order: ChangeOrder::Version(version), ..self }
     }
 
     /// The result if there is no such room. That of lobbyd's own change has been deleted since.
@@ -97,17 +91,14 @@ impl ChangeOrder {
         match self {
             Self::Version(version)
             | Self::WithinSecond { estimate: version, .. }
-            | Self::ReceivedNow(version)
-            | Self::ReceivedAt(version) => version,
+            | Self::ReceivedNow(version) => version,
         }
     }
 
     /// The version that a room of this version takes, if the change is newer.
     fn after(self, room: Version) -> Option<Version> {
         match self {
-            Self::Version(version) | Self::ReceivedAt(version) => {
-                (version > room).then_some(version)
-            }
+            Self::Version(version) => (version > room).then_some(version),
             Self::WithinSecond { estimate, end } => (end > room).then(|| estimate.max(room.next())),
             Self::ReceivedNow(version) => Some(version.max(room.next())),
         }
@@ -163,9 +154,7 @@ mod tests {
             order,
             identity: match order {
                 ChangeOrder::Version(_) => None,
-                ChangeOrder::WithinSecond { .. }
-                | ChangeOrder::ReceivedNow(_)
-                | ChangeOrder::ReceivedAt(_) => {
+                ChangeOrder::WithinSecond { .. } | ChangeOrder::ReceivedNow(_) => {
                     Some(DeliveryIdentity { key: "key".to_owned(), duplicate_since: None })
                 }
             },
@@ -209,16 +198,29 @@ mod tests {
 
     #[test]
     fn a_change_that_has_waited_does_not_override_a_newer_one() {
-        assert_eq!(decide(&closing(received_now(15)).waited()), set(15));
-        assert_eq!(decide(&closing(received_now(10)).waited()), Decision::Stale);
+        let waited = |order| decide(&closing(order).waited(Version::ZERO));
+        assert_eq!(waited(received_now(15)), set(15));
+        assert_eq!(waited(received_now(10)), Decision::Stale);
+        assert_eq!(waited(second(15, 20)), set(15));
+        assert_eq!(waited(second(5, 20)), Decision::Stale);
+    }
+
+    #[test]
+    fn changes_that_wait_stay_in_the_order_of_their_receipt() {
+        let after_20 = |order| closing(order).waited(Version::stored(20)).order;
+        assert_eq!(after_20(received_now(20)), version(21));
+        assert_eq!(after_20(received_now(25)), version(25));
+        assert_eq!(after_20(second(15, 30)), version(21));
+        assert_eq!(after_20(second(15, 20)), version(15));
+        assert_eq!(after_20(version(15)), version(15));
+    }
+
+    fn second(estimate: i64, end: i64) -> ChangeOrder {
+        ChangeOrder::WithinSecond { estimate: Version::stored(estimate), end: Version::stored(end) }
     }
 
     #[test]
     fn a_change_within_a_second_is_newer_than_what_was_before_its_end() {
-        let second = |estimate, end| ChangeOrder::WithinSecond {
-            estimate: Version::stored(estimate),
-            end: Version::stored(end),
-        };
         assert_eq!(decide(&closing(second(15, 20))), set(15));
         assert_eq!(decide(&closing(second(5, 20))), set(11), "a second one within the second");
         assert_eq!(decide(&closing(second(5, 10))), Decision::Stale);
@@ -281,7 +283,6 @@ mod tests {
         prop_oneof![
             version().prop_map(ChangeOrder::Version),
             version().prop_map(ChangeOrder::ReceivedNow),
-            version().prop_map(ChangeOrder::ReceivedAt),
             (0..LATEST, 0_i64..1000).prop_map(|(end, before)| ChangeOrder::WithinSecond {
                 estimate: Version::stored(end.saturating_sub(before)),
                 end: Version::stored(end),
@@ -333,16 +334,37 @@ mod tests {
             prop_assert_eq!(decision, Decision::Set(room.version.next()));
         }
 
+        /// The last of the changes that have waited together counts, and each is stale when it is
+        /// applied again, because the outcome of the first try is not known.
+        #[test]
+        fn changes_that_have_waited_apply_once(
+            orders in prop::collection::vec(
+                prop_oneof![
+                    (0..LATEST).prop_map(|ms| ChangeOrder::ReceivedNow(Version::stored(ms))),
+                    Just(second(500, 5 * LATEST)),
+                ],
+                1..60,
+            ),
+        ) {
+            let mut latest = Version::ZERO;
+            let waited: Vec<_> = (1_i64..).zip(orders).map(|(timer, order)| {
+                let change = change(LobbyState::NonModerators, Some(timer), order).waited(latest);
+                latest = change.order.version();
+                change
+            }).collect();
+            let room = Room { version: Version::ZERO, ..Room::example() };
+            let applied = waited.iter().fold(room, apply);
+            prop_assert_eq!(applied.lobby, waited.last().unwrap().lobby);
+            prop_assert_eq!(&waited.iter().fold(applied.clone(), apply), &applied);
+        }
+
         /// Every change of a burst applies, in the order of its delivery, although their senders
         /// name only the second.
         #[test]
         fn changes_of_one_second_apply_in_the_order_of_their_delivery(
             timers in prop::collection::vec(1_i64..1000, 1..60),
         ) {
-            let second = ChangeOrder::WithinSecond {
-                estimate: Version::stored(5000),
-                end: Version::stored(5999),
-            };
+            let second = second(5500, 5999);
             let mut room = Room::example();
             for &timer in &timers {
                 room = apply(room, &change(LobbyState::NonModerators, Some(timer), second));

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::DateTime;
 use lapin::BasicProperties;
 use lapin::message::Delivery as LapinDelivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
@@ -10,16 +11,20 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use super::TRACEPARENT;
 use super::publisher::PERSISTENT;
 use crate::bus::cloudevents::MAX_BODY;
-use crate::bus::{self, Delivery, DeliveryTag, Destination, EventProperties};
-use crate::domain::TraceParent;
+use crate::bus::{self, Delivery, DeliveryTag, Destination, EventProperties, Waited};
+use crate::domain::{TraceParent, Version};
 
 /// Header in which RabbitMQ's interceptor says when it received a message.
 const BROKER_TIMESTAMP: &str = "timestamp_in_ms";
 
-/// Headers of lobbyd: the time of the first receipt of an event that has waited in the retry queue,
-/// the reason for a dead letter, where a message was published to, and the length of a truncated
-/// body.
+/// Headers of an event that waits in the retry queue, all in Unix milliseconds: the time of its first
+/// receipt, its order, and since when an equal event that was applied makes it a duplicate.
 const FIRST_RECEIVED: &str = "lobbyd-received";
+const VERSION: &str = "lobbyd-version";
+const DUPLICATE_SINCE: &str = "lobbyd-duplicate-since";
+
+/// Headers of lobbyd: the reason for a dead letter, where a message was published to, and the length
+/// of a truncated body.
 const REASON: &str = "lobbyd-reason";
 const EXCHANGE: &str = "lobbyd-exchange";
 const ROUTING_KEY: &str = "lobbyd-routing-key";
@@ -65,8 +70,8 @@ pub(super) fn delivery(delivery: LapinDelivery) -> Delivery {
     body.truncate(MAX_BODY);
     body.shrink_to_fit();
     let mut original = Original { exchange, routing_key, properties };
-    let first_received = original.restore();
-    let properties = EventProperties { first_received, redelivered, ..original.event_properties() };
+    let waited = original.restore();
+    let properties = EventProperties { waited, redelivered, ..original.event_properties() };
     Delivery {
         tag: DeliveryTag(delivery_tag),
         body,
@@ -78,9 +83,9 @@ pub(super) fn delivery(delivery: LapinDelivery) -> Delivery {
 
 impl Original {
     /// Restores the names under which an event was published that has waited in the retry queue, or
-    /// was put back from the dead-letter queue, and returns when it was first received. Both come by
-    /// way of the default exchange, to which other programs need not publish.
-    fn restore(&mut self) -> Option<i64> {
+    /// was put back from the dead-letter queue, and returns what was known of it. Both come by way of
+    /// the default exchange, to which other programs need not publish.
+    fn restore(&mut self) -> Option<Waited> {
         if !self.exchange.as_str().is_empty() {
             return None;
         }
@@ -91,7 +96,15 @@ impl Original {
         if let (Some(exchange), Some(routing_key)) = (name(EXCHANGE), name(ROUTING_KEY)) {
             (self.exchange, self.routing_key) = (exchange, routing_key);
         }
-        self.header(FIRST_RECEIVED).and_then(integer)
+        let milliseconds = |header| self.header(header).and_then(integer);
+        let time = |header| milliseconds(header).and_then(DateTime::from_timestamp_millis);
+        let first_received = time(FIRST_RECEIVED)?;
+        let version = milliseconds(VERSION).and_then(Version::parse);
+        Some(Waited {
+            first_received,
+            version: version.unwrap_or_else(|| Version::of(first_received)),
+            duplicate_since: time(DUPLICATE_SINCE),
+        })
     }
 
     fn event_properties(&self) -> EventProperties {
@@ -141,9 +154,15 @@ impl Original {
             Destination::DeadLetters { reason } => {
                 headers.insert(REASON.into(), text(truncated(reason)));
             }
-            Destination::Retry { first_received } => {
-                let received = AMQPValue::LongLongInt(first_received.timestamp_millis());
-                headers.insert(FIRST_RECEIVED.into(), received);
+            Destination::Retry(Waited { first_received, version, duplicate_since }) => {
+                let known = [
+                    (FIRST_RECEIVED, Some(first_received.timestamp_millis())),
+                    (VERSION, Some(version.milliseconds())),
+                    (DUPLICATE_SINCE, duplicate_since.map(|since| since.timestamp_millis())),
+                ];
+                headers.extend(known.into_iter().filter_map(|(name, milliseconds)| {
+                    Some((name.into(), AMQPValue::LongLongInt(milliseconds?)))
+                }));
             }
         }
         if body_length > MAX_BODY
@@ -156,16 +175,15 @@ impl Original {
 
     /// The headers that are kept, largest last, as far as they fit.
     fn kept_headers(&self, destination: Destination<'_>) -> BTreeMap<ShortString, AMQPValue> {
-        let has_waited = matches!(destination, Destination::Retry { .. })
-            || self.header(FIRST_RECEIVED).is_some();
-        let is_kept = |name: &str| {
-            name != FIRST_RECEIVED
-                && name != OMITTED
-                && !(has_waited && DEATHS.iter().any(|prefix| name.starts_with(prefix)))
+        let has_waited =
+            matches!(destination, Destination::Retry(_)) || self.header(FIRST_RECEIVED).is_some();
+        let is_dropped = |name: &str| {
+            [FIRST_RECEIVED, VERSION, DUPLICATE_SINCE, OMITTED].contains(&name)
+                || (has_waited && DEATHS.iter().any(|prefix| name.starts_with(prefix)))
         };
         let mut headers: Vec<_> = self
             .headers()
-            .filter(|(name, _value)| is_kept(name.as_str()))
+            .filter(|(name, _value)| !is_dropped(name.as_str()))
             .map(|(name, value)| (size(value, MAX_NESTING), name, value))
             .collect();
         headers.sort_by_key(|(size, ..)| *size);
@@ -306,16 +324,36 @@ mod tests {
         assert_eq!(kept.inner()[REASON], text("why"));
     }
 
+    fn waited(duplicate_since: Option<i64>) -> Waited {
+        Waited {
+            first_received: DateTime::from_timestamp_millis(9).unwrap(),
+            version: Version::stored(7),
+            duplicate_since: duplicate_since.and_then(DateTime::from_timestamp_millis),
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_an_event_is_kept_while_it_waits() {
+        let mut message = original(BTreeMap::new());
+        for expected in [waited(None), waited(Some(5)), waited(None)] {
+            let properties = message.transferred(0, Destination::Retry(expected));
+            message = Original { exchange: "".into(), properties, ..message };
+            assert_eq!(message.restore(), Some(expected));
+            assert_eq!(message.exchange.as_str(), "events");
+        }
+        let dead = message.transferred(0, Destination::DeadLetters { reason: "" });
+        message = Original { exchange: "".into(), properties: dead, ..message };
+        assert_eq!(message.restore(), None);
+    }
+
     /// Otherwise the broker would drop an event that was put back from the dead-letter queue.
     #[test]
     fn an_event_that_waits_forgets_how_it_was_dead_lettered() {
         let headers = ["x-death", "x-first-death-queue", "x-last-death-reason", "x-other"];
         let original = original(headers.map(|name| (name.into(), AMQPValue::Void)).into());
-        let first_received = chrono::DateTime::UNIX_EPOCH;
-        let kept = headers_of(&original, Destination::Retry { first_received });
+        let kept = headers_of(&original, Destination::Retry(waited(None)));
         assert!(kept.contains_key("x-other"));
         assert!(headers[..3].iter().all(|name| !kept.contains_key(name)));
-        assert_eq!(kept.inner()[FIRST_RECEIVED], AMQPValue::LongLongInt(0));
         let kept = headers_of(&original, Destination::DeadLetters { reason: "" });
         assert!(kept.contains_key("x-death"));
     }

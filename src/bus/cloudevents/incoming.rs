@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::number::WholeNumber;
 use super::{CLOUDEVENTS_JSON, DATA_JSON, MAX_DEPTH, SOURCE, SPECVERSION, json, nesting};
-use crate::bus::EventProperties;
+use crate::bus::{EventProperties, Waited};
 use crate::domain::{
     ChangeOrder, DeliveryIdentity, IncomingChange, InvalidLobby, InvalidToken, LOBBY_CHANGED,
     Lobby, LobbyRequest, RoomToken, Version,
@@ -132,12 +132,16 @@ pub fn parse_lobby_changed(
     let bounds = Bounds { now, max_clock_skew };
     let time = event.and_then(|event| event.time).map(|time| time.timestamp_millis());
     let (order, identity) = match (data.version, time) {
-        (Some(WholeNumber(version)), _) if own => (bounds.own_version(version), None),
+        (Some(WholeNumber(version)), _) if own => (bounds.bounded(version), None),
         (Some(WholeNumber(version)), _) => (bounds.version("version", version)?, None),
         (None, Some(time)) => (bounds.version("time", time)?, None),
         (None, None) => {
-            let order = bounds.order_of_delivery(properties)?;
-            (order, Some(bounds.identity(order, body, properties)))
+            let (order, duplicate_since) = match properties.waited {
+                Some(waited) => bounds.after_waiting(waited),
+                None => bounds.first_receipt(properties)?,
+            };
+            let key = identity_key(body, properties);
+            (order, Some(DeliveryIdentity { key, duplicate_since }))
         }
     };
     Ok(IncomingChange { token, lobby, order, identity, own })
@@ -263,18 +267,39 @@ impl Bounds {
         Version::parse(milliseconds).ok_or(Malformed::BeforeEpoch { origin, milliseconds })
     }
 
-    /// The version of a change that lobbyd has made. A room that another program has given a
-    /// version far in the future must not make a dead letter of each of them.
-    fn own_version(&self, milliseconds: i64) -> ChangeOrder {
+    /// The version of a change that lobbyd has made, or has set aside. A room that another program
+    /// has given a version far in the future must not make a dead letter of each of them.
+    fn bounded(&self, milliseconds: i64) -> ChangeOrder {
         ChangeOrder::Version(Version::stored(milliseconds.clamp(0, self.latest())))
     }
 
-    /// The order of an event that does not say when the change was made: by the timestamp of the
-    /// broker, else by that of the sender, else by its first receipt.
+    /// The order that an event had when it was set aside, and since when an equal one makes it a
+    /// duplicate. The broker may have given it another timestamp.
+    fn after_waiting(&self, waited: Waited) -> (ChangeOrder, Option<DateTime<Utc>>) {
+        let duplicate_since = waited.duplicate_since.unwrap_or(waited.first_received);
+        (self.bounded(waited.version.milliseconds()), Some(duplicate_since))
+    }
+
+    /// The order of an event that does not say when the change was made, and since when an equal one
+    /// makes it a duplicate: with a message id, or if the broker says that it may be one.
+    fn first_receipt(
+        &self,
+        properties: &EventProperties,
+    ) -> Result<(ChangeOrder, Option<DateTime<Utc>>), Malformed> {
+        let order = self.order_of_delivery(properties)?;
+        let duplicate_since = if message_id(properties).is_some() {
+            Some(self.now - MESSAGE_ID_LASTS)
+        } else if properties.redelivered {
+            self.sent_after(order).max(Some(self.now - DELIVERY_LASTS))
+        } else {
+            None
+        };
+        Ok((order, duplicate_since))
+    }
+
+    /// By the timestamp of the broker, else by that of the sender, else by the receipt.
     fn order_of_delivery(&self, properties: &EventProperties) -> Result<ChangeOrder, Malformed> {
-        let first_received = properties.first_received.filter(|&milliseconds| milliseconds > 0);
         let now = self.now.timestamp_millis();
-        let received = first_received.map_or(now, |milliseconds| milliseconds.min(now));
         if let Some(milliseconds) = properties.broker_timestamp {
             return self.version("timestamp_in_ms", milliseconds);
         }
@@ -285,55 +310,38 @@ impl Bounds {
             Some(seconds) => {
                 let begin = seconds * 1000;
                 self.checked("timestamp", begin)?;
-                let end = begin + 999;
                 Ok(ChangeOrder::WithinSecond {
-                    estimate: Version::stored(received.clamp(begin, end)),
-                    end: Version::stored(end),
+                    estimate: Version::stored(now.clamp(begin, begin + 500)),
+                    end: Version::stored(begin + 999),
                 })
             }
-            None if first_received.is_some() => {
-                Ok(ChangeOrder::ReceivedAt(Version::stored(received)))
-            }
-            None => Ok(ChangeOrder::ReceivedNow(Version::stored(received))),
+            None => Ok(ChangeOrder::ReceivedNow(Version::stored(now))),
         }
-    }
-
-    /// By what a repeated delivery is recognised: by the message id, or, if the broker says that it
-    /// may be one, by the body. The body counts in both cases, because some senders give all their
-    /// messages the same id.
-    fn identity(
-        &self,
-        order: ChangeOrder,
-        body: &[u8],
-        properties: &EventProperties,
-    ) -> DeliveryIdentity {
-        let id = properties.message_id.as_deref().filter(|id| !id.is_empty());
-        let digest = Sha256::new().chain_update(id.unwrap_or_default()).chain_update([0]);
-        let key = digest.chain_update(body).finalize();
-        let duplicate_since = if id.is_some() {
-            Some(self.now - MESSAGE_ID_LASTS)
-        } else if properties.redelivered || properties.first_received.is_some() {
-            self.sent_after(order).max(Some(self.now - DELIVERY_LASTS))
-        } else {
-            None
-        };
-        let digits = key.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
-        let key = digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect();
-        DeliveryIdentity { key, duplicate_since }
     }
 
     /// The earliest time at which an event may have been sent: an equal one that was applied before
     /// it is another event.
     fn sent_after(&self, order: ChangeOrder) -> Option<DateTime<Utc>> {
-        match order {
-            ChangeOrder::ReceivedNow(_) => None,
-            ChangeOrder::Version(version)
-            | ChangeOrder::WithinSecond { estimate: version, .. }
-            | ChangeOrder::ReceivedAt(version) => {
-                DateTime::from_timestamp_millis(version.milliseconds().saturating_sub(self.skew()))
-            }
-        }
+        let version = match order {
+            ChangeOrder::ReceivedNow(_) => return None,
+            ChangeOrder::Version(version) => version.milliseconds(),
+            ChangeOrder::WithinSecond { end, .. } => end.milliseconds() - 999,
+        };
+        DateTime::from_timestamp_millis(version.saturating_sub(self.skew()))
     }
+}
+
+/// By what a repeated delivery is recognised. The body counts even with a message id, because some
+/// senders give all their messages the same one.
+fn identity_key(body: &[u8], properties: &EventProperties) -> String {
+    let id = message_id(properties).unwrap_or_default();
+    let key = Sha256::new().chain_update(id).chain_update([0]).chain_update(body).finalize();
+    let digits = key.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
+}
+
+fn message_id(properties: &EventProperties) -> Option<&str> {
+    properties.message_id.as_deref().filter(|id| !id.is_empty())
 }
 
 #[cfg(test)]
@@ -454,14 +462,14 @@ mod tests {
     #[test]
     fn the_broker_or_the_sender_may_say_when_a_bare_event_was_sent() {
         let stamped = EventProperties { timestamp: Some(NOW / 1000), ..json_type() };
-        let within = |estimate| ChangeOrder::WithinSecond {
+        let within = |estimate, end| ChangeOrder::WithinSecond {
             estimate: Version::stored(estimate),
-            end: Version::stored(1_767_225_600_999),
+            end: Version::stored(end),
         };
-        assert_eq!(order(&stamped), within(NOW));
+        assert_eq!(order(&stamped), within(NOW, 1_767_225_600_999));
         let earlier = EventProperties { timestamp: Some(1_767_225_500), ..json_type() };
-        let ChangeOrder::WithinSecond { estimate, end } = order(&earlier) else { panic!() };
-        assert_eq!((estimate, end.milliseconds()), (end, 1_767_225_500_999));
+        let expected = within(1_767_225_500_500, 1_767_225_500_999);
+        assert_eq!(order(&earlier), expected, "later ones of the second are newer");
         let milliseconds = EventProperties { timestamp: Some(NOW - 7), ..json_type() };
         assert_eq!(order(&milliseconds), version(NOW - 7));
         let by_broker = EventProperties { broker_timestamp: Some(NOW - 3), ..stamped };
@@ -471,10 +479,31 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_has_waited_keeps_the_time_of_its_first_receipt() {
-        for (first_received, expected) in [(NOW - 900, NOW - 900), (NOW + 900, NOW)] {
-            let waited = EventProperties { first_received: Some(first_received), ..json_type() };
-            assert_eq!(order(&waited), ChangeOrder::ReceivedAt(Version::stored(expected)));
+    fn an_event_that_has_waited_keeps_its_order_and_identity() {
+        let first = parse(BARE).unwrap().identity.unwrap();
+        let time = |milliseconds| DateTime::from_timestamp_millis(milliseconds).unwrap();
+        let waited = |version, duplicate_since: Option<i64>| EventProperties {
+            // The broker has given it another one.
+            broker_timestamp: Some(NOW),
+            waited: Some(Waited {
+                first_received: time(NOW - 900),
+                version: Version::stored(version),
+                duplicate_since: duplicate_since.map(time),
+            }),
+            ..json_type()
+        };
+        for (properties, expected, since) in [
+            (waited(NOW - 950, None), NOW - 950, NOW - 900),
+            (waited(NOW - 950, Some(NOW - 9000)), NOW - 950, NOW - 9000),
+            (waited(2 * NOW, None), NOW + 60_000, NOW - 900),
+        ] {
+            let change = parse_with(BARE, &properties).unwrap();
+            assert_eq!(change.order, version(expected));
+            let identity = change.identity.unwrap();
+            assert_eq!(
+                (identity.key, identity.duplicate_since),
+                (first.key.clone(), Some(time(since)))
+            );
         }
     }
 
@@ -698,10 +727,15 @@ mod tests {
         fn no_order_is_far_in_the_future(
             timestamp in prop::option::of(0_i64..2 * NOW),
             broker_timestamp in prop::option::of(0_i64..2 * NOW),
-            first_received in prop::option::of(any::<i64>()),
+            waited in prop::option::of(0_i64..2 * NOW),
         ) {
+            let waited = waited.map(|version| Waited {
+                first_received: now(),
+                version: Version::stored(version),
+                duplicate_since: None,
+            });
             let properties =
-                EventProperties { timestamp, broker_timestamp, first_received, ..json_type() };
+                EventProperties { timestamp, broker_timestamp, waited, ..json_type() };
             if let Ok(change) = parse_with(BARE, &properties) {
                 prop_assert!(change.order.version().milliseconds() < NOW + 61_000);
             }

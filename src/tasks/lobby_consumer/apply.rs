@@ -1,12 +1,16 @@
 //! Applies a set of events in one transaction, and takes a set apart that is not accepted.
 
+use std::future::pending;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::pin;
 use tokio::time::{Instant, sleep};
 
 use super::End;
 use super::consumption::{Consumption, dead_letter};
-use super::event::{Event, Obstacle};
+use super::event::{Event, Obstacle, Undone, waited};
 use crate::backoff::Backoff;
 use crate::domain::{Applied, IncomingChange};
 use crate::logging;
@@ -17,8 +21,7 @@ use crate::traces::Span;
 /// Tries at once of a set that another transaction was in the way of.
 const CONTENDED_TRIES: u32 = 3;
 
-/// An event that is too slow for the database rests for this many times what its try took, so that
-/// it takes little time from the others.
+/// A slow room rests for this many times what its try took, so that it takes little from the database.
 const SLOW_REST: u32 = 9;
 
 /// Tries of a set since the last commit.
@@ -32,6 +35,14 @@ impl Default for Attempts {
         Self { contended: 0, backoff: Backoff::new(Backoff::TASKS) }
     }
 }
+
+/// The try of a slow lane, beside everything else.
+pub(super) struct Trial<'a> {
+    outcome: BoxFuture<'a, TrialOutcome>,
+    pub(super) oldest: Option<Undone>,
+}
+
+pub(super) type TrialOutcome = (Vec<Event>, store::Result<Vec<Applied>>, Duration);
 
 impl Consumption<'_> {
     /// Applies events, in as few transactions as the database accepts.
@@ -83,22 +94,52 @@ impl Consumption<'_> {
                 return Ok(());
             }
             if let Some(event) = halved(set, sets) {
-                self.lanes.set_aside(event, Obstacle::LockedRoom, Duration::ZERO);
+                self.lanes.set_aside(event, Obstacle::Locked, Duration::ZERO);
             }
         } else {
             self.pause(&mut attempts.backoff, error).await?;
             // What was sent may have been committed.
-            let set: Vec<Event> = set.into_iter().map(Event::waited).collect();
-            let too_slow = matches!(error, StoreError::TimedOut(_))
-                && (set.len() > 1 || self.task.ctx.sample_time().await.is_ok());
-            if !too_slow {
+            let set = waited(set);
+            let is_slow = matches!(error, StoreError::TimedOut(_))
+                && self.task.ctx.sample_time().await.is_ok();
+            if is_slow {
+                // One of several is the slow one. Each room is tried alone.
+                let rest = if set.len() == 1 { took * SLOW_REST } else { Duration::ZERO };
+                self.set_aside_slow(set, rest);
+            } else {
                 sets.push(set);
-                return Ok(());
-            }
-            if let Some(event) = halved(set, sets) {
-                self.lanes.set_aside(event, Obstacle::LockedRoom, took * SLOW_REST);
             }
         }
+        Ok(())
+    }
+
+    fn set_aside_slow(&mut self, events: Vec<Event>, rest: Duration) {
+        for event in events {
+            self.lanes.set_aside(event, Obstacle::Slow, rest);
+        }
+    }
+
+    pub(super) async fn conclude_trial(
+        &mut self,
+        (events, result, took): TrialOutcome,
+    ) -> Result<(), End> {
+        self.trial = None;
+        match result {
+            Ok(results) => {
+                for (event, applied) in events.into_iter().zip(results) {
+                    self.conclude(event, applied);
+                }
+            }
+            Err(error) if error.is_refusal() => self.apply(events).await?,
+            Err(error) => {
+                let is_slow = matches!(error, StoreError::TimedOut(_));
+                self.set_aside_slow(
+                    events,
+                    if is_slow { took * SLOW_REST } else { Duration::ZERO },
+                );
+            }
+        }
+        self.lanes.conclude_slow();
         Ok(())
     }
 
@@ -108,12 +149,42 @@ impl Consumption<'_> {
             let error = logging::causes(error);
             tracing::warn!(error, "events are waiting for the database, consumer paused");
         }
-        self.report();
-        tokio::select! {
-            () = self.stop.cancelled() => Err(End::Stopped),
-            lost = self.subscription.lost() => Err(End::Lost(lost)),
-            () = sleep(backoff.next_wait()) => Ok(()),
+        let rest = sleep(backoff.next_wait());
+        pin!(rest);
+        loop {
+            self.report();
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(End::Stopped),
+                lost = self.subscription.lost() => return Err(End::Lost(lost)),
+                (letters, stored) = self.dead_letters.sent(&self.task.ctx.bus) => {
+                    self.conclude_dead_letters(letters, stored);
+                }
+                (parked, stored) = self.parking.sent(&self.task.ctx.bus) => {
+                    self.conclude_parking(parked, stored);
+                }
+                () = &mut rest => return Ok(()),
+            }
         }
+    }
+}
+
+impl<'a> Trial<'a> {
+    pub(super) fn new(ctx: &'a TaskContext, events: Vec<Event>) -> Self {
+        let oldest = events.iter().min_by_key(|event| event.received).map(Event::undone);
+        let outcome = async move {
+            let begun = Instant::now();
+            let result = commit(ctx, &events).await;
+            (events, result, begun.elapsed())
+        };
+        Self { outcome: outcome.boxed(), oldest }
+    }
+}
+
+/// Waits for the end of the trial, if there is one. May be dropped while it waits.
+pub(super) async fn tried(trial: &mut Option<Trial<'_>>) -> TrialOutcome {
+    match trial {
+        Some(trial) => (&mut trial.outcome).await,
+        None => pending().await,
     }
 }
 

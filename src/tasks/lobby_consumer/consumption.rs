@@ -9,6 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::apply::{Trial, tried};
 use super::connection::ConnectionState;
 use super::event::{DeadLetter, Event, Obstacle, Outgoing, Parked, Undone};
 use super::lanes::Lanes;
@@ -23,7 +24,10 @@ use crate::traces::{Kind, Span};
 /// How long an event of an unknown room is tried here before it waits at the broker.
 const UNKNOWN_ROOM_PATIENCE: TimeDelta = TimeDelta::milliseconds(200);
 
-/// How long a parked event of a locked room counts as not done: until it is delivered again.
+/// Longest reason of a dead letter, in bytes. It may quote the body.
+const MAX_REASON: usize = 1000;
+
+/// How long a parked event of a locked or slow room counts as not done: until it is delivered again.
 const PARKED_FOR: Duration = Duration::from_secs(3);
 
 pub(super) struct Consumption<'a> {
@@ -31,14 +35,13 @@ pub(super) struct Consumption<'a> {
     pub(super) subscription: Box<dyn Subscription>,
     connection: &'a mut ConnectionState,
     pub(super) stop: &'a CancellationToken,
-    /// The last time of receipt that was given to a delivery.
-    received: DateTime<Utc>,
     /// The oldest event that is being applied.
     pub(super) applying: Option<Undone>,
     pub(super) lanes: Lanes,
+    pub(super) trial: Option<Trial<'a>>,
     pub(super) dead_letters: Transfers<DeadLetter>,
-    parking: Transfers<Parked>,
-    /// The oldest event of a locked room that has just been parked, and until when that counts.
+    pub(super) parking: Transfers<Parked>,
+    /// The oldest event of a locked or slow room that has just been parked, and until when that counts.
     parked: Option<(Undone, Instant)>,
     /// What can be acknowledged.
     done: Vec<DeliveryTag>,
@@ -56,9 +59,9 @@ impl<'a> Consumption<'a> {
             subscription,
             connection,
             stop,
-            received: DateTime::UNIX_EPOCH,
             applying: None,
             lanes: Lanes::default(),
+            trial: None,
             dead_letters: Transfers::new("dead letters"),
             parking: Transfers::new("events that wait"),
             parked: None,
@@ -76,6 +79,7 @@ impl<'a> Consumption<'a> {
     async fn consume(&mut self) -> Result<Infallible, End> {
         loop {
             self.park_crowd();
+            self.try_slow();
             self.acknowledge().await?;
             self.report();
             tokio::select! {
@@ -84,14 +88,11 @@ impl<'a> Consumption<'a> {
                 () = self.lanes.due() => {
                     let events = self.lanes.take_due();
                     self.apply(events).await?;
-                    self.lanes.remove_empty();
+                    self.lanes.conclude_due();
                 }
+                outcome = tried(&mut self.trial) => self.conclude_trial(outcome).await?,
                 (letters, stored) = self.dead_letters.sent(&self.task.ctx.bus) => {
-                    if stored {
-                        self.done.extend(letters.iter().map(Outgoing::tag));
-                    } else {
-                        self.dead_letters.push_again(letters);
-                    }
+                    self.conclude_dead_letters(letters, stored);
                 }
                 (parked, stored) = self.parking.sent(&self.task.ctx.bus) => {
                     self.conclude_parking(parked, stored);
@@ -117,14 +118,12 @@ impl<'a> Consumption<'a> {
         let LobbyConsumer { ctx, max_clock_skew, .. } = self.task;
         let properties = &delivery.properties;
         let mut span = ctx.traces.span("process lobby.changed", Kind::Consumer, properties.trace);
-        // It grows with each delivery, because it orders the events of a room that wait.
-        self.received = ctx.clock.now().max(self.received + TimeDelta::milliseconds(1));
-        let first_received = properties.first_received.and_then(DateTime::from_timestamp_millis);
-        let received = first_received.unwrap_or(self.received);
+        let now = ctx.clock.now();
+        let received = properties.waited.map_or(now, |waited| waited.first_received.min(now));
         let parsed = if delivery.body_length > delivery.body.len() {
             Err(Malformed::TooLarge(delivery.body_length))
         } else {
-            parse_lobby_changed(&delivery.body, properties, self.received, *max_clock_skew)
+            parse_lobby_changed(&delivery.body, properties, now, *max_clock_skew)
         };
         match parsed {
             Ok(change) => {
@@ -167,7 +166,7 @@ impl<'a> Consumption<'a> {
                 self.dead_letters.push(dead_letter(event, "no_lobby", reason));
             }
             Applied::Locked => {
-                self.lanes.set_aside(event, Obstacle::LockedRoom, Duration::ZERO);
+                self.lanes.set_aside(event, Obstacle::Locked, Duration::ZERO);
             }
             Applied::UnknownRoom => self.conclude_unknown(event),
         }
@@ -181,23 +180,43 @@ impl<'a> Consumption<'a> {
             let event = (event.delivery, event.received, event.span);
             self.dead_letters.push(dead_letter(event, "unknown_room", reason));
         } else if waited >= UNKNOWN_ROOM_PATIENCE && self.parking.is_usable() {
-            self.parking.push(Parked { event, obstacle: Obstacle::UnknownRoom });
+            self.parking.push(Parked { event, obstacle: Obstacle::Unknown });
         } else {
-            self.lanes.set_aside(event, Obstacle::UnknownRoom, Duration::ZERO);
+            self.lanes.set_aside(event, Obstacle::Unknown, Duration::ZERO);
         }
     }
 
     /// Parks what is set aside if it takes more than a quarter of the deliveries that may be
     /// unacknowledged: each event, while the broker delivers one at a time.
     fn park_crowd(&mut self) {
-        if self.lanes.len() > self.subscription.capacity() / 4 && self.parking.is_usable() {
-            for event in self.lanes.take_all() {
+        if self.parking.is_usable() {
+            for event in self.lanes.take_crowd(self.subscription.capacity() / 4) {
                 self.parking.push(event);
             }
         }
     }
 
-    fn conclude_parking(&mut self, parked: Vec<Parked>, stored: bool) {
+    /// Tries the next lane of a slow room.
+    fn try_slow(&mut self) {
+        if self.trial.is_none() {
+            let events = self.lanes.take_slow();
+            self.trial = events.map(|events| Trial::new(&self.task.ctx, events));
+        }
+    }
+
+    pub(super) fn conclude_dead_letters(&mut self, letters: Vec<DeadLetter>, stored: bool) {
+        if !stored {
+            self.dead_letters.push_again(letters);
+            return;
+        }
+        for DeadLetter { delivery, outcome, reason, mut span, .. } in letters {
+            count(outcome, &mut span);
+            tracing::warn!(reason, "event dead-lettered");
+            self.done.push(delivery.tag);
+        }
+    }
+
+    pub(super) fn conclude_parking(&mut self, parked: Vec<Parked>, stored: bool) {
         if !stored {
             for Parked { event, obstacle } in parked {
                 self.lanes.set_aside(event, obstacle, Duration::ZERO);
@@ -205,8 +224,8 @@ impl<'a> Consumption<'a> {
             return;
         }
         self.done.extend(parked.iter().map(Outgoing::tag));
-        let locked = parked.iter().filter(|each| each.obstacle == Obstacle::LockedRoom);
-        if let Some(oldest) = locked.min_by_key(|each| each.event.received) {
+        let late = parked.iter().filter(|each| each.obstacle != Obstacle::Unknown);
+        if let Some(oldest) = late.min_by_key(|each| each.event.received) {
             self.parked = Some((oldest.event.undone(), Instant::now() + PARKED_FOR));
         }
     }
@@ -226,6 +245,7 @@ impl<'a> Consumption<'a> {
         let oldest = [
             self.applying.clone(),
             self.lanes.oldest(),
+            self.trial.as_ref().and_then(|trial| trial.oldest.clone()),
             self.dead_letters.oldest(),
             self.parking.oldest(),
             self.parked.as_ref().map(|(event, _until)| event.clone()),
@@ -263,13 +283,12 @@ fn report_set(change: &IncomingChange, replaced: Option<DateTime<Utc>>) {
 }
 
 pub(super) fn dead_letter(
-    (delivery, received, mut span): (Delivery, DateTime<Utc>, Span),
+    (delivery, received, span): (Delivery, DateTime<Utc>, Span),
     outcome: &'static str,
-    reason: String,
+    mut reason: String,
 ) -> DeadLetter {
-    count(outcome, &mut span);
-    tracing::warn!(reason, "event dead-lettered");
-    DeadLetter { delivery, received, reason }
+    reason.truncate(reason.floor_char_boundary(MAX_REASON));
+    DeadLetter { delivery, received, outcome, reason, span }
 }
 
 fn count(outcome: &'static str, span: &mut Span) {

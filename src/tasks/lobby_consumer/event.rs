@@ -1,9 +1,11 @@
 //! A delivery on its way to its acknowledgement, and where it waits.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 
-use crate::bus::{Delivery, DeliveryTag, Destination, Transfer};
-use crate::domain::IncomingChange;
+use crate::bus::{Delivery, DeliveryTag, Destination, Transfer, Waited};
+use crate::domain::{IncomingChange, RoomToken, Version};
 use crate::traces::Span;
 
 /// A lobby change that is not applied yet.
@@ -19,8 +21,11 @@ pub(super) struct Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Obstacle {
     /// Another transaction has locked the room.
-    LockedRoom,
-    UnknownRoom,
+    Locked,
+    /// The database takes too long to change the room.
+    Slow,
+    /// There is no such room, or not yet.
+    Unknown,
 }
 
 /// An event that goes to the retry queue.
@@ -33,7 +38,9 @@ pub(super) struct Parked {
 pub(super) struct DeadLetter {
     pub(super) delivery: Delivery,
     pub(super) received: DateTime<Utc>,
+    pub(super) outcome: &'static str,
     pub(super) reason: String,
+    pub(super) span: Span,
 }
 
 /// Work that is not done, and since when.
@@ -51,9 +58,12 @@ pub(super) trait Outgoing: Send + Sync + 'static {
 }
 
 impl Event {
-    /// The event, after it has waited: its room may have changed since it was received.
-    pub(super) fn waited(self) -> Self {
-        Self { change: self.change.waited(), ..self }
+    /// The event, after it has waited: its room may have changed since it was received. It becomes
+    /// the `latest` of those of its room that wait.
+    pub(super) fn waited(self, latest: &mut Version) -> Self {
+        let change = self.change.waited(*latest);
+        *latest = change.order.version().max(*latest);
+        Self { change, ..self }
     }
 
     pub(super) fn undone(&self) -> Undone {
@@ -62,10 +72,26 @@ impl Event {
     }
 }
 
+/// Events of a set, after they have waited.
+pub(super) fn waited(events: Vec<Event>) -> Vec<Event> {
+    let mut latest: HashMap<RoomToken, Version> = HashMap::new();
+    let each = events.into_iter().map(|event| {
+        let latest = latest.entry(event.change.token.clone()).or_insert(Version::ZERO);
+        event.waited(latest)
+    });
+    each.collect()
+}
+
 impl Outgoing for Parked {
     fn transfer(&self) -> Transfer<'_> {
-        let Event { delivery, received, .. } = &self.event;
-        Transfer { delivery, destination: Destination::Retry { first_received: *received } }
+        let Event { delivery, received, change, .. } = &self.event;
+        let identity = change.identity.as_ref();
+        let destination = Destination::Retry(Waited {
+            first_received: *received,
+            version: change.order.version(),
+            duplicate_since: identity.and_then(|identity| identity.duplicate_since),
+        });
+        Transfer { delivery, destination }
     }
 
     fn tag(&self) -> DeliveryTag {

@@ -1,6 +1,7 @@
-//! Events that are set aside because their room is locked or does not exist yet: a lane for each
-//! room, tried again at a pace of its own. Later events of the room join its lane, so that they cost
-//! no statement and stay in their order.
+//! Events that are set aside because their room is locked, slow or does not exist yet: a lane for
+//! each room, tried again at a pace of its own. Later events of the room join its lane, so that they
+//! cost no statement and stay in their order. All events of a lane are tried, not only the newest:
+//! the number of statements is the same, and each of them is answered and acknowledged by one rule.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::event::{Event, Obstacle, Parked, Undone};
-use crate::domain::RoomToken;
+use crate::domain::{RoomToken, Version};
 
 /// Delays between the tries of a lane: first and longest.
 const DELAYS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -18,11 +19,14 @@ const DELAYS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 pub(super) struct Lanes(HashMap<RoomToken, Lane>);
 
 struct Lane {
-    /// None while they are being tried.
+    /// Those that are being tried are not among them.
     events: Vec<Event>,
     obstacle: Obstacle,
+    /// The latest version of its events.
+    latest: Version,
     delay: Duration,
-    due: Instant,
+    /// None while it is being tried. A slow lane is tried beside everything else, the others are not.
+    due: Option<Instant>,
 }
 
 impl Lanes {
@@ -30,7 +34,7 @@ impl Lanes {
     pub(super) fn join(&mut self, event: Event) -> Option<Event> {
         match self.0.get_mut(&event.change.token) {
             Some(lane) => {
-                lane.events.push(event.waited());
+                lane.events.push(event.waited(&mut lane.latest));
                 None
             }
             None => Some(event),
@@ -42,44 +46,69 @@ impl Lanes {
         let lane = self.0.entry(event.change.token.clone()).or_insert_with(|| Lane {
             events: Vec::new(),
             obstacle,
+            latest: Version::ZERO,
             delay: DELAYS.0 / 2,
-            due: Instant::now(),
+            due: None,
         });
-        if lane.events.is_empty() {
+        if lane.due.is_none() {
             lane.obstacle = obstacle;
             lane.delay = (lane.delay * 2).min(DELAYS.1);
-            lane.due = Instant::now() + lane.delay.max(rest);
+            lane.due = Some(Instant::now() + lane.delay.max(rest));
         }
-        lane.events.push(event.waited());
+        lane.events.push(event.waited(&mut lane.latest));
     }
 
     /// Waits until a lane is to be tried again.
     pub(super) async fn due(&self) {
-        match self.0.values().map(|lane| lane.due).min() {
+        let trying_slow = self.0.values().any(|lane| lane.due.is_none());
+        let lanes = self.0.values().filter(|lane| !(trying_slow && lane.is_slow()));
+        match lanes.filter_map(|lane| lane.due).min() {
             Some(due) => sleep_until(due).await,
             None => pending().await,
         }
     }
 
-    /// Takes the events of the lanes that are to be tried again.
+    /// Takes the events of the lanes that are to be tried again, except slow ones.
     pub(super) fn take_due(&mut self) -> Vec<Event> {
         let now = Instant::now();
-        let due = self.0.values_mut().filter(|lane| lane.due <= now);
-        due.flat_map(|lane| std::mem::take(&mut lane.events)).collect()
+        let due = self.0.values_mut().filter(|lane| !lane.is_slow() && lane.is_due(now));
+        due.flat_map(Lane::take).collect()
+    }
+
+    /// Takes the events of the slow lane that is to be tried again first.
+    pub(super) fn take_slow(&mut self) -> Option<Vec<Event>> {
+        let now = Instant::now();
+        let due = self.0.values_mut().filter(|lane| lane.is_slow() && lane.is_due(now));
+        due.min_by_key(|lane| lane.due).map(Lane::take)
     }
 
     /// Removes the lanes whose events have been applied.
-    pub(super) fn remove_empty(&mut self) {
-        self.0.retain(|_room, lane| !lane.events.is_empty());
+    pub(super) fn conclude_due(&mut self) {
+        self.0.retain(|_room, lane| lane.due.is_some() || lane.is_slow());
     }
 
-    pub(super) fn take_all(&mut self) -> Vec<Parked> {
-        let lanes = std::mem::take(&mut self.0).into_values();
-        lanes
-            .flat_map(|Lane { events, obstacle, .. }| {
-                events.into_iter().map(move |event| Parked { event, obstacle })
-            })
-            .collect()
+    /// Removes the slow lane whose events have been applied, unless others have joined it.
+    pub(super) fn conclude_slow(&mut self) {
+        self.0.retain(|_room, lane| lane.due.is_some() || !lane.events.is_empty());
+        for lane in self.0.values_mut() {
+            lane.due.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Takes events if there are more than this. An event of each slow room stays, if it may: those
+    /// that come back join its lane, instead of a set.
+    pub(super) fn take_crowd(&mut self, bound: usize) -> Vec<Parked> {
+        if self.len() <= bound {
+            return Vec::new();
+        }
+        let mut crowd = Vec::new();
+        for lane in self.0.values_mut() {
+            let staying = if lane.is_slow() && bound > 0 { lane.events.len().min(1) } else { 0 };
+            let (obstacle, leaving) = (lane.obstacle, lane.events.drain(staying..));
+            crowd.extend(leaving.map(|event| Parked { event, obstacle }));
+        }
+        self.0.retain(|_room, lane| lane.due.is_none() || !lane.events.is_empty());
+        crowd
     }
 
     /// Number of events.
@@ -87,11 +116,32 @@ impl Lanes {
         self.0.values().map(|lane| lane.events.len()).sum()
     }
 
-    /// The oldest event of a room that is locked. An event of an unknown room is not late.
+    /// The oldest event of a room that is locked or slow. An event of an unknown room is not late.
     pub(super) fn oldest(&self) -> Option<Undone> {
-        let locked = self.0.values().filter(|lane| lane.obstacle == Obstacle::LockedRoom);
-        let oldest = locked.flat_map(|lane| &lane.events).min_by_key(|event| event.received)?;
-        let item = format!("event of room {}, which is locked", oldest.change.token);
+        let overdue = self.0.values().filter(|lane| lane.obstacle != Obstacle::Unknown);
+        let events = overdue.flat_map(|lane| lane.events.iter().map(move |event| (lane, event)));
+        let (lane, oldest) = events.min_by_key(|(_lane, event)| event.received)?;
+        let room = &oldest.change.token;
+        let item = if lane.is_slow() {
+            format!("event of room {room}, which takes the database too long to change")
+        } else {
+            format!("event of room {room}, which is locked")
+        };
         Some(Undone { item, ..oldest.undone() })
+    }
+}
+
+impl Lane {
+    fn is_slow(&self) -> bool {
+        self.obstacle == Obstacle::Slow
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.due.is_some_and(|due| due <= now)
+    }
+
+    fn take(&mut self) -> Vec<Event> {
+        self.due = None;
+        std::mem::take(&mut self.events)
     }
 }

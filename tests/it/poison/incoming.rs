@@ -298,6 +298,43 @@ async fn a_locked_room_delays_only_its_own_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_slow_room_delays_only_its_own_events() {
+    let (mut cluster, client) = stopped_cluster(Kind::Postgres).await;
+    cluster.set("DATABASE__TIMEOUT", "2s");
+    let database = &cluster.database;
+    database.open_rooms("room", 300).await;
+    database.insert_room("slow").await;
+    let wait = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+                'BEGIN PERFORM pg_sleep(600); RETURN NEW; END'";
+    database.execute(wait).await;
+    let trigger = "CREATE TRIGGER wait BEFORE UPDATE ON lobbyd_rooms FOR EACH ROW
+                   WHEN (OLD.token = 'slow') EXECUTE FUNCTION wait()";
+    database.execute(trigger).await;
+    let publish = async |state: i64| {
+        for room in 1..=300 {
+            client.publish(&json!({"token": format!("room{room}"), "state": state})).await;
+            if room == 200 {
+                client.publish(&json!({"token": "slow", "state": 1})).await;
+            }
+        }
+    };
+    publish(1).await;
+    let worker = Daemon::start(&cluster.settings);
+    cluster.closed(300).await;
+    worker.unready_with("event of room slow, which takes the database too long").await;
+    for state in [0, 1, 0] {
+        publish(state).await;
+        cluster.closed(300 * state).await;
+    }
+    let pauses = worker.log().matches("consumer paused").count();
+    assert_eq!(pauses, 1, "no other set contains the room");
+    database.execute("DROP TRIGGER wait ON lobbyd_rooms").await;
+    database.lobby_becomes("slow", 1).await;
+    worker.ready().await;
+    assert_eq!(client.count(&cluster.dead_letters).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_of_unknown_rooms_do_not_fill_the_queue() {
     let (mut cluster, client) = stopped_cluster(Kind::Postgres).await;
     // They are still waiting when the test ends.

@@ -1,22 +1,17 @@
 //! Applies a set of events in one transaction, and takes a set apart that is not accepted.
 
-use std::future::pending;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use tokio::pin;
 use tokio::time::{Instant, sleep};
 
 use super::End;
 use super::consumption::{Consumption, dead_letter};
-use super::event::{Event, Obstacle, Undone, waited};
+use super::event::{Event, Obstacle, waited};
+use super::trial::{TrialOutcome, commit};
 use crate::backoff::Backoff;
-use crate::domain::{Applied, IncomingChange};
 use crate::logging;
-use crate::store::{self, StoreError};
-use crate::tasks::TaskContext;
-use crate::traces::Span;
+use crate::store::StoreError;
 
 /// Tries at once of a set that another transaction was in the way of.
 const CONTENDED_TRIES: u32 = 3;
@@ -35,14 +30,6 @@ impl Default for Attempts {
         Self { contended: 0, backoff: Backoff::new(Backoff::TASKS) }
     }
 }
-
-/// The try of a slow lane, beside everything else.
-pub(super) struct Trial<'a> {
-    outcome: BoxFuture<'a, TrialOutcome>,
-    pub(super) oldest: Option<Undone>,
-}
-
-pub(super) type TrialOutcome = (Vec<Event>, store::Result<Vec<Applied>>, Duration);
 
 impl Consumption<'_> {
     /// Applies events, in as few transactions as the database accepts.
@@ -166,32 +153,6 @@ impl Consumption<'_> {
             }
         }
     }
-}
-
-impl<'a> Trial<'a> {
-    pub(super) fn new(ctx: &'a TaskContext, events: Vec<Event>) -> Self {
-        let oldest = events.iter().min_by_key(|event| event.received).map(Event::undone);
-        let outcome = async move {
-            let begun = Instant::now();
-            let result = commit(ctx, &events).await;
-            (events, result, begun.elapsed())
-        };
-        Self { outcome: outcome.boxed(), oldest }
-    }
-}
-
-/// Waits for the end of the trial, if there is one. May be dropped while it waits.
-pub(super) async fn tried(trial: &mut Option<Trial<'_>>) -> TrialOutcome {
-    match trial {
-        Some(trial) => (&mut trial.outcome).await,
-        None => pending().await,
-    }
-}
-
-async fn commit(ctx: &TaskContext, set: &[Event]) -> store::Result<Vec<Applied>> {
-    let _commits: Vec<Span> = set.iter().map(|event| event.span.child("commit lobby")).collect();
-    let changes: Vec<IncomingChange> = set.iter().map(|event| event.change.clone()).collect();
-    ctx.database.apply(&changes, ctx.clock.now()).await
 }
 
 /// Puts both halves of a set on the stack, the first half on top. A single event is returned.

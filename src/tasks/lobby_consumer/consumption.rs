@@ -9,11 +9,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::apply::{Trial, tried};
 use super::connection::ConnectionState;
 use super::event::{DeadLetter, Event, Obstacle, Outgoing, Parked, Undone};
 use super::lanes::Lanes;
 use super::transfers::Transfers;
+use super::trial::{Trial, tried};
 use super::{End, LobbyConsumer};
 use crate::bus::cloudevents::{Malformed, parse_lobby_changed};
 use crate::bus::{Delivery, DeliveryTag, Subscription};

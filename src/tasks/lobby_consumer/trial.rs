@@ -1,0 +1,49 @@
+//! A try to commit a set of events, and the try of a slow lane, which takes its time beside everything
+//! else.
+
+use std::future::pending;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
+use super::event::{Event, Undone};
+use crate::domain::{Applied, IncomingChange};
+use crate::store;
+use crate::tasks::TaskContext;
+use crate::traces::Span;
+
+/// The try of a slow lane, beside everything else.
+pub(super) struct Trial<'a> {
+    outcome: BoxFuture<'a, TrialOutcome>,
+    pub(super) oldest: Option<Undone>,
+}
+
+pub(super) type TrialOutcome = (Vec<Event>, store::Result<Vec<Applied>>, Duration);
+
+impl<'a> Trial<'a> {
+    pub(super) fn new(ctx: &'a TaskContext, events: Vec<Event>) -> Self {
+        let oldest = events.iter().min_by_key(|event| event.received).map(Event::undone);
+        let outcome = async move {
+            let begun = Instant::now();
+            let result = commit(ctx, &events).await;
+            (events, result, begun.elapsed())
+        };
+        Self { outcome: outcome.boxed(), oldest }
+    }
+}
+
+/// Waits for the end of the trial, if there is one. May be dropped while it waits.
+pub(super) async fn tried(trial: &mut Option<Trial<'_>>) -> TrialOutcome {
+    match trial {
+        Some(trial) => (&mut trial.outcome).await,
+        None => pending().await,
+    }
+}
+
+pub(super) async fn commit(ctx: &TaskContext, set: &[Event]) -> store::Result<Vec<Applied>> {
+    let _commits: Vec<Span> = set.iter().map(|event| event.span.child("commit lobby")).collect();
+    let changes: Vec<IncomingChange> = set.iter().map(|event| event.change.clone()).collect();
+    ctx.database.apply(&changes, ctx.clock.now()).await
+}

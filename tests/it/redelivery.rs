@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::{
     cluster::TestCluster,
     daemon::{Daemon, run},
-    database::Kind,
+    database::{Database, Kind},
     eventually,
     proxy::{Mode, Proxy},
     server::{BROKER, amqp_url},
@@ -88,6 +88,30 @@ async fn a_repeated_message_id_changes_nothing() {
     stale(&worker, 1).await;
     assert_eq!(cluster.database.lobby_state("a").await, 0);
     client.publish_with(body, named("2")).await;
+    cluster.database.lobby_becomes("a", 1).await;
+}
+
+/// An equal event that was applied before is another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_waits_at_the_broker_repeats_no_earlier_one() {
+    let cluster = TestCluster::new(Kind::Postgres).await;
+    let client = cluster.client().await;
+    let worker = cluster.worker().await;
+    cluster.database.insert_room("a").await;
+    let close = json!({"token": "a", "state": 1});
+    client.publish(&close).await;
+    cluster.database.lobby_becomes("a", 1).await;
+    drop(worker);
+    set(&cluster, 0).await;
+    let holder = Database::hold_room(&cluster.database.url, "a").await;
+    client.publish(&close).await;
+    let _worker = cluster.worker().await;
+    let retry = cluster.setting("EVENTS__RETRY_QUEUE");
+    eventually("the event in the retry queue", || async {
+        (client.count(&retry).await > 0).then_some(())
+    })
+    .await;
+    drop(holder);
     cluster.database.lobby_becomes("a", 1).await;
 }
 

@@ -157,6 +157,14 @@ impl Health {
         state.of_all.extend(age.map(|age| (work, age, Instant::now())));
     }
 
+    /// Records that an item may be this old, unless one is known to be older. Only the gauge shows it.
+    pub fn assume_oldest(&self, work: Work, age: Duration) {
+        let known = self.state.lock().age_of_all(work);
+        if age > known {
+            self.set_oldest_of_all(work, TimeDelta::from_std(age).ok());
+        }
+    }
+
     /// Sets the gauges that show how old the oldest items are.
     pub fn record_ages(&self) {
         for work in [Work::Timers, Work::Deliveries, Work::Outbox] {
@@ -293,5 +301,8 @@ mod tests {
         assert!(health.problems().is_empty());
         health.set_oldest_of_all(Work::Timers, None);
         assert_eq!(age(Work::Timers), 0);
+        health.assume_oldest(Work::Timers, Duration::from_secs(8));
+        health.assume_oldest(Work::Timers, Duration::from_secs(3));
+        assert_eq!(age(Work::Timers), 8);
     }
 }

@@ -151,9 +151,10 @@ impl TimerTask {
                     if self.ctx.health.set_down(Component::Database, problem.as_str()) {
                         tracing::warn!(error = problem, "database unavailable, timers cannot fire");
                     }
-                    if error.is_refusal() {
-                        // If this fails too, the age of the last known room grows by itself.
-                        self.look(self.ctx.clock.now()).await.ok();
+                    let looked =
+                        error.is_refusal() && self.look(self.ctx.clock.now()).await.is_ok();
+                    if !looked {
+                        self.report_unknown();
                     }
                     backoff.next_wait()
                 }
@@ -295,6 +296,11 @@ impl TimerTask {
         );
         self.ctx.health.set_oldest_of_all(Work::Timers, oldest.map(|timer| now - timer.key.due_at));
         Ok(key)
+    }
+
+    /// While the database does not say which rooms are due, any may be since the last look.
+    fn report_unknown(&self) {
+        self.ctx.health.assume_oldest(Work::Timers, self.looked_at.elapsed());
     }
 }
 

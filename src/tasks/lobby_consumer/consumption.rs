@@ -226,7 +226,8 @@ impl<'a> Consumption<'a> {
         self.done.extend(parked.iter().map(Outgoing::tag));
         let late = parked.iter().filter(|each| each.obstacle != Obstacle::Unknown);
         if let Some(oldest) = late.min_by_key(|each| each.event.received) {
-            self.parked = Some((oldest.event.undone(), Instant::now() + PARKED_FOR));
+            self.parked =
+                Some((oldest.event.undone_for(oldest.obstacle), Instant::now() + PARKED_FOR));
         }
     }
 

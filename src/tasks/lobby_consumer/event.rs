@@ -70,6 +70,18 @@ impl Event {
         let item = format!("event of room {} is not acknowledged", self.change.token);
         Undone { since: self.received, item }
     }
+
+    pub(super) fn undone_for(&self, obstacle: Obstacle) -> Undone {
+        let room = &self.change.token;
+        let item = match obstacle {
+            Obstacle::Locked => format!("event of room {room}, which is locked"),
+            Obstacle::Slow => {
+                format!("event of room {room}, which takes the database too long to change")
+            }
+            Obstacle::Unknown => format!("event of room {room}, which is unknown"),
+        };
+        Undone { since: self.received, item }
+    }
 }
 
 /// Events of a set, after they have waited.

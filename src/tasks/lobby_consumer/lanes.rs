@@ -119,15 +119,10 @@ impl Lanes {
     /// The oldest event of a room that is locked or slow. An event of an unknown room is not late.
     pub(super) fn oldest(&self) -> Option<Undone> {
         let overdue = self.0.values().filter(|lane| lane.obstacle != Obstacle::Unknown);
-        let events = overdue.flat_map(|lane| lane.events.iter().map(move |event| (lane, event)));
-        let (lane, oldest) = events.min_by_key(|(_lane, event)| event.received)?;
-        let room = &oldest.change.token;
-        let item = if lane.is_slow() {
-            format!("event of room {room}, which takes the database too long to change")
-        } else {
-            format!("event of room {room}, which is locked")
-        };
-        Some(Undone { item, ..oldest.undone() })
+        let events =
+            overdue.flat_map(|lane| lane.events.iter().map(|event| (event, lane.obstacle)));
+        let (oldest, obstacle) = events.min_by_key(|(event, _obstacle)| event.received)?;
+        Some(oldest.undone_for(obstacle))
     }
 }
 

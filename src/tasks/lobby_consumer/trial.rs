@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::event::{Event, Undone};
+use super::event::{Event, Obstacle, Undone};
 use crate::domain::{Applied, IncomingChange};
 use crate::store;
 use crate::tasks::TaskContext;
@@ -24,7 +24,8 @@ pub(super) type TrialOutcome = (Vec<Event>, store::Result<Vec<Applied>>, Duratio
 
 impl<'a> Trial<'a> {
     pub(super) fn new(ctx: &'a TaskContext, events: Vec<Event>) -> Self {
-        let oldest = events.iter().min_by_key(|event| event.received).map(Event::undone);
+        let oldest = events.iter().min_by_key(|event| event.received);
+        let oldest = oldest.map(|event| event.undone_for(Obstacle::Slow));
         let outcome = async move {
             let begun = Instant::now();
             let result = commit(ctx, &events).await;

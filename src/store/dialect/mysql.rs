@@ -30,17 +30,18 @@ impl Dialect for MySql {
     }
 
     fn pool_options(limit: Duration) -> MySqlPoolOptions {
-        // Lock waits end early enough for another attempt. MariaDB also ends a transaction whose
-        // client has gone silent, as PostgreSQL does, and so frees its rooms for the other workers;
-        // MySQL has no such setting.
+        // Lock waits end early enough for another attempt. MariaDB also ends a statement that takes
+        // too long, and a transaction whose client has gone silent, as PostgreSQL does, and so frees
+        // their rooms; MySQL has no such settings.
         let lock_wait = whole_seconds(limit / LOCK_WAITS);
-        let idle = whole_seconds(limit);
+        let longest = whole_seconds(limit);
         // Statements outside of transactions commit themselves, whatever the server's default.
         // Without join buffers, the rows of a set are found by their keys. Otherwise the optimiser
         // scans a small table, and an update waits for a locked row that is not in the set.
         let settings = format!(
             "SET SESSION autocommit = 1, SESSION innodb_lock_wait_timeout = {lock_wait} \
-             /*M!100300 , SESSION idle_transaction_timeout = {idle} , \
+             /*M!100300 , SESSION max_statement_time = {longest} , \
+             SESSION idle_transaction_timeout = {longest} , \
              SESSION join_cache_level = 0 */ \
              /*!80000 , SESSION optimizer_switch = 'block_nested_loop=off' */"
         );

@@ -139,6 +139,7 @@ impl Consumption<'_> {
         let rest = sleep(backoff.next_wait());
         pin!(rest);
         loop {
+            self.acknowledge().await?;
             self.report();
             tokio::select! {
                 () = self.stop.cancelled() => return Err(End::Stopped),

@@ -6,7 +6,7 @@ use tokio::pin;
 use tokio::time::{Instant, sleep};
 
 use super::End;
-use super::consumption::{Consumption, dead_letter};
+use super::consumption::Consumption;
 use super::event::{Event, Obstacle, waited};
 use super::trial::{TrialOutcome, commit};
 use crate::backoff::Backoff;
@@ -71,8 +71,7 @@ impl Consumption<'_> {
     ) -> Result<(), End> {
         if error.is_refusal() {
             if let Some(event) = halved(set, sets) {
-                let event = (event.delivery, event.received, event.span);
-                self.dead_letters.push(dead_letter(event, "rejected", logging::causes(error)));
+                self.dead_letters.push(event.dead_letter("rejected", logging::causes(error)));
             }
         } else if matches!(error, StoreError::Contended(_)) {
             attempts.contended += 1;

@@ -24,9 +24,6 @@ use crate::traces::{Kind, Span};
 /// How long an event of an unknown room is tried here before it waits at the broker.
 const UNKNOWN_ROOM_PATIENCE: TimeDelta = TimeDelta::milliseconds(200);
 
-/// Longest reason of a dead letter, in bytes. It may quote the body.
-const MAX_REASON: usize = 1000;
-
 /// How long a parked event of a locked or slow room counts as not done: until it is delivered again.
 const PARKED_FOR: Duration = Duration::from_secs(3);
 
@@ -131,8 +128,9 @@ impl<'a> Consumption<'a> {
                 Some(Event { delivery, change, received, span })
             }
             Err(malformed) => {
-                let event = (delivery, received, span);
-                self.dead_letters.push(dead_letter(event, "malformed", malformed.to_string()));
+                let reason = malformed.to_string();
+                let letter = DeadLetter::new(delivery, received, "malformed", reason, span);
+                self.dead_letters.push(letter);
                 None
             }
         }
@@ -162,8 +160,7 @@ impl<'a> Consumption<'a> {
             }
             Applied::LobbyNotSupported => {
                 let reason = format!("room {room} is of a type or object without lobby");
-                let event = (event.delivery, event.received, event.span);
-                self.dead_letters.push(dead_letter(event, "no_lobby", reason));
+                self.dead_letters.push(event.dead_letter("no_lobby", reason));
             }
             Applied::Locked => {
                 self.lanes.set_aside(event, Obstacle::Locked, Duration::ZERO);
@@ -177,8 +174,7 @@ impl<'a> Consumption<'a> {
         let waited = ctx.clock.now() - event.received;
         if waited >= TimeDelta::from_std(*grace).unwrap_or(TimeDelta::MAX) {
             let reason = format!("unknown room {} (waited {grace:?})", event.change.token);
-            let event = (event.delivery, event.received, event.span);
-            self.dead_letters.push(dead_letter(event, "unknown_room", reason));
+            self.dead_letters.push(event.dead_letter("unknown_room", reason));
         } else if waited >= UNKNOWN_ROOM_PATIENCE && self.parking.is_usable() {
             self.parking.push(Parked { event, obstacle: Obstacle::Unknown });
         } else {
@@ -281,15 +277,6 @@ fn report_set(change: &IncomingChange, replaced: Option<DateTime<Utc>>) {
         timer.due_at = lobby.timer.map(tracing::field::display),
         "lobby set"
     );
-}
-
-pub(super) fn dead_letter(
-    (delivery, received, span): (Delivery, DateTime<Utc>, Span),
-    outcome: &'static str,
-    mut reason: String,
-) -> DeadLetter {
-    reason.truncate(reason.floor_char_boundary(MAX_REASON));
-    DeadLetter { delivery, received, outcome, reason, span }
 }
 
 fn count(outcome: &'static str, span: &mut Span) {

@@ -8,6 +8,9 @@ use crate::bus::{Delivery, DeliveryTag, Destination, Transfer, Waited};
 use crate::domain::{IncomingChange, RoomToken, Version};
 use crate::traces::Span;
 
+/// Longest reason of a dead letter, in bytes. It may quote the body.
+const MAX_REASON: usize = 1000;
+
 /// A lobby change that is not applied yet.
 pub(super) struct Event {
     pub(super) delivery: Delivery,
@@ -57,7 +60,24 @@ pub(super) trait Outgoing: Send + Sync + 'static {
     fn received(&self) -> DateTime<Utc>;
 }
 
+impl DeadLetter {
+    pub(super) fn new(
+        delivery: Delivery,
+        received: DateTime<Utc>,
+        outcome: &'static str,
+        mut reason: String,
+        span: Span,
+    ) -> Self {
+        reason.truncate(reason.floor_char_boundary(MAX_REASON));
+        Self { delivery, received, outcome, reason, span }
+    }
+}
+
 impl Event {
+    pub(super) fn dead_letter(self, outcome: &'static str, reason: String) -> DeadLetter {
+        DeadLetter::new(self.delivery, self.received, outcome, reason, self.span)
+    }
+
     /// The event, after it has waited: its room may have changed since it was received. It becomes
     /// the `latest` of those of its room that wait.
     pub(super) fn waited(self, latest: &mut Version) -> Self {

@@ -61,7 +61,8 @@ impl LobbyConsumer {
     }
 
     /// Runs until `stop`, over one connection after another. A transaction that has begun is
-    /// finished, except that of a slow room. Deliveries that are not acknowledged then are delivered again, to any worker.
+    /// finished, except that of a slow room. Deliveries that are not acknowledged then are delivered
+    /// again, to any worker.
     pub async fn run(self, stop: CancellationToken) {
         let mut connection = ConnectionState::new(&self.ctx.health);
         loop {

@@ -19,15 +19,14 @@ use crate::domain::{
 impl<D: Dialect> Timers for SqlStore<D> {
     async fn apply(&self, changes: &[IncomingChange], now: DateTime<Utc>) -> Result<Vec<Applied>> {
         let mut transaction = self.begin().await?;
-        let mut set = transaction.lock_change_set(changes, now).await?;
-        let applied = changes.iter().map(|change| set.apply(change)).collect();
-        if set.is_unchanged() {
-            transaction.roll_back().await?;
-        } else {
-            transaction.write_change_set(set).await?;
-            transaction.commit().await?;
+        match transaction.apply(changes, now).await {
+            Ok((applied, Outcome::Written)) => transaction.commit().await.map(|()| applied),
+            Ok((applied, Outcome::Unchanged)) => transaction.roll_back().await.map(|()| applied),
+            Err(error) => {
+                transaction.undo(&error).await;
+                Err(error)
+            }
         }
-        Ok(applied)
     }
 
     async fn prune_applied(&self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
@@ -41,7 +40,13 @@ impl<D: Dialect> Timers for SqlStore<D> {
         claimed_until: Option<DateTime<Utc>>,
     ) -> Result<Fired, NotFired> {
         let mut transaction = self.begin().await?;
-        let rows = transaction.lock_due(now, batch).await?;
+        let rows = match transaction.lock_due(now, batch).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                transaction.undo(&error).await;
+                return Err(error.into());
+            }
+        };
         if rows.is_empty() {
             // A commit means that something was written.
             transaction.roll_back().await?;
@@ -94,6 +99,12 @@ impl<D: Dialect> Timers for SqlStore<D> {
     }
 }
 
+/// Whether a transaction has something to commit.
+enum Outcome {
+    Written,
+    Unchanged,
+}
+
 /// What an error says about rows that have been locked. Their table exists, so a statement that the
 /// database cannot run may be that of a trigger for one of them.
 fn of_these_rows<D: Dialect>(error: StoreError) -> StoreError {
@@ -101,6 +112,20 @@ fn of_these_rows<D: Dialect>(error: StoreError) -> StoreError {
 }
 
 impl<D: Dialect> Transaction<D> {
+    async fn apply(
+        &mut self,
+        changes: &[IncomingChange],
+        now: DateTime<Utc>,
+    ) -> Result<(Vec<Applied>, Outcome)> {
+        let mut set = self.lock_change_set(changes, now).await?;
+        let applied = changes.iter().map(|change| set.apply(change)).collect();
+        if set.is_unchanged() {
+            return Ok((applied, Outcome::Unchanged));
+        }
+        self.write_change_set(set).await?;
+        Ok((applied, Outcome::Written))
+    }
+
     /// Resets rooms that are locked, and stores an event for each.
     async fn fire(
         &mut self,

@@ -33,7 +33,7 @@ async fn an_unavailable_database_is_reported_as_the_reason() {
                 .then_some(())
         })
         .await;
-        assert!(worker.unready().await.contains("Connection refused"));
+        worker.unready_with("Connection refused").await;
         assert!(!worker.log().contains("marker-secret"));
     }
 }

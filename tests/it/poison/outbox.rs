@@ -141,8 +141,7 @@ async fn an_event_that_is_not_json_delays_no_other(mut cluster: TestCluster) {
         (database.texts(WAITING).await == ["poison1"]).then_some(())
     })
     .await;
-    let problems = worker.unready().await;
-    assert!(problems.contains("of room poison1 is not published"), "{problems}");
+    worker.unready_with("of room poison1 is not published").await;
     assert_eq!(worker.log().matches("outbox event is not valid JSON").count(), 1);
     database.execute("DELETE FROM lobbyd_outbox WHERE published_at IS NULL").await;
     worker.ready().await;
@@ -216,8 +215,7 @@ async fn a_room_without_a_queue_delays_no_other() {
     let worker = strict_worker(&mut cluster).await;
     let database = &cluster.database;
     database.insert_rooms("poison", 1, database.now().await).await;
-    let problems = worker.unready().await;
-    assert!(problems.contains("of room poison1 is not published"), "{problems}");
+    worker.unready_with("of room poison1 is not published").await;
     database.insert_rooms("room", 50, database.now().await).await;
     assert_eq!(client.take_ids(&cluster.updates, 50).await.len(), 50);
     // The others are taken, so it is only counted after some attempts.
@@ -308,7 +306,7 @@ async fn nothing_is_published_while_a_required_queue_is_missing() {
     worker.ready().await;
     api.ready().await;
     client.delete_queue(&required).await;
-    assert!(worker.unready().await.contains(&missing));
+    worker.unready_with(&missing).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -336,7 +334,7 @@ async fn an_event_that_the_broker_forbids_delays_no_other() {
     // Only those that stood near the forbidden one were sent again.
     let again = client.take_rest(&cluster.updates).await.len();
     assert!(again < 300, "{again} updates twice");
-    assert!(worker.unready().await.contains("of room poison1 is not published"));
+    worker.unready_with("of room poison1 is not published").await;
     BROKER.control(&["clear_topic_permissions", "forbidden"]);
     database.all_published().await;
     worker.ready().await;

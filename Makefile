@@ -20,10 +20,16 @@ test: packages tools
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --locked --no-deps --document-private-items --all-features
 	$(CARGO) test --locked --all-features -- --test-threads=$(TEST_THREADS)
 
-## make bench    measures the lag of timers, the delay until clients are told, and the cost of a poll
+## make bench    measures lobbyd beside what database and broker can do, into target/bench
 .PHONY: bench
 bench: packages
-	$(CARGO) bench --locked --bench punctuality --bench polling
+	$(CARGO) bench --locked --bench bench
+	$(CARGO) bench --locked --bench polling
+
+## make bench-short does so with fewer runs
+.PHONY: bench-short
+bench-short: packages
+	$(CARGO) bench --locked --bench bench -- --short
 
 ## make deb      builds the Debian package, into target/debian
 .PHONY: deb

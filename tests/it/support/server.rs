@@ -198,7 +198,7 @@ pub fn start_postgres_with(settings: &[String]) -> Server {
     Server::new(port, folder, command, None)
 }
 
-fn newest_postgres() -> PathBuf {
+pub fn newest_postgres() -> PathBuf {
     let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
         .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path().join("bin"))).collect())
         .unwrap_or_default();

@@ -1,0 +1,56 @@
+//! What to measure.
+
+use clap::{Parser, ValueEnum};
+
+/// Measures lobbyd, and beside it what database, broker and HTTP stack can do.
+#[derive(Debug, Parser)]
+pub struct Options {
+    /// Fewer runs and shorter waits, within three minutes
+    #[arg(long)]
+    pub short: bool,
+
+    /// What to measure; everything by default
+    sections: Vec<Section>,
+
+    /// Given by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Section {
+    /// 20,000 timers due in one second, on PostgreSQL and RabbitMQ
+    Herd,
+    /// 100,000 timers due in one second, on PostgreSQL and RabbitMQ
+    Crowd,
+    /// 20,000 timers due in one second, on MariaDB and RabbitMQ
+    Mariadb,
+    /// 20,000 timers due in one second, on SQLite and the in-process bus
+    Sqlite,
+}
+
+impl Options {
+    pub fn sections(&self) -> Vec<Section> {
+        if self.sections.is_empty() {
+            Section::value_variants().to_vec()
+        } else {
+            self.sections.clone()
+        }
+    }
+
+    /// How often a figure is measured. The table shows the median.
+    pub fn runs(&self) -> usize {
+        if self.short { 3 } else { 5 }
+    }
+
+    /// How often a figure is measured that takes half a minute.
+    pub fn long_runs(&self) -> usize {
+        if self.short { 1 } else { 5 }
+    }
+}
+
+impl std::fmt::Display for Section {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.to_possible_value().unwrap().get_name())
+    }
+}

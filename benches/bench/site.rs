@@ -1,0 +1,204 @@
+//! A worker with its database and broker, and what a herd of timers does to them.
+
+use std::{collections::HashMap, time::Duration};
+
+use futures_util::future::join_all;
+use tokio::time::sleep;
+
+use super::{
+    clock,
+    limits::Curve,
+    rooms,
+    subscriber::Subscriber,
+    support::{
+        amqp::Client,
+        cluster::TestCluster,
+        daemon::Daemon,
+        database::{Database, Kind},
+    },
+    watch::{Sample, Watch},
+};
+
+/// How often the room of a probe is read.
+const PROBE_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Rooms per second that the preparation of a herd needs at least, and seconds that it takes besides.
+const PREPARED_PER_SECOND: i64 = 20_000;
+const PREPARATION: i64 = 2;
+
+pub struct Site {
+    pub cluster: TestCluster,
+    /// A client of the broker, unless the bus is in-process.
+    client: Option<Client>,
+    pub worker: Daemon,
+}
+
+/// How a herd of timers was worked off.
+pub struct Drain {
+    /// Rooms due at once, without probes.
+    rooms: u64,
+    /// Unix seconds.
+    due: f64,
+    samples: Vec<Sample>,
+    pub probes: Vec<Probe>,
+}
+
+/// A single timer that falls due while a herd is worked off. All times are in seconds, its own count
+/// from its own due time.
+pub struct Probe {
+    /// After the due time of the herd.
+    pub due: f64,
+    pub opened: f64,
+    pub announced: f64,
+}
+
+impl Site {
+    /// SQLite has the in-process bus, the other databases have RabbitMQ.
+    pub async fn new(kind: Kind) -> Self {
+        let (cluster, client) = if kind == Kind::Sqlite {
+            (TestCluster::on(Database::create(kind).await, "memory:"), None)
+        } else {
+            let cluster = TestCluster::new(kind).await;
+            let client = cluster.client().await;
+            (cluster, Some(client))
+        };
+        let worker = cluster.worker().await;
+        Self { cluster, client, worker }
+    }
+
+    pub fn database(&self) -> &Database {
+        &self.cluster.database
+    }
+
+    /// Empties the queue of updates.
+    pub async fn empty_queue(&self) {
+        if let Some(client) = &self.client {
+            client.delete_queue(&self.cluster.updates).await;
+            client.record(&self.cluster.updates).await;
+        }
+    }
+
+    /// Takes the updates from the queue, as the worker published them.
+    pub async fn take_updates(&self) -> Vec<lapin::message::Delivery> {
+        let mut updates = Vec::new();
+        let Some(client) = &self.client else { return updates };
+        while let Some(update) = client.take_delivery(&self.cluster.updates).await {
+            updates.push(update);
+        }
+        updates
+    }
+
+    /// Lets so many timers fall due at once, and one more in each of `probes` seconds after that.
+    pub async fn drain(&self, number: u32, probes: u32) -> Drain {
+        let database = self.database();
+        self.empty_queue().await;
+        rooms::clear(database).await;
+        let due = clock::second() + PREPARATION + i64::from(number) / PREPARED_PER_SECOND;
+        rooms::add(database, "herd", number, &database.timestamp_sql(due)).await;
+        for second in 1..=probes {
+            database.insert_rooms(&probe(second), 1, due + i64::from(second)).await;
+        }
+        rooms::settle(database).await;
+        let watch = Watch::begin(&self.worker).await;
+        let due = due as f64;
+        assert!(clock::now() < due - 0.2, "the preparation of {number} rooms took too long");
+        let watching = watch.until(u64::from(number + probes));
+        let (samples, probes) = tokio::join!(watching, self.watch_probes(due, probes));
+        assert_eq!(database.closed_rooms().await, 0);
+        Drain { rooms: u64::from(number), due, samples, probes }
+    }
+
+    async fn watch_probes(&self, due: f64, number: u32) -> Vec<Probe> {
+        if number == 0 {
+            return Vec::new();
+        }
+        let tokens: Vec<String> =
+            (1..=number).map(|second| format!("{}1", probe(second))).collect();
+        let mut subscriber = Subscriber::new(&self.cluster, &tokens).await;
+        let opened = join_all(
+            (1..).zip(&tokens).map(|(second, token)| self.opened(token, due + f64::from(second))),
+        );
+        let announced = async {
+            let mut announced = HashMap::new();
+            while announced.len() < tokens.len() {
+                let update = subscriber.next().await;
+                announced.insert(update.token, update.at);
+            }
+            announced
+        };
+        let (opened, announced) = tokio::join!(opened, announced);
+        let probes = (1..).zip(&tokens).zip(opened);
+        probes
+            .map(|((second, token), opened)| {
+                let after = f64::from(second);
+                Probe { due: after, opened, announced: announced[token] - due - after }
+            })
+            .collect()
+    }
+
+    /// Seconds from its due time until the room is open.
+    async fn opened(&self, token: &str, due: f64) -> f64 {
+        clock::sleep_until(due).await;
+        while self.database().lobby_state(token).await != 0 {
+            sleep(PROBE_INTERVAL).await;
+        }
+        clock::now() - due
+    }
+}
+
+/// The prefix of the room that falls due in this second after the herd.
+fn probe(second: u32) -> String {
+    format!("probe{second}x")
+}
+
+impl Drain {
+    /// Seconds from the due time until all rooms of the herd are open.
+    pub fn last_open(&self) -> f64 {
+        self.first(|sample| sample.opened >= self.rooms + self.probes_due_by(sample.at))
+    }
+
+    /// Seconds from the due time until all updates of the herd are confirmed.
+    pub fn last_confirm(&self) -> f64 {
+        self.first(|sample| sample.confirmed >= self.rooms + self.probes_due_by(sample.at))
+    }
+
+    pub fn opened_per_second(&self) -> f64 {
+        self.rooms as f64 / self.last_open()
+    }
+
+    /// Updates per second, from the first confirm to the last.
+    pub fn announced_per_second(&self) -> f64 {
+        let first = self.samples.iter().find(|sample| sample.confirmed > 0).unwrap();
+        let seconds = self.last_confirm() - (first.at - self.due);
+        (self.rooms - first.confirmed.min(self.rooms)) as f64 / seconds
+    }
+
+    pub fn opened(&self) -> Curve {
+        self.curve(|sample| sample.opened)
+    }
+
+    pub fn confirmed(&self) -> Curve {
+        self.curve(|sample| sample.confirmed)
+    }
+
+    /// The probes that fell due while rooms of the herd were still closed, and those that fell due
+    /// afterwards while updates were still unconfirmed.
+    pub fn probes_by_phase(&self) -> [Vec<&Probe>; 2] {
+        let opening = self.last_open();
+        let draining = self.probes.iter().filter(|probe| probe.due < self.last_confirm());
+        let (early, late) = draining.partition(|probe| probe.due < opening);
+        [early, late]
+    }
+
+    fn first(&self, is_reached: impl Fn(&Sample) -> bool) -> f64 {
+        self.samples.iter().find(|sample| is_reached(sample)).unwrap().at - self.due
+    }
+
+    fn probes_due_by(&self, at: f64) -> u64 {
+        self.probes.iter().filter(|probe| self.due + probe.due <= at).count() as u64
+    }
+
+    fn curve(&self, count: impl Fn(&Sample) -> u64) -> Curve {
+        self.samples.iter().map(|sample| (sample.at - self.due, count(sample) as f64)).collect()
+    }
+}

@@ -7,26 +7,33 @@ use super::limits::Curve;
 const SIZE: (u32, u32) = (900, 500);
 const FONT: &str = "sans-serif";
 
-/// Rooms opened and updates confirmed since the due time, each beside its limit.
-pub fn herd(lines: &[(&str, Curve)]) -> String {
+pub struct Labels {
+    pub title: &'static str,
+    pub x: &'static str,
+    pub y: &'static str,
+}
+
+/// A line for each of the curves, with its name.
+pub fn lines(labels: &Labels, lines: &[(&str, Curve)]) -> String {
     let points = || lines.iter().flat_map(|(_name, curve)| curve);
-    let end = points().map(|(time, _count)| *time).fold(0.0, f64::max);
-    let top = points().map(|(_time, count)| *count).fold(0.0, f64::max);
+    let right = points().map(|(x, _y)| *x).fold(0.0, f64::max);
+    let top = points().map(|(_x, y)| *y).fold(0.0, f64::max);
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         area.fill(&WHITE).unwrap();
         let mut chart = ChartBuilder::on(&area)
-            .caption("100,000 timers due in the same second", (FONT, 20))
+            .caption(labels.title, (FONT, 20))
             .margin(15)
             .x_label_area_size(40)
             .y_label_area_size(80)
-            .build_cartesian_2d(0.0..end, 0.0..top * 1.02)
+            .build_cartesian_2d(0.0..right, 0.0..top * 1.02)
             .unwrap();
         chart
             .configure_mesh()
-            .x_desc("seconds after the due time")
-            .y_desc("rooms")
+            .max_light_lines(0)
+            .x_desc(labels.x)
+            .y_desc(labels.y)
             .y_label_formatter(&|count| format!("{count:.0}"))
             .label_style((FONT, 14))
             .draw()

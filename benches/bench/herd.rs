@@ -1,7 +1,8 @@
 //! Herds: many timers that fall due in the same second.
 
 use super::{
-    chart, clock,
+    chart::{self, Labels},
+    clock,
     limits::{self, Curve, publisher::Publisher},
     options::{Options, Section},
     report::{Figure, Goal, Report, Unit},
@@ -140,16 +141,22 @@ pub async fn crowd(options: &Options, report: &mut Report) {
     let figure = Figure::new(Section::Crowd, name, Unit::Mebibytes, &peak);
     report.add(figure.goal(Goal::Below(30.0)));
     let last = laps.last().unwrap();
-    report.add_picture("herd.svg", chart::herd(&lines(last)));
+    report.add_picture("herd.svg", picture(last));
 }
 
-fn lines(lap: &Lap) -> [(&'static str, Curve); 4] {
-    [
+fn picture(lap: &Lap) -> String {
+    let labels = Labels {
+        title: "100,000 timers due in the same second",
+        x: "seconds after the due time",
+        y: "rooms",
+    };
+    let lines = [
         ("opened, lobbyd", lap.drain.opened()),
         ("opened, bare statements", lap.opening.clone()),
         ("confirmed, lobbyd", lap.drain.confirmed()),
         ("confirmed, bare publishing", lap.publishing.clone()),
-    ]
+    ];
+    chart::lines(&labels, &lines)
 }
 
 fn each(laps: &[Lap], figure: impl Fn(&Lap) -> f64) -> Vec<f64> {

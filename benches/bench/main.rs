@@ -18,13 +18,18 @@
 
 mod chart;
 mod clock;
+mod consume;
 mod herd;
 mod http;
 mod limits;
 mod machine;
 mod options;
+mod pending;
+mod process;
 mod report;
+mod resources;
 mod rooms;
+mod single;
 mod site;
 mod stats;
 mod subscriber;
@@ -54,6 +59,9 @@ async fn main() {
         match section {
             Section::Herd => herd::measure(Kind::Postgres, &options, &mut report).await,
             Section::Crowd => herd::crowd(&options, &mut report).await,
+            Section::Single => single::run(&options, &mut report).await,
+            Section::Consume => consume::run(&options, &mut report).await,
+            Section::Resources => resources::run(&options, &mut report).await,
             Section::Mariadb => herd::measure(Kind::MariaDb, &options, &mut report).await,
             Section::Sqlite => herd::measure(Kind::Sqlite, &options, &mut report).await,
         }

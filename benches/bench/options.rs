@@ -1,5 +1,7 @@
 //! What to measure.
 
+use std::time::Duration;
+
 use clap::{Parser, ValueEnum};
 
 /// Measures lobbyd, and beside it what database, broker and HTTP stack can do.
@@ -23,6 +25,12 @@ pub enum Section {
     Herd,
     /// 100,000 timers due in one second, on PostgreSQL and RabbitMQ
     Crowd,
+    /// Timers due one at a time, with one and with two workers
+    Single,
+    /// Lobby changes from RabbitMQ
+    Consume,
+    /// Memory, start-up and idle processor time of a worker
+    Resources,
     /// 20,000 timers due in one second, on MariaDB and RabbitMQ
     Mariadb,
     /// 20,000 timers due in one second, on SQLite and the in-process bus
@@ -46,6 +54,24 @@ impl Options {
     /// How often a figure is measured that takes half a minute.
     pub fn long_runs(&self) -> usize {
         if self.short { 1 } else { 5 }
+    }
+
+    /// Single timers in a row with the same workers, and how often each number of workers has some.
+    pub fn block(&self) -> u32 {
+        if self.short { 6 } else { 25 }
+    }
+
+    pub fn blocks(&self) -> usize {
+        if self.short { 2 } else { 4 }
+    }
+
+    /// Lobby changes that wait in the queue.
+    pub fn changes(&self) -> u32 {
+        if self.short { 10_000 } else { 20_000 }
+    }
+
+    pub fn idle_time(&self) -> Duration {
+        Duration::from_secs(if self.short { 10 } else { 30 })
     }
 }
 

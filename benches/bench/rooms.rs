@@ -5,6 +5,15 @@ use super::support::database::{Database, Kind};
 /// Adds rooms PREFIX1, PREFIX2, … with a lobby until `timer`, an SQL expression in which `n` is the
 /// room's number.
 pub async fn add(database: &Database, prefix: &str, number: u32, timer: &str) {
+    insert(database, prefix, number, &format!("1, {timer}")).await;
+}
+
+/// Adds open rooms PREFIX1, PREFIX2, …
+pub async fn add_open(database: &Database, prefix: &str, number: u32) {
+    insert(database, prefix, number, "0, NULL").await;
+}
+
+async fn insert(database: &Database, prefix: &str, number: u32, lobby: &str) {
     let numbers = match database.kind {
         Kind::Postgres => format!("SELECT n FROM generate_series(1, {number}) AS n"),
         Kind::MariaDb => format!("SELECT seq AS n FROM seq_1_to_{number}"),
@@ -15,7 +24,7 @@ pub async fn add(database: &Database, prefix: &str, number: u32, timer: &str) {
         ),
     };
     let insert = "INSERT INTO lobbyd_rooms (token, type, name, lobby_state, lobby_timer)";
-    let select = format!("SELECT concat('{prefix}', n), 3, 'Webinar', 1, {timer}");
+    let select = format!("SELECT concat('{prefix}', n), 3, 'Webinar', {lobby}");
     database.execute(&format!("{insert} {select} FROM ({numbers}) AS numbers")).await;
 }
 

@@ -23,7 +23,7 @@ use super::{
 const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Rooms per second that the preparation of a herd needs at least, and seconds that it takes besides.
-const PREPARED_PER_SECOND: i64 = 20_000;
+const PREPARED_PER_SECOND: i64 = 25_000;
 const PREPARATION: i64 = 2;
 
 pub struct Site {
@@ -102,7 +102,8 @@ impl Site {
         let watch = Watch::begin(&self.worker).await;
         let due = due as f64;
         assert!(clock::now() < due - 0.2, "the preparation of {number} rooms took too long");
-        let watching = watch.until(u64::from(number + probes));
+        let all = u64::from(number + probes);
+        let watching = watch.until(|sample| sample.opened.min(sample.confirmed) >= all);
         let (samples, probes) = tokio::join!(watching, self.watch_probes(due, probes));
         assert_eq!(database.closed_rooms().await, 0);
         Drain { rooms: u64::from(number), due, samples, probes }

@@ -1,9 +1,11 @@
 //! What lobbyd cannot be faster than: the same work on the same servers, by the fewest statements
 //! and messages, without anything that lobbyd has to decide.
 
+pub mod consumer;
 mod mariadb;
 mod postgres;
 pub mod publisher;
+pub mod single;
 mod sqlite;
 
 use super::{

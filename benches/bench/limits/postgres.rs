@@ -1,6 +1,8 @@
 //! Opening rooms in PostgreSQL by one statement for each batch.
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use std::sync::LazyLock;
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, postgres::PgRow};
 use tokio::task::JoinSet;
 
 use super::{BATCH, Curve, Progress, curve};
@@ -15,29 +17,33 @@ pub(super) async fn open_rooms(url: &str) -> Curve {
     }
     let mut loops = JoinSet::new();
     for connection in connections {
-        loops.spawn(open_batches(connection));
+        loops.spawn(open_all(connection));
     }
     curve(loops.join_all().await)
 }
 
 /// Opens batches from the oldest timer on, each after the key of the last one.
-async fn open_batches(mut connection: PgConnection) -> Progress {
-    let statement = open_batch();
+async fn open_all(mut connection: PgConnection) -> Progress {
     let mut progress = Progress::begin();
-    let (mut due_at, mut id) = (0_i64, 0_i64);
+    let mut after = (0, 0);
     loop {
-        let opening = sqlx::query(AssertSqlSafe(statement.clone())).bind(due_at).bind(id);
-        let opened = opening.fetch_all(&mut connection).await.unwrap();
+        let opened = open_batch(&mut connection, after).await;
         let Some(last) = opened.last() else { return progress };
-        (due_at, id) = (last.get("due_at"), last.get("id"));
+        after = (last.get("due_at"), last.get("id"));
         progress.add(opened.len());
     }
+}
+
+/// Opens the first rooms whose timers are due, after the one with this time and id.
+pub(super) async fn open_batch(connection: &mut PgConnection, after: (i64, i64)) -> Vec<PgRow> {
+    let opening = sqlx::query(AssertSqlSafe(OPEN_BATCH.as_str())).bind(after.0).bind(after.1);
+    opening.fetch_all(connection).await.unwrap()
 }
 
 /// Resets a batch of rooms, and writes beside each of them what lobbyd writes: a message of the
 /// chat and a row of the outbox. Time and id of the last timer → the rooms, in the order of
 /// their timers.
-fn open_batch() -> String {
+static OPEN_BATCH: LazyLock<String> = LazyLock::new(|| {
     format!(
         r#"
         WITH due AS MATERIALIZED (
@@ -72,4 +78,4 @@ fn open_batch() -> String {
         SELECT id, token, version, floor(extract(epoch FROM lobby_timer))::bigint AS due_at
         FROM due ORDER BY lobby_timer, id"#
     )
-}
+});

@@ -34,6 +34,10 @@ impl Publisher {
         Self { _connection: connection, channels, messages: Arc::new(messages) }
     }
 
+    pub async fn publish_one(&self) {
+        publish_batch(&self.channels[0], self.messages.iter().take(1)).await;
+    }
+
     /// Publishes so many messages, batch by batch on each channel.
     pub async fn publish(&self, number: u32) -> Curve {
         let share = usize::try_from(number).unwrap() / CHANNELS;

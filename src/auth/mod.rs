@@ -15,6 +15,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics::Counter;
 use tokio::time::Instant;
 
 pub use passwords::Passwords;
@@ -52,6 +53,8 @@ pub struct Accounts {
     /// By the credentials. Apart from `by_name`, because there a client has proved no password.
     logins: ExpiringCache<Digest, Login>,
     by_name: ExpiringCache<String, User>,
+    /// Kept, because each poll of a user counts as a login.
+    succeeded: Counter,
 }
 
 #[derive(Clone)]
@@ -70,22 +73,24 @@ impl Accounts {
             throttle: Throttle::new(),
             logins: ExpiringCache::new(THROTTLE_EXEMPTION),
             by_name: ExpiringCache::new(CACHE_TTL),
+            succeeded: metrics::counter!(crate::metrics::LOGINS, "outcome" => "ok"),
         }
     }
 
     /// Returns the user if the password is right. The future may be dropped at any point.
     pub async fn log_in(&self, id: &str, password: &str, from: IpAddr) -> Result<User, LoginError> {
         let login = self.verify(id, password, from).await;
-        let outcome = match &login {
-            Ok(_user) => "ok",
+        match &login {
+            Ok(_user) => self.succeeded.increment(1),
             Err(LoginError::Wrong) => {
                 tracing::info!(client.address = %from, "login failed");
-                "wrong"
+                metrics::counter!(crate::metrics::LOGINS, "outcome" => "wrong").increment(1);
             }
-            Err(LoginError::Throttled(_wait)) => "throttled",
-            Err(LoginError::Store(_error)) => return login,
-        };
-        metrics::counter!(crate::metrics::LOGINS, "outcome" => outcome).increment(1);
+            Err(LoginError::Throttled(_wait)) => {
+                metrics::counter!(crate::metrics::LOGINS, "outcome" => "throttled").increment(1);
+            }
+            Err(LoginError::Store(_error)) => {}
+        }
         login
     }
 

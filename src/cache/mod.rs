@@ -275,7 +275,11 @@ impl RoomCache {
 
     fn room(&self, token: &RoomToken) -> Arc<CachedRoom> {
         let mut rooms = self.rooms.lock();
-        let room = rooms.entry(token.clone());
-        Arc::clone(room.or_insert_with_key(|token| Arc::new(CachedRoom::new(token.clone()))))
+        if let Some(room) = rooms.get(token) {
+            return Arc::clone(room);
+        }
+        let room = Arc::new(CachedRoom::new(token.clone()));
+        rooms.insert(token.clone(), Arc::clone(&room));
+        room
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
 
 use crate::domain::{
@@ -45,15 +45,21 @@ pub(super) struct CachedRoom {
     pub(super) token: RoomToken,
     /// Counts changes, and wakes the requests that wait for one.
     generation: watch::Sender<u64>,
-    /// Held while the room is loaded, so that it is loaded once for all that wait.
-    loading: AsyncMutex<()>,
     state: Mutex<State>,
+}
+
+/// A load of one generation, whose result all requests share that need it.
+struct Load {
+    generation: u64,
+    result: OnceCell<Loaded>,
 }
 
 struct State {
     /// The last snapshot, or that the room does not exist, with its generation: it is current as
     /// long as the room's generation is the same.
     loaded: Option<(u64, Loaded)>,
+    /// The last load that was begun.
+    load: Option<Arc<Load>>,
     attendees: HashMap<Actor, Arc<AttendeeSnapshot>>,
     /// The newest version that an update has announced.
     announced: Version,
@@ -98,9 +104,9 @@ impl CachedRoom {
         Self {
             token,
             generation: watch::Sender::new(0),
-            loading: AsyncMutex::default(),
             state: Mutex::new(State {
                 loaded: None,
+                load: None,
                 attendees: HashMap::new(),
                 announced: Version::ZERO,
                 last_used: Instant::now(),
@@ -119,11 +125,24 @@ impl CachedRoom {
         if let Some(current) = self.current() {
             return Ok(current);
         }
-        let _loading = self.loading.lock().await;
-        if let Some(current) = self.current() {
-            return Ok(current);
-        }
+        let load = self.load();
+        let result = load.result.get_or_try_init(|| self.read(database, load.generation)).await?;
+        Ok(result.clone())
+    }
+
+    /// The load of the current generation.
+    fn load(&self) -> Arc<Load> {
+        let mut state = self.state.lock();
         let generation = *self.generation.borrow();
+        if let Some(load) = state.load.as_ref().filter(|load| load.generation == generation) {
+            return Arc::clone(load);
+        }
+        let load = Arc::new(Load { generation, result: OnceCell::new() });
+        state.load = Some(Arc::clone(&load));
+        load
+    }
+
+    async fn read(&self, database: &dyn Rooms, generation: u64) -> store::Result<Loaded> {
         count_load("room");
         let overview = database.overview(&self.token).await?;
         let snapshot = overview.map(|overview| Arc::new(RoomSnapshot::new(overview)));

@@ -2,17 +2,17 @@
 //!
 //! axum's own `serve` waits for the header of a request forever, so connections are accepted here,
 //! with limits on their number, on how many one address may hold, and on the time for headers and
-//! responses. It serves any router, that of [`api`](super::api) and that of [`ops`](super::ops),
+//! responses. It serves any service, that of [`api`](super::api) and that of [`ops`](super::ops),
 //! and knows nothing about requests.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::IpAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::Request;
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -57,13 +57,19 @@ pub struct Limits {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) IpAddr);
 
-/// Serves `router` on `listener` until `stop`; requests in progress may then take a moment longer.
-pub(super) async fn serve(
+/// Answers requests by `service` on `listener` until `stop`; those in progress may then take a
+/// moment longer.
+pub(super) async fn serve<S>(
     listener: TcpListener,
-    router: Router,
+    service: S,
     limits: Limits,
     stop: CancellationToken,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<()>
+where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send,
+{
     let slots = Arc::new(Semaphore::new(limits.connections));
     let addresses = AddressCounts::default();
     let mut connections = JoinSet::new();
@@ -92,17 +98,18 @@ pub(super) async fn serve(
         };
         // Responses are sent at once; without this option, small ones are delayed.
         stream.set_nodelay(true).ok();
-        let router = router.clone();
+        let service = service.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(Peer(address));
-            router.clone().call(request)
+            service.clone().call(request)
         });
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(WRITE_TIMEOUT));
         let connection = server.serve_connection(TokioIo::new(Box::pin(stream)), service);
+        // Boxed, because a future that a task takes and pins has its place twice.
+        let mut connection = Box::pin(connection);
         let stop = stop.clone();
         connections.spawn(async move {
-            let mut connection = pin!(connection);
             let result = tokio::select! {
                 result = &mut connection => result,
                 () = stop.cancelled() => {

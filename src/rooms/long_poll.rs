@@ -24,29 +24,33 @@ impl Drop for LongPollGuard {
     }
 }
 
-/// Reads until the result is `wanted`, and waits for a change in between. Returns the last result at
-/// the `deadline`, or when the process stops. May be dropped at any time.
-pub(super) async fn poll_until<T, F>(
-    deadline: Instant,
+/// Reads until the `state` of the result is `wanted`, and waits for a change in between. Returns the
+/// last result and its state at the `deadline`, which is at once for `None`, or when the process
+/// stops. May be dropped at any time.
+pub(super) async fn poll_until<T, S, F>(
+    deadline: Option<Instant>,
     stop: &CancellationToken,
     read: impl Fn() -> F,
-    wanted: impl Fn(&T) -> bool,
-) -> Result<T>
+    state: impl Fn(&T) -> S,
+    wanted: impl Fn(&S) -> bool,
+) -> Result<(T, S)>
 where
     F: Future<Output = Result<(T, ChangeListener)>>,
 {
     let (mut value, mut change) = read().await?;
-    if wanted(&value) || deadline <= Instant::now() {
-        return Ok(value);
-    }
+    let mut current = state(&value);
+    let Some(deadline) = deadline.filter(|_deadline| !wanted(&current)) else {
+        return Ok((value, current));
+    };
     let _waiting = LongPollGuard::new();
     while changed_before(deadline, stop, &mut change).await {
         (value, change) = read().await?;
-        if wanted(&value) {
+        current = state(&value);
+        if wanted(&current) {
             break;
         }
     }
-    Ok(value)
+    Ok((value, current))
 }
 
 /// Waits for a change. False if there is none before `deadline`, or before the process stops.

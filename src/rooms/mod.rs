@@ -23,7 +23,7 @@ use self::long_poll::poll_until;
 pub use self::presence::PresenceRecorder;
 pub use self::sip::Sip;
 use crate::auth::{Passwords, Throttle};
-use crate::cache::{ChangeListener, RoomCache, View};
+use crate::cache::{ChangeListener, Fingerprint, RoomCache, View};
 use crate::clock::DatabaseClock;
 use crate::domain::commands::{Command, CreateRoom, NewRoom, Refusal, Resource, require_moderator};
 use crate::domain::{
@@ -101,27 +101,29 @@ impl RoomService {
         self.look_up(token, actor).await.map(|(view, _change)| view)
     }
 
-    /// Waits until the view is `wanted`, or until `deadline`, and returns it. May be dropped at any
-    /// time.
-    pub async fn view_when(
+    /// Waits until the `state` of the view is `wanted`, or until `deadline`, and returns both. May
+    /// be dropped at any time.
+    pub async fn view_when<S>(
         &self,
         token: &RoomToken,
         actor: Option<&Actor>,
-        deadline: Instant,
-        wanted: impl Fn(&View) -> bool,
-    ) -> Result<View> {
-        poll_until(deadline, &self.stop, || self.look_up(token, actor), wanted).await
+        deadline: Option<Instant>,
+        state: impl Fn(&View) -> S,
+        wanted: impl Fn(&S) -> bool,
+    ) -> Result<(View, S)> {
+        poll_until(deadline, &self.stop, || self.look_up(token, actor), state, wanted).await
     }
 
-    /// Waits until the list of a user's rooms is `wanted`, or until `deadline`, and returns it.
-    pub async fn list_when(
+    /// As [`view_when`](Self::view_when), for the list of a user's rooms.
+    pub async fn list_when<S>(
         &self,
         user: &str,
-        deadline: Instant,
-        wanted: impl Fn(&Vec<View>) -> bool,
-    ) -> Result<Vec<View>> {
+        deadline: Option<Instant>,
+        state: impl Fn(&Vec<View>) -> S,
+        wanted: impl Fn(&S) -> bool,
+    ) -> Result<(Vec<View>, S)> {
         let read = || async { Ok(self.cache.list(user).await?) };
-        poll_until(deadline, &self.stop, read, wanted).await
+        poll_until(deadline, &self.stop, read, state, wanted).await
     }
 
     pub async fn create(
@@ -259,12 +261,14 @@ impl RoomService {
                 return Ok(messages);
             }
             // A new message changes the view, and so does a lobby that closes the chat.
-            let is_news = |view: &View| view.fingerprint() != known;
-            let view = self.view_when(token, Some(actor), deadline, is_news).await?;
-            if view.fingerprint() == known {
+            let is_news = |state: &[Fingerprint; 2]| *state != known;
+            let poll =
+                self.view_when(token, Some(actor), Some(deadline), View::fingerprint, is_news);
+            let (_view, state) = poll.await?;
+            if state == known {
                 return Ok(messages);
             }
-            known = view.fingerprint();
+            known = state;
         }
     }
 

@@ -146,9 +146,10 @@ fn guest(secret: &str) -> Caller {
 }
 
 fn guest_secret(headers: &HeaderMap) -> Option<String> {
-    let cookies = CookieJar::from_headers(headers);
-    let secret = cookies.get(GUEST_COOKIE).map(Cookie::value);
-    secret.filter(|secret| secret.len() == SECRET_LENGTH).map(ToOwned::to_owned)
+    let values = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let cookies = values.flat_map(Cookie::split_parse).flatten();
+    let secret = cookies.filter(|cookie| cookie.name() == GUEST_COOKIE).last()?;
+    Some(secret.value().to_owned()).filter(|secret| secret.len() == SECRET_LENGTH)
 }
 
 #[cfg(test)]

@@ -6,23 +6,22 @@
 use axum::extract::State;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Api;
 use super::auth::UserOrGuest;
 use super::dto::PeerDto;
 use super::ocs::{Ocs, OcsResponse, OcsResult};
 use super::openapi::{Done, InLobby, NoRoom, NotJoined};
 use super::params::{Params, RoomPath, flag, integer, optional_integer};
+use super::{Api, Routes};
 use crate::domain::CallFlags;
 use crate::domain::commands::{Command, Resource};
 
 /// As in Talk, a participant who joins without flags has audio and video.
 const DEFAULT_FLAGS: CallFlags = CallFlags::IN_CALL.union(CallFlags::AUDIO).union(CallFlags::VIDEO);
 
-pub(super) fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(peers, join, update, leave))
+pub(super) fn routes() -> Routes {
+    vec![routes!(peers, join, update, leave)]
 }
 
 /// List the participants of the call

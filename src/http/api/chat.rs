@@ -10,15 +10,14 @@ use axum::http::{HeaderName, StatusCode};
 use serde::Deserialize;
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Api;
 use super::auth::UserOrGuest;
 use super::dto::MessageDto;
 use super::ocs::{Ocs, OcsError, OcsResponse, OcsResult};
 use super::openapi::{InLobby, NoRoom};
 use super::params::{Params, RoomPath, flag, integer, optional_integer, text};
+use super::{Api, Routes};
 use crate::domain::commands::Command;
 use crate::domain::{MessageQuery, NewMessage};
 
@@ -36,8 +35,8 @@ const MAX_REFERENCE: usize = 64;
 /// Id of the last message of a response, for the next request.
 const LAST_GIVEN: HeaderName = HeaderName::from_static("x-chat-last-given");
 
-pub(super) fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(receive, send))
+pub(super) fn routes() -> Routes {
+    vec![routes!(receive, send)]
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -7,20 +7,24 @@
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
+use axum::http::header::IF_NONE_MATCH;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName};
-use headers::{ETag, HeaderMapExt, IfNoneMatch};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use headers::{ETag, Header, IfNoneMatch};
 use tokio::time::Instant;
 use utoipa::{IntoParams, IntoResponses};
 
 use super::digest;
 use super::dto::RoomDto;
 use super::ocs::{Form, OcsError, OcsResponse};
-use crate::cache::View;
+use crate::cache::{Fingerprint, View};
 use crate::domain::ViewerCapabilities;
 
 /// Longest time that a long poll waits, in seconds.
 const MAX_WAIT: u64 = 60;
+
+/// Bytes of the state of one room, from which its tag is made.
+const STATE_BYTES: usize = 2 + size_of::<[Fingerprint; 2]>();
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -48,16 +52,16 @@ impl<S: Sync> FromRequestParts<S> for Conditional {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, OcsError> {
         let headers = &parts.headers;
-        let known: Option<IfNoneMatch> = headers.typed_get();
+        let known = known_tags(headers);
         let wait = preferred_wait(headers).filter(|_wait| known.is_some());
         Ok(Self { form: Form::of_request(parts.uri.query(), headers), known, wait })
     }
 }
 
 impl Conditional {
-    /// Until when the request may wait.
-    pub(super) fn deadline(&self) -> Instant {
-        Instant::now() + Duration::from_secs(self.wait.unwrap_or_default())
+    /// Until when the request waits, if it does.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.wait.map(|seconds| Instant::now() + Duration::from_secs(seconds))
     }
 
     /// The strong entity tag of these views in the form that the request asks for.
@@ -66,7 +70,8 @@ impl Conditional {
         views: impl IntoIterator<Item = &'v View>,
         capabilities: ViewerCapabilities,
     ) -> ETag {
-        let mut state = vec![u8::from(capabilities.enable_sip), u8::from(self.form == Form::Json)];
+        let mut state = Vec::with_capacity(STATE_BYTES);
+        state.extend([u8::from(capabilities.enable_sip), u8::from(self.form == Form::Json)]);
         for view in views {
             if view.attendee().is_some() {
                 state.extend(view.fingerprint().as_flattened());
@@ -90,10 +95,18 @@ impl Conditional {
         let response = if self.is_news(&tag) { response() } else { OcsResponse::not_modified() };
         let response = response.typed_header(tag);
         match self.wait {
-            Some(wait) => response.header(PREFERENCE_APPLIED, format_args!("wait={wait}")),
+            Some(wait) => response.header(PREFERENCE_APPLIED, format!("wait={wait}")),
             None => response,
         }
     }
+}
+
+/// The tags are copied: in place they would keep the buffer of the whole request while it waits.
+fn known_tags(headers: &HeaderMap) -> Option<IfNoneMatch> {
+    let values = headers.get_all(IF_NONE_MATCH).iter();
+    let copies: Vec<_> =
+        values.filter_map(|value| HeaderValue::from_bytes(value.as_bytes()).ok()).collect();
+    IfNoneMatch::decode(&mut copies.iter()).ok()
 }
 
 /// Seconds of the first `wait` in a list of preferences, which may be spread over several headers.
@@ -113,7 +126,7 @@ fn wait_seconds(preference: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderValue, Request, header};
+    use axum::http::{Request, header};
 
     use super::*;
 
@@ -146,13 +159,14 @@ mod tests {
     async fn only_a_client_that_has_a_state_waits() {
         let wait = async |prefer: &'static str| {
             let headers = [(header::IF_NONE_MATCH, r#""a""#), (PREFER, prefer)];
-            (conditional(&headers).await.deadline() - Instant::now()).as_secs()
+            let deadline = conditional(&headers).await.deadline();
+            deadline.map(|deadline| (deadline - Instant::now()).as_secs())
         };
-        assert_eq!(wait("wait=25").await, 25);
-        assert_eq!(wait("respond-async, wait=5; x=y").await, 5);
-        assert_eq!(wait("wait=9999").await, MAX_WAIT);
-        assert_eq!(wait("wait=soon").await, 0);
-        assert_eq!(wait("wait=-1").await, 0);
-        assert_eq!(conditional(&[(PREFER, "wait=25")]).await.deadline(), Instant::now());
+        assert_eq!(wait("wait=25").await, Some(25));
+        assert_eq!(wait("respond-async, wait=5; x=y").await, Some(5));
+        assert_eq!(wait("wait=9999").await, Some(MAX_WAIT));
+        assert_eq!(wait("wait=soon").await, None);
+        assert_eq!(wait("wait=-1").await, None);
+        assert_eq!(conditional(&[(PREFER, "wait=25")]).await.deadline(), None);
     }
 }

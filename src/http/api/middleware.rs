@@ -1,31 +1,32 @@
-//! The layers around all routes of the API: request ids, logs and metrics, the OCS envelope, limits
-//! of time and size, and protection from other sites and from panics.
+//! What surrounds all routes of the API: request ids, logs and metrics, the OCS envelope, a limit of
+//! time, and protection from other sites and from panics.
 //!
-//! They apply to every path, also to unknown ones. None of them knows what a request asks for.
+//! It applies to every path, also to unknown ones, and does not know what a request asks for. Most
+//! of it is one function instead of layers of tower: each layer would allocate several times for
+//! each poll.
 
 use std::any::Any;
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{HeaderName, Method, StatusCode, header};
-use axum::middleware::{Next, from_fn};
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use tokio::time::{Instant, timeout};
-use tower::ServiceBuilder;
-use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::csrf::{CsrfLayer, ProtectionError};
-use tower_http::request_id::{
-    MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
-};
+use futures_util::FutureExt;
+use hyper::body::Incoming;
+use metrics::Counter;
+use parking_lot::RwLock;
+use tokio::time::{Instant, timeout_at};
+use tower::{Layer, Service, service_fn};
+use tower_http::csrf::{Csrf, CsrfLayer, ProtectionError};
 use tracing::Instrument;
+use uuid::{Builder, Uuid};
 
-use super::ocs;
-use super::ocs::OcsError;
-
-/// Largest body of a request, in bytes: a chat message of 32,000 characters, each encoded in twelve
-/// bytes, as JSON and forms may do.
-const MAX_BODY: usize = 512 * 1024;
+use super::ocs::{Envelope, OcsError};
 
 /// Longest time that a request may take, including a long poll of a minute.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
@@ -38,51 +39,84 @@ const OCS_API_REQUEST: HeaderName = HeaderName::from_static("ocs-apirequest");
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Wraps the routes in all layers, the outermost first.
-pub(super) fn apply(router: Router) -> Router {
-    router.layer(
-        ServiceBuilder::new()
-            .map_request(discard_request_id)
-            .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
-            .layer(PropagateRequestIdLayer::x_request_id())
-            .layer(from_fn(observe))
-            .layer(from_fn(ocs::render))
-            .layer(from_fn(limit_time))
-            .layer(CatchPanicLayer::custom(answer_panic))
-            .map_request(exempt_ocs_clients)
-            .layer(CsrfLayer::new().with_rejection_response(refuse_cross_site))
-            .layer(DefaultBodyLimit::max(MAX_BODY)),
-    )
+/// The routes, which refuse requests that pages of other sites send.
+type Routes = Csrf<Router, fn(ProtectionError) -> Response>;
+
+/// The service that answers requests to these routes.
+pub(super) fn around(
+    routes: Router,
+) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone
+{
+    let routes = protected(routes);
+    service_fn(move |request| answer(routes.clone(), request))
 }
 
-/// Clients do not choose the ids under which their requests are logged.
-fn discard_request_id(mut request: Request) -> Request {
-    request.headers_mut().remove(REQUEST_ID);
-    request
+fn protected(routes: Router) -> Routes {
+    let refuse: fn(ProtectionError) -> Response = refuse_cross_site;
+    CsrfLayer::new().with_rejection_response(refuse).layer(routes)
 }
 
-/// Counts and logs a request, under the id that its response carries.
-async fn observe(request: Request, next: Next) -> Response {
-    let id = request.extensions().get::<RequestId>().map(RequestId::header_value);
-    let id = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
+/// Answers, counts and logs a request, under the id that its response carries. Clients do not choose
+/// the ids under which their requests are logged.
+async fn answer<B>(routes: Routes, mut request: Request<B>) -> Result<Response, Infallible>
+where
+    Router: Service<Request<B>, Response = Response, Error = Infallible, Future: Send>,
+{
+    // `Uuid::new_v4` would ask the kernel for its randomness.
+    let id = Builder::from_random_bytes(rand::random()).into_uuid();
+    let mut buffer = Uuid::encode_buffer();
+    let id_text: &str = id.hyphenated().encode_lower(&mut buffer);
     let method = method_label(request.method());
+    let envelope = Envelope::of_request(&request);
+    exempt_ocs_clients(request.headers_mut());
+    let span = tracing::info_span!("request", request.id = id_text, http.method = method);
+    let mut response = execute(routes, request).instrument(span).await;
+    count(method, response.status());
+    envelope.write(&mut response, id);
+    let id = HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer));
+    response.headers_mut().insert(REQUEST_ID, id.expect("digits and hyphens"));
+    Ok(response)
+}
+
+/// Executes and logs a request, in limited time and protected from panics.
+async fn execute<B>(mut routes: Routes, request: Request<B>) -> Response
+where
+    Router: Service<Request<B>, Response = Response, Error = Infallible, Future: Send>,
+{
     let begin = Instant::now();
-    let span = tracing::info_span!("request", request.id = id, http.method = method);
-    let response = next.run(request).instrument(span.clone()).await;
-    let status = response.status();
-    metrics::counter!(
-        crate::metrics::REQUESTS,
-        "method" => method,
-        "status" => status.as_str().to_owned(),
-    )
-    .increment(1);
+    let answering = AssertUnwindSafe(async move { routes.call(request).await }).catch_unwind();
+    let response = match timeout_at(begin + REQUEST_TIMEOUT, answering).await {
+        Ok(Ok(Ok(response))) => response,
+        Ok(Ok(Err(never))) => match never {},
+        Ok(Err(panic)) => answer_panic(panic),
+        Err(_elapsed) => {
+            let message = "the request took too long";
+            OcsError::new(StatusCode::REQUEST_TIMEOUT, message).into_response()
+        }
+    };
     tracing::debug!(
-        parent: span,
-        http.status = status.as_u16(),
+        http.status = response.status().as_u16(),
         seconds = begin.elapsed().as_secs_f64(),
         "request answered"
     );
     response
+}
+
+/// Counts an answered request. The counters are kept: to find one by its labels costs as much as the
+/// rest of a poll's way through here.
+fn count(method: &'static str, status: StatusCode) {
+    static COUNTERS: LazyLock<RwLock<HashMap<(&str, StatusCode), Counter>>> =
+        LazyLock::new(RwLock::default);
+    if let Some(counter) = COUNTERS.read().get(&(method, status)) {
+        return counter.increment(1);
+    }
+    let counter = metrics::counter!(
+        crate::metrics::REQUESTS,
+        "method" => method,
+        "status" => status.as_str().to_owned(),
+    );
+    counter.increment(1);
+    COUNTERS.write().insert((method, status), counter);
 }
 
 /// Clients can invent methods, and each value of a label takes memory forever.
@@ -97,14 +131,7 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// As tower-http's `TimeoutLayer`, but with an OCS response.
-async fn limit_time(request: Request, next: Next) -> Response {
-    timeout(REQUEST_TIMEOUT, next.run(request)).await.unwrap_or_else(|_elapsed| {
-        OcsError::new(StatusCode::REQUEST_TIMEOUT, "the request took too long").into_response()
-    })
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "the layer passes the panic by value")]
+#[expect(clippy::needless_pass_by_value, reason = "a panic is passed by value")]
 fn answer_panic(panic: Box<dyn Any + Send>) -> Response {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
@@ -112,13 +139,11 @@ fn answer_panic(panic: Box<dyn Any + Send>) -> Response {
 }
 
 /// Hides from the cross-site check what a browser says about the page that sent the request.
-fn exempt_ocs_clients(mut request: Request) -> Request {
-    let headers = request.headers_mut();
+fn exempt_ocs_clients(headers: &mut HeaderMap) {
     if headers.contains_key(OCS_API_REQUEST) {
         headers.remove(SEC_FETCH_SITE);
         headers.remove(header::ORIGIN);
     }
-    request
 }
 
 /// Browsers add a remembered login to every request, also to those that pages of other sites send.
@@ -130,9 +155,7 @@ fn refuse_cross_site(_error: ProtectionError) -> Response {
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
-    use axum::http::HeaderValue;
     use axum::routing::post;
-    use tower::Service;
 
     use super::*;
 
@@ -141,8 +164,8 @@ mod tests {
         for (name, value) in headers {
             request.headers_mut().append(name, HeaderValue::from_static(value));
         }
-        let mut router = apply(Router::new().route("/", post(async || StatusCode::OK)));
-        router.call(request).await.unwrap()
+        let routes = Router::new().route("/", post(async || StatusCode::OK));
+        super::answer(protected(routes), request).await.unwrap()
     }
 
     #[tokio::test]

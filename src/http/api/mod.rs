@@ -28,12 +28,13 @@ mod webinar;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{HeaderName, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::routing::get;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa::openapi::Paths;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
 use self::dto::RoomDto;
 use self::ocs::{OcsError, OcsResponse, OcsResult};
@@ -56,16 +57,20 @@ pub struct ApiDependencies {
     pub proxies: Proxies,
 }
 
+/// The routes of one file, with their descriptions for the `OpenAPI` document.
+type Routes = Vec<UtoipaMethodRouter<Api>>;
+
+type Api = Arc<Shared>;
+
 /// What the handlers share.
-#[derive(Clone)]
-struct Api {
+struct Shared {
     service: Arc<RoomService>,
     accounts: Arc<Accounts>,
-    proxies: Arc<Proxies>,
-    talk_hash: Arc<str>,
+    proxies: Proxies,
+    talk_hash: HeaderValue,
 }
 
-impl Api {
+impl Shared {
     /// Executes a command that is answered without data.
     async fn execute(&self, token: &RoomToken, caller: &Caller, command: Command) -> OcsResult {
         self.service.change(token, caller, &command).await?;
@@ -91,42 +96,62 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let ApiDependencies { service, accounts, proxies } = dependencies;
-    let talk_hash = server_info::talk_hash(service.sip()).into();
-    let api = Api { service, accounts, proxies: Arc::new(proxies), talk_hash };
-    server::serve(listener, router(api), limits, stop).await
+    let talk_hash = server_info::talk_hash(service.sip()).try_into()?;
+    let routes = router(Arc::new(Shared { service, accounts, proxies, talk_hash }));
+    server::serve(listener, middleware::around(routes), limits, stop).await
 }
 
 fn router(api: Api) -> Router {
     let (router, document) = routes().with_state(api).split_for_parts();
     let document = openapi::complete(document);
-    let router = router
+    router
         .route("/openapi.json", get(openapi::serve).with_state(document.into()))
         .fallback(async || OcsError::new(StatusCode::NOT_FOUND, "there is no such path"))
         .method_not_allowed_fallback(async || {
             OcsError::new(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method")
-        });
-    middleware::apply(router)
+        })
 }
 
 fn routes() -> OpenApiRouter<Api> {
-    let v1 = OpenApiRouter::new()
-        .nest("/chat/{token}", chat::routes())
-        .nest("/guest/{token}", participants::guest_routes());
-    let v4 = OpenApiRouter::new()
-        .nest("/room", rooms::routes())
-        .nest("/room/{token}", participants::routes())
-        .nest("/room/{token}/webinar", webinar::routes())
-        .nest("/call/{token}", call::routes());
-    OpenApiRouter::with_openapi(openapi::base())
-        .nest("/ocs/v2.php/apps/spreed/api/v1", v1)
-        .nest("/ocs/v2.php/apps/spreed/api/v4", v4)
-        .nest("/ocs/v2.php/cloud", server_info::routes())
-        .nest("/ocs/v1.php/cloud", openapi::for_first_version(server_info::routes()))
+    let spreed = "/ocs/v2.php/apps/spreed/api";
+    let places = [
+        (format!("{spreed}/v1/chat/{{token}}"), chat::routes()),
+        (format!("{spreed}/v1/guest/{{token}}"), participants::guest_routes()),
+        (format!("{spreed}/v4/room"), rooms::routes()),
+        (format!("{spreed}/v4/room/{{token}}"), participants::routes()),
+        (format!("{spreed}/v4/room/{{token}}/webinar"), webinar::routes()),
+        (format!("{spreed}/v4/call/{{token}}"), call::routes()),
+        ("/ocs/v2.php/cloud".to_owned(), server_info::routes()),
+        ("/ocs/v1.php/cloud".to_owned(), openapi::for_first_version(server_info::routes())),
+    ];
+    let mut router = OpenApiRouter::with_openapi(openapi::base());
+    for (prefix, routes) in places {
+        for (schemas, paths, methods) in routes {
+            router = router.routes((schemas, under(&prefix, paths), methods));
+        }
+    }
+    router
+}
+
+/// As nesting a router, which would rewrite the path of each request.
+fn under(prefix: &str, mut paths: Paths) -> Paths {
+    let items = std::mem::take(&mut paths.paths).into_iter();
+    let path = |path: String| format!("{prefix}{}", path.trim_end_matches('/'));
+    paths.paths = items.map(|(end, item)| (path(end), item)).collect();
+    paths
 }
 
 /// Hexadecimal SHA-256, cut to the length of a SHA-1, which Talk uses in these places.
 fn digest(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    let digits = digest.iter().take(20).flat_map(|byte| [byte >> 4, byte & 0xf]);
-    digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
+    const BYTES: usize = 20;
+    let mut digits = String::with_capacity(2 * BYTES);
+    for byte in Sha256::digest(bytes).iter().take(BYTES) {
+        digits.push(hexadecimal(byte >> 4));
+        digits.push(hexadecimal(byte & 0xf));
+    }
+    digits
+}
+
+fn hexadecimal(digit: u8) -> char {
+    char::from(if digit < 10 { b'0' + digit } else { b'a' + digit - 10 })
 }

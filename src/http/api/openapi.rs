@@ -16,9 +16,8 @@ use utoipa::openapi::schema::{Schema, SchemaType, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Content, ObjectBuilder, RefOr, Required};
 use utoipa::{IntoResponses, Modify, OpenApi, PartialSchema, ToSchema, openapi};
-use utoipa_axum::router::OpenApiRouter;
 
-use super::Api;
+use super::Routes;
 use super::auth::GUEST_COOKIE;
 use super::ocs::Ocs;
 
@@ -143,9 +142,9 @@ pub(super) fn base() -> openapi::OpenApi {
 }
 
 /// Marks routes as those of the first version of OCS: operation ids are unique in a document.
-pub(super) fn for_first_version(mut routes: OpenApiRouter<Api>) -> OpenApiRouter<Api> {
-    let paths = routes.get_openapi_mut().paths.paths.values_mut();
-    for operation in paths.filter_map(|item| item.get.as_mut()) {
+pub(super) fn for_first_version(mut routes: Routes) -> Routes {
+    let items = routes.iter_mut().flat_map(|(_schemas, paths, _methods)| paths.paths.values_mut());
+    for operation in items.filter_map(|item| item.get.as_mut()) {
         operation.operation_id = operation.operation_id.take().map(|id| id + "FirstVersion");
         operation.summary = operation.summary.take().map(|summary| summary + ", in OCS 1");
     }

@@ -7,7 +7,7 @@
 //! Handlers use this module through the extractors [`RoomPath`] and [`Params`].
 
 use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::{DeserializeOwned, Error};
@@ -18,6 +18,10 @@ use utoipa::IntoParams;
 use super::ocs::OcsError;
 use crate::domain::RoomToken;
 use crate::domain::commands::Refusal;
+
+/// Largest body of a request, in bytes: a chat message of 32,000 characters, each encoded in twelve
+/// bytes, as JSON and forms may do.
+const MAX_BODY: usize = 512 * 1024;
 
 /// The token in the path. A text that cannot be a token is answered like an unknown room.
 #[derive(IntoParams)]
@@ -44,10 +48,11 @@ pub(super) struct Params<T>(pub(super) T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Params<T> {
     type Rejection = OcsError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, OcsError> {
+    async fn from_request(mut request: Request, state: &S) -> Result<Self, OcsError> {
         let mut values = Map::new();
         add_pairs(&mut values, request.uri().query().unwrap_or_default().as_bytes());
         let headers = request.headers().clone();
+        DefaultBodyLimit::max(MAX_BODY).apply(&mut request);
         let body = Bytes::from_request(request, state).await.map_err(|rejection| {
             OcsError::new(rejection.status(), "the body could not be read, or is too large")
         })?;

@@ -7,33 +7,33 @@ use axum::extract::State;
 use axum_extra::extract::CookieJar;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::Api;
 use super::auth::{Requester, UserOrGuest};
 use super::dto::{ParticipantDto, RoomDto};
 use super::ocs::{Ocs, OcsError, OcsResponse, OcsResult};
 use super::openapi::{Done, InLobby, NoAttendee, NoRoom, NotModerator};
 use super::params::{Params, RoomPath, flag, integer, text};
 use super::rooms::check_password;
+use super::{Api, Routes};
 use crate::domain::commands::{AttendeeCommand, Command, Resource};
 use crate::domain::{AttendeeId, PermissionChange, Permissions, participants_for};
 
-pub(super) fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .routes(routes!(list, add))
-        .routes(routes!(join, leave))
-        .routes(routes!(remove_self))
-        .routes(routes!(remove))
-        .routes(routes!(promote, demote))
-        .routes(routes!(set_permissions))
+pub(super) fn routes() -> Routes {
+    vec![
+        routes!(list, add),
+        routes!(join, leave),
+        routes!(remove_self),
+        routes!(remove),
+        routes!(promote, demote),
+        routes!(set_permissions),
+    ]
 }
 
 /// What guests do elsewhere: in Talk it has a path of its own.
-pub(super) fn guest_routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(name_self))
+pub(super) fn guest_routes() -> Routes {
+    vec![routes!(name_self)]
 }
 
 /// List the participants of a room

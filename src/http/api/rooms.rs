@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{HeaderName, StatusCode};
+use headers::ETag;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::{AuthenticatedUser, Requester, UserOrGuest};
@@ -18,7 +18,7 @@ use super::etag::{Conditional, NotModified};
 use super::ocs::{Ocs, OcsError, OcsResponse, OcsResult};
 use super::openapi::{Done, NoRoom, NotModerator};
 use super::params::{Params, RoomPath, integer, optional_integer, text};
-use super::{Api, TALK_HASH};
+use super::{Api, Routes, TALK_HASH};
 use crate::auth::MAX_PASSWORD_BYTES;
 use crate::cache::View;
 use crate::domain::commands::{Command, CreateRoom};
@@ -31,13 +31,14 @@ const MODIFIED_BEFORE: HeaderName = HeaderName::from_static("x-nextcloud-talk-mo
 /// by this time: a room that is listed twice does no harm, one that is never listed does.
 const OVERLAP: Duration = Duration::from_secs(5);
 
-pub(super) fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .routes(routes!(list, create))
-        .routes(routes!(show, rename, delete))
-        .routes(routes!(describe))
-        .routes(routes!(set_password))
-        .routes(routes!(allow_guests, disallow_guests))
+pub(super) fn routes() -> Routes {
+    vec![
+        routes!(list, create),
+        routes!(show, rename, delete),
+        routes!(describe),
+        routes!(set_password),
+        routes!(allow_guests, disallow_guests),
+    ]
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -76,15 +77,16 @@ pub(super) async fn list(
     let capabilities = api.capabilities_of(Some(&caller));
     let is_modified = |view: &&View| view.overview().is_modified_since(since);
     let tag = |views: &Vec<View>| conditional.tag(views.iter().filter(is_modified), capabilities);
-    let is_news = |views: &Vec<View>| conditional.is_news(&tag(views));
+    let is_news = |tag: &ETag| conditional.is_news(tag);
     let deadline = conditional.deadline();
-    let views = api.service.list_when(&caller.actor.id, deadline, is_news).await?;
-    let response = conditional.answer(tag(&views), || {
+    let (views, tag) = api.service.list_when(&caller.actor.id, deadline, tag, is_news).await?;
+    let response = conditional.answer(tag, || {
         let modified = views.iter().filter(is_modified);
         let rooms: Vec<_> = modified.map(|view| RoomDto::of(view, capabilities)).collect();
         OcsResponse::ok(rooms)
     });
-    Ok(response.header(TALK_HASH, &api.talk_hash).header(MODIFIED_BEFORE, before.timestamp()))
+    let response = response.header(TALK_HASH, api.talk_hash.clone());
+    Ok(response.header(MODIFIED_BEFORE, before.timestamp()))
 }
 
 /// Get a room
@@ -110,12 +112,12 @@ pub(super) async fn show(
 ) -> OcsResult {
     let capabilities = api.capabilities_of(requester.caller.as_ref());
     let tag = |view: &View| conditional.tag([view], capabilities);
-    let is_news = |view: &View| conditional.is_news(&tag(view));
+    let is_news = |tag: &ETag| conditional.is_news(tag);
     let deadline = conditional.deadline();
-    let view = api.service.view_when(&token, requester.actor(), deadline, is_news).await?;
-    let response =
-        conditional.answer(tag(&view), || OcsResponse::ok(RoomDto::of(&view, capabilities)));
-    Ok(response.header(TALK_HASH, &api.talk_hash))
+    let actor = requester.actor();
+    let (view, tag) = api.service.view_when(&token, actor, deadline, tag, is_news).await?;
+    let response = conditional.answer(tag, || OcsResponse::ok(RoomDto::of(&view, capabilities)));
+    Ok(response.header(TALK_HASH, api.talk_hash.clone()))
 }
 
 #[derive(Deserialize, ToSchema)]

@@ -8,12 +8,11 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::{AuthenticatedUser, Requester};
 use super::ocs::{Ocs, OcsResponse, OcsResult};
-use super::{Api, TALK_HASH, digest};
+use super::{Api, Routes, TALK_HASH, digest};
 use crate::domain::commands::MAX_DESCRIPTION_CHARS;
 use crate::domain::{Actor, MAX_MESSAGE_CHARS};
 use crate::rooms::Sip;
@@ -46,8 +45,8 @@ const FEATURES: [&str; 21] = [
 /// The version of Nextcloud whose API this follows, for clients that ask.
 const NEXTCLOUD: (u32, u32, u32) = (31, 0, 0);
 
-pub(super) fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(capabilities)).routes(routes!(user))
+pub(super) fn routes() -> Routes {
+    vec![routes!(capabilities), routes!(user)]
 }
 
 #[derive(Serialize, ToSchema)]
@@ -164,7 +163,8 @@ pub(super) fn talk_hash(sip: &Sip) -> String {
 )]
 pub(super) async fn capabilities(State(api): State<Api>, requester: Requester) -> OcsResult {
     let is_user = requester.actor().is_some_and(Actor::is_user);
-    Ok(OcsResponse::ok(Server::of(api.service.sip(), is_user)).header(TALK_HASH, &api.talk_hash))
+    Ok(OcsResponse::ok(Server::of(api.service.sip(), is_user))
+        .header(TALK_HASH, api.talk_hash.clone()))
 }
 
 #[derive(Serialize, ToSchema)]

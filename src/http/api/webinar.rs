@@ -6,20 +6,19 @@
 use axum::extract::State;
 use serde::Deserialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Api;
 use super::auth::AuthenticatedUser;
 use super::dto::RoomDto;
 use super::ocs::{Ocs, OcsResponse, OcsResult};
 use super::openapi::{NoRoom, NotModerator};
 use super::params::{Params, RoomPath, integer, optional_integer};
+use super::{Api, Routes};
 use crate::domain::commands::Command;
 use crate::domain::{Caller, LobbyRequest, RoomToken};
 
-pub(super) fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(set_lobby)).routes(routes!(set_sip))
+pub(super) fn routes() -> Routes {
+    vec![routes!(set_lobby), routes!(set_sip)]
 }
 
 #[derive(Deserialize, ToSchema)]

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::OcsResponse;
+use super::{Content, OcsResponse};
 use crate::auth::LoginError;
 use crate::domain::Presence;
 use crate::domain::commands::Refusal;
@@ -122,8 +122,8 @@ impl IntoResponse for OcsError {
         if let Some(wait) = self.retry_after {
             headers.insert(header::RETRY_AFTER, wait.as_secs().saturating_add(1).into());
         }
-        let Self { status, message, data, .. } = self;
-        OcsResponse { status, headers, message, data }.into_response()
+        let content = Content { message: self.message.into(), data: Box::new(self.data) };
+        OcsResponse { status: self.status, headers, content: Some(content) }.into_response()
     }
 }
 

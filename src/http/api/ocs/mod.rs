@@ -1,23 +1,23 @@
 //! The OCS envelope, in which the API answers, in JSON or XML.
 //!
-//! A handler returns an [`OcsResponse`] or an [`OcsError`], both without a body. [`render`] writes
+//! A handler returns an [`OcsResponse`] or an [`OcsError`], both without a body. [`Envelope`] writes
 //! the body in the form that the request asks for, as Nextcloud does: JSON for `?format=json` or
 //! `Accept: application/json`, otherwise XML. Nothing here knows what the data is about.
 
 mod error;
 mod xml;
 
+use std::borrow::Cow;
 use std::fmt::Display;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use headers::{Header, HeaderMapExt};
 use serde::Serialize;
-use serde_json::{Value, json};
-use tower_http::request_id::RequestId;
+use serde_json::json;
 use utoipa::ToSchema;
 
 pub(super) use self::error::OcsError;
@@ -26,24 +26,48 @@ pub(super) use self::error::OcsError;
 pub(super) type OcsResult = Result<OcsResponse, OcsError>;
 
 /// A response before its body is written.
-#[derive(Debug, Clone)]
 pub(super) struct OcsResponse {
     status: StatusCode,
     headers: HeaderMap,
-    message: String,
-    data: Value,
+    /// `None` for a response without a body.
+    content: Option<Content>,
+}
+
+/// What the envelope contains.
+struct Content {
+    message: Cow<'static, str>,
+    data: Box<dyn Data>,
+}
+
+/// Data of any type, which is written when the form is known.
+trait Data: Send + Sync {
+    fn write(&self, meta: Meta, form: Form) -> String;
+}
+
+impl<T: Serialize + Send + Sync> Data for T {
+    fn write(&self, meta: Meta, form: Form) -> String {
+        let ocs = Ocs { ocs: OcsEnvelope { meta, data: self } };
+        match form {
+            Form::Json => serde_json::to_string(&ocs),
+            Form::Xml => serde_json::to_value(self).map(|data| xml::write(&ocs.ocs.meta, &data)),
+        }
+        .expect("the types of responses have text keys")
+    }
 }
 
 impl OcsResponse {
     /// 200 with this data.
-    pub(super) fn ok(data: impl Serialize) -> Self {
+    pub(super) fn ok(data: impl Serialize + Send + Sync + 'static) -> Self {
         Self::with_status(StatusCode::OK, data)
     }
 
     /// Another status with this data.
-    pub(super) fn with_status(status: StatusCode, data: impl Serialize) -> Self {
-        let data = serde_json::to_value(data).expect("the types of responses have text keys");
-        Self { status, headers: HeaderMap::new(), message: "OK".to_owned(), data }
+    pub(super) fn with_status(
+        status: StatusCode,
+        data: impl Serialize + Send + Sync + 'static,
+    ) -> Self {
+        let content = Content { message: Cow::Borrowed("OK"), data: Box::new(data) };
+        Self { status, headers: HeaderMap::new(), content: Some(content) }
     }
 
     /// 200 without data, which Nextcloud writes as an empty list.
@@ -53,12 +77,12 @@ impl OcsResponse {
 
     /// 304, which has no body.
     pub(super) fn not_modified() -> Self {
-        Self::with_status(StatusCode::NOT_MODIFIED, Value::Null)
+        Self { status: StatusCode::NOT_MODIFIED, headers: HeaderMap::new(), content: None }
     }
 
     /// Adds a header, unless its value cannot be one.
-    pub(super) fn header(mut self, name: HeaderName, value: impl Display) -> Self {
-        if let Ok(value) = HeaderValue::from_str(&value.to_string()) {
+    pub(super) fn header(mut self, name: HeaderName, value: impl TryInto<HeaderValue>) -> Self {
+        if let Ok(value) = value.try_into() {
             self.headers.append(name, value);
         }
         self
@@ -71,11 +95,17 @@ impl OcsResponse {
 }
 
 impl IntoResponse for OcsResponse {
-    /// Without a body: [`render`] writes it.
-    fn into_response(mut self) -> Response {
+    /// Without a body: [`Envelope`] writes it.
+    fn into_response(self) -> Response {
         let mut response = self.status.into_response();
-        response.headers_mut().extend(std::mem::take(&mut self.headers));
-        response.extensions_mut().insert(self);
+        if let Some(content) = self.content {
+            response.extensions_mut().insert(Arc::new(content));
+        }
+        let headers = response.headers_mut();
+        *headers = self.headers;
+        headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+        let private = HeaderValue::from_static("private, no-cache");
+        headers.entry(header::CACHE_CONTROL).or_insert(private);
         response
     }
 }
@@ -106,12 +136,12 @@ pub(super) struct Meta {
     message: String,
 }
 
-impl Ocs<Value> {
-    fn new(status: StatusCode, first_version: bool, message: String, data: Value) -> Self {
+impl Meta {
+    fn new(status: StatusCode, first_version: bool, message: String) -> Self {
         let statuscode =
             if first_version && status == StatusCode::OK { 100 } else { status.into() };
         let status = if status.is_success() { "ok" } else { "failure" };
-        Self { ocs: OcsEnvelope { meta: Meta { status, statuscode, message }, data } }
+        Self { status, statuscode, message }
     }
 }
 
@@ -139,37 +169,42 @@ impl Form {
     }
 }
 
-/// Writes the body of a response that the handlers return, in the form that the request asks for.
-pub(super) async fn render(request: Request, next: Next) -> Response {
-    let form = Form::of_request(request.uri().query(), request.headers());
-    let first_version = request.uri().path().starts_with("/ocs/v1.php");
-    let id = request.extensions().get::<RequestId>().cloned();
-    let mut response = next.run(request).await;
-    let Some(OcsResponse { status, mut message, data, .. }) = response.extensions_mut().remove()
-    else {
-        return response;
-    };
-    let headers = response.headers_mut();
-    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-cache"));
-    if status == StatusCode::NOT_MODIFIED {
-        return response;
-    }
-    if let Some(id) = id.filter(|_id| status.is_server_error()) {
-        message = format!("{message} (request {})", id.header_value().to_str().unwrap_or_default());
-    }
-    let ocs = Ocs::new(status, first_version, message, data);
-    let (media_type, body) = match form {
-        Form::Json => ("application/json; charset=utf-8", json_text(&ocs)),
-        Form::Xml => ("application/xml; charset=utf-8", xml::write(&ocs)),
-    };
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    *response.body_mut() = Body::from(body);
-    response
+/// How the response to a request is written.
+pub(super) struct Envelope {
+    form: Form,
+    first_version: bool,
 }
 
-fn json_text(ocs: &Ocs<Value>) -> String {
-    serde_json::to_string(ocs).expect("an envelope has text keys")
+impl Envelope {
+    pub(super) fn of_request<B>(request: &Request<B>) -> Self {
+        let uri = request.uri();
+        Self {
+            form: Form::of_request(uri.query(), request.headers()),
+            first_version: uri.path().starts_with("/ocs/v1.php"),
+        }
+    }
+
+    /// Writes the body of a response that handlers return. `id` is that of the request.
+    pub(super) fn write(&self, response: &mut Response, id: impl Display) {
+        let content: Option<Arc<Content>> = response.extensions_mut().remove();
+        let Some(Content { message, data }) = content.as_deref() else { return };
+        let status = response.status();
+        let message = if status.is_server_error() {
+            format!("{message} (request {id})")
+        } else {
+            message.to_string()
+        };
+        let body = data.write(Meta::new(status, self.first_version, message), self.form);
+        let media_type = HeaderValue::from_static(match self.form {
+            Form::Json => "application/json; charset=utf-8",
+            Form::Xml => "application/xml; charset=utf-8",
+        });
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, media_type);
+        // The router has set that of the empty body.
+        headers.remove(header::CONTENT_LENGTH);
+        *response.body_mut() = Body::from(body);
+    }
 }
 
 #[cfg(test)]

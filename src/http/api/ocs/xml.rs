@@ -1,16 +1,16 @@
 //! The envelope in XML, with Nextcloud's conventions: members of lists are called `element`, true
 //! is `1`, false and null are empty.
 //!
-//! It writes what [`render`](super::render) gives it, and knows neither requests nor rooms.
+//! It writes what [`Envelope`](super::Envelope) gives it, and knows neither requests nor rooms.
 
 use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesText, Event};
 use serde_json::{Value, json};
 
-use super::{Meta, Ocs, OcsEnvelope};
+use super::Meta;
 
-pub(super) fn write(ocs: &Ocs<Value>) -> String {
-    let OcsEnvelope { meta: Meta { status, statuscode, message }, data } = &ocs.ocs;
+pub(super) fn write(meta: &Meta, data: &Value) -> String {
+    let Meta { status, statuscode, message } = meta;
     let mut writer = Writer::new_with_indent(Vec::new(), b' ', 1);
     let written =
         writer.write_event(Event::Decl(BytesDecl::new("1.0", None, None))).and_then(|()| {
@@ -82,7 +82,7 @@ mod tests {
         let data = json!({
             "list": [1, {"a": true}], "none": null, "no": false, "empty": [], "text": "<&\u{1}>",
         });
-        let ocs = Ocs::new(StatusCode::OK, true, "OK".to_owned(), data);
+        let meta = Meta::new(StatusCode::OK, true, "OK".to_owned());
         let expected = "\
 <?xml version=\"1.0\"?>
 <ocs>
@@ -104,6 +104,6 @@ mod tests {
   <text>&lt;&amp;\u{fffd}&gt;</text>
  </data>
 </ocs>";
-        assert_eq!(write(&ocs), expected);
+        assert_eq!(write(&meta, &data), expected);
     }
 }

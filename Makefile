@@ -4,6 +4,8 @@ CARGO ?= cargo
 # Programs that the tests run: clients of the HTTP API, and checkers for the files in deploy/.
 TOOLS := target/test-tools
 CARGO_DEB := $(TOOLS)/cargo-deb-3.8.0/bin/cargo-deb
+# Schedulers that `make bench-peers` measures beside lobbyd.
+PEERS := target/peers
 # Most tests wait for timers, so more of them run in parallel than there are cores.
 TEST_THREADS ?= 6
 
@@ -24,12 +26,25 @@ test: packages tools
 .PHONY: bench
 bench: packages
 	$(CARGO) bench --locked --bench bench
-	$(CARGO) bench --locked --bench polling
 
 ## make bench-short does so with fewer runs
 .PHONY: bench-short
 bench-short: packages
 	$(CARGO) bench --locked --bench bench -- --short
+
+## make bench-peers installs graphile-worker and pg-boss from npm, into target/, and measures them
+##               beside lobbyd; it needs Node.js 20 or newer, with npm
+.PHONY: bench-peers
+bench-peers: packages $(PEERS)/installed
+	$(CARGO) bench --locked --bench bench -- peers
+
+$(PEERS)/installed: $(wildcard benches/peers/*)
+	@command -v node >/dev/null && command -v npm >/dev/null || { echo "Please install Node.js 20 or newer, with npm" >&2; exit 1; }
+	rm -rf $(@D)
+	mkdir -p $(@D)
+	cp benches/peers/* $(@D)
+	npm ci --silent --no-fund --no-audit --prefix $(@D)
+	touch $@
 
 ## make deb      builds the Debian package, into target/debian
 .PHONY: deb

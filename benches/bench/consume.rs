@@ -7,6 +7,7 @@ use super::{
     clock,
     limits::{self, Curve, consumer},
     options::{Options, Section},
+    recorder::Recorder,
     report::{Figure, Goal, Report, Unit},
     rooms,
     support::{amqp::Client, cluster::TestCluster, daemon::Daemon, database::Kind},
@@ -22,6 +23,7 @@ const SECTION: Section = Section::Consume;
 struct Source {
     cluster: TestCluster,
     client: Client,
+    recorder: Recorder,
     /// Lobby changes of a run, each of another room.
     changes: u32,
 }
@@ -49,17 +51,17 @@ pub async fn run(options: &Options, report: &mut Report) {
 impl Source {
     async fn new(options: &Options) -> Self {
         let cluster = TestCluster::new(Kind::Postgres).await;
-        let client = cluster.client().await;
-        // It declares the queues and creates the tables.
+        // It declares exchange and queues, and creates the tables.
         cluster.worker().await.stop().await;
-        Self { cluster, client, changes: options.changes() }
+        let client = Client::connect(&cluster.amqp_url, &cluster.exchange).await;
+        let recorder = Recorder::new(&cluster).await;
+        Self { cluster, client, recorder, changes: options.changes() }
     }
 
     /// Fills the queue with changes that close rooms until a time in two hours.
     async fn fill(&self) {
-        let Self { cluster, client, changes } = self;
-        client.delete_queue(&cluster.updates).await;
-        client.record(&cluster.updates).await;
+        let Self { cluster, client, recorder, changes } = self;
+        recorder.clear().await;
         rooms::clear(&cluster.database).await;
         rooms::add_open(&cluster.database, "room", *changes).await;
         rooms::settle(&cluster.database).await;

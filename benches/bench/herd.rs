@@ -46,7 +46,7 @@ impl Race {
         race.site.drain(WARM_UP, 0).await;
         race.open(WARM_UP).await;
         if kind != Kind::Sqlite {
-            let updates = race.site.take_updates().await;
+            let updates = race.site.take_updates(WARM_UP).await;
             let url = &race.site.cluster.amqp_url;
             race.publisher = Some(Publisher::connect(url, updates).await);
         }
@@ -57,7 +57,7 @@ impl Race {
     async fn lap(&self, number: u32, probes: u32) -> Lap {
         let drain = self.site.drain(number, probes).await;
         let opening = self.open(number).await;
-        self.site.empty_queue().await;
+        self.site.clear_queue().await;
         let publishing = match &self.publisher {
             Some(publisher) => publisher.publish(number).await,
             None => Curve::new(),

@@ -16,16 +16,20 @@
     reason = "a benchmark fails by panicking, counts in floats, and borrows a part of the tests' support"
 )]
 
+mod api;
 mod chart;
 mod clock;
 mod consume;
+mod day;
 mod herd;
 mod http;
 mod limits;
 mod machine;
 mod options;
+mod peers;
 mod pending;
 mod process;
+mod recorder;
 mod report;
 mod resources;
 mod rooms;
@@ -51,6 +55,9 @@ use support::database::Kind;
 #[tokio::main]
 async fn main() {
     let options = Options::parse();
+    if let Some(port) = options.serve_constant {
+        return api::serve_constant(port).await;
+    }
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
     let mut report = Report::new(machine::description());
     for section in options.sections() {
@@ -64,6 +71,9 @@ async fn main() {
             Section::Resources => resources::run(&options, &mut report).await,
             Section::Mariadb => herd::measure(Kind::MariaDb, &options, &mut report).await,
             Section::Sqlite => herd::measure(Kind::Sqlite, &options, &mut report).await,
+            Section::Api => api::run(&options, &mut report).await,
+            Section::Peers => peers::run(&options, &mut report).await,
+            Section::Day => day::run(&options, &mut report).await,
         }
         println!("  {:.0} s", begin.elapsed().as_secs_f64());
     }

@@ -11,8 +11,16 @@ pub struct Options {
     #[arg(long)]
     pub short: bool,
 
+    /// Herds of the day
+    #[arg(long, default_value_t = 48)]
+    pub herds: u32,
+
     /// What to measure; everything by default
     sections: Vec<Section>,
+
+    /// Answers each request on this port with a constant 304, which is a limit
+    #[arg(long, hide = true)]
+    pub serve_constant: Option<u16>,
 
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
@@ -35,15 +43,24 @@ pub enum Section {
     Mariadb,
     /// 20,000 timers due in one second, on SQLite and the in-process bus
     Sqlite,
+    /// Polls, and requests that are held until their room changes
+    Api,
+    /// 48 herds of 20,000 timers, one after the other; not in the short form
+    Day,
+    /// graphile-worker and pg-boss beside lobbyd; only if it is named, see `make bench-peers`
+    Peers,
 }
 
 impl Options {
     pub fn sections(&self) -> Vec<Section> {
-        if self.sections.is_empty() {
-            Section::value_variants().to_vec()
-        } else {
-            self.sections.clone()
+        if !self.sections.is_empty() {
+            return self.sections.clone();
         }
+        let all = Section::value_variants().iter().copied();
+        let is_left_out = |section: &Section| {
+            *section == Section::Peers || self.short && *section == Section::Day
+        };
+        all.filter(|section| !is_left_out(section)).collect()
     }
 
     /// How often a figure is measured. The table shows the median.
@@ -68,6 +85,11 @@ impl Options {
     /// Lobby changes that wait in the queue.
     pub fn changes(&self) -> u32 {
         if self.short { 10_000 } else { 20_000 }
+    }
+
+    /// How long polls are sent in a run.
+    pub fn polling_time(&self) -> Duration {
+        Duration::from_millis(if self.short { 700 } else { 2_000 })
     }
 
     pub fn idle_time(&self) -> Duration {

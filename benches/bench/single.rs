@@ -12,6 +12,7 @@ use super::{
     limits::{Curve, single::Single},
     options::{Options, Section},
     pending,
+    recorder::Recorder,
     report::{Figure, Goal, Report, Unit},
     rooms, stats,
     subscriber::Subscriber,
@@ -20,7 +21,6 @@ use super::{
         cluster::TestCluster,
         daemon::Daemon,
         database::{Database, Kind},
-        eventually,
     },
 };
 
@@ -47,12 +47,13 @@ struct Lags {
 
 pub async fn run(options: &Options, report: &mut Report) {
     let cluster = pending::many().await;
-    let client = cluster.client().await;
+    let client = Client::connect(&cluster.amqp_url, &cluster.exchange).await;
     rooms::add_open(&cluster.database, "changed", CHANGED_ROOMS).await;
     let mut settings = cluster.settings.clone();
     settings.push(("LOBBYD__LOG__LEVEL".to_owned(), LOG_LEVEL.to_owned()));
     let first = Daemon::start_ready(&settings).await;
-    let limit = limit(cluster, &client).await;
+    let recorder = Recorder::new(cluster).await;
+    let limit = limit(cluster, &recorder).await;
     let (mut one, mut two) = (Lags::default(), Lags::default());
     tokio::select! {
         () = change_lobbies(&client) => {}
@@ -69,13 +70,13 @@ pub async fn run(options: &Options, report: &mut Report) {
     }
     add_figures(report, &one, &two);
     report.add_picture("single.svg", picture(&one, &two));
-    client.delete_queue(&cluster.updates).await;
+    recorder.clear().await;
 }
 
 /// A database for the limit, and the message that it publishes: an update that lobbyd published.
-async fn limit(cluster: &TestCluster, client: &Client) -> Single {
+async fn limit(cluster: &TestCluster, recorder: &Recorder) -> Single {
     cluster.database.insert_rooms("first", 1, clock::second()).await;
-    let update = eventually("an update", || client.take_delivery(&cluster.updates)).await;
+    let update = recorder.take(1).await.remove(0);
     let database = Database::create(Kind::Postgres).await;
     database.store().await;
     Single::new(database, &cluster.amqp_url, update).await

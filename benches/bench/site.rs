@@ -8,10 +8,10 @@ use tokio::time::sleep;
 use super::{
     clock,
     limits::Curve,
+    recorder::Recorder,
     rooms,
     subscriber::Subscriber,
     support::{
-        amqp::Client,
         cluster::TestCluster,
         daemon::Daemon,
         database::{Database, Kind},
@@ -28,8 +28,8 @@ const PREPARATION: i64 = 2;
 
 pub struct Site {
     pub cluster: TestCluster,
-    /// A client of the broker, unless the bus is in-process.
-    client: Option<Client>,
+    /// The subscriber, unless the bus is in-process.
+    recorder: Option<Recorder>,
     pub worker: Daemon,
 }
 
@@ -55,15 +55,20 @@ pub struct Probe {
 impl Site {
     /// SQLite has the in-process bus, the other databases have RabbitMQ.
     pub async fn new(kind: Kind) -> Self {
-        let (cluster, client) = if kind == Kind::Sqlite {
-            (TestCluster::on(Database::create(kind).await, "memory:"), None)
-        } else {
-            let cluster = TestCluster::new(kind).await;
-            let client = cluster.client().await;
-            (cluster, Some(client))
-        };
+        Self::on(match kind {
+            Kind::Sqlite => TestCluster::on(Database::create(kind).await, "memory:"),
+            Kind::Postgres | Kind::MariaDb => TestCluster::new(kind).await,
+        })
+        .await
+    }
+
+    pub async fn on(cluster: TestCluster) -> Self {
         let worker = cluster.worker().await;
-        Self { cluster, client, worker }
+        let recorder = match cluster.database.kind {
+            Kind::Sqlite => None,
+            Kind::Postgres | Kind::MariaDb => Some(Recorder::new(&cluster).await),
+        };
+        Self { cluster, recorder, worker }
     }
 
     pub fn database(&self) -> &Database {
@@ -71,27 +76,22 @@ impl Site {
     }
 
     /// Empties the queue of updates.
-    pub async fn empty_queue(&self) {
-        if let Some(client) = &self.client {
-            client.delete_queue(&self.cluster.updates).await;
-            client.record(&self.cluster.updates).await;
+    pub async fn clear_queue(&self) {
+        if let Some(recorder) = &self.recorder {
+            recorder.clear().await;
         }
     }
 
-    /// Takes the updates from the queue, as the worker published them.
-    pub async fn take_updates(&self) -> Vec<lapin::message::Delivery> {
-        let mut updates = Vec::new();
-        let Some(client) = &self.client else { return updates };
-        while let Some(update) = client.take_delivery(&self.cluster.updates).await {
-            updates.push(update);
-        }
-        updates
+    /// Takes so many updates from the queue, as the worker published them.
+    pub async fn take_updates(&self, number: u32) -> Vec<lapin::message::Delivery> {
+        let recorder = self.recorder.as_ref().unwrap();
+        recorder.take(usize::try_from(number).unwrap()).await
     }
 
     /// Lets so many timers fall due at once, and one more in each of `probes` seconds after that.
     pub async fn drain(&self, number: u32, probes: u32) -> Drain {
         let database = self.database();
-        self.empty_queue().await;
+        self.clear_queue().await;
         rooms::clear(database).await;
         let due = clock::second() + PREPARATION + i64::from(number) / PREPARED_PER_SECOND;
         rooms::add(database, "herd", number, &database.timestamp_sql(due)).await;
@@ -99,13 +99,20 @@ impl Site {
             database.insert_rooms(&probe(second), 1, due + i64::from(second)).await;
         }
         rooms::settle(database).await;
+        self.watch(number, due, probes).await
+    }
+
+    /// Watches the worker while it opens so many rooms that fall due at `due`, and the rooms of the
+    /// probes.
+    pub async fn watch(&self, number: u32, due: i64, probes: u32) -> Drain {
         let watch = Watch::begin(&self.worker).await;
         let due = due as f64;
         assert!(clock::now() < due - 0.2, "the preparation of {number} rooms took too long");
+        clock::sleep_until(due - 0.05).await;
         let all = u64::from(number + probes);
         let watching = watch.until(|sample| sample.opened.min(sample.confirmed) >= all);
         let (samples, probes) = tokio::join!(watching, self.watch_probes(due, probes));
-        assert_eq!(database.closed_rooms().await, 0);
+        assert_eq!(self.database().closed_rooms().await, 0);
         Drain { rooms: u64::from(number), due, samples, probes }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use lapin::{
     Channel, Confirmation, Connection, ConnectionProperties,
     message::Delivery,
@@ -63,15 +64,16 @@ async fn publish_batch<'a>(
     messages: impl Iterator<Item = &'a Delivery>,
 ) -> usize {
     let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let mut confirms = Vec::new();
-    for Delivery { exchange, routing_key, data, properties, .. } in messages {
+    // All of them are on their way before the first is awaited.
+    let publishing = messages.map(|message| {
+        let Delivery { exchange, routing_key, data, properties, .. } = message;
         let (exchange, key) = (exchange.clone(), routing_key.clone());
-        let publishing = channel.basic_publish(exchange, key, mandatory, data, properties.clone());
-        confirms.push(publishing.await.unwrap());
-    }
-    let number = confirms.len();
-    for confirm in confirms {
-        assert_eq!(confirm.await.unwrap(), Confirmation::Ack(None));
+        channel.basic_publish(exchange, key, mandatory, data, properties.clone())
+    });
+    let published = join_all(publishing).await;
+    let number = published.len();
+    for confirm in published {
+        assert_eq!(confirm.unwrap().await.unwrap(), Confirmation::Ack(None));
     }
     number
 }

@@ -33,6 +33,9 @@ impl Dialect for Postgres {
         Ok(connect.application_name("lobbyd").options([
             ("statement_timeout", limit.as_str()),
             ("idle_in_transaction_session_timeout", limit.as_str()),
+            // Statements name what they read by a key. After a burst, the statistics and the cached
+            // plans are those of a nearly empty table, which would be read from end to end.
+            ("enable_seqscan", "off"),
         ]))
     }
 

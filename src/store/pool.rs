@@ -20,6 +20,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// Short, because each idle connection that died costs a [`PING_TIMEOUT`].
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// A connection that was used within this time is not tested: the test takes as long as a statement.
+const RECENTLY_USED: Duration = Duration::from_secs(1);
+
 /// Bound of the close handshakes at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -88,8 +91,11 @@ impl<D: Dialect> SqlStore<D> {
             .before_acquire(move |connection, metadata| {
                 let outdated = current.outdates(metadata.age, limit);
                 Box::pin(async move {
-                    let alive = timeout(PING_TIMEOUT, connection.ping()).await;
-                    alive.map_err(|_elapsed| sqlx::Error::PoolTimedOut)?.map(|()| !outdated)
+                    if metadata.idle_for > RECENTLY_USED {
+                        let alive = timeout(PING_TIMEOUT, connection.ping()).await;
+                        alive.map_err(|_elapsed| sqlx::Error::PoolTimedOut)??;
+                    }
+                    Ok(!outdated)
                 })
             })
             .connect_lazy_with(D::connect_options(url, limit)?);

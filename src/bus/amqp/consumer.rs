@@ -3,6 +3,7 @@
 //! A message that ends the connection or the process is delivered again first, and each delivery
 //! counts for all messages that were unacknowledged. So a subscription begins with one delivery at a
 //! time: only that message is delivered too often, and the broker's delivery limit removes it alone.
+//! The queue delivers first what it has delivered before, so the first other message ends this pace.
 //! Its capacity is one then, so that the task parks at the broker what it cannot apply at once. A
 //! delivery that cannot be parked stays unacknowledged, and a further consumer takes the next one.
 
@@ -49,6 +50,8 @@ enum Pace {
     /// One.
     Careful {
         acknowledged: usize,
+        /// A delivery of a message that was not delivered before.
+        new: Option<DeliveryTag>,
         /// The last delivery of the consumer.
         last: Option<DeliveryTag>,
         /// When a further delivery has been waited for long enough.
@@ -99,7 +102,7 @@ impl AmqpSubscription {
             lost,
             uri,
             unacknowledged: BTreeSet::new(),
-            pace: Pace::Careful { acknowledged: 0, last: None, quiet_at: None },
+            pace: Pace::Careful { acknowledged: 0, new: None, last: None, quiet_at: None },
             switching: None,
         })
     }
@@ -153,7 +156,9 @@ impl AmqpSubscription {
         while let Ok(further) = self.deliveries.try_recv() {
             deliveries.push(further);
         }
-        if let Pace::Careful { last, quiet_at, .. } = &mut self.pace {
+        if let Pace::Careful { new, last, quiet_at, .. } = &mut self.pace {
+            let is_new = |delivery: &&Delivery| !delivery.properties.redelivered;
+            *new = new.or(deliveries.iter().find(is_new).map(|delivery| delivery.tag));
             *last = deliveries.iter().map(|delivery| delivery.tag).max();
             *quiet_at = None;
         }
@@ -200,10 +205,12 @@ impl Subscription for AmqpSubscription {
             .into_iter()
             .chain(single.into_iter().map(|tag| acknowledge(tag, false)));
         answered("accept an acknowledgement", try_join_all(all)).await?;
-        if let Pace::Careful { acknowledged, quiet_at, .. } = &mut self.pace {
+        if let Pace::Careful { acknowledged, new, quiet_at, .. } = &mut self.pace {
             *acknowledged += deliveries.len();
             *quiet_at = None;
-            if *acknowledged >= usize::from(self.inbox.prefetch) && self.switching.is_none() {
+            let is_past_known = new.is_some_and(|new| !self.unacknowledged.contains(&new))
+                || *acknowledged >= usize::from(self.inbox.prefetch);
+            if is_past_known && self.switching.is_none() {
                 self.hurry();
             }
         }

@@ -78,8 +78,8 @@ impl ChangeSet {
         self.events.is_empty() && self.decided.is_empty()
     }
 
-    fn changed_rooms(&mut self) -> Vec<&mut LockedRoom> {
-        self.rooms.values_mut().filter(|room| room.after.version != room.before.version).collect()
+    fn changed_rooms(&self) -> Vec<&LockedRoom> {
+        self.rooms.values().filter(|room| room.after.version != room.before.version).collect()
     }
 }
 
@@ -114,21 +114,19 @@ impl<D: Dialect> Transaction<D> {
         })
     }
 
-    pub(super) async fn write_change_set(&mut self, mut set: ChangeSet) -> Result<()> {
-        let (now, messages) = (set.now, std::mem::take(&mut set.messages));
-        let mut rooms = set.changed_rooms();
+    pub(super) async fn write_change_set(&mut self, set: ChangeSet) -> Result<()> {
+        let now = set.now;
+        let rooms = set.changed_rooms();
         if !rooms.is_empty() {
             let lobbies: Vec<_> = rooms.iter().map(|room| (&room.before, &room.after)).collect();
             self.update_lobbies(&lobbies).await?;
-            for room in &mut rooms {
-                self.write_call(room).await?;
-            }
+            self.write_calls(&rooms).await?;
             let touched =
                 rooms.iter().filter(|room| room.after.changed_at != room.before.changed_at);
             self.write_changed_at(touched.map(|room| &room.after)).await?;
         }
-        if !messages.is_empty() {
-            self.insert_system_messages(messages.into_iter(), now).await?;
+        if !set.messages.is_empty() {
+            self.insert_system_messages(set.messages.into_iter(), now).await?;
         }
         if !set.events.is_empty() {
             self.insert_events(&set.events, now).await?;
@@ -139,13 +137,23 @@ impl<D: Dialect> Transaction<D> {
         Ok(())
     }
 
-    /// Removes participants from the call of a room that was closed.
-    async fn write_call(&mut self, room: &mut LockedRoom) -> Result<()> {
-        if let (Some(call), Some(bulk)) = (room.after.call, room.bulk) {
-            let id = room.after.id;
-            self.change_attendees(id, bulk).await?;
-            room.after.call = call.with_participants(self.count_in_call(id).await?);
-            self.write_state(&room.after).await?;
+    /// Removes participants from the calls of rooms that were closed.
+    async fn write_calls(&mut self, rooms: &[&LockedRoom]) -> Result<()> {
+        let closed: Vec<&&LockedRoom> = rooms.iter().filter(|room| room.bulk.is_some()).collect();
+        if closed.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<RoomId> = closed.iter().map(|room| room.after.id).collect();
+        let in_call = self.in_call(&ids).await?;
+        for room in closed.into_iter().filter(|room| in_call.contains(&room.after.id)) {
+            if let Some(bulk) = room.bulk
+                && let Some(room) = self.room(&room.after.token).await?
+                && let Some(call) = room.call
+            {
+                self.change_attendees(room.id, bulk).await?;
+                let call = call.with_participants(self.count_in_call(room.id).await?);
+                self.write_state(&Room { call, ..room }).await?;
+            }
         }
         Ok(())
     }

@@ -17,6 +17,17 @@ pub(super) fn room(row: &impl Columns) -> Result<Room> {
     let started_at = row.int("call_started_at")?;
     let call = Call { started_at, flags: CallFlags::from_bits_retain(row.int("call_flags")?) };
     Ok(Room {
+        password_hash: row.text("password_hash")?,
+        call: (started_at != 0).then_some(call),
+        comments: row.int("comments")?,
+        changed_at: row.int("changed_at")?,
+        ..room_without_state(row)?
+    })
+}
+
+/// A room as if nothing were kept of it besides its own row.
+pub(super) fn room_without_state(row: &impl Columns) -> Result<Room> {
+    Ok(Room {
         id: RoomId(row.int("id")?),
         token: token(row)?,
         room_type: RoomType::from(row.int("room_type")?),
@@ -28,10 +39,10 @@ pub(super) fn room(row: &impl Columns) -> Result<Room> {
         version: version(row)?,
         timer_reached: row.int_or_null("timer_reached")?.map(time_from_seconds).transpose()?,
         sip: SipState::from(row.int("sip_enabled")?),
-        password_hash: row.text("password_hash")?,
-        call: (started_at != 0).then_some(call),
-        comments: row.int("comments")?,
-        changed_at: row.int("changed_at")?,
+        password_hash: String::new(),
+        call: None,
+        comments: 0,
+        changed_at: 0,
     })
 }
 

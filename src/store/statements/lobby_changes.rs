@@ -1,21 +1,52 @@
 //! Sets of rooms whose lobbies are changed by events.
 
 statements! {
-    /// JSON of tokens → id. Locks the rows until the transaction ends, and skips those that are
-    /// locked.
+    /// JSON of tokens → the columns of [`room_without_state`](crate::store::rows::room_without_state).
+    /// Locks the rows until the transaction ends, and skips those that are locked. Another table
+    /// would be read as it was before the lock, so none is.
     LOCK:
         postgres "\
-            SELECT id FROM lobbyd_rooms
+            SELECT id, token, type::bigint AS room_type, name, description, object_type, object_id,
+                   lobby_state::bigint AS lobby_state,
+                   floor(extract(epoch FROM lobby_timer))::bigint AS lobby_timer, lobby_version,
+                   floor(extract(epoch FROM lobby_timer_reached))::bigint AS timer_reached,
+                   sip_enabled::bigint AS sip_enabled
+            FROM lobbyd_rooms
             WHERE token = ANY (ARRAY(SELECT json_array_elements_text(CAST($1 AS json))))
             FOR NO KEY UPDATE SKIP LOCKED",
         mysql "\
-            SELECT room.id
+            SELECT room.id, room.token, CAST(room.type AS SIGNED) AS room_type, room.name,
+                   room.description, room.object_type, room.object_id,
+                   CAST(room.lobby_state AS SIGNED) AS lobby_state,
+                   TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer) AS lobby_timer,
+                   room.lobby_version,
+                   TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer_reached) AS timer_reached,
+                   CAST(room.sip_enabled AS SIGNED) AS sip_enabled
             FROM JSON_TABLE($1, '$[*]' COLUMNS (
                      token VARCHAR(32) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$'
                  )) AS tokens
             STRAIGHT_JOIN lobbyd_rooms AS room ON room.token = tokens.token
             FOR UPDATE SKIP LOCKED",
-        sqlite "SELECT id FROM lobbyd_rooms WHERE token IN (SELECT value FROM json_each($1))";
+        sqlite "\
+            SELECT id, token, type AS room_type, name, description, object_type, object_id,
+                   lobby_state, unixepoch(lobby_timer) AS lobby_timer, lobby_version,
+                   unixepoch(lobby_timer_reached) AS timer_reached, sip_enabled
+            FROM lobbyd_rooms WHERE token IN (SELECT value FROM json_each($1))";
+
+    /// JSON of ids → id of those rooms that have a call.
+    IN_CALL:
+        postgres "\
+            SELECT room_id AS id FROM lobbyd_room_states
+            WHERE room_id = ANY (ARRAY(SELECT json_array_elements_text(CAST($1 AS json))::bigint))
+              AND call_started_at <> 0",
+        mysql "\
+            SELECT state.room_id AS id
+            FROM JSON_TABLE($1, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids
+            STRAIGHT_JOIN lobbyd_room_states AS state ON state.room_id = ids.id
+            WHERE state.call_started_at <> 0",
+        sqlite "\
+            SELECT room_id AS id FROM lobbyd_room_states
+            WHERE room_id IN (SELECT value FROM json_each($1)) AND call_started_at <> 0";
 
     /// JSON of `{id, state, timer, version, before}`: sets the lobbies of the rooms that still have
     /// the version `before`.

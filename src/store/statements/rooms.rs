@@ -125,18 +125,6 @@ statements! {
         mysql room!(mysql "lobbyd_rooms AS room", "WHERE room.token = $1"),
         sqlite room!(sqlite "WHERE room.token = $1");
 
-    /// JSON of ids → the columns of [`room`](crate::store::rows::room).
-    ROOMS:
-        postgres room!(postgres
-            "WHERE room.id = ANY (
-                ARRAY(SELECT json_array_elements_text(CAST($1 AS json))::bigint)
-            )"),
-        mysql room!(mysql
-            "JSON_TABLE($1, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids
-            STRAIGHT_JOIN lobbyd_rooms AS room ON room.id = ids.id",
-            ""),
-        sqlite room!(sqlite "WHERE room.id IN (SELECT value FROM json_each($1))");
-
     /// token → id. Locks the row until the transaction ends.
     LOCK:
         // Not FOR UPDATE, here and below: that waits for each open transaction that has inserted a

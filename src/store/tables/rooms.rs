@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::domain::commands::{NewRoom, RoomSettings, Target};
@@ -17,6 +18,16 @@ use crate::store::statements::{lobby_changes, rooms as statements};
 use crate::store::{DueBatch, LockPolicy, rows};
 
 const TABLE: &str = "lobbyd_rooms";
+
+/// A row of [`UPDATE_LOBBIES`](lobby_changes::UPDATE_LOBBIES).
+#[derive(Serialize)]
+struct LobbyRow {
+    id: RoomId,
+    state: i64,
+    timer: Option<i64>,
+    version: Version,
+    before: Version,
+}
 
 impl<D: Dialect> Connection<D> {
     pub(crate) async fn room(&mut self, token: &RoomToken) -> Result<Option<Room>> {
@@ -51,14 +62,16 @@ impl<D: Dialect> Transaction<D> {
     }
 
     /// Locks rooms until the transaction ends, except those that another one has locked, and reads
-    /// them then.
+    /// their own rows.
     pub(crate) async fn lock_rooms(&mut self, tokens: &BTreeSet<&RoomToken>) -> Result<Vec<Room>> {
-        let id = |row: &D::Row| row.int("id");
-        let ids = self.fetch_all(lobby_changes::LOCK, values![&to_json(tokens)], id).await?;
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.fetch_all(statements::ROOMS, values![&to_json(&ids)], rows::room).await
+        let room = |row: &D::Row| rows::room_without_state(row);
+        self.fetch_all(lobby_changes::LOCK, values![&to_json(tokens)], room).await
+    }
+
+    /// Those of the rooms that have a call.
+    pub(crate) async fn in_call(&mut self, rooms: &[RoomId]) -> Result<Vec<RoomId>> {
+        let id = |row: &D::Row| row.int("id").map(RoomId);
+        self.fetch_all(lobby_changes::IN_CALL, values![&to_json(rooms)], id).await
     }
 
     /// Those of the rooms that exist, locked or not.
@@ -130,14 +143,12 @@ impl<D: Dialect> Transaction<D> {
 
     /// Writes the lobbies of rooms, each as it was before and as it is now.
     pub(crate) async fn update_lobbies(&mut self, rooms: &[(&Room, &Room)]) -> Result<()> {
-        let row = |(before, after): &(&Room, &Room)| {
-            json!({
-                "id": after.id,
-                "state": after.lobby.state.number(),
-                "timer": after.lobby.timer.map(|timer| timer.timestamp()),
-                "version": after.version,
-                "before": before.version,
-            })
+        let row = |(before, after): &(&Room, &Room)| LobbyRow {
+            id: after.id,
+            state: after.lobby.state.number(),
+            timer: after.lobby.timer.map(|timer| timer.timestamp()),
+            version: after.version,
+            before: before.version,
         };
         let rows: Vec<_> = rooms.iter().map(row).collect();
         let updated = self.execute(lobby_changes::UPDATE_LOBBIES, values![&to_json(&rows)]).await?;

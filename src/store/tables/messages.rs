@@ -1,7 +1,7 @@
 //! Messages of the chats.
 
 use chrono::{DateTime, Utc};
-use serde_json::json;
+use serde::Serialize;
 
 use crate::domain::{ChatMessage, Content, Message, MessageQuery, Reason, Room, RoomId};
 use crate::store::connection::{Connection, Transaction, expect_rows};
@@ -13,6 +13,14 @@ use crate::store::statements::messages as statements;
 
 /// Bodies of one answer, in bytes, after which it ends: the next one continues from there.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// A row of [`INSERT_SYSTEM`](statements::INSERT_SYSTEM).
+#[derive(Serialize)]
+struct SystemRow {
+    room_id: RoomId,
+    created_at: i64,
+    kind: Reason,
+}
 
 impl<D: Dialect> Connection<D> {
     pub(crate) async fn message(&mut self, room: RoomId, id: i64) -> Result<Option<Message>> {
@@ -89,7 +97,8 @@ impl<D: Dialect> Transaction<D> {
         messages: impl Iterator<Item = (RoomId, Reason)> + Send,
         now: DateTime<Utc>,
     ) -> Result<()> {
-        let row = |(room, reason): (RoomId, Reason)| json!({ "room_id": room, "created_at": now.timestamp(), "kind": reason });
+        let created_at = now.timestamp();
+        let row = |(room_id, kind)| SystemRow { room_id, created_at, kind };
         let rows: Vec<_> = messages.map(row).collect();
         let inserted = self.execute(statements::INSERT_SYSTEM, values![&to_json(&rows)]).await?;
         expect_rows(inserted, rows.len(), "lobbyd_messages")

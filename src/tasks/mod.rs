@@ -29,6 +29,9 @@ use crate::store;
 use crate::store::Database;
 use crate::traces::Traces;
 
+/// Of so many rooms or events at once, the log names each. Of more, it says how many there are.
+const MAX_LOGGED: usize = 64;
+
 /// What every task works with. Each task has a clone.
 #[derive(Clone)]
 pub struct TaskContext {

@@ -45,9 +45,7 @@ impl Consumption<'_> {
             match commit(&self.task.ctx, &set).await {
                 Ok(results) => {
                     attempts = Attempts::default();
-                    for (event, applied) in set.into_iter().zip(results) {
-                        self.conclude(event, applied);
-                    }
+                    self.conclude(set, results);
                     self.acknowledge().await?;
                 }
                 Err(error) => {
@@ -111,11 +109,7 @@ impl Consumption<'_> {
     ) -> Result<(), End> {
         self.trial = None;
         match result {
-            Ok(results) => {
-                for (event, applied) in events.into_iter().zip(results) {
-                    self.conclude(event, applied);
-                }
-            }
+            Ok(results) => self.conclude(events, results),
             Err(error) if error.is_refusal() => self.apply(events).await?,
             Err(error) => {
                 let is_slow = matches!(error, StoreError::TimedOut(_));

@@ -19,6 +19,7 @@ use crate::bus::cloudevents::{Malformed, parse_lobby_changed};
 use crate::bus::{Delivery, DeliveryTag, Subscription};
 use crate::domain::{Applied, IncomingChange};
 use crate::health::{Oldest, Work};
+use crate::tasks::MAX_LOGGED;
 use crate::traces::{Kind, Span};
 
 /// How long an event of an unknown room is tried here before it waits at the broker.
@@ -26,6 +27,13 @@ const UNKNOWN_ROOM_PATIENCE: TimeDelta = TimeDelta::milliseconds(200);
 
 /// How long a parked event of a locked or slow room counts as not done: until it is delivered again.
 const PARKED_FOR: Duration = Duration::from_secs(3);
+
+/// Logs what happened to an event, at the default level unless there are many.
+macro_rules! log {
+    ($is_logged:expr, $($fields:tt)+) => {
+        if $is_logged { tracing::info!($($fields)+) } else { tracing::debug!($($fields)+) }
+    };
+}
 
 pub(super) struct Consumption<'a> {
     pub(super) task: &'a LobbyConsumer,
@@ -136,16 +144,26 @@ impl<'a> Consumption<'a> {
         }
     }
 
-    /// Decides about an event that the database has answered.
-    pub(super) fn conclude(&mut self, mut event: Event, applied: Applied) {
-        let LobbyConsumer { timers, relay, .. } = self.task;
+    /// Decides about events that the database has answered.
+    pub(super) fn conclude(&mut self, events: Vec<Event>, results: Vec<Applied>) {
+        let number = events.len();
+        for (event, applied) in events.into_iter().zip(results) {
+            self.conclude_one(event, applied, number <= MAX_LOGGED);
+        }
+        if number > MAX_LOGGED {
+            tracing::info!(events = number, "events processed");
+        }
+    }
+
+    fn conclude_one(&mut self, mut event: Event, applied: Applied, is_logged: bool) {
+        let LobbyConsumer { ctx, timers, relay, .. } = self.task;
         let (room, lobby) = (&event.change.token, event.change.lobby);
         match applied {
             Applied::Set { replaced } => {
                 count("applied", &mut event.span);
-                report_set(&event.change, replaced);
-                if lobby.scheduled().is_some() {
-                    timers.wake();
+                report_set(&event.change, replaced, is_logged);
+                if let Some(timer) = lobby.scheduled() {
+                    timers.armed(timer, ctx.clock.now());
                 }
                 relay.wake();
                 self.done.push(event.delivery.tag);
@@ -153,7 +171,7 @@ impl<'a> Consumption<'a> {
             Applied::Stale => {
                 count("stale", &mut event.span);
                 let version = event.change.order.version().milliseconds();
-                tracing::info!(room.token = %room, version, "stale event ignored");
+                log!(is_logged, room.token = %room, version, "stale event ignored");
                 // This transaction had locked the row, and the timer task skips locked rows.
                 timers.wake();
                 self.done.push(event.delivery.tag);
@@ -264,13 +282,14 @@ async fn expired(parked: Option<&(Undone, Instant)>) {
     }
 }
 
-fn report_set(change: &IncomingChange, replaced: Option<DateTime<Utc>>) {
+fn report_set(change: &IncomingChange, replaced: Option<DateTime<Utc>>, is_logged: bool) {
     let (room, lobby) = (&change.token, change.lobby);
     if let Some(superseded) = replaced.filter(|&timer| Some(timer) != lobby.timer) {
         metrics::counter!(crate::metrics::SUPERSEDED).increment(1);
-        tracing::info!(room.token = %room, timer.due_at = %superseded, "timer superseded");
+        log!(is_logged, room.token = %room, timer.due_at = %superseded, "timer superseded");
     }
-    tracing::info!(
+    log!(
+        is_logged,
         room.token = %room,
         version = change.order.version().milliseconds(),
         lobby.state = lobby.state.number(),

@@ -90,6 +90,14 @@ struct LockedRooms {
 pub struct TimerWaker(Arc<Notify>);
 
 impl TimerWaker {
+    /// Tells the timer task of a timer that was armed at `now`. It looks often enough to find one by
+    /// itself that is due later.
+    pub fn armed(&self, due_at: DateTime<Utc>, now: DateTime<Utc>) {
+        if due_at < now + POLL_INTERVAL * 2 {
+            self.wake();
+        }
+    }
+
     /// Lets the timer task check its next due time now.
     pub fn wake(&self) {
         self.0.notify_one();

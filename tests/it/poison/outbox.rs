@@ -11,7 +11,7 @@ use crate::support::{
     eventually,
     fixtures::at,
     proxy::{Mode, Proxy},
-    server::{BROKER, amqp_url},
+    server::{BROKER, Broker, amqp_url, free_port},
     timers::TimerFixture,
 };
 
@@ -310,32 +310,29 @@ async fn nothing_is_published_while_a_required_queue_is_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_the_broker_forbids_delays_no_other() {
-    let mut cluster = TestCluster::new(Kind::Postgres).await;
-    let exchange = format!("{}.room-updates", cluster.exchange.trim_end_matches(".events"));
-    BROKER.control(&["add_user", "forbidden", "secret"]);
-    BROKER.control(&["set_permissions", "forbidden", ".*", ".*", ".*"]);
-    let topics = r"^room\.updated\.room";
-    BROKER.control(&["set_topic_permissions", "forbidden", &exchange, topics, ".*"]);
-    cluster.set("EVENTS__URL", &BROKER.url().replace("guest:guest", "forbidden:secret"));
+async fn an_event_that_is_too_large_for_the_broker_delays_no_other() {
+    // An update of a room with the longest token is larger than that, and no other.
+    let broker = Broker::start_with(free_port(), "max_message_size = 430");
+    let mut cluster = TestCluster::on(Database::create(Kind::Postgres).await, &broker.url());
+    let token = format!("poison{}1", "x".repeat(25));
     let client = cluster.client().await;
     let worker = strict_worker(&mut cluster).await;
     let database = &cluster.database;
     let now = database.now().await;
     database.insert_rooms("rooma", 50, now).await;
-    database.insert_rooms("poison", 1, now).await;
+    database.insert_rooms(token.trim_end_matches('1'), 1, now).await;
     database.insert_rooms("roomb", 50, now).await;
     let updates = client.take_ids(&cluster.updates, 100).await;
     eventually("the others to be marked", || async {
-        (database.texts(WAITING).await == ["poison1"]).then_some(())
+        (database.texts(WAITING).await == [token.as_str()]).then_some(())
     })
     .await;
-    assert!(updates.values().all(|update| update.token() != "poison1"));
-    // Only those that stood near the forbidden one were sent again.
+    assert!(updates.values().all(|update| update.token() != token));
+    // Only those that stood near it were sent again.
     let again = client.take_rest(&cluster.updates).await.len();
     assert!(again < 300, "{again} updates twice");
-    worker.unready_with("of room poison1 is not published").await;
-    BROKER.control(&["clear_topic_permissions", "forbidden"]);
+    worker.unready_with(&format!("of room {token} is not published")).await;
+    broker.control(&["eval", "application:set_env(rabbit, max_message_size, 131072)."]);
     database.all_published().await;
     worker.ready().await;
 }

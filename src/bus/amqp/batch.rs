@@ -1,19 +1,18 @@
 //! Publishing batches of events, and looking up the queues that have to exist for it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures_util::future::join_all;
-use lapin::options::QueueDeclareOptions;
+use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, ErrorKind, PublisherConfirm};
+use lapin::{BasicProperties, Channel, ErrorKind};
 use tokio::time::{Instant, timeout_at};
 
 use super::publisher::{
-    NOT_STORED, PERSISTENT, Publisher, PublisherConnection, answer, return_reason, send, timed_out,
+    NOT_STORED, PERSISTENT, Publisher, PublisherConnection, all_by, return_reason, timed_out,
 };
-use super::{TRACEPARENT, answered};
+use super::{TRACEPARENT, answered, broker};
 use crate::bus::cloudevents::CLOUDEVENTS_JSON;
 use crate::bus::{BusError, Confirmation, Message, PUBLISH_TIMEOUT, Result};
 use crate::domain::ROOM_UPDATED;
@@ -85,12 +84,12 @@ impl Publisher {
                 return None;
             }
         };
-        let mut confirms = Vec::with_capacity(set.len());
-        for (_place, message) in &set {
-            confirms.push(self.send_event(&channel, deadline, message).await);
-        }
-        // The broker may confirm in any order, and many at once.
-        let answers = join_all(confirms.into_iter().map(|confirm| answer(deadline, confirm))).await;
+        let sending = set.iter().map(|(_place, message)| self.send_event(&channel, message));
+        let answers: Vec<_> = all_by(deadline, sending)
+            .await
+            .into_iter()
+            .map(|answer| answer.unwrap_or_else(|| Err(timed_out("confirm a message"))))
+            .collect();
         let closed = answers.iter().find_map(|answer| soft_error(answer.as_ref().err()?));
         if answers.iter().all(std::result::Result::is_ok) {
             link.idle.lock().push(channel);
@@ -113,20 +112,23 @@ impl Publisher {
         Some(ClosedChannel { unanswered, exchange_is_missing, reason })
     }
 
+    /// Publishes a message and waits for the broker's answer.
     async fn send_event(
         &self,
         channel: &Channel,
-        deadline: Instant,
         message: &Message,
-    ) -> Result<PublisherConfirm> {
+    ) -> Result<lapin::Confirmation> {
         let options = &self.broker.options;
         let exchange = if message.event_type == ROOM_UPDATED {
             &options.updates_exchange
         } else {
             &options.exchange
         };
-        let (key, body) = (&message.routing_key, &message.body);
-        send(channel, deadline, exchange, key, body, event_properties(message)).await
+        let (exchange, key) = (exchange.as_str().into(), message.routing_key.as_str().into());
+        let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let properties = event_properties(message);
+        let sent = channel.basic_publish(exchange, key, mandatory, &message.body, properties).await;
+        sent.map_err(broker)?.await.map_err(broker)
     }
 
     /// See [`Bus::missing_queue`](crate::bus::Bus::missing_queue).
@@ -189,7 +191,7 @@ fn confirmations_of(
     messages: &[(usize, &Message)],
     answers: Vec<Result<lapin::Confirmation>>,
 ) -> Vec<Confirmation> {
-    let mut refused = HashMap::new();
+    let mut refused = BTreeMap::new();
     for answer in answers.iter().flatten() {
         if let lapin::Confirmation::Ack(Some(returned)) | lapin::Confirmation::Nack(Some(returned)) =
             answer

@@ -1,15 +1,18 @@
 //! The publishing connection: persistent, mandatory, confirmed.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+use futures_util::future::{MaybeDone, maybe_done};
 use lapin::message::BasicReturnMessage;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::ConfirmSelectOptions;
 use lapin::uri::AMQPUri;
-use lapin::{BasicProperties, Channel, Connection, PublisherConfirm};
+use lapin::{Channel, Connection};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Broker, answered, broker, close_connection};
+use super::{Broker, answered, close_connection};
 use crate::bus::{BusError, PUBLISH_TIMEOUT, Result};
 
 /// AMQP's delivery mode of messages that survive a restart of the broker.
@@ -109,31 +112,31 @@ pub(super) async fn confirming_channel(connection: &Connection) -> Result<Channe
     Ok(channel)
 }
 
-pub(super) async fn send(
-    channel: &Channel,
+/// Awaits what a batch consists of; `None` is what is not done by the deadline.
+///
+/// All of it begins before the first is awaited. Otherwise each message would be written to the
+/// socket by itself, by another thread, before the next one begins.
+pub(super) async fn all_by<F: Future>(
     deadline: Instant,
-    exchange: &str,
-    routing_key: &str,
-    body: &[u8],
-    properties: BasicProperties,
-) -> Result<PublisherConfirm> {
-    let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let sending =
-        channel.basic_publish(exchange.into(), routing_key.into(), mandatory, body, properties);
-    match timeout_at(deadline, sending).await {
-        Ok(sent) => sent.map_err(broker),
-        Err(_elapsed) => Err(timed_out("accept a message")),
+    futures: impl Iterator<Item = F>,
+) -> Vec<Option<F::Output>> {
+    let mut batch: Vec<_> = futures.map(|future| Box::pin(maybe_done(future))).collect();
+    poll_each(&mut batch);
+    let in_order = async {
+        for future in &mut batch {
+            future.await;
+        }
+    };
+    if timeout_at(deadline, in_order).await.is_err() {
+        // Some may be done although an earlier one is not.
+        poll_each(&mut batch);
     }
+    batch.iter_mut().map(|future| future.as_mut().take_output()).collect()
 }
 
-/// Waits for the broker's answer; the error says why there was none.
-pub(super) async fn answer(
-    deadline: Instant,
-    sent: Result<PublisherConfirm>,
-) -> Result<lapin::Confirmation> {
-    match timeout_at(deadline, sent?).await {
-        Ok(answer) => answer.map_err(broker),
-        Err(_elapsed) => Err(timed_out("confirm a message")),
+fn poll_each<F: Future>(batch: &mut [Pin<Box<MaybeDone<F>>>]) {
+    for future in batch {
+        future.now_or_never();
     }
 }
 

@@ -45,12 +45,12 @@ pub struct Message {
 
 /// A `CloudEvent` in structured JSON.
 #[derive(Serialize)]
-struct Envelope<D> {
+struct Envelope<'a, D> {
     specversion: &'static str,
-    id: String,
+    id: &'a str,
     source: &'static str,
-    r#type: String,
-    subject: String,
+    r#type: &'a str,
+    subject: &'a str,
     time: DateTime<Utc>,
     datacontenttype: &'static str,
     data: D,
@@ -85,7 +85,7 @@ pub fn outgoing(
     event: &OutboxEvent,
     trace: Option<TraceParent>,
 ) -> Result<Message, serde_json::Error> {
-    let data = RawValue::from_string(event.data.clone())?;
+    let data: &RawValue = serde_json::from_str(&event.data)?;
     let (id, kind) = (event.id.clone(), &event.event_type);
     Ok(Message { trace, ..message(id, kind, SOURCE, &event.token, event.created_at, data) })
 }
@@ -100,10 +100,10 @@ fn message(
 ) -> Message {
     let envelope = Envelope {
         specversion: SPECVERSION,
-        id: id.as_str().to_owned(),
+        id: id.as_str(),
         source,
-        r#type: event_type.to_owned(),
-        subject: token.as_str().to_owned(),
+        r#type: event_type,
+        subject: token.as_str(),
         time,
         datacontenttype: DATA_JSON,
         data,

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::bus::PUBLISH_TIMEOUT;
-use crate::domain::OutboxEvent;
+use crate::domain::OutboxRow;
 
 /// How long a claim holds: one round of publishing, and some time to wait for it. The events of a
 /// crashed process stay claimed for as long, so it is short.
@@ -46,10 +46,10 @@ pub struct BatchPermit<'a> {
     expires_at: Instant,
 }
 
-/// Events that are claimed for this process.
+/// Rows of the outbox that are claimed for this process.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    pub(crate) events: Vec<OutboxEvent>,
+    pub(crate) rows: Vec<OutboxRow>,
     /// The end of the claim, by the database's clock.
     pub(crate) claimed_until: DateTime<Utc>,
     /// The same moment, or slightly before.
@@ -76,13 +76,12 @@ impl RelayHandle {
         Some(BatchPermit { permit, claimed_until: now + CLAIM, expires_at })
     }
 
-    /// Passes on events of the outbox: with a permit as a claimed batch, otherwise by waking the
-    /// relay.
-    pub fn pass(&self, permit: Option<BatchPermit<'_>>, events: Vec<OutboxEvent>) {
+    /// Passes on rows of the outbox: with a permit as a claimed batch, otherwise by waking the relay.
+    pub fn pass(&self, permit: Option<BatchPermit<'_>>, rows: Vec<OutboxRow>) {
         match permit {
-            _ if events.is_empty() => {}
+            _ if rows.is_empty() => {}
             Some(BatchPermit { permit, claimed_until, expires_at }) => {
-                permit.send(Batch { events, claimed_until, expires_at });
+                permit.send(Batch { rows, claimed_until, expires_at });
             }
             None => self.wake(),
         }
@@ -102,10 +101,17 @@ impl RelayQueue {
 }
 
 impl Batch {
-    /// Takes away the events after the first `number`.
-    pub(crate) fn split_off(&mut self, number: usize) -> Self {
-        let events = self.events.split_off(number.min(self.events.len()));
-        Self { events, ..*self }
+    /// Takes away the rows after those that have `limit` events in all, or after a single one that
+    /// has more.
+    pub(crate) fn split_off(&mut self, limit: usize) -> Self {
+        let mut events = 0;
+        let fits = |row: &&OutboxRow| {
+            let is_first = events == 0;
+            events += row.events.len();
+            events <= limit || is_first && limit > 0
+        };
+        let number = self.rows.iter().take_while(fits).count();
+        Self { rows: self.rows.split_off(number), ..*self }
     }
 }
 

@@ -4,8 +4,11 @@ CREATE TABLE IF NOT EXISTS lobbyd_outbox (
     id           VARCHAR(36) NOT NULL PRIMARY KEY,
     type         VARCHAR(64) NOT NULL,
     token        VARCHAR(32) NOT NULL,
-    -- JSON text.
-    data         TEXT NOT NULL,
+    -- Number of events. Those of many rooms that changed at once share a row: then id and token are
+    -- those of the first one.
+    events       INTEGER NOT NULL DEFAULT 1,
+    -- JSON text: the event's data. Of several events an array of {id, token, data, due_at}.
+    data         MEDIUMTEXT NOT NULL,
     created_at   DATETIME(3) NOT NULL,
     due_at       DATETIME,
     -- When a worker may claim the event. A claim moves it to the claim's end.

@@ -4,7 +4,10 @@ CREATE TABLE lobbyd_outbox (
     id           VARCHAR(36) NOT NULL PRIMARY KEY,
     type         VARCHAR(64) NOT NULL,
     token        VARCHAR(32) NOT NULL,
-    -- JSON text.
+    -- Number of events. Those of many rooms that changed at once share a row: then id and token are
+    -- those of the first one.
+    events       INTEGER NOT NULL DEFAULT 1,
+    -- JSON text: the event's data. Of several events an array of {id, token, data, due_at}.
     data         TEXT NOT NULL,
     created_at   TIMESTAMPTZ(3) NOT NULL,
     due_at       TIMESTAMPTZ(0),

@@ -4,7 +4,10 @@ CREATE TABLE lobbyd_outbox (
     id           TEXT NOT NULL PRIMARY KEY,
     type         TEXT NOT NULL,
     token        TEXT NOT NULL,
-    -- JSON text.
+    -- Number of events. Those of many rooms that changed at once share a row: then id and token are
+    -- those of the first one.
+    events       INTEGER NOT NULL DEFAULT 1,
+    -- JSON text: the event's data. Of several events an array of {id, token, data, due_at}.
     data         TEXT NOT NULL,
     created_at   TEXT NOT NULL,
     due_at       TEXT,

@@ -113,20 +113,29 @@ impl RoomUpdated {
     }
 }
 
-/// A row of the outbox: an event that is stored and has yet to be published.
+/// An event that is stored and has yet to be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxEvent {
     pub id: EventId,
     /// CloudEvents type, for example [`ROOM_UPDATED`].
     pub event_type: String,
     pub token: RoomToken,
-    /// The event's `data` as JSON, fixed when the row was written.
+    /// The event's `data` as JSON, fixed when it was stored.
     pub data: String,
     /// When the change was made, by the database's clock.
     pub created_at: DateTime<Utc>,
     /// When the timer was due, for a reset whose lag counts.
     pub due_at: Option<DateTime<Utc>>,
-    /// How often the event was claimed for publication, including this time.
+}
+
+/// A row of the outbox: events that are claimed, and recorded as published, together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxRow {
+    /// That of the first event.
+    pub id: EventId,
+    /// At least one.
+    pub events: Vec<OutboxEvent>,
+    /// How often the row was claimed for publication, including this time.
     pub attempt: u32,
 }
 

@@ -25,7 +25,7 @@ pub use attendee::{
 };
 pub use call::{Call, CallFlags};
 pub use event::{
-    EventId, LOBBY_CHANGED, LobbyChangedPayload, OutboxEvent, ROOM_UPDATED, RoomUpdated,
+    EventId, LOBBY_CHANGED, LobbyChangedPayload, OutboxEvent, OutboxRow, ROOM_UPDATED, RoomUpdated,
 };
 pub use lobby::{InvalidLobby, Lobby, LobbyRequest, LobbyState};
 pub use lobby_change::{

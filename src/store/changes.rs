@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use super::connection::{Transaction, expect_rows};
 use super::dialect::Dialect;
 use super::error::Result;
-use super::tables::outbox::new_event;
+use super::tables::outbox::{Progress, new_event};
 use crate::domain::commands::{Announcement, AttendeeChange, Changes, RoomChange};
 use crate::domain::{
     Actor, Attendee, AttendeeId, Caller, Content, LOBBY_CHANGED, LobbyChangedPayload, Message,
@@ -109,7 +109,7 @@ impl<D: Dialect> Transaction<D> {
             let payload = LobbyChangedPayload::of(&room.token, room.lobby, Some(room.version));
             events.push(new_event(LOBBY_CHANGED, &room.token, &payload, now));
         }
-        self.insert_events(&events, now).await?;
+        self.insert_events(events, Progress::available_at(now)).await?;
         Ok(Some(update))
     }
 

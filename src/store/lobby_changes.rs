@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use super::connection::Transaction;
 use super::dialect::Dialect;
 use super::error::Result;
-use super::tables::outbox::new_event;
+use super::tables::outbox::{Progress, new_event};
 use crate::domain::commands::{BulkChange, lobby_changes};
 use crate::domain::{
     Applied, Decision, IncomingChange, OutboxEvent, ROOM_UPDATED, Reason, Room, RoomId, RoomToken,
@@ -129,7 +129,7 @@ impl<D: Dialect> Transaction<D> {
             self.insert_system_messages(set.messages.into_iter(), now).await?;
         }
         if !set.events.is_empty() {
-            self.insert_events(&set.events, now).await?;
+            self.insert_events(set.events, Progress::available_at(now)).await?;
         }
         if !set.decided.is_empty() {
             self.record_applied(&set.decided, now).await?;

@@ -39,7 +39,7 @@ pub use self::pool::{PoolGroup, PoolOptions};
 use crate::domain::commands::{Command, NewRoom, Resource};
 use crate::domain::{
     Actor, Applied, Attendee, AttendeeId, Caller, ChatMessage, EventId, IncomingChange,
-    MessageQuery, OutboxEvent, PendingTimer, Room, RoomId, RoomOverview, RoomToken, RoomUpdated,
+    MessageQuery, OutboxEvent, OutboxRow, PendingTimer, Room, RoomId, RoomOverview, RoomToken, RoomUpdated,
     RoomVersion, TimerKey, User,
 };
 
@@ -73,8 +73,8 @@ impl DueBatch<'_> {
 
 #[derive(Debug, Default)]
 pub struct Fired {
-    /// The event of each room that was reset.
-    pub events: Vec<OutboxEvent>,
+    /// The events of the rooms that were reset, one for each.
+    pub rows: Vec<OutboxRow>,
     /// The last timer that fired.
     pub last: Option<TimerKey>,
 }
@@ -82,7 +82,11 @@ pub struct Fired {
 impl Fired {
     /// Whether fewer rooms were due than the batch could take, so that it was the last one.
     pub fn is_short_of(&self, limit: u32) -> bool {
-        u64::try_from(self.events.len()).is_ok_and(|count| count < u64::from(limit))
+        u64::try_from(self.events().count()).is_ok_and(|count| count < u64::from(limit))
+    }
+
+    pub fn events(&self) -> impl Iterator<Item = &OutboxEvent> {
+        self.rows.iter().flat_map(|row| &row.events)
     }
 }
 
@@ -113,14 +117,35 @@ impl Backlog {
     pub const LIMIT: u32 = 10_000;
 }
 
-/// Which unpublished events can be claimed.
+/// Which unpublished rows can be claimed.
 #[derive(Debug, Clone, Copy)]
 pub struct Available<'a> {
     /// Only those that became available after this time.
     pub after: Option<DateTime<Utc>>,
     pub now: DateTime<Utc>,
-    /// Events to leave out.
+    /// Rows to leave out.
     pub except: &'a [EventId],
+}
+
+/// Rows of the outbox that were claimed.
+#[derive(Debug, Default)]
+pub struct ClaimedRows {
+    pub rows: Vec<OutboxRow>,
+    /// Whether there may be more.
+    pub is_full: bool,
+}
+
+/// What became of the events of a row of which some were confirmed.
+#[derive(Debug)]
+pub struct Division {
+    pub confirmed: Vec<OutboxEvent>,
+    pub refused: Vec<OutboxEvent>,
+    /// Those that were not sent, or not answered.
+    pub others: Vec<OutboxEvent>,
+    pub attempts: u32,
+    pub now: DateTime<Utc>,
+    /// When the refused ones can be claimed again.
+    pub retry_at: DateTime<Utc>,
 }
 
 /// The unpublished events. Of many, only the first to become available are looked at.
@@ -207,20 +232,20 @@ pub trait Timers: Send + Sync + 'static {
 /// Events that wait for their publication.
 #[async_trait]
 pub trait Outbox: Send + Sync + 'static {
-    /// Claims unpublished events that nothing else has claimed, at most `limit`, until `until`: those
-    /// that became available first.
+    /// Claims unpublished rows that nothing else has claimed, until `until`: those that became
+    /// available first, with at most `limit` events, or one row that has more.
     async fn claim(
         &self,
         available: Available<'_>,
         limit: u32,
         until: DateTime<Utc>,
-    ) -> Result<Vec<OutboxEvent>>;
+    ) -> Result<ClaimedRows>;
 
-    /// The event that a claim begins with. Leaves out those that another transaction has locked.
+    /// The row that a claim begins with. Leaves out those that another transaction has locked.
     async fn first_available(&self, available: Available<'_>) -> Result<Option<EventId>>;
 
-    /// Ends the claim of these events; they can be claimed again from `available_at` on. Does nothing
-    /// to events that are published, or claimed by another process since.
+    /// Ends the claim of these rows; they can be claimed again from `available_at` on. Does nothing
+    /// to rows that are published, or claimed by another process since.
     async fn release(
         &self,
         ids: &[EventId],
@@ -228,8 +253,20 @@ pub trait Outbox: Send + Sync + 'static {
         available_at: DateTime<Utc>,
     ) -> Result<()>;
 
-    /// Records that the events were confirmed at `now`; they stay as history.
+    /// Records that the events of these rows were confirmed at `now`; they stay as history.
     async fn mark_published(&self, ids: &[EventId], now: DateTime<Utc>) -> Result<()>;
+
+    /// Replaces a row by one that holds its confirmed events, and others for the rest. Does nothing
+    /// if another process has claimed it since.
+    async fn divide(
+        &self,
+        row: &EventId,
+        claimed_until: DateTime<Utc>,
+        division: Division,
+    ) -> Result<()>;
+
+    /// Gives each event of an unpublished row a row of its own. Returns whether there were several.
+    async fn take_apart(&self, row: &EventId) -> Result<bool>;
 
     /// Reads which events are not published, apart from `except`. Those that had so many `attempts`
     /// count as refused.

@@ -8,10 +8,11 @@ use super::error::Result;
 use super::pool::SqlStore;
 use super::rows::{time_from_millis, to_json, token};
 use super::statements::outbox as statements;
-use super::{Available, Outbox, Pending};
-use crate::domain::{EventId, OutboxEvent};
+use super::tables::outbox::Progress;
+use super::{Available, ClaimedRows, Division, Outbox, Pending};
+use crate::domain::EventId;
 
-/// Events that [`Outbox::pending`] looks at, so that it takes some milliseconds at most.
+/// Rows that [`Outbox::pending`] looks at, so that it takes some milliseconds at most.
 const PENDING_LIMIT: u32 = 10_000;
 
 #[async_trait]
@@ -21,16 +22,25 @@ impl<D: Dialect> Outbox for SqlStore<D> {
         available: Available<'_>,
         limit: u32,
         until: DateTime<Utc>,
-    ) -> Result<Vec<OutboxEvent>> {
+    ) -> Result<ClaimedRows> {
         let mut transaction = self.begin().await?;
-        let events = transaction.lock_available(available, limit).await?;
-        if events.is_empty() {
+        let (ids, is_full) = transaction.lock_available(available, limit).await?;
+        if ids.is_empty() {
             transaction.roll_back().await?;
-        } else {
-            transaction.claim_events(&events, until).await?;
-            transaction.commit().await?;
+            return Ok(ClaimedRows::default());
         }
-        Ok(events)
+        let mut rows = match transaction.outbox_rows(&ids).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                transaction.undo(&error).await;
+                return Err(error);
+            }
+        };
+        rows.sort_by(|(one, first), (other, second)| (first, &one.id).cmp(&(second, &other.id)));
+        transaction.claim_rows(&ids, until).await?;
+        transaction.commit().await?;
+        let rows = rows.into_iter().map(|(row, _available_at)| row).collect();
+        Ok(ClaimedRows { rows, is_full })
     }
 
     async fn first_available(&self, available: Available<'_>) -> Result<Option<EventId>> {
@@ -58,6 +68,44 @@ impl<D: Dialect> Outbox for SqlStore<D> {
         let ids = to_json(ids);
         let values = values![&ids, now.timestamp_millis()];
         self.execute(statements::MARK_PUBLISHED, values).await.map(drop)
+    }
+
+    async fn divide(
+        &self,
+        row: &EventId,
+        claimed_until: DateTime<Utc>,
+        division: Division,
+    ) -> Result<()> {
+        let mut transaction = self.begin().await?;
+        if !transaction.delete_claimed(row, claimed_until).await? {
+            return transaction.roll_back().await;
+        }
+        let Division { confirmed, refused, others, attempts, now, retry_at } = division;
+        let others_progress = Progress { attempts, ..Progress::available_at(now) };
+        let refused_progress = Progress { attempts, ..Progress::available_at(retry_at) };
+        let confirmed_progress = Progress { published_at: Some(now), ..others_progress };
+        transaction.insert_events(confirmed, confirmed_progress).await?;
+        transaction.insert_each(&refused, refused_progress).await?;
+        transaction.insert_events(others, others_progress).await?;
+        transaction.commit().await
+    }
+
+    async fn take_apart(&self, id: &EventId) -> Result<bool> {
+        let mut transaction = self.begin().await?;
+        let row = transaction.outbox_rows(std::slice::from_ref(id)).await?.pop();
+        let Some((row, available_at)) = row.filter(|(row, _)| row.events.len() > 1) else {
+            transaction.roll_back().await?;
+            return Ok(false);
+        };
+        if !transaction.delete_claimed(id, available_at).await? {
+            transaction.roll_back().await?;
+            return Ok(false);
+        }
+        let attempts = row.attempt.saturating_sub(1);
+        let progress = Progress { attempts, ..Progress::available_at(available_at) };
+        transaction.insert_each(&row.events, progress).await?;
+        transaction.commit().await?;
+        Ok(true)
     }
 
     async fn pending(&self, except: &[EventId], attempts: u32) -> Result<Option<Pending>> {

@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::dialect::Columns;
 use super::error::{Result, StoreError};
 use crate::domain::{
-    Actor, ActorKind, Attendee, AttendeeId, Call, CallFlags, Content, DueTimer, EventId, Lobby,
-    LobbyState, Message, OutboxEvent, ParticipantType, PendingTimer, Permissions, Presence, Reason,
+    Actor, ActorKind, Attendee, AttendeeId, Call, CallFlags, Content, DueTimer, Lobby,
+    LobbyState, Message, ParticipantType, PendingTimer, Permissions, Presence, Reason,
     Room, RoomId, RoomToken, RoomType, RoomVersion, SipState, TimerKey, Version,
 };
 
@@ -127,18 +127,6 @@ pub(super) fn message(row: &impl Columns) -> Result<Message> {
 }
 
 /// An event that is claimed: this attempt counts.
-pub(super) fn outbox_event(row: &impl Columns) -> Result<OutboxEvent> {
-    Ok(OutboxEvent {
-        id: EventId::stored(row.text("id")?),
-        event_type: row.text("event_type")?,
-        token: token(row)?,
-        data: row.text("data")?,
-        created_at: time_from_millis(row.int("created_at")?)?,
-        due_at: row.int_or_null("due_at")?.map(time_from_seconds).transpose()?,
-        attempt: u32::try_from(row.int("attempts")?).unwrap_or(u32::MAX).saturating_add(1),
-    })
-}
-
 pub(super) fn token(row: &impl Columns) -> Result<RoomToken> {
     row.text("token").map(RoomToken::stored)
 }

@@ -9,10 +9,10 @@ use super::error::{Result, StoreError};
 use super::pool::SqlStore;
 use super::rows::to_json;
 use super::statements::{inbox, rooms as statements};
-use super::tables::outbox::new_event;
+use super::tables::outbox::{Progress, new_event};
 use super::{DueBatch, Fired, NotFired, Timers, rows};
 use crate::domain::{
-    Applied, DueTimer, IncomingChange, OutboxEvent, PendingTimer, ROOM_UPDATED, Reason, TimerKey,
+    Applied, DueTimer, IncomingChange, OutboxEvent, OutboxRow, PendingTimer, ROOM_UPDATED, Reason, TimerKey,
 };
 
 #[async_trait]
@@ -53,8 +53,8 @@ impl<D: Dialect> Timers for SqlStore<D> {
             return Ok(Fired::default());
         }
         let (pending, due): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
-        let events = match transaction.fire(due, now, claimed_until).await {
-            Ok(events) => events,
+        let rows = match transaction.fire(due, now, claimed_until).await {
+            Ok(rows) => rows,
             Err(error) => {
                 transaction.undo(&error).await;
                 return Err(NotFired { due: pending, error: of_these_rows::<D>(error) });
@@ -62,7 +62,7 @@ impl<D: Dialect> Timers for SqlStore<D> {
         };
         let last = pending.last().map(|timer| timer.key);
         match transaction.commit().await.map_err(of_these_rows::<D>) {
-            Ok(()) => Ok(Fired { events, last }),
+            Ok(()) => Ok(Fired { rows, last }),
             // A constraint can be checked at the commit, and Galera finds its conflicts then.
             Err(error) if error.is_refusal() || error.is_contention() => {
                 Err(NotFired { due: pending, error })
@@ -132,19 +132,17 @@ impl<D: Dialect> Transaction<D> {
         due: Vec<Result<DueTimer>>,
         now: DateTime<Utc>,
         claimed_until: Option<DateTime<Utc>>,
-    ) -> Result<Vec<OutboxEvent>> {
+    ) -> Result<Vec<OutboxRow>> {
         let due = due.into_iter().collect::<Result<Vec<DueTimer>>>()?;
         self.reset_rooms(&due).await?;
         let messages = due.iter().map(|timer| (timer.key.room, Reason::LobbyTimerReached));
         self.insert_system_messages(messages, now).await?;
-        let attempt = u32::from(claimed_until.is_some());
         let event = |timer: &DueTimer| OutboxEvent {
             due_at: timer.lag_counts().then_some(timer.key.due_at),
-            attempt,
             ..new_event(ROOM_UPDATED, &timer.token, &timer.announcement(now), now)
         };
-        let events: Vec<OutboxEvent> = due.iter().map(event).collect();
-        self.insert_events(&events, claimed_until.unwrap_or(now)).await?;
-        Ok(events)
+        let progress =
+            claimed_until.map_or_else(|| Progress::available_at(now), Progress::claimed_until);
+        self.insert_events(due.iter().map(event).collect(), progress).await
     }
 }

@@ -91,9 +91,9 @@ impl Traces {
 
     /// Begins the span of a publication. It is the first one in the trace of its event, unless a
     /// reset began that trace, or an earlier attempt.
-    pub fn publication(&self, event: &OutboxEvent) -> Span {
+    pub fn publication(&self, event: &OutboxEvent, attempt: u32) -> Span {
         match TraceParent::of_event(&event.id) {
-            Some(context) if event.due_at.is_none() && event.attempt <= 1 => {
+            Some(context) if event.due_at.is_none() && attempt <= 1 => {
                 self.begin("publish event", Kind::Producer, context, None)
             }
             parent => self.span("publish event", Kind::Producer, parent),

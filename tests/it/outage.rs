@@ -306,8 +306,7 @@ async fn of_a_batch_only_events_with_a_queue_are_published() {
             (cluster.database.unpublished().await == 50).then_some(())
         })
         .await;
-        let waiting = "SELECT token FROM lobbyd_outbox WHERE published_at IS NULL";
-        for token in cluster.database.texts(waiting).await {
+        for token in cluster.database.waiting().await {
             assert!(!tokens.contains(&token), "{token} was published and still waits");
         }
     }

@@ -58,7 +58,7 @@ async fn two_workers_open_each_room_once(kind: Kind) {
     }
     assert_eq!(cluster.database.closed_rooms().await, 0);
     cluster.database.all_published().await;
-    assert_eq!(cluster.database.number("SELECT count(*) FROM lobbyd_outbox").await, 2000);
+    assert_eq!(cluster.database.resets().await.len(), 2000);
     let mut fired = 0;
     for worker in &workers {
         fired += worker.metric("lobbyd_timers_fired_total").await.unwrap();
@@ -101,17 +101,15 @@ async fn a_lobby_change_races_with_the_reset(kind: Kind) {
     let rounds: u32 = firing.join_all().await.into_iter().sum();
     assert!(rounds > 0, "every attempt to fire failed");
 
-    let fired = database
-        .texts("SELECT token FROM lobbyd_outbox WHERE data LIKE '%lobby_timer_reached%'")
-        .await;
+    let fired = database.resets().await;
     for (token, replaced_the_due_timer) in &moved {
-        let resets = fired.iter().filter(|other| *other == token).count();
+        let resets = fired.values().filter(|reset| reset.token == *token).count();
         assert_eq!(resets, usize::from(!replaced_the_due_timer), "{token}");
     }
     // In both orders the new timer is set.
     assert_eq!(database.closed_rooms().await, i64::from(ROOMS));
     let now = store.now().await.unwrap();
-    assert!(store.fire_due(now, DueBatch::first(1000), None).await.unwrap().events.is_empty());
+    assert!(store.fire_due(now, DueBatch::first(1000), None).await.unwrap().rows.is_empty());
 }
 
 /// Fires few timers per transaction, so that changes are committed in between, until all rooms were
@@ -231,7 +229,7 @@ async fn a_wait_for_a_locked_room_ends_after_a_second() {
         // The time that a use of the database has is 20 s.
         assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
         database.execute("UPDATE lobbyd_rooms SET name = 'unlocked'").await;
-        assert_eq!(store.fire_due(at(1), batch, None).await.unwrap().events.len(), 1);
+        assert_eq!(store.fire_due(at(1), batch, None).await.unwrap().rows.len(), 1);
     }
 }
 

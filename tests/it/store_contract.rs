@@ -137,8 +137,8 @@ async fn a_due_timer_fires_once(fixture: StoreFixture) {
     fixture.apply(&change("a", closed_until(Some(at(10))), 7)).await;
     let now = at(10) + TimeDelta::milliseconds(3);
     let fired = fixture.store.fire_due(now, DueBatch::first(100), None).await.unwrap();
-    assert_eq!(fired.events.len(), 1);
-    let event = &fired.events[0];
+    assert_eq!(fired.events().count(), 1);
+    let event = fired.events().next().unwrap();
     let data: serde_json::Value = serde_json::from_str(&event.data).unwrap();
     let expected = serde_json::json!({
         "token": "a", "type": 3, "lobbyState": 0, "lobbyTimer": 0, "sipEnabled": 0, "version": 8,
@@ -150,13 +150,11 @@ async fn a_due_timer_fires_once(fixture: StoreFixture) {
     assert_eq!(fixture.version("a").await, 8);
 
     assert!(fixture.fire(at(60)).await.is_empty());
-    let mut stored = fixture.store.claim(available(now), 100, at(60)).await.unwrap();
-    stored.retain(|event| event.due_at.is_some());
-    assert_eq!(stored.len(), 1);
-    assert_eq!(
-        (&stored[0].id, &stored[0].data, stored[0].created_at, stored[0].due_at, stored[0].attempt),
-        (&event.id, &event.data, now, Some(at(10)), 1)
-    );
+    let mut stored = fixture.claim(available(now), 100, at(60)).await.unwrap();
+    stored.retain(|row| row.events[0].due_at.is_some());
+    let [row] = stored.as_slice() else { panic!("{stored:?}") };
+    assert_eq!((row.events.as_slice(), row.attempt), ([event.clone()].as_slice(), 1));
+    assert_eq!((event.created_at, event.due_at), (now, Some(at(10))));
 }
 
 async fn a_new_url_is_tried_before_it_is_used(fixture: StoreFixture) {
@@ -241,14 +239,14 @@ async fn timers_are_searched_by_their_key(fixture: StoreFixture) {
     assert_eq!(next.key, keys[3].0);
     let batch = DueBatch { after: Some(keys[0].0), except: &except, ..DueBatch::first(9) };
     let fired = fixture.store.fire_due(at(10), batch, None).await.unwrap();
-    assert_eq!((fired.events.len(), fired.last), (1, Some(keys[3].0)));
+    assert_eq!((fired.events().count(), fired.last), (1, Some(keys[3].0)));
     // Another timer of a room that is left out.
     let moved = "UPDATE lobbyd_rooms SET lobby_timer =";
     let timer = fixture.database.timestamp_sql(at(6).timestamp());
     fixture.database.execute(&format!("{moved} {timer} WHERE token = 'early2'")).await;
     let batch = DueBatch { except: &except, ..DueBatch::first(9) };
     let fired = fixture.store.fire_due(at(10), batch, None).await.unwrap();
-    let tokens: Vec<&str> = fired.events.iter().map(|event| event.token.as_str()).collect();
+    let tokens: Vec<&str> = fired.events().map(|event| event.token.as_str()).collect();
     assert_eq!(tokens, ["early1", "early2"]);
 }
 
@@ -260,9 +258,9 @@ async fn a_timer_that_was_set_late_has_no_lag(fixture: StoreFixture) {
         fixture.apply(&change).await;
     }
     let fired = fixture.store.fire_due(at(12), DueBatch::first(9), None).await.unwrap();
-    let due: Vec<_> = fired.events.iter().map(|event| event.due_at).collect();
+    let due: Vec<_> = fired.events().map(|event| event.due_at).collect();
     assert_eq!(due, [Some(at(10)), None]);
-    assert!(fired.events[1].data.contains(r#""dueAt":"2026-01-01T00:00:10Z""#));
+    assert!(fired.rows[1].events[0].data.contains(r#""dueAt":"2026-01-01T00:00:10Z""#));
     assert_eq!(fixture.store.fired_since(at(0)).await.unwrap(), 2);
 }
 
@@ -277,7 +275,7 @@ async fn a_batch_that_is_refused_is_named(fixture: StoreFixture) {
     assert_eq!(tokens, ["a1", "a2", "a3"]);
     assert_eq!(fixture.database.closed_rooms().await, 3);
     let batch = DueBatch { except: &[due[1].key], ..DueBatch::first(9) };
-    assert_eq!(fixture.store.fire_due(at(5), batch, None).await.unwrap().events.len(), 2);
+    assert_eq!(fixture.store.fire_due(at(5), batch, None).await.unwrap().events().count(), 2);
 }
 
 async fn a_timer_of_a_room_without_lobby_support_never_fires(fixture: StoreFixture) {
@@ -300,8 +298,8 @@ async fn a_batch_fires_the_longest_overdue_timers_first(fixture: StoreFixture) {
     fixture.database.insert_rooms("early", 3, at(5).timestamp()).await;
     for expected in ["early", "late"] {
         let fired = fixture.store.fire_due(at(10), DueBatch::first(3), None).await.unwrap();
-        assert_eq!(fired.events.len(), 3);
-        assert!(fired.events.iter().all(|event| event.token.as_str().starts_with(expected)));
+        assert_eq!(fired.events().count(), 3);
+        assert!(fired.events().all(|event| event.token.as_str().starts_with(expected)));
     }
     assert!(fixture.fire(at(10)).await.is_empty());
 }
@@ -355,7 +353,7 @@ fn after(after: DateTime<Utc>, now: DateTime<Utc>) -> Available<'static> {
 async fn a_claim_is_exclusive_until_it_expires(fixture: StoreFixture) {
     fixture.database.insert_rooms("a", 3, at(0).timestamp()).await;
     fixture.fire(at(0)).await;
-    let claim = |now, limit| fixture.store.claim(available(now), limit, at(10));
+    let claim = |now, limit| fixture.claim(available(now), limit, at(10));
     assert_eq!(claim(at(1), 2).await.unwrap().len(), 2);
     assert_eq!(claim(at(1), 2).await.unwrap().len(), 1);
     assert!(claim(at(9), 2).await.unwrap().is_empty());
@@ -367,28 +365,28 @@ async fn a_claim_is_exclusive_until_it_expires(fixture: StoreFixture) {
 async fn a_released_event_can_be_claimed_again(fixture: StoreFixture) {
     fixture.database.insert_rooms("a", 1, at(0).timestamp()).await;
     fixture.fire(at(0)).await;
-    let claimed = fixture.store.claim(available(at(0)), 5, at(100)).await.unwrap();
+    let claimed = fixture.claim(available(at(0)), 5, at(100)).await.unwrap();
     let ids = [claimed[0].id.clone()];
     fixture.store.release(&ids, at(100), at(7)).await.unwrap();
-    assert!(fixture.store.claim(available(at(6)), 5, at(100)).await.unwrap().is_empty());
-    assert!(fixture.store.claim(after(at(7), at(8)), 5, at(100)).await.unwrap().is_empty());
-    assert_eq!(fixture.store.claim(after(at(6), at(7)), 5, at(90)).await.unwrap()[0].id, ids[0]);
+    assert!(fixture.claim(available(at(6)), 5, at(100)).await.unwrap().is_empty());
+    assert!(fixture.claim(after(at(7), at(8)), 5, at(100)).await.unwrap().is_empty());
+    assert_eq!(fixture.claim(after(at(6), at(7)), 5, at(90)).await.unwrap()[0].id, ids[0]);
     // A release of the first claim comes too late.
     fixture.store.release(&ids, at(100), at(7)).await.unwrap();
-    assert!(fixture.store.claim(available(at(89)), 5, at(100)).await.unwrap().is_empty());
+    assert!(fixture.claim(available(at(89)), 5, at(100)).await.unwrap().is_empty());
 }
 
 async fn a_published_event_is_kept_as_history(fixture: StoreFixture) {
     fixture.database.insert_rooms("a", 2, at(0).timestamp()).await;
     fixture.fire(at(0)).await;
-    let claimed = fixture.store.claim(available(at(0)), 1, at(1)).await.unwrap();
+    let claimed = fixture.claim(available(at(0)), 1, at(1)).await.unwrap();
     let ids: Vec<EventId> = claimed.into_iter().map(|event| event.id).collect();
     fixture.store.mark_published(&ids, at(2)).await.unwrap();
     // A second worker took over the claim and marks the event again; a third worker releases it
     // without having sent it. The event stays published.
     fixture.store.mark_published(&ids, at(3)).await.unwrap();
     fixture.store.release(&ids, at(1), at(0)).await.unwrap();
-    assert_eq!(fixture.store.claim(available(at(50)), 5, at(60)).await.unwrap().len(), 1);
+    assert_eq!(fixture.claim(available(at(50)), 5, at(60)).await.unwrap().len(), 1);
     assert_eq!(fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await, 2);
     assert_eq!(fixture.database.unpublished().await, 1);
 }
@@ -396,10 +394,10 @@ async fn a_published_event_is_kept_as_history(fixture: StoreFixture) {
 async fn events_can_be_claimed_by_the_worker_that_fired_them(fixture: StoreFixture) {
     fixture.database.insert_rooms("a", 1, at(0).timestamp()).await;
     let fired = fixture.store.fire_due(at(0), DueBatch::first(5), Some(at(5))).await.unwrap();
-    assert_eq!(fired.events[0].attempt, 1);
-    assert!(fixture.store.claim(available(at(4)), 5, at(9)).await.unwrap().is_empty());
-    let taken_over = fixture.store.claim(available(at(5)), 5, at(9)).await.unwrap();
-    assert_eq!((&taken_over[0].id, taken_over[0].attempt), (&fired.events[0].id, 2));
+    assert_eq!(fired.rows[0].attempt, 1);
+    assert!(fixture.claim(available(at(4)), 5, at(9)).await.unwrap().is_empty());
+    let taken_over = fixture.claim(available(at(5)), 5, at(9)).await.unwrap();
+    assert_eq!((&taken_over[0].id, taken_over[0].attempt), (&fired.rows[0].id, 2));
 }
 
 async fn the_oldest_unpublished_event_is_known(fixture: StoreFixture) {
@@ -414,7 +412,7 @@ async fn the_oldest_unpublished_event_is_known(fixture: StoreFixture) {
     assert_eq!((first.is_refused, first.refused, first.last_available), (false, 0, at(2)));
     for second in 1..=3 {
         let end = at(second);
-        assert_eq!(fixture.store.claim(available(end), 1, end).await.unwrap().len(), 1);
+        assert_eq!(fixture.claim(available(end), 1, end).await.unwrap().len(), 1);
     }
     let second = pending().await;
     assert_eq!((second.room.as_str(), second.is_refused, second.refused), ("second1", false, 1));
@@ -432,7 +430,7 @@ async fn a_claim_leaves_events_out(fixture: StoreFixture) {
     let others = Available { except: std::slice::from_ref(&first), ..available(at(0)) };
     let second = fixture.store.first_available(others).await.unwrap().unwrap();
     assert_ne!(second, first);
-    let claimed = fixture.store.claim(others, 5, at(9)).await.unwrap();
+    let claimed = fixture.claim(others, 5, at(9)).await.unwrap();
     assert_eq!(claimed.len(), 2);
     assert_eq!(claimed[0].id, second);
     assert_eq!(fixture.store.first_available(others).await.unwrap(), None);
@@ -442,7 +440,7 @@ async fn a_claim_leaves_events_out(fixture: StoreFixture) {
         let _held = fixture.database.hold(&lock).await;
         assert_eq!(fixture.store.first_available(available(at(0))).await.unwrap(), None);
     }
-    let claimed = fixture.store.claim(available(at(0)), 5, at(9)).await.unwrap();
+    let claimed = fixture.claim(available(at(0)), 5, at(9)).await.unwrap();
     assert_eq!(claimed[0].id, first);
 }
 
@@ -450,20 +448,20 @@ async fn claims_that_end_too_late_are_ended(fixture: StoreFixture) {
     fixture.database.insert_rooms("a", 4, at(0).timestamp()).await;
     fixture.fire(at(0)).await;
     for (number, until) in [(1, at(100)), (3, at(500))] {
-        let claimed = fixture.store.claim(available(at(0)), number, until).await.unwrap();
+        let claimed = fixture.claim(available(at(0)), number, until).await.unwrap();
         assert_eq!(claimed.len(), usize::try_from(number).unwrap());
     }
     for expected in [2, 1, 0] {
         assert_eq!(fixture.store.end_claims(at(10), at(130), 2).await.unwrap(), expected);
     }
-    assert_eq!(fixture.store.claim(available(at(10)), 5, at(20)).await.unwrap().len(), 3);
+    assert_eq!(fixture.claim(available(at(10)), 5, at(20)).await.unwrap().len(), 3);
 }
 
 async fn old_rows_are_pruned(fixture: StoreFixture) {
     for (prefix, due) in [("old", 0), ("new", 100)] {
         fixture.database.insert_rooms(prefix, 2, at(due).timestamp()).await;
         let fired = fixture.store.fire_due(at(due), DueBatch::first(5), None).await.unwrap();
-        let published = [fired.events[0].id.clone()];
+        let published = [fired.rows[0].id.clone()];
         fixture.store.mark_published(&published, at(due)).await.unwrap();
     }
     assert_eq!(fixture.store.prune_published(at(50), 10).await.unwrap(), 1);

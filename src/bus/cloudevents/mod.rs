@@ -159,7 +159,6 @@ mod tests {
             data: r#"{"token":"abc","version":5}"#.to_owned(),
             created_at: DateTime::from_timestamp_millis(1_767_225_600_004).unwrap(),
             due_at: None,
-            attempt: 1,
         };
         let message = outgoing(&event, None).unwrap();
         assert_eq!(message.routing_key, "room.updated.abc");

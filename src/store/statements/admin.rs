@@ -7,18 +7,22 @@ macro_rules! backlog {
                     SELECT 1 AS one FROM lobbyd_rooms WHERE ",
             has_timer!($database),
             " LIMIT $1) AS timers) AS timers_pending,
-               (SELECT count(*) FROM (
-                    SELECT 1 AS one FROM lobbyd_outbox
-                    WHERE published_at IS NULL LIMIT $2) AS events) AS outbox_pending"
+               (SELECT ",
+            sum_of_events!($database),
+            " FROM (
+                    SELECT events FROM lobbyd_outbox
+                    WHERE published_at IS NULL LIMIT $2) AS pending) AS outbox_pending"
         )
     };
 }
 
 /// Timers that fired. The column `due_at` is only set where the lag counts.
 macro_rules! fired_since {
-    ($since:literal) => {
+    ($database:ident $since:literal) => {
         concat!(
-            "SELECT count(*) AS number FROM lobbyd_outbox
+            "SELECT ",
+            sum_of_events!($database),
+            " AS number FROM lobbyd_outbox
             WHERE data LIKE '%\"lobby_timer_reached\"%' AND created_at >= ",
             $since
         )
@@ -49,7 +53,7 @@ statements! {
 
     /// since (milliseconds) → number.
     FIRED_SINCE:
-        postgres fired_since!("to_timestamp($1 / 1000.0)"),
-        mysql fired_since!("TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 * 1000 MICROSECOND"),
-        sqlite fired_since!("strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')");
+        postgres fired_since!(postgres "to_timestamp($1 / 1000.0)"),
+        mysql fired_since!(mysql "TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 * 1000 MICROSECOND"),
+        sqlite fired_since!(sqlite "strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')");
 }

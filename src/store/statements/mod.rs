@@ -81,6 +81,19 @@ macro_rules! has_timer {
     };
 }
 
+/// The number of events in rows of the outbox.
+macro_rules! sum_of_events {
+    (postgres) => {
+        "coalesce(sum(events), 0)::bigint"
+    };
+    (mysql) => {
+        "CAST(coalesce(sum(events), 0) AS SIGNED)"
+    };
+    (sqlite) => {
+        "coalesce(sum(events), 0)"
+    };
+}
+
 pub(super) mod admin;
 pub(super) mod attendees;
 pub(super) mod inbox;

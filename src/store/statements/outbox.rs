@@ -26,12 +26,59 @@ macro_rules! update {
     };
 }
 
+/// Locks unpublished rows that can be claimed: after, now (milliseconds), JSON of ids to leave out.
+macro_rules! available {
+    (postgres $columns:literal, $limit:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM lobbyd_outbox
+            WHERE published_at IS NULL AND available_at > to_timestamp($1 / 1000.0)
+              AND available_at <= to_timestamp($2 / 1000.0)
+              AND id <> ALL (ARRAY(SELECT json_array_elements_text(CAST($3 AS json))))
+            ORDER BY available_at, id LIMIT ",
+            $limit,
+            " FOR UPDATE SKIP LOCKED"
+        )
+    };
+    (mysql $columns:literal, $limit:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM lobbyd_outbox
+            WHERE published_at IS NULL
+              AND available_at > TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 * 1000 MICROSECOND
+              AND available_at <= TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $2 * 1000 MICROSECOND
+              AND id NOT IN (SELECT id FROM JSON_TABLE($3, '$[*]' COLUMNS (
+                      id CHAR(36) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$'
+                  )) AS ids)
+            ORDER BY available_at, id LIMIT ",
+            $limit,
+            " FOR UPDATE SKIP LOCKED"
+        )
+    };
+    (sqlite $columns:literal, $limit:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM lobbyd_outbox
+            WHERE published_at IS NULL
+              AND available_at > strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')
+              AND available_at <= strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch')
+              AND id NOT IN (SELECT value FROM json_each($3))
+            ORDER BY available_at, id LIMIT ",
+            $limit
+        )
+    };
+}
+
 macro_rules! pending {
-    ($created_at:literal, $attempts:literal, $available_at:literal, $others:literal) => {
+    ($database:ident $created_at:literal, $attempts:literal, $available_at:literal,
+     $others:literal) => {
         concat!(
             "\
             WITH pending AS (
-                SELECT id, token, created_at, available_at, attempts FROM lobbyd_outbox
+                SELECT id, token, events, created_at, available_at, attempts FROM lobbyd_outbox
                 WHERE published_at IS NULL AND id ",
             $others,
             " ORDER BY available_at, id LIMIT $2
@@ -41,7 +88,9 @@ macro_rules! pending {
             " AS created_at, ",
             $attempts,
             " AS attempts,
-                   (SELECT count(*) FROM pending WHERE attempts >= $3) AS refused,
+                   (SELECT ",
+            sum_of_events!($database),
+            " FROM pending WHERE attempts >= $3) AS refused,
                    (SELECT ",
             $available_at,
             " FROM lobbyd_outbox
@@ -57,103 +106,123 @@ statements! {
     INSERT:
         postgres "\
             INSERT INTO lobbyd_outbox
-                   (id, type, token, data, created_at, due_at, available_at, attempts)
+                   (id, type, token, data, created_at, due_at, available_at, attempts,
+                    published_at)
             SELECT id, type, token, data, to_timestamp(created_at / 1000.0), to_timestamp(due_at),
-                   to_timestamp(available_at / 1000.0), attempts
+                   to_timestamp(available_at / 1000.0), attempts,
+                   to_timestamp(published_at / 1000.0)
             FROM json_to_recordset(CAST($1 AS json))
                  AS new(id text, type text, token text, data text, created_at bigint,
-                        due_at bigint, available_at bigint, attempts integer)",
+                        due_at bigint, available_at bigint, attempts integer,
+                        published_at bigint)",
         mysql "\
             INSERT INTO lobbyd_outbox
-                   (id, type, token, data, created_at, due_at, available_at, attempts)
+                   (id, type, token, data, created_at, due_at, available_at, attempts,
+                    published_at)
             SELECT id, type, token, data,
                    TIMESTAMP'1970-01-01 00:00:00' + INTERVAL created_at * 1000 MICROSECOND,
                    TIMESTAMP'1970-01-01 00:00:00' + INTERVAL due_at SECOND,
                    TIMESTAMP'1970-01-01 00:00:00' + INTERVAL available_at * 1000 MICROSECOND,
-                   attempts
+                   attempts,
+                   TIMESTAMP'1970-01-01 00:00:00' + INTERVAL published_at * 1000 MICROSECOND
             FROM JSON_TABLE($1, '$[*]' COLUMNS (
                      id CHAR(36) CHARACTER SET utf8mb4 PATH '$.id',
                      type VARCHAR(64) CHARACTER SET utf8mb4 PATH '$.type',
                      token VARCHAR(32) CHARACTER SET utf8mb4 PATH '$.token',
                      data TEXT CHARACTER SET utf8mb4 PATH '$.data',
                      created_at BIGINT PATH '$.created_at', due_at BIGINT PATH '$.due_at',
-                     available_at BIGINT PATH '$.available_at', attempts INT PATH '$.attempts'
+                     available_at BIGINT PATH '$.available_at', attempts INT PATH '$.attempts',
+                     published_at BIGINT PATH '$.published_at'
                  )) AS new_rows",
         sqlite "\
             INSERT INTO lobbyd_outbox
-                   (id, type, token, data, created_at, due_at, available_at, attempts)
+                   (id, type, token, data, created_at, due_at, available_at, attempts,
+                    published_at)
             SELECT value ->> 'id', value ->> 'type', value ->> 'token', value ->> 'data',
                    strftime('%Y-%m-%d %H:%M:%f', (value ->> 'created_at') / 1000.0, 'unixepoch'),
                    datetime(value ->> 'due_at', 'unixepoch'),
                    strftime('%Y-%m-%d %H:%M:%f', (value ->> 'available_at') / 1000.0, 'unixepoch'),
-                   value ->> 'attempts'
+                   value ->> 'attempts',
+                   strftime('%Y-%m-%d %H:%M:%f', (value ->> 'published_at') / 1000.0, 'unixepoch')
             FROM json_each($1)";
 
-    /// after, now (milliseconds), JSON of ids to leave out, limit → the columns of
-    /// [`outbox_event`](crate::store::rows::outbox_event). Locks the rows.
-    AVAILABLE:
+    /// id, type, token, number of events, JSON of them, created at, available at (milliseconds),
+    /// attempts, published at (milliseconds).
+    INSERT_TOGETHER:
         postgres "\
-            SELECT id, type AS event_type, token, data,
+            INSERT INTO lobbyd_outbox
+                   (id, type, token, events, data, created_at, available_at, attempts, published_at)
+            VALUES ($1, $2, $3, $4, $5, to_timestamp($6 / 1000.0), to_timestamp($7 / 1000.0), $8,
+                    to_timestamp($9 / 1000.0))",
+        mysql "\
+            INSERT INTO lobbyd_outbox
+                   (id, type, token, events, data, created_at, available_at, attempts, published_at)
+            VALUES ($1, $2, $3, $4, $5,
+                    TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $6 * 1000 MICROSECOND,
+                    TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $7 * 1000 MICROSECOND, $8,
+                    TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $9 * 1000 MICROSECOND)",
+        sqlite "\
+            INSERT INTO lobbyd_outbox
+                   (id, type, token, events, data, created_at, available_at, attempts, published_at)
+            VALUES ($1, $2, $3, $4, $5, strftime('%Y-%m-%d %H:%M:%f', $6 / 1000.0, 'unixepoch'),
+                    strftime('%Y-%m-%d %H:%M:%f', $7 / 1000.0, 'unixepoch'), $8,
+                    strftime('%Y-%m-%d %H:%M:%f', $9 / 1000.0, 'unixepoch'))";
+
+    /// after, now (milliseconds), JSON of ids to leave out, limit → id, number of events. Locks the
+    /// rows.
+    AVAILABLE:
+        postgres available!(postgres "id, events::bigint AS events", "$4"),
+        mysql available!(mysql "id, CAST(events AS SIGNED) AS events", "$4"),
+        sqlite available!(sqlite "id, events", "$4");
+
+    /// after, now (milliseconds), JSON of ids to leave out → id. Locks the row.
+    FIRST_AVAILABLE:
+        postgres available!(postgres "id", "1"),
+        mysql available!(mysql "id", "1"),
+        sqlite available!(sqlite "id", "1");
+
+    /// JSON of ids → rows with their events, and when they are available.
+    ROWS:
+        postgres "\
+            SELECT id, type AS event_type, token, events::bigint AS events, data,
                    floor(extract(epoch FROM created_at) * 1000)::bigint AS created_at,
                    floor(extract(epoch FROM due_at))::bigint AS due_at,
-                   attempts::bigint AS attempts
+                   attempts::bigint AS attempts,
+                   floor(extract(epoch FROM available_at) * 1000)::bigint AS available_at
             FROM lobbyd_outbox
-            WHERE published_at IS NULL AND available_at > to_timestamp($1 / 1000.0)
-              AND available_at <= to_timestamp($2 / 1000.0)
-              AND id <> ALL (ARRAY(SELECT json_array_elements_text(CAST($3 AS json))))
-            ORDER BY available_at, id LIMIT $4
-            FOR UPDATE SKIP LOCKED",
+            WHERE id = ANY (ARRAY(SELECT json_array_elements_text(CAST($1 AS json))))",
         mysql "\
-            SELECT id, type AS event_type, token, data,
-                   TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000 AS created_at,
-                   TIMESTAMPDIFF(SECOND, '1970-01-01', due_at) AS due_at,
-                   CAST(attempts AS SIGNED) AS attempts
-            FROM lobbyd_outbox
-            WHERE published_at IS NULL
-              AND available_at > TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 * 1000 MICROSECOND
-              AND available_at <= TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $2 * 1000 MICROSECOND
-              AND id NOT IN (SELECT id FROM JSON_TABLE($3, '$[*]' COLUMNS (
-                      id CHAR(36) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$'
-                  )) AS ids)
-            ORDER BY available_at, id LIMIT $4
-            FOR UPDATE SKIP LOCKED",
+            SELECT event.id, event.type AS event_type, event.token,
+                   CAST(event.events AS SIGNED) AS events, event.data,
+                   TIMESTAMPDIFF(MICROSECOND, '1970-01-01', event.created_at) DIV 1000
+                       AS created_at,
+                   TIMESTAMPDIFF(SECOND, '1970-01-01', event.due_at) AS due_at,
+                   CAST(event.attempts AS SIGNED) AS attempts,
+                   TIMESTAMPDIFF(MICROSECOND, '1970-01-01', event.available_at) DIV 1000
+                       AS available_at
+            FROM JSON_TABLE($1, '$[*]' COLUMNS (
+                     id CHAR(36) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$'
+                 )) AS ids
+            STRAIGHT_JOIN lobbyd_outbox AS event ON event.id = ids.id",
         sqlite "\
-            SELECT id, type AS event_type, token, data,
+            SELECT id, type AS event_type, token, events, data,
                    CAST(round(unixepoch(created_at, 'subsec') * 1000) AS INTEGER) AS created_at,
-                   unixepoch(due_at) AS due_at, attempts
-            FROM lobbyd_outbox
-            WHERE published_at IS NULL
-              AND available_at > strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')
-              AND available_at <= strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch')
-              AND id NOT IN (SELECT value FROM json_each($3))
-            ORDER BY available_at, id LIMIT $4";
+                   unixepoch(due_at) AS due_at, attempts,
+                   CAST(round(unixepoch(available_at, 'subsec') * 1000) AS INTEGER) AS available_at
+            FROM lobbyd_outbox WHERE id IN (SELECT value FROM json_each($1))";
 
-    /// after, now (milliseconds), JSON of ids to leave out → id.
-    FIRST_AVAILABLE:
+    /// id, end of its claim (milliseconds).
+    DELETE_CLAIMED:
         postgres "\
-            SELECT id FROM lobbyd_outbox
-            WHERE published_at IS NULL AND available_at > to_timestamp($1 / 1000.0)
-              AND available_at <= to_timestamp($2 / 1000.0)
-              AND id <> ALL (ARRAY(SELECT json_array_elements_text(CAST($3 AS json))))
-            ORDER BY available_at, id LIMIT 1
-            FOR UPDATE SKIP LOCKED",
+            DELETE FROM lobbyd_outbox WHERE id = $1 AND published_at IS NULL
+              AND available_at = CAST(to_timestamp($2 / 1000.0) AS timestamptz(3))",
         mysql "\
-            SELECT id FROM lobbyd_outbox
-            WHERE published_at IS NULL
-              AND available_at > TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 * 1000 MICROSECOND
-              AND available_at <= TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $2 * 1000 MICROSECOND
-              AND id NOT IN (SELECT id FROM JSON_TABLE($3, '$[*]' COLUMNS (
-                      id CHAR(36) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$'
-                  )) AS ids)
-            ORDER BY available_at, id LIMIT 1
-            FOR UPDATE SKIP LOCKED",
+            DELETE FROM lobbyd_outbox WHERE id = $1 AND published_at IS NULL
+              AND available_at =
+                  TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $2 * 1000 MICROSECOND",
         sqlite "\
-            SELECT id FROM lobbyd_outbox
-            WHERE published_at IS NULL
-              AND available_at > strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')
-              AND available_at <= strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch')
-              AND id NOT IN (SELECT value FROM json_each($3))
-            ORDER BY available_at, id LIMIT 1";
+            DELETE FROM lobbyd_outbox WHERE id = $1 AND published_at IS NULL
+              AND available_at = strftime('%Y-%m-%d %H:%M:%f', $2 / 1000.0, 'unixepoch')";
 
     /// JSON of ids, until (milliseconds).
     CLAIM:
@@ -201,13 +270,13 @@ statements! {
     /// else the oldest; the number that had as many; and when the last is available. The first two
     /// look at `limit` events.
     PENDING:
-        postgres pending!(
+        postgres pending!(postgres
             "floor(extract(epoch FROM created_at) * 1000)::bigint",
             "attempts::bigint",
             "floor(extract(epoch FROM available_at) * 1000)::bigint",
             "<> ALL (ARRAY(SELECT json_array_elements_text(CAST($1 AS json))))"
         ),
-        mysql pending!(
+        mysql pending!(mysql
             "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000",
             "CAST(attempts AS SIGNED)",
             "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', available_at) DIV 1000",
@@ -215,7 +284,7 @@ statements! {
                         id CHAR(36) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$'
                     )) AS ids)"
         ),
-        sqlite pending!(
+        sqlite pending!(sqlite
             "CAST(round(unixepoch(created_at, 'subsec') * 1000) AS INTEGER)",
             "attempts",
             "CAST(round(unixepoch(available_at, 'subsec') * 1000) AS INTEGER)",

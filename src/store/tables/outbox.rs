@@ -1,19 +1,62 @@
 //! Events that wait for their publication, and published ones as history.
 
-use chrono::{DateTime, Utc};
-use serde::Serialize;
-use serde_json::json;
+use std::borrow::Cow;
 
-use crate::domain::{EventId, OutboxEvent, RoomToken};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use crate::domain::{EventId, OutboxEvent, OutboxRow, RoomToken};
 use crate::store::Available;
 use crate::store::connection::{Transaction, expect_rows};
-use crate::store::dialect::{Dialect, values};
-use crate::store::error::Result;
+use crate::store::dialect::{Columns, Dialect, values};
+use crate::store::error::{Result, StoreError};
 use crate::store::rows;
-use crate::store::rows::to_json;
+use crate::store::rows::{time_from_millis, time_from_seconds, to_json};
 use crate::store::statements::outbox as statements;
 
 const TABLE: &str = "lobbyd_outbox";
+
+/// So many events get a row each, where an administrator finds them by id or token. More than that
+/// share a row, because writing the rows would take longer than opening their rooms.
+const MAX_ROWS: usize = 64;
+
+/// How far the publication of events is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Progress {
+    /// How often they were claimed.
+    pub(crate) attempts: u32,
+    /// When they can be claimed.
+    pub(crate) available_at: DateTime<Utc>,
+    pub(crate) published_at: Option<DateTime<Utc>>,
+}
+
+impl Progress {
+    /// That of new events, which may be claimed from `available_at` on.
+    pub(crate) fn available_at(available_at: DateTime<Utc>) -> Self {
+        Self { attempts: 0, available_at, published_at: None }
+    }
+
+    /// That of new events which are claimed already.
+    pub(crate) fn claimed_until(until: DateTime<Utc>) -> Self {
+        Self { attempts: 1, ..Self::available_at(until) }
+    }
+}
+
+/// One of several events in a row.
+#[derive(Serialize, Deserialize)]
+struct Shared<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    token: Cow<'a, str>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+    /// Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    due_at: Option<i64>,
+}
 
 /// An event about a change that was made at `now`.
 pub(crate) fn new_event(
@@ -30,17 +73,40 @@ pub(crate) fn new_event(
         data: to_json(data),
         created_at: now,
         due_at: None,
-        attempt: 0,
     }
 }
 
 impl<D: Dialect> Transaction<D> {
-    /// Stores events that may be claimed from `available_at` on.
+    /// Stores events of one type that were made at the same time. Returns their rows.
     pub(crate) async fn insert_events(
         &mut self,
+        events: Vec<OutboxEvent>,
+        progress: Progress,
+    ) -> Result<Vec<OutboxRow>> {
+        let rows = if events.len() > MAX_ROWS {
+            self.insert_together(&events, progress).await?;
+            vec![events]
+        } else {
+            self.insert_each(&events, progress).await?;
+            events.into_iter().map(|event| vec![event]).collect()
+        };
+        let attempt = progress.attempts;
+        let row = |events: Vec<OutboxEvent>| {
+            let id = events.first()?.id.clone();
+            Some(OutboxRow { id, events, attempt })
+        };
+        Ok(rows.into_iter().filter_map(row).collect())
+    }
+
+    /// Stores events with a row each.
+    pub(crate) async fn insert_each(
+        &mut self,
         events: &[OutboxEvent],
-        available_at: DateTime<Utc>,
+        progress: Progress,
     ) -> Result<()> {
+        if events.is_empty() {
+            return Ok(());
+        }
         let row = |event: &OutboxEvent| {
             json!({
                 "id": event.id,
@@ -49,8 +115,9 @@ impl<D: Dialect> Transaction<D> {
                 "data": event.data,
                 "created_at": event.created_at.timestamp_millis(),
                 "due_at": event.due_at.map(|due_at| due_at.timestamp()),
-                "available_at": available_at.timestamp_millis(),
-                "attempts": event.attempt,
+                "available_at": progress.available_at.timestamp_millis(),
+                "attempts": progress.attempts,
+                "published_at": progress.published_at.map(|time| time.timestamp_millis()),
             })
         };
         let rows: Vec<_> = events.iter().map(row).collect();
@@ -58,28 +125,124 @@ impl<D: Dialect> Transaction<D> {
         expect_rows(inserted, rows.len(), TABLE)
     }
 
-    /// Locks unpublished events that nothing has claimed.
+    async fn insert_together(&mut self, events: &[OutboxEvent], progress: Progress) -> Result<()> {
+        let Some(first) = events.first() else { return Ok(()) };
+        let data = to_array(events)?;
+        let values = values![
+            first.id.as_str(),
+            &first.event_type,
+            &first.token,
+            i64::try_from(events.len()).unwrap_or(i64::MAX),
+            &data,
+            first.created_at.timestamp_millis(),
+            progress.available_at.timestamp_millis(),
+            progress.attempts,
+            progress.published_at.map(|time| time.timestamp_millis()),
+        ];
+        expect_rows(self.execute(statements::INSERT_TOGETHER, values).await?, 1, TABLE)
+    }
+
+    /// Locks unpublished rows that nothing has claimed, those first that became available first:
+    /// with `limit` events in all, or a single row that has more. Returns their ids, and whether
+    /// there may be more of them.
     pub(crate) async fn lock_available(
         &mut self,
         available: Available<'_>,
         limit: u32,
-    ) -> Result<Vec<OutboxEvent>> {
+    ) -> Result<(Vec<EventId>, bool)> {
         let Available { after, now, except } = available;
         let after = after.unwrap_or(DateTime::UNIX_EPOCH).timestamp_millis();
         let except = to_json(except);
         let values = values![after, now.timestamp_millis(), &except, limit];
-        self.fetch_all(statements::AVAILABLE, values, rows::outbox_event).await
+        let row = |row: &D::Row| Ok((EventId::stored(row.text("id")?), row.int("events")?));
+        let locked = self.fetch_all(statements::AVAILABLE, values, row).await?;
+        let (mut ids, mut events, limit) = (Vec::new(), 0, i64::from(limit));
+        let (number, mut is_cut) = (locked.len(), false);
+        for (id, size) in locked {
+            is_cut = !ids.is_empty() && events + size > limit;
+            if is_cut {
+                break;
+            }
+            events += size;
+            ids.push(id);
+        }
+        let is_full = i64::try_from(number).is_ok_and(|number| number >= limit);
+        Ok((ids, is_cut || is_full))
     }
 
-    pub(crate) async fn claim_events(
+    /// Reads rows with their events, and until when each is claimed.
+    pub(crate) async fn outbox_rows(
         &mut self,
-        events: &[OutboxEvent],
-        until: DateTime<Utc>,
-    ) -> Result<()> {
-        let ids: Vec<&EventId> = events.iter().map(|event| &event.id).collect();
-        let json = to_json(&ids);
+        ids: &[EventId],
+    ) -> Result<Vec<(OutboxRow, DateTime<Utc>)>> {
+        self.fetch_all(statements::ROWS, values![&to_json(ids)], outbox_row).await
+    }
+
+    pub(crate) async fn claim_rows(&mut self, ids: &[EventId], until: DateTime<Utc>) -> Result<()> {
+        let json = to_json(ids);
         let values = values![&json, until.timestamp_millis()];
         let claimed = self.execute(statements::CLAIM, values).await?;
         expect_rows(claimed, ids.len(), TABLE)
     }
+
+    /// Deletes an unpublished row whose claim ends at this time. Returns whether there was one.
+    pub(crate) async fn delete_claimed(
+        &mut self,
+        id: &EventId,
+        claimed_until: DateTime<Utc>,
+    ) -> Result<bool> {
+        let values = values![id.as_str(), claimed_until.timestamp_millis()];
+        Ok(self.execute(statements::DELETE_CLAIMED, values).await? > 0)
+    }
+}
+
+/// Serialises events that share a row.
+fn to_array(events: &[OutboxEvent]) -> Result<String> {
+    let shared = |event: &'_ OutboxEvent| -> Result<String> {
+        Ok(to_json(&Shared {
+            id: event.id.as_str().into(),
+            token: event.token.as_str().into(),
+            data: serde_json::from_str(&event.data).map_err(|error| corrupt(&error))?,
+            due_at: event.due_at.map(|due_at| due_at.timestamp()),
+        }))
+    };
+    let events: Vec<String> = events.iter().map(shared).collect::<Result<_>>()?;
+    Ok(format!("[{}]", events.join(",")))
+}
+
+fn outbox_row(row: &impl Columns) -> Result<(OutboxRow, DateTime<Utc>)> {
+    let id = EventId::stored(row.text("id")?);
+    let event = OutboxEvent {
+        id: id.clone(),
+        event_type: row.text("event_type")?,
+        token: rows::token(row)?,
+        data: row.text("data")?,
+        created_at: time_from_millis(row.int("created_at")?)?,
+        due_at: row.int_or_null("due_at")?.map(time_from_seconds).transpose()?,
+    };
+    let events = if row.int("events")? == 1 { vec![event] } else { from_array(&event)? };
+    let attempt = u32::try_from(row.int("attempts")?).unwrap_or(u32::MAX).saturating_add(1);
+    let claimed_until = time_from_millis(row.int("available_at")?)?;
+    Ok((OutboxRow { id, events, attempt }, claimed_until))
+}
+
+/// The events of a row. What they have in common is taken from `row`.
+fn from_array(row: &OutboxEvent) -> Result<Vec<OutboxEvent>> {
+    let shared: Vec<Shared<'_>> =
+        serde_json::from_str(&row.data).map_err(|error| corrupt(&error))?;
+    let event = |shared: Shared<'_>| {
+        Ok(OutboxEvent {
+            id: EventId::stored(shared.id.into_owned()),
+            event_type: row.event_type.clone(),
+            token: RoomToken::stored(shared.token.into_owned()),
+            data: shared.data.get().to_owned(),
+            created_at: row.created_at,
+            due_at: shared.due_at.map(time_from_seconds).transpose()?,
+        })
+    };
+    shared.into_iter().map(event).collect()
+}
+
+fn corrupt(error: &serde_json::Error) -> StoreError {
+    StoreError::Corrupt(format!("events of an outbox row: {error}"))
 }

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::domain::{EventId, OutboxEvent};
+use super::outcome::Outcome;
+use crate::domain::{EventId, OutboxRow};
 use crate::logging;
+use crate::store::Division;
 use crate::tasks::TaskContext;
 
 /// Longest delay before an event that the broker refused is published again.
@@ -18,7 +20,7 @@ pub(super) struct Claim<'a> {
 }
 
 impl Claim<'_> {
-    /// Lets events be claimed again after `delay`, or before all others if it is negative. If that
+    /// Lets rows be claimed again after `delay`, or before all others if it is negative. If that
     /// fails, their claim ends by itself.
     pub(super) async fn release(&self, ids: Vec<EventId>, delay: TimeDelta) {
         if ids.is_empty() {
@@ -31,25 +33,40 @@ impl Claim<'_> {
         }
     }
 
-    /// Lets each event be claimed again after a delay that grows with its attempts.
-    pub(super) async fn delay(&self, ids: Vec<EventId>, attempts: &BTreeMap<EventId, u32>) {
+    /// Lets each row be claimed again after its delay.
+    pub(super) async fn delay(&self, rows: Vec<(EventId, TimeDelta)>) {
         let mut delays: BTreeMap<TimeDelta, Vec<EventId>> = BTreeMap::new();
-        for id in ids {
-            let attempt = attempts.get(&id).copied().unwrap_or(1);
-            delays.entry(refusal_delay(attempt)).or_default().push(id);
+        for (id, delay) in rows {
+            delays.entry(delay).or_default().push(id);
         }
         for (delay, ids) in delays {
             self.release(ids, delay).await;
         }
     }
+
+    /// Stores the events of a row that were confirmed apart from the others. If that fails, the claim
+    /// ends by itself, and all of them are published again.
+    pub(super) async fn divide(&self, outcome: Outcome, delay: impl Fn(u32) -> TimeDelta) {
+        let Outcome { id, attempt, confirmed, refused, others, .. } = outcome;
+        let (now, retry_after) = (self.ctx.clock.now(), delay(attempt));
+        let retry_at = now + retry_after;
+        let division = Division { confirmed, refused, others, attempts: attempt, now, retry_at };
+        if let Err(error) = self.ctx.database.divide(&id, self.until, division).await {
+            let error_text = logging::causes(&error);
+            tracing::debug!(error = error_text, "events published in part could not be stored");
+            if error.is_refusal() {
+                self.release(vec![id], refusal_delay(attempt)).await;
+            }
+        }
+    }
 }
 
 /// The delay before an event is published again: one second, doubling.
-fn refusal_delay(attempt: u32) -> TimeDelta {
+pub(super) fn refusal_delay(attempt: u32) -> TimeDelta {
     let seconds = 2_i64.checked_pow(attempt.saturating_sub(1)).unwrap_or(i64::MAX);
     LONGEST_DELAY.min(TimeDelta::try_seconds(seconds).unwrap_or(LONGEST_DELAY))
 }
 
-pub(super) fn ids(events: &[OutboxEvent]) -> Vec<EventId> {
-    events.iter().map(|event| event.id.clone()).collect()
+pub(super) fn ids(rows: &[OutboxRow]) -> Vec<EventId> {
+    rows.iter().map(|row| row.id.clone()).collect()
 }

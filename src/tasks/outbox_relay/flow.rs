@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::breaker::{Breaker, Change};
+use super::breaker::{Breaker, Change, PROBE};
 use super::publication::{Claimed, Published, Selection, Unpublished};
 use crate::bus::BusError;
 use crate::clock::DatabaseClock;
@@ -98,11 +98,13 @@ impl Flow {
     }
 
     /// The number of events that can be published as one batch.
-    pub(super) fn limit(&self) -> usize {
-        match self.gate {
-            Gate::Open | Gate::Disconnected => usize::try_from(self.limit).unwrap_or(usize::MAX),
-            Gate::MissingQueue => 0,
-        }
+    pub(super) fn limit(&self, selection: Selection) -> usize {
+        let limit = match (self.gate, selection) {
+            (Gate::MissingQueue, _) => 0,
+            (_, Selection::Probe) => self.limit.min(PROBE),
+            (_, Selection::All | Selection::Others) => self.limit,
+        };
+        usize::try_from(limit).unwrap_or(usize::MAX)
     }
 
     pub(super) fn take_unmarked(&mut self) -> Vec<EventId> {
@@ -116,7 +118,7 @@ impl Flow {
         if self.paused || !is_open {
             None
         } else if self.breaker.begin_probe() {
-            Some((Selection::Probe, self.limit))
+            Some((Selection::Probe, self.limit.min(PROBE)))
         } else {
             self.more.then(|| (self.selection(Selection::All), self.limit))
         }

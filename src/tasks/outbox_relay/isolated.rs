@@ -1,4 +1,4 @@
-//! Events that the database refuses to claim.
+//! Rows of the outbox that the database refuses to claim.
 //!
 //! A claim leaves them out, and tries each again at a growing interval.
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::domain::{EventId, OutboxEvent};
+use crate::domain::{EventId, OutboxRow};
 
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 
@@ -39,13 +39,13 @@ impl Isolated {
         waiting.map(|(id, _wait)| id.clone()).collect()
     }
 
-    /// Forgets events that were claimed. If the claim had room for more, those that it did not leave
+    /// Forgets rows that were claimed. If the claim had room for more, those that it did not leave
     /// out do not exist any longer.
-    pub(super) fn claimed(&mut self, events: &[OutboxEvent], is_full: bool) {
+    pub(super) fn claimed(&mut self, rows: &[OutboxRow], is_full: bool) {
         let now = Instant::now();
         self.0.retain(|id, wait| {
             let is_waiting = wait.until > now || is_full;
-            is_waiting && !events.iter().any(|event| event.id == *id)
+            is_waiting && !rows.iter().any(|row| row.id == *id)
         });
     }
 }

@@ -13,7 +13,9 @@ mod breaker;
 mod claim;
 mod flow;
 mod isolated;
+mod outcome;
 mod publication;
+mod reported;
 
 use std::time::Duration;
 
@@ -164,19 +166,20 @@ impl Pipeline<'_> {
     /// Begins to publish a claimed batch; what exceeds the limit goes back to the outbox.
     fn publish(&mut self, selection: Selection, mut batch: Batch) {
         let publications = self.publications;
-        let rest = batch.split_off(self.flow.limit());
-        if !rest.events.is_empty() {
+        let selection = self.flow.selection(selection);
+        let limit = self.flow.limit(selection);
+        let rest = batch.split_off(limit);
+        if !rest.rows.is_empty() {
             self.flow.wake();
             self.steps.push(Box::pin(async {
                 publications.release(rest).await;
                 Step::Released
             }));
         }
-        if !batch.events.is_empty() {
+        if !batch.rows.is_empty() {
             self.publishing += 1;
-            let selection = self.flow.selection(selection);
             self.steps.push(Box::pin(async move {
-                Step::Published(selection, publications.publish(batch, selection).await)
+                Step::Published(selection, publications.publish(batch, selection, limit).await)
             }));
         }
     }

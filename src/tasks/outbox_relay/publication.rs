@@ -3,23 +3,23 @@
 //! Each step is independent of the others, so that they can run at the same time. None of them
 //! repeats itself; what was not done stays in the outbox, or is returned.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::breaker::PROBE;
-use super::claim::{Claim, LONGEST_DELAY, ids};
+use super::claim::{Claim, LONGEST_DELAY, ids, refusal_delay};
 use super::isolated::Isolated;
-use crate::bus::{BusError, Confirmation, Message, PUBLISH_TIMEOUT, cloudevents};
-use crate::domain::{EventId, OutboxEvent};
+use super::outcome::{Encoded, Outcome, REFUSED_ATTEMPTS, Share, encode, outcomes};
+use super::reported::{Reported, report_refused};
+use crate::bus::{BusError, PUBLISH_TIMEOUT};
+use crate::domain::EventId;
 use crate::logging;
 use crate::relay::{Batch, CLAIM};
-use crate::store::{self, Available, Pending, StoreError};
+use crate::store::{self, Available, ClaimedRows, Pending, StoreError};
 use crate::tasks::TaskContext;
-use crate::traces::Span;
 
 /// How far events are set back that wait for probes. No other event is as old, so the index tells
 /// them apart, and a probe begins with those that wait longest.
@@ -34,12 +34,6 @@ const LATEST_CLAIM: TimeDelta = TimeDelta::minutes(2);
 
 /// Claims that one statement ends.
 const END_AT_ONCE: u32 = 1000;
-
-/// An event with so many attempts has been tried for a minute, and counts as refused.
-const REFUSED_ATTEMPTS: u32 = 6;
-
-/// Events whose trouble is remembered, so that it is logged once.
-const MAX_REPORTED: usize = 10_000;
 
 /// Which events are published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +54,19 @@ pub(super) enum Unpublished {
     ClaimTooShort,
 }
 
+impl Published {
+    fn add(&mut self, outcome: &Outcome) {
+        self.taken += outcome.confirmed.len();
+        self.returned += outcome.refused.len();
+        if self.reason.is_none() {
+            self.reason.clone_from(&outcome.refusal);
+        }
+        if self.failure.is_none() {
+            self.failure = outcome.failure.clone().map(Unpublished::Unconfirmed);
+        }
+    }
+}
+
 /// What was claimed.
 pub(super) struct Claimed {
     pub(super) batch: Batch,
@@ -77,16 +84,8 @@ pub(super) struct Published {
     pub(super) reason: Option<String>,
     /// Why some were not sent or not confirmed.
     pub(super) failure: Option<Unpublished>,
-    /// Confirmed events that the database could not mark, and may mark later.
+    /// Confirmed rows that the database could not mark, and may mark later.
     pub(super) unmarked: Vec<EventId>,
-}
-
-/// Events with their messages, and the spans of their publication.
-#[derive(Default)]
-struct Encoded {
-    events: Vec<OutboxEvent>,
-    messages: Vec<Message>,
-    spans: Vec<Span>,
 }
 
 /// What became of publisher confirms.
@@ -100,15 +99,14 @@ struct Marked {
 /// Runs the steps.
 pub(super) struct Publications {
     ctx: TaskContext,
-    /// Events whose trouble was logged.
-    reported: Mutex<BTreeSet<EventId>>,
-    /// Events that the database refuses to claim.
+    reported: Reported,
+    /// Rows that the database refuses to claim.
     isolated: Mutex<Isolated>,
 }
 
 impl Publications {
     pub(super) fn new(ctx: TaskContext) -> Self {
-        Self { ctx, reported: Mutex::default(), isolated: Mutex::default() }
+        Self { ctx, reported: Reported::default(), isolated: Mutex::default() }
     }
 
     /// Makes sure of the connection. Returns the name of a required queue that does not exist.
@@ -118,14 +116,14 @@ impl Publications {
     }
 
     /// Claims events of the outbox, at most `limit`. A batch that the database refuses is halved down
-    /// to the event that is refused, which is left out for a while.
+    /// to the row that is refused, which is left out for a while.
     pub(super) async fn claim(&self, selection: Selection, limit: u32) -> store::Result<Claimed> {
         let expires_at = Instant::now() + CLAIM;
         let now = self.ctx.sample_time().await?;
-        let (after, before, limit) = match selection {
-            Selection::All => (None, now, limit),
-            Selection::Others => (Some(now - OLDEST_OTHER), now, limit),
-            Selection::Probe => (None, now - OLDEST_OTHER, limit.min(PROBE)),
+        let (after, before) = match selection {
+            Selection::All => (None, now),
+            Selection::Others => (Some(now - OLDEST_OTHER), now),
+            Selection::Probe => (None, now - OLDEST_OTHER),
         };
         let claimed_until = now + CLAIM;
         let mut part = limit;
@@ -133,10 +131,9 @@ impl Publications {
             let except = self.isolated.lock().waiting();
             let available = Available { after, now: before, except: &except };
             match self.ctx.database.claim(available, part, claimed_until).await {
-                Ok(events) => {
-                    let is_full = u32::try_from(events.len()).is_ok_and(|number| number >= part);
-                    self.isolated.lock().claimed(&events, is_full);
-                    let batch = Batch { events, claimed_until, expires_at };
+                Ok(ClaimedRows { rows, is_full }) => {
+                    self.isolated.lock().claimed(&rows, is_full);
+                    let batch = Batch { rows, claimed_until, expires_at };
                     return Ok(Claimed { batch, is_full });
                 }
                 Err(error) if !error.is_refusal() || left(expires_at).is_zero() => {
@@ -146,83 +143,103 @@ impl Publications {
                 Err(error) => {
                     let first = self.ctx.database.first_available(available).await?;
                     let Some(first) = first else { return Err(error) };
-                    self.isolate(first, &error);
+                    if !matches!(self.ctx.database.take_apart(&first).await, Ok(true)) {
+                        self.isolate(first, &error);
+                    }
                     part = limit;
                 }
             }
         }
     }
 
-    /// Publishes claimed events and marks those that the broker confirms. The others can be claimed
-    /// again. Does nothing if the claim may end meanwhile.
-    pub(super) async fn publish(&self, batch: Batch, selection: Selection) -> Published {
-        let Batch { events, claimed_until, expires_at } = batch;
+    /// Publishes the first `limit` events of a batch, and marks the rows that the broker confirms.
+    /// The others can be claimed again. Does nothing if the claim may end meanwhile.
+    pub(super) async fn publish(
+        &self,
+        batch: Batch,
+        selection: Selection,
+        limit: usize,
+    ) -> Published {
+        let Batch { rows, claimed_until, expires_at } = batch;
         let claim = Claim { ctx: &self.ctx, until: claimed_until };
         if left(expires_at).is_zero() {
-            claim.release(ids(&events), TimeDelta::zero()).await;
+            claim.release(ids(&rows), TimeDelta::zero()).await;
             return Published { failure: Some(Unpublished::ClaimTooShort), ..Published::default() };
         }
-        let Encoded { events, messages, spans } = self.encode(events, &claim).await;
+        let Encoded { rows, messages, mut spans, unreadable } =
+            encode(&self.ctx.traces, rows, limit);
+        for (id, error) in unreadable {
+            if self.reported.is_news(&id) {
+                tracing::error!(event.id = %id, %error, "outbox event is not valid JSON");
+            }
+            claim.release(vec![id], LONGEST_DELAY).await;
+        }
         if messages.is_empty() {
             return Published::default();
         }
         let confirmations = match self.ctx.bus.publish(&messages).await {
             Ok(confirmations) => confirmations,
             Err(error) => {
-                for mut span in spans {
+                for span in &mut spans {
                     span.set("lobbyd.outcome", &"unsent");
                 }
-                claim.release(ids(&events), TimeDelta::zero()).await;
+                claim.release(ids(&rows), TimeDelta::zero()).await;
                 return Published {
                     failure: Some(Unpublished::Unsent(error)),
                     ..Published::default()
                 };
             }
         };
-        let attempts: BTreeMap<EventId, u32> =
-            events.iter().map(|event| (event.id.clone(), event.attempt)).collect();
-        let mut published = Published { size: events.len(), ..Published::default() };
-        let (mut confirmed, mut returned, mut lost) = (Vec::new(), Vec::new(), Vec::new());
-        let now = self.ctx.clock.now();
-        for ((event, mut span), confirmation) in events.into_iter().zip(spans).zip(confirmations) {
-            match confirmation {
-                Confirmation::Confirmed => {
-                    count("confirmed", &mut span);
-                    self.report_confirmed(&event, now);
-                    confirmed.push(event.id);
-                }
-                Confirmation::Refused(why) => {
-                    count("refused", &mut span);
-                    let long = event.attempt == REFUSED_ATTEMPTS && selection == Selection::All;
-                    report_refused(&event, &why, long);
-                    published.reason.get_or_insert(why);
-                    returned.push(event.id);
-                }
-                Confirmation::Unconfirmed(why) => {
-                    count("unconfirmed", &mut span);
-                    published.failure.get_or_insert(Unpublished::Unconfirmed(why));
-                    lost.push(event.id);
-                }
-            }
+        let outcomes = outcomes(rows, confirmations, spans);
+        let mut published = Published { size: messages.len(), ..Published::default() };
+        for outcome in &outcomes {
+            published.add(outcome);
         }
-        (published.taken, published.returned) = (confirmed.len(), returned.len());
-
-        let marked = self.mark(vec![confirmed]).await;
-        published.unmarked = marked.unmarked;
-        claim.delay(marked.refused, &attempts).await;
-        if published.taken == 0 || selection == Selection::Others {
-            claim.release(returned, -SET_BACK).await;
-        } else {
-            claim.delay(returned, &attempts).await;
-        }
-        claim.release(lost, TimeDelta::zero()).await;
+        self.reported.confirmed(&outcomes, self.ctx.clock.now());
+        let is_set_back = published.taken == 0 || selection == Selection::Others;
+        report_refused(&outcomes, selection == Selection::All);
+        published.unmarked = self.settle(outcomes, is_set_back, &claim).await;
         published
     }
 
-    /// Lets the events of a batch be claimed again.
+    /// Stores what became of rows. Returns those that could not be marked yet.
+    async fn settle(
+        &self,
+        outcomes: Vec<Outcome>,
+        is_set_back: bool,
+        claim: &Claim<'_>,
+    ) -> Vec<EventId> {
+        let (mut confirmed, mut refused, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        let mut attempts = BTreeMap::new();
+        let delay = |attempt| if is_set_back { -SET_BACK } else { refusal_delay(attempt) };
+        for outcome in outcomes {
+            let Outcome { id, attempt, .. } = &outcome;
+            match outcome.share() {
+                Share::Confirmed => {
+                    attempts.insert(id.clone(), *attempt);
+                    confirmed.push(outcome.id);
+                }
+                Share::Refused => refused.push((outcome.id, delay(outcome.attempt))),
+                Share::Unanswered => others.push(outcome.id),
+                Share::Mixed => claim.divide(outcome, delay).await,
+            }
+        }
+        let marked = self.mark(vec![confirmed]).await;
+        for id in marked.refused {
+            if !matches!(self.ctx.database.take_apart(&id).await, Ok(true)) {
+                let attempt = attempts.get(&id).copied().unwrap_or(1);
+                refused.push((id, refusal_delay(attempt)));
+            }
+        }
+        claim.delay(refused).await;
+        claim.release(others, TimeDelta::zero()).await;
+        marked.unmarked
+    }
+
+    /// Lets the rows of a batch be claimed again.
     pub(super) async fn release(&self, batch: Batch) {
         let claim = Claim { ctx: &self.ctx, until: batch.claimed_until };
-        claim.release(ids(&batch.events), TimeDelta::zero()).await;
+        claim.release(ids(&batch.rows), TimeDelta::zero()).await;
     }
 
     /// Marks events whose confirms could not be stored before. Returns those that are left, and
@@ -260,32 +277,6 @@ impl Publications {
         }
     }
 
-    /// Encodes the messages. An event that cannot be encoded is released, and delays no other.
-    async fn encode(&self, events: Vec<OutboxEvent>, claim: &Claim<'_>) -> Encoded {
-        let mut encoded = Encoded::default();
-        for event in events {
-            let mut span = self.ctx.traces.publication(&event);
-            span.set_event_id(&event.id);
-            span.set("lobbyd.room.token", &event.token);
-            span.set("lobbyd.attempt", &event.attempt);
-            match cloudevents::outgoing(&event, span.context()) {
-                Ok(message) => {
-                    encoded.events.push(event);
-                    encoded.messages.push(message);
-                    encoded.spans.push(span);
-                }
-                Err(error) => {
-                    count("unreadable", &mut span);
-                    if self.is_news(&event.id) {
-                        tracing::error!(event.id = %event.id, %error, "outbox event is not valid JSON");
-                    }
-                    claim.release(vec![event.id], LONGEST_DELAY).await;
-                }
-            }
-        }
-        encoded
-    }
-
     /// Stores publisher confirms, the last set first. A set that the database refuses is halved down
     /// to the event that is refused.
     async fn mark(&self, mut sets: Vec<Vec<EventId>>) -> Marked {
@@ -295,7 +286,7 @@ impl Publications {
                 continue;
             }
             match self.ctx.database.mark_published(&set, self.ctx.clock.now()).await {
-                Ok(()) => self.forget(&set),
+                Ok(()) => self.reported.forget(&set),
                 Err(error) if !error.is_refusal() => {
                     let error = logging::causes(&error);
                     tracing::debug!(error, "publisher confirms could not be stored yet");
@@ -317,30 +308,13 @@ impl Publications {
         Marked { unmarked: Vec::new(), refused }
     }
 
-    fn report_confirmed(&self, event: &OutboxEvent, now: DateTime<Utc>) {
-        if self.reported.lock().contains(&event.id) {
-            return;
-        }
-        let lag = event.due_at.map(|due_at| (now - due_at).as_seconds_f64());
-        if let Some(lag) = lag {
-            metrics::histogram!(crate::metrics::LAG).record(lag);
-        }
-        tracing::info!(
-            room.token = %event.token,
-            event.id = %event.id,
-            attempt = event.attempt,
-            lag_seconds = lag,
-            "event published"
-        );
-    }
-
     /// How many events the database refuses to claim.
     pub(super) fn isolated(&self) -> usize {
         self.isolated.lock().all().len()
     }
 
     fn isolate(&self, id: EventId, error: &StoreError) {
-        if self.is_news(&id) {
+        if self.reported.is_news(&id) {
             let error = logging::causes(error);
             tracing::warn!(event.id = %id, error, "event cannot be claimed, it is left out");
         }
@@ -350,43 +324,15 @@ impl Publications {
     fn report_unmarked(&self, id: &EventId, error: &StoreError) {
         let message = "publisher confirm could not be stored, event will be published again";
         let error = logging::causes(error);
-        if self.is_news(id) {
+        if self.reported.is_news(id) {
             tracing::warn!(event.id = %id, error, "{message}");
         } else {
             tracing::debug!(event.id = %id, error, "{message}");
         }
-    }
-
-    /// Whether the trouble with this event was not logged yet.
-    fn is_news(&self, id: &EventId) -> bool {
-        let mut reported = self.reported.lock();
-        reported.len() < MAX_REPORTED && reported.insert(id.clone())
-    }
-
-    fn forget(&self, ids: &[EventId]) {
-        let mut reported = self.reported.lock();
-        if !reported.is_empty() {
-            reported.retain(|id| !ids.contains(id));
-        }
-    }
-}
-
-/// Logs that an event was refused, as a warning if it has been so for `long`.
-fn report_refused(event: &OutboxEvent, why: &str, long: bool) {
-    let (id, room, attempt) = (&event.id, &event.token, event.attempt);
-    if long {
-        tracing::warn!(event.id = %id, room.token = %room, attempt, why, "event still refused");
-    } else {
-        tracing::debug!(event.id = %id, room.token = %room, attempt, why, "event refused");
     }
 }
 
 /// How long a batch may still wait before it is published.
 fn left(expires_at: Instant) -> Duration {
     expires_at.saturating_duration_since(Instant::now() + PUBLISH_TIMEOUT)
-}
-
-fn count(outcome: &'static str, span: &mut Span) {
-    metrics::counter!(crate::metrics::PUBLISHED, "outcome" => outcome).increment(1);
-    span.set("lobbyd.outcome", &outcome);
 }

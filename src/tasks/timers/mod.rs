@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::one_by_one::{OneByOne, Sweep};
 use self::refused::RefusedTimers;
-use super::TaskContext;
+use super::{MAX_LOGGED, TaskContext};
 use crate::backoff::Backoff;
 use crate::domain::{PendingTimer, TimerKey};
 use crate::health::{Component, Oldest, Work};
@@ -219,7 +219,7 @@ impl TimerTask {
             Ok(fired) => {
                 report(&self.ctx, &fired);
                 let last = fired.last.filter(|_last| !fired.is_short_of(limit));
-                self.relay.pass(permit, fired.events);
+                self.relay.pass(permit, fired.rows);
                 Ok(last)
             }
             Err(NotFired { due, error }) => {
@@ -336,24 +336,30 @@ impl LockedRooms {
 /// Logs, counts and traces the rooms that have been reset.
 fn report(ctx: &TaskContext, fired: &Fired) {
     let now = ctx.clock.now();
-    metrics::counter!(crate::metrics::FIRED)
-        .increment(u64::try_from(fired.events.len()).unwrap_or(0));
-    for event in &fired.events {
+    let number = fired.events().count();
+    metrics::counter!(crate::metrics::FIRED).increment(u64::try_from(number).unwrap_or(0));
+    let lags = metrics::histogram!(crate::metrics::COMMIT_LAG);
+    let (is_herd, mut longest) = (number > MAX_LOGGED, 0.0_f64);
+    for event in fired.events() {
         let lag = event.due_at.map(|due_at| (now - due_at).as_seconds_f64());
-        tracing::info!(
-            room.token = %event.token,
-            event.id = %event.id,
-            timer.due_at = event.due_at.map(tracing::field::display),
-            lag_seconds = lag,
-            "room opened"
-        );
+        let (room, id) = (&event.token, &event.id);
+        let due_at = event.due_at.map(tracing::field::display);
+        if is_herd {
+            tracing::debug!(room.token = %room, event.id = %id, timer.due_at = due_at, lag_seconds = lag, "room opened");
+        } else {
+            tracing::info!(room.token = %room, event.id = %id, timer.due_at = due_at, lag_seconds = lag, "room opened");
+        }
         // Otherwise the trace begins with the publication.
         if let (Some(due_at), Some(lag)) = (event.due_at, lag) {
             let mut span = ctx.traces.opening(event, now);
             span.set_event_id(&event.id);
             span.set("lobbyd.room.token", &event.token);
             span.set("lobbyd.timer.due_at", &due_at.format("%+"));
-            metrics::histogram!(crate::metrics::COMMIT_LAG).record(lag);
+            lags.record(lag);
+            longest = longest.max(lag);
         }
+    }
+    if is_herd {
+        tracing::info!(rooms = number, longest_lag_seconds = longest, "rooms opened");
     }
 }

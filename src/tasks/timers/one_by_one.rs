@@ -133,7 +133,7 @@ impl OneByOne {
         let now = self.ctx.sample_time().await?;
         let mut fired = self.ctx.database.fire_due(now, batch, None).await?;
         report(&self.ctx, &fired);
-        self.relay.pass(None, std::mem::take(&mut fired.events));
+        self.relay.pass(None, std::mem::take(&mut fired.rows));
         Ok(fired)
     }
 }

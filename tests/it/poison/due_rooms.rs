@@ -378,7 +378,7 @@ async fn rows_that_can_never_fire_are_not_read() {
     let before = database.number(read).await;
     for _ in 0..20 {
         let fired = store.fire_due(at(2), DueBatch::first(1), None).await.unwrap();
-        assert_eq!(fired.events.len(), 1);
+        assert_eq!(fired.rows.len(), 1);
         assert!(store.next_due(None, &[]).await.unwrap().is_some());
     }
     store.close().await;

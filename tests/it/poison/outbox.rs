@@ -18,9 +18,6 @@ use crate::support::{
 const CONFIRMED: &str = r#"lobbyd_events_published_total{outcome="confirmed"}"#;
 const REFUSED: &str = r#"lobbyd_events_published_total{outcome="refused"}"#;
 
-/// Room updates that wait for their confirm.
-const WAITING: &str = "SELECT token FROM lobbyd_outbox WHERE published_at IS NULL";
-
 on_every_database! { crate::support::cluster::TestCluster::new:
     a_confirm_that_cannot_be_stored_delays_no_other,
     an_event_that_cannot_be_claimed_delays_no_other,
@@ -43,7 +40,7 @@ async fn a_confirm_that_cannot_be_stored_delays_no_other(mut cluster: TestCluste
     database.insert_rooms("room", 50, now).await;
     assert_eq!(client.take_ids(&cluster.updates, 51).await.len(), 51);
     eventually("all but one confirm to be stored", || async {
-        (database.texts(WAITING).await == ["poison1"]).then_some(())
+        (database.waiting().await == ["poison1"]).then_some(())
     })
     .await;
     eventually("the event to be overdue", || async {
@@ -87,7 +84,7 @@ async fn an_event_that_cannot_be_claimed_delays_no_other(mut cluster: TestCluste
     }
     assert_eq!(client.take_ids(&cluster.updates, 20).await.len(), 20);
     eventually("the others to be marked", || async {
-        (database.texts(WAITING).await == ["poison1"]).then_some(())
+        (database.waiting().await == ["poison1"]).then_some(())
     })
     .await;
     assert_eq!(worker.log().matches("event cannot be claimed").count(), 1, "{}", worker.log());
@@ -138,7 +135,7 @@ async fn an_event_that_is_not_json_delays_no_other(mut cluster: TestCluster) {
     database.insert_rooms("room", 50, now).await;
     assert_eq!(client.take_ids(&cluster.updates, 50).await.len(), 50);
     eventually("the others to be marked", || async {
-        (database.texts(WAITING).await == ["poison1"]).then_some(())
+        (database.waiting().await == ["poison1"]).then_some(())
     })
     .await;
     worker.unready_with("of room poison1 is not published").await;
@@ -242,7 +239,7 @@ async fn a_room_without_a_queue_delays_no_older_event() {
     }
     assert_eq!(client.take_ids(&cluster.updates, 120).await.len(), 120);
     eventually("the others to be marked", || async {
-        (database.texts(WAITING).await == ["poison1"]).then_some(())
+        (database.waiting().await == ["poison1"]).then_some(())
     })
     .await;
     assert!(!worker.log().contains("refused events are taken again"), "{}", worker.log());
@@ -269,7 +266,7 @@ async fn a_confirm_that_meets_a_lock_is_stored_later() {
     while fixture.timers.tick().await.unwrap().is_zero() {}
     eventually("the others to be marked, and many tries", || async {
         let tries = fixture.database.number("SELECT last_value FROM tries").await;
-        let waiting = fixture.database.texts(WAITING).await;
+        let waiting = fixture.database.waiting().await;
         (waiting == ["poison1"] && tries >= 8).then_some(())
     })
     .await;
@@ -324,7 +321,7 @@ async fn an_event_that_is_too_large_for_the_broker_delays_no_other() {
     database.insert_rooms("roomb", 50, now).await;
     let updates = client.take_ids(&cluster.updates, 100).await;
     eventually("the others to be marked", || async {
-        (database.texts(WAITING).await == [token.as_str()]).then_some(())
+        (database.waiting().await == [token.as_str()]).then_some(())
     })
     .await;
     assert!(updates.values().all(|update| update.token() != token));

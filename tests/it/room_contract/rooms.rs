@@ -152,7 +152,7 @@ async fn changes_by_api_and_by_event_are_ordered_by_version(fixture: StoreFixtur
     let lobby = fixture.store.overview(&token("a")).await.unwrap().unwrap().room.lobby;
     assert_eq!(lobby.timer, Some(at(70)), "a newer change wins");
     assert!(
-        fixture.store.fire_due(at(65), DueBatch::first(10), None).await.unwrap().events.is_empty()
+        fixture.store.fire_due(at(65), DueBatch::first(10), None).await.unwrap().rows.is_empty()
     );
 }
 
@@ -160,7 +160,7 @@ async fn a_reset_adds_a_chat_message_with_its_time(fixture: StoreFixture) {
     fixture.create_room("a").await;
     fixture.change("a", "alice", close_until(50)).await;
     let fired = fixture.store.fire_due(at(51), DueBatch::first(10), None).await.unwrap();
-    assert_eq!(fired.events.len(), 1);
+    assert_eq!(fired.rows.len(), 1);
     let last = fixture.store.overview(&token("a")).await.unwrap().unwrap().last_message;
     let last = last.unwrap();
     assert_eq!((last.actor.clone(), last.created_at), (Actor::system(), at(51).timestamp()));
@@ -274,7 +274,7 @@ async fn a_busy_room_opens_too(fixture: StoreFixture) {
     tokio::task::yield_now().await;
     let batch = DueBatch { locked: LockPolicy::Wait, ..DueBatch::first(10) };
     let fired = fixture.store.fire_due(at(4), batch, None).await.unwrap();
-    assert_eq!(fired.events.len(), 1);
+    assert_eq!(fired.rows.len(), 1);
     chatting.join_all().await;
     let room = fixture.store.overview(&token("a")).await.unwrap().unwrap().room;
     assert_eq!((room.lobby, room.comments), (Lobby::OPEN, 100));

@@ -1,7 +1,7 @@
 //! A database, names of its own on a broker, and the settings with which processes share both.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -117,17 +117,14 @@ impl TestCluster {
     pub async fn each_announced(&self, client: &Client, updates: BTreeMap<String, Published>) {
         let database = &self.database;
         database.all_published().await;
-        let resets = "FROM lobbyd_outbox WHERE data LIKE '%lobby_timer_reached%'";
-        let stored = database.texts(&format!("SELECT id {resets} ORDER BY id")).await;
-        let opened = database.texts(&format!("SELECT DISTINCT token {resets}")).await;
-        assert_eq!(stored.len(), opened.len(), "a room was reset twice");
-        let seen: Vec<String> = updates.into_keys().collect();
-        assert_eq!(seen, stored, "updates and resets differ");
-        let early = "SELECT count(*) FROM lobbyd_outbox WHERE created_at < due_at";
-        assert_eq!(database.number(early).await, 0);
+        let resets = database.resets().await;
+        let opened: BTreeSet<&str> = resets.values().map(|reset| reset.token.as_str()).collect();
+        assert_eq!(resets.len(), opened.len(), "a room was reset twice");
+        assert!(updates.keys().eq(resets.keys()), "updates and resets differ");
+        assert!(resets.values().all(|reset| reset.fired_at >= reset.due_at), "a reset was early");
         // Updates that are published twice have the same id.
         for again in client.take_rest(&self.updates).await {
-            assert!(stored.contains(&again.message_id) || !again.is_reset());
+            assert!(resets.contains_key(&again.message_id) || !again.is_reset());
         }
         assert!(client.take_rest(&self.dead_letters).await.is_empty());
     }

@@ -5,6 +5,7 @@
 
 use std::{
     any::Any,
+    collections::BTreeMap,
     path::Path,
     sync::{
         Arc,
@@ -12,7 +13,8 @@ use std::{
     },
 };
 
-use lobbyd::store;
+use lobbyd::{domain::RoomUpdated, store};
+use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlPool, PgConnection, PgPool, Row, SqlitePool};
 
 use super::{
@@ -327,8 +329,58 @@ impl Database {
 
     /// The number of events in the outbox without publisher confirm.
     pub async fn unpublished(&self) -> i64 {
-        self.number("SELECT count(*) FROM lobbyd_outbox WHERE published_at IS NULL").await
+        let integer = if self.kind == Kind::MariaDb { "SIGNED" } else { "BIGINT" };
+        self.number(&format!(
+            "SELECT CAST(coalesce(sum(events), 0) AS {integer}) FROM lobbyd_outbox
+             WHERE published_at IS NULL"
+        ))
+        .await
     }
+
+    /// The announcements of resets, by the ids of their events.
+    pub async fn resets(&self) -> BTreeMap<String, RoomUpdated> {
+        let events = self.events("data LIKE '%lobby_timer_reached%'").await;
+        let reset = |event: Event| (event.id, serde_json::from_str(&event.data).unwrap());
+        events.into_iter().map(reset).collect()
+    }
+
+    /// The rooms of events without publisher confirm.
+    pub async fn waiting(&self) -> Vec<String> {
+        let events = self.events("published_at IS NULL").await;
+        events.into_iter().map(|event| event.token).collect()
+    }
+
+    /// The events in the rows of the outbox that meet the condition.
+    async fn events(&self, condition: &str) -> Vec<Event> {
+        let column = |name: &str| {
+            let sql = format!(
+                "SELECT {name} FROM lobbyd_outbox WHERE ({condition}) AND events {{}} ORDER BY id"
+            );
+            move |events: &str| sql.replace("{}", events)
+        };
+        let (ids, tokens, data) = (column("id"), column("token"), column("data"));
+        let mut found = Vec::new();
+        for several in self.texts(&data("> 1")).await {
+            let several: Vec<Value> = serde_json::from_str(&several).unwrap();
+            found.extend(several.iter().map(|event| Event {
+                id: event["id"].as_str().unwrap().to_owned(),
+                token: event["token"].as_str().unwrap().to_owned(),
+                data: event["data"].to_string(),
+            }));
+        }
+        let ids = self.texts(&ids("= 1")).await.into_iter();
+        let (tokens, data) = (self.texts(&tokens("= 1")).await, self.texts(&data("= 1")).await);
+        let events = ids.zip(tokens).zip(data);
+        found.extend(events.map(|((id, token), data)| Event { id, token, data }));
+        found
+    }
+}
+
+/// An event of the outbox.
+struct Event {
+    id: String,
+    token: String,
+    data: String,
 }
 
 fn url(kind: Kind, port: u16, name: &str) -> String {

@@ -11,7 +11,8 @@ use lobbyd::{
     bus::{EventProperties, cloudevents},
     domain::{
         Actor, Applied, Attendee, Caller, ChangeOrder, Content, DeliveryIdentity, IncomingChange,
-        Lobby, LobbyRequest, LobbyState, MessageQuery, NewMessage, RoomToken, RoomType, Version,
+        Lobby, LobbyRequest, LobbyState, MessageQuery, NewMessage, OutboxRow, RoomToken, RoomType,
+        Version,
         commands::{Command, NewRoom, Refusal},
     },
     store::{self, Available, Changed, CommandError, DueBatch},
@@ -134,7 +135,7 @@ impl StoreFixture {
     /// Fires all timers that are due at `now`. Returns the tokens of the rooms that were reset.
     pub async fn fire(&self, now: DateTime<Utc>) -> Vec<String> {
         let fired = self.store.fire_due(now, DueBatch::first(100), None).await.unwrap();
-        fired.events.iter().map(|event| event.token.to_string()).collect()
+        fired.events().map(|event| event.token.to_string()).collect()
     }
 
     /// Creates a room that alice owns.
@@ -185,11 +186,20 @@ impl StoreFixture {
             .collect()
     }
 
+    pub async fn claim(
+        &self,
+        available: Available<'_>,
+        limit: u32,
+        until: DateTime<Utc>,
+    ) -> store::Result<Vec<OutboxRow>> {
+        self.store.claim(available, limit, until).await.map(|claimed| claimed.rows)
+    }
+
     /// Type, and reason or state, of the events in the outbox.
     pub async fn events(&self) -> Vec<(String, String)> {
-        let events = self.store.claim(available(at(60)), 100, at(90)).await.unwrap();
-        events
-            .into_iter()
+        let rows = self.claim(available(at(60)), 100, at(90)).await.unwrap();
+        rows.into_iter()
+            .flat_map(|row| row.events)
             .map(|event| {
                 let data: serde_json::Value = serde_json::from_str(&event.data).unwrap();
                 let what = data.get("reason").unwrap_or(&data["state"]);

@@ -28,6 +28,7 @@ pub struct RelayHandle {
     batches: mpsc::Sender<Batch>,
     wake: Arc<Notify>,
     open: Arc<AtomicBool>,
+    held: Arc<AtomicBool>,
 }
 
 /// The relay's end of the queue.
@@ -36,6 +37,7 @@ pub struct RelayQueue {
     pub(crate) batches: mpsc::Receiver<Batch>,
     pub(crate) wake: Arc<Notify>,
     open: Arc<AtomicBool>,
+    held: Arc<AtomicBool>,
 }
 
 /// A place in the queue.
@@ -60,8 +62,14 @@ pub fn channel() -> (RelayHandle, RelayQueue) {
     let (sender, receiver) = mpsc::channel(MAX_BATCHES);
     let wake = Arc::new(Notify::new());
     let open = Arc::new(AtomicBool::new(false));
-    let handle = RelayHandle { batches: sender, wake: Arc::clone(&wake), open: Arc::clone(&open) };
-    (handle, RelayQueue { batches: receiver, wake, open })
+    let held = Arc::new(AtomicBool::new(false));
+    let handle = RelayHandle {
+        batches: sender,
+        wake: Arc::clone(&wake),
+        open: Arc::clone(&open),
+        held: Arc::clone(&held),
+    };
+    (handle, RelayQueue { batches: receiver, wake, open, held })
 }
 
 impl RelayHandle {
@@ -74,6 +82,14 @@ impl RelayHandle {
         let permit = self.batches.try_reserve().ok()?;
         let expires_at = Instant::now() + CLAIM;
         Some(BatchPermit { permit, claimed_until: now + CLAIM, expires_at })
+    }
+
+    /// Leaves the outbox alone, or searches it again: opening many rooms goes before announcing
+    /// them. What is passed on meanwhile is published.
+    pub fn hold(&self, hold: bool) {
+        if self.held.swap(hold, Ordering::Relaxed) && !hold {
+            self.wake();
+        }
     }
 
     /// Passes on rows of the outbox: with a permit as a claimed batch, otherwise by waking the relay.
@@ -94,6 +110,11 @@ impl RelayHandle {
 }
 
 impl RelayQueue {
+    /// Whether the outbox is left alone.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Relaxed)
+    }
+
     /// Whether batches are published when they arrive.
     pub(crate) fn set_open(&self, open: bool) {
         self.open.store(open, Ordering::Relaxed);

@@ -10,6 +10,7 @@
 
 mod admin;
 mod changes;
+mod claims;
 mod commands;
 mod commits;
 mod connection;
@@ -33,14 +34,15 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{MySql, Postgres, Sqlite};
 
+pub use self::claims::{Available, ClaimedRows, Division, Pending};
 pub use self::error::{CommandError, Result, StoreError};
 use self::pool::SqlStore;
 pub use self::pool::{PoolGroup, PoolOptions};
 use crate::domain::commands::{Command, NewRoom, Resource};
 use crate::domain::{
     Actor, Applied, Attendee, AttendeeId, Caller, ChatMessage, EventId, IncomingChange,
-    MessageQuery, OutboxEvent, OutboxRow, PendingTimer, Room, RoomId, RoomOverview, RoomToken, RoomUpdated,
-    RoomVersion, TimerKey, User,
+    MessageQuery, OutboxEvent, OutboxRow, PendingTimer, Room, RoomId, RoomOverview, RoomToken,
+    RoomUpdated, RoomVersion, TimerKey, User,
 };
 
 /// What to do about a due room that another transaction has locked: of another worker, or of a
@@ -115,51 +117,6 @@ pub struct Backlog {
 
 impl Backlog {
     pub const LIMIT: u32 = 10_000;
-}
-
-/// Which unpublished rows can be claimed.
-#[derive(Debug, Clone, Copy)]
-pub struct Available<'a> {
-    /// Only those that became available after this time.
-    pub after: Option<DateTime<Utc>>,
-    pub now: DateTime<Utc>,
-    /// Rows to leave out.
-    pub except: &'a [EventId],
-}
-
-/// Rows of the outbox that were claimed.
-#[derive(Debug, Default)]
-pub struct ClaimedRows {
-    pub rows: Vec<OutboxRow>,
-    /// Whether there may be more.
-    pub is_full: bool,
-}
-
-/// What became of the events of a row of which some were confirmed.
-#[derive(Debug)]
-pub struct Division {
-    pub confirmed: Vec<OutboxEvent>,
-    pub refused: Vec<OutboxEvent>,
-    /// Those that were not sent, or not answered.
-    pub others: Vec<OutboxEvent>,
-    pub attempts: u32,
-    pub now: DateTime<Utc>,
-    /// When the refused ones can be claimed again.
-    pub retry_at: DateTime<Utc>,
-}
-
-/// The unpublished events. Of many, only the first to become available are looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pending {
-    /// The oldest event that is not refused, or the oldest if all are.
-    pub oldest: EventId,
-    pub room: RoomToken,
-    pub created_at: DateTime<Utc>,
-    pub is_refused: bool,
-    /// How many are refused.
-    pub refused: u64,
-    /// The latest end of a claim or delay.
-    pub last_available: DateTime<Utc>,
 }
 
 /// A new room, as its creator sees it.

@@ -8,9 +8,9 @@ use serde::Serialize;
 use super::dialect::Columns;
 use super::error::{Result, StoreError};
 use crate::domain::{
-    Actor, ActorKind, Attendee, AttendeeId, Call, CallFlags, Content, DueTimer, Lobby,
-    LobbyState, Message, ParticipantType, PendingTimer, Permissions, Presence, Reason,
-    Room, RoomId, RoomToken, RoomType, RoomVersion, SipState, TimerKey, Version,
+    Actor, ActorKind, Attendee, AttendeeId, Call, CallFlags, Content, DueTimer, Lobby, LobbyState,
+    Message, ParticipantType, PendingTimer, Permissions, Presence, Reason, Room, RoomId, RoomToken,
+    RoomType, RoomVersion, SipState, TimerKey, Version,
 };
 
 pub(super) fn room(row: &impl Columns) -> Result<Room> {

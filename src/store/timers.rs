@@ -12,7 +12,8 @@ use super::statements::{inbox, rooms as statements};
 use super::tables::outbox::{Progress, new_event};
 use super::{DueBatch, Fired, NotFired, Timers, rows};
 use crate::domain::{
-    Applied, DueTimer, IncomingChange, OutboxEvent, OutboxRow, PendingTimer, ROOM_UPDATED, Reason, TimerKey,
+    Applied, DueTimer, IncomingChange, OutboxEvent, OutboxRow, PendingTimer, ROOM_UPDATED, Reason,
+    TimerKey,
 };
 
 #[async_trait]

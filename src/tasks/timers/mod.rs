@@ -13,6 +13,8 @@
 
 mod one_by_one;
 mod refused;
+mod report;
+mod sweep;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,19 +25,25 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use self::one_by_one::{OneByOne, Sweep};
+use self::one_by_one::{LockedSweep, OneByOne};
 use self::refused::RefusedTimers;
-use super::{MAX_LOGGED, TaskContext};
+use self::report::report;
+use self::sweep::Sweep;
+use super::TaskContext;
 use crate::backoff::Backoff;
 use crate::domain::{PendingTimer, TimerKey};
 use crate::health::{Component, Oldest, Work};
 use crate::relay::{BatchPermit, RelayHandle};
-use crate::store::{DueBatch, Fired, LockPolicy, NotFired, StoreError};
+use crate::store::{DueBatch, LockPolicy, NotFired, StoreError};
 use crate::{logging, store};
 
 /// Longest sleep. It bounds how late a timer fires that another process armed, and how long a sweep
 /// goes on without a report of the oldest due room.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// For how long a sweep has the processor before its announcements share it. Then at most a few
+/// tens of thousands of rooms are open that nobody has heard of.
+const OPENING_ALONE: Duration = Duration::from_secs(2);
 
 /// For how long suspects are tried before the next sweep, for the rooms that have become due
 /// meanwhile.
@@ -62,8 +70,8 @@ pub struct TimerTask {
     /// Most rooms per transaction.
     batch: u32,
     armed: TimerWaker,
-    /// The last timer of a sweep that goes on.
-    after: Option<TimerKey>,
+    /// A sweep that goes on.
+    sweep: Option<Sweep>,
     /// The end of the last sweep.
     swept_at: Instant,
     /// Parts of batches that failed, each in the order of its timers.
@@ -71,7 +79,7 @@ pub struct TimerTask {
     refused: Arc<RefusedTimers>,
     locked: LockedRooms,
     /// Wakes the task that waits for the rooms that a sweep found locked.
-    await_locked: watch::Sender<Option<Sweep>>,
+    await_locked: watch::Sender<Option<LockedSweep>>,
     looked_at: Instant,
 }
 
@@ -112,7 +120,7 @@ impl TimerTask {
             relay,
             batch,
             armed: TimerWaker::default(),
-            after: None,
+            sweep: None,
             swept_at: Instant::now(),
             suspects: VecDeque::new(),
             refused: Arc::default(),
@@ -154,7 +162,7 @@ impl TimerTask {
                     delay
                 }
                 Err(error) => {
-                    self.after = None;
+                    self.end_sweep();
                     let problem = logging::causes(&error);
                     if self.ctx.health.set_down(Component::Database, problem.as_str()) {
                         tracing::warn!(error = problem, "database unavailable, timers cannot fire");
@@ -183,7 +191,7 @@ impl TimerTask {
     pub async fn tick(&mut self) -> store::Result<Duration> {
         self.ctx.health.record_progress();
         let now = self.ctx.sample_time().await?;
-        if self.after.is_none()
+        if self.sweep.is_none()
             && self.swept_at.elapsed() < SUSPECT_TIME
             && let Some(suspects) = self.suspects.pop_front()
         {
@@ -191,8 +199,7 @@ impl TimerTask {
             self.fire(now, after, size(&suspects)).await?;
             return Ok(Duration::ZERO);
         }
-        self.after = self.fire(now, self.after, self.batch).await?;
-        if self.after.is_some() {
+        if self.fire_newest(now).await? || self.fire_oldest(now).await? {
             if self.looked_at.elapsed() > POLL_INTERVAL {
                 self.look(now).await?;
             }
@@ -203,6 +210,37 @@ impl TimerTask {
         Ok(if self.suspects.is_empty() { delay } else { Duration::ZERO })
     }
 
+    /// Fires the next batch of a sweep, or the first one. Returns whether the sweep goes on.
+    async fn fire_oldest(&mut self, now: DateTime<Utc>) -> store::Result<bool> {
+        let after = self.sweep.as_ref().and_then(|sweep| sweep.after);
+        let Some(after) = self.fire(now, after, self.batch).await? else {
+            self.end_sweep();
+            return Ok(false);
+        };
+        let sweep = self.sweep.get_or_insert_with(|| Sweep::begin(now));
+        (sweep.after, sweep.is_turn_of_newest) = (Some(after), true);
+        self.relay.hold(sweep.began_at.elapsed() < OPENING_ALONE);
+        Ok(true)
+    }
+
+    /// Fires a batch of what has become due since the sweep began: these rooms do not wait for its
+    /// end. Returns whether there can have been any.
+    async fn fire_newest(&mut self, now: DateTime<Utc>) -> store::Result<bool> {
+        let Some(after) = self.sweep.as_mut().and_then(|sweep| sweep.turn_of_newest(now)) else {
+            return Ok(false);
+        };
+        let last = self.fire(now, Some(after), self.batch).await?;
+        if let Some(sweep) = &mut self.sweep {
+            sweep.newest = last.unwrap_or(TimerKey::last_at(now));
+        }
+        Ok(true)
+    }
+
+    fn end_sweep(&mut self) {
+        self.sweep = None;
+        self.relay.hold(false);
+    }
+
     /// Fires a batch of due timers, or finds out which of them may be to blame. Returns the last one
     /// of a batch that had any, unless nothing is due after it.
     async fn fire(
@@ -211,7 +249,8 @@ impl TimerTask {
         after: Option<TimerKey>,
         limit: u32,
     ) -> store::Result<Option<TimerKey>> {
-        let permit = self.relay.reserve(now);
+        let is_first = self.sweep.as_ref().is_none_or(|sweep| after != sweep.after);
+        let permit = is_first.then(|| self.relay.reserve(now)).flatten();
         let claimed_until = permit.as_ref().map(BatchPermit::claimed_until);
         let except = self.isolated();
         let batch = DueBatch { after, except: &except, limit, locked: LockPolicy::SkipLocked };
@@ -276,7 +315,7 @@ impl TimerTask {
         let upcoming = upcoming.map(|timer| timer.key.due_at);
         let delay = self.locked.next_delay(locked, upcoming, now);
         if self.locked.sweeps > LOCKED_SWEEPS {
-            self.await_locked.send_replace(Some(Sweep { at: now, except: self.isolated() }));
+            self.await_locked.send_replace(Some(LockedSweep { at: now, except: self.isolated() }));
         }
         Ok(upcoming.map_or(delay, |due_at| until(due_at).min(delay)))
     }
@@ -330,36 +369,5 @@ impl LockedRooms {
         (self.first, self.upcoming) = (Some(first), upcoming);
         self.sweeps += 1;
         self.delay
-    }
-}
-
-/// Logs, counts and traces the rooms that have been reset.
-fn report(ctx: &TaskContext, fired: &Fired) {
-    let now = ctx.clock.now();
-    let number = fired.events().count();
-    metrics::counter!(crate::metrics::FIRED).increment(u64::try_from(number).unwrap_or(0));
-    let lags = metrics::histogram!(crate::metrics::COMMIT_LAG);
-    let (is_herd, mut longest) = (number > MAX_LOGGED, 0.0_f64);
-    for event in fired.events() {
-        let lag = event.due_at.map(|due_at| (now - due_at).as_seconds_f64());
-        let (room, id) = (&event.token, &event.id);
-        let due_at = event.due_at.map(tracing::field::display);
-        if is_herd {
-            tracing::debug!(room.token = %room, event.id = %id, timer.due_at = due_at, lag_seconds = lag, "room opened");
-        } else {
-            tracing::info!(room.token = %room, event.id = %id, timer.due_at = due_at, lag_seconds = lag, "room opened");
-        }
-        // Otherwise the trace begins with the publication.
-        if let (Some(due_at), Some(lag)) = (event.due_at, lag) {
-            let mut span = ctx.traces.opening(event, now);
-            span.set_event_id(&event.id);
-            span.set("lobbyd.room.token", &event.token);
-            span.set("lobbyd.timer.due_at", &due_at.format("%+"));
-            lags.record(lag);
-            longest = longest.max(lag);
-        }
-    }
-    if is_herd {
-        tracing::info!(rooms = number, longest_lag_seconds = longest, "rooms opened");
     }
 }

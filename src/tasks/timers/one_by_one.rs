@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::refused::RefusedTimers;
-use super::report;
+use super::report::report;
 use crate::domain::TimerKey;
 use crate::logging;
 use crate::relay::RelayHandle;
@@ -26,12 +26,12 @@ pub(super) struct OneByOne {
     pub(super) relay: RelayHandle,
     pub(super) refused: Arc<RefusedTimers>,
     /// A sweep after which due rooms were still locked.
-    pub(super) locked: watch::Receiver<Option<Sweep>>,
+    pub(super) locked: watch::Receiver<Option<LockedSweep>>,
 }
 
 /// A sweep through all rooms that were due at a time, except for some.
 #[derive(Debug, Clone)]
-pub(super) struct Sweep {
+pub(super) struct LockedSweep {
     pub(super) at: DateTime<Utc>,
     pub(super) except: Vec<TimerKey>,
 }
@@ -53,7 +53,7 @@ impl OneByOne {
 
     async fn wait_for_each(
         &self,
-        Sweep { at, except }: Sweep,
+        LockedSweep { at, except }: LockedSweep,
         reported: &mut BTreeSet<TimerKey>,
         stop: &CancellationToken,
     ) -> store::Result<()> {

@@ -39,12 +39,12 @@ pub async fn run(options: &Options, report: &mut Report) {
         bare.fill().await;
         limit.push(limits::rate(&bare.drain_without_lobbyd().await));
     }
-    let name = format!("{} lobby changes in the queue: applied", options.changes());
+    let name = "lobby changes from a full queue: applied";
     let figure = Figure::new(SECTION, name, Unit::PerSecond, &applied).beside(&limit);
     report.add(figure.goal(Goal::RatioAtLeast(0.7)));
-    let figure = Figure::new(SECTION, "applied, at least", Unit::PerSecond, &applied);
+    let figure = Figure::new(SECTION, "the same", Unit::PerSecond, &applied);
     report.add(figure.goal(Goal::AtLeast(5_000.0)));
-    let name = "first applied to last announced";
+    let name = "first lobby change applied to last announced";
     report.add(Figure::new(SECTION, name, Unit::Seconds, &announced));
 }
 

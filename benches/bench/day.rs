@@ -96,8 +96,10 @@ fn add_costs(report: &mut Report, costs: &[Cost]) {
     };
     let microseconds = Unit::Microseconds;
     add("processor time of the worker per room", microseconds, |cost| cost.usage.worker * 1e6);
-    add("of PostgreSQL, with autovacuum", microseconds, |cost| cost.usage.database * 1e6);
-    add("of RabbitMQ", microseconds, |cost| cost.usage.broker * 1e6);
+    add("processor time of PostgreSQL per room, with autovacuum", microseconds, |cost| {
+        cost.usage.database * 1e6
+    });
+    add("processor time of RabbitMQ per room", microseconds, |cost| cost.usage.broker * 1e6);
     add("write-ahead log per room", Unit::Bytes, |cost| cost.write_ahead_log);
 }
 

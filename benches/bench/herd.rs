@@ -20,7 +20,7 @@ const CROWD: u32 = 100_000;
 const WARM_UP: u32 = 2_000;
 
 /// Seconds after a crowd in each of which one more timer falls due.
-const PROBES: u32 = 10;
+const PROBES: u32 = 8;
 
 /// A worker, and its limits on the same servers.
 struct Race {
@@ -93,16 +93,18 @@ pub async fn measure(kind: Kind, options: &Options, report: &mut Report) {
     let figure = Figure::new(section, "20,000 due at once: opened", Unit::PerSecond, &opened);
     report.add(figure.beside(&opening).goal(goal));
     let announced = each(&laps, |lap| lap.drain.announced_per_second());
-    let mut figure = Figure::new(section, "announced", Unit::PerSecond, &announced);
+    let mut figure =
+        Figure::new(section, "20,000 due at once: announced", Unit::PerSecond, &announced);
     if race.publisher.is_some() {
         let publishing = each(&laps, |lap| limits::rate(&lap.publishing));
         figure = figure.beside(&publishing).goal(Goal::RatioAtLeast(0.8));
     }
     report.add(figure);
     let open = each(&laps, |lap| lap.drain.last_open());
-    report.add(Figure::new(section, "last room open", Unit::Seconds, &open));
+    report.add(Figure::new(section, "20,000 due at once: last room open", Unit::Seconds, &open));
     let confirm = each(&laps, |lap| lap.drain.last_confirm());
-    report.add(Figure::new(section, "last update confirmed", Unit::Seconds, &confirm));
+    let name = "20,000 due at once: last update confirmed";
+    report.add(Figure::new(section, name, Unit::Seconds, &confirm));
 }
 
 /// 100,000 rooms, and single timers that fall due while these are worked off.
@@ -120,7 +122,7 @@ pub async fn crowd(options: &Options, report: &mut Report) {
     report.add(figure.beside(&opening).goal(Goal::AtMost(3.0)));
     let confirm = each(&laps, |lap| lap.drain.last_confirm());
     let publishing = each(&laps, |lap| limits::duration(&lap.publishing));
-    let figure = seconds("last update confirmed", &confirm);
+    let figure = seconds("100,000 due at once: last update confirmed", &confirm);
     report.add(figure.beside(&publishing).goal(Goal::AtMost(7.0)));
     for (phase, when) in ["while rooms open", "while updates are published"].iter().enumerate() {
         let worst = |late: fn(&Probe) -> f64| -> Vec<f64> {
@@ -130,14 +132,14 @@ pub async fn crowd(options: &Options, report: &mut Report) {
         };
         let (opened, announced) = (worst(|probe| probe.opened), worst(|probe| probe.announced));
         if !opened.is_empty() {
-            let name = format!("due {when}: opened after, longest");
+            let name = format!("single timer due {when}: opened, longest");
             report.add(seconds(&name, &opened).goal(Goal::Below(0.5)));
-            let name = format!("due {when}: announced after, longest");
+            let name = format!("single timer due {when}: announced, longest");
             report.add(seconds(&name, &announced));
         }
     }
     let peak = [race.site.worker.peak_memory() as f64 / f64::from(1 << 20)];
-    let name = "memory of the worker, at most (RSS)";
+    let name = "memory of the worker, peak (RSS)";
     let figure = Figure::new(Section::Crowd, name, Unit::Mebibytes, &peak);
     report.add(figure.goal(Goal::Below(30.0)));
     let last = laps.last().unwrap();

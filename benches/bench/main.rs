@@ -29,6 +29,7 @@ mod options;
 mod peers;
 mod pending;
 mod process;
+mod queues;
 mod recorder;
 mod report;
 mod resources;
@@ -72,6 +73,7 @@ async fn main() {
             Section::Mariadb => herd::measure(Kind::MariaDb, &options, &mut report).await,
             Section::Sqlite => herd::measure(Kind::Sqlite, &options, &mut report).await,
             Section::Api => api::run(&options, &mut report).await,
+            Section::Queues => queues::run(&options, &mut report).await,
             Section::Peers => peers::run(&options, &mut report).await,
             Section::Day => day::run(&options, &mut report).await,
         }

@@ -47,6 +47,8 @@ pub enum Section {
     Api,
     /// 48 herds of 20,000 timers, one after the other; not in the short form
     Day,
+    /// What the broker confirms, by the type of the subscriber's queue; not in the short form
+    Queues,
     /// graphile-worker and pg-boss beside lobbyd; only if it is named, see `make bench-peers`
     Peers,
 }
@@ -57,10 +59,10 @@ impl Options {
             return self.sections.clone();
         }
         let all = Section::value_variants().iter().copied();
-        let is_left_out = |section: &Section| {
-            *section == Section::Peers || self.short && *section == Section::Day
-        };
-        all.filter(|section| !is_left_out(section)).collect()
+        let full_only = [Section::Day, Section::Queues];
+        all.filter(|section| *section != Section::Peers)
+            .filter(|section| !(self.short && full_only.contains(section)))
+            .collect()
     }
 
     /// How often a figure is measured. The table shows the median.
@@ -89,7 +91,7 @@ impl Options {
 
     /// How long polls are sent in a run.
     pub fn polling_time(&self) -> Duration {
-        Duration::from_millis(if self.short { 700 } else { 2_000 })
+        Duration::from_millis(if self.short { 500 } else { 2_000 })
     }
 
     pub fn idle_time(&self) -> Duration {

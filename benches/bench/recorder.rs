@@ -6,7 +6,7 @@ use lapin::{
     message::Delivery,
     options::{
         BasicCancelOptions, BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions,
-        QueuePurgeOptions,
+        QueueDeleteOptions, QueuePurgeOptions,
     },
     types::{AMQPValue, FieldTable},
 };
@@ -22,14 +22,19 @@ pub struct Recorder {
 impl Recorder {
     /// Records every room update from now on. A worker must have declared the exchange.
     pub async fn new(cluster: &TestCluster) -> Self {
+        Self::of_type(cluster, "quorum").await
+    }
+
+    /// Records in a queue of this type of RabbitMQ.
+    pub async fn of_type(cluster: &TestCluster, queue_type: &str) -> Self {
         let connection = Connection::connect(&cluster.amqp_url, ConnectionProperties::default());
         let connection = connection.await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         let queue = cluster.updates.clone();
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        let mut quorum = FieldTable::default();
-        quorum.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-        channel.queue_declare(queue.as_str().into(), durable, quorum).await.unwrap();
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString(queue_type.into()));
+        channel.queue_declare(queue.as_str().into(), durable, arguments).await.unwrap();
         let exchange = cluster.exchange.as_str().into();
         let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
         let name = queue.as_str().into();
@@ -37,6 +42,11 @@ impl Recorder {
             channel.queue_bind(name, exchange, "room.updated.#".into(), options, arguments);
         binding.await.unwrap();
         Self { _connection: connection, channel, queue }
+    }
+
+    pub async fn delete(self) {
+        let options = QueueDeleteOptions::default();
+        self.channel.queue_delete(self.queue.as_str().into(), options).await.unwrap();
     }
 
     pub async fn clear(&self) {

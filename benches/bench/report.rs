@@ -196,21 +196,34 @@ impl Report {
 }
 
 impl Display for Report {
-    /// The machine and the table, in Markdown.
+    /// The machine and two tables, in Markdown: the figures that have a goal, and the others.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let heads = ["section", "figure", "lobbyd", "limit", "ratio", "goal", "met", "runs"];
-        let mut rows = vec![heads.map(str::to_owned)];
-        rows.extend(self.figures.iter().map(Figure::cells));
-        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-        let widths: Vec<usize> = (0..heads.len()).filter_map(width).collect();
-        rows.insert(1, std::array::from_fn(|column| "-".repeat(widths[column].max(3))));
-        writeln!(formatter, "{}\n", self.machine)?;
-        for row in rows {
-            for (cell, width) in row.iter().zip(&widths) {
-                write!(formatter, "| {cell:width$} ")?;
-            }
-            writeln!(formatter, "|")?;
+        writeln!(formatter, "{}", self.machine)?;
+        let (with_goal, others): (Vec<&Figure>, Vec<&Figure>) =
+            self.figures.iter().partition(|figure| figure.goal.is_some());
+        for figures in [with_goal, others] {
+            write_table(formatter, &figures)?;
         }
         Ok(())
     }
+}
+
+fn write_table(formatter: &mut fmt::Formatter<'_>, figures: &[&Figure]) -> fmt::Result {
+    if figures.is_empty() {
+        return Ok(());
+    }
+    let heads = ["section", "figure", "lobbyd", "limit", "ratio", "goal", "met", "runs"];
+    let mut rows = vec![heads.map(str::to_owned)];
+    rows.extend(figures.iter().map(|figure| figure.cells()));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<usize> = (0..heads.len()).filter_map(width).collect();
+    rows.insert(1, std::array::from_fn(|column| "-".repeat(widths[column].max(3))));
+    writeln!(formatter)?;
+    for row in rows {
+        for (cell, width) in row.iter().zip(&widths) {
+            write!(formatter, "| {cell:width$} ")?;
+        }
+        writeln!(formatter, "|")?;
+    }
+    Ok(())
 }

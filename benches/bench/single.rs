@@ -147,10 +147,11 @@ fn add_figures(report: &mut Report, one: &Lags, two: &Lags) {
         let limit = stats::percentile(&one.limit, percent);
         let name = "single timer to the confirm, 1 M others pending, 200 changes/s";
         report.add(single(name, &one.confirmed, percent).beside(&[limit]).goal(goal));
-        report.add(single("received by a subscriber", &one.received, percent));
+        report.add(single("single timer, received by a subscriber", &one.received, percent));
     }
     let limit = stats::median(&one.confirmed);
-    let figure = single("two workers (limit: one worker)", &two.confirmed, 50);
+    let figure =
+        single("single timer to the confirm, two workers (limit: one)", &two.confirmed, 50);
     report.add(figure.beside(&[limit]).goal(Goal::RatioAtMost(1.1)));
 }
 

@@ -6,13 +6,13 @@ import { createInterface } from 'node:readline';
 const CHUNK = 5000;
 
 // Resets the rooms that still have their timer, and writes beside each of them a message of the
-// chat and a row of the outbox, as lobbyd does. Ids and timers of the rooms.
-const OPEN = `
+// chat and a row of the outbox, as lobbyd does. `jobs` has their ids and timers.
+const statement = (jobs) => `
   WITH reset AS (
     UPDATE lobbyd_rooms AS room
     SET lobby_state = 0, lobby_timer = NULL, lobby_version = room.lobby_version + 1,
         lobby_timer_reached = room.lobby_timer
-    FROM unnest($1::bigint[], $2::bigint[]) AS job(id, timer)
+    FROM ${jobs} AS job(id, timer)
     WHERE room.id = job.id AND room.lobby_timer = to_timestamp(job.timer)
       AND room.lobby_timer <= now()
     RETURNING room.id, room.token, room.type, room.sip_enabled, room.lobby_version,
@@ -30,10 +30,18 @@ const OPEN = `
          now(), lobby_timer_reached, now()
   FROM reset`;
 
+const OPEN = statement('(VALUES ($1::bigint, $2::bigint))');
+const OPEN_SET = statement('unnest($1::bigint[], $2::bigint[])');
+
+// Opens the room of a job by a prepared statement.
+export async function open(pool, job) {
+  await pool.query({ name: 'open', text: OPEN, values: [job.id, job.timer] });
+}
+
 // Opens the rooms of these jobs by one prepared statement.
-export async function open(pool, jobs) {
+export async function openSet(pool, jobs) {
   const values = [jobs.map((job) => job.id), jobs.map((job) => job.timer)];
-  await pool.query({ name: 'open', text: OPEN, values });
+  await pool.query({ name: 'open set', text: OPEN_SET, values });
 }
 
 // A job for each room with a timer, in chunks.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -21,6 +22,9 @@ use crate::{
 /// Requests that are held while memory is read, and while a timer falls due.
 pub(super) const HELD: usize = 10_000;
 pub(super) const TOLD: usize = 2_000;
+
+/// Guests who hold the requests while memory is read, each with as many connections.
+const HOLDERS: usize = 100;
 
 /// Seconds from the closing of the room to its timer, in which all requests are sent.
 const PREPARATION: i64 = 6;
@@ -77,13 +81,14 @@ async fn wait(port: u16, requests: Vec<String>) -> Vec<f64> {
             let size = stream.read(&mut buffer).await.unwrap();
             let at = clock::now();
             buffer.truncate(size);
-            (at, buffer)
+            // It is closed when all have their answer: closing costs the server time.
+            (at, buffer, stream)
         });
     }
     let answers = waiting.join_all().await;
     answers
         .into_iter()
-        .map(|(at, answer)| {
+        .map(|(at, answer, _stream)| {
             let answer = String::from_utf8(answer).unwrap();
             assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"lobbyState\":0"));
             at
@@ -91,22 +96,37 @@ async fn wait(port: u16, requests: Vec<String>) -> Vec<f64> {
         .collect()
 }
 
-/// How much memory a held request takes.
+/// How much memory a held request takes: the first of a connection, and the second.
 pub(super) async fn memory(server: &Server, guests: &[Guest], report: &mut Report) {
-    let requests = requests(server, &guests[..TOLD.min(HELD / 5)]).await;
-    let port = server.api.http_port;
+    let guests = &guests[..HOLDERS];
+    let (first, port) = (requests(server, guests).await, server.api.http_port);
     server.api.long_polls_become(0).await;
     tokio::time::sleep(SETTLING).await;
     let before = server.api.memory();
     let mut connections = Vec::new();
-    for request in requests.iter().cycle().take(HELD) {
+    for request in first.iter().cycle().take(HELD) {
         connections.push(sent(port, request).await);
     }
+    add_memory(server, before, "10,000 held polls, each", report).await;
+    let news = json!({"description": "news"});
+    server.owner.put(&format!("{}/description", server.path()), news).await.expect(200);
+    for connection in &mut connections {
+        assert!(connection.read(&mut [0; 4096]).await.unwrap() > 0);
+    }
+    let second = requests(server, guests).await;
+    for (connection, request) in connections.iter_mut().zip(second.iter().cycle()) {
+        connection.write_all(request.as_bytes()).await.unwrap();
+    }
+    add_memory(server, before, "10,000 held polls, each the second of its connection", report)
+        .await;
+}
+
+async fn add_memory(server: &Server, before: u64, name: &str, report: &mut Report) {
     server.api.long_polls_become(HELD as u64).await;
     tokio::time::sleep(SETTLING).await;
     let used = server.api.memory().saturating_sub(before);
     let each = [used as f64 / 1024.0 / HELD as f64];
-    let figure = Figure::new(Section::Api, "10,000 held polls, each", Unit::Kibibytes, &each);
+    let figure = Figure::new(Section::Api, name, Unit::Kibibytes, &each);
     report.add(figure.goal(Goal::Below(20.0)));
 }
 

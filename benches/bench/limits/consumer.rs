@@ -8,15 +8,15 @@ use lapin::{
     types::FieldTable,
 };
 use serde_json::{Value, json};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, Row};
 
 use super::{Curve, Progress, curve};
 
 /// Unacknowledged changes, as in lobbyd's defaults.
-const PREFETCH: u16 = 128;
+const PREFETCH: u16 = 512;
 
-/// Writes what lobbyd writes for a lobby change: the room, a message of the chat and a row of the
-/// outbox. Tokens, states, timers, versions, ids and bodies of the updates.
+/// Writes what lobbyd writes for lobby changes: each room, a message of each chat and a row of the
+/// outbox for all. Tokens, states, timers, versions, ids and bodies of the updates.
 const APPLY: &str = "
     WITH new AS (
         SELECT * FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::bigint[], $5::text[],
@@ -32,8 +32,12 @@ const APPLY: &str = "
         SELECT room, floor(extract(epoch FROM now())), 'guests', 'system', 'lobby_non_moderators'
         FROM changed
     )
-    INSERT INTO lobbyd_outbox (id, type, token, data, created_at, available_at)
-    SELECT id, 'room.updated.v1', token, data, now(), now() FROM changed";
+    INSERT INTO lobbyd_outbox (id, type, token, events, data, created_at, available_at)
+    SELECT min(id), 'room.updated.v1', min(token), count(*),
+           concat('[', string_agg(concat('{\"id\":\"', id, '\",\"token\":\"', token, '\",\"data\":', data,
+                                         '}'), ','), ']'),
+           now(), now()
+    FROM changed RETURNING events::bigint";
 
 /// Applies so many changes from the queue.
 pub async fn apply_changes(amqp_url: &str, queue: &str, url: &str, number: usize) -> Curve {
@@ -88,6 +92,6 @@ async fn apply(database: &mut PgConnection, set: &[Delivery]) {
         .bind(&versions)
         .bind(&ids)
         .bind(&updates);
-    let applied = applying.execute(database).await.unwrap().rows_affected();
+    let applied: i64 = applying.fetch_one(database).await.unwrap().get(0);
     assert_eq!(usize::try_from(applied).unwrap(), set.len());
 }

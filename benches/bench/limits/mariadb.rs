@@ -5,14 +5,17 @@ use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, Row};
 use super::{BATCH, Curve, Progress, curve};
 
 /// The rooms of the batch whose ids follow.
-const EVENT: &str = r#"
-    INSERT INTO lobbyd_outbox (id, type, token, data, created_at, due_at, available_at, attempts)
-    SELECT concat('019c0000-0000-7000-8000-', lpad(hex(id), 12, '0')), 'room.updated.v1', token,
-           concat('{"token":"', token, '","type":', type, ',"lobbyState":0,"lobbyTimer":0,',
-                  '"sipEnabled":', sip_enabled, ',"version":', lobby_version + 1,
-                  ',"reason":"lobby_timer_reached","dueAt":"2026-01-01T00:00:00Z",',
-                  '"firedAt":"2026-01-01T00:00:00.002Z"}'),
-           utc_timestamp(3), lobby_timer, utc_timestamp(3) + INTERVAL 30 SECOND, 1
+const EVENTS: &str = r#"
+    INSERT INTO lobbyd_outbox (id, type, token, events, data, created_at, available_at, attempts)
+    SELECT concat('019c0000-0000-7000-8000-', lpad(hex(min(id)), 12, '0')), 'room.updated.v1',
+           min(token), count(*),
+           concat('[', group_concat(concat(
+               '{"id":"019c0000-0000-7000-8000-', lpad(hex(id), 12, '0'), '","token":"', token,
+               '","data":{"token":"', token, '","type":', type, ',"lobbyState":0,"lobbyTimer":0,',
+               '"sipEnabled":', sip_enabled, ',"version":', lobby_version + 1,
+               ',"reason":"lobby_timer_reached","dueAt":"2026-01-01T00:00:00Z",',
+               '"firedAt":"2026-01-01T00:00:00.002Z"},"due_at":1767225600}')), ']'),
+           utc_timestamp(3), utc_timestamp(3) + INTERVAL 30 SECOND, 1
     FROM lobbyd_rooms WHERE id IN"#;
 const MESSAGE: &str = "
     INSERT INTO lobbyd_messages (room_id, created_at, actor_type, actor_id, kind)
@@ -42,7 +45,7 @@ pub(super) async fn open_rooms(url: &str) -> Curve {
         }
         let ids: Vec<String> = rows.iter().map(|row| row.get::<i64, _>(0).to_string()).collect();
         let ids = ids.join(",");
-        for statement in [EVENT, MESSAGE, RESET] {
+        for statement in [EVENTS, MESSAGE, RESET] {
             let statement = AssertSqlSafe(format!("{statement} ({ids})"));
             transaction.execute(statement).await.unwrap();
         }

@@ -40,8 +40,8 @@ pub(super) async fn open_batch(connection: &mut PgConnection, after: (i64, i64))
     opening.fetch_all(connection).await.unwrap()
 }
 
-/// Resets a batch of rooms, and writes beside each of them what lobbyd writes: a message of the
-/// chat and a row of the outbox. Time and id of the last timer → the rooms, in the order of
+/// Resets a batch of rooms, and writes beside them what lobbyd writes: a message of the chat for
+/// each, and a row of the outbox for all. Time and id of the last timer → the rooms, in the order of
 /// their timers.
 static OPEN_BATCH: LazyLock<String> = LazyLock::new(|| {
     format!(
@@ -65,15 +65,18 @@ static OPEN_BATCH: LazyLock<String> = LazyLock::new(|| {
             FROM due
         ), event AS (
             INSERT INTO lobbyd_outbox
-                   (id, type, token, data, created_at, due_at, available_at, attempts)
-            SELECT concat('019c0000-0000-7000-8000-', lpad(to_hex(id), 12, '0')), 'room.updated.v1',
-                   token,
-                   concat('{{"token":"', token, '","type":', type, ',"lobbyState":0,"lobbyTimer":0,',
-                          '"sipEnabled":', sip_enabled, ',"version":', version,
-                          ',"reason":"lobby_timer_reached","dueAt":"2026-01-01T00:00:00Z",',
-                          '"firedAt":"2026-01-01T00:00:00.002Z"}}'),
-                   now(), lobby_timer, now() + INTERVAL '30 seconds', 1
-            FROM due
+                   (id, type, token, events, data, created_at, available_at, attempts)
+            SELECT min(event_id), 'room.updated.v1', min(token), count(*),
+                   concat('[', string_agg(concat(
+                       '{{"id":"', event_id, '","token":"', token, '","data":{{"token":"', token,
+                       '","type":', type, ',"lobbyState":0,"lobbyTimer":0,"sipEnabled":', sip_enabled,
+                       ',"version":', version, ',"reason":"lobby_timer_reached",',
+                       '"dueAt":"2026-01-01T00:00:00Z","firedAt":"2026-01-01T00:00:00.002Z"}},',
+                       '"due_at":', floor(extract(epoch FROM lobby_timer)), '}}'), ','), ']'),
+                   now(), now() + INTERVAL '30 seconds', 1
+            FROM due,
+                 concat('019c0000-0000-7000-8000-', lpad(to_hex(id), 12, '0')) AS event_id
+            HAVING count(*) > 0
         )
         SELECT id, token, version, floor(extract(epoch FROM lobby_timer))::bigint AS due_at
         FROM due ORDER BY lobby_timer, id"#

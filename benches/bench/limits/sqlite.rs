@@ -9,15 +9,17 @@ use sqlx::{
 
 use super::{BATCH, Curve, Progress, curve};
 
-const EVENT: &str = r#"
-    INSERT INTO lobbyd_outbox (id, type, token, data, created_at, due_at, available_at, attempts)
-    SELECT printf('019c0000-0000-7000-8000-%012x', id), 'room.updated.v1', token,
-           concat('{"token":"', token, '","type":', type, ',"lobbyState":0,"lobbyTimer":0,',
-                  '"sipEnabled":', sip_enabled, ',"version":', lobby_version + 1,
-                  ',"reason":"lobby_timer_reached","dueAt":"2026-01-01T00:00:00Z",',
-                  '"firedAt":"2026-01-01T00:00:00.002Z"}'),
-           strftime('%Y-%m-%d %H:%M:%f'), lobby_timer,
-           strftime('%Y-%m-%d %H:%M:%f', 'now', '30 seconds'), 1
+const EVENTS: &str = r#"
+    INSERT INTO lobbyd_outbox (id, type, token, events, data, created_at, available_at, attempts)
+    SELECT printf('019c0000-0000-7000-8000-%012x', min(id)), 'room.updated.v1', min(token),
+           count(*),
+           concat('[', group_concat(concat(
+               '{"id":"', printf('019c0000-0000-7000-8000-%012x', id), '","token":"', token,
+               '","data":{"token":"', token, '","type":', type, ',"lobbyState":0,"lobbyTimer":0,',
+               '"sipEnabled":', sip_enabled, ',"version":', lobby_version + 1,
+               ',"reason":"lobby_timer_reached","dueAt":"2026-01-01T00:00:00Z",',
+               '"firedAt":"2026-01-01T00:00:00.002Z"},"due_at":1767225600}')), ']'),
+           strftime('%Y-%m-%d %H:%M:%f'), strftime('%Y-%m-%d %H:%M:%f', 'now', '30 seconds'), 1
     FROM lobbyd_rooms WHERE id IN"#;
 const MESSAGE: &str = "
     INSERT INTO lobbyd_messages (room_id, created_at, actor_type, actor_id, kind)
@@ -42,12 +44,13 @@ pub(super) async fn open_rooms(url: &str) -> Curve {
            AND lobby_timer <= datetime('now')
          ORDER BY lobby_timer, id LIMIT {BATCH}"
     );
-    let [event, message] = [EVENT, MESSAGE].map(|insert| format!("{insert} ({due})"));
+    let events = format!("{EVENTS} ({due}) HAVING count(*) > 0");
+    let message = format!("{MESSAGE} ({due})");
     let reset = format!("{RESET} ({due}) RETURNING id, token, lobby_version");
     let mut progress = Progress::begin();
     loop {
         connection.execute("BEGIN IMMEDIATE").await.unwrap();
-        for insert in [&event, &message] {
+        for insert in [&events, &message] {
             connection.execute(AssertSqlSafe(insert.clone())).await.unwrap();
         }
         let opened = connection.fetch_all(AssertSqlSafe(reset.clone())).await.unwrap();

@@ -18,9 +18,10 @@ await runMigrations({ pgPool, logger });
 const chunks = await jobs(pgPool);
 for (const chunk of chunks) {
   await pgPool.query(
-    `SELECT graphile_worker.add_job('open', json_build_object('id', id, 'timer', timer),
-                                    run_at => to_timestamp(timer))
-     FROM json_to_recordset($1) AS job(id bigint, timer bigint)`,
+    `SELECT count(*) FROM graphile_worker.add_jobs((
+       SELECT array_agg(('open', json_build_object('id', id, 'timer', timer), NULL,
+                         to_timestamp(timer), NULL, NULL, NULL, NULL)::graphile_worker.job_spec)
+       FROM json_to_recordset($1) AS job(id bigint, timer bigint)))`,
     [JSON.stringify(chunk)]);
 }
 await pgPool.query('VACUUM ANALYZE');

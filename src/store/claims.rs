@@ -22,7 +22,7 @@ pub struct ClaimedRows {
     pub is_full: bool,
 }
 
-/// What became of the events of a row of which some were confirmed.
+/// What became of the events of a row, if not the same of all.
 #[derive(Debug)]
 pub struct Division {
     pub confirmed: Vec<OutboxEvent>,
@@ -33,6 +33,8 @@ pub struct Division {
     pub now: DateTime<Utc>,
     /// When the refused ones can be claimed again.
     pub retry_at: DateTime<Utc>,
+    /// When the others can be claimed again.
+    pub others_at: DateTime<Utc>,
 }
 
 /// The unpublished events. Of many, only the first to become available are looked at.

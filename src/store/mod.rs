@@ -213,8 +213,8 @@ pub trait Outbox: Send + Sync + 'static {
     /// Records that the events of these rows were confirmed at `now`; they stay as history.
     async fn mark_published(&self, ids: &[EventId], now: DateTime<Utc>) -> Result<()>;
 
-    /// Replaces a row by one that holds its confirmed events, and others for the rest. Does nothing
-    /// if another process has claimed it since.
+    /// Replaces a row by others: for its confirmed events, for each refused one, and for the rest.
+    /// Does nothing if another process has claimed it since.
     async fn divide(
         &self,
         row: &EventId,

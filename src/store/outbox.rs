@@ -80,13 +80,12 @@ impl<D: Dialect> Outbox for SqlStore<D> {
         if !transaction.delete_claimed(row, claimed_until).await? {
             return transaction.roll_back().await;
         }
-        let Division { confirmed, refused, others, attempts, now, retry_at } = division;
-        let others_progress = Progress { attempts, ..Progress::available_at(now) };
-        let refused_progress = Progress { attempts, ..Progress::available_at(retry_at) };
-        let confirmed_progress = Progress { published_at: Some(now), ..others_progress };
+        let Division { confirmed, refused, others, attempts, now, retry_at, others_at } = division;
+        let progress = |time| Progress { attempts, ..Progress::available_at(time) };
+        let confirmed_progress = Progress { published_at: Some(now), ..progress(now) };
         transaction.insert_events(confirmed, confirmed_progress).await?;
-        transaction.insert_each(&refused, refused_progress).await?;
-        transaction.insert_events(others, others_progress).await?;
+        transaction.insert_each(&refused, progress(retry_at)).await?;
+        transaction.insert_events(others, progress(others_at)).await?;
         transaction.commit().await
     }
 

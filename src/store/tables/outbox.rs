@@ -1,6 +1,7 @@
 //! Events that wait for their publication, and published ones as history.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -230,6 +231,9 @@ fn outbox_row(row: &impl Columns) -> Result<(OutboxRow, DateTime<Utc>)> {
 fn from_array(row: &OutboxEvent) -> Result<Vec<OutboxEvent>> {
     let shared: Vec<Shared<'_>> =
         serde_json::from_str(&row.data).map_err(|error| corrupt(&error))?;
+    if shared.is_empty() {
+        return Err(corrupt(&"there is none"));
+    }
     let event = |shared: Shared<'_>| {
         Ok(OutboxEvent {
             id: EventId::stored(shared.id.into_owned()),
@@ -243,6 +247,6 @@ fn from_array(row: &OutboxEvent) -> Result<Vec<OutboxEvent>> {
     shared.into_iter().map(event).collect()
 }
 
-fn corrupt(error: &serde_json::Error) -> StoreError {
+fn corrupt(error: &impl Display) -> StoreError {
     StoreError::Corrupt(format!("events of an outbox row: {error}"))
 }

@@ -13,6 +13,48 @@ use crate::tasks::TaskContext;
 /// Longest delay before an event that the broker refused is published again.
 pub(super) const LONGEST_DELAY: TimeDelta = TimeDelta::minutes(1);
 
+/// How far events are set back that wait for probes. No other event is as old, so the index tells
+/// them apart, and a probe begins with those that wait longest.
+const SET_BACK: TimeDelta = TimeDelta::days(10 * 365);
+
+/// Which events are published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Selection {
+    /// Any, those first that became available first.
+    All,
+    /// Any that do not wait for probes.
+    Others,
+    /// A few of those that do.
+    Probe,
+}
+
+/// After which time events of a batch can be claimed again that were not confirmed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Delays {
+    /// Whether those that were refused wait for probes.
+    is_set_back: bool,
+    /// That of events of a row that were not sent or not answered, while others of it were.
+    others: TimeDelta,
+}
+
+impl Delays {
+    /// Those after a batch of which this many events were taken.
+    pub(super) fn after(selection: Selection, taken: usize) -> Self {
+        let is_set_back = taken == 0 || selection == Selection::Others;
+        let others = if taken == 0 && selection == Selection::Probe {
+            // The next probe begins with what this one did not reach.
+            -SET_BACK - TimeDelta::milliseconds(1)
+        } else {
+            TimeDelta::zero()
+        };
+        Self { is_set_back, others }
+    }
+
+    pub(super) fn of_refused(self, attempt: u32) -> TimeDelta {
+        if self.is_set_back { -SET_BACK } else { refusal_delay(attempt) }
+    }
+}
+
 /// The claim of a batch.
 pub(super) struct Claim<'a> {
     pub(super) ctx: &'a TaskContext,
@@ -44,13 +86,14 @@ impl Claim<'_> {
         }
     }
 
-    /// Stores the events of a row that were confirmed apart from the others. If that fails, the claim
-    /// ends by itself, and all of them are published again.
-    pub(super) async fn divide(&self, outcome: Outcome, delay: impl Fn(u32) -> TimeDelta) {
+    /// Stores the events of a row apart from each other. If that fails, the claim ends by itself, and
+    /// all of them are published again.
+    pub(super) async fn divide(&self, outcome: Outcome, delays: Delays) {
         let Outcome { id, attempt, confirmed, refused, others, .. } = outcome;
-        let (now, retry_after) = (self.ctx.clock.now(), delay(attempt));
-        let retry_at = now + retry_after;
-        let division = Division { confirmed, refused, others, attempts: attempt, now, retry_at };
+        let now = self.ctx.clock.now();
+        let (retry_at, others_at) = (now + delays.of_refused(attempt), now + delays.others);
+        let attempts = attempt;
+        let division = Division { confirmed, refused, others, attempts, now, retry_at, others_at };
         if let Err(error) = self.ctx.database.divide(&id, self.until, division).await {
             let error_text = logging::causes(&error);
             tracing::debug!(error = error_text, "events published in part could not be stored");

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use super::breaker::{Breaker, Change, PROBE};
-use super::publication::{Claimed, Published, Selection, Unpublished};
+use super::claim::Selection;
+use super::publication::{Claimed, Published, Unpublished};
 use crate::bus::BusError;
 use crate::clock::DatabaseClock;
 use crate::domain::EventId;

@@ -24,8 +24,9 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{MissedTickBehavior, interval};
 
+use self::claim::Selection;
 use self::flow::Flow;
-use self::publication::{Claimed, Publications, Published, Selection};
+use self::publication::{Claimed, Publications, Published};
 use super::TaskContext;
 use crate::bus::BusError;
 use crate::domain::EventId;

@@ -41,7 +41,7 @@ pub(super) enum Share {
     Confirmed,
     Refused,
     Unanswered,
-    /// Some of its events were confirmed.
+    /// Its events differ.
     Mixed,
 }
 
@@ -148,9 +148,9 @@ impl Outcome {
     pub(super) fn share(&self) -> Share {
         match (self.confirmed.is_empty(), self.refused.is_empty(), self.others.is_empty()) {
             (false, true, true) => Share::Confirmed,
-            (false, _, _) => Share::Mixed,
-            (true, false, _) => Share::Refused,
+            (true, false, true) => Share::Refused,
             (true, true, _) => Share::Unanswered,
+            (false, _, _) | (true, false, false) => Share::Mixed,
         }
     }
 }

@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::claim::{Claim, LONGEST_DELAY, ids, refusal_delay};
+use super::claim::{Claim, Delays, LONGEST_DELAY, Selection, ids, refusal_delay};
 use super::isolated::Isolated;
 use super::outcome::{Encoded, Outcome, REFUSED_ATTEMPTS, Share, encode, outcomes};
 use super::reported::{Reported, report_refused};
@@ -21,10 +21,6 @@ use crate::relay::{Batch, CLAIM};
 use crate::store::{self, Available, ClaimedRows, Pending, StoreError};
 use crate::tasks::TaskContext;
 
-/// How far events are set back that wait for probes. No other event is as old, so the index tells
-/// them apart, and a probe begins with those that wait longest.
-const SET_BACK: TimeDelta = TimeDelta::days(10 * 365);
-
 /// Events that became available before are those that were set back.
 const OLDEST_OTHER: TimeDelta = TimeDelta::days(5 * 365);
 
@@ -34,17 +30,6 @@ const LATEST_CLAIM: TimeDelta = TimeDelta::minutes(2);
 
 /// Claims that one statement ends.
 const END_AT_ONCE: u32 = 1000;
-
-/// Which events are published.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Selection {
-    /// Any, those first that became available first.
-    All,
-    /// Any that do not wait for probes.
-    Others,
-    /// A few of those that do.
-    Probe,
-}
 
 /// Why events were not published.
 pub(super) enum Unpublished {
@@ -196,9 +181,9 @@ impl Publications {
             published.add(outcome);
         }
         self.reported.confirmed(&outcomes, self.ctx.clock.now());
-        let is_set_back = published.taken == 0 || selection == Selection::Others;
+        let delays = Delays::after(selection, published.taken);
         report_refused(&outcomes, selection == Selection::All);
-        published.unmarked = self.settle(outcomes, is_set_back, &claim).await;
+        published.unmarked = self.settle(outcomes, delays, &claim).await;
         published
     }
 
@@ -206,12 +191,11 @@ impl Publications {
     async fn settle(
         &self,
         outcomes: Vec<Outcome>,
-        is_set_back: bool,
+        delays: Delays,
         claim: &Claim<'_>,
     ) -> Vec<EventId> {
         let (mut confirmed, mut refused, mut others) = (Vec::new(), Vec::new(), Vec::new());
         let mut attempts = BTreeMap::new();
-        let delay = |attempt| if is_set_back { -SET_BACK } else { refusal_delay(attempt) };
         for outcome in outcomes {
             let Outcome { id, attempt, .. } = &outcome;
             match outcome.share() {
@@ -219,9 +203,9 @@ impl Publications {
                     attempts.insert(id.clone(), *attempt);
                     confirmed.push(outcome.id);
                 }
-                Share::Refused => refused.push((outcome.id, delay(outcome.attempt))),
+                Share::Refused => refused.push((outcome.id, delays.of_refused(outcome.attempt))),
                 Share::Unanswered => others.push(outcome.id),
-                Share::Mixed => claim.divide(outcome, delay).await,
+                Share::Mixed => claim.divide(outcome, delays).await,
             }
         }
         let marked = self.mark(vec![confirmed]).await;

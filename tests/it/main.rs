@@ -1,7 +1,7 @@
 //! The integration tests: one binary, one harness, real servers.
 //!
-//! One file per subject. `store_contract` and `room_contract` test each promise of the store on
-//! every database, and `timers` the rules of timers with a manual clock. `chain`, `crash`, `outage`,
+//! One file per subject. `store_contract`, `shared_rows` and `room_contract` test each promise of the
+//! store on every database, and `timers` the rules of timers with a manual clock. `chain`, `crash`, `outage`,
 //! `race` and `reload` run the real program against real servers. `webinar`, `dial_in`, `rooms`,
 //! `polling` and `http_server` use its HTTP API, and `clients` does so with programs of other
 //! projects. `cli` runs the commands. `deploy` tests the files in deploy/, and `house_rules` reads
@@ -55,6 +55,7 @@ mod redelivery;
 mod reload;
 mod room_contract;
 mod rooms;
+mod shared_rows;
 mod store_contract;
 mod support;
 mod timers;

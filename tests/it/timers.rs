@@ -16,6 +16,7 @@ on_every_database! { crate::support::timers::TimerFixture::new:
     the_newest_setting_wins,
     a_timer_without_an_event_fires,
     each_tick_fires_one_batch,
+    a_room_that_falls_due_in_a_sweep_opens_before_its_end,
     a_tick_returns_the_delay_until_the_next_timer,
 }
 
@@ -112,6 +113,22 @@ async fn each_tick_fires_one_batch(mut fixture: TimerFixture) {
     }
     assert!(!fixture.timers.tick().await.unwrap().is_zero());
     assert_eq!(fixture.fire_at(0).await.len(), 11);
+}
+
+async fn a_room_that_falls_due_in_a_sweep_opens_before_its_end(mut fixture: TimerFixture) {
+    fixture.database.insert_rooms("row", BATCH * 10, at(0).timestamp()).await;
+    fixture.database.insert_rooms("late", 1, at(2).timestamp()).await;
+    for _ in 0..3 {
+        fixture.timers.tick().await.unwrap();
+    }
+    assert_eq!(fixture.database.closed_rooms().await, i64::from(BATCH * 7 + 1));
+    fixture.set_time(at(2));
+    for _ in 0..2 {
+        fixture.timers.tick().await.unwrap();
+    }
+    assert_eq!(fixture.database.lobby_state("late1").await, 0);
+    assert_eq!(fixture.database.closed_rooms().await, i64::from(BATCH * 6));
+    assert_eq!(fixture.fire_at(2).await.len(), 51);
 }
 
 async fn a_tick_returns_the_delay_until_the_next_timer(mut fixture: TimerFixture) {

@@ -2,5 +2,6 @@
 //! of each queue, among healthy neighbours.
 
 mod due_rooms;
+mod herd;
 mod incoming;
 mod outbox;

@@ -25,7 +25,7 @@ on_every_database! { crate::support::cluster::TestCluster::new:
 }
 
 /// A worker that is unready as soon as something is overdue for a second.
-async fn strict_worker(cluster: &mut TestCluster) -> Daemon {
+pub(super) async fn strict_worker(cluster: &mut TestCluster) -> Daemon {
     cluster.set("OPS__OVERDUE_AFTER", "1s");
     cluster.worker().await
 }
@@ -96,7 +96,7 @@ async fn an_event_that_cannot_be_claimed_delays_no_other(mut cluster: TestCluste
 }
 
 /// Refuses every update of a row of the outbox that meets the condition.
-async fn refuse_updates(database: &Database, when: &str) {
+pub(super) async fn refuse_updates(database: &Database, when: &str) {
     let statements = match database.kind {
         Kind::Postgres => vec![
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
@@ -121,7 +121,7 @@ async fn refuse_updates(database: &Database, when: &str) {
     }
 }
 
-fn drop_trigger(database: &Database) -> String {
+pub(super) fn drop_trigger(database: &Database) -> String {
     let table = if database.kind == Kind::Postgres { " ON lobbyd_outbox" } else { "" };
     format!("DROP TRIGGER refuse{table}")
 }

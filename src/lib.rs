@@ -29,17 +29,22 @@
 //!    holds up another event.
 //! 3. When the timer is due, [`Timers::fire_due`](store::Timers::fire_due) locks the due rooms that
 //!    come next, resets them, adds chat messages, and writes the events with their ids and versions
-//!    to the outbox, claimed for this process. The timer task passes them to the relay through the
-//!    queue in [`relay`], and goes on behind the last room of the batch, until nothing is due.
+//!    to the outbox, claimed for this process; more than 64 of them share a row. The timer task
+//!    passes them to the relay through the queue in [`relay`], and goes on behind the last room of
+//!    the batch, until nothing is due. In such a sweep, the batches of the oldest rooms alternate
+//!    with those of rooms that have become due since it began. For its first two seconds, the relay
+//!    publishes what it is passed, and searches the outbox for nothing else.
 //! 4. The relay publishes the events, waits for the publisher confirms, and marks the events as
-//!    published; several batches are under way at a time. If the process dies before that, the
-//!    claim expires and another relay publishes them.
+//!    published; several batches are under way at a time. A row of several events is claimed and
+//!    marked as one, and divided if not all of them are confirmed. If the process dies before that,
+//!    the claim expires and another relay publishes them.
 //!
 //! # A fault in one of these steps
 //!
 //! A batch that the database refuses, or that takes too long, is divided until the one item is
 //! found that is to blame. That item waits by itself and is tried again at a growing interval, is
-//! counted, and has an alert; a refused event becomes a dead letter. Everything else goes on.
+//! counted, and has an alert; a refused event becomes a dead letter. Everything else goes on. A row of
+//! the outbox that is to blame is first divided into its events.
 //!
 //! | fault | what waits | where it shows |
 //! | --- | --- | --- |
@@ -186,6 +191,12 @@
 //! apart, and neither a query builder nor sqlx's `Any` driver covers what differs here: locking,
 //! sets of rows, timestamps. A statement that is missing for one database does not compile, and
 //! each text can be pasted into a console.
+//!
+//! **Why do many events share a row of the outbox?** A herd of timers would otherwise write a row
+//! with three indexes for each room, and change it again for each claim and confirm: more work than
+//! opening the rooms. Few events have a row each, where an administrator finds them by their room.
+//! A row that the database refuses to claim or to mark is taken apart, so that only the event that
+//! is to blame waits.
 //!
 //! **Why are sets passed as JSON?** An array of rows is one parameter in all three databases, so
 //! the number of statements does not depend on the size of a batch.

@@ -91,6 +91,24 @@ async fn a_room_is_opened_and_announced_again_with_sql() {
     assert_eq!((again.message_id, again.body), (first.message_id, first.body));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_is_found_among_events_that_share_a_row() {
+    let runbook = text(RUNBOOK);
+    let cluster = TestCluster::new(Kind::Postgres).await;
+    let _client = cluster.client().await;
+    let _worker = cluster.worker().await;
+    let database = &cluster.database;
+    let due = database.now().await + 2;
+    database.insert_rooms("room", 100, due).await;
+    database.insert_rooms("webinar", 1, due).await;
+    database.execute("UPDATE lobbyd_rooms SET token = 'webinar' WHERE token = 'webinar1'").await;
+    database.all_open().await;
+    let statements = statements(&runbook, Kind::Postgres);
+    let history = statements.iter().find(|sql| sql.contains("events > 1")).unwrap();
+    let found = database.texts(history).await;
+    assert_eq!(found, database.texts("SELECT id FROM lobbyd_outbox WHERE events = 101").await);
+}
+
 /// The words of a command, without quotes and without the comment at its end.
 fn words(command: &str) -> Vec<String> {
     let mut words = Vec::new();

@@ -29,18 +29,17 @@ impl<D: Dialect> Outbox for SqlStore<D> {
             transaction.roll_back().await?;
             return Ok(ClaimedRows::default());
         }
-        let mut rows = match transaction.outbox_rows(&ids).await {
-            Ok(rows) => rows,
-            Err(error) => {
-                transaction.undo(&error).await;
-                return Err(error);
+        match transaction.claim_rows(&ids, until).await {
+            Ok(rows) => {
+                transaction.commit().await?;
+                Ok(ClaimedRows { rows, is_full })
             }
-        };
-        rows.sort_by(|(one, first), (other, second)| (first, &one.id).cmp(&(second, &other.id)));
-        transaction.claim_rows(&ids, until).await?;
-        transaction.commit().await?;
-        let rows = rows.into_iter().map(|(row, _available_at)| row).collect();
-        Ok(ClaimedRows { rows, is_full })
+            Err(error) => {
+                // Otherwise the search for the row that is to blame could find it locked.
+                transaction.undo(&error).await;
+                Err(error)
+            }
+        }
     }
 
     async fn first_available(&self, available: Available<'_>) -> Result<Option<EventId>> {

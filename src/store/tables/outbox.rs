@@ -179,11 +179,19 @@ impl<D: Dialect> Transaction<D> {
         self.fetch_all(statements::ROWS, values![&to_json(ids)], outbox_row).await
     }
 
-    pub(crate) async fn claim_rows(&mut self, ids: &[EventId], until: DateTime<Utc>) -> Result<()> {
+    /// Claims rows, and returns them in the order in which they became available.
+    pub(crate) async fn claim_rows(
+        &mut self,
+        ids: &[EventId],
+        until: DateTime<Utc>,
+    ) -> Result<Vec<OutboxRow>> {
+        let mut rows = self.outbox_rows(ids).await?;
+        rows.sort_by(|(one, first), (other, second)| (first, &one.id).cmp(&(second, &other.id)));
         let json = to_json(ids);
         let values = values![&json, until.timestamp_millis()];
         let claimed = self.execute(statements::CLAIM, values).await?;
-        expect_rows(claimed, ids.len(), TABLE)
+        expect_rows(claimed, ids.len(), TABLE)?;
+        Ok(rows.into_iter().map(|(row, _available_at)| row).collect())
     }
 
     /// Deletes an unpublished row whose claim ends at this time. Returns whether there was one.

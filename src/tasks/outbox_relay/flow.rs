@@ -84,6 +84,11 @@ impl Flow {
         (self.ending, self.more) = (true, true);
     }
 
+    /// Whether nothing is passed on any longer, so that only the outbox has events.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.gate == Gate::Open
     }

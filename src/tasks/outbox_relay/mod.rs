@@ -138,7 +138,7 @@ impl Pipeline<'_> {
         // One channel is left for what fires meanwhile. Batches on a slow link go one by one.
         let channels = if self.flow.is_slow() { 1 } else { CHANNELS - 1 };
         if !self.claiming
-            && !self.queue.is_held()
+            && (self.flow.is_ending() || !self.queue.is_held())
             && self.publishing < channels
             && let Some((selection, limit)) = self.flow.next_claim()
         {

@@ -126,7 +126,8 @@ impl Flow {
         } else if self.breaker.begin_probe() {
             Some((Selection::Probe, self.limit.min(PROBE)))
         } else {
-            self.more.then(|| (self.selection(Selection::All), self.limit))
+            // What is written from now on may be too late for this claim.
+            std::mem::take(&mut self.more).then(|| (self.selection(Selection::All), self.limit))
         }
     }
 
@@ -182,13 +183,11 @@ impl Flow {
     ) -> Option<Batch> {
         match claimed {
             Ok(Claimed { batch, is_full }) => {
-                if selection != Selection::Probe {
-                    self.more = is_full;
-                }
+                self.more |= is_full && selection != Selection::Probe;
                 Some(batch)
             }
             Err(error) => {
-                self.paused = true;
+                (self.more, self.paused) = (true, true);
                 if matches!(error, StoreError::TimedOut(_) | StoreError::Contended(_)) {
                     self.limit = (self.limit / 2).max(1);
                 }
@@ -292,7 +291,7 @@ mod tests {
     use std::time::Duration;
 
     use chrono::{DateTime, TimeDelta};
-    use tokio::time::advance;
+    use tokio::time::{Instant, advance};
 
     use super::*;
     use crate::domain::RoomToken;
@@ -370,6 +369,22 @@ mod tests {
             }
         }
         assert_eq!(probes, [1, 3, 7, 15, 31]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_that_are_written_during_a_claim_are_claimed_next() {
+        let (mut flow, _health) = flow();
+        let now = flow.clock.now();
+        let none = || {
+            let batch = Batch { rows: Vec::new(), claimed_until: now, expires_at: Instant::now() };
+            Ok(Claimed { batch, is_full: false })
+        };
+        assert!(flow.next_claim().is_some());
+        flow.end();
+        flow.claimed(Selection::All, none());
+        assert!(!flow.is_flushed() && flow.next_claim().is_some());
+        flow.claimed(Selection::All, none());
+        assert!(flow.next_claim().is_none() && flow.is_flushed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -29,6 +29,14 @@ struct LobbyRow {
     before: Version,
 }
 
+/// A row of [`RESET`](statements::RESET).
+#[derive(Serialize)]
+struct ResetRow {
+    id: RoomId,
+    timer: i64,
+    version: Version,
+}
+
 impl<D: Dialect> Connection<D> {
     pub(crate) async fn room(&mut self, token: &RoomToken) -> Result<Option<Room>> {
         self.fetch_optional(statements::ROOM, values![token], rows::room).await
@@ -214,8 +222,8 @@ impl<D: Dialect> Transaction<D> {
     /// of rows.
     pub(crate) async fn reset_rooms(&mut self, due: &[DueTimer]) -> Result<()> {
         let row = |timer: &DueTimer| {
-            let TimerKey { due_at, room } = timer.key;
-            json!({ "id": room, "timer": due_at.timestamp(), "version": timer.next_version() })
+            let TimerKey { due_at, room: id } = timer.key;
+            ResetRow { id, timer: due_at.timestamp(), version: timer.next_version() }
         };
         let resets: Vec<_> = due.iter().map(row).collect();
         let reset = self.execute(statements::RESET, values![&to_json(&resets)]).await?;

@@ -28,13 +28,13 @@ use tokio_util::sync::CancellationToken;
 use self::one_by_one::{LockedSweep, OneByOne};
 use self::refused::RefusedTimers;
 use self::report::report;
-use self::sweep::Sweep;
+use self::sweep::{LockedRooms, Sweep};
 use super::TaskContext;
 use crate::backoff::Backoff;
 use crate::domain::{PendingTimer, TimerKey};
 use crate::health::{Component, Oldest, Work};
 use crate::relay::{BatchPermit, RelayHandle};
-use crate::store::{DueBatch, LockPolicy, NotFired, StoreError};
+use crate::store::{DueBatch, Fired, LockPolicy, NotFired, StoreError};
 use crate::{logging, store};
 
 /// Longest sleep. It bounds how late a timer fires that another process armed, and how long a sweep
@@ -55,10 +55,6 @@ const PARTS: usize = 8;
 
 /// Bound of the suspects, in batches. Each statement names all of them.
 const SUSPECT_BATCHES: u32 = 4;
-
-/// Delay before due rooms that are locked are tried again: a join or a chat message locks one for
-/// some milliseconds. It doubles up to [`POLL_INTERVAL`].
-const LOCKED_DELAY: Duration = Duration::from_millis(20);
 
 /// After so many sweeps in a row that left a locked room behind, the row locks are awaited;
 /// otherwise a busy room could stay closed. The other rooms open meanwhile.
@@ -81,16 +77,6 @@ pub struct TimerTask {
     /// Wakes the task that waits for the rooms that a sweep found locked.
     await_locked: watch::Sender<Option<LockedSweep>>,
     looked_at: Instant,
-}
-
-/// Due rooms that sweeps left behind because they were locked.
-#[derive(Debug, Default)]
-struct LockedRooms {
-    first: Option<TimerKey>,
-    /// The first timer that was not due yet.
-    upcoming: Option<DateTime<Utc>>,
-    sweeps: u32,
-    delay: Duration,
 }
 
 /// Wakes the timer task after a timer was armed.
@@ -210,15 +196,18 @@ impl TimerTask {
         Ok(if self.suspects.is_empty() { delay } else { Duration::ZERO })
     }
 
-    /// Fires the next batch of a sweep, or the first one. Returns whether the sweep goes on.
+    /// Fires the first batch of a sweep, or the next ones. Returns whether the sweep goes on.
     async fn fire_oldest(&mut self, now: DateTime<Utc>) -> store::Result<bool> {
-        let after = self.sweep.as_ref().and_then(|sweep| sweep.after);
-        let Some(after) = self.fire(now, after, self.batch).await? else {
+        let last = match &self.sweep {
+            None => self.fire(now, None, self.batch).await?,
+            Some(sweep) => self.fire_two(now, sweep.after).await?,
+        };
+        if last.is_none() {
             self.end_sweep();
             return Ok(false);
-        };
+        }
         let sweep = self.sweep.get_or_insert_with(|| Sweep::begin(now));
-        (sweep.after, sweep.is_turn_of_newest) = (Some(after), true);
+        (sweep.after, sweep.is_turn_of_newest) = (last, true);
         self.relay.hold(sweep.began_at.elapsed() < OPENING_ALONE);
         Ok(true)
     }
@@ -249,24 +238,57 @@ impl TimerTask {
         after: Option<TimerKey>,
         limit: u32,
     ) -> store::Result<Option<TimerKey>> {
-        let is_first = self.sweep.as_ref().is_none_or(|sweep| after != sweep.after);
-        let permit = is_first.then(|| self.relay.reserve(now)).flatten();
+        let permit = self.relay.reserve(now);
         let claimed_until = permit.as_ref().map(BatchPermit::claimed_until);
         let except = self.isolated();
         let batch = DueBatch { after, except: &except, limit, locked: LockPolicy::SkipLocked };
         match self.ctx.database.fire_due(now, batch, claimed_until).await {
-            Ok(fired) => {
-                report(&self.ctx, &fired);
-                let last = fired.last.filter(|_last| !fired.is_short_of(limit));
-                self.relay.pass(permit, fired.rows);
-                Ok(last)
-            }
-            Err(NotFired { due, error }) => {
+            Ok(fired) => Ok(self.pass(fired, permit, limit)),
+            Err(not_fired) => {
                 drop(permit);
-                self.blame(&due, error)?;
-                Ok(due.last().map(|timer| timer.key))
+                self.examine(not_fired)
             }
         }
+    }
+
+    /// Fires two batches at once: while the database works for one, the events of the other are
+    /// written. Each skips what the other has locked, so together they take all up to the later of
+    /// their last timers. Their events stay in the outbox. Returns as [`fire`](Self::fire).
+    async fn fire_two(
+        &mut self,
+        now: DateTime<Utc>,
+        after: Option<TimerKey>,
+    ) -> store::Result<Option<TimerKey>> {
+        let (except, limit) = (self.isolated(), self.batch);
+        let batch = DueBatch { after, except: &except, limit, locked: LockPolicy::SkipLocked };
+        let fire = || self.ctx.database.fire_due(now, batch, None);
+        let outcomes: [_; 2] = tokio::join!(fire(), fire()).into();
+        let mut lasts = Vec::new();
+        for outcome in outcomes {
+            lasts.push(match outcome {
+                Ok(fired) => Ok(self.pass(fired, None, limit)),
+                Err(not_fired) => self.examine(not_fired),
+            });
+        }
+        // A batch that was short was the last one, and so was the other.
+        let lasts: Option<Vec<TimerKey>> = lasts.into_iter().collect::<store::Result<_>>()?;
+        Ok(lasts.and_then(|lasts| lasts.into_iter().max()))
+    }
+
+    /// Reports rooms that were reset, and passes on their events. Returns the last timer unless the
+    /// batch was short.
+    fn pass(&self, fired: Fired, permit: Option<BatchPermit<'_>>, limit: u32) -> Option<TimerKey> {
+        report(&self.ctx, &fired);
+        let last = fired.last.filter(|_last| !fired.is_short_of(limit));
+        self.relay.pass(permit, fired.rows);
+        last
+    }
+
+    /// Finds out which timers of a batch may be to blame. Returns the last one.
+    fn examine(&mut self, not_fired: NotFired) -> store::Result<Option<TimerKey>> {
+        let NotFired { due, error } = not_fired;
+        self.blame(&due, error)?;
+        Ok(due.last().map(|timer| timer.key))
     }
 
     /// Divides a batch that failed, down to the one room that is to blame.
@@ -353,21 +375,4 @@ impl TimerTask {
 
 fn size(timers: &[PendingTimer]) -> u32 {
     u32::try_from(timers.len()).unwrap_or(u32::MAX)
-}
-
-impl LockedRooms {
-    /// Counts a sweep that left `first` behind, and returns the delay until the next one. It is
-    /// short again with other rooms: a lock is short as a rule.
-    fn next_delay(
-        &mut self,
-        first: TimerKey,
-        upcoming: Option<DateTime<Utc>>,
-        now: DateTime<Utc>,
-    ) -> Duration {
-        let same = self.first == Some(first) && self.upcoming.is_none_or(|due_at| due_at > now);
-        self.delay = if same { (self.delay * 2).min(POLL_INTERVAL) } else { LOCKED_DELAY };
-        (self.first, self.upcoming) = (Some(first), upcoming);
-        self.sweeps += 1;
-        self.delay
-    }
 }

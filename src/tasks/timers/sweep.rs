@@ -1,9 +1,16 @@
-//! A sweep through the due timers that takes several batches.
+//! A sweep through the due timers that takes several batches, and what sweeps leave behind.
+
+use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 use tokio::time::Instant;
 
+use super::POLL_INTERVAL;
 use crate::domain::TimerKey;
+
+/// Delay before due rooms that are locked are tried again: a join or a chat message locks one for
+/// some milliseconds. It doubles up to [`POLL_INTERVAL`].
+const LOCKED_DELAY: Duration = Duration::from_millis(20);
 
 /// A sweep of which more is due than one batch can take.
 #[derive(Debug)]
@@ -27,6 +34,33 @@ impl Sweep {
         // Timers are whole seconds.
         let can_be_due = self.newest < TimerKey::last_at(now.trunc_subsecs(0));
         (std::mem::take(&mut self.is_turn_of_newest) && can_be_due).then_some(self.newest)
+    }
+}
+
+/// Due rooms that sweeps left behind because they were locked.
+#[derive(Debug, Default)]
+pub(super) struct LockedRooms {
+    first: Option<TimerKey>,
+    /// The first timer that was not due yet.
+    upcoming: Option<DateTime<Utc>>,
+    pub(super) sweeps: u32,
+    delay: Duration,
+}
+
+impl LockedRooms {
+    /// Counts a sweep that left `first` behind, and returns the delay until the next one. It is
+    /// short again with other rooms: a lock is short as a rule.
+    pub(super) fn next_delay(
+        &mut self,
+        first: TimerKey,
+        upcoming: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) -> Duration {
+        let same = self.first == Some(first) && self.upcoming.is_none_or(|due_at| due_at > now);
+        self.delay = if same { (self.delay * 2).min(POLL_INTERVAL) } else { LOCKED_DELAY };
+        (self.first, self.upcoming) = (Some(first), upcoming);
+        self.sweeps += 1;
+        self.delay
     }
 }
 

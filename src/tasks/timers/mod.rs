@@ -41,8 +41,7 @@ use crate::{logging, store};
 /// goes on without a report of the oldest due room.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// For how long a sweep has the processor before its announcements share it. Then at most a few
-/// tens of thousands of rooms are open that nobody has heard of.
+/// For how long a sweep has the processor before announcements share it.
 const OPENING_ALONE: Duration = Duration::from_secs(2);
 
 /// For how long suspects are tried before the next sweep, for the rooms that have become due
@@ -68,6 +67,9 @@ pub struct TimerTask {
     armed: TimerWaker,
     /// A sweep that goes on.
     sweep: Option<Sweep>,
+    /// Since when announcements wait for the sweep, and when they may do so again.
+    held_since: Option<Instant>,
+    hold_again_at: Instant,
     /// The end of the last sweep.
     swept_at: Instant,
     /// Parts of batches that failed, each in the order of its timers.
@@ -107,6 +109,8 @@ impl TimerTask {
             batch,
             armed: TimerWaker::default(),
             sweep: None,
+            held_since: None,
+            hold_again_at: Instant::now(),
             swept_at: Instant::now(),
             suspects: VecDeque::new(),
             refused: Arc::default(),
@@ -171,6 +175,7 @@ impl TimerTask {
                 () = sleep(delay) => {}
             }
         }
+        self.end_sweep();
     }
 
     /// Fires one batch, and returns the delay until the next tick: zero while more is due.
@@ -198,9 +203,12 @@ impl TimerTask {
 
     /// Fires the first batch of a sweep, or the next ones. Returns whether the sweep goes on.
     async fn fire_oldest(&mut self, now: DateTime<Utc>) -> store::Result<bool> {
-        let last = match &self.sweep {
-            None => self.fire(now, None, self.batch).await?,
-            Some(sweep) => self.fire_two(now, sweep.after).await?,
+        let after = self.sweep.as_ref().and_then(|sweep| sweep.after);
+        // Two batches mix their rooms, and a room that is refused would be found later.
+        let last = if self.sweep.is_some() && self.suspects.is_empty() {
+            self.fire_two(now, after).await?
+        } else {
+            self.fire(now, after, self.batch).await?
         };
         if last.is_none() {
             self.end_sweep();
@@ -208,7 +216,8 @@ impl TimerTask {
         }
         let sweep = self.sweep.get_or_insert_with(|| Sweep::begin(now));
         (sweep.after, sweep.is_turn_of_newest) = (last, true);
-        self.relay.hold(sweep.began_at.elapsed() < OPENING_ALONE);
+        let is_over = sweep.began_at.elapsed() > OPENING_ALONE;
+        self.hold_announcements(!is_over);
         Ok(true)
     }
 
@@ -227,7 +236,21 @@ impl TimerTask {
 
     fn end_sweep(&mut self) {
         self.sweep = None;
-        self.relay.hold(false);
+        self.hold_announcements(false);
+    }
+
+    /// Lets announcements wait for a sweep, or go on: then for at least as long as they waited.
+    fn hold_announcements(&mut self, hold: bool) {
+        let now = Instant::now();
+        match (hold, self.held_since) {
+            (true, None) if now >= self.hold_again_at => self.held_since = Some(now),
+            (false, Some(since)) => {
+                self.held_since = None;
+                self.hold_again_at = now + (now - since);
+            }
+            (true, _) | (false, None) => return,
+        }
+        self.relay.hold(hold);
     }
 
     /// Fires a batch of due timers, or finds out which of them may be to blame. Returns the last one
@@ -252,7 +275,7 @@ impl TimerTask {
     }
 
     /// Fires two batches at once: while the database works for one, the events of the other are
-    /// written. Each skips what the other has locked, so together they take all up to the later of
+    /// written. Each skips what the other has locked, so together they take all up to the earlier of
     /// their last timers. Their events stay in the outbox. Returns as [`fire`](Self::fire).
     async fn fire_two(
         &mut self,
@@ -270,9 +293,9 @@ impl TimerTask {
                 Err(not_fired) => self.examine(not_fired),
             });
         }
-        // A batch that was short was the last one, and so was the other.
-        let lasts: Option<Vec<TimerKey>> = lasts.into_iter().collect::<store::Result<_>>()?;
-        Ok(lasts.and_then(|lasts| lasts.into_iter().max()))
+        // A batch can be short because of what the other has locked.
+        let lasts: Vec<Option<TimerKey>> = lasts.into_iter().collect::<store::Result<_>>()?;
+        Ok(lasts.into_iter().flatten().min())
     }
 
     /// Reports rooms that were reset, and passes on their events. Returns the last timer unless the

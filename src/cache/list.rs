@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::changes::{Changes, Seen};
 use super::room::{TTL, count_load};
 use crate::domain::RoomToken;
 use crate::store;
@@ -13,8 +13,7 @@ use crate::store::Rooms;
 
 pub(super) struct CachedRoomList {
     user: String,
-    /// Counts changes, and wakes the requests that wait for one.
-    generation: watch::Sender<u64>,
+    changes: Changes,
     /// The tokens with their generation: they are current as long as that of the list is the same.
     loaded: Mutex<Option<(u64, Arc<[RoomToken]>)>>,
     last_used: Mutex<Instant>,
@@ -24,20 +23,20 @@ impl CachedRoomList {
     pub(super) fn new(user: String) -> Self {
         Self {
             user,
-            generation: watch::Sender::new(0),
+            changes: Changes::default(),
             loaded: Mutex::default(),
             last_used: Mutex::new(Instant::now()),
         }
     }
 
-    /// A receiver that is notified of the next change.
-    pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
+    /// The changes so far, from which a request can wait for the next one.
+    pub(super) fn seen(&self) -> Seen {
         *self.last_used.lock() = Instant::now();
-        self.generation.subscribe()
+        self.changes.seen()
     }
 
     pub(super) async fn tokens(&self, database: &dyn Rooms) -> store::Result<Arc<[RoomToken]>> {
-        let generation = *self.generation.borrow();
+        let generation = self.changes.generation();
         if let Some((loaded, tokens)) = &*self.loaded.lock()
             && *loaded == generation
         {
@@ -55,11 +54,11 @@ impl CachedRoomList {
     }
 
     pub(super) fn invalidate(&self) {
-        self.generation.send_modify(|generation| *generation += 1);
+        self.changes.add();
     }
 
     /// A list with waiting requests counts as used.
     pub(super) fn is_in_use(&self) -> bool {
-        self.generation.receiver_count() > 0 || self.last_used.lock().elapsed() < TTL
+        self.changes.are_awaited() || self.last_used.lock().elapsed() < TTL
     }
 }

@@ -6,6 +6,7 @@
 //! and revalidates the cache where updates were missed or others wrote by SQL. Versions tell which
 //! updates are already known. Nothing here changes a room, or decides what a viewer may see.
 
+mod changes;
 mod list;
 mod room;
 mod sync;
@@ -14,8 +15,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
+use self::changes::Seen;
 use self::list::CachedRoomList;
 pub use self::room::Fingerprint;
 use self::room::{AttendeeSnapshot, CachedRoom, RoomSnapshot, TTL};
@@ -44,7 +45,7 @@ pub struct View {
 }
 
 /// Wakes when a view may have changed.
-pub(crate) struct ChangeListener(Vec<watch::Receiver<u64>>);
+pub(crate) struct ChangeListener(Vec<Seen>);
 
 /// Whether the updates of other processes have arrived since the last revalidation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,12 +77,11 @@ impl View {
 
 impl ChangeListener {
     /// Waits for the first change. Never returns if nothing was viewed.
-    pub(crate) async fn changed(&mut self) {
+    pub(crate) async fn changed(&self) {
         if self.0.is_empty() {
             return std::future::pending().await;
         }
-        let changes = self.0.iter_mut().map(|each| Box::pin(each.changed()));
-        // A room that was evicted is a change as well: it is loaded again.
+        let changes = self.0.iter().map(|each| Box::pin(each.next()));
         drop(futures_util::future::select_all(changes).await);
     }
 }
@@ -106,7 +106,7 @@ impl RoomCache {
     ) -> store::Result<Option<(View, ChangeListener)>> {
         let cached = self.room(token);
         // Before the load, so that no change is missed in between.
-        let change = cached.subscribe();
+        let seen = cached.seen();
         let Some(room) = cached.snapshot(&*self.database).await? else {
             return Ok(None);
         };
@@ -114,7 +114,7 @@ impl RoomCache {
             Some(actor) => cached.attendee(&*self.database, &room.overview.room, actor).await?,
             None => Arc::new(AttendeeSnapshot::new(None, room.overview.room.version)),
         };
-        Ok(Some((View { room, attendee }, ChangeListener(vec![change]))))
+        Ok(Some((View { room, attendee }, ChangeListener(vec![seen]))))
     }
 
     /// The rooms in which a user takes part, as they see them, and a listener for their changes.
@@ -124,7 +124,7 @@ impl RoomCache {
             let list = lists.entry(user.to_owned());
             Arc::clone(list.or_insert_with_key(|user| Arc::new(CachedRoomList::new(user.clone()))))
         };
-        let mut changes = vec![list.subscribe()];
+        let mut changes = vec![list.seen()];
         let actor = Actor::user(user);
         let mut views = Vec::new();
         for token in list.tokens(&*self.database).await?.iter() {

@@ -7,9 +7,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+use super::changes::{Changes, Seen};
 use crate::domain::{
     Actor, Attendee, Reason, Room, RoomOverview, RoomToken, RoomUpdated, RoomVersion, Version,
 };
@@ -43,8 +44,7 @@ type Loaded = Option<Arc<RoomSnapshot>>;
 
 pub(super) struct CachedRoom {
     pub(super) token: RoomToken,
-    /// Counts changes, and wakes the requests that wait for one.
-    generation: watch::Sender<u64>,
+    changes: Changes,
     state: Mutex<State>,
 }
 
@@ -103,7 +103,7 @@ impl CachedRoom {
     pub(super) fn new(token: RoomToken) -> Self {
         Self {
             token,
-            generation: watch::Sender::new(0),
+            changes: Changes::default(),
             state: Mutex::new(State {
                 loaded: None,
                 load: None,
@@ -114,10 +114,10 @@ impl CachedRoom {
         }
     }
 
-    /// A receiver that is notified of the next change.
-    pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
+    /// The changes so far, from which a request can wait for the next one.
+    pub(super) fn seen(&self) -> Seen {
         self.state.lock().last_used = Instant::now();
-        self.generation.subscribe()
+        self.changes.seen()
     }
 
     /// What all participants see.
@@ -133,7 +133,7 @@ impl CachedRoom {
     /// The load of the current generation.
     fn load(&self) -> Arc<Load> {
         let mut state = self.state.lock();
-        let generation = *self.generation.borrow();
+        let generation = self.changes.generation();
         if let Some(load) = state.load.as_ref().filter(|load| load.generation == generation) {
             return Arc::clone(load);
         }
@@ -164,12 +164,12 @@ impl CachedRoom {
         if let Some(attendee) = self.state.lock().attendees.get(actor) {
             return Ok(Arc::clone(attendee));
         }
-        let generation = *self.generation.borrow();
+        let generation = self.changes.generation();
         count_load("attendee");
         let attendee = database.attendee(room.id, actor).await?;
         let snapshot = Arc::new(AttendeeSnapshot::new(attendee, room.version));
         let mut state = self.state.lock();
-        if *self.generation.borrow() == generation {
+        if self.changes.generation() == generation {
             state.insert(actor, &snapshot);
         }
         Ok(snapshot)
@@ -179,7 +179,7 @@ impl CachedRoom {
         let mut state = self.state.lock();
         if state.apply_update(update) {
             // Still under the lock: an attendee that is being loaded is not cached then.
-            self.bump_generation();
+            self.changes.add();
         }
     }
 
@@ -201,10 +201,10 @@ impl CachedRoom {
         }
         let is_newest = room.overview.room.version >= state.newest();
         if is_stale || is_newest {
-            self.bump_generation();
+            self.changes.add();
         }
         if is_newest {
-            state.loaded = Some((*self.generation.borrow(), Some(Arc::clone(room))));
+            state.loaded = Some((self.changes.generation(), Some(Arc::clone(room))));
             if cached.is_some_and(|cached| cached <= attendee.last_read_message()) {
                 state.insert(actor, attendee);
             }
@@ -215,14 +215,14 @@ impl CachedRoom {
     pub(super) fn invalidate(&self) {
         let mut state = self.state.lock();
         state.attendees.clear();
-        self.bump_generation();
+        self.changes.add();
     }
 
     /// What all participants see has changed. A new lobby may have removed some from the call.
     pub(super) fn invalidate_room(&self) {
         let mut state = self.state.lock();
         state.attendees.retain(|_actor, attendee| !attendee.is_in_call());
-        self.bump_generation();
+        self.changes.add();
     }
 
     /// The record of one viewer has changed in a way that only this viewer sees.
@@ -239,7 +239,7 @@ impl CachedRoom {
     pub(super) fn current(&self) -> Option<Loaded> {
         let state = self.state.lock();
         let (generation, snapshot) = state.loaded.as_ref()?;
-        (*generation == *self.generation.borrow()).then(|| snapshot.clone())
+        (*generation == self.changes.generation()).then(|| snapshot.clone())
     }
 
     /// A room with waiting requests counts as used. A room that does not exist is cached only until
@@ -247,11 +247,7 @@ impl CachedRoom {
     pub(super) fn is_in_use(&self) -> bool {
         let state = self.state.lock();
         let missing = state.loaded.as_ref().is_some_and(|(_, snapshot)| snapshot.is_none());
-        self.generation.receiver_count() > 0 || (!missing && state.last_used.elapsed() < TTL)
-    }
-
-    fn bump_generation(&self) {
-        self.generation.send_modify(|generation| *generation += 1);
+        self.changes.are_awaited() || (!missing && state.last_used.elapsed() < TTL)
     }
 }
 
@@ -348,10 +344,10 @@ mod tests {
         let room = CachedRoom::new(Room::example().token);
         put(&room, 12, 0);
         assert_eq!(version(&room), Some(12));
-        let generation = *room.generation.borrow();
+        let generation = room.changes.generation();
         put(&room, 11, 0);
         assert_eq!(version(&room), Some(12));
-        assert_eq!(*room.generation.borrow(), generation, "an older result wakes no request");
+        assert_eq!(room.changes.generation(), generation, "an older result wakes no request");
         room.apply_update(&snapshot(14).0);
         put(&room, 13, 0);
         assert_eq!(version(&room), None, "a newer version was announced");

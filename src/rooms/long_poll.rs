@@ -43,7 +43,7 @@ where
         return Ok((value, current));
     };
     let _waiting = LongPollGuard::new();
-    while changed_before(deadline, stop, &mut change).await {
+    while changed_before(deadline, stop, &change).await {
         (value, change) = read().await?;
         current = state(&value);
         if wanted(&current) {
@@ -57,7 +57,7 @@ where
 async fn changed_before(
     deadline: Instant,
     stop: &CancellationToken,
-    change: &mut ChangeListener,
+    change: &ChangeListener,
 ) -> bool {
     let changed = stop.run_until_cancelled(timeout_at(deadline, change.changed())).await;
     changed.is_some_and(|changed| changed.is_ok())

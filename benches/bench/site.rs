@@ -198,13 +198,6 @@ impl Drain {
         self.rooms as f64 / self.last_open()
     }
 
-    /// Updates per second, from the first confirm to the last.
-    pub fn announced_per_second(&self) -> f64 {
-        let first = self.samples.iter().find(|sample| sample.confirmed > 0).unwrap();
-        let seconds = self.last_confirm() - (first.at - self.due);
-        (self.rooms - first.confirmed.min(self.rooms)) as f64 / seconds
-    }
-
     pub fn opened(&self) -> Curve {
         self.curve(|sample| sample.opened)
     }

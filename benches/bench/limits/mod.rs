@@ -41,6 +41,15 @@ pub fn rate(curve: &Curve) -> f64 {
     count / seconds
 }
 
+/// How much was done per second between its first and its last tenth: what begins and ends slowly,
+/// or waits for something else at first, does not count.
+pub fn steady_rate(curve: &Curve) -> f64 {
+    let total = curve.last().unwrap().1;
+    let reached = |share: f64| *curve.iter().find(|(_at, count)| *count >= total * share).unwrap();
+    let ((begin, first), (end, last)) = (reached(0.1), reached(0.9));
+    (last - first) / (end - begin)
+}
+
 /// Counts what is done, from now on.
 struct Progress {
     begin: f64,

@@ -20,6 +20,10 @@ pub(super) const PERSISTENT: u8 = 2;
 
 pub(super) const NOT_STORED: &str = "broker could not store the message";
 
+/// Largest frame of the connection, in bytes; larger bodies are divided. lapin has buffers of 32
+/// frames, which would take 8 MiB with the broker's 128 KiB.
+const FRAME_MAX: u32 = 16 * 1024;
+
 /// The publishing connection, made when it is needed.
 pub(super) struct Publisher {
     pub(super) broker: Arc<Broker>,
@@ -95,7 +99,9 @@ impl PublisherConnection {
 
     async fn open(target: &Broker) -> Result<Self> {
         let uri = target.uri.subscribe();
-        let connection = target.connect("publisher").await?;
+        let mut small_frames = uri.borrow().clone();
+        small_frames.query.frame_max.get_or_insert(FRAME_MAX);
+        let connection = target.connect_by(small_frames, "publisher").await?;
         let events = confirming_channel(&connection).await?;
         Ok(Self {
             connection,

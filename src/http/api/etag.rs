@@ -106,7 +106,8 @@ fn known_tags(headers: &HeaderMap) -> Option<IfNoneMatch> {
     let values = headers.get_all(IF_NONE_MATCH).iter();
     let copies: Vec<_> =
         values.filter_map(|value| HeaderValue::from_bytes(value.as_bytes()).ok()).collect();
-    IfNoneMatch::decode(&mut copies.iter()).ok()
+    // Without the header it decodes as a list of no tags.
+    if copies.is_empty() { None } else { IfNoneMatch::decode(&mut copies.iter()).ok() }
 }
 
 /// Seconds of the first `wait` in a list of preferences, which may be spread over several headers.

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use self::one_by_one::{LockedSweep, OneByOne};
 use self::refused::RefusedTimers;
 use self::report::report;
-use self::sweep::{LockedRooms, Sweep};
+use self::sweep::{Hold, LockedRooms, Sweep};
 use super::TaskContext;
 use crate::backoff::Backoff;
 use crate::domain::{PendingTimer, TimerKey};
@@ -67,9 +67,7 @@ pub struct TimerTask {
     armed: TimerWaker,
     /// A sweep that goes on.
     sweep: Option<Sweep>,
-    /// Since when announcements wait for the sweep, and when they may do so again.
-    held_since: Option<Instant>,
-    hold_again_at: Instant,
+    hold: Hold,
     /// The end of the last sweep.
     swept_at: Instant,
     /// Parts of batches that failed, each in the order of its timers.
@@ -109,8 +107,7 @@ impl TimerTask {
             batch,
             armed: TimerWaker::default(),
             sweep: None,
-            held_since: None,
-            hold_again_at: Instant::now(),
+            hold: Hold::default(),
             swept_at: Instant::now(),
             suspects: VecDeque::new(),
             refused: Arc::default(),
@@ -216,8 +213,11 @@ impl TimerTask {
         }
         let sweep = self.sweep.get_or_insert_with(|| Sweep::begin(now));
         (sweep.after, sweep.is_turn_of_newest) = (last, true);
-        let is_over = sweep.began_at.elapsed() > OPENING_ALONE;
-        self.hold_announcements(!is_over);
+        if sweep.began_at.elapsed() > OPENING_ALONE {
+            self.hold.end(&self.relay);
+        } else {
+            self.hold.begin(&self.relay);
+        }
         Ok(true)
     }
 
@@ -236,21 +236,7 @@ impl TimerTask {
 
     fn end_sweep(&mut self) {
         self.sweep = None;
-        self.hold_announcements(false);
-    }
-
-    /// Lets announcements wait for a sweep, or go on: then for at least as long as they waited.
-    fn hold_announcements(&mut self, hold: bool) {
-        let now = Instant::now();
-        match (hold, self.held_since) {
-            (true, None) if now >= self.hold_again_at => self.held_since = Some(now),
-            (false, Some(since)) => {
-                self.held_since = None;
-                self.hold_again_at = now + (now - since);
-            }
-            (true, _) | (false, None) => return,
-        }
-        self.relay.hold(hold);
+        self.hold.end(&self.relay);
     }
 
     /// Fires a batch of due timers, or finds out which of them may be to blame. Returns the last one

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::POLL_INTERVAL;
 use crate::domain::TimerKey;
+use crate::relay::RelayHandle;
 
 /// Delay before due rooms that are locked are tried again: a join or a chat message locks one for
 /// some milliseconds. It doubles up to [`POLL_INTERVAL`].
@@ -34,6 +35,33 @@ impl Sweep {
         // Timers are whole seconds.
         let can_be_due = self.newest < TimerKey::last_at(now.trunc_subsecs(0));
         (std::mem::take(&mut self.is_turn_of_newest) && can_be_due).then_some(self.newest)
+    }
+}
+
+/// Announcements that wait for a sweep.
+#[derive(Debug, Default)]
+pub(super) struct Hold {
+    since: Option<Instant>,
+    /// When they may wait again.
+    again_at: Option<Instant>,
+}
+
+impl Hold {
+    /// Lets announcements wait, unless they have just done so.
+    pub(super) fn begin(&mut self, relay: &RelayHandle) {
+        let now = Instant::now();
+        if self.since.is_none() && self.again_at.is_none_or(|again_at| again_at <= now) {
+            self.since = Some(now);
+            relay.hold(true);
+        }
+    }
+
+    /// Lets announcements go on, for at least as long as they waited.
+    pub(super) fn end(&mut self, relay: &RelayHandle) {
+        if let Some(since) = self.since.take() {
+            self.again_at = Some(Instant::now() + since.elapsed());
+            relay.hold(false);
+        }
     }
 }
 

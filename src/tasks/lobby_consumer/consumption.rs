@@ -240,8 +240,10 @@ impl<'a> Consumption<'a> {
         self.done.extend(parked.iter().map(Outgoing::tag));
         let late = parked.iter().filter(|each| each.obstacle != Obstacle::Unknown);
         if let Some(oldest) = late.min_by_key(|each| each.event.received) {
-            self.parked =
-                Some((oldest.event.undone_for(oldest.obstacle), Instant::now() + PARKED_FOR));
+            let oldest = oldest.event.undone_for(oldest.obstacle);
+            let parked = self.parked.take().filter(|(known, _until)| known.since < oldest.since);
+            let (event, _until) = parked.unwrap_or((oldest, Instant::now()));
+            self.parked = Some((event, Instant::now() + PARKED_FOR));
         }
     }
 

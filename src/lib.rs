@@ -31,9 +31,10 @@
 //!    come next, resets them, adds chat messages, and writes the events with their ids and versions
 //!    to the outbox, claimed for this process; more than 64 of them share a row. The timer task
 //!    passes them to the relay through the queue in [`relay`], and goes on behind the last room of
-//!    the batch, until nothing is due. In such a sweep, the batches of the oldest rooms alternate
-//!    with those of rooms that have become due since it began. For its first two seconds, the relay
-//!    publishes what it is passed, and searches the outbox for nothing else.
+//!    the batch, two batches at once, until nothing is due; their events stay in the outbox for the
+//!    relay. In such a sweep, the oldest rooms alternate with those that have become due since it
+//!    began. For its first two seconds, the relay publishes what it is passed, and searches the
+//!    outbox for nothing else.
 //! 4. The relay publishes the events, waits for the publisher confirms, and marks the events as
 //!    published; several batches are under way at a time. A row of several events is claimed and
 //!    marked as one, and divided if not all of them are confirmed. If the process dies before that,

@@ -2,9 +2,11 @@
 //!
 //! The task sleeps until the next due time that it knows of, and checks at least every second,
 //! because other processes arm timers too. A *sweep* goes through the due timers in their order,
-//! one batch per transaction, by the key of the last timer that fired. Each batch first samples the
-//! database's time and fires what is due at that sample. The sample is in the past by the time the
-//! reset commits, so no timer fires early, whatever the clocks of this machine do.
+//! one batch per transaction, by the key of the last timer that fired. When there is more than one
+//! batch, two are fired at once, they take turns with what falls due meanwhile, and announcements
+//! leave the processor to them for a while. Each tick samples the database's time and fires what is
+//! due at that sample. The sample is in the past by the time the reset commits, so no timer fires
+//! early, whatever the clocks of this machine do.
 //!
 //! A fault stops only itself. The rooms of a batch that fails are *suspects*: sweeps leave them out,
 //! and in between they are divided down to the one room that is refused, which is tried again at a

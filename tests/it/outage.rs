@@ -250,10 +250,8 @@ async fn a_broker_without_memory_still_delivers_and_receives_all_events_later() 
     cluster.database.insert_room("changed").await;
     // The worker is stopped, so these wait in the queue while the alarm begins.
     worker.signal(Signal::SIGSTOP);
-    // After a reconnection, an equal event without a version would count as delivered again.
-    for (version, state) in (1..).zip([1, 0, 1, 0, 1]) {
-        let change = json!({"token": "changed", "state": state, "version": version});
-        client.publish(&change).await;
+    for state in [1, 0, 1, 0, 1] {
+        client.publish(&json!({"token": "changed", "state": state})).await;
     }
     broker.control(&["set_vm_memory_high_watermark", "absolute", "1000000"]);
     worker.signal(Signal::SIGCONT);

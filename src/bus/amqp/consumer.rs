@@ -198,13 +198,6 @@ impl Subscription for AmqpSubscription {
 
     async fn acknowledge(&mut self, deliveries: &[DeliveryTag]) -> Result<()> {
         let (upto, single) = acknowledgements(&mut self.unacknowledged, deliveries);
-        let acknowledge =
-            |DeliveryTag(tag), multiple| self.channel.basic_ack(tag, BasicAckOptions { multiple });
-        let all = upto
-            .map(|tag| acknowledge(tag, true))
-            .into_iter()
-            .chain(single.into_iter().map(|tag| acknowledge(tag, false)));
-        answered("accept an acknowledgement", try_join_all(all)).await?;
         if let Pace::Careful { acknowledged, new, quiet_at, .. } = &mut self.pace {
             *acknowledged += deliveries.len();
             *quiet_at = None;
@@ -212,9 +205,19 @@ impl Subscription for AmqpSubscription {
                 || *acknowledged >= usize::from(self.inbox.prefetch);
             if is_past_known && self.switching.is_none() {
                 self.hurry();
+                // Before the acknowledgement, which would have the broker send the next message to a
+                // consumer that is being cancelled: it would come back behind later ones.
+                self.consumer = switched(&mut self.switching).await?;
+                self.switching = None;
             }
         }
-        Ok(())
+        let acknowledge =
+            |DeliveryTag(tag), multiple| self.channel.basic_ack(tag, BasicAckOptions { multiple });
+        let all = upto
+            .map(|tag| acknowledge(tag, true))
+            .into_iter()
+            .chain(single.into_iter().map(|tag| acknowledge(tag, false)));
+        answered("accept an acknowledgement", try_join_all(all)).await.map(drop)
     }
 
     async fn lost(&mut self) -> BusError {

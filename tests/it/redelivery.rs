@@ -102,6 +102,7 @@ async fn an_event_that_waits_at_the_broker_repeats_no_earlier_one() {
     client.publish(&close).await;
     cluster.database.lobby_becomes("a", 1).await;
     drop(worker);
+    client.consumer_ends(&cluster.queue).await;
     set(&cluster, 0).await;
     let holder = Database::hold_room(&cluster.database.url, "a").await;
     client.publish(&close).await;
@@ -113,6 +114,28 @@ async fn an_event_that_waits_at_the_broker_repeats_no_earlier_one() {
     .await;
     drop(holder);
     cluster.database.lobby_becomes("a", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_events_that_wait_at_the_broker_are_applied_each() {
+    let mut cluster = TestCluster::new(Kind::Postgres).await;
+    let client = cluster.client().await;
+    // The worker has no place for an event that waits.
+    cluster.set("EVENTS__PREFETCH", "1");
+    let worker = cluster.worker().await;
+    cluster.database.insert_room("a").await;
+    let holder = Database::hold_room(&cluster.database.url, "a").await;
+    for state in [1, 0, 1] {
+        client.publish(&json!({"token": "a", "state": state})).await;
+    }
+    let retry = cluster.setting("EVENTS__RETRY_QUEUE");
+    eventually("the events in the retry queue", || async {
+        (client.count(&retry).await == 3).then_some(())
+    })
+    .await;
+    drop(holder);
+    worker.metric_becomes(r#"lobbyd_events_received_total{outcome="applied"}"#, 3).await;
+    assert_eq!(cluster.database.lobby_state("a").await, 1);
 }
 
 /// The sender or the broker says when an event was sent that waits while no worker runs.

@@ -273,11 +273,10 @@ impl Bounds {
         ChangeOrder::Version(Version::stored(milliseconds.clamp(0, self.latest())))
     }
 
-    /// The order that an event had when it was set aside, and since when an equal one makes it a
-    /// duplicate. The broker may have given it another timestamp.
+    /// What an event had when it was set aside. The broker may have given it another timestamp. If it
+    /// was no duplicate then, its version tells a repetition from an equal event that waits as well.
     fn after_waiting(&self, waited: Waited) -> (ChangeOrder, Option<DateTime<Utc>>) {
-        let duplicate_since = waited.duplicate_since.unwrap_or(waited.first_received);
-        (self.bounded(waited.version.milliseconds()), Some(duplicate_since))
+        (self.bounded(waited.version.milliseconds()), waited.duplicate_since)
     }
 
     /// The order of an event that does not say when the change was made, and since when an equal one
@@ -493,16 +492,16 @@ mod tests {
             ..json_type()
         };
         for (properties, expected, since) in [
-            (waited(NOW - 950, None), NOW - 950, NOW - 900),
-            (waited(NOW - 950, Some(NOW - 9000)), NOW - 950, NOW - 9000),
-            (waited(2 * NOW, None), NOW + 60_000, NOW - 900),
+            (waited(NOW - 950, None), NOW - 950, None),
+            (waited(NOW - 950, Some(NOW - 9000)), NOW - 950, Some(NOW - 9000)),
+            (waited(2 * NOW, None), NOW + 60_000, None),
         ] {
             let change = parse_with(BARE, &properties).unwrap();
             assert_eq!(change.order, version(expected));
             let identity = change.identity.unwrap();
             assert_eq!(
                 (identity.key, identity.duplicate_since),
-                (first.key.clone(), Some(time(since)))
+                (first.key.clone(), since.map(time))
             );
         }
     }

@@ -177,9 +177,22 @@ impl Client {
 
     /// The number of messages in a queue that no consumer has.
     pub async fn count(&self, queue: &str) -> u32 {
+        self.state(queue).await.message_count()
+    }
+
+    /// Waits until the broker knows that a queue has no consumer: what the last one had is back in
+    /// the queue, and the next message is delivered to nobody.
+    pub async fn consumer_ends(&self, queue: &str) {
+        eventually("the end of the consumer", || async {
+            (self.state(queue).await.consumer_count() == 0).then_some(())
+        })
+        .await;
+    }
+
+    async fn state(&self, queue: &str) -> lapin::Queue {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let counting = self.channel.queue_declare(queue.into(), passive, FieldTable::default());
-        counting.await.unwrap().message_count()
+        let asking = self.channel.queue_declare(queue.into(), passive, FieldTable::default());
+        asking.await.unwrap()
     }
 
     /// Takes one message, with all its properties, if the queue has one.

@@ -80,7 +80,7 @@
 //!
 //! # One poll, from request to response
 //!
-//! 1. A client requests a room with the `ETag` that it has, and `Prefer: wait=60`.
+//! 1. A client requests a room with the `ETag` that it has, and `Prefer: wait=50`.
 //! 2. [`RoomService::view_when`](rooms::RoomService::view_when) takes room and attendee record from
 //!    the [`RoomCache`](cache::RoomCache), which loads them if it does not have them. If the client
 //!    has this state already, the request waits.
@@ -185,8 +185,9 @@
 //! **Why does every announced change of a room take a version, not only a change of the lobby?**
 //! Processes use it to tell whether an update is newer than their cache, in any order of arrival.
 //!
-//! **Why does the API have a connection pool of its own?** Its requests come in any number. They
-//! may wait for each other, and must not make a timer wait.
+//! **Why does the API have a runtime and a connection pool of its own?** Its requests come in any
+//! number. They may wait for each other, and must not make a timer wait. In a process that also opens
+//! rooms, its threads have a lower priority.
 //!
 //! **Why one store for three databases, with a table of statements?** Copies of a store drift
 //! apart, and neither a query builder nor sqlx's `Any` driver covers what differs here: locking,

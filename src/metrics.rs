@@ -88,6 +88,10 @@ metric_table! {
     gauge BLOCKED "lobbyd_broker_blocked" "1 while the broker blocks the publishing connection" {}
 
     counter REQUESTS "lobbyd_http_requests_total" "Requests of the HTTP API, by method and status"
+    counter LIMITED "lobbyd_http_limited_total"
+        "Connections and requests of the HTTP API refused at a limit, by limit"
+        { "limit": "connections", "long_polls", "changes", "joins", "rooms", "guests", "hashes",
+          "request_bytes", "response_bytes" }
     gauge LONG_POLLS "lobbyd_http_long_polls" "Requests that wait for their room to change" {}
     counter LOGINS "lobbyd_logins_total" "Logins, by outcome"
         { "outcome": "ok", "wrong", "throttled" }

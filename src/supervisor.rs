@@ -8,6 +8,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout_at};
@@ -18,6 +19,23 @@ const EXIT_SIGINT: i32 = 130;
 
 /// Name and outcome of a task.
 type Ended = (&'static str, anyhow::Result<()>);
+
+/// What a task ends with: nothing, or perhaps an error.
+pub trait Outcome {
+    fn into_result(self) -> anyhow::Result<()>;
+}
+
+impl Outcome for () {
+    fn into_result(self) -> anyhow::Result<()> {
+        Ok(self)
+    }
+}
+
+impl Outcome for anyhow::Result<()> {
+    fn into_result(self) -> anyhow::Result<()> {
+        self
+    }
+}
 
 #[derive(Debug)]
 pub struct Supervisor {
@@ -31,19 +49,22 @@ impl Supervisor {
         Self { tasks: JoinSet::new(), stop }
     }
 
-    pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.spawn_fallible(name, async {
-            task.await;
-            Ok(())
-        });
-    }
-
-    pub fn spawn_fallible(
+    pub fn spawn<T: Outcome>(
         &mut self,
         name: &'static str,
-        task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+        task: impl Future<Output = T> + Send + 'static,
     ) {
-        self.tasks.spawn(async move { (name, task.await) });
+        self.tasks.spawn(async move { (name, task.await.into_result()) });
+    }
+
+    /// Spawns a task on another runtime than the one that supervises it.
+    pub fn spawn_on<T: Outcome>(
+        &mut self,
+        runtime: &Handle,
+        name: &'static str,
+        task: impl Future<Output = T> + Send + 'static,
+    ) {
+        self.tasks.spawn_on(async move { (name, task.await.into_result()) }, runtime);
     }
 
     /// Waits for a task to end, which is a failure before the stop. May be dropped while it waits.
@@ -131,7 +152,7 @@ mod tests {
             let stop = CancellationToken::new();
             let mut supervisor = Supervisor::new(stop.clone());
             supervisor.spawn("good task", stop.clone().cancelled_owned());
-            supervisor.spawn_fallible("bad task", async move {
+            supervisor.spawn("bad task", async move {
                 match fault {
                     "error" => Err(anyhow!("out of luck")),
                     "panic" => panic!("out of luck"),
@@ -160,7 +181,7 @@ mod tests {
     async fn a_task_that_does_not_end_is_aborted_after_the_grace_period() {
         let stop = CancellationToken::new();
         let mut supervisor = Supervisor::new(stop.clone());
-        supervisor.spawn("stuck task", std::future::pending());
+        supervisor.spawn("stuck task", std::future::pending::<()>());
         let begin = Instant::now();
         stop.cancel();
         supervisor.run(GRACE).await.unwrap();

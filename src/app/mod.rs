@@ -6,6 +6,7 @@
 //! input, the timer task finishes its transaction, the relay flushes the outbox, and last the
 //! connections are closed. `cli` is the only caller.
 
+mod api_runtime;
 mod reload;
 mod tasks;
 mod validate;
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use self::api_runtime::ApiRuntime;
 use self::reload::Reload;
 pub use self::reload::ReloadSource;
 use self::tasks::TaskSet;
@@ -117,6 +119,7 @@ impl App {
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let (ops, http) = self.listen(role).await?;
+        let api_runtime = ApiRuntime::start(role).context("the threads of the API")?;
         let stuck_after = STUCK_MARGIN + 3 * self.config.database.timeout;
         let health =
             Arc::new(Health::new(&role.components(), stuck_after, self.config.ops.overdue_after));
@@ -124,7 +127,7 @@ impl App {
         let backlog = Arc::new(BacklogGauges::new(Arc::clone(&self.api_database)));
         let ops =
             http::ops::serve(ops, Arc::clone(&health), backlog, metrics.clone(), stop.clone());
-        supervisor.spawn_fallible("ops listener", ops);
+        supervisor.spawn("ops listener", ops);
         supervisor.spawn("metrics upkeep", crate::metrics::upkeep(metrics, stop.clone()));
         let systemd = Arc::new(SystemdNotifier::default());
         let notifier = Arc::clone(&systemd).run(Arc::clone(&health), stop.clone());
@@ -158,7 +161,7 @@ impl App {
             let (database, bus) = (self.database(), Arc::clone(&self.bus));
             let ctx = TaskContext { database, bus, clock, health, traces };
             let tasks = TaskSet { app: &self, supervisor: &mut supervisor, ctx, schedules, stop };
-            tasks.start(role, http);
+            tasks.start(role, http.map(|listener| (listener, api_runtime.handle())));
         }
         let outcome = supervisor.run(self.config.shutdown.grace).await;
         tokio::join!(self.bus.close(), self.database.close(), self.api_database.close());

@@ -3,21 +3,26 @@
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{App, Role};
 use crate::auth::{Accounts, Passwords};
 use crate::cache::CacheSync;
+use crate::config::Config;
 use crate::http::Limits;
-use crate::http::api::ApiDependencies;
+use crate::http::api::{ApiDependencies, Memory};
 use crate::relay::RelayHandle;
-use crate::rooms::{RoomService, Sip};
+use crate::rooms::{ClientLimits, RoomService, Sip};
 use crate::store::Database;
 use crate::supervisor::Supervisor;
 use crate::tasks::housekeeping::{Housekeeping, Retention, Schedules};
 use crate::tasks::{LobbyConsumer, OutboxRelay, TaskContext, TimerTask};
 use crate::{http, relay};
+
+/// Open files that clients of the API cannot take: for database, broker and ops listener.
+const RESERVED_FILES: u64 = 128;
 
 /// The tasks, and what they share.
 pub(super) struct TaskSet<'a> {
@@ -29,15 +34,15 @@ pub(super) struct TaskSet<'a> {
 }
 
 impl TaskSet<'_> {
-    /// Starts the role's tasks, and that of the API on its listener. The relay is part of each role,
-    /// and ends after the tasks that hold a handle of it.
-    pub(super) fn start(mut self, role: Role, http: Option<TcpListener>) {
+    /// Starts the role's tasks, and those of the API on its listener and its runtime. The relay is
+    /// part of each role, and ends after the tasks that hold a handle of it.
+    pub(super) fn start(mut self, role: Role, http: Option<(TcpListener, &Handle)>) {
         let (relay, queue) = relay::channel();
         if role.works() {
             self.start_worker(relay.clone());
         }
-        if let Some(listener) = http {
-            self.start_api(role, listener, relay);
+        if let Some((listener, runtime)) = http {
+            self.start_api(role, listener, runtime, relay);
         }
         let batch = self.app.config.timers.batch.get();
         let relay = OutboxRelay::new(self.ctx, queue, batch);
@@ -58,11 +63,21 @@ impl TaskSet<'_> {
         let housekeeping = housekeeping.run(self.schedules.clone(), self.stop.clone());
         self.supervisor.spawn("timer task", timers.run(self.stop.clone()));
         self.supervisor.spawn("lobby consumer", consumer.run(self.stop.clone()));
-        self.supervisor.spawn_fallible("housekeeping", housekeeping);
+        self.supervisor.spawn("housekeeping", housekeeping);
     }
 
-    fn start_api(&mut self, role: Role, listener: TcpListener, relay: RelayHandle) {
-        let (http, sip) = (&self.app.config.http, &self.app.config.sip);
+    fn start_api(
+        &mut self,
+        role: Role,
+        listener: TcpListener,
+        runtime: &Handle,
+        relay: RelayHandle,
+    ) {
+        let Config { http, sip, limits, .. } = &self.app.config;
+        let memory = Memory {
+            requests: limits.request_memory.get(),
+            responses: limits.response_memory.get(),
+        };
         let database = Arc::clone(&self.app.api_database);
         let passwords = Arc::new(Passwords::new());
         let accounts = Accounts::new(Arc::<dyn Database>::clone(&database), Arc::clone(&passwords));
@@ -71,11 +86,22 @@ impl TaskSet<'_> {
             dialin_info: sip.dialin_info.clone().unwrap_or_default(),
             groups: sip.groups.clone(),
         };
+        let connections = connections(http.max_connections.get());
+        let limits = ClientLimits {
+            rooms_per_user: limits.rooms_per_user.get(),
+            guests_per_room: limits.guests_per_room.get(),
+            changes_per_minute: limits.changes_per_minute,
+            joins_per_minute: limits.joins_per_minute,
+            long_polls_per_client: limits.long_polls_per_client.get(),
+            // The others remain for requests that are answered at once.
+            long_polls: connections - connections / 4,
+        };
         let service = Arc::new(RoomService::new(
             database,
             Arc::clone(&self.ctx.clock),
             passwords,
             sip,
+            limits,
             relay,
             self.stop.clone(),
         ));
@@ -84,16 +110,31 @@ impl TaskSet<'_> {
         if !role.works() {
             sync = sync.reporting_database();
         }
-        self.supervisor.spawn("cache sync", sync.run(self.stop.clone()));
-        self.supervisor.spawn("presence recorder", service.presence().run(self.stop.clone()));
+        let presence = service.presence();
+        self.supervisor.spawn_on(runtime, "cache sync", sync.run(self.stop.clone()));
+        self.supervisor.spawn_on(runtime, "presence recorder", presence.run(self.stop.clone()));
         let limits = Limits {
-            connections: http.max_connections.get(),
+            connections,
             per_address: http.max_connections_per_address.get(),
             trusted: http.trusted_proxies.clone(),
         };
         let proxies = self.app.proxies.clone();
-        let api = ApiDependencies { service, accounts: Arc::new(accounts), proxies };
+        let api = ApiDependencies { service, accounts: Arc::new(accounts), proxies, memory };
         let serving = http::api::serve(listener, api, limits, self.stop.clone());
-        self.supervisor.spawn_fallible("HTTP API", serving);
+        self.supervisor.spawn_on(runtime, "HTTP API", serving);
     }
+}
+
+/// How many connections may be open, by the configuration and by the limit of open files.
+fn connections(configured: usize) -> usize {
+    let files = rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(u64::MAX, |(soft, _hard)| soft);
+    let files = usize::try_from(files.saturating_sub(RESERVED_FILES)).unwrap_or(usize::MAX).max(1);
+    if files < configured {
+        tracing::warn!(
+            configured,
+            allowed = files,
+            "http.max_connections exceeds the limit of open files, raise that"
+        );
+    }
+    configured.min(files)
 }

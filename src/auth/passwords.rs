@@ -34,6 +34,8 @@ pub(super) type Digest = [u8; 32];
 /// PHC format. It does not limit the length of a password; its callers do.
 pub struct Passwords {
     permits: Arc<Semaphore>,
+    /// For the passwords of rooms, so that those who set and guess them delay no login.
+    room_permits: Arc<Semaphore>,
     key: [u8; 32],
     verified: ExpiringCache<Digest, ()>,
 }
@@ -44,6 +46,7 @@ impl Passwords {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         Self {
             permits: Arc::new(Semaphore::new((cores / 2).max(1))),
+            room_permits: Arc::new(Semaphore::new(1)),
             key: rand::random(),
             verified: ExpiringCache::new(CACHE_TTL),
         }
@@ -53,7 +56,7 @@ impl Passwords {
     pub async fn hash(&self, password: &str) -> String {
         let password = password.to_owned();
         let hash = move || Argon2::default().hash_password(password.as_bytes());
-        let hash = self.permit().await.run(hash).await;
+        let hash = HashPermit::of(&self.room_permits).await.run(hash).await;
         hash.expect("the system has random numbers and memory").to_string()
     }
 
@@ -75,7 +78,7 @@ impl Passwords {
         if is_cached()? {
             return Ok(true);
         }
-        let permit = self.permit().await;
+        let permit = HashPermit::of(&self.room_permits).await;
         // Again: of many clients that send the same password at once, few need a hash, and of many
         // guesses at once the first ones count.
         if is_cached()? {
@@ -90,11 +93,10 @@ impl Passwords {
         Ok(verified)
     }
 
-    /// Waits for the right to compute a hash, first come, first served. A caller that stops waiting
+    /// Waits for the right to compute a hash for a login, first come, first served. A caller that stops waiting
     /// drops the future.
     pub(super) async fn permit(&self) -> HashPermit {
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
-        HashPermit(Arc::new(permit.expect("the semaphore is never closed")))
+        HashPermit::of(&self.permits).await
     }
 
     /// The key under which something about a name, or a hash, and a password is cached.
@@ -120,6 +122,11 @@ impl Default for Passwords {
 pub(super) struct HashPermit(Arc<OwnedSemaphorePermit>);
 
 impl HashPermit {
+    async fn of(permits: &Arc<Semaphore>) -> Self {
+        let permit = Arc::clone(permits).acquire_owned().await;
+        Self(Arc::new(permit.expect("the semaphore is never closed")))
+    }
+
     /// Whether `hash` was made from `password`.
     pub(super) async fn verify(&self, password: &str, hash: &str) -> bool {
         let (password, hash) = (password.to_owned(), hash.to_owned());
@@ -160,7 +167,7 @@ mod tests {
 
     /// Takes all permits: from now on no hash can be computed.
     fn take_permits(passwords: &Passwords) -> Vec<HashPermit> {
-        std::iter::from_fn(|| passwords.permit().now_or_never()).collect()
+        std::iter::from_fn(|| HashPermit::of(&passwords.room_permits).now_or_never()).collect()
     }
 
     async fn verify_at_once(passwords: &Passwords, password: &str, hash: &str) -> bool {

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 pub use self::error::ConfigError;
 pub use self::secret::{Secret, SecretUrl};
 pub use self::sections::{
-    DatabaseConfig, EventsConfig, HousekeepingConfig, HttpConfig, LogConfig, OpsConfig,
-    OutboxConfig, ShutdownConfig, SipConfig, TimersConfig, TracesConfig,
+    DatabaseConfig, EventsConfig, HousekeepingConfig, HttpConfig, LimitsConfig, LogConfig,
+    OpsConfig, OutboxConfig, ShutdownConfig, SipConfig, TimersConfig, TracesConfig,
 };
 
 /// The defaults, and the reference.
@@ -48,6 +48,7 @@ pub struct Config {
     pub outbox: OutboxConfig,
     pub housekeeping: HousekeepingConfig,
     pub http: HttpConfig,
+    pub limits: LimitsConfig,
     pub sip: SipConfig,
     pub ops: OpsConfig,
     pub traces: TracesConfig,

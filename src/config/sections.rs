@@ -87,6 +87,18 @@ pub struct HttpConfig {
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
+pub struct LimitsConfig {
+    pub rooms_per_user: NonZeroU32,
+    pub guests_per_room: NonZeroU32,
+    pub changes_per_minute: NonZeroU32,
+    pub joins_per_minute: NonZeroU32,
+    pub long_polls_per_client: NonZeroUsize,
+    pub request_memory: NonZeroUsize,
+    pub response_memory: NonZeroUsize,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct SipConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dialin_info: Option<String>,

@@ -5,7 +5,8 @@
 //! listeners.
 
 pub mod api;
+mod connections;
 pub mod ops;
 mod server;
 
-pub use server::Limits;
+pub use connections::Limits;

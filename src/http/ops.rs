@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{RawQuery, State};
@@ -16,13 +17,16 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::connections::Limits;
 use super::server;
-use super::server::Limits;
 use crate::health::{Health, Problem};
 use crate::metrics::Collect;
 
 /// Enough for probes and some scrapers.
 const CONNECTIONS: usize = 64;
+
+/// Time for the header of a request, also on an idle connection: probes connect for each request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Media type of Prometheus' text format.
 const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -48,7 +52,7 @@ pub async fn serve(
         .route("/metrics", get(render))
         .with_state(Ops { health, backlog, metrics });
     let limits = Limits { connections: CONNECTIONS, per_address: CONNECTIONS, trusted: Vec::new() };
-    server::serve(listener, router, limits, stop).await
+    server::serve(listener, router, limits, HEADER_TIMEOUT, stop).await
 }
 
 /// Whether the process makes progress. Database and broker do not matter here: a restart would not

@@ -6,30 +6,16 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::Result;
+use super::limits::LongPoll;
 use crate::cache::ChangeListener;
-
-/// Counts a waiting request for as long as it waits.
-struct LongPollGuard;
-
-impl LongPollGuard {
-    fn new() -> Self {
-        metrics::gauge!(crate::metrics::LONG_POLLS).increment(1);
-        Self
-    }
-}
-
-impl Drop for LongPollGuard {
-    fn drop(&mut self) {
-        metrics::gauge!(crate::metrics::LONG_POLLS).decrement(1);
-    }
-}
 
 /// Reads until the `state` of the result is `wanted`, and waits for a change in between. Returns the
 /// last result and its state at the `deadline`, which is at once for `None`, or when the process
-/// stops. May be dropped at any time.
+/// stops. `begin` may refuse the wait. May be dropped at any time.
 pub(super) async fn poll_until<T, S, F>(
     deadline: Option<Instant>,
     stop: &CancellationToken,
+    begin: impl FnOnce() -> Result<LongPoll>,
     read: impl Fn() -> F,
     state: impl Fn(&T) -> S,
     wanted: impl Fn(&S) -> bool,
@@ -42,7 +28,7 @@ where
     let Some(deadline) = deadline.filter(|_deadline| !wanted(&current)) else {
         return Ok((value, current));
     };
-    let _waiting = LongPollGuard::new();
+    let _waiting = begin()?;
     while changed_before(deadline, stop, &change).await {
         (value, change) = read().await?;
         current = state(&value);

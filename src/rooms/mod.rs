@@ -6,6 +6,7 @@
 //! the lobby must be enforced. This module knows no HTTP status and no field name.
 
 mod error;
+mod limits;
 mod long_poll;
 mod presence;
 mod sip;
@@ -13,16 +14,19 @@ mod token;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use self::error::{Result, RoomError};
+pub use self::error::{Limit, Result, RoomError};
+pub use self::limits::ClientLimits;
+use self::limits::{ClientKey, Hashes, LongPolls, Rate};
 use self::long_poll::poll_until;
 pub use self::presence::PresenceRecorder;
 pub use self::sip::Sip;
-use crate::auth::{Passwords, Throttle};
+use crate::auth::{Passwords, Throttle, network};
 use crate::cache::{ChangeListener, Fingerprint, RoomCache, View};
 use crate::clock::DatabaseClock;
 use crate::domain::commands::{Command, CreateRoom, NewRoom, Refusal, Resource, require_moderator};
@@ -31,6 +35,9 @@ use crate::domain::{
 };
 use crate::relay::RelayHandle;
 use crate::store::{Changed, Created, Database};
+
+/// When a user with too many rooms, or a guest of a full room, may try again.
+const ROOMS_RETRY: Duration = Duration::from_mins(1);
 
 /// The rooms, as the API asks for them.
 pub struct RoomService {
@@ -42,6 +49,11 @@ pub struct RoomService {
     /// For the passwords of rooms.
     throttle: Throttle,
     sip: Sip,
+    changes: Rate<Actor>,
+    joins: Rate<IpAddr>,
+    long_polls: LongPolls,
+    hashes: Hashes,
+    limits: ClientLimits,
     relay: RelayHandle,
     /// Ends every wait.
     stop: CancellationToken,
@@ -59,6 +71,7 @@ impl RoomService {
         clock: Arc<DatabaseClock>,
         passwords: Arc<Passwords>,
         sip: Sip,
+        limits: ClientLimits,
         relay: RelayHandle,
         stop: CancellationToken,
     ) -> Self {
@@ -72,6 +85,11 @@ impl RoomService {
             passwords,
             throttle: Throttle::new(),
             sip,
+            changes: Rate::per_minute(limits.changes_per_minute, Limit::Changes),
+            joins: Rate::per_minute(limits.joins_per_minute, Limit::Joins),
+            long_polls: LongPolls::new(&limits),
+            hashes: Hashes::default(),
+            limits,
             relay,
             stop,
         }
@@ -107,11 +125,13 @@ impl RoomService {
         &self,
         token: &RoomToken,
         actor: Option<&Actor>,
+        from: IpAddr,
         deadline: Option<Instant>,
         state: impl Fn(&View) -> S,
         wanted: impl Fn(&S) -> bool,
     ) -> Result<(View, S)> {
-        poll_until(deadline, &self.stop, || self.look_up(token, actor), state, wanted).await
+        let client = ClientKey::of(actor, from);
+        self.poll_view(client, token, actor, deadline, state, wanted).await
     }
 
     /// As [`view_when`](Self::view_when), for the list of a user's rooms.
@@ -122,8 +142,9 @@ impl RoomService {
         state: impl Fn(&Vec<View>) -> S,
         wanted: impl Fn(&S) -> bool,
     ) -> Result<(Vec<View>, S)> {
+        let begin = || self.long_polls.begin(ClientKey::Actor(Actor::user(user)));
         let read = || async { Ok(self.cache.list(user).await?) };
-        poll_until(deadline, &self.stop, read, state, wanted).await
+        poll_until(deadline, &self.stop, begin, read, state, wanted).await
     }
 
     pub async fn create(
@@ -133,7 +154,10 @@ impl RoomService {
         password: Option<&str>,
     ) -> Result<View> {
         let mut new = NewRoom::of(request, self.now())?;
+        self.changes.check(&caller.actor)?;
+        self.check_rooms(&caller.actor).await?;
         if let Some(password) = password {
+            let _turn = self.hashes.begin(&caller.actor)?;
             new.password_hash = self.passwords.hash(password).await;
         }
         loop {
@@ -151,6 +175,8 @@ impl RoomService {
         let other = self.user(other).await?;
         let new = NewRoom::one_to_one(&caller.actor, Actor::user(other.id), other.display_name)?;
         let token = token::one_to_one(&new.name);
+        self.changes.check(&caller.actor)?;
+        self.check_rooms(&caller.actor).await?;
         if let Some(view) = self.try_create(&token, caller, &new).await? {
             return Ok((view, true));
         }
@@ -165,6 +191,7 @@ impl RoomService {
         caller: &Caller,
         command: &Command,
     ) -> Result<Outcome> {
+        self.changes.check(&caller.actor)?;
         let changed = self.database.change(token, caller, command, self.now()).await?;
         let Changed { update, message, overview, attendee } = changed;
         self.presence.record(attendee.as_ref());
@@ -186,9 +213,9 @@ impl RoomService {
         }
     }
 
-    /// The hash of the room's password, if the caller needs it to join and `password` matches it.
-    /// Guesses are throttled by the address that they come from.
-    pub async fn verify_room_password(
+    /// Whether the caller may try to join. Returns the hash of the room's password, if they need it
+    /// and `password` matches it. Guesses are throttled by the address that they come from.
+    pub async fn admit(
         &self,
         token: &RoomToken,
         actor: &Actor,
@@ -196,8 +223,19 @@ impl RoomService {
         from: IpAddr,
     ) -> Result<Option<String>> {
         let view = self.view(token, Some(actor)).await?;
-        let hash = &view.overview().room.password_hash;
-        if hash.is_empty() || password.is_empty() || view.attendee().is_some() {
+        if view.attendee().is_some() {
+            return Ok(None);
+        }
+        let room = &view.overview().room;
+        if !actor.is_user() {
+            self.joins.check(&network(from))?;
+            let most = self.limits.guests_per_room;
+            if self.database.guests(room.id).await? >= most.into() {
+                return Err(RoomError::Limited { limit: Limit::Guests(most), wait: ROOMS_RETRY });
+            }
+        }
+        let hash = &room.password_hash;
+        if hash.is_empty() || password.is_empty() {
             return Ok(None);
         }
         let verified = self.passwords.verify(password, hash, from, &self.throttle).await;
@@ -215,7 +253,10 @@ impl RoomService {
         self.check_moderator(token, caller).await?;
         let hash = match password {
             "" => String::new(),
-            password => self.passwords.hash(password).await,
+            password => {
+                let _turn = self.hashes.begin(&caller.actor)?;
+                self.passwords.hash(password).await
+            }
         };
         self.change(token, caller, &Command::SetPassword(hash)).await?;
         Ok(())
@@ -262,14 +303,37 @@ impl RoomService {
             }
             // A new message changes the view, and so does a lobby that closes the chat.
             let is_news = |state: &[Fingerprint; 2]| *state != known;
-            let poll =
-                self.view_when(token, Some(actor), Some(deadline), View::fingerprint, is_news);
+            let client = ClientKey::Actor(actor.clone());
+            let state = View::fingerprint;
+            let poll = self.poll_view(client, token, Some(actor), Some(deadline), state, is_news);
             let (_view, state) = poll.await?;
             if state == known {
                 return Ok(messages);
             }
             known = state;
         }
+    }
+
+    async fn poll_view<S>(
+        &self,
+        client: ClientKey,
+        token: &RoomToken,
+        actor: Option<&Actor>,
+        deadline: Option<Instant>,
+        state: impl Fn(&View) -> S,
+        wanted: impl Fn(&S) -> bool,
+    ) -> Result<(View, S)> {
+        let begin = || self.long_polls.begin(client);
+        poll_until(deadline, &self.stop, begin, || self.look_up(token, actor), state, wanted).await
+    }
+
+    /// Refuses a user who owns too many rooms.
+    async fn check_rooms(&self, user: &Actor) -> Result<()> {
+        let most = self.limits.rooms_per_user;
+        if self.database.owned_rooms(&user.id).await? < most.into() {
+            return Ok(());
+        }
+        Err(RoomError::Limited { limit: Limit::Rooms(most), wait: ROOMS_RETRY })
     }
 
     /// `None` if there is a room with this token.

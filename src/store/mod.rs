@@ -278,6 +278,12 @@ pub trait Rooms: Send + Sync + 'static {
     /// The rooms in which a user takes part.
     async fn rooms_of(&self, user: &str) -> Result<Vec<RoomToken>>;
 
+    /// The number of rooms that a user owns.
+    async fn owned_rooms(&self, user: &str) -> Result<i64>;
+
+    /// The number of guests of a room.
+    async fn guests(&self, room: RoomId) -> Result<i64>;
+
     /// The versions of those of these rooms that exist.
     async fn room_versions(&self, tokens: &[RoomToken]) -> Result<Vec<RoomVersion>>;
 

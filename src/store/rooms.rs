@@ -67,6 +67,14 @@ impl<D: Dialect> Rooms for SqlStore<D> {
         self.fetch_all(rooms::OF_USER, values![user], rows::token).await
     }
 
+    async fn owned_rooms(&self, user: &str) -> Result<i64> {
+        self.fetch_one(attendees::COUNT_OWNED, values![user], |row| row.int("number")).await
+    }
+
+    async fn guests(&self, room: RoomId) -> Result<i64> {
+        self.fetch_one(attendees::COUNT_GUESTS, values![room], |row| row.int("number")).await
+    }
+
     async fn room_versions(&self, tokens: &[RoomToken]) -> Result<Vec<RoomVersion>> {
         self.fetch_all(rooms::VERSIONS, values![&to_json(tokens)], rows::room_version).await
     }

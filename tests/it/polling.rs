@@ -143,7 +143,7 @@ async fn a_waiting_poll_is_answered_when_the_room_changes(app: TestApp) {
             owner.raw(method, &target, &json, body.to_string()).await.expect(200);
         };
         let response = poll_during(app.daemon(), (&guest, &path), change).await.expect(200);
-        assert_eq!(response.header("preference-applied"), Some("wait=60"));
+        assert_eq!(response.header("preference-applied"), Some("wait=50"));
     }
     // The last change is the reset by the timer.
     let timer = app.database.now().await + 3;

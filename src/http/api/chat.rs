@@ -14,9 +14,10 @@ use utoipa_axum::routes;
 
 use super::auth::UserOrGuest;
 use super::dto::MessageDto;
+use super::etag::MAX_WAIT;
 use super::ocs::{Ocs, OcsError, OcsResponse, OcsResult};
 use super::openapi::{InLobby, NoRoom};
-use super::params::{Params, RoomPath, flag, integer, optional_integer, text};
+use super::params::{MAX_MESSAGE_BODY, Params, RoomPath, flag, integer, optional_integer, text};
 use super::{Api, Routes};
 use crate::domain::commands::Command;
 use crate::domain::{MessageQuery, NewMessage};
@@ -25,9 +26,8 @@ use crate::domain::{MessageQuery, NewMessage};
 const DEFAULT_LIMIT: i64 = 100;
 const MAX_LIMIT: i64 = 200;
 
-/// Seconds to wait for a new message, by default and at most, as in Talk.
-const DEFAULT_WAIT: i64 = 30;
-const MAX_WAIT: i64 = 60;
+/// Seconds to wait for a new message by default, as in Talk.
+const DEFAULT_WAIT: u64 = 30;
 
 /// Longest reference of a message, in characters: a SHA-256 in hexadecimal digits.
 const MAX_REFERENCE: usize = 64;
@@ -55,7 +55,7 @@ pub(super) struct Receive {
     #[serde(default, deserialize_with = "optional_integer")]
     #[param(required = false, value_type = i64)]
     last_known_message_id: Option<i64>,
-    /// Seconds to wait for a new message, at most 60.
+    /// Seconds to wait for a new message, at most 50.
     #[serde(default, deserialize_with = "optional_integer")]
     #[param(required = false, value_type = i64, example = 0)]
     timeout: Option<i64>,
@@ -103,8 +103,8 @@ pub(super) async fn receive(
         limit: u32::try_from(limit).unwrap_or(1),
         mark_read: params.set_read_marker != 0,
     };
-    let wait = params.timeout.unwrap_or(DEFAULT_WAIT).clamp(0, MAX_WAIT).unsigned_abs();
-    let deadline = Instant::now() + Duration::from_secs(wait);
+    let wait = params.timeout.map_or(DEFAULT_WAIT, |wait| wait.max(0).unsigned_abs());
+    let deadline = Instant::now() + Duration::from_secs(wait.min(MAX_WAIT));
     let messages = api.service.messages(&token, &caller.actor, query, deadline).await?;
     let Some(last) = messages.last() else {
         return Ok(OcsResponse::not_modified());
@@ -146,7 +146,7 @@ pub(super) async fn send(
     State(api): State<Api>,
     UserOrGuest(caller): UserOrGuest,
     RoomPath(token): RoomPath,
-    Params(request): Params<Send>,
+    Params(request): Params<Send, MAX_MESSAGE_BODY>,
 ) -> OcsResult {
     if request.reference_id.chars().count() > MAX_REFERENCE {
         return Err(OcsError::invalid("referenceId", "a reference has at most 64 characters"));

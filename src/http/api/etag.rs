@@ -20,8 +20,9 @@ use super::ocs::{Form, OcsError, OcsResponse};
 use crate::cache::{Fingerprint, View};
 use crate::domain::ViewerCapabilities;
 
-/// Longest time that a long poll waits, in seconds.
-const MAX_WAIT: u64 = 60;
+/// Longest time that a long poll waits, in seconds: shorter than the time that proxies usually wait
+/// for a response.
+pub(super) const MAX_WAIT: u64 = 50;
 
 /// Bytes of the state of one room, from which its tag is made.
 const STATE_BYTES: usize = 2 + size_of::<[Fingerprint; 2]>();
@@ -37,7 +38,7 @@ pub(super) struct Conditional {
     /// Entity tags of the states that the client has
     #[param(rename = "If-None-Match", value_type = Option<String>)]
     known: Option<IfNoneMatch>,
-    /// `wait=N`: wait up to N (60) seconds for a state that the client does not have
+    /// `wait=N`: wait up to N (50) seconds for a state that the client does not have
     #[param(rename = "Prefer", value_type = Option<String>, example = "wait=1")]
     wait: Option<u64>,
 }
@@ -53,7 +54,9 @@ impl<S: Sync> FromRequestParts<S> for Conditional {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, OcsError> {
         let headers = &parts.headers;
         let known = known_tags(headers);
-        let wait = preferred_wait(headers).filter(|_wait| known.is_some());
+        // Only for a state that the client names: any change could be new to `*`.
+        let names_states = known.as_ref().is_some_and(|known| *known != IfNoneMatch::any());
+        let wait = preferred_wait(headers).filter(|_wait| names_states);
         Ok(Self { form: Form::of_request(parts.uri.query(), headers), known, wait })
     }
 }
@@ -169,5 +172,7 @@ mod tests {
         assert_eq!(wait("wait=soon").await, None);
         assert_eq!(wait("wait=-1").await, None);
         assert_eq!(conditional(&[(PREFER, "wait=25")]).await.deadline(), None);
+        let any = [(header::IF_NONE_MATCH, "*"), (PREFER, "wait=25")];
+        assert_eq!(conditional(&any).await.deadline(), None);
     }
 }

@@ -9,10 +9,11 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -26,9 +27,13 @@ use tower_http::csrf::{Csrf, CsrfLayer, ProtectionError};
 use tracing::Instrument;
 use uuid::{Builder, Uuid};
 
+use super::byte_budget::ByteBudget;
 use super::ocs::{Envelope, OcsError};
+use super::proxies::Proxies;
+use super::request_body::RequestBody;
+use crate::http::server::Peer;
 
-/// Longest time that a request may take, including a long poll of a minute.
+/// Longest time that a request may take, including a long poll.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -42,13 +47,39 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// The routes, which refuse requests that pages of other sites send.
 type Routes = Csrf<Router, fn(ProtectionError) -> Response>;
 
+/// Bytes of bodies that may be in memory at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    pub requests: usize,
+    pub responses: usize,
+}
+
+/// What each request passes.
+#[derive(Clone)]
+struct Surroundings {
+    routes: Routes,
+    proxies: Arc<Proxies>,
+    /// Bodies that are being received, and those that are being sent.
+    received: ByteBudget,
+    sent: ByteBudget,
+}
+
 /// The service that answers requests to these routes.
 pub(super) fn around(
     routes: Router,
+    proxies: Proxies,
+    memory: Memory,
 ) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone
 {
-    let routes = protected(routes);
-    service_fn(move |request| answer(routes.clone(), request))
+    let surroundings = Surroundings {
+        routes: protected(routes),
+        proxies: Arc::new(proxies),
+        received: ByteBudget::new(memory.requests),
+        sent: ByteBudget::new(memory.responses),
+    };
+    service_fn(move |request: Request<Incoming>| {
+        surroundings.clone().answer(request.map(Body::new))
+    })
 }
 
 fn protected(routes: Router) -> Routes {
@@ -56,33 +87,41 @@ fn protected(routes: Router) -> Routes {
     CsrfLayer::new().with_rejection_response(refuse).layer(routes)
 }
 
-/// Answers, counts and logs a request, under the id that its response carries. Clients do not choose
-/// the ids under which their requests are logged.
-async fn answer<B>(routes: Routes, mut request: Request<B>) -> Result<Response, Infallible>
-where
-    Router: Service<Request<B>, Response = Response, Error = Infallible, Future: Send>,
-{
-    // `Uuid::new_v4` would ask the kernel for its randomness.
-    let id = Builder::from_random_bytes(rand::random()).into_uuid();
-    let mut buffer = Uuid::encode_buffer();
-    let id_text: &str = id.hyphenated().encode_lower(&mut buffer);
-    let method = method_label(request.method());
-    let envelope = Envelope::of_request(&request);
-    exempt_ocs_clients(request.headers_mut());
-    let span = tracing::info_span!("request", request.id = id_text, http.method = method);
-    let mut response = execute(routes, request).instrument(span).await;
-    count(method, response.status());
-    envelope.write(&mut response, id);
-    let id = HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer));
-    response.headers_mut().insert(REQUEST_ID, id.expect("digits and hyphens"));
-    Ok(response)
+impl Surroundings {
+    /// Answers, counts and logs a request, under the id that its response carries. Clients do not
+    /// choose the ids under which their requests are logged.
+    async fn answer(self, mut request: Request) -> Result<Response, Infallible> {
+        // `Uuid::new_v4` would ask the kernel for its randomness.
+        let id = Builder::from_random_bytes(rand::random()).into_uuid();
+        let mut buffer = Uuid::encode_buffer();
+        let id_text: &str = id.hyphenated().encode_lower(&mut buffer);
+        let method = method_label(request.method());
+        let envelope = Envelope::of_request(&request);
+        let Peer(peer) = *request.extensions().get().expect("the server adds the peer");
+        let client = self.proxies.client(peer, request.headers());
+        exempt_ocs_clients(request.headers_mut());
+        let span = tracing::info_span!("request", request.id = id_text, http.method = method);
+        let (request, body) = RequestBody::of(request, || self.received.open(client));
+        let mut response = execute(self.routes, request).instrument(span).await;
+        if let Some(body) = body {
+            if let Some(failure) = body.failure() {
+                response = OcsError::from(failure).into_response();
+            }
+            if !body.skip_rest().await {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+        }
+        envelope.write(&mut response, id, || self.sent.open(client));
+        count(method, response.status());
+        let id = HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer));
+        response.headers_mut().insert(REQUEST_ID, id.expect("digits and hyphens"));
+        Ok(response)
+    }
 }
 
 /// Executes and logs a request, in limited time and protected from panics.
-async fn execute<B>(mut routes: Routes, request: Request<B>) -> Response
-where
-    Router: Service<Request<B>, Response = Response, Error = Infallible, Future: Send>,
-{
+async fn execute(mut routes: Routes, request: Request) -> Response {
     let begin = Instant::now();
     let answering = AssertUnwindSafe(async move { routes.call(request).await }).catch_unwind();
     let response = match timeout_at(begin + REQUEST_TIMEOUT, answering).await {
@@ -154,7 +193,8 @@ fn refuse_cross_site(_error: ProtectionError) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Body;
+    use std::net::IpAddr;
+
     use axum::routing::post;
 
     use super::*;
@@ -164,8 +204,14 @@ mod tests {
         for (name, value) in headers {
             request.headers_mut().append(name, HeaderValue::from_static(value));
         }
-        let routes = Router::new().route("/", post(async || StatusCode::OK));
-        super::answer(protected(routes), request).await.unwrap()
+        request.extensions_mut().insert(Peer(IpAddr::from([192, 0, 2, 1])));
+        let surroundings = Surroundings {
+            routes: protected(Router::new().route("/", post(async || StatusCode::OK))),
+            proxies: Arc::default(),
+            received: ByteBudget::new(1),
+            sent: ByteBudget::new(1),
+        };
+        surroundings.answer(request).await.unwrap()
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@
 )]
 
 mod auth;
+mod byte_budget;
 mod call;
 mod chat;
 mod dto;
@@ -21,11 +22,13 @@ mod openapi;
 mod params;
 mod participants;
 mod proxies;
+mod request_body;
 mod rooms;
 mod server_info;
 mod webinar;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
@@ -37,15 +40,20 @@ use utoipa::openapi::Paths;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
 use self::dto::RoomDto;
+pub use self::middleware::Memory;
 use self::ocs::{OcsError, OcsResponse, OcsResult};
 pub use self::proxies::Proxies;
+use super::connections::Limits;
 use super::server;
-use super::server::Limits;
 use crate::auth::Accounts;
 use crate::cache::View;
 use crate::domain::commands::Command;
 use crate::domain::{Caller, RoomToken, ViewerCapabilities};
 use crate::rooms::RoomService;
+
+/// How long a connection stays open without a request, or with an incomplete header: longer than
+/// proxies keep theirs open, which would otherwise send a request on a connection that is closed.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// Identifies the server's configuration: clients reload the capabilities when it changes.
 const TALK_HASH: HeaderName = HeaderName::from_static("x-nextcloud-talk-hash");
@@ -55,6 +63,7 @@ pub struct ApiDependencies {
     pub service: Arc<RoomService>,
     pub accounts: Arc<Accounts>,
     pub proxies: Proxies,
+    pub memory: Memory,
 }
 
 /// The routes of one file, with their descriptions for the `OpenAPI` document.
@@ -95,10 +104,12 @@ pub async fn serve(
     limits: Limits,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let ApiDependencies { service, accounts, proxies } = dependencies;
+    let ApiDependencies { service, accounts, proxies, memory } = dependencies;
     let talk_hash = server_info::talk_hash(service.sip()).try_into()?;
-    let routes = router(Arc::new(Shared { service, accounts, proxies, talk_hash }));
-    server::serve(listener, middleware::around(routes), limits, stop).await
+    let shared = Shared { service, accounts, proxies: proxies.clone(), talk_hash };
+    let routes = router(Arc::new(shared));
+    let service = middleware::around(routes, proxies, memory);
+    server::serve(listener, service, limits, KEEP_ALIVE, stop).await
 }
 
 fn router(api: Api) -> Router {

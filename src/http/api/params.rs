@@ -19,9 +19,15 @@ use super::ocs::OcsError;
 use crate::domain::RoomToken;
 use crate::domain::commands::Refusal;
 
-/// Largest body of a request, in bytes: a chat message of 32,000 characters, each encoded in twelve
-/// bytes, as JSON and forms may do.
-const MAX_BODY: usize = 512 * 1024;
+/// Largest body of most requests, in bytes.
+const MAX_BODY: usize = 16 * 1024;
+
+/// Largest body with a description of 2,000 characters, each encoded in twelve bytes, as JSON and
+/// forms may do.
+pub(super) const MAX_DESCRIPTION_BODY: usize = 32 * 1024;
+
+/// Largest body with a chat message of 32,000 characters.
+pub(super) const MAX_MESSAGE_BODY: usize = 512 * 1024;
 
 /// The token in the path. A text that cannot be a token is answered like an unknown room.
 #[derive(IntoParams)]
@@ -43,16 +49,16 @@ impl<S: Send + Sync> FromRequestParts<S> for RoomPath {
 }
 
 /// Parameters from query and body. Where both contain one, the body takes precedence.
-pub(super) struct Params<T>(pub(super) T);
+pub(super) struct Params<T, const MAX: usize = MAX_BODY>(pub(super) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Params<T> {
+impl<T: DeserializeOwned, S: Send + Sync, const MAX: usize> FromRequest<S> for Params<T, MAX> {
     type Rejection = OcsError;
 
     async fn from_request(mut request: Request, state: &S) -> Result<Self, OcsError> {
         let mut values = Map::new();
         add_pairs(&mut values, request.uri().query().unwrap_or_default().as_bytes());
         let headers = request.headers().clone();
-        DefaultBodyLimit::max(MAX_BODY).apply(&mut request);
+        DefaultBodyLimit::max(MAX).apply(&mut request);
         let body = Bytes::from_request(request, state).await.map_err(|rejection| {
             OcsError::new(rejection.status(), "the body could not be read, or is too large")
         })?;

@@ -134,8 +134,7 @@ pub(super) async fn join(
     check_password(&request.password)?;
     let from = requester.address;
     let (caller, cookies) = requester.or_create_guest();
-    let verified =
-        api.service.verify_room_password(&token, &caller.actor, &request.password, from).await?;
+    let verified = api.service.admit(&token, &caller.actor, &request.password, from).await?;
     let session_id = Uuid::new_v4().simple().to_string();
     let command = Command::Join { session_id, force: request.force, verified };
     let view = api.service.view_after(&token, &caller, &command).await?;

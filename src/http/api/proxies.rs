@@ -59,6 +59,12 @@ impl Proxies {
         Ok(Origin { address: self.client_address(headers).unwrap_or(peer), secure, user })
     }
 
+    /// The address of the client behind a request that arrived from `peer`.
+    pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let forwarded = if self.trusts(peer) { self.client_address(headers) } else { None };
+        forwarded.unwrap_or(peer)
+    }
+
     fn trusts(&self, address: IpAddr) -> bool {
         self.networks.iter().any(|network| network.contains(&address))
     }

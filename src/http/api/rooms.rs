@@ -17,7 +17,7 @@ use super::dto::RoomDto;
 use super::etag::{Conditional, NotModified};
 use super::ocs::{Ocs, OcsError, OcsResponse, OcsResult};
 use super::openapi::{Done, NoRoom, NotModerator};
-use super::params::{Params, RoomPath, integer, optional_integer, text};
+use super::params::{MAX_DESCRIPTION_BODY, Params, RoomPath, integer, optional_integer, text};
 use super::{Api, Routes, TALK_HASH};
 use crate::auth::MAX_PASSWORD_BYTES;
 use crate::cache::View;
@@ -54,7 +54,7 @@ pub(super) struct ListRooms {
 /// List the user's rooms
 ///
 /// With `If-None-Match`, a list that the client has is answered with 304; with `Prefer: wait=N` as
-/// well, the request waits up to N (60) seconds until a room changes.
+/// well, the request waits up to N (50) seconds until a room changes.
 #[utoipa::path(
     get, path = "/", tag = "rooms", operation_id = "listRooms", params(ListRooms, Conditional),
     responses(NotModified, (
@@ -93,7 +93,7 @@ pub(super) async fn list(
 ///
 /// Participants see it; others see of a public room what they need to join it. With
 /// `If-None-Match`, a state that the client has is answered with 304; with `Prefer: wait=N` as
-/// well, the request waits up to N (60) seconds until the room changes.
+/// well, the request waits up to N (50) seconds until the room changes.
 #[utoipa::path(
     get, path = "/{token}", tag = "rooms", operation_id = "getRoom", params(RoomPath, Conditional),
     responses(NotModified, NoRoom, (
@@ -115,7 +115,9 @@ pub(super) async fn show(
     let is_news = |tag: &ETag| conditional.is_news(tag);
     let deadline = conditional.deadline();
     let actor = requester.actor();
-    let (view, tag) = api.service.view_when(&token, actor, deadline, tag, is_news).await?;
+    let viewed =
+        api.service.view_when(&token, actor, requester.address, deadline, tag, is_news).await;
+    let (view, tag) = viewed?;
     let response = conditional.answer(tag, || OcsResponse::ok(RoomDto::of(&view, capabilities)));
     Ok(response.header(TALK_HASH, api.talk_hash.clone()))
 }
@@ -173,7 +175,7 @@ pub(super) struct CreateRoomRequest {
 pub(super) async fn create(
     State(api): State<Api>,
     AuthenticatedUser(caller): AuthenticatedUser,
-    Params(request): Params<CreateRoomRequest>,
+    Params(request): Params<CreateRoomRequest, MAX_DESCRIPTION_BODY>,
 ) -> OcsResult {
     let (view, created) = if RoomType::from(request.room_type) == RoomType::OneToOne {
         api.service.one_to_one(&caller, &request.invite).await?
@@ -269,7 +271,7 @@ pub(super) async fn describe(
     State(api): State<Api>,
     UserOrGuest(caller): UserOrGuest,
     RoomPath(token): RoomPath,
-    Params(request): Params<Describe>,
+    Params(request): Params<Describe, MAX_DESCRIPTION_BODY>,
 ) -> OcsResult {
     api.execute(&token, &caller, Command::Describe(request.description)).await
 }

@@ -39,6 +39,15 @@ statements! {
     COUNT_IN_CALL: portable "\
         SELECT count(*) AS number FROM lobbyd_attendees WHERE room_id = $1 AND in_call > 0";
 
+    /// user → how many rooms they own.
+    COUNT_OWNED: portable "\
+        SELECT count(*) AS number FROM lobbyd_attendees
+        WHERE actor_type = 'users' AND actor_id = $1 AND participant_type = 1";
+
+    /// room → how many guests it has.
+    COUNT_GUESTS: portable "\
+        SELECT count(*) AS number FROM lobbyd_attendees WHERE room_id = $1 AND actor_type = 'guests'";
+
     /// kind of actor, actor, display name, participant type, permissions, PIN, the room, whose last
     /// message is read, comments read, session, in call, last ping, room.
     INSERT: portable "\

@@ -15,13 +15,16 @@ use crate::auth::LoginError;
 use crate::domain::Presence;
 use crate::domain::commands::Refusal;
 use crate::logging;
-use crate::rooms::RoomError;
+use crate::rooms::{Limit, RoomError};
 
 /// How users log in, RFC 7617.
 const CHALLENGE: &str = "Basic realm=\"lobbyd\", charset=\"UTF-8\"";
 
 /// How long clients should wait before they retry while the database is unavailable.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(2);
+
+/// How long clients should wait before they retry while others occupy the memory.
+const OVERLOADED_RETRY: Duration = Duration::from_secs(1);
 
 /// A refusal or a failure.
 #[derive(Debug)]
@@ -47,6 +50,28 @@ impl OcsError {
     fn throttled(wait: Duration) -> Self {
         let message = "too many wrong passwords from this address, try again later";
         Self { retry_after: Some(wait), ..Self::new(StatusCode::TOO_MANY_REQUESTS, message) }
+    }
+
+    /// 429, or 503 if it is not this client that does too much.
+    fn limited(limit: Limit, wait: Duration) -> Self {
+        metrics::counter!(crate::metrics::LIMITED, "limit" => limit.name()).increment(1);
+        let status = match limit {
+            Limit::AllLongPolls => StatusCode::SERVICE_UNAVAILABLE,
+            Limit::Changes(_)
+            | Limit::Joins(_)
+            | Limit::LongPolls(_)
+            | Limit::Rooms(_)
+            | Limit::Guests(_)
+            | Limit::Hashes => StatusCode::TOO_MANY_REQUESTS,
+        };
+        Self { retry_after: Some(wait), ..Self::new(status, limit) }
+    }
+
+    /// 503: all clients together ask for more than the `limit` allows.
+    pub(in crate::http::api) fn overloaded(limit: &'static str, message: impl Display) -> Self {
+        metrics::counter!(crate::metrics::LIMITED, "limit" => limit).increment(1);
+        let retry_after = Some(OVERLOADED_RETRY);
+        Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
     }
 
     /// 500. The log contains the cause, under the request's id.
@@ -87,6 +112,7 @@ impl From<RoomError> for OcsError {
         match error {
             RoomError::Refused(refusal) => refusal.into(),
             RoomError::Throttled(wait) => Self::throttled(wait),
+            RoomError::Limited { limit, wait } => Self::limited(limit, wait),
             RoomError::Unavailable(error) => {
                 let cause = logging::causes(&error);
                 tracing::warn!(error = cause, "database unavailable, request refused");

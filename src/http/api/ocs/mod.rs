@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::fmt::Display;
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -21,6 +21,10 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 pub(super) use self::error::OcsError;
+use super::byte_budget::Reservation;
+
+/// Largest body whose memory is not counted, in bytes.
+const SMALL_BODY: usize = 64 * 1024;
 
 /// What a handler returns.
 pub(super) type OcsResult = Result<OcsResponse, OcsError>;
@@ -184,17 +188,27 @@ impl Envelope {
         }
     }
 
-    /// Writes the body of a response that handlers return. `id` is that of the request.
-    pub(super) fn write(&self, response: &mut Response, id: impl Display) {
-        let content: Option<Arc<Content>> = response.extensions_mut().remove();
-        let Some(Content { message, data }) = content.as_deref() else { return };
-        let status = response.status();
-        let message = if status.is_server_error() {
-            format!("{message} (request {id})")
+    /// Writes the body of a response that handlers return. `id` is that of the request, and `open`
+    /// the client's share of what may be sent at once: a large body occupies it until it is sent.
+    pub(super) fn write(
+        &self,
+        response: &mut Response,
+        id: impl Display,
+        open: impl FnOnce() -> Reservation,
+    ) {
+        let Some(body) = self.body(response, &id) else { return };
+        let body = if body.len() <= SMALL_BODY {
+            Bytes::from(body)
         } else {
-            message.to_string()
+            let mut reservation = open();
+            if reservation.extend(body.len()) {
+                Bytes::from_owner(Reserved { body, _reservation: reservation })
+            } else {
+                let message = "too much is being sent, try again";
+                *response = OcsError::overloaded("response_bytes", message).into_response();
+                self.body(response, &id).unwrap_or_default().into()
+            }
         };
-        let body = data.write(Meta::new(status, self.first_version, message), self.form);
         let media_type = HeaderValue::from_static(match self.form {
             Form::Json => "application/json; charset=utf-8",
             Form::Xml => "application/xml; charset=utf-8",
@@ -204,6 +218,30 @@ impl Envelope {
         // The router has set that of the empty body.
         headers.remove(header::CONTENT_LENGTH);
         *response.body_mut() = Body::from(body);
+    }
+
+    fn body(&self, response: &mut Response, id: &impl Display) -> Option<String> {
+        let content: Arc<Content> = response.extensions_mut().remove()?;
+        let Content { message, data } = &*content;
+        let status = response.status();
+        let message = if status.is_server_error() {
+            format!("{message} (request {id})")
+        } else {
+            message.to_string()
+        };
+        Some(data.write(Meta::new(status, self.first_version, message), self.form))
+    }
+}
+
+/// A body that occupies memory until its last byte is sent.
+struct Reserved {
+    body: String,
+    _reservation: Reservation,
+}
+
+impl AsRef<[u8]> for Reserved {
+    fn as_ref(&self) -> &[u8] {
+        self.body.as_bytes()
     }
 }
 

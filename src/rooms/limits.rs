@@ -1,0 +1,160 @@
+//! How much one client may change, and how many of its requests may wait.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use governor::clock::{Clock, MonotonicClock};
+use governor::middleware::NoOpMiddleware;
+use governor::state::keyed::HashMapStateStore;
+use governor::{Quota, RateLimiter};
+use parking_lot::Mutex;
+
+use super::error::{Limit, Result, RoomError};
+use crate::auth::network;
+use crate::domain::Actor;
+
+/// Entries of a rate limiter after which those that limit nothing any more are removed.
+const RETAINED: usize = 10_000;
+
+/// When a request that would wait beyond the limit may be tried again.
+const LONG_POLL_RETRY: Duration = Duration::from_secs(10);
+
+/// When a participant may set another password.
+const HASH_RETRY: Duration = Duration::from_secs(1);
+
+/// What one client may do.
+#[derive(Debug, Clone, Copy)]
+pub struct ClientLimits {
+    pub rooms_per_user: u32,
+    pub guests_per_room: u32,
+    pub changes_per_minute: NonZeroU32,
+    pub joins_per_minute: NonZeroU32,
+    pub long_polls_per_client: usize,
+    /// Maximum of all clients.
+    pub long_polls: usize,
+}
+
+/// Who asks: a participant, or an anonymous visitor at an address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum ClientKey {
+    Actor(Actor),
+    Network(IpAddr),
+}
+
+impl ClientKey {
+    pub(super) fn of(actor: Option<&Actor>, from: IpAddr) -> Self {
+        actor.map_or_else(|| Self::Network(network(from)), |actor| Self::Actor(actor.clone()))
+    }
+}
+
+/// Bounds the rate of something, by client.
+pub(super) struct Rate<K: Hash + Eq + Clone> {
+    limiter: RateLimiter<K, HashMapStateStore<K>, MonotonicClock, NoOpMiddleware<Instant>>,
+    limit: Limit,
+}
+
+impl<K: Hash + Eq + Clone> Rate<K> {
+    /// A minute's worth may come at once.
+    pub(super) fn per_minute(count: NonZeroU32, limit: impl FnOnce(u32) -> Limit) -> Self {
+        let quota = Quota::per_minute(count);
+        let limiter = RateLimiter::new(quota, HashMapStateStore::default(), MonotonicClock);
+        Self { limiter, limit: limit(count.get()) }
+    }
+
+    pub(super) fn check(&self, client: &K) -> Result<()> {
+        if self.limiter.len() > RETAINED {
+            self.limiter.retain_recent();
+        }
+        self.limiter.check_key(client).map_err(|exceeded| {
+            let wait = exceeded.wait_time_from(MonotonicClock.now());
+            RoomError::Limited { limit: self.limit, wait }
+        })
+    }
+}
+
+/// Lets each participant set one password at a time: a hash takes long.
+#[derive(Clone, Default)]
+pub(super) struct Hashes(Arc<Mutex<HashSet<Actor>>>);
+
+/// A password that is being set, until it is dropped.
+pub(super) struct HashTurn {
+    actor: Actor,
+    hashes: Hashes,
+}
+
+impl Hashes {
+    pub(super) fn begin(&self, actor: &Actor) -> Result<HashTurn> {
+        if !self.0.lock().insert(actor.clone()) {
+            return Err(RoomError::Limited { limit: Limit::Hashes, wait: HASH_RETRY });
+        }
+        Ok(HashTurn { actor: actor.clone(), hashes: self.clone() })
+    }
+}
+
+impl Drop for HashTurn {
+    fn drop(&mut self) {
+        self.hashes.0.lock().remove(&self.actor);
+    }
+}
+
+/// Counts the requests that wait.
+#[derive(Clone)]
+pub(super) struct LongPolls {
+    per_client: usize,
+    total: usize,
+    waiting: Arc<Mutex<Waiting>>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    total: usize,
+    by_client: HashMap<ClientKey, usize>,
+}
+
+/// A request that waits, until it is dropped.
+pub(super) struct LongPoll {
+    client: ClientKey,
+    polls: LongPolls,
+}
+
+impl LongPolls {
+    pub(super) fn new(limits: &ClientLimits) -> Self {
+        let ClientLimits { long_polls_per_client, long_polls, .. } = *limits;
+        Self { per_client: long_polls_per_client, total: long_polls, waiting: Arc::default() }
+    }
+
+    /// Fails if too many requests wait.
+    pub(super) fn begin(&self, client: ClientKey) -> Result<LongPoll> {
+        let refuse = |limit| Err(RoomError::Limited { limit, wait: LONG_POLL_RETRY });
+        let mut waiting = self.waiting.lock();
+        if waiting.total >= self.total {
+            return refuse(Limit::AllLongPolls);
+        }
+        let of_client = waiting.by_client.entry(client.clone()).or_default();
+        if *of_client >= self.per_client {
+            return refuse(Limit::LongPolls(self.per_client));
+        }
+        *of_client += 1;
+        waiting.total += 1;
+        metrics::gauge!(crate::metrics::LONG_POLLS).increment(1);
+        Ok(LongPoll { client, polls: self.clone() })
+    }
+}
+
+impl Drop for LongPoll {
+    fn drop(&mut self) {
+        let mut waiting = self.polls.waiting.lock();
+        waiting.total -= 1;
+        if let Some(of_client) = waiting.by_client.get_mut(&self.client) {
+            *of_client -= 1;
+            if *of_client == 0 {
+                waiting.by_client.remove(&self.client);
+            }
+        }
+        metrics::gauge!(crate::metrics::LONG_POLLS).decrement(1);
+    }
+}

@@ -1,21 +1,28 @@
 //! Lobby changes from the broker, applied to rooms.
+//!
+//! lobbyd announces each of them as well, and confirms and marks take processor time of the same
+//! machine. So it is measured twice: with its announcements held back, beside a loop that only
+//! applies; and announcing, beside that loop and a publisher of as many updates.
 
 use lapin::Confirmation;
 use serde_json::json;
 
 use super::{
     clock,
-    limits::{self, Curve, consumer},
+    limits::{self, Curve, consumer, publisher::Publisher},
     options::{Options, Section},
     recorder::Recorder,
     report::{Figure, Goal, Report, Unit},
     rooms,
     support::{amqp::Client, cluster::TestCluster, daemon::Daemon, database::Kind},
-    watch::Watch,
+    watch::{Sample, Watch},
 };
 
 /// Lobby changes that are published before their confirms are awaited.
 const IN_FLIGHT: u32 = 1_000;
+
+/// Updates of lobbyd that the limit publishes again and again.
+const UPDATES: usize = 1_000;
 
 const SECTION: Section = Section::Consume;
 
@@ -28,29 +35,53 @@ struct Source {
     changes: u32,
 }
 
+/// What lobbyd does with the updates.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Announcing {
+    /// Nothing, because a queue that is required does not exist.
+    HeldBack,
+    AsUsual,
+}
+
+/// How lobby changes were worked off.
+struct Drain {
+    applied_per_second: f64,
+    /// From the first that was applied to the last that was announced.
+    seconds: f64,
+}
+
 pub async fn run(options: &Options, report: &mut Report) {
     let (lobbyd, bare) = (Source::new(options).await, Source::new(options).await);
-    let (mut applied, mut announced, mut limit) = (Vec::new(), Vec::new(), Vec::new());
+    lobbyd.fill().await;
+    lobbyd.drain(Announcing::AsUsual).await;
+    let updates = lobbyd.recorder.take(UPDATES).await;
+    let publisher = Publisher::connect(&lobbyd.cluster.amqp_url, updates).await;
+    let (mut alone, mut loop_alone) = (Vec::new(), Vec::new());
+    let (mut announcing, mut loop_beside) = (Vec::new(), Vec::new());
     for _ in 0..options.runs() {
         lobbyd.fill().await;
-        let (applied_rate, announced_seconds) = lobbyd.drain().await;
-        applied.push(applied_rate);
-        announced.push(announced_seconds);
+        alone.push(lobbyd.drain(Announcing::HeldBack).await);
         bare.fill().await;
-        limit.push(limits::rate(&bare.drain_without_lobbyd().await));
+        loop_alone.push(bare.drain_without_lobbyd(None).await);
+        lobbyd.fill().await;
+        announcing.push(lobbyd.drain(Announcing::AsUsual).await);
+        lobbyd.recorder.clear().await;
+        bare.fill().await;
+        loop_beside.push(bare.drain_without_lobbyd(Some(&publisher)).await);
     }
-    let name = "lobby changes from a full queue: applied";
-    let figure = Figure::new(SECTION, name, Unit::PerSecond, &applied).beside(&limit);
-    report.add(figure.goal(Goal::RatioAtLeast(0.7)));
-    let figure = Figure::new(
-        SECTION,
-        "lobby changes from a full queue: applied, absolute",
-        Unit::PerSecond,
-        &applied,
-    );
+    let rates =
+        |drains: &[Drain]| drains.iter().map(|it| it.applied_per_second).collect::<Vec<_>>();
+    let seconds = |drains: &[Drain]| drains.iter().map(|it| it.seconds).collect::<Vec<_>>();
+    let rate = |name, drains: &[Drain]| Figure::new(SECTION, name, Unit::PerSecond, &rates(drains));
+    let figure = rate("lobby changes applied, announcements held back; a bare loop", &alone);
+    report.add(figure.beside(&rates(&loop_alone)).goal(Goal::RatioAtLeast(0.7)));
+    let figure = rate("lobby changes applied while they are announced", &announcing);
     report.add(figure.goal(Goal::AtLeast(5_000.0)));
-    let name = "first lobby change applied to last announced";
-    report.add(Figure::new(SECTION, name, Unit::Seconds, &announced));
+    let name = "the same; a bare loop beside a publisher of as many updates";
+    report.add(rate(name, &announcing).beside(&rates(&loop_beside)));
+    let name = "first applied to last announced; the slower of loop and publisher";
+    let figure = Figure::new(SECTION, name, Unit::Seconds, &seconds(&announcing));
+    report.add(figure.beside(&seconds(&loop_beside)));
 }
 
 impl Source {
@@ -90,21 +121,30 @@ impl Source {
         }
     }
 
-    /// Starts a worker. Returns the changes per second that it applies, and the seconds until all of
-    /// them are announced.
-    async fn drain(&self) -> (f64, f64) {
-        let mut worker = Daemon::start(&self.cluster.settings);
+    /// Starts a worker, and waits until it has done everything.
+    async fn drain(&self, announcing: Announcing) -> Drain {
+        let mut settings = self.cluster.settings.clone();
+        if announcing == Announcing::HeldBack {
+            let missing = r#"["missing"]"#.to_owned();
+            settings.push(("LOBBYD__EVENTS__REQUIRED_QUEUES".to_owned(), missing));
+        }
+        let mut worker = Daemon::start(&settings);
         let all = u64::from(self.changes);
         let watch = Watch::from_start(&worker).await;
-        let samples = watch.until(|sample| sample.applied >= all && sample.confirmed >= all).await;
+        let is_done = |sample: &Sample| {
+            let is_announced = announcing == Announcing::HeldBack || sample.confirmed >= all;
+            sample.applied >= all && is_announced
+        };
+        let samples = watch.until(is_done).await;
         let first = samples.iter().find(|sample| sample.applied > 0).unwrap();
         let last = samples.iter().find(|sample| sample.applied >= all).unwrap();
-        let rate = (all - first.applied) as f64 / (last.at - first.at);
+        let applied_per_second = (all - first.applied) as f64 / (last.at - first.at);
         worker.stop().await;
-        (rate, samples.last().unwrap().at - first.at)
+        Drain { applied_per_second, seconds: samples.last().unwrap().at - first.at }
     }
 
-    async fn drain_without_lobbyd(&self) -> Curve {
+    /// Does the same without lobbyd, while a publisher sends as many updates.
+    async fn drain_without_lobbyd(&self, publisher: Option<&Publisher>) -> Drain {
         let Self { cluster, changes, .. } = self;
         let applying = consumer::apply_changes(
             &cluster.amqp_url,
@@ -112,8 +152,21 @@ impl Source {
             &cluster.database.url,
             usize::try_from(*changes).unwrap(),
         );
-        let curve = applying.await;
+        let sending = async {
+            match publisher {
+                Some(publisher) => limits::duration(&publisher.publish(*changes).await),
+                None => 0.0,
+            }
+        };
+        let (curve, sent) = tokio::join!(applying, sending);
         assert_eq!(cluster.database.closed_rooms().await, i64::from(*changes));
-        curve
+        let seconds = limits::duration(&curve).max(sent);
+        Drain { applied_per_second: rate_after_first(&curve), seconds }
     }
+}
+
+/// What was done per second after the first step, from which on lobbyd is measured as well.
+fn rate_after_first(curve: &Curve) -> f64 {
+    let ((begin, first), (end, all)) = (curve[0], *curve.last().unwrap());
+    (all - first) / (end - begin)
 }

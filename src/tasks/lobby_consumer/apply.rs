@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::End;
 use super::consumption::Consumption;
-use super::event::{Event, Obstacle, waited};
+use super::event::{Event, Obstacle, oldest, waited};
 use super::trial::{TrialOutcome, commit};
 use crate::backoff::Backoff;
 use crate::logging;
@@ -34,7 +34,7 @@ impl Default for Attempts {
 impl Consumption<'_> {
     /// Applies events, in as few transactions as the database accepts.
     pub(super) async fn apply(&mut self, events: Vec<Event>) -> Result<(), End> {
-        self.applying = events.iter().min_by_key(|event| event.received).map(Event::undone);
+        self.applying = oldest(&events).map(Event::undone);
         let mut attempts = Attempts::default();
         let mut sets = vec![events];
         while let Some(set) = sets.pop() {
@@ -42,7 +42,8 @@ impl Consumption<'_> {
                 continue;
             }
             let begun = Instant::now();
-            match commit(&self.task.ctx, &set).await {
+            let committing = commit(&self.task.ctx, &set);
+            match self.while_parsing(committing).await {
                 Ok(results) => {
                     attempts = Attempts::default();
                     self.conclude(set, results);

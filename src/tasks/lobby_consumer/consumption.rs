@@ -1,22 +1,24 @@
 //! What a worker does with one subscription: it takes deliveries, decides where each one goes, and
 //! acknowledges them.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::pending;
+use std::future::{pending, ready};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::pin;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::ConnectionState;
-use super::event::{DeadLetter, Event, Obstacle, Outgoing, Parked, Undone};
+use super::event::{DeadLetter, Event, Obstacle, Outgoing, Parked, Undone, oldest};
 use super::lanes::Lanes;
 use super::transfers::Transfers;
 use super::trial::{Trial, tried};
 use super::{End, LobbyConsumer};
 use crate::bus::cloudevents::{Malformed, parse_lobby_changed};
-use crate::bus::{Delivery, DeliveryTag, Subscription};
+use crate::bus::{BusError, Delivery, DeliveryTag, Subscription};
 use crate::domain::{Applied, IncomingChange};
 use crate::health::{Oldest, Work};
 use crate::tasks::MAX_LOGGED;
@@ -24,6 +26,9 @@ use crate::traces::{Kind, Span};
 
 /// How long an event of an unknown room is tried here before it waits at the broker.
 const UNKNOWN_ROOM_PATIENCE: TimeDelta = TimeDelta::milliseconds(200);
+
+/// Deliveries that are parsed before the database's answer is looked for again.
+const PARSED_AT_ONCE: u32 = 8;
 
 /// How long a parked event of a locked or slow room counts as not done: until it is delivered again.
 const PARKED_FOR: Duration = Duration::from_secs(3);
@@ -40,6 +45,12 @@ pub(super) struct Consumption<'a> {
     pub(super) subscription: Box<dyn Subscription>,
     connection: &'a mut ConnectionState,
     pub(super) stop: &'a CancellationToken,
+    /// Why the subscription cannot be used any further.
+    lost: Option<BusError>,
+    /// What was delivered while a set was being committed, in order: first the events that are parsed
+    /// already.
+    next_set: Vec<Event>,
+    unparsed: VecDeque<Delivery>,
     /// The oldest event that is being applied.
     pub(super) applying: Option<Undone>,
     pub(super) lanes: Lanes,
@@ -64,6 +75,9 @@ impl<'a> Consumption<'a> {
             subscription,
             connection,
             stop,
+            lost: None,
+            next_set: Vec::new(),
+            unparsed: VecDeque::new(),
             applying: None,
             lanes: Lanes::default(),
             trial: None,
@@ -89,7 +103,11 @@ impl<'a> Consumption<'a> {
             self.report();
             tokio::select! {
                 () = self.stop.cancelled() => return Err(End::Stopped),
-                deliveries = self.subscription.next() => self.take(deliveries?).await?,
+                deliveries = self.subscription.next(), if !self.has_arrived() => {
+                    self.unparsed.extend(deliveries?);
+                    self.apply_arrived().await?;
+                }
+                () = ready(()), if self.has_arrived() => self.apply_arrived().await?,
                 () = self.lanes.due() => {
                     let events = self.lanes.take_due();
                     self.apply(events).await?;
@@ -108,14 +126,45 @@ impl<'a> Consumption<'a> {
         }
     }
 
-    async fn take(&mut self, deliveries: Vec<Delivery>) -> Result<(), End> {
-        let mut set = Vec::new();
-        for delivery in deliveries {
-            if let Some(event) = self.parse(delivery) {
-                set.extend(self.lanes.join(event));
+    fn has_arrived(&self) -> bool {
+        !self.next_set.is_empty() || !self.unparsed.is_empty()
+    }
+
+    async fn apply_arrived(&mut self) -> Result<(), End> {
+        while self.parse_next() {}
+        let arrived = std::mem::take(&mut self.next_set);
+        let set = arrived.into_iter().filter_map(|event| self.lanes.join(event)).collect();
+        self.apply(set).await
+    }
+
+    /// Waits for a step of the database, and meanwhile takes and parses what is delivered: most of
+    /// that costs no time then. At the careful pace nothing further is asked for.
+    pub(super) async fn while_parsing<T>(&mut self, step: impl Future<Output = T>) -> T {
+        pin!(step);
+        loop {
+            let takes =
+                self.unparsed.is_empty() && self.lost.is_none() && self.subscription.capacity() > 1;
+            tokio::select! {
+                biased;
+                done = &mut step => return done,
+                () = ready(()), if !self.unparsed.is_empty() => {
+                    let _has_more = (0..PARSED_AT_ONCE).all(|_| self.parse_next());
+                }
+                deliveries = self.subscription.next(), if takes => match deliveries {
+                    Ok(deliveries) => self.unparsed.extend(deliveries),
+                    Err(lost) => self.lost = Some(lost),
+                },
             }
         }
-        self.apply(set).await
+    }
+
+    /// Parses the next delivery, if there is one.
+    fn parse_next(&mut self) -> bool {
+        let Some(delivery) = self.unparsed.pop_front() else { return false };
+        if let Some(event) = self.parse(delivery) {
+            self.next_set.push(event);
+        }
+        true
     }
 
     /// Parses a delivery. One that is malformed becomes a dead letter.
@@ -248,8 +297,16 @@ impl<'a> Consumption<'a> {
     }
 
     pub(super) async fn acknowledge(&mut self) -> Result<(), End> {
+        let acknowledged = if self.done.is_empty() {
+            Ok(())
+        } else {
+            self.subscription.acknowledge(&self.done).await
+        };
+        if let Some(lost) = self.lost.take() {
+            return Err(End::Lost(lost));
+        }
+        acknowledged?;
         if !self.done.is_empty() {
-            self.subscription.acknowledge(&self.done).await?;
             self.done.clear();
             self.connection.works();
         }
@@ -261,6 +318,7 @@ impl<'a> Consumption<'a> {
         let ctx = &self.task.ctx;
         let oldest = [
             self.applying.clone(),
+            oldest(&self.next_set).map(Event::undone),
             self.lanes.oldest(),
             self.trial.as_ref().and_then(|trial| trial.oldest.clone()),
             self.dead_letters.oldest(),

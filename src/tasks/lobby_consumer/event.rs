@@ -104,6 +104,11 @@ impl Event {
     }
 }
 
+/// The event that was received first.
+pub(super) fn oldest(events: &[Event]) -> Option<&Event> {
+    events.iter().min_by_key(|event| event.received)
+}
+
 /// Events of a set, after they have waited.
 pub(super) fn waited(events: Vec<Event>) -> Vec<Event> {
     let mut latest: HashMap<RoomToken, Version> = HashMap::new();

@@ -1,11 +1,11 @@
 //! Applies lobby changes from the bus: delivery, rule, commit, acknowledgement, in this order.
 //!
-//! What has been delivered is applied as a set, in one transaction. A set that the database refuses
-//! is halved, down to the event that it refuses; one that takes too long is taken apart by room. An
-//! event that cannot be applied yet is set aside and holds up no other: it waits in a [lane](lanes)
-//! of its room, and at the broker, in the retry queue, if many wait. Only while the database is
-//! unavailable no further delivery is taken. Nothing is acknowledged before the commit, or before
-//! another queue has it.
+//! What has been delivered is applied as a set, in one transaction. What is delivered meanwhile is
+//! parsed, and becomes the next set. A set that the database refuses is halved, down to the event
+//! that it refuses; one that takes too long is taken apart by room. An event that cannot be applied
+//! yet is set aside and holds up no other: it waits in a [lane](lanes) of its room, and at the
+//! broker, in the retry queue, if many wait. Only while the database is unavailable no further
+//! delivery is taken. Nothing is acknowledged before the commit, or before another queue has it.
 
 mod apply;
 mod connection;

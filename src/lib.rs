@@ -23,8 +23,9 @@
 //! 2. [`Timers::apply`](store::Timers::apply) applies the set in one transaction. It locks the
 //!    rooms without waiting, calls [`decide_lobby_change`](domain::decide_lobby_change) for each
 //!    change in order, writes the lobbies with their chat messages and the events about them, and
-//!    commits. Then the consumer wakes the timer task and the relay, and acknowledges the
-//!    deliveries. An event whose room is locked or slow waits in a lane of its room; one whose room
+//!    commits. Then the consumer wakes the timer task, passes the events to the relay, claimed for
+//!    this process if it keeps up, and acknowledges the deliveries. What is delivered during the
+//!    transaction is parsed meanwhile, and is the next set. An event whose room is locked or slow waits in a lane of its room; one whose room
 //!    does not exist waits in the retry queue of the broker, for `unknown_room_grace`. Neither
 //!    holds up another event.
 //! 3. When the timer is due, [`Timers::fire_due`](store::Timers::fire_due) locks the due rooms that

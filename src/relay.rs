@@ -1,7 +1,7 @@
 //! The queue between the code that writes events to the outbox and the task that publishes them.
 //!
-//! The timer task hands over batches that it has claimed already; the rooms behind the API only
-//! wake the relay. Both are shortcuts: the relay also searches the outbox by itself, so nothing is
+//! The timer task hands over batches that it has claimed already, and so does the consumer, whose
+//! batches go behind; the rooms behind the API only wake the relay. All of these are shortcuts: the relay also searches the outbox by itself, so nothing is
 //! lost with a handle. The relay stops after the last handle is dropped.
 
 use std::sync::Arc;
@@ -22,10 +22,14 @@ pub const CLAIM: Duration = PUBLISH_TIMEOUT.saturating_add(Duration::from_secs(2
 /// Batches that may wait for the relay. More would only wait until their claims end.
 const MAX_BATCHES: usize = 4;
 
+/// Batches of changes that may wait behind those.
+const MAX_CHANGES: usize = 2;
+
 /// Handle by which tasks and rooms pass events to the relay.
 #[derive(Debug, Clone)]
 pub struct RelayHandle {
     batches: mpsc::Sender<Batch>,
+    changes: mpsc::Sender<Batch>,
     wake: Arc<Notify>,
     open: Arc<AtomicBool>,
     held: Arc<AtomicBool>,
@@ -35,6 +39,8 @@ pub struct RelayHandle {
 #[derive(Debug)]
 pub struct RelayQueue {
     pub(crate) batches: mpsc::Receiver<Batch>,
+    /// What goes behind the others.
+    pub(crate) changes: mpsc::Receiver<Batch>,
     pub(crate) wake: Arc<Notify>,
     open: Arc<AtomicBool>,
     held: Arc<AtomicBool>,
@@ -59,27 +65,43 @@ pub(crate) struct Batch {
 }
 
 pub fn channel() -> (RelayHandle, RelayQueue) {
-    let (sender, receiver) = mpsc::channel(MAX_BATCHES);
+    let (sender, batches) = mpsc::channel(MAX_BATCHES);
+    let (changes_sender, changes) = mpsc::channel(MAX_CHANGES);
     let wake = Arc::new(Notify::new());
     let open = Arc::new(AtomicBool::new(false));
     let held = Arc::new(AtomicBool::new(false));
     let handle = RelayHandle {
         batches: sender,
+        changes: changes_sender,
         wake: Arc::clone(&wake),
         open: Arc::clone(&open),
         held: Arc::clone(&held),
     };
-    (handle, RelayQueue { batches: receiver, wake, open, held })
+    (handle, RelayQueue { batches, changes, wake, open, held })
 }
 
 impl RelayHandle {
     /// A place for a batch whose claim begins now, at `now` by the database's clock. `None` while
     /// the relay cannot publish or does not keep up: events then stay in the outbox, unclaimed.
     pub fn reserve(&self, now: DateTime<Utc>) -> Option<BatchPermit<'_>> {
+        self.reserve_in(&self.batches, now)
+    }
+
+    /// As [`reserve`](Self::reserve), for changes that came in: they go behind what has fired. `None`
+    /// also while the outbox is left alone.
+    pub fn reserve_behind(&self, now: DateTime<Utc>) -> Option<BatchPermit<'_>> {
+        if self.held.load(Ordering::Relaxed) { None } else { self.reserve_in(&self.changes, now) }
+    }
+
+    fn reserve_in<'a>(
+        &self,
+        batches: &'a mpsc::Sender<Batch>,
+        now: DateTime<Utc>,
+    ) -> Option<BatchPermit<'a>> {
         if !self.open.load(Ordering::Relaxed) {
             return None;
         }
-        let permit = self.batches.try_reserve().ok()?;
+        let permit = batches.try_reserve().ok()?;
         let expires_at = Instant::now() + CLAIM;
         Some(BatchPermit { permit, claimed_until: now + CLAIM, expires_at })
     }
@@ -140,5 +162,33 @@ impl BatchPermit<'_> {
     /// The end of the claim, by the database's clock.
     pub fn claimed_until(&self) -> DateTime<Utc> {
         self.claimed_until
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_leave_the_places_of_what_fires() {
+        let (relay, queue) = channel();
+        let now = DateTime::UNIX_EPOCH;
+        assert!(relay.reserve_behind(now).is_none(), "nothing can be published");
+        queue.set_open(true);
+        let changes: Vec<_> = std::iter::from_fn(|| relay.reserve_behind(now)).collect();
+        assert_eq!(changes.len(), MAX_CHANGES);
+        let fired: Vec<_> = std::iter::from_fn(|| relay.reserve(now)).collect();
+        assert_eq!(fired.len(), MAX_BATCHES);
+    }
+
+    #[test]
+    fn a_hold_keeps_changes_in_the_outbox() {
+        let (relay, queue) = channel();
+        let now = DateTime::UNIX_EPOCH;
+        queue.set_open(true);
+        relay.hold(true);
+        assert!(relay.reserve_behind(now).is_none() && relay.reserve(now).is_some());
+        relay.hold(false);
+        assert!(relay.reserve_behind(now).is_some());
     }
 }

@@ -14,8 +14,8 @@ use super::error::Result;
 use super::tables::outbox::{Progress, new_event};
 use crate::domain::commands::{BulkChange, lobby_changes};
 use crate::domain::{
-    Applied, Decision, IncomingChange, OutboxEvent, ROOM_UPDATED, Reason, Room, RoomId, RoomToken,
-    decide_lobby_change,
+    Applied, Decision, IncomingChange, OutboxEvent, OutboxRow, ROOM_UPDATED, Reason, Room, RoomId,
+    RoomToken, decide_lobby_change,
 };
 
 /// What the changes of one transaction depend on, and what they have changed so far.
@@ -114,7 +114,12 @@ impl<D: Dialect> Transaction<D> {
         })
     }
 
-    pub(super) async fn write_change_set(&mut self, set: ChangeSet) -> Result<()> {
+    /// Writes what has changed. Returns the rows of the events, which are as far as `progress` says.
+    pub(super) async fn write_change_set(
+        &mut self,
+        set: ChangeSet,
+        progress: Progress,
+    ) -> Result<Vec<OutboxRow>> {
         let now = set.now;
         let rooms = set.changed_rooms();
         if !rooms.is_empty() {
@@ -128,13 +133,10 @@ impl<D: Dialect> Transaction<D> {
         if !set.messages.is_empty() {
             self.insert_system_messages(set.messages.into_iter(), now).await?;
         }
-        if !set.events.is_empty() {
-            self.insert_events(set.events, Progress::available_at(now)).await?;
-        }
         if !set.decided.is_empty() {
             self.record_applied(&set.decided, now).await?;
         }
-        Ok(())
+        self.insert_events(set.events, progress).await
     }
 
     /// Removes participants from the calls of rooms that were closed.

@@ -149,14 +149,28 @@ pub struct InactiveSession {
     pub session_id: String,
 }
 
+/// The result of each change, and what announces them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppliedSet {
+    pub results: Vec<Applied>,
+    pub rows: Vec<OutboxRow>,
+}
+
 /// Sets and fires the timers of rooms.
 #[async_trait]
 pub trait Timers: Send + Sync + 'static {
     /// Applies changes in one transaction, one after the other, and announces each one that takes
-    /// effect: arms, moves or disarms the timers of their rooms. Returns the result of each. Does
-    /// not wait for rooms that another transaction has locked; several changes of such a room cost
-    /// no more than one, so none has to be left out. After an error nothing has changed.
-    async fn apply(&self, changes: &[IncomingChange], now: DateTime<Utc>) -> Result<Vec<Applied>>;
+    /// effect: arms, moves or disarms the timers of their rooms. Does not wait for rooms that another
+    /// transaction has locked; several changes of such a room cost no more than one, so none has to
+    /// be left out. After an error nothing has changed.
+    ///
+    /// With `claimed_until` the events are claimed for the caller, who then publishes them.
+    async fn apply(
+        &self,
+        changes: &[IncomingChange],
+        now: DateTime<Utc>,
+        claimed_until: Option<DateTime<Utc>>,
+    ) -> Result<AppliedSet>;
 
     /// Deletes identities of events that were applied before `before`, at most `limit`. Returns
     /// their number.

@@ -10,17 +10,21 @@ use super::pool::SqlStore;
 use super::rows::to_json;
 use super::statements::{inbox, rooms as statements};
 use super::tables::outbox::{Progress, new_event};
-use super::{DueBatch, Fired, NotFired, Timers, rows};
+use super::{AppliedSet, DueBatch, Fired, NotFired, Timers, rows};
 use crate::domain::{
-    Applied, DueTimer, IncomingChange, OutboxEvent, OutboxRow, PendingTimer, ROOM_UPDATED, Reason,
-    TimerKey,
+    DueTimer, IncomingChange, OutboxEvent, OutboxRow, PendingTimer, ROOM_UPDATED, Reason, TimerKey,
 };
 
 #[async_trait]
 impl<D: Dialect> Timers for SqlStore<D> {
-    async fn apply(&self, changes: &[IncomingChange], now: DateTime<Utc>) -> Result<Vec<Applied>> {
+    async fn apply(
+        &self,
+        changes: &[IncomingChange],
+        now: DateTime<Utc>,
+        claimed_until: Option<DateTime<Utc>>,
+    ) -> Result<AppliedSet> {
         let mut transaction = self.begin().await?;
-        match transaction.apply(changes, now).await {
+        match transaction.apply(changes, now, claimed_until).await {
             Ok((applied, Outcome::Written)) => transaction.commit().await.map(|()| applied),
             Ok((applied, Outcome::Unchanged)) => transaction.roll_back().await.map(|()| applied),
             Err(error) => {
@@ -117,14 +121,15 @@ impl<D: Dialect> Transaction<D> {
         &mut self,
         changes: &[IncomingChange],
         now: DateTime<Utc>,
-    ) -> Result<(Vec<Applied>, Outcome)> {
+        claimed_until: Option<DateTime<Utc>>,
+    ) -> Result<(AppliedSet, Outcome)> {
         let mut set = self.lock_change_set(changes, now).await?;
-        let applied = changes.iter().map(|change| set.apply(change)).collect();
+        let results = changes.iter().map(|change| set.apply(change)).collect();
         if set.is_unchanged() {
-            return Ok((applied, Outcome::Unchanged));
+            return Ok((AppliedSet { results, rows: Vec::new() }, Outcome::Unchanged));
         }
-        self.write_change_set(set).await?;
-        Ok((applied, Outcome::Written))
+        let rows = self.write_change_set(set, Progress::of_new(now, claimed_until)).await?;
+        Ok((AppliedSet { results, rows }, Outcome::Written))
     }
 
     /// Resets rooms that are locked, and stores an event for each.
@@ -142,8 +147,7 @@ impl<D: Dialect> Transaction<D> {
             due_at: timer.lag_counts().then_some(timer.key.due_at),
             ..new_event(ROOM_UPDATED, &timer.token, &timer.announcement(now), now)
         };
-        let progress =
-            claimed_until.map_or_else(|| Progress::available_at(now), Progress::claimed_until);
+        let progress = Progress::of_new(now, claimed_until);
         self.insert_events(due.iter().map(event).collect(), progress).await
     }
 }

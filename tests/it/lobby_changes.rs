@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta};
 use lobbyd::{
     domain::{Applied, ChangeOrder, DeliveryIdentity, IncomingChange, Lobby, Version},
-    store::StoreError,
+    store::{Available, StoreError},
 };
 
 use crate::support::{
@@ -19,6 +19,7 @@ on_every_database! { crate::support::fixtures::StoreFixture::new:
     settings_of_one_room_are_decided_one_after_the_other,
     each_applied_change_is_announced_and_shown_in_the_chat,
     changes_that_have_no_effect_write_nothing,
+    the_events_of_a_set_can_be_claimed_with_it,
     one_refused_change_undoes_the_set,
     a_bare_event_is_newer_than_its_room,
     an_event_that_has_waited_does_not_override_the_api,
@@ -134,13 +135,31 @@ async fn changes_that_have_no_effect_write_nothing(fixture: StoreFixture) {
     }
 }
 
+async fn the_events_of_a_set_can_be_claimed_with_it(fixture: StoreFixture) {
+    fixture.database.insert_room("a").await;
+    fixture.database.insert_room("b").await;
+    let changes = [change("a", closed_until(None), 5), change("b", closed_until(None), 5)];
+    let applied = fixture.store.apply(&changes, at(0), Some(at(5))).await.unwrap();
+    assert_eq!(applied.results, [SET, SET]);
+    let events = applied.rows.iter().flat_map(|row| &row.events);
+    let rooms: Vec<&str> = events.map(|event| event.token.as_str()).collect();
+    assert_eq!(rooms, ["a", "b"]);
+    assert!(applied.rows.iter().all(|row| row.attempt == 1));
+    for (seconds, claimed) in [(0, 0), (4, 0), (5, 2)] {
+        let available = Available { after: None, now: at(seconds), except: &[] };
+        let again = fixture.store.claim(available, 5, at(seconds + 5)).await.unwrap();
+        assert_eq!(again.rows.len(), claimed, "after {seconds} s");
+        assert!(again.rows.iter().all(|row| row.attempt == 2));
+    }
+}
+
 async fn one_refused_change_undoes_the_set(fixture: StoreFixture) {
     fixture.database.insert_room("good").await;
     fixture.database.insert_room("bad").await;
     // The rule of the tables, but not that of the program, forbids such a timer.
     let refused = closed_until(DateTime::from_timestamp(-1, 0));
     let changes = [change("good", closed_until(None), 5), change("bad", refused, 5)];
-    let error = fixture.store.apply(&changes, at(1)).await.unwrap_err();
+    let error = fixture.store.apply(&changes, at(1), None).await.unwrap_err();
     assert!(matches!(error, StoreError::Rejected(_)), "{error:?}");
     assert_eq!(fixture.lobby("good").await, Lobby::OPEN);
     assert_eq!(fixture.database.unpublished().await, 0);

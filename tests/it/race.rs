@@ -145,7 +145,11 @@ async fn move_all(
         let token = format!("room{index}");
         let change = change(&token, later, now.timestamp_millis());
         let applied = loop {
-            match store.apply(std::slice::from_ref(&change), now).await.map(|applied| applied[0]) {
+            match store
+                .apply(std::slice::from_ref(&change), now, None)
+                .await
+                .map(|it| it.results[0])
+            {
                 Ok(Applied::Locked) => {}
                 Ok(applied) => break applied,
                 Err(error) => assert!(!matches!(error, StoreError::Rejected(_)), "{error}"),

@@ -39,9 +39,12 @@ impl Progress {
         Self { attempts: 0, available_at, published_at: None }
     }
 
-    /// That of new events which are claimed already.
-    pub(crate) fn claimed_until(until: DateTime<Utc>) -> Self {
-        Self { attempts: 1, ..Self::available_at(until) }
+    /// That of new events, which may be claimed from `now` on, or are claimed already.
+    pub(crate) fn of_new(now: DateTime<Utc>, claimed_until: Option<DateTime<Utc>>) -> Self {
+        match claimed_until {
+            Some(until) => Self { attempts: 1, ..Self::available_at(until) },
+            None => Self::available_at(now),
+        }
     }
 }
 

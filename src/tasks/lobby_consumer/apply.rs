@@ -42,7 +42,7 @@ impl Consumption<'_> {
                 continue;
             }
             let begun = Instant::now();
-            let committing = commit(&self.task.ctx, &set);
+            let committing = commit(self.task, &set);
             match self.while_parsing(committing).await {
                 Ok(results) => {
                     attempts = Attempts::default();

@@ -205,7 +205,7 @@ impl<'a> Consumption<'a> {
     }
 
     fn conclude_one(&mut self, mut event: Event, applied: Applied, is_logged: bool) {
-        let LobbyConsumer { ctx, timers, relay, .. } = self.task;
+        let LobbyConsumer { ctx, timers, .. } = self.task;
         let (room, lobby) = (&event.change.token, event.change.lobby);
         match applied {
             Applied::Set { replaced } => {
@@ -214,7 +214,6 @@ impl<'a> Consumption<'a> {
                 if let Some(timer) = lobby.scheduled() {
                     timers.armed(timer, ctx.clock.now());
                 }
-                relay.wake();
                 self.done.push(event.delivery.tag);
             }
             Applied::Stale => {
@@ -263,7 +262,7 @@ impl<'a> Consumption<'a> {
     fn try_slow(&mut self) {
         if self.trial.is_none() {
             let events = self.lanes.take_slow();
-            self.trial = events.map(|events| Trial::new(&self.task.ctx, events));
+            self.trial = events.map(|events| Trial::new(self.task, events));
         }
     }
 

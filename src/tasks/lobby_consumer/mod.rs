@@ -49,7 +49,7 @@ impl From<BusError> for End {
 }
 
 impl LobbyConsumer {
-    /// Wakes `timers` when a timer was armed, and `relay` when a room was changed.
+    /// Wakes `timers` when a timer was armed, and passes to `relay` what announces changes.
     pub fn new(
         ctx: TaskContext,
         timers: TimerWaker,

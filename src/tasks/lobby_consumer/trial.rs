@@ -8,10 +8,11 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
+use super::LobbyConsumer;
 use super::event::{Event, Obstacle, Undone};
 use crate::domain::{Applied, IncomingChange};
-use crate::store;
-use crate::tasks::TaskContext;
+use crate::relay::BatchPermit;
+use crate::store::{self, AppliedSet};
 use crate::traces::Span;
 
 /// The try of a slow lane, beside everything else.
@@ -23,12 +24,12 @@ pub(super) struct Trial<'a> {
 pub(super) type TrialOutcome = (Vec<Event>, store::Result<Vec<Applied>>, Duration);
 
 impl<'a> Trial<'a> {
-    pub(super) fn new(ctx: &'a TaskContext, events: Vec<Event>) -> Self {
+    pub(super) fn new(task: &'a LobbyConsumer, events: Vec<Event>) -> Self {
         let oldest = events.iter().min_by_key(|event| event.received);
         let oldest = oldest.map(|event| event.undone_for(Obstacle::Slow));
         let outcome = async move {
             let begun = Instant::now();
-            let result = commit(ctx, &events).await;
+            let result = commit(task, &events).await;
             (events, result, begun.elapsed())
         };
         Self { outcome: outcome.boxed(), oldest }
@@ -43,8 +44,15 @@ pub(super) async fn tried(trial: &mut Option<Trial<'_>>) -> TrialOutcome {
     }
 }
 
-pub(super) async fn commit(ctx: &TaskContext, set: &[Event]) -> store::Result<Vec<Applied>> {
+/// Applies a set, and has its changes announced.
+pub(super) async fn commit(task: &LobbyConsumer, set: &[Event]) -> store::Result<Vec<Applied>> {
+    let LobbyConsumer { ctx, relay, .. } = task;
     let _commits: Vec<Span> = set.iter().map(|event| event.span.child("commit lobby")).collect();
     let changes: Vec<IncomingChange> = set.iter().map(|event| event.change.clone()).collect();
-    ctx.database.apply(&changes, ctx.clock.now()).await
+    let now = ctx.clock.now();
+    let permit = relay.reserve_behind(now);
+    let claimed_until = permit.as_ref().map(BatchPermit::claimed_until);
+    let AppliedSet { results, rows } = ctx.database.apply(&changes, now, claimed_until).await?;
+    relay.pass(permit, rows);
+    Ok(results)
 }

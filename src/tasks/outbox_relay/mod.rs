@@ -1,7 +1,7 @@
 //! Publishes the events of the outbox until the broker has confirmed them.
 //!
 //! What the timer task has just fired arrives over the [`RelayQueue`], claimed already, and goes
-//! first. Everything else (left by a crash, an outage or a burst) is claimed from the outbox. A claim
+//! first. What the consumer has just applied arrives in the same way. Everything else (left by a crash, an outage or a burst) is claimed from the outbox. A claim
 //! expires, so another relay picks up the events of a crashed process. The relay never creates an
 //! event: id and version were fixed when the row was written.
 //!
@@ -107,6 +107,7 @@ impl Pipeline<'_> {
             if ending && is_idle && self.flow.is_flushed() {
                 return;
             }
+            let takes_changes = self.takes_changes();
             tokio::select! {
                 biased;
                 Some(step) = self.steps.next() => self.finish(step),
@@ -118,6 +119,9 @@ impl Pipeline<'_> {
                         self.flow.end();
                     }
                 }
+                Some(batch) = self.queue.changes.recv(), if takes_changes => {
+                    self.publish(Selection::All, batch);
+                }
                 () = self.queue.wake.notified() => self.flow.wake(),
                 _ = poll.tick() => {
                     self.flow.tick();
@@ -128,18 +132,17 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Begins what can be done now: first what has just fired, then what the outbox holds.
+    /// Begins what can be done now: first what has just fired, then what the outbox holds, then what
+    /// has just been applied, so that it cannot hold up the outbox for good.
     fn start(&mut self) {
         while self.publishing < CHANNELS
             && let Ok(batch) = self.queue.batches.try_recv()
         {
             self.publish(Selection::All, batch);
         }
-        // One channel is left for what fires meanwhile. Batches on a slow link go one by one.
-        let channels = if self.flow.is_slow() { 1 } else { CHANNELS - 1 };
         if !self.claiming
             && (self.flow.is_ending() || !self.queue.is_held())
-            && self.publishing < channels
+            && self.publishing < self.channels()
             && let Some((selection, limit)) = self.flow.next_claim()
         {
             self.claiming = true;
@@ -148,6 +151,21 @@ impl Pipeline<'_> {
                 Step::Claimed(selection, publications.claim(selection, limit).await)
             }));
         }
+        while self.takes_changes()
+            && let Ok(batch) = self.queue.changes.try_recv()
+        {
+            self.publish(Selection::All, batch);
+        }
+    }
+
+    /// Channels for what has not just fired.
+    fn channels(&self) -> usize {
+        // One is left for what fires meanwhile. Batches on a slow link go one by one.
+        if self.flow.is_slow() { 1 } else { CHANNELS - 1 }
+    }
+
+    fn takes_changes(&self) -> bool {
+        self.publishing + usize::from(self.claiming) < self.channels()
     }
 
     /// Begins the checks of broker and outbox, unless the last ones still run.

@@ -127,9 +127,9 @@ impl StoreFixture {
     }
 
     pub async fn apply_all(&self, changes: &[IncomingChange], now: DateTime<Utc>) -> Vec<Applied> {
-        let applied = self.store.apply(changes, now).await.unwrap();
-        assert_eq!(applied.len(), changes.len());
-        applied
+        let applied = self.store.apply(changes, now, None).await.unwrap();
+        assert_eq!(applied.results.len(), changes.len());
+        applied.results
     }
 
     /// Fires all timers that are due at `now`. Returns the tokens of the rooms that were reset.

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -37,14 +37,15 @@ impl DatabaseClock {
         Self(Source::Manual(time))
     }
 
-    /// Takes a new sample. The time that its answer needed makes it early, never late. Of two samples
-    /// at once the last answer stays, early by one round trip at most.
+    /// Takes a new sample, and returns it in whole milliseconds, as the database stores times. The
+    /// time that its answer needed makes it early, never late. Of two samples at once the last answer
+    /// stays, early by one round trip at most.
     pub async fn sample(&self, database: &dyn Admin) -> store::Result<DateTime<Utc>> {
         match &self.0 {
             Source::Sample(last) => {
                 let sample = database.now().await?;
                 *last.lock() = (sample, Instant::now());
-                Ok(sample)
+                Ok(sample.trunc_subsecs(3))
             }
             Source::Manual(time) => Ok(*time.borrow()),
         }

@@ -150,7 +150,8 @@
 //!   waiting requests, and refuses a room early that the caller cannot see.
 //! - Reading never changes a room.
 //! - Nothing is spawned that the [`supervisor`] does not wait for, except the bounded return of a
-//!   database connection, password hashes, and what the libraries spawn themselves.
+//!   database connection, the last two milliseconds of a wait for a timer, password hashes, and
+//!   what the libraries spawn themselves.
 //!
 //! # Questions
 //!

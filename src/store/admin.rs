@@ -7,7 +7,7 @@ use super::connection::probe;
 use super::dialect::{Columns, Dialect, explain_failed, values};
 use super::error::{Result, StoreError};
 use super::pool::SqlStore;
-use super::rows::time_from_millis;
+use super::rows::time_from_micros;
 use super::statements::admin;
 use super::{Admin, Backlog, migration, statements};
 
@@ -18,7 +18,7 @@ impl<D: Dialect> Admin for SqlStore<D> {
     }
 
     async fn now(&self) -> Result<DateTime<Utc>> {
-        let now = |row: &D::Row| time_from_millis(row.int("now")?);
+        let now = |row: &D::Row| time_from_micros(row.int("now")?);
         self.fetch_one(admin::NOW, values![], now).await
     }
 

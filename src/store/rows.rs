@@ -143,6 +143,10 @@ pub(super) fn time_from_millis(milliseconds: i64) -> Result<DateTime<Utc>> {
     DateTime::from_timestamp_millis(milliseconds).ok_or_else(|| corrupt(milliseconds, "time"))
 }
 
+pub(super) fn time_from_micros(microseconds: i64) -> Result<DateTime<Utc>> {
+    DateTime::from_timestamp_micros(microseconds).ok_or_else(|| corrupt(microseconds, "time"))
+}
+
 /// JSON of an event, or of a set of values: one parameter that all three databases can read as a
 /// table.
 pub(super) fn to_json(values: &(impl Serialize + ?Sized)) -> String {

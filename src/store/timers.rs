@@ -141,8 +141,8 @@ impl<D: Dialect> Transaction<D> {
     ) -> Result<Vec<OutboxRow>> {
         let due = due.into_iter().collect::<Result<Vec<DueTimer>>>()?;
         self.reset_rooms(&due).await?;
-        let messages = due.iter().map(|timer| (timer.key.room, Reason::LobbyTimerReached));
-        self.insert_system_messages(messages, now).await?;
+        let rooms: Vec<_> = due.iter().map(|timer| timer.key.room).collect();
+        self.insert_opening_messages(&rooms, Reason::LobbyTimerReached, now).await?;
         let event = |timer: &DueTimer| OutboxEvent {
             due_at: timer.lag_counts().then_some(timer.key.due_at),
             ..new_event(ROOM_UPDATED, &timer.token, &timer.announcement(now), now)

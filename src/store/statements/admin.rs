@@ -30,12 +30,11 @@ macro_rules! fired_since {
 }
 
 statements! {
-    /// → milliseconds.
+    /// → microseconds.
     NOW:
-        postgres "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now",
-        mysql "\
-            SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000 AS now",
-        sqlite "SELECT CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) AS now";
+        postgres "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now",
+        mysql "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) AS now",
+        sqlite "SELECT CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) * 1000 AS now";
 
     /// limit, limit → pending timers and pending events, each up to the limit.
     BACKLOG:

@@ -62,7 +62,27 @@ statements! {
             INSERT INTO lobbyd_messages (room_id, created_at, actor_type, actor_id, kind)
             SELECT value ->> 'room_id', value ->> 'created_at', 'guests', 'system',
                    value ->> 'kind'
-            FROM json_each($1)";
+            FROM jsonb_each($1)";
+
+    /// time, kind, JSON of rooms: a system message of lobbyd in each of those that is open.
+    INSERT_IN_OPEN:
+        postgres "\
+            INSERT INTO lobbyd_messages (room_id, created_at, actor_type, actor_id, kind)
+            SELECT id, CAST($1 AS bigint), 'guests', 'system', CAST($2 AS text)
+            FROM lobbyd_rooms
+            WHERE id = ANY (ARRAY(SELECT CAST(id AS bigint)
+                                  FROM json_array_elements_text(CAST($3 AS json)) AS ids(id)))
+              AND lobby_state = 0",
+        mysql "\
+            INSERT INTO lobbyd_messages (room_id, created_at, actor_type, actor_id, kind)
+            SELECT room.id, $1, 'guests', 'system', $2
+            FROM JSON_TABLE($3, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids
+            STRAIGHT_JOIN lobbyd_rooms AS room ON room.id = ids.id
+            WHERE room.lobby_state = 0",
+        sqlite "\
+            INSERT INTO lobbyd_messages (room_id, created_at, actor_type, actor_id, kind)
+            SELECT id, $1, 'guests', 'system', $2
+            FROM lobbyd_rooms WHERE id IN (SELECT value FROM json_each($3)) AND lobby_state = 0";
 
     /// room.
     DELETE_OF_ROOM: portable "DELETE FROM lobbyd_messages WHERE room_id = $1";

@@ -287,21 +287,6 @@ statements! {
             UPDATE lobbyd_rooms SET lobby_timer = NULL
             WHERE id IN (SELECT value FROM json_each($1))";
 
-    /// JSON of ids → how many of them are closed.
-    COUNT_CLOSED:
-        postgres "\
-            SELECT count(*) AS number FROM lobbyd_rooms
-            WHERE id = ANY (ARRAY(SELECT CAST(id AS bigint)
-                                  FROM json_array_elements_text(CAST($1 AS json)) AS ids(id)))
-              AND lobby_state <> 0",
-        mysql "\
-            SELECT count(*) AS number FROM JSON_TABLE($1, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids
-            STRAIGHT_JOIN lobbyd_rooms AS room ON room.id = ids.id
-            WHERE room.lobby_state <> 0",
-        sqlite "\
-            SELECT count(*) AS number FROM lobbyd_rooms
-            WHERE id IN (SELECT value FROM json_each($1)) AND lobby_state <> 0";
-
     /// JSON of `{id, timer, version}`: resets those that still have that timer.
     RESET:
         postgres "\
@@ -325,7 +310,7 @@ statements! {
             UPDATE lobbyd_rooms
             SET lobby_state = 0, lobby_timer = NULL, lobby_version = due.value ->> 'version',
                 lobby_timer_reached = lobby_timer
-            FROM json_each($1) AS due
+            FROM jsonb_each($1) AS due
             WHERE lobbyd_rooms.id = due.value ->> 'id'
               AND unixepoch(lobby_timer) = due.value ->> 'timer'";
 }

@@ -104,6 +104,20 @@ impl<D: Dialect> Transaction<D> {
         expect_rows(inserted, rows.len(), "lobbyd_messages")
     }
 
+    /// Adds lobbyd's system message to rooms that have been opened. Fails if one of them is still
+    /// closed: a trigger can undo the change without a trace in the number of rows.
+    pub(crate) async fn insert_opening_messages(
+        &mut self,
+        rooms: &[RoomId],
+        reason: Reason,
+        now: DateTime<Utc>,
+    ) -> Result<()> {
+        let (kind, ids) = (reason.name(), to_json(rooms));
+        let values = values![now.timestamp(), &kind, &ids];
+        let inserted = self.execute(statements::INSERT_IN_OPEN, values).await?;
+        expect_rows(inserted, rooms.len(), "lobbyd_rooms")
+    }
+
     pub(crate) async fn delete_messages(&mut self, room: RoomId) -> Result<()> {
         self.execute(statements::DELETE_OF_ROOM, values![room]).await.map(drop)
     }

@@ -14,6 +14,7 @@
 //! in memory, and publishes nothing: it passes the events of the rooms to the relay.
 
 mod one_by_one;
+mod punctuality;
 mod refused;
 mod report;
 mod sweep;
@@ -24,10 +25,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::one_by_one::{LockedSweep, OneByOne};
+use self::punctuality::Punctuality;
 use self::refused::RefusedTimers;
 use self::report::report;
 use self::sweep::{Hold, LockedRooms, Sweep};
@@ -76,6 +78,7 @@ pub struct TimerTask {
     suspects: VecDeque<Vec<PendingTimer>>,
     refused: Arc<RefusedTimers>,
     locked: LockedRooms,
+    punctuality: Punctuality,
     /// Wakes the task that waits for the rooms that a sweep found locked.
     await_locked: watch::Sender<Option<LockedSweep>>,
     looked_at: Instant,
@@ -114,6 +117,7 @@ impl TimerTask {
             suspects: VecDeque::new(),
             refused: Arc::default(),
             locked: LockedRooms::default(),
+            punctuality: Punctuality::default(),
             await_locked: watch::Sender::default(),
             looked_at: Instant::now(),
         }
@@ -165,13 +169,12 @@ impl TimerTask {
                 }
             };
             if delay.is_zero() {
-                // Even the shortest sleep takes a millisecond.
                 continue;
             }
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = self.armed.0.notified() => {}
-                () = sleep(delay) => {}
+                () = self.punctuality.sleep(delay) => {}
             }
         }
         self.end_sweep();
@@ -254,7 +257,10 @@ impl TimerTask {
         let except = self.isolated();
         let batch = DueBatch { after, except: &except, limit, locked: LockPolicy::SkipLocked };
         match self.ctx.database.fire_due(now, batch, claimed_until).await {
-            Ok(fired) => Ok(self.pass(fired, permit, limit)),
+            Ok(fired) => {
+                self.punctuality.found(fired.last.is_some());
+                Ok(self.pass(fired, permit, limit))
+            }
             Err(not_fired) => {
                 drop(permit);
                 self.examine(not_fired)

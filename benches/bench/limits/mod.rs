@@ -7,6 +7,7 @@ mod postgres;
 pub mod publisher;
 pub mod single;
 mod sqlite;
+mod statements;
 
 use super::{
     clock,

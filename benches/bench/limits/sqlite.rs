@@ -1,4 +1,4 @@
-//! Opening rooms in SQLite by three statements for each batch.
+//! Opening rooms in SQLite.
 
 use std::str::FromStr;
 
@@ -7,35 +7,26 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
-use super::{BATCH, Curve, Progress, curve};
+use super::{
+    BATCH, Curve, Progress, curve,
+    statements::{EventTexts, RESET, events, messages},
+};
 
-const EVENTS: &str = r#"
-    INSERT INTO lobbyd_outbox (id, type, token, events, data, created_at, available_at, attempts)
-    SELECT printf('019c0000-0000-7000-8000-%012x', min(id)), 'room.updated.v1', min(token),
-           count(*),
-           concat('[', group_concat(concat(
-               '{"id":"', printf('019c0000-0000-7000-8000-%012x', id), '","token":"', token,
-               '","data":{"token":"', token, '","type":', type, ',"lobbyState":0,"lobbyTimer":0,',
-               '"sipEnabled":', sip_enabled, ',"version":', lobby_version + 1,
-               ',"reason":"lobby_timer_reached","dueAt":"2026-01-01T00:00:00Z",',
-               '"firedAt":"2026-01-01T00:00:00.002Z"},"due_at":1767225600}')), ']'),
-           strftime('%Y-%m-%d %H:%M:%f'), strftime('%Y-%m-%d %H:%M:%f', 'now', '30 seconds'), 1
-    FROM lobbyd_rooms WHERE id IN"#;
-const MESSAGE: &str = "
-    INSERT INTO lobbyd_messages (room_id, created_at, actor_type, actor_id, kind)
-    SELECT id, unixepoch(), 'guests', 'system', 'lobby_timer_reached'
-    FROM lobbyd_rooms WHERE id IN";
-const RESET: &str = "
-    UPDATE lobbyd_rooms
-    SET lobby_state = 0, lobby_timer_reached = lobby_timer, lobby_timer = NULL,
-        lobby_version = lobby_version + 1
-    WHERE id IN";
+const EVENT_TEXTS: EventTexts = EventTexts {
+    id: "printf('019c0000-0000-7000-8000-%012x', id)",
+    first_id: "printf('019c0000-0000-7000-8000-%012x', min(id))",
+    now: "strftime('%Y-%m-%d %H:%M:%f')",
+    claimed_until: "strftime('%Y-%m-%d %H:%M:%f', 'now', '30 seconds')",
+};
 
+/// With the settings of lobbyd's connections.
 pub(super) async fn open_rooms(url: &str) -> Curve {
     let options = SqliteConnectOptions::from_str(url)
         .unwrap()
         .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full);
+        .synchronous(SqliteSynchronous::Full)
+        .row_buffer_size(512)
+        .pragma("cache_size", "-512");
     let mut connection = options.connect().await.unwrap();
     let due = format!(
         "SELECT id FROM lobbyd_rooms
@@ -44,13 +35,13 @@ pub(super) async fn open_rooms(url: &str) -> Curve {
            AND lobby_timer <= datetime('now')
          ORDER BY lobby_timer, id LIMIT {BATCH}"
     );
-    let events = format!("{EVENTS} ({due}) HAVING count(*) > 0");
-    let message = format!("{MESSAGE} ({due})");
+    let events = format!("{} ({due}) HAVING count(*) > 0", events(&EVENT_TEXTS));
+    let messages = format!("{} ({due})", messages("unixepoch()"));
     let reset = format!("{RESET} ({due}) RETURNING id, token, lobby_version");
     let mut progress = Progress::begin();
     loop {
         connection.execute("BEGIN IMMEDIATE").await.unwrap();
-        for insert in [&events, &message] {
+        for insert in [&events, &messages] {
             connection.execute(AssertSqlSafe(insert.clone())).await.unwrap();
         }
         let opened = connection.fetch_all(AssertSqlSafe(reset.clone())).await.unwrap();

@@ -9,7 +9,7 @@ use super::error::{Result, StoreError};
 use super::pool::SqlStore;
 use super::rows::to_json;
 use super::statements::{inbox, rooms as statements};
-use super::tables::outbox::{Progress, new_event};
+use super::tables::outbox::{NewEvents, Progress, new_event};
 use super::{AppliedSet, DueBatch, Fired, NotFired, Timers, rows};
 use crate::domain::{
     DueTimer, IncomingChange, OutboxEvent, OutboxRow, PendingTimer, ROOM_UPDATED, Reason, TimerKey,
@@ -140,14 +140,17 @@ impl<D: Dialect> Transaction<D> {
         claimed_until: Option<DateTime<Utc>>,
     ) -> Result<Vec<OutboxRow>> {
         let due = due.into_iter().collect::<Result<Vec<DueTimer>>>()?;
-        self.reset_rooms(&due).await?;
-        let rooms: Vec<_> = due.iter().map(|timer| timer.key.room).collect();
-        self.insert_opening_messages(&rooms, Reason::LobbyTimerReached, now).await?;
         let event = |timer: &DueTimer| OutboxEvent {
             due_at: timer.lag_counts().then_some(timer.key.due_at),
             ..new_event(ROOM_UPDATED, &timer.token, &timer.announcement(now), now)
         };
         let progress = Progress::of_new(now, claimed_until);
-        self.insert_events(due.iter().map(event).collect(), progress).await
+        // While the database resets the rooms.
+        let encoding = async { NewEvents::encode(due.iter().map(event).collect(), progress) };
+        let (reset, events) = tokio::join!(self.reset_rooms(&due), encoding);
+        reset?;
+        let rooms: Vec<_> = due.iter().map(|timer| timer.key.room).collect();
+        self.insert_opening_messages(&rooms, Reason::LobbyTimerReached, now).await?;
+        self.insert_encoded(events?).await
     }
 }

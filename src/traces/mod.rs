@@ -80,6 +80,9 @@ impl Traces {
 
     /// The span of a room's reset: the first one in the trace of its event.
     pub fn opening(&self, event: &OutboxEvent, opened_at: DateTime<Utc>) -> Span {
+        if self.0.is_none() {
+            return Span(None);
+        }
         let Some(context) = TraceParent::of_event(&event.id) else { return Span(None) };
         let mut span = self.begin("open room", Kind::Internal, context, None);
         if let Some((finished, _)) = &mut span.0 {
@@ -92,6 +95,9 @@ impl Traces {
     /// Begins the span of a publication. It is the first one in the trace of its event, unless a
     /// reset began that trace, or an earlier attempt.
     pub fn publication(&self, event: &OutboxEvent, attempt: u32) -> Span {
+        if self.0.is_none() {
+            return Span(None);
+        }
         match TraceParent::of_event(&event.id) {
             Some(context) if event.due_at.is_none() && attempt <= 1 => {
                 self.begin("publish event", Kind::Producer, context, None)

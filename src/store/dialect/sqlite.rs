@@ -19,6 +19,10 @@ const BUSY_SHARE: f64 = 0.8;
 /// index, and the system's own cache holds the others, so that memory does not grow with the rooms.
 const CACHE_SIZE: &str = "-512";
 
+/// Rows that sqlx's thread of a connection may be ahead of its reader: those of a batch, so that
+/// neither waits for the other.
+const ROW_BUFFER_SIZE: usize = 512;
+
 impl Dialect for Sqlite {
     const SINGLE_WRITER: bool = true;
 
@@ -48,6 +52,7 @@ impl Dialect for Sqlite {
             // An event is acknowledged after its effect is durable, also through a loss of power.
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs_f64(limit.as_secs_f64() * BUSY_SHARE))
+            .row_buffer_size(ROW_BUFFER_SIZE)
             .pragma("cache_size", CACHE_SIZE))
     }
 

@@ -18,7 +18,8 @@
 //! side first.
 //!
 //! SQLite's times are texts, `YYYY-MM-DD HH:MM:SS` in UTC, as its own functions write them: they
-//! sort by time, and a person can write them.
+//! sort by time, and a person can write them. Objects of an array come from `jsonb_each`, because the
+//! text that `json_each` makes of each would be parsed again for each of its fields.
 
 /// One statement, as each database writes it.
 #[derive(Debug, Clone, Copy)]

@@ -101,6 +101,47 @@ macro_rules! pending {
     };
 }
 
+/// The time of a number of milliseconds.
+macro_rules! time {
+    (postgres $milliseconds:literal) => {
+        concat!("to_timestamp(", $milliseconds, " / 1000.0)")
+    };
+    (mysql $milliseconds:literal) => {
+        concat!("TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ", $milliseconds, " * 1000 MICROSECOND")
+    };
+    (sqlite $milliseconds:literal) => {
+        concat!("strftime('%Y-%m-%d %H:%M:%f', ", $milliseconds, " / 1000.0, 'unixepoch')")
+    };
+}
+
+/// Deletes some events that meet a condition. It is followed by the limit.
+macro_rules! delete_some {
+    (mysql $condition:literal, $time:expr) => {
+        concat!("DELETE FROM lobbyd_outbox WHERE ", $condition, $time, " LIMIT $2")
+    };
+    ($database:ident $condition:literal, $time:expr) => {
+        concat!(
+            "DELETE FROM lobbyd_outbox WHERE id IN (
+                SELECT id FROM lobbyd_outbox WHERE ",
+            $condition,
+            $time,
+            " LIMIT $2)"
+        )
+    };
+}
+
+/// Inserts a row that several events share.
+macro_rules! insert_together {
+    ($database:ident) => {
+        concat!(
+            "INSERT INTO lobbyd_outbox
+                    (id, type, token, data, events, created_at, available_at, attempts, published_at)
+             VALUES ($1, $2, $3, $4, $5, ",
+            time!($database "$6"), ", ", time!($database "$7"), ", $8, ", time!($database "$9"), ")"
+        )
+    };
+}
+
 statements! {
     /// JSON of the new rows.
     INSERT:
@@ -144,29 +185,14 @@ statements! {
                    strftime('%Y-%m-%d %H:%M:%f', (value ->> 'available_at') / 1000.0, 'unixepoch'),
                    value ->> 'attempts',
                    strftime('%Y-%m-%d %H:%M:%f', (value ->> 'published_at') / 1000.0, 'unixepoch')
-            FROM json_each($1)";
+            FROM jsonb_each($1)";
 
-    /// id, type, token, number of events, JSON of them, created at, available at (milliseconds),
+    /// id, type, token, JSON of the events, their number, created at, available at (milliseconds),
     /// attempts, published at (milliseconds).
     INSERT_TOGETHER:
-        postgres "\
-            INSERT INTO lobbyd_outbox
-                   (id, type, token, events, data, created_at, available_at, attempts, published_at)
-            VALUES ($1, $2, $3, $4, $5, to_timestamp($6 / 1000.0), to_timestamp($7 / 1000.0), $8,
-                    to_timestamp($9 / 1000.0))",
-        mysql "\
-            INSERT INTO lobbyd_outbox
-                   (id, type, token, events, data, created_at, available_at, attempts, published_at)
-            VALUES ($1, $2, $3, $4, $5,
-                    TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $6 * 1000 MICROSECOND,
-                    TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $7 * 1000 MICROSECOND, $8,
-                    TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $9 * 1000 MICROSECOND)",
-        sqlite "\
-            INSERT INTO lobbyd_outbox
-                   (id, type, token, events, data, created_at, available_at, attempts, published_at)
-            VALUES ($1, $2, $3, $4, $5, strftime('%Y-%m-%d %H:%M:%f', $6 / 1000.0, 'unixepoch'),
-                    strftime('%Y-%m-%d %H:%M:%f', $7 / 1000.0, 'unixepoch'), $8,
-                    strftime('%Y-%m-%d %H:%M:%f', $9 / 1000.0, 'unixepoch'))";
+        postgres insert_together!(postgres),
+        mysql insert_together!(mysql),
+        sqlite insert_together!(sqlite);
 
     /// after, now (milliseconds), JSON of ids to leave out, limit → id, number of events. Locks the
     /// rows.
@@ -317,40 +343,13 @@ statements! {
 
     /// before (milliseconds), limit.
     PRUNE_PUBLISHED:
-        postgres "\
-            DELETE FROM lobbyd_outbox WHERE id IN (
-                SELECT id FROM lobbyd_outbox
-                WHERE published_at < to_timestamp($1 / 1000.0) LIMIT $2
-            )",
-        mysql "\
-            DELETE FROM lobbyd_outbox
-            WHERE published_at < TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 * 1000 MICROSECOND
-            LIMIT $2",
-        sqlite "\
-            DELETE FROM lobbyd_outbox WHERE id IN (
-                SELECT id FROM lobbyd_outbox
-                WHERE published_at < strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')
-                LIMIT $2
-            )";
+        postgres delete_some!(postgres "published_at < ", time!(postgres "$1")),
+        mysql delete_some!(mysql "published_at < ", time!(mysql "$1")),
+        sqlite delete_some!(sqlite "published_at < ", time!(sqlite "$1"));
 
     /// before (milliseconds), limit.
     PRUNE_DEAD:
-        postgres "\
-            DELETE FROM lobbyd_outbox WHERE id IN (
-                SELECT id FROM lobbyd_outbox
-                WHERE published_at IS NULL
-                  AND created_at < to_timestamp($1 / 1000.0) LIMIT $2
-            )",
-        mysql "\
-            DELETE FROM lobbyd_outbox
-            WHERE published_at IS NULL
-              AND created_at < TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 * 1000 MICROSECOND
-            LIMIT $2",
-        sqlite "\
-            DELETE FROM lobbyd_outbox WHERE id IN (
-                SELECT id FROM lobbyd_outbox
-                WHERE published_at IS NULL
-                  AND created_at < strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')
-                LIMIT $2
-            )";
+        postgres delete_some!(postgres "published_at IS NULL AND created_at < ", time!(postgres "$1")),
+        mysql delete_some!(mysql "published_at IS NULL AND created_at < ", time!(mysql "$1")),
+        sqlite delete_some!(sqlite "published_at IS NULL AND created_at < ", time!(sqlite "$1"));
 }

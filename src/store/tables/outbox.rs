@@ -80,6 +80,21 @@ pub(crate) fn new_event(
     }
 }
 
+/// Events of one type that were made at the same time, as they will be stored.
+pub(crate) struct NewEvents {
+    events: Vec<OutboxEvent>,
+    progress: Progress,
+    /// The data of the row that they share, if they do.
+    shared: Option<String>,
+}
+
+impl NewEvents {
+    pub(crate) fn encode(events: Vec<OutboxEvent>, progress: Progress) -> Result<Self> {
+        let shared = (events.len() > MAX_ROWS).then(|| to_array(&events)).transpose()?;
+        Ok(Self { events, progress, shared })
+    }
+}
+
 impl<D: Dialect> Transaction<D> {
     /// Stores events of one type that were made at the same time. Returns their rows.
     pub(crate) async fn insert_events(
@@ -87,8 +102,14 @@ impl<D: Dialect> Transaction<D> {
         events: Vec<OutboxEvent>,
         progress: Progress,
     ) -> Result<Vec<OutboxRow>> {
-        let rows = if events.len() > MAX_ROWS {
-            self.insert_together(&events, progress).await?;
+        self.insert_encoded(NewEvents::encode(events, progress)?).await
+    }
+
+    /// Stores events. Returns their rows.
+    pub(crate) async fn insert_encoded(&mut self, new: NewEvents) -> Result<Vec<OutboxRow>> {
+        let NewEvents { events, progress, shared } = new;
+        let rows = if let Some(data) = shared {
+            self.insert_together(&events, &data, progress).await?;
             vec![events]
         } else {
             self.insert_each(&events, progress).await?;
@@ -129,15 +150,19 @@ impl<D: Dialect> Transaction<D> {
         expect_rows(inserted, rows.len(), TABLE)
     }
 
-    async fn insert_together(&mut self, events: &[OutboxEvent], progress: Progress) -> Result<()> {
+    async fn insert_together(
+        &mut self,
+        events: &[OutboxEvent],
+        data: &str,
+        progress: Progress,
+    ) -> Result<()> {
         let Some(first) = events.first() else { return Ok(()) };
-        let data = to_array(events)?;
         let values = values![
             first.id.as_str(),
             &first.event_type,
             &first.token,
+            data,
             i64::try_from(events.len()).unwrap_or(i64::MAX),
-            &data,
             first.created_at.timestamp_millis(),
             progress.available_at.timestamp_millis(),
             progress.attempts,
@@ -210,16 +235,17 @@ impl<D: Dialect> Transaction<D> {
 
 /// Serialises events that share a row.
 fn to_array(events: &[OutboxEvent]) -> Result<String> {
-    let shared = |event: &'_ OutboxEvent| -> Result<String> {
-        Ok(to_json(&Shared {
-            id: event.id.as_str().into(),
-            token: event.token.as_str().into(),
-            data: serde_json::from_str(&event.data).map_err(|error| corrupt(&error))?,
-            due_at: event.due_at.map(|due_at| due_at.timestamp()),
-        }))
-    };
-    let events: Vec<String> = events.iter().map(shared).collect::<Result<_>>()?;
-    Ok(format!("[{}]", events.join(",")))
+    let shared = |event| shared(event).map_err(|error| corrupt(&error));
+    Ok(to_json(&events.iter().map(shared).collect::<Result<Vec<_>>>()?))
+}
+
+fn shared(event: &OutboxEvent) -> serde_json::Result<Shared<'_>> {
+    Ok(Shared {
+        id: event.id.as_str().into(),
+        token: event.token.as_str().into(),
+        data: serde_json::from_str(&event.data)?,
+        due_at: event.due_at.map(|due_at| due_at.timestamp()),
+    })
 }
 
 fn outbox_row(row: &impl Columns) -> Result<(OutboxRow, DateTime<Utc>)> {

@@ -17,6 +17,7 @@
 )]
 
 mod api;
+mod attacks;
 mod chart;
 mod clock;
 mod consume;
@@ -73,6 +74,7 @@ async fn main() {
             Section::Mariadb => herd::measure(Kind::MariaDb, &options, &mut report).await,
             Section::Sqlite => herd::measure(Kind::Sqlite, &options, &mut report).await,
             Section::Api => api::run(&options, &mut report).await,
+            Section::Attacks => attacks::run(&options, &mut report).await,
             Section::Queues => queues::run(&options, &mut report).await,
             Section::Peers => peers::run(&options, &mut report).await,
             Section::Day => day::run(&options, &mut report).await,

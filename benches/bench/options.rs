@@ -45,6 +45,8 @@ pub enum Section {
     Sqlite,
     /// Polls, and requests that are held until their room changes
     Api,
+    /// Timers while clients of the API do their worst; not in the short form
+    Attacks,
     /// 48 herds of 20,000 timers, one after the other; not in the short form
     Day,
     /// What the broker confirms, by the type of the subscriber's queue; not in the short form
@@ -59,7 +61,7 @@ impl Options {
             return self.sections.clone();
         }
         let all = Section::value_variants().iter().copied();
-        let full_only = [Section::Day, Section::Queues];
+        let full_only = [Section::Attacks, Section::Day, Section::Queues];
         all.filter(|section| *section != Section::Peers)
             .filter(|section| !(self.short && full_only.contains(section)))
             .collect()
@@ -92,6 +94,11 @@ impl Options {
     /// How long polls are sent in a run.
     pub fn polling_time(&self) -> Duration {
         Duration::from_millis(if self.short { 500 } else { 2_000 })
+    }
+
+    /// How long each attack lasts, in seconds.
+    pub fn attacked_seconds(&self) -> u32 {
+        if self.short { 6 } else { 20 }
     }
 
     pub fn idle_time(&self) -> Duration {

@@ -125,7 +125,7 @@ impl Lags {
 }
 
 /// How late the updates of these rooms were confirmed, as the worker logged it.
-fn lags(worker: &Daemon, prefix: &str) -> Vec<f64> {
+pub fn lags(worker: &Daemon, prefix: &str) -> Vec<f64> {
     let log = worker.log();
     log.lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())

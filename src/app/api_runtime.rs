@@ -7,8 +7,11 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::Role;
 
+/// Threads for password hashes and for the resolution of names. Each keeps the memory of a hash.
+const BLOCKING_THREADS: usize = 6;
+
 /// How much lower the priority of these threads is in a process that also opens rooms.
-const NICENESS: i32 = 5;
+const NICENESS: i32 = 10;
 
 /// Dropping it aborts what still runs there, and waits for nothing.
 pub(super) struct ApiRuntime(Option<Runtime>);
@@ -16,7 +19,7 @@ pub(super) struct ApiRuntime(Option<Runtime>);
 impl ApiRuntime {
     pub(super) fn start(role: Role) -> io::Result<Self> {
         let mut builder = Builder::new_multi_thread();
-        builder.enable_all().thread_name("lobbyd-api");
+        builder.enable_all().thread_name("lobbyd-api").max_blocking_threads(BLOCKING_THREADS);
         if role.works() {
             // On Linux, the niceness is that of the calling thread. The threads that it starts, such
             // as those of SQLite's connections, inherit it.

@@ -22,6 +22,9 @@ use super::throttle::Throttle;
 /// password and a removed user stay valid for as long.
 pub(super) const CACHE_TTL: Duration = Duration::from_mins(1);
 
+/// Most logins that are hashed at the same time, for their memory.
+const MAX_LOGINS: usize = 4;
+
 /// Dummy hash for unknown users, so that they take as long as known ones. No password is known that
 /// hashes to 32 bytes of zeros.
 pub(super) const DUMMY_HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$\
@@ -45,7 +48,7 @@ impl Passwords {
         // The other half of the cores is left for the timers.
         let cores = thread::available_parallelism().map_or(1, usize::from);
         Self {
-            permits: Arc::new(Semaphore::new((cores / 2).max(1))),
+            permits: Arc::new(Semaphore::new((cores / 2).clamp(1, MAX_LOGINS))),
             room_permits: Arc::new(Semaphore::new(1)),
             key: rand::random(),
             verified: ExpiringCache::new(CACHE_TTL),

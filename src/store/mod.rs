@@ -16,6 +16,7 @@ mod commits;
 mod connection;
 mod contention;
 mod dialect;
+mod due;
 mod error;
 mod lobby_changes;
 mod migration;
@@ -35,76 +36,16 @@ use chrono::{DateTime, Utc};
 use sqlx::{MySql, Postgres, Sqlite};
 
 pub use self::claims::{Available, ClaimedRows, Division, Pending};
+pub use self::due::{DueBatch, Fired, LockPolicy, NotFired};
 pub use self::error::{CommandError, Result, StoreError};
 use self::pool::SqlStore;
 pub use self::pool::{PoolGroup, PoolOptions};
 use crate::domain::commands::{Command, NewRoom, Resource};
 use crate::domain::{
     Actor, Applied, Attendee, AttendeeId, Caller, ChatMessage, EventId, IncomingChange,
-    MessageQuery, OutboxEvent, OutboxRow, PendingTimer, Room, RoomId, RoomOverview, RoomToken,
-    RoomUpdated, RoomVersion, TimerKey, User,
+    MessageQuery, OutboxRow, PendingTimer, Room, RoomId, RoomOverview, RoomToken, RoomUpdated,
+    RoomVersion, TimerKey, User,
 };
-
-/// What to do about a due room that another transaction has locked: of another worker, or of a
-/// participant who joins or chats there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LockPolicy {
-    /// Leave it out: it is soon free, and others are due as well.
-    SkipLocked,
-    /// Wait for it, about a second: it was skipped several times.
-    Wait,
-}
-
-/// Which of the due timers to fire, in their order.
-#[derive(Debug, Clone, Copy)]
-pub struct DueBatch<'a> {
-    /// Only those after this one.
-    pub after: Option<TimerKey>,
-    /// Timers to leave out.
-    pub except: &'a [TimerKey],
-    pub limit: u32,
-    pub locked: LockPolicy,
-}
-
-impl DueBatch<'_> {
-    /// The longest overdue ones, except those of locked rooms.
-    pub fn first(limit: u32) -> Self {
-        Self { after: None, except: &[], limit, locked: LockPolicy::SkipLocked }
-    }
-}
-
-#[derive(Debug, Default)]
-pub struct Fired {
-    /// The events of the rooms that were reset, one for each.
-    pub rows: Vec<OutboxRow>,
-    /// The last timer that fired.
-    pub last: Option<TimerKey>,
-}
-
-impl Fired {
-    /// Whether fewer rooms were due than the batch could take, so that it was the last one.
-    pub fn is_short_of(&self, limit: u32) -> bool {
-        u64::try_from(self.events().count()).is_ok_and(|count| count < u64::from(limit))
-    }
-
-    pub fn events(&self) -> impl Iterator<Item = &OutboxEvent> {
-        self.rows.iter().flat_map(|row| &row.events)
-    }
-}
-
-/// Due timers that did not fire. Nothing has happened to their rooms.
-#[derive(Debug)]
-pub struct NotFired {
-    /// The timers of the batch; none if it is not to blame.
-    pub due: Vec<PendingTimer>,
-    pub error: StoreError,
-}
-
-impl From<StoreError> for NotFired {
-    fn from(error: StoreError) -> Self {
-        Self { due: Vec::new(), error }
-    }
-}
 
 /// Numbers of pending timers and events, each counted up to [`LIMIT`](Self::LIMIT), so that the count
 /// costs some milliseconds at most.

@@ -11,7 +11,11 @@ use crate::store::rows;
 use crate::store::rows::to_json;
 use crate::store::statements::messages as statements;
 
-/// Bodies of one answer, in bytes, after which it ends: the next one continues from there.
+/// Messages that are read at once, so that long ones beyond the end of an answer take little memory.
+const PAGE: u32 = 10;
+
+/// Bodies of one answer, in bytes, after which it ends: the next one continues from there. A message
+/// counts again with each reply to it.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// A row of [`INSERT_SYSTEM`](statements::INSERT_SYSTEM).
@@ -37,24 +41,34 @@ impl<D: Dialect> Connection<D> {
         query: MessageQuery,
     ) -> Result<Vec<ChatMessage>> {
         let inclusive = i64::from(query.including);
-        let (statement, bound) = match (query.newer, query.known) {
+        let (statement, mut bound) = match (query.newer, query.known) {
             (true, known) => (statements::NEWER, known.saturating_sub(inclusive)),
             (false, 0) => (statements::OLDER, i64::MAX),
             (false, known) => (statements::OLDER, known.saturating_add(inclusive)),
         };
-        let values = values![room.id, bound, query.limit];
-        let mut messages = Vec::new();
-        let mut size = 0;
-        for message in self.fetch_all(statement, values, rows::message).await? {
-            if size > MAX_ANSWER_BYTES {
-                break;
-            }
-            size += message.size();
-            let parent = match message.parent_id {
-                Some(id) => self.message(room.id, id).await?,
-                None => None,
+        let (mut messages, mut size) = (Vec::new(), 0);
+        let mut left = query.limit;
+        while left > 0 && size <= MAX_ANSWER_BYTES {
+            let page = left.min(PAGE);
+            let values = values![room.id, bound, page];
+            let read = self.fetch_all(statement, values, rows::message).await?;
+            left = if u32::try_from(read.len()).is_ok_and(|number| number < page) {
+                0
+            } else {
+                left - page
             };
-            messages.push(ChatMessage { message, parent });
+            for message in read {
+                if size > MAX_ANSWER_BYTES {
+                    break;
+                }
+                let parent = match message.parent_id {
+                    Some(id) => self.message(room.id, id).await?,
+                    None => None,
+                };
+                bound = message.id;
+                size += message.size() + parent.as_ref().map_or(0, Message::size);
+                messages.push(ChatMessage { message, parent });
+            }
         }
         Ok(messages)
     }

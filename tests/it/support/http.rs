@@ -135,8 +135,8 @@ impl Client {
         for (name, value) in &self.headers {
             request.headers_mut().insert(name, value.clone());
         }
-        if let Some(cookies) = self.cookies_to_send() {
-            request.headers_mut().insert(header::COOKIE, cookies);
+        if let Some(cookies) = self.cookies() {
+            request.headers_mut().insert(header::COOKIE, cookies.parse().unwrap());
         }
         // The server may hold a request for a minute until something changes.
         let exchange = async {
@@ -154,11 +154,12 @@ impl Client {
         Response { request_line, status: head.status.as_u16(), headers: head.headers, body }
     }
 
-    fn cookies_to_send(&self) -> Option<HeaderValue> {
+    /// The header with its cookies, if it has some.
+    pub fn cookies(&self) -> Option<String> {
         let cookies = self.cookies.lock().unwrap();
         let pairs: Vec<String> =
             cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        (!pairs.is_empty()).then(|| pairs.join("; ").parse().unwrap())
+        (!pairs.is_empty()).then(|| pairs.join("; "))
     }
 
     fn keep_cookies(&self, headers: &HeaderMap) {

@@ -13,16 +13,28 @@ CREATE TABLE IF NOT EXISTS lobbyd_attendees (
     -- Number of the room's chat messages up to that one.
     comments_read     BIGINT NOT NULL DEFAULT 0,
     read_at           BIGINT NOT NULL DEFAULT 0,
-    -- Presence in the room, from joining to leaving.
-    session_id        VARCHAR(255),
-    in_call           BIGINT NOT NULL DEFAULT 0,
-    last_ping         BIGINT NOT NULL DEFAULT 0,
-    -- The last activity. It is recorded in intervals.
-    seen_at           BIGINT NOT NULL DEFAULT 0,
     CONSTRAINT lobbyd_attendees_actor_key UNIQUE (room_id, actor_type, actor_id),
     CONSTRAINT lobbyd_attendees_pin_key UNIQUE (room_id, pin),
-    INDEX lobbyd_attendees_in_call_idx (room_id, in_call),
     INDEX lobbyd_attendees_actor_idx (actor_type, actor_id),
-    INDEX lobbyd_attendees_read_at_idx (read_at),
-    INDEX lobbyd_attendees_last_ping_idx (last_ping)
+    INDEX lobbyd_attendees_read_at_idx (read_at)
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+
+-- Presence in the room, from joining to leaving: one row per attendee and client.
+CREATE TABLE IF NOT EXISTS lobbyd_sessions (
+    id          BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    room_id     BIGINT NOT NULL,
+    attendee_id BIGINT NOT NULL,
+    session_id  VARCHAR(255) NOT NULL,
+    -- Digest of the cookie by which the client is recognised.
+    client      VARCHAR(255) NOT NULL,
+    in_call     BIGINT NOT NULL DEFAULT 0,
+    last_ping   BIGINT NOT NULL,
+    -- The last activity. It is recorded in intervals.
+    seen_at     BIGINT NOT NULL DEFAULT 0,
+    CONSTRAINT lobbyd_sessions_session_key UNIQUE (session_id),
+    CONSTRAINT lobbyd_sessions_client_key UNIQUE (attendee_id, client),
+    CONSTRAINT lobbyd_sessions_attendee_fkey
+        FOREIGN KEY (attendee_id) REFERENCES lobbyd_attendees (id) ON DELETE CASCADE,
+    INDEX lobbyd_sessions_in_call_idx (room_id, in_call),
+    INDEX lobbyd_sessions_last_ping_idx (last_ping)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;

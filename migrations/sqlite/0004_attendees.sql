@@ -13,18 +13,30 @@ CREATE TABLE lobbyd_attendees (
     -- Number of the room's chat messages up to that one.
     comments_read     INTEGER NOT NULL DEFAULT 0,
     read_at           INTEGER NOT NULL DEFAULT 0,
-    -- Presence in the room, from joining to leaving.
-    session_id        TEXT,
-    in_call           INTEGER NOT NULL DEFAULT 0,
-    last_ping         INTEGER NOT NULL DEFAULT 0,
-    -- The last activity. It is recorded in intervals.
-    seen_at           INTEGER NOT NULL DEFAULT 0,
     CONSTRAINT lobbyd_attendees_actor_key UNIQUE (room_id, actor_type, actor_id),
     CONSTRAINT lobbyd_attendees_pin_key UNIQUE (room_id, pin)
 );
 
 CREATE INDEX lobbyd_attendees_actor_idx ON lobbyd_attendees (actor_type, actor_id);
-CREATE INDEX lobbyd_attendees_in_call_idx ON lobbyd_attendees (room_id, in_call);
 CREATE INDEX lobbyd_attendees_read_at_idx ON lobbyd_attendees (read_at);
-CREATE INDEX lobbyd_attendees_last_ping_idx ON lobbyd_attendees (last_ping)
-    WHERE session_id IS NOT NULL;
+
+-- Presence in the room, from joining to leaving: one row per attendee and client.
+CREATE TABLE lobbyd_sessions (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    room_id     INTEGER NOT NULL,
+    attendee_id INTEGER NOT NULL,
+    session_id  TEXT NOT NULL,
+    -- Digest of the cookie by which the client is recognised.
+    client      TEXT NOT NULL,
+    in_call     INTEGER NOT NULL DEFAULT 0,
+    last_ping   INTEGER NOT NULL,
+    -- The last activity. It is recorded in intervals.
+    seen_at     INTEGER NOT NULL DEFAULT 0,
+    CONSTRAINT lobbyd_sessions_session_key UNIQUE (session_id),
+    CONSTRAINT lobbyd_sessions_client_key UNIQUE (attendee_id, client),
+    CONSTRAINT lobbyd_sessions_attendee_fkey
+        FOREIGN KEY (attendee_id) REFERENCES lobbyd_attendees (id) ON DELETE CASCADE
+);
+
+CREATE INDEX lobbyd_sessions_in_call_idx ON lobbyd_sessions (room_id, in_call);
+CREATE INDEX lobbyd_sessions_last_ping_idx ON lobbyd_sessions (last_ping);

@@ -323,7 +323,7 @@ mod tests {
             pin: None,
             last_read_message,
             comments_read: 0,
-            presence: None,
+            sessions: Vec::new(),
         };
         Arc::new(AttendeeSnapshot::new(Some(attendee), Version::stored(version)))
     }

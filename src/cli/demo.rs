@@ -125,6 +125,7 @@ Then:
 async fn create_room(store: &dyn Database, token: &RoomToken) -> anyhow::Result<()> {
     let owner = Caller {
         actor: Actor::user("alice"),
+        client: None,
         display_name: "Alice".to_owned(),
         may_enable_sip: false,
     };

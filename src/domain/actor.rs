@@ -54,9 +54,15 @@ impl Actor {
     }
 }
 
+/// Identifies a client program among those of one actor. Only the server knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct ClientId(pub String);
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     pub actor: Actor,
+    /// `None` for a client that keeps no cookies, or has none yet.
+    pub client: Option<ClientId>,
     /// The account's display name. A guest's display name is in the room's list of participants.
     pub display_name: String,
     /// Whether the user is in one of the groups that may enable SIP.

@@ -1,10 +1,10 @@
-//! An actor's part in a room: participant type, permissions, presence.
+//! An actor's part in a room: participant type, permissions, sessions.
 
 use bitflags::bitflags;
 use num_enum::{IntoPrimitive, TryFromPrimitive};
 use serde::Serialize;
 
-use super::actor::Actor;
+use super::actor::{Actor, ClientId};
 use super::call::CallFlags;
 use super::lobby::LobbyState;
 use super::room::Room;
@@ -91,12 +91,13 @@ pub enum PermissionChange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct AttendeeId(pub i64);
 
-/// An attendee's session in the room, from joining to leaving.
+/// The presence of one of the attendee's clients in the room, from joining to leaving.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
-pub struct Presence {
-    pub session_id: String,
+pub struct Session {
+    pub id: String,
+    pub client: ClientId,
     pub in_call: CallFlags,
-    /// Unix seconds of the last activity.
+    /// Unix seconds of joining.
     pub last_ping: i64,
 }
 
@@ -115,7 +116,8 @@ pub struct Attendee {
     pub last_read_message: i64,
     /// How many chat messages the room had then.
     pub comments_read: i64,
-    pub presence: Option<Presence>,
+    /// One per client that has joined, the oldest first.
+    pub sessions: Vec<Session>,
 }
 
 impl Attendee {
@@ -141,18 +143,17 @@ impl Attendee {
         self.actor.is_user() && self.participant_type.is_moderator()
     }
 
-    /// An attendee who has to wait in the lobby is not in the call.
-    pub fn removed_from_call_if_waiting(mut self, room: &Room) -> Self {
-        let waiting = self.is_waiting(room);
-        if let Some(presence) = self.presence.as_mut().filter(|_| waiting) {
-            presence.in_call = CallFlags::empty();
+    /// The session of a client. Without a cookie a client acts in the newest one.
+    pub fn session(&self, client: Option<&ClientId>) -> Option<&Session> {
+        match client {
+            Some(client) => self.sessions.iter().find(|session| session.client == *client),
+            None => self.sessions.last(),
         }
-        self
     }
 
-    /// Flags in the call; empty if the attendee is not in it.
+    /// Flags of all sessions in the call; empty if the attendee is not in it.
     pub fn call_flags(&self) -> CallFlags {
-        self.presence.as_ref().map_or(CallFlags::empty(), |presence| presence.in_call)
+        self.sessions.iter().map(|session| session.in_call).collect()
     }
 
     pub fn is_in_call(&self) -> bool {

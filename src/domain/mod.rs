@@ -19,10 +19,8 @@ mod timer;
 mod trace;
 mod view;
 
-pub use actor::{Actor, ActorKind, Caller, User};
-pub use attendee::{
-    Attendee, AttendeeId, ParticipantType, PermissionChange, Permissions, Presence,
-};
+pub use actor::{Actor, ActorKind, Caller, ClientId, User};
+pub use attendee::{Attendee, AttendeeId, ParticipantType, PermissionChange, Permissions, Session};
 pub use call::{Call, CallFlags};
 pub use event::{
     EventId, LOBBY_CHANGED, LobbyChangedPayload, OutboxEvent, OutboxRow, ROOM_UPDATED, RoomUpdated,
@@ -40,4 +38,4 @@ pub use room::{
 };
 pub use timer::{DueTimer, PendingTimer, TimerKey};
 pub use trace::TraceParent;
-pub use view::{ParticipantView, RoomView, ViewerCapabilities, participants_for};
+pub use view::{ParticipantView, RoomView, ViewerContext, participants_for};

@@ -5,17 +5,18 @@
 
 use std::borrow::Cow;
 
-use super::actor::Actor;
-use super::attendee::{Attendee, ParticipantType, Permissions};
+use super::actor::{Actor, ClientId};
+use super::attendee::{Attendee, ParticipantType, Permissions, Session};
 use super::lobby::Lobby;
 use super::message::Message;
 use super::room::{Room, RoomOverview, SipState};
 
-/// What depends on the server's configuration and the viewer's account.
+/// What depends on the server's configuration, the viewer's account and the viewer's client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ViewerCapabilities {
+pub struct ViewerContext<'a> {
     /// SIP is configured, and the viewer is in a group that may enable it.
-    pub enable_sip: bool,
+    pub may_enable_sip: bool,
+    pub client: Option<&'a ClientId>,
 }
 
 /// What one viewer may see of a room.
@@ -27,6 +28,8 @@ pub struct RoomView<'a> {
     pub has_password: bool,
     /// The viewer's attendee record; `None` for a non-member.
     pub attendee: Option<&'a Attendee>,
+    /// The session of the viewer's client.
+    pub session: Option<&'a Session>,
     /// The other user of a one-to-one room, with the display name.
     pub other: Option<&'a (Actor, String)>,
     pub last_message: Option<&'a Message>,
@@ -46,13 +49,14 @@ impl<'a> RoomView<'a> {
     pub fn for_viewer(
         overview: &'a RoomOverview,
         attendee: Option<&'a Attendee>,
-        capabilities: ViewerCapabilities,
+        context: ViewerContext<'_>,
     ) -> Self {
         let room = &overview.room;
         let Some(me) = attendee else { return Self::hidden(room, Cow::Owned(public_view(room))) };
         let last_message = overview.last_message.as_ref();
         let known = Self {
             attendee,
+            session: me.session(context.client),
             other: overview.one_to_one.iter().find(|(actor, _)| *actor != me.actor),
             last_activity: last_message.map_or(0, |message| message.created_at),
             ..Self::hidden(room, Cow::Borrowed(room))
@@ -68,7 +72,7 @@ impl<'a> RoomView<'a> {
             can_start_call: me.effective_permissions().contains(Permissions::START_CALL),
             can_delete: can_delete(room, me),
             can_leave: can_leave(overview, me),
-            can_enable_sip: capabilities.enable_sip
+            can_enable_sip: context.may_enable_sip
                 && can_delete(room, me)
                 && room.token.is_dialable(),
             ..known
@@ -80,6 +84,7 @@ impl<'a> RoomView<'a> {
             room: visible,
             has_password: room.has_password(),
             attendee: None,
+            session: None,
             other: None,
             last_message: None,
             last_activity: 0,
@@ -136,7 +141,7 @@ pub fn participants_for<'a>(
     viewer: &'a Actor,
 ) -> impl Iterator<Item = ParticipantView<'a>> {
     let sees_pins = attendees.iter().any(|each| each.actor == *viewer && each.sees_pins());
-    attendees.iter().filter(|each| each.actor.is_user() || each.presence.is_some()).map(
+    attendees.iter().filter(|each| each.actor.is_user() || !each.sessions.is_empty()).map(
         move |attendee| {
             let visible = sees_pins || attendee.actor == *viewer;
             ParticipantView { attendee, pin: attendee.pin.as_deref().filter(|_| visible) }
@@ -163,11 +168,11 @@ mod tests {
             pin: Some("1234567".to_owned()),
             last_read_message: 0,
             comments_read: 0,
-            presence: None,
+            sessions: Vec::new(),
         }
     }
 
-    const SIP: ViewerCapabilities = ViewerCapabilities { enable_sip: true };
+    const SIP: ViewerContext<'_> = ViewerContext { may_enable_sip: true, client: None };
 
     #[test]
     fn a_non_member_sees_of_a_protected_room_only_that_it_has_a_password() {

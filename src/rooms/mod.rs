@@ -115,8 +115,8 @@ impl RoomService {
     }
 
     /// A room as the caller sees it: one in which they take part, or a public one.
-    pub async fn view(&self, token: &RoomToken, actor: Option<&Actor>) -> Result<View> {
-        self.look_up(token, actor).await.map(|(view, _change)| view)
+    pub async fn view(&self, token: &RoomToken, caller: Option<&Caller>) -> Result<View> {
+        self.look_up(token, caller).await.map(|(view, _change)| view)
     }
 
     /// Waits until the `state` of the view is `wanted`, or until `deadline`, and returns both. May
@@ -124,14 +124,14 @@ impl RoomService {
     pub async fn view_when<S>(
         &self,
         token: &RoomToken,
-        actor: Option<&Actor>,
+        caller: Option<&Caller>,
         from: IpAddr,
         deadline: Option<Instant>,
         state: impl Fn(&View) -> S,
         wanted: impl Fn(&S) -> bool,
     ) -> Result<(View, S)> {
-        let client = ClientKey::of(actor, from);
-        self.poll_view(client, token, actor, deadline, state, wanted).await
+        let client = ClientKey::of(caller.map(|caller| &caller.actor), from);
+        self.poll_view(client, token, caller, deadline, state, wanted).await
     }
 
     /// As [`view_when`](Self::view_when), for the list of a user's rooms.
@@ -194,7 +194,7 @@ impl RoomService {
         self.changes.check(&caller.actor)?;
         let changed = self.database.change(token, caller, command, self.now()).await?;
         let Changed { update, message, overview, attendee } = changed;
-        self.presence.record(attendee.as_ref());
+        self.presence.record(attendee.as_ref(), caller.client.as_ref());
         let view = overview.map(|overview| View::new(overview, attendee));
         self.publish_locally(update.as_slice(), &caller.actor, view.as_ref());
         Ok(Outcome { view, message })
@@ -209,7 +209,7 @@ impl RoomService {
     ) -> Result<View> {
         match self.change(token, caller, command).await?.view {
             Some(view) => Ok(view),
-            None => self.view(token, Some(&caller.actor)).await,
+            None => self.view(token, Some(caller)).await,
         }
     }
 
@@ -218,16 +218,16 @@ impl RoomService {
     pub async fn admit(
         &self,
         token: &RoomToken,
-        actor: &Actor,
+        caller: &Caller,
         password: &str,
         from: IpAddr,
     ) -> Result<Option<String>> {
-        let view = self.view(token, Some(actor)).await?;
+        let view = self.view(token, Some(caller)).await?;
         if view.attendee().is_some() {
             return Ok(None);
         }
         let room = &view.overview().room;
-        if !actor.is_user() {
+        if !caller.actor.is_user() {
             self.joins.check(&network(from))?;
             let most = self.limits.guests_per_room;
             if self.database.guests(room.id).await? >= most.into() {
@@ -275,11 +275,12 @@ impl RoomService {
     pub async fn participants(
         &self,
         token: &RoomToken,
-        actor: &Actor,
+        caller: &Caller,
         resource: Resource,
     ) -> Result<Vec<Attendee>> {
-        let all = self.database.participants(token, actor, resource).await?;
-        self.presence.record(all.iter().find(|attendee| attendee.actor == *actor));
+        let all = self.database.participants(token, &caller.actor, resource).await?;
+        let me = all.iter().find(|attendee| attendee.actor == caller.actor);
+        self.presence.record(me, caller.client.as_ref());
         Ok(all)
     }
 
@@ -288,11 +289,12 @@ impl RoomService {
     pub async fn messages(
         &self,
         token: &RoomToken,
-        actor: &Actor,
+        caller: &Caller,
         query: MessageQuery,
         deadline: Instant,
     ) -> Result<Vec<ChatMessage>> {
-        let mut known = self.view(token, Some(actor)).await?.fingerprint();
+        let actor = &caller.actor;
+        let mut known = self.view(token, Some(caller)).await?.fingerprint();
         loop {
             let messages = self.database.messages(token, actor, query, self.now()).await?;
             if !messages.is_empty() && query.mark_read {
@@ -305,7 +307,7 @@ impl RoomService {
             let is_news = |state: &[Fingerprint; 2]| *state != known;
             let client = ClientKey::Actor(actor.clone());
             let state = View::fingerprint;
-            let poll = self.poll_view(client, token, Some(actor), Some(deadline), state, is_news);
+            let poll = self.poll_view(client, token, Some(caller), Some(deadline), state, is_news);
             let (_view, state) = poll.await?;
             if state == known {
                 return Ok(messages);
@@ -318,13 +320,13 @@ impl RoomService {
         &self,
         client: ClientKey,
         token: &RoomToken,
-        actor: Option<&Actor>,
+        caller: Option<&Caller>,
         deadline: Option<Instant>,
         state: impl Fn(&View) -> S,
         wanted: impl Fn(&S) -> bool,
     ) -> Result<(View, S)> {
         let begin = || self.long_polls.begin(client);
-        poll_until(deadline, &self.stop, begin, || self.look_up(token, actor), state, wanted).await
+        poll_until(deadline, &self.stop, begin, || self.look_up(token, caller), state, wanted).await
     }
 
     /// Refuses a user who owns too many rooms.
@@ -351,7 +353,7 @@ impl RoomService {
     }
 
     async fn check_moderator(&self, token: &RoomToken, caller: &Caller) -> Result<()> {
-        let room = self.view(token, Some(&caller.actor)).await?.overview().room.id;
+        let room = self.view(token, Some(caller)).await?.overview().room.id;
         let attendee = self.database.attendee(room, &caller.actor).await?;
         require_moderator(attendee.as_ref())?;
         Ok(())
@@ -365,13 +367,15 @@ impl RoomService {
     async fn look_up(
         &self,
         token: &RoomToken,
-        actor: Option<&Actor>,
+        caller: Option<&Caller>,
     ) -> Result<(View, ChangeListener)> {
+        let actor = caller.map(|caller| &caller.actor);
         let (view, change) = self.cache.view(token, actor).await?.ok_or(Refusal::NoRoom)?;
         if view.attendee().is_none() && !view.overview().room.is_public() {
             return Err(Refusal::NoRoom.into());
         }
-        self.presence.record(view.attendee());
+        let client = caller.and_then(|caller| caller.client.as_ref());
+        self.presence.record(view.attendee(), client);
         Ok((view, change))
     }
 

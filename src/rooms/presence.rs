@@ -1,6 +1,6 @@
-//! Which participants have been active in their session lately.
+//! Which sessions have been active lately.
 //!
-//! Every request of a participant with a session counts as activity. It is collected here and
+//! Every request of a client with a session counts as activity. It is collected here and
 //! written to the database in batches, so that a poll costs no statement. Housekeeping ends the
 //! sessions without activity. `app` runs one [`PresenceRecorder`] beside each API.
 
@@ -13,22 +13,22 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::DatabaseClock;
-use crate::domain::{Attendee, AttendeeId};
+use crate::domain::{Attendee, ClientId};
 use crate::store::Database;
 use crate::{logging, store};
 
 /// How often activity is written: much more often than sessions expire.
 const INTERVAL: Duration = Duration::from_secs(30);
 
-/// Attendees that one statement updates.
+/// Sessions that one statement updates.
 const BATCH: usize = 200;
 
-/// Collects the activity of participants.
+/// Collects the activity of sessions.
 pub struct PresenceRecorder {
     database: Arc<dyn Database>,
     clock: Arc<DatabaseClock>,
     /// Sorted, so that concurrent processes lock rows in the same order.
-    active: Mutex<BTreeSet<AttendeeId>>,
+    active: Mutex<BTreeSet<String>>,
 }
 
 impl PresenceRecorder {
@@ -36,10 +36,13 @@ impl PresenceRecorder {
         Self { database, clock, active: Mutex::default() }
     }
 
-    /// Records activity of a viewer, if they take part and have a session.
-    pub(super) fn record(&self, viewer: Option<&Attendee>) {
-        if let Some(attendee) = viewer.filter(|attendee| attendee.presence.is_some()) {
-            self.active.lock().insert(attendee.id);
+    /// Records activity of a viewer's client, if it has a session.
+    pub(super) fn record(&self, viewer: Option<&Attendee>, client: Option<&ClientId>) {
+        if let Some(session) = viewer.and_then(|attendee| attendee.session(client)) {
+            let mut active = self.active.lock();
+            if !active.contains(&session.id) {
+                active.insert(session.id.clone());
+            }
         }
     }
 

@@ -75,6 +75,9 @@ impl<D: Dialect> Transaction<D> {
             Some(AttendeeChange::Removed(attendee)) => self.delete_attendee(attendee.id).await?,
             None => {}
         }
+        for change in &changes.sessions {
+            self.change_session(room.id, change).await?;
+        }
         if let Some(bulk) = changes.bulk {
             self.change_attendees(room.id, bulk).await?;
         }

@@ -75,8 +75,10 @@ impl<D: Dialect> Transaction<D> {
         let Some(room) = room else {
             return Ok(Changed { update, message: None, overview: None, attendee: None });
         };
-        let may_touch_me =
-            changes.attendee.is_some() || changes.bulk.is_some() || changes.message.is_some();
+        let may_touch_me = changes.attendee.is_some()
+            || !changes.sessions.is_empty()
+            || changes.bulk.is_some()
+            || changes.message.is_some();
         let attendee = if may_touch_me {
             self.attendee(room.id, Target::Actor(&caller.actor)).await?
         } else {

@@ -42,9 +42,9 @@ use self::pool::SqlStore;
 pub use self::pool::{PoolGroup, PoolOptions};
 use crate::domain::commands::{Command, NewRoom, Resource};
 use crate::domain::{
-    Actor, Applied, Attendee, AttendeeId, Caller, ChatMessage, EventId, IncomingChange,
-    MessageQuery, OutboxRow, PendingTimer, Room, RoomId, RoomOverview, RoomToken, RoomUpdated,
-    RoomVersion, TimerKey, User,
+    Actor, Applied, Attendee, Caller, ChatMessage, EventId, IncomingChange, MessageQuery,
+    OutboxRow, PendingTimer, Room, RoomId, RoomOverview, RoomToken, RoomUpdated, RoomVersion,
+    TimerKey, User,
 };
 
 /// Numbers of pending timers and events, each counted up to [`LIMIT`](Self::LIMIT), so that the count
@@ -245,8 +245,8 @@ pub trait Rooms: Send + Sync + 'static {
     /// Participants who have read messages since this time, in Unix seconds.
     async fn read_since(&self, since: i64) -> Result<Vec<(RoomId, Actor)>>;
 
-    /// Records that these attendees are present.
-    async fn touch(&self, attendees: &[AttendeeId], now: DateTime<Utc>) -> Result<()>;
+    /// Records that these sessions are active.
+    async fn touch(&self, sessions: &[String], now: DateTime<Utc>) -> Result<()>;
 
     /// Sessions without activity since then, at most `limit`.
     async fn inactive_since(

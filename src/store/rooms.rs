@@ -84,9 +84,9 @@ impl<D: Dialect> Rooms for SqlStore<D> {
         self.fetch_all(attendees::READ_SINCE, values![since], reader).await
     }
 
-    async fn touch(&self, attendees: &[AttendeeId], now: DateTime<Utc>) -> Result<()> {
-        let attendees = to_json(attendees);
-        let values = values![&attendees, now.timestamp()];
+    async fn touch(&self, sessions: &[String], now: DateTime<Utc>) -> Result<()> {
+        let sessions = to_json(sessions);
+        let values = values![&sessions, now.timestamp()];
         self.execute(attendees::TOUCH, values).await.map(drop)
     }
 

@@ -8,9 +8,9 @@ use serde::Serialize;
 use super::dialect::Columns;
 use super::error::{Result, StoreError};
 use crate::domain::{
-    Actor, ActorKind, Attendee, AttendeeId, Call, CallFlags, Content, DueTimer, Lobby, LobbyState,
-    Message, ParticipantType, PendingTimer, Permissions, Presence, Reason, Room, RoomId, RoomToken,
-    RoomType, RoomVersion, SipState, TimerKey, Version,
+    Actor, ActorKind, Attendee, AttendeeId, Call, CallFlags, ClientId, Content, DueTimer, Lobby,
+    LobbyState, Message, ParticipantType, PendingTimer, Permissions, Reason, Room, RoomId,
+    RoomToken, RoomType, RoomVersion, Session, SipState, TimerKey, Version,
 };
 
 pub(super) fn room(row: &impl Columns) -> Result<Room> {
@@ -77,10 +77,9 @@ fn timer_key(row: &impl Columns) -> Result<TimerKey> {
     Ok(TimerKey { due_at: time_from_seconds(row.int("due_at")?)?, room: RoomId(row.int("id")?) })
 }
 
+/// An attendee with one of their sessions, or with none.
 pub(super) fn attendee(row: &impl Columns) -> Result<Attendee> {
     let number = row.int("participant_type")?;
-    let in_call = CallFlags::from_bits_retain(row.int("in_call")?);
-    let last_ping = row.int("last_ping")?;
     Ok(Attendee {
         id: AttendeeId(row.int("id")?),
         actor: actor(row)?,
@@ -91,12 +90,30 @@ pub(super) fn attendee(row: &impl Columns) -> Result<Attendee> {
         pin: row.text_or_null("pin")?,
         last_read_message: row.int("last_read_message")?,
         comments_read: row.int("comments_read")?,
-        presence: row.text_or_null("session_id")?.map(|session_id| Presence {
-            session_id,
-            in_call,
-            last_ping,
-        }),
+        sessions: session(row)?.into_iter().collect(),
     })
+}
+
+fn session(row: &impl Columns) -> Result<Option<Session>> {
+    let Some(id) = row.text_or_null("session_id")? else { return Ok(None) };
+    Ok(Some(Session {
+        id,
+        client: ClientId(row.text("client")?),
+        in_call: CallFlags::from_bits_retain(row.int("in_call")?),
+        last_ping: row.int("last_ping")?,
+    }))
+}
+
+/// Joins the rows of each attendee, which are consecutive.
+pub(super) fn join_sessions(rows: Vec<Attendee>) -> Vec<Attendee> {
+    let mut attendees: Vec<Attendee> = Vec::with_capacity(rows.len());
+    for row in rows {
+        match attendees.last_mut() {
+            Some(last) if last.id == row.id => last.sessions.extend(row.sessions),
+            Some(_) | None => attendees.push(row),
+        }
+    }
+    attendees
 }
 
 pub(super) fn message(row: &impl Columns) -> Result<Message> {

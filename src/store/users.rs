@@ -34,8 +34,12 @@ impl<D: Dialect> Users for SqlStore<D> {
     async fn remove_user(&self, id: &str, now: DateTime<Utc>) -> Result<bool> {
         // Where the rules allow it the user leaves, and that is announced. The last moderator of a
         // room is removed as well.
-        let user =
-            Caller { actor: Actor::user(id), display_name: id.to_owned(), may_enable_sip: false };
+        let user = Caller {
+            actor: Actor::user(id),
+            client: None,
+            display_name: id.to_owned(),
+            may_enable_sip: false,
+        };
         for token in self.rooms_of(id).await? {
             match self.change(&token, &user, &Command::RemoveSelf, now).await {
                 Ok(_) | Err(CommandError::Refused(_)) => {}

@@ -204,14 +204,15 @@ impl Housekeeping {
             return Ok(());
         }
         for InactiveSession { room, actor, session_id } in inactive {
-            let caller = Caller { actor, display_name: String::new(), may_enable_sip: false };
+            let caller =
+                Caller { actor, client: None, display_name: String::new(), may_enable_sip: false };
             let end = Command::EndSession(session_id);
             let actor = &caller.actor.id;
             match self.database.change(&room, &caller, &end, self.clock.now()).await {
                 Ok(ended) if ended.update.is_some() => {
                     tracing::info!(room.token = %room, actor, "inactive session ended");
                 }
-                // The attendee has a newer session, or none.
+                // It has ended meanwhile.
                 Ok(_) | Err(CommandError::Refused(_)) => {}
                 Err(CommandError::Store(error)) => {
                     let error = logging::causes(&error);

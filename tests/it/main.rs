@@ -56,6 +56,7 @@ mod redelivery;
 mod reload;
 mod room_contract;
 mod rooms;
+mod sessions;
 mod shared_rows;
 mod store_contract;
 mod support;

@@ -87,7 +87,7 @@ impl Server {
     async fn join(&self, number: usize) -> Vec<Guest> {
         let mut guests = Vec::new();
         for index in 0..number {
-            let cookie = format!("lobbyd_guest={index:0>43}");
+            let cookie = format!("lobbyd_client={index:0>43}");
             let client = self.http.guest().header("cookie", &cookie);
             guests.push(Guest { client, cookie });
         }

@@ -7,6 +7,7 @@
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_rooms TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_room_states TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_attendees TO lobbyd;
+GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_sessions TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_outbox TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_inbox TO lobbyd;
 

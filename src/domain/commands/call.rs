@@ -2,12 +2,12 @@
 
 use super::changes::Announcement;
 use super::context::invalid;
-use super::{AttendeeChange, BulkChange, Changes, CommandContext, Refusal, RoomChange};
-use crate::domain::{Attendee, Call, CallFlags, Permissions, Presence, Reason};
+use super::{BulkChange, Changes, CommandContext, Refusal, RoomChange, SessionChange};
+use crate::domain::{Attendee, Call, CallFlags, Permissions, Reason, Session};
 
 pub(super) fn join(context: &CommandContext<'_>, flags: CallFlags) -> Result<Changes, Refusal> {
     let me = context.admitted()?;
-    let presence = me.presence.as_ref().ok_or(Refusal::NotJoined)?;
+    let session = context.session()?;
     let (reason, needed) = match context.room.call {
         None => (Reason::CallStarted, Permissions::START_CALL),
         Some(_) if me.is_in_call() => (Reason::CallFlagsChanged, Permissions::JOIN_CALL),
@@ -16,13 +16,13 @@ pub(super) fn join(context: &CommandContext<'_>, flags: CallFlags) -> Result<Cha
     if !me.effective_permissions().contains(needed) {
         return Err(Refusal::Forbidden("this participant may not start or join the call"));
     }
-    set_flags(context, me, presence, flags | CallFlags::IN_CALL, reason)
+    set_flags(context, me, session, flags | CallFlags::IN_CALL, reason)
 }
 
 pub(super) fn update(context: &CommandContext<'_>, flags: CallFlags) -> Result<Changes, Refusal> {
     let me = context.admitted()?;
-    let presence = me.presence.as_ref().ok_or(Refusal::NotJoined)?;
-    if !me.is_in_call() {
+    let session = context.session()?;
+    if session.in_call.is_empty() {
         return Err(invalid("flags", "join the call first"));
     }
     if !flags.contains(CallFlags::IN_CALL) {
@@ -31,13 +31,13 @@ pub(super) fn update(context: &CommandContext<'_>, flags: CallFlags) -> Result<C
             "flags must contain 1 (in call); to leave the call, delete it",
         ));
     }
-    set_flags(context, me, presence, flags, Reason::CallFlagsChanged)
+    set_flags(context, me, session, flags, Reason::CallFlagsChanged)
 }
 
 fn set_flags(
     context: &CommandContext<'_>,
     me: &Attendee,
-    presence: &Presence,
+    session: &Session,
     flags: CallFlags,
     reason: Reason,
 ) -> Result<Changes, Refusal> {
@@ -49,8 +49,7 @@ fn set_flags(
         Some(call) => Call { flags: call.flags | flags, ..call },
         None => Call { started_at: context.now.timestamp(), flags },
     };
-    let me = with_presence(me, Presence { in_call: flags, ..presence.clone() });
-    Ok(change(context, reason, me).call(call))
+    Ok(change(context, reason, me, session, flags).call(call))
 }
 
 /// Without the media that the participant may not publish.
@@ -64,13 +63,19 @@ fn permitted(me: &Attendee, flags: CallFlags) -> CallFlags {
 
 pub(super) fn leave(context: &CommandContext<'_>) -> Result<Changes, Refusal> {
     let me = context.participant()?;
-    let presence = me.presence.as_ref().ok_or(Refusal::NotJoined)?;
-    if !me.is_in_call() {
+    let session = context.session()?;
+    if session.in_call.is_empty() {
         return Ok(Changes::none(context.room));
     }
-    let me = with_presence(me, Presence { in_call: CallFlags::empty(), ..presence.clone() });
-    let reason = if context.others.in_call == 0 { Reason::CallEnded } else { Reason::CallLeft };
-    Ok(change(context, reason, me))
+    let other_session = |each: &Session| each.id != session.id && !each.in_call.is_empty();
+    let reason = if me.sessions.iter().any(other_session) {
+        Reason::CallFlagsChanged
+    } else if context.others.in_call == 0 {
+        Reason::CallEnded
+    } else {
+        Reason::CallLeft
+    };
+    Ok(change(context, reason, me, session, CallFlags::empty()))
 }
 
 pub(super) fn end(context: &CommandContext<'_>) -> Result<Changes, Refusal> {
@@ -85,12 +90,14 @@ pub(super) fn end(context: &CommandContext<'_>) -> Result<Changes, Refusal> {
     Ok(ended.bulk(BulkChange::RemoveAllFromCall))
 }
 
-fn change(context: &CommandContext<'_>, reason: Reason, me: Attendee) -> Changes {
-    let announcement = Announcement::about(reason, &me);
-    Changes::of(context.room, RoomChange::None, announcement, context.now)
-        .attendee(AttendeeChange::Changed(me))
-}
-
-fn with_presence(me: &Attendee, presence: Presence) -> Attendee {
-    Attendee { presence: Some(presence), ..me.clone() }
+fn change(
+    context: &CommandContext<'_>,
+    reason: Reason,
+    me: &Attendee,
+    session: &Session,
+    in_call: CallFlags,
+) -> Changes {
+    let changed = SessionChange::CallFlags(Session { in_call, ..session.clone() });
+    let announcement = Announcement::about(reason, me);
+    Changes::of(context.room, RoomChange::None, announcement, context.now).sessions([changed])
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use crate::domain::{
     Actor, Attendee, AttendeeId, Call, Lobby, NewMessage, Reason, Room, RoomType, RoomUpdated,
-    SipState, Version,
+    Session, SipState, Version,
 };
 
 /// What changes in the room's own row.
@@ -56,6 +56,18 @@ impl AttendeeChange {
     }
 }
 
+/// What changes in one session's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionChange {
+    Started {
+        actor: Actor,
+        session: Session,
+    },
+    /// The session has other flags in the call.
+    CallFlags(Session),
+    Ended(Session),
+}
+
 /// What changes in the rows of many attendees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BulkChange {
@@ -95,6 +107,7 @@ pub struct Changes {
     room: Room,
     room_change: RoomChange,
     pub attendee: Option<AttendeeChange>,
+    pub sessions: Vec<SessionChange>,
     pub bulk: Option<BulkChange>,
     /// A chat message and its sender, who has read the messages before it.
     pub message: Option<(AttendeeId, NewMessage)>,
@@ -109,6 +122,7 @@ impl Changes {
             room: room.clone(),
             room_change: RoomChange::None,
             attendee: None,
+            sessions: Vec::new(),
             bulk: None,
             message: None,
             announcement: None,
@@ -177,6 +191,10 @@ impl Changes {
 
     pub(super) fn attendee(self, attendee: AttendeeChange) -> Self {
         Self { attendee: Some(attendee), ..self }
+    }
+
+    pub(super) fn sessions(self, sessions: impl IntoIterator<Item = SessionChange>) -> Self {
+        Self { sessions: sessions.into_iter().collect(), ..self }
     }
 
     pub(super) fn bulk(self, bulk: BulkChange) -> Self {

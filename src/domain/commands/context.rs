@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use crate::domain::{
     Actor, Attendee, AttendeeId, Caller, InvalidLobby, MAX_MESSAGE_CHARS, Message, ParticipantType,
-    Presence, Room,
+    Room, Session,
 };
 
 /// The participant that a command is about, besides the caller.
@@ -79,9 +79,9 @@ pub enum Refusal {
     Lobby,
     #[error("SIP dial-in is not configured on this server")]
     SipNotConfigured,
-    /// The caller has joined with another session, which was not to be replaced.
+    /// The caller's client has a session in the call, which was not to be replaced.
     #[error("there is a session already")]
-    AlreadyJoined(Presence),
+    AlreadyJoined(Session),
 }
 
 impl Refusal {
@@ -131,6 +131,11 @@ pub fn require_moderator(me: Option<&Attendee>) -> Result<&Attendee, Refusal> {
 impl<'a> CommandContext<'a> {
     pub(super) fn participant(&self) -> Result<&'a Attendee, Refusal> {
         self.me.ok_or(Refusal::NoRoom)
+    }
+
+    /// The session of the caller's client.
+    pub(super) fn session(&self) -> Result<&'a Session, Refusal> {
+        self.participant()?.session(self.caller.client.as_ref()).ok_or(Refusal::NotJoined)
     }
 
     /// The caller, unless they have to wait in the lobby.

@@ -17,7 +17,9 @@ use super::{
     Actor, AttendeeId, CallFlags, LobbyRequest, NewMessage, PermissionChange, Permissions, SipState,
 };
 
-pub use changes::{Announcement, AttendeeChange, BulkChange, Changes, RoomChange, RoomSettings};
+pub use changes::{
+    Announcement, AttendeeChange, BulkChange, Changes, RoomChange, RoomSettings, SessionChange,
+};
 pub use context::{
     CommandContext, OtherCounts, Refusal, Resource, Target, can_read, require_moderator,
 };
@@ -48,14 +50,15 @@ pub enum Command {
     RemoveSelf,
     Join {
         session_id: String,
-        /// Whether to replace a session that exists.
+        /// Whether to replace a session of the same client that is in the call.
         force: bool,
         /// The hash of the room's password that the caller's password matched.
         verified: Option<String>,
     },
     Return,
+    /// End the session of the caller's client.
     Leave,
-    /// Leave, if this is still the caller's session.
+    /// End this session of the caller.
     EndSession(String),
     NameSelf(String),
     Send(NewMessage),

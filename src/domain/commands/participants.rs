@@ -3,14 +3,20 @@
 use super::changes::Announcement;
 use super::context::invalid;
 use super::settings::deletion;
-use super::{AttendeeChange, BulkChange, Changes, CommandContext, Refusal, RoomChange};
+use super::{
+    AttendeeChange, BulkChange, Changes, CommandContext, Refusal, RoomChange, SessionChange,
+};
 use crate::domain::{
-    Actor, Attendee, AttendeeId, CallFlags, ParticipantType, PermissionChange, Permissions,
-    Presence, Reason, Room, RoomType, SipState,
+    Actor, Attendee, AttendeeId, CallFlags, Caller, ClientId, ParticipantType, PermissionChange,
+    Permissions, Reason, Room, RoomType, Session, SipState,
 };
 
 /// Longest display name of a guest, in characters: the width of Talk's column.
 const MAX_GUEST_NAME_CHARS: usize = 64;
+
+/// Sessions of one attendee at a time: more devices than a person uses. A client that forgets its
+/// cookies starts another session each time it joins.
+const MAX_SESSIONS: usize = 8;
 
 pub(super) fn add(
     context: &CommandContext<'_>,
@@ -116,8 +122,7 @@ fn change_type(
         return Err(invalid("type", problem));
     }
     let changed = Attendee { participant_type, ..context.target()?.clone() };
-    let changed = changed.removed_from_call_if_waiting(context.room);
-    Ok(change(context, reason, AttendeeChange::Changed(changed)))
+    Ok(change_rights(context, reason, changed))
 }
 
 pub(super) fn set_permissions(
@@ -135,8 +140,18 @@ pub(super) fn set_permissions(
     }
     let permissions = target.changed_permissions(how, permissions);
     let changed = Attendee { permissions, ..target.clone() };
-    let changed = changed.removed_from_call_if_waiting(context.room);
-    Ok(change(context, Reason::PermissionsChanged, AttendeeChange::Changed(changed)))
+    Ok(change_rights(context, Reason::PermissionsChanged, changed))
+}
+
+/// An attendee who has to wait in the lobby from then on leaves the call.
+fn change_rights(context: &CommandContext<'_>, reason: Reason, changed: Attendee) -> Changes {
+    let in_call = changed.sessions.iter().filter(|session| !session.in_call.is_empty());
+    let left: Vec<_> = in_call
+        .filter(|_session| changed.is_waiting(context.room))
+        .map(|session| Session { in_call: CallFlags::empty(), ..session.clone() })
+        .map(SessionChange::CallFlags)
+        .collect();
+    change(context, reason, AttendeeChange::Changed(changed)).sessions(left)
 }
 
 pub(super) fn join(
@@ -145,31 +160,37 @@ pub(super) fn join(
     force: bool,
     verified: Option<&str>,
 ) -> Result<Changes, Refusal> {
-    let (room, actor) = (context.room, &context.caller.actor);
-    let presence = Some(Presence {
-        session_id: session_id.to_owned(),
+    let (room, Caller { actor, client, display_name, .. }) = (context.room, context.caller);
+    let session = Session {
+        id: session_id.to_owned(),
+        client: client.clone().unwrap_or_else(|| ClientId(session_id.to_owned())),
         in_call: CallFlags::empty(),
         last_ping: context.now.timestamp(),
-    });
-    let joined = match context.me {
-        Some(me) => match &me.presence {
-            // On another device. A client is not removed from a call without being asked.
-            Some(other) if !force && me.is_in_call() => {
-                return Err(Refusal::AlreadyJoined(other.clone()));
-            }
-            Some(_) | None => AttendeeChange::Changed(Attendee { presence, ..me.clone() }),
-        },
+    };
+    let own = context.me.zip(client.as_ref()).and_then(|(me, client)| me.session(Some(client)));
+    let started = SessionChange::Started { actor: actor.clone(), session };
+    match context.me {
+        // A client is not removed from a call without being asked.
+        Some(_me) if !force && own.is_some_and(|own| !own.in_call.is_empty()) => {
+            Err(Refusal::AlreadyJoined(own.cloned().expect("there is one")))
+        }
+        Some(me) => {
+            let is_full = me.sessions.len() >= MAX_SESSIONS;
+            let replaced = own.or_else(|| me.sessions.first().filter(|_oldest| is_full));
+            let ended = replaced.cloned().map(SessionChange::Ended);
+            let sessions = ended.into_iter().chain([started]);
+            Ok(change_sessions(context, Reason::ParticipantJoined, me, sessions))
+        }
         None if room.is_public() => {
             if room.has_password() && verified != Some(room.password_hash.as_str()) {
                 return Err(Refusal::WrongPassword);
             }
-            let name = &context.caller.display_name;
-            let new = new_attendee(room, actor.clone(), name, joining_type(actor));
-            AttendeeChange::New(Attendee { presence, ..new })
+            let new = new_attendee(room, actor.clone(), display_name, joining_type(actor));
+            let joined = change(context, Reason::ParticipantJoined, AttendeeChange::New(new));
+            Ok(with_pin(context, joined.sessions([started])))
         }
-        None => return Err(Refusal::NoRoom),
-    };
-    Ok(with_pin(context, change(context, Reason::ParticipantJoined, joined)))
+        None => Err(Refusal::NoRoom),
+    }
 }
 
 pub(super) fn return_to_one_to_one(context: &CommandContext<'_>) -> Result<Changes, Refusal> {
@@ -192,26 +213,26 @@ fn joining_type(actor: &Actor) -> ParticipantType {
 
 pub(super) fn leave(context: &CommandContext<'_>) -> Result<Changes, Refusal> {
     let me = context.participant()?;
-    if me.presence.is_none() {
-        return Ok(Changes::none(context.room));
-    }
-    let left = if me.is_temporary() {
-        AttendeeChange::Removed(me.clone())
-    } else {
-        AttendeeChange::Changed(Attendee { presence: None, ..me.clone() })
-    };
-    Ok(change(context, Reason::ParticipantLeft, left))
+    let session = me.session(context.caller.client.as_ref());
+    Ok(session.map_or_else(|| Changes::none(context.room), |session| end(context, me, session)))
 }
 
-/// An inactive session ends as if the participant had left. A newer session stays.
+/// An inactive session ends as if its client had left.
 pub(super) fn end_session(
     context: &CommandContext<'_>,
     session_id: &str,
 ) -> Result<Changes, Refusal> {
-    match &context.participant()?.presence {
-        Some(presence) if presence.session_id == session_id => leave(context),
-        Some(_) | None => Ok(Changes::none(context.room)),
+    let me = context.participant()?;
+    let session = me.sessions.iter().find(|session| session.id == session_id);
+    Ok(session.map_or_else(|| Changes::none(context.room), |session| end(context, me, session)))
+}
+
+fn end(context: &CommandContext<'_>, me: &Attendee, session: &Session) -> Changes {
+    if me.is_temporary() && me.sessions.len() == 1 {
+        return change(context, Reason::ParticipantLeft, AttendeeChange::Removed(me.clone()));
     }
+    let ended = SessionChange::Ended(session.clone());
+    change_sessions(context, Reason::ParticipantLeft, me, [ended])
 }
 
 pub(super) fn name_self(context: &CommandContext<'_>, name: &str) -> Result<Changes, Refusal> {
@@ -233,6 +254,16 @@ pub(super) fn name_self(context: &CommandContext<'_>, name: &str) -> Result<Chan
 fn change(context: &CommandContext<'_>, reason: Reason, attendee: AttendeeChange) -> Changes {
     let announcement = Announcement::about(reason, attendee.attendee());
     Changes::of(context.room, RoomChange::None, announcement, context.now).attendee(attendee)
+}
+
+fn change_sessions(
+    context: &CommandContext<'_>,
+    reason: Reason,
+    me: &Attendee,
+    sessions: impl IntoIterator<Item = SessionChange>,
+) -> Changes {
+    let announcement = Announcement::about(reason, me);
+    Changes::of(context.room, RoomChange::None, announcement, context.now).sessions(sessions)
 }
 
 /// Each user of a room with PINs has one.
@@ -266,6 +297,6 @@ pub(super) fn new_attendee(
         pin: None,
         last_read_message: 0,
         comments_read: room.comments,
-        presence: None,
+        sessions: Vec::new(),
     }
 }

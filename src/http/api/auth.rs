@@ -1,8 +1,9 @@
 //! The requester: a user by HTTP Basic or by a trusted proxy's header, a guest by a cookie, or an
 //! anonymous visitor.
 //!
-//! A guest's cookie is a secret; other participants see only a digest of it, so guests need no
-//! table. Passwords are verified by [`Accounts`](crate::auth::Accounts), and permissions by
+//! A client is recognised by a cookie that it gets when it joins a room: a user's clients have a
+//! session each, and an anonymous visitor becomes a guest. The cookie is a secret; other participants
+//! see only a digest of it, so guests need no table. Passwords are verified by [`Accounts`](crate::auth::Accounts), and permissions by
 //! `domain`. Handlers use the extractors [`Requester`], [`UserOrGuest`] and [`AuthenticatedUser`].
 
 use std::net::IpAddr;
@@ -21,13 +22,13 @@ use super::proxies::Origin;
 use super::{Api, digest};
 use crate::auth::MAX_PASSWORD_BYTES;
 use crate::domain::commands::Refusal;
-use crate::domain::{Actor, Caller, User};
+use crate::domain::{Actor, Caller, ClientId, User};
 use crate::http::server::Peer;
 
-/// Name of the cookie with a guest's secret.
-pub(super) const GUEST_COOKIE: &str = "lobbyd_guest";
+/// Name of the cookie with a client's secret.
+pub(super) const CLIENT_COOKIE: &str = "lobbyd_client";
 
-/// Letters and digits of a guest's secret: 256 bits.
+/// Letters and digits of a client's secret: 256 bits.
 const SECRET_LENGTH: usize = 43;
 
 /// Longest `Authorization` header that is decoded: id and password of the greatest length.
@@ -48,20 +49,27 @@ impl Requester {
         self.caller.as_ref().map(|caller| &caller.actor)
     }
 
-    /// The caller, with the cookie to set if an anonymous visitor becomes a guest.
-    pub(super) fn or_create_guest(self) -> (Caller, CookieJar) {
+    /// The caller as one of their clients, with the cookie to set if it has none. An anonymous
+    /// visitor becomes a guest.
+    pub(super) fn with_cookie(self) -> (Caller, CookieJar) {
         let cookies = CookieJar::new();
-        if let Some(caller) = self.caller {
-            return (caller, cookies);
+        if let Some(caller) = &self.caller
+            && caller.client.is_some()
+        {
+            return (caller.clone(), cookies);
         }
         let secret = Alphanumeric.sample_string(&mut rand::rng(), SECRET_LENGTH);
-        let guest = guest(&secret);
-        let cookie = Cookie::build((GUEST_COOKIE, secret))
+        let client = Some(client_id(&secret));
+        let caller = match self.caller {
+            Some(user) => Caller { client, ..user },
+            None => guest(&secret),
+        };
+        let cookie = Cookie::build((CLIENT_COOKIE, secret))
             .path("/")
             .http_only(true)
             .same_site(SameSite::Lax)
             .secure(self.secure);
-        (guest, cookies.add(cookie))
+        (caller, cookies.add(cookie))
     }
 }
 
@@ -79,13 +87,15 @@ impl FromRequestParts<Api> for Requester {
         } else {
             None
         };
+        let secret = client_secret(headers);
         let caller = match user {
             Some(user) => Some(Caller {
                 may_enable_sip: api.service.sip().may_enable(&user),
                 actor: Actor::user(user.id),
+                client: secret.as_deref().map(client_id),
                 display_name: user.display_name,
             }),
-            None => guest_secret(headers).as_deref().map(guest),
+            None => secret.as_deref().map(guest),
         };
         Ok(Self { caller, address, secure })
     }
@@ -140,15 +150,21 @@ async fn find_user(api: &Api, id: &str) -> Result<User, OcsError> {
 fn guest(secret: &str) -> Caller {
     Caller {
         actor: Actor::guest(digest(secret.as_bytes())),
+        client: Some(client_id(secret)),
         display_name: String::new(),
         may_enable_sip: false,
     }
 }
 
-fn guest_secret(headers: &HeaderMap) -> Option<String> {
+/// Another digest than that of a guest, which other participants see.
+fn client_id(secret: &str) -> ClientId {
+    ClientId(digest(format!("client {secret}").as_bytes()))
+}
+
+fn client_secret(headers: &HeaderMap) -> Option<String> {
     let values = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let cookies = values.flat_map(Cookie::split_parse).flatten();
-    let secret = cookies.filter(|cookie| cookie.name() == GUEST_COOKIE).last()?;
+    let secret = cookies.filter(|cookie| cookie.name() == CLIENT_COOKIE).last()?;
     Some(secret.value().to_owned()).filter(|secret| secret.len() == SECRET_LENGTH)
 }
 
@@ -174,13 +190,13 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_is_known_by_a_digest_of_the_cookie() {
-        let with = "a=b; lobbyd_guest=0123456789012345678901234567890123456789abc; c=d";
-        let secret = guest_secret(&headers(header::COOKIE, with)).unwrap();
+    fn a_client_is_known_by_digests_of_the_cookie() {
+        let with = "a=b; lobbyd_client=0123456789012345678901234567890123456789abc; c=d";
+        let secret = client_secret(&headers(header::COOKIE, with)).unwrap();
         assert_eq!(secret, "0123456789012345678901234567890123456789abc");
-        let id = guest(&secret).actor.id;
-        assert_eq!(id.len(), 40);
-        assert!(!id.contains(&secret));
-        assert_eq!(guest_secret(&headers(header::COOKIE, "lobbyd_guest=")), None);
+        let Caller { actor, client, .. } = guest(&secret);
+        assert_eq!(actor.id.len(), 40);
+        assert!(!actor.id.contains(&secret) && !client.unwrap().0.contains(&actor.id));
+        assert_eq!(client_secret(&headers(header::COOKIE, "lobbyd_client=")), None);
     }
 }

@@ -25,6 +25,8 @@ pub(super) fn routes() -> Routes {
 }
 
 /// List the participants of the call
+///
+/// A participant is listed once for each session that is in the call.
 #[utoipa::path(
     get, path = "/", tag = "call", operation_id = "listPeers", params(RoomPath),
     responses(NoRoom, InLobby, (
@@ -36,8 +38,8 @@ pub(super) async fn peers(
     UserOrGuest(caller): UserOrGuest,
     RoomPath(token): RoomPath,
 ) -> OcsResult {
-    let attendees = api.service.participants(&token, &caller.actor, Resource::Peers).await?;
-    let peers = attendees.iter().filter_map(|attendee| PeerDto::of(&token, attendee));
+    let attendees = api.service.participants(&token, &caller, Resource::Peers).await?;
+    let peers = attendees.iter().flat_map(|attendee| PeerDto::all_of(&token, attendee));
     Ok(OcsResponse::ok(peers.collect::<Vec<_>>()))
 }
 

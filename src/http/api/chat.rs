@@ -105,7 +105,7 @@ pub(super) async fn receive(
     };
     let wait = params.timeout.map_or(DEFAULT_WAIT, |wait| wait.max(0).unsigned_abs());
     let deadline = Instant::now() + Duration::from_secs(wait.min(MAX_WAIT));
-    let messages = api.service.messages(&token, &caller.actor, query, deadline).await?;
+    let messages = api.service.messages(&token, &caller, query, deadline).await?;
     let Some(last) = messages.last() else {
         return Ok(OcsResponse::not_modified());
     };

@@ -18,7 +18,7 @@ use super::digest;
 use super::dto::RoomDto;
 use super::ocs::{Form, OcsError, OcsResponse};
 use crate::cache::{Fingerprint, View};
-use crate::domain::ViewerCapabilities;
+use crate::domain::ViewerContext;
 
 /// Longest time that a long poll waits, in seconds: shorter than the time that proxies usually wait
 /// for a response.
@@ -71,16 +71,19 @@ impl Conditional {
     pub(super) fn tag<'v>(
         &self,
         views: impl IntoIterator<Item = &'v View>,
-        capabilities: ViewerCapabilities,
+        viewer: ViewerContext<'_>,
     ) -> ETag {
         let mut state = Vec::with_capacity(STATE_BYTES);
-        state.extend([u8::from(capabilities.enable_sip), u8::from(self.form == Form::Json)]);
+        state.extend([u8::from(viewer.may_enable_sip), u8::from(self.form == Form::Json)]);
         for view in views {
-            if view.attendee().is_some() {
+            if let Some(me) = view.attendee() {
                 state.extend(view.fingerprint().as_flattened());
+                // The client sees its own session.
+                let session = me.session(viewer.client).map(|session| session.id.as_bytes());
+                state.extend(session.unwrap_or_default());
             } else {
                 // Non-members must not learn of changes that they do not see.
-                let room = serde_json::to_vec(&RoomDto::of(view, capabilities));
+                let room = serde_json::to_vec(&RoomDto::of(view, viewer));
                 state.extend(room.unwrap_or_default());
             }
         }

@@ -48,7 +48,7 @@ use super::server;
 use crate::auth::Accounts;
 use crate::cache::View;
 use crate::domain::commands::Command;
-use crate::domain::{Caller, RoomToken, ViewerCapabilities};
+use crate::domain::{Caller, RoomToken, ViewerContext};
 use crate::rooms::RoomService;
 
 /// How long a connection stays open without a request, or with an incomplete header: longer than
@@ -88,12 +88,15 @@ impl Shared {
 
     /// The room as the caller sees it.
     fn room(&self, view: &View, caller: &Caller) -> RoomDto {
-        RoomDto::of(view, self.capabilities_of(Some(caller)))
+        RoomDto::of(view, self.viewer(Some(caller)))
     }
 
-    fn capabilities_of(&self, caller: Option<&Caller>) -> ViewerCapabilities {
+    fn viewer<'c>(&self, caller: Option<&'c Caller>) -> ViewerContext<'c> {
         let may_enable = caller.is_some_and(|caller| caller.may_enable_sip);
-        ViewerCapabilities { enable_sip: self.service.sip().configured && may_enable }
+        ViewerContext {
+            may_enable_sip: self.service.sip().configured && may_enable,
+            client: caller.and_then(|caller| caller.client.as_ref()),
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use utoipa::openapi::{Content, ObjectBuilder, RefOr, Required};
 use utoipa::{IntoResponses, Modify, OpenApi, PartialSchema, ToSchema, openapi};
 
 use super::Routes;
-use super::auth::GUEST_COOKIE;
+use super::auth::CLIENT_COOKIE;
 use super::ocs::Ocs;
 
 const JSON: &str = "application/json";
@@ -46,7 +46,7 @@ impl Modify for SecuritySchemes {
         let components = document.components.get_or_insert_default();
         let basic = HttpBuilder::new().scheme(HttpAuthScheme::Basic).build();
         components.add_security_scheme("basic", SecurityScheme::Http(basic));
-        let cookie = ApiKey::Cookie(ApiKeyValue::new(GUEST_COOKIE));
+        let cookie = ApiKey::Cookie(ApiKeyValue::new(CLIENT_COOKIE));
         components.add_security_scheme("guest", SecurityScheme::ApiKey(cookie));
     }
 }

@@ -52,7 +52,7 @@ pub(super) async fn list(
     UserOrGuest(caller): UserOrGuest,
     RoomPath(token): RoomPath,
 ) -> OcsResult {
-    let all = api.service.participants(&token, &caller.actor, Resource::Participants).await?;
+    let all = api.service.participants(&token, &caller, Resource::Participants).await?;
     let visible = participants_for(&all, &caller.actor);
     let participants = visible.map(|participant| ParticipantDto::of(&token, participant));
     Ok(OcsResponse::ok(participants.collect::<Vec<_>>()))
@@ -102,7 +102,7 @@ pub(super) struct Join {
     /// The room's password, for those who are not participants yet.
     #[serde(default, deserialize_with = "text")]
     password: String,
-    /// Whether to replace an existing session.
+    /// Whether to replace the client's session if it is in the call.
     #[serde(default = "yes", deserialize_with = "flag")]
     #[schema(required = false, default = true)]
     force: bool,
@@ -114,15 +114,15 @@ fn yes() -> bool {
 
 /// Join a room, which starts a session
 ///
-/// A participant has one session at a time. An anonymous visitor who joins a public room becomes a
-/// guest, who is recognised by a cookie.
+/// Each client of a participant has a session of its own: clients are recognised by a cookie. An
+/// anonymous visitor who joins a public room becomes a guest.
 #[utoipa::path(
     post, path = "/participants/active", tag = "participants", operation_id = "joinRoom",
     params(RoomPath), request_body = Join,
     responses(NoRoom,
         (status = 200, description = "The room", body = inline(Ocs<RoomDto>)),
         (status = 403, description = "Wrong password"),
-        (status = 409, description = "There is a session, and force is false"),
+        (status = 409, description = "The client is in the call, and force is false"),
     )
 )]
 pub(super) async fn join(
@@ -133,16 +133,17 @@ pub(super) async fn join(
 ) -> Result<(CookieJar, OcsResponse), OcsError> {
     check_password(&request.password)?;
     let from = requester.address;
-    let (caller, cookies) = requester.or_create_guest();
-    let verified = api.service.admit(&token, &caller.actor, &request.password, from).await?;
+    let (caller, cookies) = requester.with_cookie();
+    let verified = api.service.admit(&token, &caller, &request.password, from).await?;
     let session_id = Uuid::new_v4().simple().to_string();
     let command = Command::Join { session_id, force: request.force, verified };
     let view = api.service.view_after(&token, &caller, &command).await?;
     Ok((cookies, OcsResponse::ok(api.room(&view, &caller))))
 }
 
-/// Leave a room, which ends the session
+/// Leave a room, which ends the client's session
 ///
+/// A client without cookies ends the newest session.
 /// Users who were added, moderators, and participants with custom permissions remain participants.
 #[utoipa::path(
     delete,

@@ -74,15 +74,15 @@ pub(super) async fn list(
 ) -> OcsResult {
     let since = params.modified_since.unwrap_or_default();
     let before = api.service.now() - OVERLAP;
-    let capabilities = api.capabilities_of(Some(&caller));
+    let viewer = api.viewer(Some(&caller));
     let is_modified = |view: &&View| view.overview().is_modified_since(since);
-    let tag = |views: &Vec<View>| conditional.tag(views.iter().filter(is_modified), capabilities);
+    let tag = |views: &Vec<View>| conditional.tag(views.iter().filter(is_modified), viewer);
     let is_news = |tag: &ETag| conditional.is_news(tag);
     let deadline = conditional.deadline();
     let (views, tag) = api.service.list_when(&caller.actor.id, deadline, tag, is_news).await?;
     let response = conditional.answer(tag, || {
         let modified = views.iter().filter(is_modified);
-        let rooms: Vec<_> = modified.map(|view| RoomDto::of(view, capabilities)).collect();
+        let rooms: Vec<_> = modified.map(|view| RoomDto::of(view, viewer)).collect();
         OcsResponse::ok(rooms)
     });
     let response = response.header(TALK_HASH, api.talk_hash.clone());
@@ -110,15 +110,15 @@ pub(super) async fn show(
     conditional: Conditional,
     RoomPath(token): RoomPath,
 ) -> OcsResult {
-    let capabilities = api.capabilities_of(requester.caller.as_ref());
-    let tag = |view: &View| conditional.tag([view], capabilities);
+    let caller = requester.caller.as_ref();
+    let viewer = api.viewer(caller);
+    let tag = |view: &View| conditional.tag([view], viewer);
     let is_news = |tag: &ETag| conditional.is_news(tag);
     let deadline = conditional.deadline();
-    let actor = requester.actor();
     let viewed =
-        api.service.view_when(&token, actor, requester.address, deadline, tag, is_news).await;
+        api.service.view_when(&token, caller, requester.address, deadline, tag, is_news).await;
     let (view, tag) = viewed?;
-    let response = conditional.answer(tag, || OcsResponse::ok(RoomDto::of(&view, capabilities)));
+    let response = conditional.answer(tag, || OcsResponse::ok(RoomDto::of(&view, viewer)));
     Ok(response.header(TALK_HASH, api.talk_hash.clone()))
 }
 

@@ -1,43 +1,49 @@
-//! Attendees of the rooms.
+//! Attendees of the rooms, and their sessions, which are deleted with them.
 
-/// The columns of [`attendee`](crate::store::rows::attendee).
+/// The columns of [`attendee`](crate::store::rows::attendee), a row per session.
 macro_rules! attendee {
-    ($rest:literal) => {
+    ($condition:literal) => {
         concat!(
             "\
-            SELECT id, actor_type, actor_id, display_name, participant_type, permissions, pin,
-                   last_read_message, comments_read, session_id, in_call, last_ping
-            FROM lobbyd_attendees WHERE room_id = $1 ",
-            $rest
+            SELECT attendee.id, attendee.actor_type, attendee.actor_id, attendee.display_name,
+                   attendee.participant_type, attendee.permissions, attendee.pin,
+                   attendee.last_read_message, attendee.comments_read, session.session_id,
+                   session.client, session.in_call, session.last_ping
+            FROM lobbyd_attendees AS attendee
+            LEFT JOIN lobbyd_sessions AS session ON session.attendee_id = attendee.id
+            WHERE attendee.room_id = $1 ",
+            $condition,
+            " ORDER BY attendee.id, session.id"
         )
     };
 }
 
 statements! {
     /// room, kind of actor, actor.
-    BY_ACTOR: portable attendee!("AND actor_type = $2 AND actor_id = $3");
+    BY_ACTOR: portable attendee!("AND attendee.actor_type = $2 AND attendee.actor_id = $3");
 
     /// room, attendee.
-    BY_ID: portable attendee!("AND id = $2");
+    BY_ID: portable attendee!("AND attendee.id = $2");
 
     /// room.
-    ALL_OF_ROOM: portable attendee!("ORDER BY id");
+    ALL_OF_ROOM: portable attendee!("");
 
-    /// room, an attendee → how many others are moderators, users, in the call.
+    /// room, an attendee, the same → how many others are moderators, users, in the call.
     COUNT_OTHERS: portable "\
         SELECT count(CASE WHEN participant_type IN (1, 2) THEN 1 END) AS moderators,
                count(CASE WHEN actor_type = 'users' THEN 1 END) AS users,
-               count(CASE WHEN in_call <> 0 THEN 1 END) AS in_call
-        FROM lobbyd_attendees WHERE room_id = $1 AND id <> $2";
+               (SELECT count(*) FROM lobbyd_sessions
+                WHERE room_id = $1 AND attendee_id <> $2 AND in_call <> 0) AS in_call
+        FROM lobbyd_attendees WHERE room_id = $3 AND id <> $4";
 
     /// room → how many owners and moderators it has.
     COUNT_MODERATORS: portable "\
         SELECT count(*) AS number FROM lobbyd_attendees
         WHERE room_id = $1 AND participant_type IN (1, 2)";
 
-    /// room → how many are in the call.
-    COUNT_IN_CALL: portable "\
-        SELECT count(*) AS number FROM lobbyd_attendees WHERE room_id = $1 AND in_call > 0";
+    /// room → how many sessions are in the call.
+    COUNT_IN_CALL: portable
+        "SELECT count(*) AS number FROM lobbyd_sessions WHERE room_id = $1 AND in_call <> 0";
 
     /// user → how many rooms they own.
     COUNT_OWNED: portable "\
@@ -49,21 +55,32 @@ statements! {
         SELECT count(*) AS number FROM lobbyd_attendees WHERE room_id = $1 AND actor_type = 'guests'";
 
     /// kind of actor, actor, display name, participant type, permissions, PIN, the room, whose last
-    /// message is read, comments read, session, in call, last ping, room.
+    /// message is read, comments read, room.
     INSERT: portable "\
         INSERT INTO lobbyd_attendees (actor_type, actor_id, display_name, participant_type,
                                       permissions, pin, last_read_message, comments_read,
-                                      session_id, in_call, last_ping, room_id)
+                                      room_id)
         VALUES ($1, $2, $3, $4, $5, $6,
                 (SELECT coalesce(max(id), 0) FROM lobbyd_messages WHERE room_id = $7),
-                $8, $9, $10, $11, $12)";
+                $8, $9)";
 
-    /// display name, participant type, permissions, session, in call, last ping, attendee.
+    /// display name, participant type, permissions, attendee.
     UPDATE: portable "\
-        UPDATE lobbyd_attendees
-        SET display_name = $1, participant_type = $2, permissions = $3, session_id = $4,
-            in_call = $5, last_ping = $6
-        WHERE id = $7";
+        UPDATE lobbyd_attendees SET display_name = $1, participant_type = $2, permissions = $3
+        WHERE id = $4";
+
+    /// session, client, in call, last ping, room, the same, kind of actor, actor.
+    INSERT_SESSION: portable "\
+        INSERT INTO lobbyd_sessions (session_id, client, in_call, last_ping, room_id, attendee_id)
+        VALUES ($1, $2, $3, $4, $5,
+                (SELECT id FROM lobbyd_attendees
+                 WHERE room_id = $6 AND actor_type = $7 AND actor_id = $8))";
+
+    /// in call, session.
+    SET_CALL_FLAGS: portable "UPDATE lobbyd_sessions SET in_call = $1 WHERE session_id = $2";
+
+    /// session.
+    DELETE_SESSION: portable "DELETE FROM lobbyd_sessions WHERE session_id = $1";
 
     /// attendee.
     DELETE: portable "DELETE FROM lobbyd_attendees WHERE id = $1";
@@ -92,13 +109,16 @@ statements! {
 
     /// room. Repeats [`Attendee::is_waiting`](crate::domain::Attendee::is_waiting).
     REMOVE_WAITING_FROM_CALL: portable "\
-        UPDATE lobbyd_attendees SET in_call = 0
-        WHERE room_id = $1 AND in_call <> 0 AND participant_type NOT IN (1, 2, 6)
-          AND (permissions & 8) = 0";
+        UPDATE lobbyd_sessions SET in_call = 0
+        WHERE room_id = $1 AND in_call <> 0
+          AND EXISTS (SELECT 1 FROM lobbyd_attendees AS attendee
+                      WHERE attendee.id = lobbyd_sessions.attendee_id
+                        AND attendee.participant_type NOT IN (1, 2, 6)
+                        AND (attendee.permissions & 8) = 0)";
 
     /// room.
     REMOVE_ALL_FROM_CALL: portable
-        "UPDATE lobbyd_attendees SET in_call = 0 WHERE room_id = $1 AND in_call <> 0";
+        "UPDATE lobbyd_sessions SET in_call = 0 WHERE room_id = $1 AND in_call <> 0";
 
     /// room. Repeats
     /// [`ParticipantType::is_uninvited`](crate::domain::ParticipantType::is_uninvited).
@@ -117,28 +137,29 @@ statements! {
 
     /// before (seconds), the same, limit → token, kind of actor, actor, session.
     INACTIVE: portable "\
-        SELECT room.token, attendee.actor_type, attendee.actor_id, attendee.session_id
-        FROM lobbyd_attendees AS attendee JOIN lobbyd_rooms AS room ON room.id = attendee.room_id
-        WHERE attendee.session_id IS NOT NULL AND attendee.last_ping < $1
-          AND attendee.seen_at < $2
-        ORDER BY attendee.last_ping LIMIT $3";
+        SELECT room.token, attendee.actor_type, attendee.actor_id, session.session_id
+        FROM lobbyd_sessions AS session
+        JOIN lobbyd_attendees AS attendee ON attendee.id = session.attendee_id
+        JOIN lobbyd_rooms AS room ON room.id = session.room_id
+        WHERE session.last_ping < $1 AND session.seen_at < $2
+        ORDER BY session.last_ping LIMIT $3";
 
-    /// JSON of attendees, now (seconds).
+    /// JSON of sessions, now (seconds).
     TOUCH:
         postgres "\
-            UPDATE lobbyd_attendees SET seen_at = $2
+            UPDATE lobbyd_sessions SET seen_at = $2
             WHERE id IN (
-                SELECT id FROM lobbyd_attendees
-                WHERE id = ANY (ARRAY(
-                    SELECT value::bigint FROM json_array_elements_text(CAST($1 AS json)) AS value
-                ))
+                SELECT id FROM lobbyd_sessions
+                WHERE session_id = ANY (ARRAY(SELECT json_array_elements_text(CAST($1 AS json))))
                 ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
             )",
         mysql "\
-            UPDATE JSON_TABLE($1, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids
-            STRAIGHT_JOIN lobbyd_attendees AS attendee ON attendee.id = ids.id
-            SET attendee.seen_at = $2",
+            UPDATE JSON_TABLE($1, '$[*]' COLUMNS (
+                       id VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$'
+                   )) AS ids
+            STRAIGHT_JOIN lobbyd_sessions AS session ON session.session_id = ids.id
+            SET session.seen_at = $2",
         sqlite "\
-            UPDATE lobbyd_attendees SET seen_at = $2
-            WHERE id IN (SELECT value FROM json_each($1))";
+            UPDATE lobbyd_sessions SET seen_at = $2
+            WHERE session_id IN (SELECT value FROM json_each($1))";
 }

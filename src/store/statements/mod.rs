@@ -171,7 +171,7 @@ mod tests {
         const SQL: &str = "SELECT a WHERE b = $1 AND c IN ($2, 3) AND d = '$[*]'";
         let marked: [u8; SQL.len()] = with_question_marks(SQL);
         assert_eq!(text(&marked), "SELECT a WHERE b = ? AND c IN (?, 3) AND d = '$[*]'  ");
-        let twelve = attendees::INSERT.mysql;
+        let twelve = messages::INSERT.mysql;
         assert_eq!(twelve.matches('?').count(), 12, "{twelve}");
         assert!(!twelve.contains('$'), "{twelve}");
     }

@@ -1,9 +1,9 @@
-//! Attendees: one row per actor and room.
+//! Attendees, one row per actor and room, and their sessions.
 
 use chrono::{DateTime, Utc};
 
-use crate::domain::commands::{BulkChange, OtherCounts, Target};
-use crate::domain::{Actor, Attendee, AttendeeId, Pins, RoomId};
+use crate::domain::commands::{BulkChange, OtherCounts, SessionChange, Target};
+use crate::domain::{Actor, Attendee, AttendeeId, Pins, RoomId, Session};
 use crate::store::connection::{Connection, Transaction, expect_rows};
 use crate::store::dialect::{Columns, Dialect, values};
 use crate::store::error::Result;
@@ -18,19 +18,21 @@ impl<D: Dialect> Connection<D> {
         room: RoomId,
         target: Target<'_>,
     ) -> Result<Option<Attendee>> {
-        match target {
+        let found = match target {
             Target::Attendee(id) => {
-                self.fetch_optional(statements::BY_ID, values![room, id], rows::attendee).await
+                self.fetch_all(statements::BY_ID, values![room, id], rows::attendee).await?
             }
             Target::Actor(Actor { kind, id }) => {
                 let values = values![room, kind.name(), id];
-                self.fetch_optional(statements::BY_ACTOR, values, rows::attendee).await
+                self.fetch_all(statements::BY_ACTOR, values, rows::attendee).await?
             }
-        }
+        };
+        Ok(rows::join_sessions(found).pop())
     }
 
     pub(crate) async fn attendees(&mut self, room: RoomId) -> Result<Vec<Attendee>> {
-        self.fetch_all(statements::ALL_OF_ROOM, values![room], rows::attendee).await
+        let found = self.fetch_all(statements::ALL_OF_ROOM, values![room], rows::attendee).await?;
+        Ok(rows::join_sessions(found))
     }
 
     pub(crate) async fn count_moderators(&mut self, room: RoomId) -> Result<i64> {
@@ -65,7 +67,8 @@ impl<D: Dialect> Transaction<D> {
                 in_call: row.int("in_call")?,
             })
         };
-        self.fetch_one(statements::COUNT_OTHERS, values![room, except], counts).await
+        let values = values![room, except, room, except];
+        self.fetch_one(statements::COUNT_OTHERS, values, counts).await
     }
 
     pub(crate) async fn count_in_call(&mut self, room: RoomId) -> Result<i64> {
@@ -74,7 +77,6 @@ impl<D: Dialect> Transaction<D> {
 
     /// Adds an attendee who has read all messages.
     pub(crate) async fn insert_attendee(&mut self, room: RoomId, new: &Attendee) -> Result<()> {
-        let presence = new.presence.as_ref();
         let values = values![
             new.actor.kind.name(),
             &new.actor.id,
@@ -84,23 +86,16 @@ impl<D: Dialect> Transaction<D> {
             new.pin.as_deref(),
             room,
             new.comments_read,
-            presence.map(|presence| presence.session_id.as_str()),
-            new.call_flags().bits(),
-            presence.map_or(0, |presence| presence.last_ping),
             room,
         ];
         self.execute(statements::INSERT, values).await.map(drop)
     }
 
     pub(crate) async fn update_attendee(&mut self, attendee: &Attendee) -> Result<()> {
-        let presence = attendee.presence.as_ref();
         let values = values![
             &attendee.display_name,
             attendee.participant_type.number(),
             attendee.permissions.bits(),
-            presence.map(|presence| presence.session_id.as_str()),
-            attendee.call_flags().bits(),
-            presence.map_or(0, |presence| presence.last_ping),
             attendee.id,
         ];
         expect_rows(self.execute(statements::UPDATE, values).await?, 1, TABLE)
@@ -108,6 +103,37 @@ impl<D: Dialect> Transaction<D> {
 
     pub(crate) async fn delete_attendee(&mut self, attendee: AttendeeId) -> Result<()> {
         expect_rows(self.execute(statements::DELETE, values![attendee]).await?, 1, TABLE)
+    }
+
+    /// Writes one change. The attendee of a session that starts exists.
+    pub(crate) async fn change_session(
+        &mut self,
+        room: RoomId,
+        change: &SessionChange,
+    ) -> Result<()> {
+        let rows = match change {
+            SessionChange::Started { actor, session } => {
+                let Session { id, client, in_call, last_ping } = session;
+                let values = values![
+                    id,
+                    &client.0,
+                    in_call.bits(),
+                    *last_ping,
+                    room,
+                    room,
+                    actor.kind.name(),
+                    &actor.id,
+                ];
+                self.execute(statements::INSERT_SESSION, values).await?
+            }
+            SessionChange::CallFlags(Session { id, in_call, .. }) => {
+                self.execute(statements::SET_CALL_FLAGS, values![in_call.bits(), id]).await?
+            }
+            SessionChange::Ended(Session { id, .. }) => {
+                self.execute(statements::DELETE_SESSION, values![id]).await?
+            }
+        };
+        expect_rows(rows, 1, "lobbyd_sessions")
     }
 
     pub(crate) async fn delete_attendees(&mut self, room: RoomId) -> Result<()> {

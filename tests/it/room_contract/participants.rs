@@ -1,7 +1,7 @@
 //! The participants of a room, of its call and of its chat.
 
 use lobbyd::domain::{
-    Actor, Attendee, CallFlags, Caller, MessageQuery, ParticipantType, PermissionChange,
+    Actor, Attendee, CallFlags, Caller, ClientId, MessageQuery, ParticipantType, PermissionChange,
     Permissions, SipState, User,
     commands::{AttendeeCommand, Command, Refusal, Resource},
 };
@@ -18,7 +18,8 @@ on_every_database! { crate::support::fixtures::StoreFixture::new:
     messages_are_read_in_both_directions,
     a_participant_waiting_in_the_lobby_reads_nothing,
     users_are_added_changed_and_removed,
-    inactive_participants_are_found,
+    inactive_sessions_are_found,
+    each_client_has_its_own_session,
     participants_who_have_read_messages_are_found,
 }
 
@@ -32,7 +33,7 @@ async fn attendees_are_added_changed_and_removed(fixture: StoreFixture) {
     fixture.change("a", "alice", Command::Attendee(bob.id, AttendeeCommand::Promote)).await;
     let moderator = fixture.attendee("a", "bob").await.unwrap();
     assert_eq!(moderator.participant_type, ParticipantType::Moderator);
-    assert_eq!(moderator.presence.unwrap().session_id, "session");
+    assert_eq!(moderator.sessions[0].id, "session");
     fixture.change("a", "alice", Command::Attendee(bob.id, AttendeeCommand::Demote)).await;
     let permissions = Permissions::parse(8).unwrap();
     let give = Command::Attendee(
@@ -100,14 +101,18 @@ async fn changes_of_many_attendees_agree_with_the_rules(fixture: StoreFixture) {
         for permissions in [0, 1, 8, 9, 254, 255] {
             let insert = format!(
                 "INSERT INTO lobbyd_attendees (room_id, actor_type, actor_id, participant_type,
-                                               permissions, session_id, in_call)
+                                               permissions)
                  SELECT id, 'users', '{participant_type}-{permissions}', {participant_type},
-                        {permissions}, 'session', 1
+                        {permissions}
                  FROM lobbyd_rooms WHERE token = 'a'"
             );
             fixture.database.execute(&insert).await;
         }
     }
+    let insert = "INSERT INTO lobbyd_sessions (room_id, attendee_id, session_id, client, in_call,
+                                               last_ping)
+                  SELECT room_id, id, actor_id, 'client', 1, 0 FROM lobbyd_attendees";
+    fixture.database.execute(insert).await;
     let alice = Actor::user("alice");
     let others = async || {
         let all = fixture.store.participants(&token("a"), &alice, Resource::Participants).await;
@@ -207,7 +212,7 @@ async fn users_are_added_changed_and_removed(fixture: StoreFixture) {
     assert_eq!(fixture.store.users().await.unwrap(), []);
 }
 
-async fn inactive_participants_are_found(fixture: StoreFixture) {
+async fn inactive_sessions_are_found(fixture: StoreFixture) {
     fixture.create_room("a").await;
     fixture.change("a", "alice", add("bob")).await;
     for user in ["alice", "bob"] {
@@ -218,12 +223,55 @@ async fn inactive_participants_are_found(fixture: StoreFixture) {
         inactive.into_iter().map(|session| session.actor.id).collect::<Vec<_>>()
     };
     assert_eq!(inactive(1).await, [""; 0]);
-    let alice = fixture.attendee("a", "alice").await.unwrap().id;
-    fixture.store.touch(&[alice], at(50)).await.unwrap();
+    fixture.store.touch(&["alice".to_owned()], at(50)).await.unwrap();
     assert_eq!(inactive(40).await, ["bob"]);
     assert_eq!(inactive(51).await.len(), 2);
     fixture.change("a", "bob", Command::Leave).await;
     assert_eq!(inactive(40).await, [""; 0]);
+}
+
+async fn each_client_has_its_own_session(fixture: StoreFixture) {
+    fixture.create_room("a").await;
+    let by = |client: &str| Caller { client: Some(ClientId(client.to_owned())), ..caller("alice") };
+    let run = async |client: &str, command: Command| {
+        let changed = fixture.store.change(&token("a"), &by(client), &command, at(1)).await;
+        unless_refused(changed)
+    };
+    let sessions = async || {
+        let alice = fixture.attendee("a", "alice").await.unwrap();
+        let flags = alice.call_flags().bits();
+        (alice.sessions.into_iter().map(|session| session.id).collect::<Vec<_>>(), flags)
+    };
+    run("desktop", join("1")).await.unwrap();
+    run("phone", join("2")).await.unwrap();
+    let call = |flags| Command::JoinCall(CallFlags::from_bits_retain(flags));
+    run("desktop", call(3)).await.unwrap();
+    run("phone", call(5)).await.unwrap();
+    assert_eq!(sessions().await, (vec!["1".to_owned(), "2".to_owned()], 7));
+    // A client that joins again replaces its own session only.
+    let gently = Command::Join { session_id: "3".to_owned(), force: false, verified: None };
+    let refused = run("phone", gently.clone()).await.unwrap_err();
+    assert!(matches!(refused, Refusal::AlreadyJoined(session) if session.id == "2"));
+    run("tablet", gently).await.unwrap();
+    run("phone", join("4")).await.unwrap();
+    let all = ["1", "3", "4"].map(str::to_owned).to_vec();
+    assert_eq!(sessions().await, (all, 3));
+    // A client without cookies acts in the newest session.
+    fixture.change("a", "alice", Command::Leave).await;
+    run("phone", Command::Leave).await.unwrap();
+    assert_eq!(run("phone", Command::LeaveCall).await, Err(Refusal::NotJoined));
+    run("tablet", Command::EndSession("3".to_owned())).await.unwrap();
+    assert_eq!(sessions().await, (vec!["1".to_owned()], 3));
+    // The number of sessions is bounded: the oldest ends.
+    for session in 10..17 {
+        run(&session.to_string(), join(&session.to_string())).await.unwrap();
+    }
+    assert_eq!(sessions().await.0.len(), 8);
+    run("one more", join("18")).await.unwrap();
+    let (left, flags) = sessions().await;
+    assert_eq!((left.len(), flags), (8, 0), "{left:?}");
+    let overview = fixture.store.overview(&token("a")).await.unwrap().unwrap();
+    assert_eq!(overview.room.call, None, "the call ended with its last session");
 }
 
 async fn participants_who_have_read_messages_are_found(fixture: StoreFixture) {

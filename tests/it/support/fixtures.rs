@@ -67,7 +67,12 @@ pub fn parse(body: &[u8], content_type: &str) -> IncomingChange {
 }
 
 pub fn caller(user: &str) -> Caller {
-    Caller { actor: Actor::user(user), display_name: user.to_uppercase(), may_enable_sip: true }
+    Caller {
+        actor: Actor::user(user),
+        client: None,
+        display_name: user.to_uppercase(),
+        may_enable_sip: true,
+    }
 }
 
 pub fn new_room() -> NewRoom {

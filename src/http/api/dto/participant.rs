@@ -19,9 +19,9 @@ pub(in crate::http::api) struct ParticipantDto {
     display_name: String,
     /// 1 owner, 2 moderator, 3 user, 4 guest, 5 self-joined user, 6 guest moderator.
     participant_type: i64,
-    /// Unix seconds of the session's last activity; 0 for none.
+    /// Unix seconds of the beginning of the newest session; 0 for none.
     last_ping: i64,
-    /// Flags in the call; 0 if the participant is not in it.
+    /// Flags of all sessions in the call; 0 if the participant is not in it.
     in_call: i64,
     /// Effective permissions.
     permissions: i64,
@@ -29,13 +29,14 @@ pub(in crate::http::api) struct ParticipantDto {
     attendee_permissions: i64,
     /// For the dial-in; empty if there is none, or if only moderators see it.
     attendee_pin: String,
+    /// One for each client of the participant.
     session_ids: Vec<String>,
 }
 
 impl ParticipantDto {
     pub(in crate::http::api) fn of(token: &RoomToken, view: ParticipantView<'_>) -> Self {
         let ParticipantView { attendee, pin } = view;
-        let presence = attendee.presence.as_ref();
+        let sessions = &attendee.sessions;
         Self {
             room_token: token.to_string(),
             attendee_id: attendee.id.0,
@@ -43,12 +44,12 @@ impl ParticipantDto {
             actor_id: attendee.actor.id.clone(),
             display_name: attendee.display_name.clone(),
             participant_type: attendee.participant_type.number(),
-            last_ping: presence.map_or(0, |presence| presence.last_ping),
+            last_ping: sessions.last().map_or(0, |session| session.last_ping),
             in_call: attendee.call_flags().bits(),
             permissions: attendee.effective_permissions().bits(),
             attendee_permissions: attendee.permissions.bits(),
             attendee_pin: pin.unwrap_or_default().to_owned(),
-            session_ids: presence.map(|presence| presence.session_id.clone()).into_iter().collect(),
+            session_ids: sessions.iter().map(|session| session.id.clone()).collect(),
         }
     }
 }
@@ -63,22 +64,25 @@ pub(in crate::http::api) struct PeerDto {
     display_name: String,
     /// Token of the room.
     token: String,
-    /// Unix seconds of the session's last activity.
+    /// Unix seconds of the beginning of the session.
     last_ping: i64,
     session_id: String,
 }
 
 impl PeerDto {
-    /// `None` if the attendee is not in the call.
-    pub(in crate::http::api) fn of(token: &RoomToken, attendee: &Attendee) -> Option<Self> {
-        let presence = attendee.presence.as_ref().filter(|_presence| attendee.is_in_call())?;
-        Some(Self {
+    /// The attendee's sessions in the call.
+    pub(in crate::http::api) fn all_of(
+        token: &RoomToken,
+        attendee: &Attendee,
+    ) -> impl Iterator<Item = Self> {
+        let in_call = attendee.sessions.iter().filter(|session| !session.in_call.is_empty());
+        in_call.map(move |session| Self {
             actor_type: attendee.actor.kind.name(),
             actor_id: attendee.actor.id.clone(),
             display_name: attendee.display_name.clone(),
             token: token.to_string(),
-            last_ping: presence.last_ping,
-            session_id: presence.session_id.clone(),
+            last_ping: session.last_ping,
+            session_id: session.id.clone(),
         })
     }
 }

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::MessageDto;
 use crate::cache::View;
-use crate::domain::{Attendee, ParticipantType, RoomView, ViewerCapabilities};
+use crate::domain::{Attendee, ParticipantType, RoomView, Session, ViewerContext};
 
 /// Talk's `sessionId` of a viewer without a session.
 const NO_SESSION: &str = "0";
@@ -76,11 +76,11 @@ struct Viewer {
     permissions: i64,
     /// Custom permissions; 0 for none.
     attendee_permissions: i64,
-    /// Flags in the call.
+    /// Flags of the session in the call.
     participant_flags: i64,
-    /// Unix seconds of the session's last activity.
+    /// Unix seconds of the beginning of the session; 0 for none.
     last_ping: i64,
-    /// `0` for none.
+    /// The session of this client; `0` for none.
     session_id: String,
 }
 
@@ -121,8 +121,8 @@ enum LastMessage {
 }
 
 impl RoomDto {
-    pub(in crate::http::api) fn of(view: &View, capabilities: ViewerCapabilities) -> Self {
-        RoomView::for_viewer(view.overview(), view.attendee(), capabilities).into()
+    pub(in crate::http::api) fn of(view: &View, viewer: ViewerContext<'_>) -> Self {
+        RoomView::for_viewer(view.overview(), view.attendee(), viewer).into()
     }
 }
 
@@ -161,19 +161,18 @@ impl From<RoomView<'_>> for RoomDto {
             can_delete_conversation: view.can_delete,
             can_leave_conversation: view.can_leave,
             can_enable_sip: view.can_enable_sip,
-            viewer: Viewer::of(view.attendee),
+            viewer: Viewer::of(view.attendee, view.session),
             fixed: TalkDefaults { notification_calls: 1, ..TalkDefaults::default() },
         }
     }
 }
 
 impl Viewer {
-    fn of(attendee: Option<&Attendee>) -> Self {
+    fn of(attendee: Option<&Attendee>, session: Option<&Session>) -> Self {
         let Some(me) = attendee else {
             let participant_type = ParticipantType::Guest.number();
             return Self { participant_type, session_id: NO_SESSION.to_owned(), ..Self::default() };
         };
-        let presence = me.presence.as_ref();
         Self {
             participant_type: me.participant_type.number(),
             attendee_id: me.id.0,
@@ -182,9 +181,9 @@ impl Viewer {
             actor_id: me.actor.id.clone(),
             permissions: me.effective_permissions().bits(),
             attendee_permissions: me.permissions.bits(),
-            participant_flags: me.call_flags().bits(),
-            last_ping: presence.map_or(0, |presence| presence.last_ping),
-            session_id: presence.map_or(NO_SESSION, |presence| &presence.session_id).to_owned(),
+            participant_flags: session.map_or(0, |session| session.in_call.bits()),
+            last_ping: session.map_or(0, |session| session.last_ping),
+            session_id: session.map_or(NO_SESSION, |session| &session.id).to_owned(),
         }
     }
 }

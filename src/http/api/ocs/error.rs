@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{Content, OcsResponse};
 use crate::auth::LoginError;
-use crate::domain::Presence;
+use crate::domain::Session;
 use crate::domain::commands::Refusal;
 use crate::logging;
 use crate::rooms::{Limit, RoomError};
@@ -97,8 +97,8 @@ impl From<Refusal> for OcsError {
             Refusal::AlreadyJoined(_) => StatusCode::CONFLICT,
         };
         let data = match (&refusal, refusal.what()) {
-            (Refusal::AlreadyJoined(Presence { session_id, in_call, last_ping }), _) => {
-                json!({ "sessionId": session_id, "inCall": in_call.bits(), "lastPing": last_ping })
+            (Refusal::AlreadyJoined(Session { id, in_call, last_ping, .. }), _) => {
+                json!({ "sessionId": id, "inCall": in_call.bits(), "lastPing": last_ping })
             }
             (_, Some(problem)) => json!({ "error": problem }),
             (_, None) => json!([]),

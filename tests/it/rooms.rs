@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::support::{app::TestApp, http::Client, participants::Participants};
 
 on_every_database! { crate::support::app::TestApp::new:
+    a_missing_required_field_changes_nothing,
     rooms_are_created_changed_and_deleted,
     participants_are_added_promoted_demoted_and_removed,
     guest_moderators_lack_the_rights_of_an_account,
@@ -14,6 +15,60 @@ on_every_database! { crate::support::app::TestApp::new:
     the_chat_stores_messages,
     a_new_message_answers_the_requests_that_wait_for_it,
     a_call_begins_and_ends,
+}
+
+async fn a_missing_required_field_changes_nothing(app: TestApp) {
+    let owner = app.user("owner").await;
+    let room = owner.room(3).await;
+    let path = format!("/room/{room}");
+    owner.put(&format!("{path}/password"), json!({"password": "let me in"})).await.expect(200);
+    owner.put(&format!("{path}/description"), json!({"description": "About"})).await.expect(200);
+    owner.join(&room).await;
+    owner.post(&format!("/call/{room}"), json!({})).await.expect(200);
+    let guest = app.api.guest();
+    let join = json!({"password": "let me in"});
+    guest.post(&format!("{path}/participants/active"), join).await.expect(200);
+    guest.post(&format!("/guest/{room}/name"), json!({"displayName": "Carol"})).await.expect(200);
+    let state = async || {
+        let seen = owner.get(&path).await.expect(200).data();
+        let participants = owner.get(&format!("{path}/participants")).await.expect(200).data();
+        (seen, participants)
+    };
+    let before = state().await;
+    let other = json!({"other": "x"});
+    for (client, method, end) in [
+        (&owner, "PUT", path.clone()),
+        (&owner, "PUT", format!("{path}/password")),
+        (&owner, "PUT", format!("{path}/description")),
+        (&owner, "PUT", format!("{path}/webinar/lobby")),
+        (&owner, "PUT", format!("{path}/webinar/sip")),
+        (&owner, "POST", format!("{path}/participants")),
+        (&owner, "POST", format!("{path}/moderators")),
+        (&owner, "DELETE", format!("{path}/moderators")),
+        (&owner, "DELETE", format!("{path}/attendees")),
+        (&owner, "PUT", format!("{path}/attendees/permissions")),
+        (&owner, "PUT", format!("/call/{room}")),
+        (&owner, "POST", format!("/chat/{room}")),
+        (&owner, "POST", "/room".to_owned()),
+        (&guest, "POST", format!("/guest/{room}/name")),
+    ] {
+        for body in [json!({}), other.clone()] {
+            let response = match method {
+                "PUT" => client.put(&end, body).await,
+                "POST" => client.post(&end, body).await,
+                _ => client.delete(&end, body).await,
+            };
+            response.expect(400);
+        }
+    }
+    for null in ["password", "description"] {
+        owner.put(&format!("{path}/{null}"), json!({null: null})).await.expect(400);
+    }
+    assert_eq!(state().await, before);
+    // The empty text is a value.
+    let password = format!("{path}/password");
+    owner.put(&password, json!({"password": ""})).await.expect(200);
+    assert_eq!(owner.get(&path).await.expect(200).data()["hasPassword"], false);
 }
 
 async fn rooms_are_created_changed_and_deleted(app: TestApp) {

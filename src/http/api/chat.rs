@@ -17,7 +17,7 @@ use super::dto::MessageDto;
 use super::etag::MAX_WAIT;
 use super::ocs::{Ocs, OcsError, OcsResponse, OcsResult};
 use super::openapi::{InLobby, NoRoom};
-use super::params::{MAX_MESSAGE_BODY, Params, RoomPath, flag, integer, optional_integer, text};
+use super::params::{MAX_MESSAGE_BODY, Params, RoomPath, flag, integer, optional_integer, optional_text, text};
 use super::{Api, Routes};
 use crate::domain::commands::Command;
 use crate::domain::{MessageQuery, NewMessage};
@@ -126,7 +126,7 @@ pub(super) struct Send {
     #[schema(required = false, value_type = i64, minimum = 0, example = 0)]
     reply_to: Option<i64>,
     /// Lets the sender recognise the message.
-    #[serde(default, deserialize_with = "text")]
+    #[serde(default, deserialize_with = "optional_text")]
     #[schema(max_length = 64)]
     reference_id: String,
 }

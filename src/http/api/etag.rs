@@ -109,11 +109,22 @@ impl Conditional {
 
 /// The tags are copied: in place they would keep the buffer of the whole request while it waits.
 fn known_tags(headers: &HeaderMap) -> Option<IfNoneMatch> {
-    let values = headers.get_all(IF_NONE_MATCH).iter();
-    let copies: Vec<_> =
-        values.filter_map(|value| HeaderValue::from_bytes(value.as_bytes()).ok()).collect();
+    let values = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let copies: Vec<HeaderValue> =
+        values.filter_map(|value| without_encodings(value).try_into().ok()).collect();
     // Without the header it decodes as a list of no tags.
     if copies.is_empty() { None } else { IfNoneMatch::decode(&mut copies.iter()).ok() }
+}
+
+/// The header as before a proxy compressed the response: to the tags of the response it added
+/// `-gzip`, `;br` or the like, and it does not remove that from the request. Tags of lobbyd have
+/// neither character.
+fn without_encodings(tags: &str) -> String {
+    let parts = tags.split('"').enumerate().map(|(index, part)| match index % 2 {
+        0 => part,
+        _quoted => part.split(['-', ';']).next().unwrap_or_default(),
+    });
+    parts.collect::<Vec<_>>().join("\"")
 }
 
 /// Seconds of the first `wait` in a list of preferences, which may be spread over several headers.
@@ -160,6 +171,15 @@ mod tests {
         assert!(several.is_news(&tag(r#""d""#)));
         assert!(!conditional(&[(header::IF_NONE_MATCH, "*")]).await.is_news(&tag(r#""d""#)));
         assert!(conditional(&[]).await.is_news(&tag(r#""a""#)));
+    }
+
+    #[tokio::test]
+    async fn tags_that_a_compressing_proxy_has_changed_match() {
+        for known in [r#""a-gzip""#, r#"W/"a;gzip""#, r#""x-br", "a-br""#, r#""a--gzip""#] {
+            let conditional = conditional(&[(header::IF_NONE_MATCH, known)]).await;
+            assert!(!conditional.is_news(&tag(r#""a""#)), "{known}");
+            assert!(conditional.is_news(&tag(r#""b""#)), "{known}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

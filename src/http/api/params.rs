@@ -156,8 +156,7 @@ pub(super) fn text<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Err
     let text = match Value::deserialize(value)? {
         Value::String(text) => text,
         Value::Number(number) => number.to_string(),
-        Value::Null => String::new(),
-        other @ (Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
+        other @ (Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
             return Err(Error::custom(format!("expected a text, found {other}")));
         }
     };
@@ -165,6 +164,14 @@ pub(super) fn text<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Err
         return Err(Error::custom("a text cannot contain the character NUL"));
     }
     Ok(text)
+}
+
+/// As [`text`], for a text that may be absent: null means the empty text.
+pub(super) fn optional_text<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
+    match Value::deserialize(value)? {
+        Value::Null => Ok(String::new()),
+        value => text(value).map_err(Error::custom),
+    }
 }
 
 #[cfg(test)]
@@ -181,7 +188,7 @@ mod tests {
         timer: Option<i64>,
         #[serde(default, deserialize_with = "flag")]
         force: bool,
-        #[serde(default, deserialize_with = "text")]
+        #[serde(default, deserialize_with = "optional_text")]
         name: String,
     }
 
@@ -222,6 +229,13 @@ mod tests {
         ] {
             assert!(read(value.clone()).is_err(), "{value}");
         }
+    }
+
+    #[test]
+    fn a_required_text_is_not_null() {
+        assert_eq!(text(json!("")).unwrap(), "");
+        assert!(text(json!(null)).is_err());
+        assert_eq!(optional_text(json!(null)).unwrap(), "");
     }
 
     #[test]

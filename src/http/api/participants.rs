@@ -14,7 +14,7 @@ use super::auth::{Requester, UserOrGuest};
 use super::dto::{ParticipantDto, RoomDto};
 use super::ocs::{Ocs, OcsError, OcsResponse, OcsResult};
 use super::openapi::{Done, InLobby, NoAttendee, NoRoom, NotModerator};
-use super::params::{Params, RoomPath, flag, integer, text};
+use super::params::{Params, RoomPath, flag, integer, optional_text, text};
 use super::rooms::check_password;
 use super::{Api, Routes};
 use crate::domain::commands::{AttendeeCommand, Command, Resource};
@@ -66,7 +66,7 @@ pub(super) struct AddParticipant {
     #[schema(example = "bob")]
     new_participant: String,
     /// The type of the id; only `users` is supported.
-    #[serde(default = "users", deserialize_with = "text")]
+    #[serde(default = "users", deserialize_with = "optional_text")]
     #[schema(required = false, example = "users")]
     source: String,
 }
@@ -100,7 +100,7 @@ pub(super) async fn add(
 #[derive(Deserialize, ToSchema)]
 pub(super) struct Join {
     /// The room's password, for those who are not participants yet.
-    #[serde(default, deserialize_with = "text")]
+    #[serde(default, deserialize_with = "optional_text")]
     password: String,
     /// Whether to replace the client's session if it is in the call.
     #[serde(default = "yes", deserialize_with = "flag")]
@@ -299,7 +299,8 @@ pub(super) async fn set_permissions(
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct NameSelf {
-    #[serde(default, deserialize_with = "text")]
+    /// May be empty.
+    #[serde(deserialize_with = "text")]
     #[schema(max_length = 64, example = "Carol")]
     display_name: String,
 }

@@ -17,7 +17,7 @@ use super::dto::RoomDto;
 use super::etag::{Conditional, NotModified};
 use super::ocs::{Ocs, OcsError, OcsResponse, OcsResult};
 use super::openapi::{Done, NoRoom, NotModerator};
-use super::params::{MAX_DESCRIPTION_BODY, Params, RoomPath, integer, optional_integer, text};
+use super::params::{MAX_DESCRIPTION_BODY, Params, RoomPath, integer, optional_integer, optional_text, text};
 use super::{Api, Routes, TALK_HASH};
 use crate::auth::MAX_PASSWORD_BYTES;
 use crate::cache::View;
@@ -130,25 +130,25 @@ pub(super) struct CreateRoomRequest {
     #[schema(minimum = 1, maximum = 3, example = 2)]
     room_type: i64,
     /// The other user of a one-to-one room.
-    #[serde(default, deserialize_with = "text")]
+    #[serde(default, deserialize_with = "optional_text")]
     invite: String,
     /// Name of a group or public room.
-    #[serde(default, deserialize_with = "text")]
+    #[serde(default, deserialize_with = "optional_text")]
     #[schema(max_length = 255, example = "Quarterly webinar")]
     room_name: String,
     /// Type of the object that the room belongs to: empty, `event`, `extended_conversation` or
     /// `instant_meeting`.
-    #[serde(default, deserialize_with = "text")]
+    #[serde(default, deserialize_with = "optional_text")]
     object_type: String,
     /// Id of that object.
-    #[serde(default, deserialize_with = "text")]
+    #[serde(default, deserialize_with = "optional_text")]
     #[schema(max_length = 64)]
     object_id: String,
-    #[serde(default, deserialize_with = "text")]
+    #[serde(default, deserialize_with = "optional_text")]
     #[schema(max_length = 2000)]
     description: String,
     /// Of a public room: needed by those who are not participants yet.
-    #[serde(default, deserialize_with = "text")]
+    #[serde(default, deserialize_with = "optional_text")]
     password: String,
     /// 0 none, 1 non-moderators wait.
     #[serde(default, deserialize_with = "optional_integer")]
@@ -254,7 +254,7 @@ pub(super) async fn delete(
 #[derive(Deserialize, ToSchema)]
 pub(super) struct Describe {
     /// May be empty.
-    #[serde(default, deserialize_with = "text")]
+    #[serde(deserialize_with = "text")]
     #[schema(max_length = 2000, example = "Figures and questions")]
     description: String,
 }
@@ -279,7 +279,7 @@ pub(super) async fn describe(
 #[derive(Deserialize, ToSchema)]
 pub(super) struct SetPassword {
     /// Empty to remove the password.
-    #[serde(default, deserialize_with = "text")]
+    #[serde(deserialize_with = "text")]
     #[schema(max_length = 4096, example = "correct horse")]
     password: String,
 }

@@ -38,12 +38,15 @@ CREATE TABLE IF NOT EXISTS lobbyd_rooms (
 -- Without a row here, a room has no password, no call and no chat messages. Times are Unix seconds,
 -- as clients see them; 0 stands for none. There is no foreign key: lobbyd_rooms may be a view.
 CREATE TABLE IF NOT EXISTS lobbyd_room_states (
-    room_id         BIGINT NOT NULL PRIMARY KEY,
-    password_hash   VARCHAR(255) NOT NULL DEFAULT '',
-    call_started_at BIGINT NOT NULL DEFAULT 0,
-    call_flags      BIGINT NOT NULL DEFAULT 0,
+    room_id             BIGINT NOT NULL PRIMARY KEY,
+    password_hash       VARCHAR(255) NOT NULL DEFAULT '',
+    call_started_at     BIGINT NOT NULL DEFAULT 0,
+    call_flags          BIGINT NOT NULL DEFAULT 0,
+    -- Of participants who have none of their own; 0 for those of Talk.
+    default_permissions BIGINT NOT NULL DEFAULT 0,
+    read_only           BIGINT NOT NULL DEFAULT 0,
     -- Number of chat messages, without system messages.
-    comments        BIGINT NOT NULL DEFAULT 0,
+    comments            BIGINT NOT NULL DEFAULT 0,
     -- The last change that the chat does not show.
-    changed_at      BIGINT NOT NULL DEFAULT 0
+    changed_at          BIGINT NOT NULL DEFAULT 0
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;

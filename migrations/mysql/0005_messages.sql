@@ -7,10 +7,13 @@ CREATE TABLE IF NOT EXISTS lobbyd_messages (
     actor_id     VARCHAR(64) NOT NULL,
     actor_name   VARCHAR(255) NOT NULL DEFAULT '',
     created_at   BIGINT NOT NULL,
-    -- Empty for a chat message, otherwise the name of the system message.
+    -- Empty for a chat message, comment_deleted for a deleted one, otherwise the name of the
+    -- system message.
     kind         VARCHAR(64) NOT NULL DEFAULT '',
     message      MEDIUMTEXT NOT NULL DEFAULT (''),
-    -- The participant that a system message is about.
+    -- JSON of the participants that the message mentions; empty for none.
+    mentions     TEXT NOT NULL DEFAULT (''),
+    -- The participant that a system message is about, or that deleted the message.
     about_type   VARCHAR(32),
     about_id     VARCHAR(64),
     about_name   VARCHAR(255),

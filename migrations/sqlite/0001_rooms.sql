@@ -34,12 +34,15 @@ CREATE INDEX lobbyd_rooms_due_idx ON lobbyd_rooms (lobby_timer, id)
 -- Without a row here, a room has no password, no call and no chat messages. Times are Unix seconds,
 -- as clients see them; 0 stands for none. There is no foreign key: lobbyd_rooms may be a view.
 CREATE TABLE lobbyd_room_states (
-    room_id         INTEGER NOT NULL PRIMARY KEY,
-    password_hash   TEXT NOT NULL DEFAULT '',
-    call_started_at INTEGER NOT NULL DEFAULT 0,
-    call_flags      INTEGER NOT NULL DEFAULT 0,
+    room_id             INTEGER NOT NULL PRIMARY KEY,
+    password_hash       TEXT NOT NULL DEFAULT '',
+    call_started_at     INTEGER NOT NULL DEFAULT 0,
+    call_flags          INTEGER NOT NULL DEFAULT 0,
+    -- Of participants who have none of their own; 0 for those of Talk.
+    default_permissions INTEGER NOT NULL DEFAULT 0,
+    read_only           INTEGER NOT NULL DEFAULT 0,
     -- Number of chat messages, without system messages.
-    comments        INTEGER NOT NULL DEFAULT 0,
+    comments            INTEGER NOT NULL DEFAULT 0,
     -- The last change that the chat does not show.
-    changed_at      INTEGER NOT NULL DEFAULT 0
+    changed_at          INTEGER NOT NULL DEFAULT 0
 );

@@ -7,10 +7,13 @@ CREATE TABLE lobbyd_messages (
     actor_id     TEXT NOT NULL,
     actor_name   TEXT NOT NULL DEFAULT '',
     created_at   INTEGER NOT NULL,
-    -- Empty for a chat message, otherwise the name of the system message.
+    -- Empty for a chat message, comment_deleted for a deleted one, otherwise the name of the
+    -- system message.
     kind         TEXT NOT NULL DEFAULT '',
     message      TEXT NOT NULL DEFAULT '',
-    -- The participant that a system message is about.
+    -- JSON of the participants that the message mentions; empty for none.
+    mentions     TEXT NOT NULL DEFAULT '',
+    -- The participant that a system message is about, or that deleted the message.
     about_type   TEXT,
     about_id     TEXT,
     about_name   TEXT,

@@ -68,10 +68,11 @@ struct State {
 
 impl RoomSnapshot {
     pub(super) fn new(overview: RoomOverview) -> Self {
-        let RoomOverview { room, last_message, moderators, one_to_one } = &overview;
+        let RoomOverview { room, last_message, moderators, is_single_user, one_to_one } = &overview;
         // A change that nobody sees leaves the fingerprint as it is.
         let visible = Room { version: Version::ZERO, changed_at: 0, ..room.clone() };
-        let fingerprint = fingerprint(&(visible, last_message, moderators, one_to_one));
+        let fingerprint =
+            fingerprint(&(visible, last_message, moderators, is_single_user, one_to_one));
         Self { overview, fingerprint }
     }
 
@@ -270,8 +271,8 @@ impl State {
             // A new lobby may have removed participants from the call.
             _ if update.reason == Reason::LobbyNonModerators => attendee.is_in_call(),
             _ if update.reason.affects_all_attendees() => true,
-            Some(about) => about == actor,
-            None => false,
+            Some(about) if about == actor => true,
+            Some(_) | None => update.mentioned.contains(actor),
         };
         self.attendees
             .retain(|actor, attendee| attendee.version >= version || !is_affected(actor, attendee));
@@ -308,8 +309,13 @@ mod tests {
     fn snapshot(version: i64) -> (RoomUpdated, Arc<RoomSnapshot>) {
         let room = Room { version: Version::stored(version), ..Room::example() };
         let update = RoomUpdated::of(&room, Reason::ConversationRenamed, None);
-        let overview =
-            RoomOverview { room, last_message: None, moderators: 1, one_to_one: Vec::new() };
+        let overview = RoomOverview {
+            room,
+            last_message: None,
+            moderators: 1,
+            is_single_user: true,
+            one_to_one: Vec::new(),
+        };
         (update, Arc::new(RoomSnapshot::new(overview)))
     }
 
@@ -323,6 +329,8 @@ mod tests {
             pin: None,
             last_read_message,
             comments_read: 0,
+            read_at: 0,
+            last_mention: 0,
             sessions: Vec::new(),
         };
         Arc::new(AttendeeSnapshot::new(Some(attendee), Version::stored(version)))

@@ -1,12 +1,12 @@
 //! An actor's part in a room: participant type, permissions, sessions.
 
-use bitflags::bitflags;
 use num_enum::{IntoPrimitive, TryFromPrimitive};
 use serde::Serialize;
 
 use super::actor::{Actor, ClientId};
 use super::call::CallFlags;
 use super::lobby::LobbyState;
+use super::permissions::Permissions;
 use super::room::Room;
 
 /// Talk's participant types.
@@ -47,38 +47,6 @@ impl ParticipantType {
     }
 }
 
-bitflags! {
-    /// Talk's attendee permissions. No flags: the attendee has the defaults.
-    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize)]
-    #[serde(transparent)]
-    pub struct Permissions: i64 {
-        /// The other flags apply, even if none of them is set.
-        const CUSTOM = 1;
-        const START_CALL = 2;
-        const JOIN_CALL = 4;
-        const IGNORE_LOBBY = 8;
-        const AUDIO = 16;
-        const VIDEO = 32;
-        const SCREEN = 64;
-        const CHAT = 128;
-        /// Exists in the newest Talk only.
-        const REACT = 256;
-    }
-}
-
-impl Permissions {
-    pub const DEFAULT: Self = Self::empty();
-    /// What moderators have: every permission of Talk before [`Permissions::REACT`].
-    pub const MODERATOR: Self = Self::all().difference(Self::CUSTOM).difference(Self::REACT);
-    /// What other participants have by default.
-    pub const PARTICIPANT: Self = Self::MODERATOR.difference(Self::IGNORE_LOBBY);
-
-    /// Checks a number that a client sent.
-    pub fn parse(number: i64) -> Option<Self> {
-        Self::from_bits(number)
-    }
-}
-
 /// How custom permissions are changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PermissionChange {
@@ -116,26 +84,30 @@ pub struct Attendee {
     pub last_read_message: i64,
     /// How many chat messages the room had then.
     pub comments_read: i64,
+    /// Unix seconds of that.
+    pub read_at: i64,
+    /// Id of the last message that mentions the attendee.
+    pub last_mention: i64,
     /// One per client that has joined, the oldest first.
     pub sessions: Vec<Session>,
 }
 
 impl Attendee {
-    /// As in Talk: moderators have all permissions, others the custom ones or the defaults.
-    pub fn effective_permissions(&self) -> Permissions {
+    /// As in Talk: moderators have all permissions, others their own, those of the room, or the
+    /// defaults.
+    pub fn effective_permissions(&self, room: &Room) -> Permissions {
         if self.participant_type.is_moderator() {
-            Permissions::MODERATOR
-        } else if self.permissions == Permissions::DEFAULT {
-            Permissions::PARTICIPANT
-        } else {
-            self.permissions
+            return Permissions::MODERATOR;
         }
+        let custom = [self.permissions, room.default_permissions];
+        let custom = custom.into_iter().find(|each| *each != Permissions::DEFAULT);
+        custom.unwrap_or(Permissions::PARTICIPANT)
     }
 
     /// Whether the attendee has to wait in the room's lobby.
     pub fn is_waiting(&self, room: &Room) -> bool {
         room.lobby.state == LobbyState::NonModerators
-            && !self.effective_permissions().contains(Permissions::IGNORE_LOBBY)
+            && !self.effective_permissions(room).contains(Permissions::IGNORE_LOBBY)
     }
 
     /// Whether the attendee sees the PINs of others: moderators with an account, as in Talk.
@@ -170,29 +142,19 @@ impl Attendee {
     /// The permissions after a change. As in Talk, default permissions become custom ones first.
     pub fn changed_permissions(
         &self,
+        room: &Room,
         change: PermissionChange,
         permissions: Permissions,
     ) -> Permissions {
         let base = match self.permissions {
-            Permissions::DEFAULT => self.effective_permissions(),
+            Permissions::DEFAULT => self.effective_permissions(room),
             custom => custom,
         };
         let changed = match change {
-            PermissionChange::Set if permissions.is_empty() => return Permissions::DEFAULT,
-            PermissionChange::Set => permissions,
+            PermissionChange::Set => return permissions.as_custom(),
             PermissionChange::Add => base | permissions,
             PermissionChange::Remove => base - permissions,
         };
         changed | Permissions::CUSTOM
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn default_permissions_are_those_of_talk() {
-        assert_eq!((Permissions::MODERATOR.bits(), Permissions::PARTICIPANT.bits()), (254, 246));
     }
 }

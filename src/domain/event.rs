@@ -88,6 +88,9 @@ pub struct RoomUpdated {
     /// The participant that the change is about, if it is about exactly one.
     #[serde(flatten, skip_serializing_if = "Option::is_none", default)]
     pub about: Option<Actor>,
+    /// Participants that a message mentions.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub mentioned: Vec<Actor>,
     /// When the timer was due.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub due_at: Option<DateTime<Utc>>,
@@ -107,6 +110,7 @@ impl RoomUpdated {
             version: room.version.milliseconds(),
             reason,
             about,
+            mentioned: Vec::new(),
             due_at: None,
             fired_at: None,
         }
@@ -154,6 +158,7 @@ mod tests {
             version: 7,
             reason: Reason::UserAdded,
             about: Some(Actor::user("alice")),
+            mentioned: Vec::new(),
             due_at: None,
             fired_at: None,
         };

@@ -1,5 +1,7 @@
 //! Messages in a room's chat: comments of participants, and system messages about the room.
 
+use std::ops::Range;
+
 use serde::Serialize;
 
 use super::actor::Actor;
@@ -18,6 +20,8 @@ pub struct Message {
     /// Unix seconds.
     pub created_at: i64,
     pub content: Content,
+    /// The participants that the body mentions, with their display names at that time.
+    pub mentions: Vec<(Actor, String)>,
     /// An id that the sender chose; empty for none.
     pub reference_id: String,
     /// The message that this one replies to.
@@ -34,7 +38,7 @@ impl Message {
     pub fn size(&self) -> usize {
         match &self.content {
             Content::Comment(body) => body.len(),
-            Content::System { .. } => 0,
+            Content::Deleted { .. } | Content::System { .. } => 0,
         }
     }
 }
@@ -43,6 +47,8 @@ impl Message {
 pub enum Content {
     /// The body that a participant wrote.
     Comment(String),
+    /// What a comment was before this participant deleted it.
+    Deleted { by: (Actor, String) },
     /// A change of the room.
     System {
         reason: Reason,
@@ -56,6 +62,44 @@ pub enum Content {
 pub struct ChatMessage {
     pub message: Message,
     pub parent: Option<Message>,
+}
+
+/// Messages that were requested.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChatPage {
+    pub messages: Vec<ChatMessage>,
+    /// Id of the last message that every user of the room has read.
+    pub last_common_read: i64,
+}
+
+/// Finds what may be mentions of participants, as Talk writes them: `@bob`, `@"bob"` or
+/// `@"guest/id"`.
+pub fn find_mentions(body: &str) -> Vec<(Range<usize>, Actor)> {
+    let mut found = Vec::new();
+    let mut end = 0;
+    for (start, _at) in body.match_indices('@') {
+        let before = body.get(..start).and_then(|before| before.chars().next_back());
+        if start < end || before.is_some_and(char::is_alphanumeric) {
+            continue;
+        }
+        let rest = body.get(start + 1..).unwrap_or_default();
+        let (id, length) = if let Some(quoted) = rest.strip_prefix('"') {
+            let Some((id, _rest)) = quoted.split_once('"') else { continue };
+            (id, id.len() + 2)
+        } else {
+            let is_part = |c: char| c.is_alphanumeric() || "-_.@'".contains(c);
+            let id = rest.split(|c| !is_part(c)).next().unwrap_or_default();
+            let id = id.trim_end_matches(['.', '\'']);
+            (id, id.len())
+        };
+        if id.is_empty() {
+            continue;
+        }
+        end = start + 1 + length;
+        let actor = id.strip_prefix("guest/").map_or_else(|| Actor::user(id), Actor::guest);
+        found.push((start..end, actor));
+    }
+    found
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,4 +122,20 @@ pub struct MessageQuery {
     pub limit: u32,
     /// Whether to mark the returned messages as read.
     pub mark_read: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mentions_are_found_as_talk_writes_them() {
+        let body = "@bob, write to a@example.org, @\"a b\" and @\"guest/0a\"! @ @\"open (@carol.)";
+        let found: Vec<_> = find_mentions(body).into_iter().map(|(_, actor)| actor).collect();
+        let users = ["bob", "a b", "carol"].map(Actor::user);
+        let [bob, named, carol] = users;
+        assert_eq!(found, [bob, named, Actor::guest("0a"), carol]);
+        let (range, _actor) = find_mentions("ä @bob.").remove(0);
+        assert_eq!(range, 3..7);
+    }
 }

@@ -6,12 +6,14 @@
 
 mod actor;
 mod attendee;
+mod ban;
 mod call;
 pub mod commands;
 mod event;
 mod lobby;
 mod lobby_change;
 mod message;
+mod permissions;
 mod pin;
 mod reason;
 mod room;
@@ -20,7 +22,8 @@ mod trace;
 mod view;
 
 pub use actor::{Actor, ActorKind, Caller, ClientId, User};
-pub use attendee::{Attendee, AttendeeId, ParticipantType, PermissionChange, Permissions, Session};
+pub use attendee::{Attendee, AttendeeId, ParticipantType, PermissionChange, Session};
+pub use ban::Ban;
 pub use call::{Call, CallFlags};
 pub use event::{
     EventId, LOBBY_CHANGED, LobbyChangedPayload, OutboxEvent, OutboxRow, ROOM_UPDATED, RoomUpdated,
@@ -29,7 +32,11 @@ pub use lobby::{InvalidLobby, Lobby, LobbyRequest, LobbyState};
 pub use lobby_change::{
     Applied, ChangeOrder, Decision, DeliveryIdentity, IncomingChange, decide_lobby_change,
 };
-pub use message::{ChatMessage, Content, MAX_MESSAGE_CHARS, Message, MessageQuery, NewMessage};
+pub use message::{
+    ChatMessage, ChatPage, Content, MAX_MESSAGE_CHARS, Message, MessageQuery, NewMessage,
+    find_mentions,
+};
+pub use permissions::Permissions;
 pub use pin::Pins;
 pub use reason::Reason;
 pub use room::{

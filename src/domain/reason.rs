@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::actor::Actor;
+
 /// Why a room was updated. Its name is used in events, and for the chat's system message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -30,11 +32,18 @@ pub enum Reason {
     GuestModeratorPromoted,
     GuestModeratorDemoted,
     PermissionsChanged,
+    /// The room has other default permissions, and no participant has custom ones any more.
+    DefaultPermissionsChanged,
+    ReadOnly,
+    ReadOnlyOff,
+    ParticipantBanned,
+    ParticipantUnbanned,
     ParticipantJoined,
     ParticipantLeft,
     /// A guest has another display name.
     DisplayNameChanged,
     MessageSent,
+    MessageDeleted,
     CallStarted,
     CallJoined,
     CallFlagsChanged,
@@ -77,6 +86,9 @@ impl Reason {
             Self::ModeratorDemoted | Self::GuestModeratorDemoted => {
                 "{actor} demoted {user} from moderator"
             }
+            Self::ReadOnly => "{actor} locked the conversation",
+            Self::ReadOnlyOff => "{actor} unlocked the conversation",
+            Self::MessageDeleted => "{actor} deleted a message",
             Self::CallStarted => "{actor} started a call",
             Self::CallJoined => "{actor} joined the call",
             Self::CallLeft => "{actor} left the call",
@@ -86,6 +98,9 @@ impl Reason {
             | Self::SipChanged
             | Self::ConversationDeleted
             | Self::PermissionsChanged
+            | Self::DefaultPermissionsChanged
+            | Self::ParticipantBanned
+            | Self::ParticipantUnbanned
             | Self::ParticipantJoined
             | Self::ParticipantLeft
             | Self::DisplayNameChanged
@@ -94,14 +109,23 @@ impl Reason {
         })
     }
 
-    /// The text for an action on oneself.
-    pub fn self_action_text(self) -> Option<&'static str> {
-        if self == Self::UserAdded {
-            Some("{actor} joined the conversation")
-        } else if self == Self::UserRemoved {
-            Some("{actor} left the conversation")
+    /// The text as Talk shows it to a viewer: `about` is the participant that the message is about,
+    /// if there is one. The viewer is addressed as "you".
+    pub fn text_for(self, viewer: Option<&Actor>, actor: &Actor, about: Option<&Actor>) -> String {
+        let text = if about == Some(actor) && self == Self::UserAdded {
+            "{actor} joined the conversation"
+        } else if about == Some(actor) && self == Self::UserRemoved {
+            "{actor} left the conversation"
         } else {
-            self.text()
+            self.text().unwrap_or_default()
+        };
+        if viewer == Some(actor) && self != Self::CallEndedEveryone {
+            return text.replace("{actor}", "You");
+        }
+        if viewer.is_some() && viewer == about {
+            text.replace("{user}", "you")
+        } else {
+            text.to_owned()
         }
     }
 
@@ -117,6 +141,8 @@ impl Reason {
             Self::SipChanged
                 | Self::ConversationDeleted
                 | Self::GuestsDisallowed
+                | Self::DefaultPermissionsChanged
+                | Self::ReadOnly
                 | Self::CallEndedEveryone
         )
     }
@@ -131,5 +157,18 @@ mod tests {
         assert_eq!(Reason::LobbyTimerReached.name(), "lobby_timer_reached");
         assert_eq!(Reason::from_name("lobby_non_moderators"), Some(Reason::LobbyNonModerators));
         assert_eq!(Reason::from_name("nonsense"), None);
+    }
+
+    #[test]
+    fn a_viewer_is_addressed_as_you() {
+        let [alice, bob] = ["alice", "bob"].map(Actor::user);
+        let added = |viewer: &Actor| Reason::UserAdded.text_for(Some(viewer), &alice, Some(&bob));
+        assert_eq!(added(&alice), "You added {user}");
+        assert_eq!(added(&bob), "{actor} added you");
+        assert_eq!(added(&Actor::guest("g")), "{actor} added {user}");
+        let left = Reason::UserRemoved.text_for(Some(&bob), &bob, Some(&bob));
+        assert_eq!(left, "You left the conversation");
+        let reached = Reason::LobbyTimerReached.text_for(None, &Actor::system(), None);
+        assert_eq!(reached, "The conversation is now open to everyone");
     }
 }

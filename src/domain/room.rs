@@ -11,6 +11,7 @@ use super::actor::Actor;
 use super::call::Call;
 use super::lobby::Lobby;
 use super::message::Message;
+use super::permissions::Permissions;
 
 /// Object types whose rooms can have a lobby, including rooms of no object. As in Talk's
 /// `RoomService::setLobby`; rooms of a file, a shared password or a phone call cannot.
@@ -190,6 +191,10 @@ pub struct Room {
     pub sip: SipState,
     /// Hash of the password that non-members need to join; empty for none.
     pub password_hash: String,
+    /// Permissions of participants who have none of their own, or [`Permissions::DEFAULT`].
+    pub default_permissions: Permissions,
+    /// Whether nobody may write, or join the call.
+    pub read_only: bool,
     pub call: Option<Call>,
     /// Number of chat messages, without system messages.
     pub comments: i64,
@@ -245,6 +250,8 @@ pub struct RoomOverview {
     pub last_message: Option<Message>,
     /// Number of owners and moderators with an account.
     pub moderators: i64,
+    /// Whether at most one user takes part.
+    pub is_single_user: bool,
     /// Both users of a one-to-one room with their display names; empty for other rooms.
     pub one_to_one: Vec<(Actor, String)>,
 }
@@ -285,6 +292,8 @@ impl Room {
             timer_reached: None,
             sip: SipState::Disabled,
             password_hash: String::new(),
+            default_permissions: Permissions::DEFAULT,
+            read_only: false,
             call: None,
             comments: 0,
             changed_at: 0,

@@ -70,6 +70,7 @@ impl DueTimer {
             version: self.next_version().milliseconds(),
             reason: Reason::LobbyTimerReached,
             about: None,
+            mentioned: Vec::new(),
             due_at: Some(self.key.due_at),
             fired_at: Some(fired_at),
         }

@@ -6,9 +6,10 @@
 use std::borrow::Cow;
 
 use super::actor::{Actor, ClientId};
-use super::attendee::{Attendee, ParticipantType, Permissions, Session};
+use super::attendee::{Attendee, ParticipantType, Session};
 use super::lobby::Lobby;
 use super::message::Message;
+use super::permissions::Permissions;
 use super::room::{Room, RoomOverview, SipState};
 
 /// What depends on the server's configuration, the viewer's account and the viewer's client.
@@ -37,6 +38,8 @@ pub struct RoomView<'a> {
     pub last_activity: i64,
     pub has_call: bool,
     pub unread_messages: i64,
+    /// Whether an unread message mentions the viewer.
+    pub unread_mention: bool,
     pub last_read_message: i64,
     pub can_start_call: bool,
     pub can_delete: bool,
@@ -68,8 +71,9 @@ impl<'a> RoomView<'a> {
             last_message,
             has_call: room.call.is_some(),
             unread_messages: room.comments.saturating_sub(me.comments_read).max(0),
+            unread_mention: me.last_mention > me.last_read_message,
             last_read_message: me.last_read_message,
-            can_start_call: me.effective_permissions().contains(Permissions::START_CALL),
+            can_start_call: me.effective_permissions(room).contains(Permissions::START_CALL),
             can_delete: can_delete(room, me),
             can_leave: can_leave(overview, me),
             can_enable_sip: context.may_enable_sip
@@ -90,6 +94,7 @@ impl<'a> RoomView<'a> {
             last_activity: 0,
             has_call: false,
             unread_messages: 0,
+            unread_mention: false,
             last_read_message: 0,
             can_start_call: false,
             can_delete: false,
@@ -120,23 +125,30 @@ fn can_delete(room: &Room, me: &Attendee) -> bool {
     me.participant_type.is_moderator() && me.actor.is_user() && room.is_configurable()
 }
 
-/// The last moderator of a room cannot leave it.
+/// The last moderator of a room cannot leave other users alone in it. As the only user, they can:
+/// then the room is deleted.
 fn can_leave(overview: &RoomOverview, me: &Attendee) -> bool {
     let is_counted =
         matches!(me.participant_type, ParticipantType::Owner | ParticipantType::Moderator);
-    !is_counted || overview.moderators > 1 || !overview.room.is_configurable()
+    !is_counted
+        || overview.moderators > 1
+        || overview.is_single_user
+        || !overview.room.is_configurable()
 }
 
 /// An entry in the list of participants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParticipantView<'a> {
     pub attendee: &'a Attendee,
+    /// Effective permissions.
+    pub permissions: Permissions,
     pub pin: Option<&'a str>,
 }
 
 /// The list of participants as one of them sees it. Guests without a session are left out. PINs
 /// are visible to moderators with an account; others see their own.
 pub fn participants_for<'a>(
+    room: &'a Room,
     attendees: &'a [Attendee],
     viewer: &'a Actor,
 ) -> impl Iterator<Item = ParticipantView<'a>> {
@@ -144,7 +156,11 @@ pub fn participants_for<'a>(
     attendees.iter().filter(|each| each.actor.is_user() || !each.sessions.is_empty()).map(
         move |attendee| {
             let visible = sees_pins || attendee.actor == *viewer;
-            ParticipantView { attendee, pin: attendee.pin.as_deref().filter(|_| visible) }
+            ParticipantView {
+                attendee,
+                permissions: attendee.effective_permissions(room),
+                pin: attendee.pin.as_deref().filter(|_| visible),
+            }
         },
     )
 }
@@ -155,7 +171,13 @@ mod tests {
     use crate::domain::{AttendeeId, LobbyState};
 
     fn overview(room: Room) -> RoomOverview {
-        RoomOverview { room, last_message: None, moderators: 1, one_to_one: Vec::new() }
+        RoomOverview {
+            room,
+            last_message: None,
+            moderators: 1,
+            is_single_user: false,
+            one_to_one: Vec::new(),
+        }
     }
 
     fn attendee(participant_type: ParticipantType) -> Attendee {
@@ -168,6 +190,8 @@ mod tests {
             pin: Some("1234567".to_owned()),
             last_read_message: 0,
             comments_read: 0,
+            read_at: 0,
+            last_mention: 0,
             sessions: Vec::new(),
         }
     }
@@ -202,6 +226,9 @@ mod tests {
             let view = RoomView::for_viewer(&overview, Some(&me), SIP);
             assert_eq!(view.can_leave, can_leave, "{participant_type:?} of {moderators}");
         }
+        (overview.moderators, overview.is_single_user) = (1, true);
+        let me = attendee(ParticipantType::Owner);
+        assert!(RoomView::for_viewer(&overview, Some(&me), SIP).can_leave);
     }
 
     #[test]
@@ -223,7 +250,9 @@ mod tests {
         let all = [attendee(ParticipantType::Owner), bob, guest];
         let pins = |viewer: &str| -> Vec<bool> {
             let viewer = Actor::user(viewer);
-            participants_for(&all, &viewer).map(|entry| entry.pin.is_some()).collect()
+            participants_for(&Room::example(), &all, &viewer)
+                .map(|entry| entry.pin.is_some())
+                .collect()
         };
         assert_eq!((pins("alice"), pins("bob")), (vec![true, true], vec![false, true]));
     }

@@ -5,6 +5,7 @@
 //! from the [`cache`](crate::cache); chat, participants and calls are read from the database, where
 //! the lobby must be enforced. This module knows no HTTP status and no field name.
 
+mod chat;
 mod error;
 mod limits;
 mod long_poll;
@@ -27,11 +28,11 @@ use self::long_poll::poll_until;
 pub use self::presence::PresenceRecorder;
 pub use self::sip::Sip;
 use crate::auth::{Passwords, Throttle, network};
-use crate::cache::{ChangeListener, Fingerprint, RoomCache, View};
+use crate::cache::{ChangeListener, RoomCache, View};
 use crate::clock::DatabaseClock;
 use crate::domain::commands::{Command, CreateRoom, NewRoom, Refusal, Resource, require_moderator};
 use crate::domain::{
-    Actor, Attendee, Caller, ChatMessage, MessageQuery, RoomToken, RoomUpdated, User,
+    Actor, Attendee, Ban, Caller, ChatMessage, Room, RoomToken, RoomUpdated, User,
 };
 use crate::relay::RelayHandle;
 use crate::store::{Changed, Created, Database};
@@ -248,7 +249,7 @@ impl RoomService {
         token: &RoomToken,
         caller: &Caller,
         password: &str,
-    ) -> Result<()> {
+    ) -> Result<View> {
         // Before the hash, which is expensive.
         self.check_moderator(token, caller).await?;
         let hash = match password {
@@ -258,8 +259,7 @@ impl RoomService {
                 self.passwords.hash(password).await
             }
         };
-        self.change(token, caller, &Command::SetPassword(hash)).await?;
-        Ok(())
+        self.view_after(token, caller, &Command::SetPassword(hash)).await
     }
 
     /// Adds a user of this server to a room.
@@ -271,49 +271,22 @@ impl RoomService {
         Ok(())
     }
 
-    /// The participants of a room, or of its call, for a participant who may see them.
+    /// The participants of a room, or of its call, and the room, for a participant who may see them.
     pub async fn participants(
         &self,
         token: &RoomToken,
         caller: &Caller,
         resource: Resource,
-    ) -> Result<Vec<Attendee>> {
-        let all = self.database.participants(token, &caller.actor, resource).await?;
+    ) -> Result<(Room, Vec<Attendee>)> {
+        let (room, all) = self.database.participants(token, &caller.actor, resource).await?;
         let me = all.iter().find(|attendee| attendee.actor == caller.actor);
         self.presence.record(me, caller.client.as_ref());
-        Ok(all)
+        Ok((room, all))
     }
 
-    /// Messages of the chat. If newer ones are asked for and there are none, waits for them until
-    /// `deadline`.
-    pub async fn messages(
-        &self,
-        token: &RoomToken,
-        caller: &Caller,
-        query: MessageQuery,
-        deadline: Instant,
-    ) -> Result<Vec<ChatMessage>> {
-        let actor = &caller.actor;
-        let mut known = self.view(token, Some(caller)).await?.fingerprint();
-        loop {
-            let messages = self.database.messages(token, actor, query, self.now()).await?;
-            if !messages.is_empty() && query.mark_read {
-                self.cache.invalidate_attendee(token, actor);
-            }
-            if !messages.is_empty() || !query.newer {
-                return Ok(messages);
-            }
-            // A new message changes the view, and so does a lobby that closes the chat.
-            let is_news = |state: &[Fingerprint; 2]| *state != known;
-            let client = ClientKey::Actor(actor.clone());
-            let state = View::fingerprint;
-            let poll = self.poll_view(client, token, Some(caller), Some(deadline), state, is_news);
-            let (_view, state) = poll.await?;
-            if state == known {
-                return Ok(messages);
-            }
-            known = state;
-        }
+    /// The bans of a room, for a moderator.
+    pub async fn bans(&self, token: &RoomToken, caller: &Caller) -> Result<Vec<Ban>> {
+        Ok(self.database.bans(token, &caller.actor).await?)
     }
 
     async fn poll_view<S>(

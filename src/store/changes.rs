@@ -35,6 +35,7 @@ impl Author {
             created_at: now.timestamp(),
             content,
             reference_id: String::new(),
+            mentions: Vec::new(),
             parent_id: None,
         }
     }
@@ -44,7 +45,7 @@ impl Author {
 pub(super) struct Written {
     /// The room after the change; `None` if it was deleted.
     pub(super) room: Option<Room>,
-    /// The chat message of a participant.
+    /// The chat message of a participant, or the one that says that it was deleted.
     pub(super) message: Option<Message>,
 }
 
@@ -78,22 +79,33 @@ impl<D: Dialect> Transaction<D> {
         for change in &changes.sessions {
             self.change_session(room.id, change).await?;
         }
-        if let Some(bulk) = changes.bulk {
-            self.change_attendees(room.id, bulk).await?;
+        for bulk in &changes.bulk {
+            self.change_attendees(&room, *bulk).await?;
+        }
+        if let Some(ban) = &changes.ban {
+            let moderator = (&author.actor, author.name.as_str());
+            self.change_ban(room.id, moderator, ban, now).await?;
         }
         // After the attendees: whether the call lasts depends on them.
         if let Some(call) = room.call {
             room.call = call.with_participants(self.count_in_call(room.id).await?);
         }
         self.write_state(&room).await?;
+        let mut message = None;
         if let Some(Announcement { reason, about, in_chat: true }) = &changes.announcement {
             let content = Content::System { reason: *reason, about: about.clone() };
-            self.insert_message(room.id, &author.message(content, now)).await?;
+            let parent_id = changes.deleted_message;
+            let mut announced = Message { parent_id, ..author.message(content, now) };
+            announced.id = self.insert_message(room.id, &announced).await?;
+            if let Some(deleted) = changes.deleted_message {
+                self.delete_comment(deleted, (&author.actor, &author.name)).await?;
+                message = Some(announced);
+            }
         }
-        let message = match &changes.message {
-            Some((sender, new)) => Some(self.send(&room, *sender, author, new, now).await?),
-            None => None,
-        };
+        if let Some((sender, new)) = &changes.message {
+            let sent = self.send(&room, *sender, author, new, &changes.mentioned, now).await?;
+            message = Some(sent);
+        }
         Ok(Written { room: Some(room), message })
     }
 
@@ -123,14 +135,20 @@ impl<D: Dialect> Transaction<D> {
         sender: AttendeeId,
         author: &Author,
         new: &NewMessage,
+        mentioned: &[Attendee],
         now: DateTime<Utc>,
     ) -> Result<Message> {
+        let named = |attendee: &Attendee| (attendee.actor.clone(), attendee.display_name.clone());
         let mut message = Message {
+            mentions: mentioned.iter().map(named).collect(),
             reference_id: new.reference_id.clone(),
             parent_id: new.reply_to,
             ..author.message(Content::Comment(new.body.clone()), now)
         };
         message.id = self.insert_message(room.id, &message).await?;
+        for attendee in mentioned {
+            self.mention(attendee.id, message.id).await?;
+        }
         let marked = self.mark_read(sender, message.id, room.comments, now).await?;
         expect_rows(marked, 1, "lobbyd_attendees")?;
         Ok(message)
@@ -138,6 +156,7 @@ impl<D: Dialect> Transaction<D> {
 
     async fn delete_all_of(&mut self, room: RoomId) -> Result<()> {
         self.delete_messages(room).await?;
+        self.delete_bans(room).await?;
         self.delete_attendees(room).await?;
         self.delete_room(room).await
     }

@@ -6,11 +6,32 @@ use super::changes::{Author, Written};
 use super::connection::Transaction;
 use super::dialect::Dialect;
 use super::error::{CommandError, Result, StoreError};
-use super::{Changed, Created};
 use crate::domain::commands::{
     Command, CommandContext, NewRoom, OtherCounts, Refusal, Target, decide, initial_changes,
 };
-use crate::domain::{Caller, ChatMessage, RoomToken};
+use crate::domain::{Attendee, Caller, ChatMessage, RoomOverview, RoomToken, RoomUpdated};
+
+/// A new room, as its creator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    /// What is announced, and stored for that.
+    pub updates: Vec<RoomUpdated>,
+    pub overview: RoomOverview,
+    pub owner: Attendee,
+}
+
+/// The result of a command. Nothing of it has to be read again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// What is announced, and stored for that; `None` if nothing changed.
+    pub update: Option<RoomUpdated>,
+    /// The chat message that was sent.
+    pub message: Option<ChatMessage>,
+    /// The room after the change; `None` if nothing changed, or if it was deleted.
+    pub overview: Option<RoomOverview>,
+    /// The caller's attendee record afterwards.
+    pub attendee: Option<Attendee>,
+}
 
 impl<D: Dialect> Transaction<D> {
     /// Writes what belongs to a new room, whose row was just inserted.
@@ -48,7 +69,7 @@ impl<D: Dialect> Transaction<D> {
             Some(target) => self.attendee(room.id, target).await?,
             None => None,
         };
-        let parent = match command.parent() {
+        let message = match command.message() {
             Some(id) => self.message(room.id, id).await?,
             None => None,
         };
@@ -56,12 +77,24 @@ impl<D: Dialect> Transaction<D> {
             Some(me) if command.needs_other_counts() => self.count_others(room.id, me.id).await?,
             Some(_) | None => OtherCounts::default(),
         };
+        let mut mentioned = Vec::new();
+        for actor in command.mentions() {
+            mentioned.extend(self.attendee(room.id, Target::Actor(&actor)).await?);
+        }
+        let is_banned = me.is_none() && self.is_banned(room.id, &caller.actor).await?;
+        let ban = match command.ban() {
+            Some(id) => self.bans(room.id).await?.into_iter().find(|ban| ban.id == id),
+            None => None,
+        };
         let context = CommandContext {
             room: &room,
             caller,
             me: me.as_ref(),
             target: target.as_ref(),
-            parent: parent.as_ref(),
+            message: message.as_ref(),
+            mentioned: &mentioned,
+            is_banned,
+            ban: ban.as_ref(),
             others,
             now,
         };
@@ -70,14 +103,19 @@ impl<D: Dialect> Transaction<D> {
             return Ok(Changed { update: None, message: None, overview: None, attendee: me });
         }
         let author = Author::of(caller, me.as_ref());
-        let Written { room, message } = self.write(&room, &changes, &author, now).await?;
+        let Written { room, message: written } = self.write(&room, &changes, &author, now).await?;
         let update = self.announce(&changes, now).await?;
         let Some(room) = room else {
             return Ok(Changed { update, message: None, overview: None, attendee: None });
         };
+        let parent = match changes.deleted_message {
+            // It has been changed.
+            Some(deleted) => self.message(room.id, deleted).await?,
+            None => message,
+        };
         let may_touch_me = changes.attendee.is_some()
             || !changes.sessions.is_empty()
-            || changes.bulk.is_some()
+            || !changes.bulk.is_empty()
             || changes.message.is_some();
         let attendee = if may_touch_me {
             self.attendee(room.id, Target::Actor(&caller.actor)).await?
@@ -86,7 +124,7 @@ impl<D: Dialect> Transaction<D> {
         };
         Ok(Changed {
             update,
-            message: message.map(|message| ChatMessage { message, parent }),
+            message: written.map(|written| ChatMessage { message: written, parent }),
             overview: Some(self.overview(room).await?),
             attendee,
         })

@@ -37,7 +37,7 @@ pub(super) struct ChangeSet {
 struct LockedRoom {
     before: Room,
     after: Room,
-    bulk: Option<BulkChange>,
+    bulk: Vec<BulkChange>,
 }
 
 impl ChangeSet {
@@ -61,7 +61,9 @@ impl ChangeSet {
                 if let Some(update) = changes.update() {
                     self.events.push(new_event(ROOM_UPDATED, &change.token, &update, self.now));
                 }
-                room.bulk = room.bulk.or(changes.bulk);
+                if room.bulk.is_empty() {
+                    room.bulk.clone_from(&changes.bulk);
+                }
                 room.after = changes.into_room();
                 Applied::Set { replaced }
             }
@@ -92,7 +94,7 @@ impl<D: Dialect> Transaction<D> {
     ) -> Result<ChangeSet> {
         let tokens: BTreeSet<&RoomToken> = changes.iter().map(|change| &change.token).collect();
         let locked = self.lock_rooms(&tokens).await?.into_iter().map(|room| {
-            (room.token.clone(), LockedRoom { before: room.clone(), after: room, bulk: None })
+            (room.token.clone(), LockedRoom { before: room.clone(), after: room, bulk: Vec::new() })
         });
         let rooms: BTreeMap<RoomToken, LockedRoom> = locked.collect();
         let missing: BTreeSet<&RoomToken> =
@@ -141,18 +143,20 @@ impl<D: Dialect> Transaction<D> {
 
     /// Removes participants from the calls of rooms that were closed.
     async fn write_calls(&mut self, rooms: &[&LockedRoom]) -> Result<()> {
-        let closed: Vec<&&LockedRoom> = rooms.iter().filter(|room| room.bulk.is_some()).collect();
+        let closed: Vec<&&LockedRoom> = rooms.iter().filter(|room| !room.bulk.is_empty()).collect();
         if closed.is_empty() {
             return Ok(());
         }
         let ids: Vec<RoomId> = closed.iter().map(|room| room.after.id).collect();
         let in_call = self.in_call(&ids).await?;
         for room in closed.into_iter().filter(|room| in_call.contains(&room.after.id)) {
-            if let Some(bulk) = room.bulk
-                && let Some(room) = self.room(&room.after.token).await?
+            let bulk = &room.bulk;
+            if let Some(room) = self.room(&room.after.token).await?
                 && let Some(call) = room.call
             {
-                self.change_attendees(room.id, bulk).await?;
+                for bulk in bulk {
+                    self.change_attendees(&room, *bulk).await?;
+                }
                 let call = call.with_participants(self.count_in_call(room.id).await?);
                 self.write_state(&Room { call, ..room }).await?;
             }

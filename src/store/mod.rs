@@ -36,15 +36,15 @@ use chrono::{DateTime, Utc};
 use sqlx::{MySql, Postgres, Sqlite};
 
 pub use self::claims::{Available, ClaimedRows, Division, Pending};
+pub use self::commands::{Changed, Created};
 pub use self::due::{DueBatch, Fired, LockPolicy, NotFired};
 pub use self::error::{CommandError, Result, StoreError};
 use self::pool::SqlStore;
 pub use self::pool::{PoolGroup, PoolOptions};
 use crate::domain::commands::{Command, NewRoom, Resource};
 use crate::domain::{
-    Actor, Applied, Attendee, Caller, ChatMessage, EventId, IncomingChange, MessageQuery,
-    OutboxRow, PendingTimer, Room, RoomId, RoomOverview, RoomToken, RoomUpdated, RoomVersion,
-    TimerKey, User,
+    Actor, Applied, Attendee, Ban, Caller, ChatPage, EventId, IncomingChange, MessageQuery,
+    OutboxRow, PendingTimer, Room, RoomId, RoomOverview, RoomToken, RoomVersion, TimerKey, User,
 };
 
 /// Numbers of pending timers and events, each counted up to [`LIMIT`](Self::LIMIT), so that the count
@@ -58,28 +58,6 @@ pub struct Backlog {
 
 impl Backlog {
     pub const LIMIT: u32 = 10_000;
-}
-
-/// A new room, as its creator sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Created {
-    /// What is announced, and stored for that.
-    pub updates: Vec<RoomUpdated>,
-    pub overview: RoomOverview,
-    pub owner: Attendee,
-}
-
-/// The result of a command. Nothing of it has to be read again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Changed {
-    /// What is announced, and stored for that; `None` if nothing changed.
-    pub update: Option<RoomUpdated>,
-    /// The chat message that was sent.
-    pub message: Option<ChatMessage>,
-    /// The room after the change; `None` if nothing changed, or if it was deleted.
-    pub overview: Option<RoomOverview>,
-    /// The caller's attendee record afterwards.
-    pub attendee: Option<Attendee>,
 }
 
 /// A participant's session in a room.
@@ -255,13 +233,16 @@ pub trait Rooms: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<InactiveSession>>;
 
-    /// The participants of a room, for one of them who may see that.
+    /// The participants of a room, and the room, for one of them who may see that.
     async fn participants(
         &self,
         token: &RoomToken,
         actor: &Actor,
         resource: Resource,
-    ) -> Result<Vec<Attendee>, CommandError>;
+    ) -> Result<(Room, Vec<Attendee>), CommandError>;
+
+    /// The bans of a room, for one of its moderators.
+    async fn bans(&self, token: &RoomToken, actor: &Actor) -> Result<Vec<Ban>, CommandError>;
 
     /// Messages of a room's chat, for a participant who may read it: newer ones in order, older
     /// ones backwards.
@@ -271,7 +252,7 @@ pub trait Rooms: Send + Sync + 'static {
         actor: &Actor,
         query: MessageQuery,
         now: DateTime<Utc>,
-    ) -> Result<Vec<ChatMessage>, CommandError>;
+    ) -> Result<ChatPage, CommandError>;
 }
 
 #[async_trait]

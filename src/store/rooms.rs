@@ -11,9 +11,11 @@ use super::pool::SqlStore;
 use super::rows::to_json;
 use super::statements::{attendees, rooms};
 use super::{Changed, Created, InactiveSession, Rooms, rows};
-use crate::domain::commands::{Command, NewRoom, Refusal, Resource, Target, can_read};
+use crate::domain::commands::{
+    Command, NewRoom, Refusal, Resource, Target, can_read, require_moderator,
+};
 use crate::domain::{
-    Actor, Attendee, AttendeeId, Caller, ChatMessage, MessageQuery, Room, RoomId, RoomOverview,
+    Actor, Attendee, AttendeeId, Ban, Caller, ChatPage, MessageQuery, Room, RoomId, RoomOverview,
     RoomToken, RoomVersion, Version,
 };
 
@@ -111,9 +113,15 @@ impl<D: Dialect> Rooms for SqlStore<D> {
         token: &RoomToken,
         actor: &Actor,
         resource: Resource,
-    ) -> Result<Vec<Attendee>, CommandError> {
+    ) -> Result<(Room, Vec<Attendee>), CommandError> {
         let mut connection = self.acquire().await?;
         let outcome = connection.participants_for(token, actor, resource).await;
+        connection.end(outcome)
+    }
+
+    async fn bans(&self, token: &RoomToken, actor: &Actor) -> Result<Vec<Ban>, CommandError> {
+        let mut connection = self.acquire().await?;
+        let outcome = connection.bans_for(token, actor).await;
         connection.end(outcome)
     }
 
@@ -123,10 +131,10 @@ impl<D: Dialect> Rooms for SqlStore<D> {
         actor: &Actor,
         query: MessageQuery,
         now: DateTime<Utc>,
-    ) -> Result<Vec<ChatMessage>, CommandError> {
+    ) -> Result<ChatPage, CommandError> {
         let mut connection = self.acquire().await?;
         let outcome = connection.messages_for(token, actor, query).await;
-        let (messages, read) = connection.end(outcome)?;
+        let (page, read) = connection.end(outcome)?;
         if let Some(ReadMark { attendee, message, comments }) = read {
             let mark = || async {
                 let mut transaction = self.begin().await?;
@@ -135,7 +143,7 @@ impl<D: Dialect> Rooms for SqlStore<D> {
             };
             retry_contended(self.limit, mark).await?;
         }
-        Ok(messages)
+        Ok(page)
     }
 }
 
@@ -187,9 +195,10 @@ impl<D: Dialect> Connection<D> {
         token: &RoomToken,
         actor: &Actor,
         resource: Resource,
-    ) -> Result<Vec<Attendee>, CommandError> {
+    ) -> Result<(Room, Vec<Attendee>), CommandError> {
         let (room, _me) = self.reader(token, actor, resource).await?;
-        Ok(self.attendees(room.id).await?)
+        let attendees = self.attendees(room.id).await?;
+        Ok((room, attendees))
     }
 
     /// Also returns what the reader has read now, if that is to be recorded.
@@ -198,7 +207,7 @@ impl<D: Dialect> Connection<D> {
         token: &RoomToken,
         actor: &Actor,
         query: MessageQuery,
-    ) -> Result<(Vec<ChatMessage>, Option<ReadMark>), CommandError> {
+    ) -> Result<(ChatPage, Option<ReadMark>), CommandError> {
         let (room, me) = self.reader(token, actor, Resource::Chat).await?;
         let messages = self.messages(&room, query).await?;
         let newest = messages.iter().map(|each| each.message.id).max().unwrap_or_default();
@@ -207,7 +216,19 @@ impl<D: Dialect> Connection<D> {
             let comments = self.comments_until(room.id, newest).await?;
             read = Some(ReadMark { attendee: me.id, message: newest, comments });
         }
-        Ok((messages, read))
+        let last_common_read = self.last_common_read(room.id).await?;
+        Ok((ChatPage { messages, last_common_read }, read))
+    }
+
+    async fn bans_for(
+        &mut self,
+        token: &RoomToken,
+        actor: &Actor,
+    ) -> Result<Vec<Ban>, CommandError> {
+        let room = self.room(token).await?.ok_or(Refusal::NoRoom)?;
+        let me = self.attendee(room.id, Target::Actor(actor)).await?;
+        require_moderator(me.as_ref())?;
+        Ok(self.bans(room.id).await?)
     }
 
     /// The room, and the attendee record of an actor who may read a part of it.

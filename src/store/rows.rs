@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::dialect::Columns;
 use super::error::{Result, StoreError};
 use crate::domain::{
-    Actor, ActorKind, Attendee, AttendeeId, Call, CallFlags, ClientId, Content, DueTimer, Lobby,
-    LobbyState, Message, ParticipantType, PendingTimer, Permissions, Reason, Room, RoomId,
+    Actor, ActorKind, Attendee, AttendeeId, Ban, Call, CallFlags, ClientId, Content, DueTimer,
+    Lobby, LobbyState, Message, ParticipantType, PendingTimer, Permissions, Reason, Room, RoomId,
     RoomToken, RoomType, RoomVersion, Session, SipState, TimerKey, Version,
 };
 
@@ -18,6 +18,8 @@ pub(super) fn room(row: &impl Columns) -> Result<Room> {
     let call = Call { started_at, flags: CallFlags::from_bits_retain(row.int("call_flags")?) };
     Ok(Room {
         password_hash: row.text("password_hash")?,
+        default_permissions: Permissions::from_bits_retain(row.int("default_permissions")?),
+        read_only: row.int("read_only")? != 0,
         call: (started_at != 0).then_some(call),
         comments: row.int("comments")?,
         changed_at: row.int("changed_at")?,
@@ -40,6 +42,8 @@ pub(super) fn room_without_state(row: &impl Columns) -> Result<Room> {
         timer_reached: row.int_or_null("timer_reached")?.map(time_from_seconds).transpose()?,
         sip: SipState::from(row.int("sip_enabled")?),
         password_hash: String::new(),
+        default_permissions: Permissions::DEFAULT,
+        read_only: false,
         call: None,
         comments: 0,
         changed_at: 0,
@@ -90,6 +94,8 @@ pub(super) fn attendee(row: &impl Columns) -> Result<Attendee> {
         pin: row.text_or_null("pin")?,
         last_read_message: row.int("last_read_message")?,
         comments_read: row.int("comments_read")?,
+        read_at: row.int("read_at")?,
+        last_mention: row.int("last_mention")?,
         sessions: session(row)?.into_iter().collect(),
     })
 }
@@ -116,34 +122,63 @@ pub(super) fn join_sessions(rows: Vec<Attendee>) -> Vec<Attendee> {
     attendees
 }
 
+/// Kind of a comment that was deleted.
+pub(super) const DELETED: &str = "comment_deleted";
+
 pub(super) fn message(row: &impl Columns) -> Result<Message> {
     let kind = row.text("kind")?;
-    let content = if kind.is_empty() {
-        Content::Comment(row.text("message")?)
-    } else {
-        let reason =
-            Reason::from_name(&kind).ok_or_else(|| corrupt(&kind, "kind of a system message"))?;
-        let about = match (row.text_or_null("about_type")?, row.text_or_null("about_id")?) {
-            (Some(kind), Some(id)) => {
-                let name = row.text_or_null("about_name")?.unwrap_or_default();
-                Some((Actor { kind: actor_kind(&kind)?, id }, name))
-            }
-            (Some(_), None) | (None, _) => None,
-        };
-        Content::System { reason, about }
+    let content = match kind.as_str() {
+        "" => Content::Comment(row.text("message")?),
+        DELETED => {
+            let by = about(row)?.ok_or_else(|| corrupt(&kind, "message"))?;
+            Content::Deleted { by }
+        }
+        kind => {
+            let reason =
+                Reason::from_name(kind).ok_or_else(|| corrupt(kind, "kind of a system message"))?;
+            Content::System { reason, about: about(row)? }
+        }
     };
+    let mentions = row.text("mentions")?;
     Ok(Message {
         id: row.int("id")?,
         actor: actor(row)?,
         actor_name: row.text("actor_name")?,
         created_at: row.int("created_at")?,
         content,
+        mentions: match mentions.as_str() {
+            "" => Vec::new(),
+            json => {
+                serde_json::from_str(json).map_err(|error| corrupt(error, "list of mentions"))?
+            }
+        },
         reference_id: row.text("reference_id")?,
         parent_id: row.int_or_null("parent_id")?,
     })
 }
 
-/// An event that is claimed: this attempt counts.
+/// The participant that a message is about, with the display name.
+fn about(row: &impl Columns) -> Result<Option<(Actor, String)>> {
+    Ok(match (row.text_or_null("about_type")?, row.text_or_null("about_id")?) {
+        (Some(kind), Some(id)) => {
+            let name = row.text_or_null("about_name")?.unwrap_or_default();
+            Some((Actor { kind: actor_kind(&kind)?, id }, name))
+        }
+        (Some(_), None) | (None, _) => None,
+    })
+}
+
+pub(super) fn ban(row: &impl Columns) -> Result<Ban> {
+    Ok(Ban {
+        id: row.int("id")?,
+        actor: actor(row)?,
+        display_name: row.text("display_name")?,
+        moderator: (Actor::user(row.text("moderator_id")?), row.text("moderator_name")?),
+        note: row.text("note")?,
+        created_at: row.int("created_at")?,
+    })
+}
+
 pub(super) fn token(row: &impl Columns) -> Result<RoomToken> {
     row.text("token").map(RoomToken::stored)
 }

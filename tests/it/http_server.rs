@@ -85,7 +85,8 @@ async fn malformed_bodies_are_refused() {
     alice.raw("POST", "/room", &json, deep).await.expect(400);
     let text = [("content-type", "text/plain"), ("accept", "application/json")];
     alice.raw("POST", "/room", &text, "roomType=2").await.expect(415);
-    for (path, size) in [("/room", 32 * 1024), ("/chat/abcd", 512 * 1024)] {
+    let chat = format!("/chat/{}", alice.room(2).await);
+    for (path, size) in [("/room", 32 * 1024), (chat.as_str(), 512 * 1024)] {
         alice.raw("POST", path, &json, " ".repeat(size + 1)).await.expect(413);
     }
     let missing = alice.post("/room", json!({"roomName": "x"})).await.expect(400);

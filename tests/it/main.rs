@@ -36,6 +36,7 @@ macro_rules! on_every_database {
 
 mod bounds;
 mod chain;
+mod chat;
 mod cli;
 mod clients;
 mod configuration;
@@ -48,6 +49,7 @@ mod http_server;
 mod lifecycle;
 mod lobby_changes;
 mod migrations;
+mod moderation;
 mod outage;
 mod poison;
 mod polling;

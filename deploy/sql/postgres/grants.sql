@@ -11,13 +11,9 @@ REVOKE ALL ON lobbyd_migrations FROM lobbyd;
 
 -- Rooms and their participants. Locking a row requires the right to update it.
 GRANT SELECT, INSERT, UPDATE, DELETE
-    ON lobbyd_rooms, lobbyd_room_states, lobbyd_attendees, lobbyd_sessions, lobbyd_outbox,
-       lobbyd_inbox
+    ON lobbyd_rooms, lobbyd_room_states, lobbyd_attendees, lobbyd_sessions, lobbyd_bans,
+       lobbyd_messages, lobbyd_outbox, lobbyd_inbox
     TO lobbyd;
-
--- Messages are never changed; they are deleted with their room.
-REVOKE ALL ON lobbyd_messages FROM lobbyd;
-GRANT SELECT, INSERT, DELETE ON lobbyd_messages TO lobbyd;
 
 -- `lobbyd user` manages users, as lobbyd_owner. The API only checks passwords.
 REVOKE ALL ON lobbyd_users, lobbyd_user_groups FROM lobbyd;

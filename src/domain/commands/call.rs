@@ -3,7 +3,7 @@
 use super::changes::Announcement;
 use super::context::invalid;
 use super::{BulkChange, Changes, CommandContext, Refusal, RoomChange, SessionChange};
-use crate::domain::{Attendee, Call, CallFlags, Permissions, Reason, Session};
+use crate::domain::{Attendee, Call, CallFlags, Permissions, Reason, Room, Session};
 
 pub(super) fn join(context: &CommandContext<'_>, flags: CallFlags) -> Result<Changes, Refusal> {
     let me = context.admitted()?;
@@ -13,7 +13,8 @@ pub(super) fn join(context: &CommandContext<'_>, flags: CallFlags) -> Result<Cha
         Some(_) if me.is_in_call() => (Reason::CallFlagsChanged, Permissions::JOIN_CALL),
         Some(_) => (Reason::CallJoined, Permissions::JOIN_CALL),
     };
-    if !me.effective_permissions().contains(needed) {
+    context.writable()?;
+    if !me.effective_permissions(context.room).contains(needed) {
         return Err(Refusal::Forbidden("this participant may not start or join the call"));
     }
     set_flags(context, me, session, flags | CallFlags::IN_CALL, reason)
@@ -44,7 +45,7 @@ fn set_flags(
     if !CallFlags::all().contains(flags) {
         return Err(invalid("flags", "flags are the sum of 1 (in call), 2 (audio), 4 (video), 8"));
     }
-    let flags = permitted(me, flags);
+    let flags = permitted(context.room, me, flags);
     let call = match context.room.call {
         Some(call) => Call { flags: call.flags | flags, ..call },
         None => Call { started_at: context.now.timestamp(), flags },
@@ -53,8 +54,8 @@ fn set_flags(
 }
 
 /// Without the media that the participant may not publish.
-fn permitted(me: &Attendee, flags: CallFlags) -> CallFlags {
-    let permissions = me.effective_permissions();
+fn permitted(room: &Room, me: &Attendee, flags: CallFlags) -> CallFlags {
+    let permissions = me.effective_permissions(room);
     [(Permissions::AUDIO, CallFlags::AUDIO), (Permissions::VIDEO, CallFlags::VIDEO)]
         .into_iter()
         .filter(|(permission, _)| !permissions.contains(*permission))

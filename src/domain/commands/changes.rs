@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 
 use crate::domain::{
-    Actor, Attendee, AttendeeId, Call, Lobby, NewMessage, Reason, Room, RoomType, RoomUpdated,
-    Session, SipState, Version,
+    Actor, Attendee, AttendeeId, Call, Lobby, NewMessage, Permissions, Reason, Room, RoomType,
+    RoomUpdated, Session, SipState, Version,
 };
 
 /// What changes in the room's own row.
@@ -68,12 +68,26 @@ pub enum SessionChange {
     Ended(Session),
 }
 
+/// What changes in the bans of the room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BanChange {
+    /// Replaces an earlier ban of the same actor.
+    Add {
+        actor: Actor,
+        name: String,
+        note: String,
+    },
+    Remove(i64),
+}
+
 /// What changes in the rows of many attendees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BulkChange {
     /// Users without a PIN get one.
     AssignPins,
     DropPins,
+    /// Custom permissions are removed.
+    ResetPermissions,
     RemoveWaitingFromCall,
     RemoveAllFromCall,
     /// Participants who joined by the public link are removed.
@@ -108,9 +122,15 @@ pub struct Changes {
     room_change: RoomChange,
     pub attendee: Option<AttendeeChange>,
     pub sessions: Vec<SessionChange>,
-    pub bulk: Option<BulkChange>,
+    /// In this order.
+    pub bulk: Vec<BulkChange>,
     /// A chat message and its sender, who has read the messages before it.
     pub message: Option<(AttendeeId, NewMessage)>,
+    /// The participants that it mentions.
+    pub mentioned: Vec<Attendee>,
+    /// The comment to delete; the announcement's system message refers to it.
+    pub deleted_message: Option<i64>,
+    pub ban: Option<BanChange>,
     pub announcement: Option<Announcement>,
     /// Whether a `lobby.changed` event is published: for a lobby that did not come in as one.
     pub publishes_lobby: bool,
@@ -123,8 +143,11 @@ impl Changes {
             room_change: RoomChange::None,
             attendee: None,
             sessions: Vec::new(),
-            bulk: None,
+            bulk: Vec::new(),
             message: None,
+            mentioned: Vec::new(),
+            deleted_message: None,
+            ban: None,
             announcement: None,
             publishes_lobby: false,
         }
@@ -163,7 +186,8 @@ impl Changes {
     pub fn update(&self) -> Option<RoomUpdated> {
         let Announcement { reason, about, .. } = self.announcement.as_ref()?;
         let about = about.as_ref().map(|(actor, _name)| actor.clone());
-        Some(RoomUpdated::of(&self.room, *reason, about))
+        let mentioned = self.mentioned.iter().map(|attendee| attendee.actor.clone()).collect();
+        Some(RoomUpdated { mentioned, ..RoomUpdated::of(&self.room, *reason, about) })
     }
 
     pub fn into_room(self) -> Room {
@@ -197,8 +221,9 @@ impl Changes {
         Self { sessions: sessions.into_iter().collect(), ..self }
     }
 
-    pub(super) fn bulk(self, bulk: BulkChange) -> Self {
-        Self { bulk: Some(bulk), ..self }
+    pub(super) fn bulk(mut self, bulk: BulkChange) -> Self {
+        self.bulk.push(bulk);
+        self
     }
 
     /// Publishes a `lobby.changed` event for the workers.
@@ -206,8 +231,31 @@ impl Changes {
         Self { publishes_lobby: true, ..self }
     }
 
-    pub(super) fn message(mut self, sender: AttendeeId, message: NewMessage) -> Self {
+    pub(super) fn default_permissions(mut self, permissions: Permissions) -> Self {
+        self.room.default_permissions = permissions;
+        self
+    }
+
+    pub(super) fn read_only(mut self, read_only: bool) -> Self {
+        self.room.read_only = read_only;
+        self
+    }
+
+    pub(super) fn message(
+        mut self,
+        sender: AttendeeId,
+        message: NewMessage,
+        mentioned: &[Attendee],
+    ) -> Self {
         self.room.comments += 1;
-        Self { message: Some((sender, message)), ..self }
+        Self { message: Some((sender, message)), mentioned: mentioned.to_vec(), ..self }
+    }
+
+    pub(super) fn delete_message(self, message: i64) -> Self {
+        Self { deleted_message: Some(message), ..self }
+    }
+
+    pub(super) fn ban(self, ban: BanChange) -> Self {
+        Self { ban: Some(ban), ..self }
     }
 }

@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 
 use crate::domain::{
-    Actor, Attendee, AttendeeId, Caller, InvalidLobby, MAX_MESSAGE_CHARS, Message, ParticipantType,
-    Room, Session,
+    Actor, Attendee, AttendeeId, Ban, Caller, InvalidLobby, MAX_MESSAGE_CHARS, Message,
+    ParticipantType, Room, Session,
 };
 
 /// The participant that a command is about, besides the caller.
@@ -33,8 +33,14 @@ pub struct CommandContext<'a> {
     pub me: Option<&'a Attendee>,
     /// The attendee that the command is about.
     pub target: Option<&'a Attendee>,
-    /// The message that the command replies to.
-    pub parent: Option<&'a Message>,
+    /// The message that the command replies to or deletes.
+    pub message: Option<&'a Message>,
+    /// The participants that a message mentions.
+    pub mentioned: &'a [Attendee],
+    /// Whether the caller is banned; false for participants.
+    pub is_banned: bool,
+    /// The ban that the command removes.
+    pub ban: Option<&'a Ban>,
     /// Zeros unless [`Command::needs_other_counts`](super::Command::needs_other_counts).
     pub others: OtherCounts,
     /// The database's time.
@@ -51,6 +57,13 @@ pub enum Refusal {
     NoParticipant,
     #[error("there is no such user")]
     NoUser,
+    #[error("there is no such message")]
+    NoMessage,
+    #[error("there is no such ban")]
+    NoBan,
+    /// A system message, or a message that is deleted.
+    #[error("only messages of participants can be deleted")]
+    NotDeletable,
     #[error("join the conversation first")]
     NotJoined,
     #[error("log in first")]
@@ -64,6 +77,8 @@ pub enum Refusal {
     Forbidden(&'static str),
     #[error("wrong password")]
     WrongPassword,
+    #[error("this participant was banned from the conversation")]
+    Banned,
     #[error("{problem}")]
     Invalid {
         /// Talk's name for the invalid value.
@@ -88,10 +103,14 @@ impl Refusal {
     /// Talk's name for the invalid value of the request.
     pub fn what(&self) -> Option<&'static str> {
         if let Self::Invalid { what, .. } = self {
-            Some(what)
-        } else {
-            matches!(self, Self::InvalidLobby(_)).then_some("value")
+            return Some(what);
         }
+        let names = [
+            (matches!(self, Self::InvalidLobby(_)), "value"),
+            (*self == Self::WrongPassword, "password"),
+            (*self == Self::Banned, "ban"),
+        ];
+        names.into_iter().find_map(|(is_this, name)| is_this.then_some(name))
     }
 }
 
@@ -142,6 +161,14 @@ impl<'a> CommandContext<'a> {
     pub(super) fn admitted(&self) -> Result<&'a Attendee, Refusal> {
         let me = self.participant()?;
         if me.is_waiting(self.room) { Err(Refusal::Lobby) } else { Ok(me) }
+    }
+
+    /// Refuses what nobody may do in a room that is read-only.
+    pub(super) fn writable(&self) -> Result<(), Refusal> {
+        if self.room.read_only {
+            return Err(Refusal::Forbidden("the conversation is read-only"));
+        }
+        Ok(())
     }
 
     pub(super) fn moderator(&self) -> Result<&'a Attendee, Refusal> {

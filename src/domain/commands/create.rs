@@ -8,8 +8,8 @@ use super::participants::new_attendee;
 use super::settings::{checked_description, checked_name, lobby_changes, requested_lobby};
 use super::{AttendeeChange, Changes, Refusal, RoomChange};
 use crate::domain::{
-    Actor, Attendee, Caller, Lobby, LobbyRequest, LobbyState, ParticipantType, Reason, Room,
-    RoomType,
+    Actor, Attendee, Caller, InvalidLobby, Lobby, LobbyRequest, LobbyState, ParticipantType,
+    Permissions, Reason, Room, RoomType,
 };
 
 /// Object types of rooms that clients may create.
@@ -27,6 +27,8 @@ pub struct CreateRoom {
     pub object_type: String,
     pub object_id: String,
     pub has_password: bool,
+    pub default_permissions: Permissions,
+    pub read_only: bool,
     pub lobby: LobbyRequest,
 }
 
@@ -40,6 +42,8 @@ impl CreateRoom {
             object_type: String::new(),
             object_id: String::new(),
             has_password: false,
+            default_permissions: Permissions::DEFAULT,
+            read_only: false,
             lobby: LobbyRequest { state: LobbyState::None.number(), timer: None },
         }
     }
@@ -55,6 +59,8 @@ pub struct NewRoom {
     pub object_id: String,
     /// Empty for no password.
     pub password_hash: String,
+    pub default_permissions: Permissions,
+    pub read_only: bool,
     pub lobby: Lobby,
     /// The other user of a one-to-one room, with the display name.
     pub other: Option<(Actor, String)>,
@@ -66,22 +72,25 @@ impl NewRoom {
         if !matches!(request.room_type, RoomType::Group | RoomType::Public) {
             return Err(invalid("type", "a room is 1 (one-to-one), 2 (group) or 3 (public)"));
         }
-        if !OBJECT_TYPES.contains(&request.object_type.as_str())
-            || request.object_id.chars().count() > MAX_OBJECT_ID_CHARS
-        {
-            return Err(invalid("object", "no conversation can be created for this object"));
+        if !OBJECT_TYPES.contains(&request.object_type.as_str()) {
+            return Err(invalid("object-type", "no conversation can be created for this object"));
+        }
+        if request.object_id.chars().count() > MAX_OBJECT_ID_CHARS {
+            return Err(invalid("object-id", "the id of an object has at most 64 characters"));
         }
         if request.has_password && request.room_type != RoomType::Public {
             return Err(invalid("password", "only public conversations have a password"));
         }
         Ok(Self {
             room_type: request.room_type,
-            name: checked_name(&request.name)?.to_owned(),
-            description: checked_description(&request.description)?.to_owned(),
+            name: checked_name(&request.name, "name")?.to_owned(),
+            description: checked_description(&request.description, "description")?.to_owned(),
             object_type: request.object_type.clone(),
             object_id: request.object_id.clone(),
             password_hash: String::new(),
-            lobby: requested_lobby(request.lobby, now)?,
+            default_permissions: request.default_permissions.as_custom(),
+            read_only: request.read_only,
+            lobby: requested_lobby(request.lobby, now).map_err(invalid_lobby)?,
             other: None,
         })
     }
@@ -97,9 +106,19 @@ impl NewRoom {
             object_type: String::new(),
             object_id: String::new(),
             password_hash: String::new(),
+            default_permissions: Permissions::DEFAULT,
+            read_only: false,
             lobby: Lobby::OPEN,
             other: Some((other, other_name)),
         })
+    }
+}
+
+/// Talk names the invalid part of the lobby.
+fn invalid_lobby(error: InvalidLobby) -> Refusal {
+    match error {
+        InvalidLobby::State(_) => invalid("lobby", "the state of a lobby is 0 or 1"),
+        InvalidLobby::Timer(_) => invalid("lobby-timer", "a timer is in seconds since 1970"),
     }
 }
 
@@ -118,6 +137,8 @@ pub fn initial_changes(
     let announcement = Announcement::about(Reason::ConversationCreated, &creator);
     let created = Changes::of(empty, RoomChange::None, announcement, now)
         .password_hash(&new.password_hash)
+        .default_permissions(new.default_permissions)
+        .read_only(new.read_only)
         .attendee(AttendeeChange::New(creator));
     let mut room = created.room().clone();
     let mut steps = vec![created];

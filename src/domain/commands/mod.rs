@@ -5,6 +5,7 @@
 //! into a status. Neither of them knows a rule. If several refusals apply, the first one counts:
 //! not logged in, no such room, not a moderator, then what is wrong with the request itself.
 
+mod bans;
 mod call;
 mod changes;
 mod chat;
@@ -14,17 +15,22 @@ mod participants;
 mod settings;
 
 use super::{
-    Actor, AttendeeId, CallFlags, LobbyRequest, NewMessage, PermissionChange, Permissions, SipState,
+    Actor, AttendeeId, CallFlags, LobbyRequest, NewMessage, PermissionChange, Permissions,
+    SipState, find_mentions,
 };
 
 pub use changes::{
-    Announcement, AttendeeChange, BulkChange, Changes, RoomChange, RoomSettings, SessionChange,
+    Announcement, AttendeeChange, BanChange, BulkChange, Changes, RoomChange, RoomSettings,
+    SessionChange,
 };
 pub use context::{
     CommandContext, OtherCounts, Refusal, Resource, Target, can_read, require_moderator,
 };
 pub use create::{CreateRoom, NewRoom, initial_changes};
 pub use settings::{MAX_DESCRIPTION_CHARS, lobby_changes};
+
+/// Participants that one message can mention. Each is looked up.
+const MAX_MENTIONS: usize = 10;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
@@ -39,6 +45,8 @@ pub enum Command {
     /// The hash of the new password; empty for none.
     SetPassword(String),
     SetPublic(bool),
+    SetReadOnly(bool),
+    SetDefaultPermissions(Permissions),
     Delete,
     /// Add a user who exists.
     Add {
@@ -62,6 +70,13 @@ pub enum Command {
     EndSession(String),
     NameSelf(String),
     Send(NewMessage),
+    /// Delete this message.
+    DeleteMessage(i64),
+    Ban {
+        actor: Actor,
+        note: String,
+    },
+    Unban(i64),
     JoinCall(CallFlags),
     UpdateCall(CallFlags),
     LeaveCall,
@@ -83,16 +98,38 @@ impl Command {
     pub fn target(&self) -> Option<Target<'_>> {
         if let Self::Attendee(id, _) = self {
             Some(Target::Attendee(*id))
-        } else if let Self::Add { user, .. } = self {
-            Some(Target::Actor(user))
+        } else if let Self::Add { user: actor, .. } | Self::Ban { actor, .. } = self {
+            Some(Target::Actor(actor))
         } else {
             None
         }
     }
 
-    /// The message that the command replies to.
-    pub fn parent(&self) -> Option<i64> {
-        if let Self::Send(message) = self { message.reply_to } else { None }
+    /// The message that the command replies to or deletes.
+    pub fn message(&self) -> Option<i64> {
+        if let Self::Send(message) = self {
+            message.reply_to
+        } else if let Self::DeleteMessage(id) = self {
+            Some(*id)
+        } else {
+            None
+        }
+    }
+
+    /// The ban that the command removes.
+    pub fn ban(&self) -> Option<i64> {
+        if let Self::Unban(id) = self { Some(*id) } else { None }
+    }
+
+    /// The actors that a message may mention, without duplicates.
+    pub fn mentions(&self) -> Vec<Actor> {
+        let Self::Send(message) = self else { return Vec::new() };
+        let mut actors: Vec<_> =
+            find_mentions(&message.body).into_iter().map(|(_, it)| it).collect();
+        actors.sort();
+        actors.dedup();
+        actors.truncate(MAX_MENTIONS);
+        actors
     }
 
     /// Whether the decision depends on the numbers of other participants.
@@ -118,6 +155,10 @@ pub fn decide(context: &CommandContext<'_>, command: &Command) -> Result<Changes
         Command::Describe(description) => settings::describe(context, description),
         Command::SetPassword(hash) => settings::set_password(context, hash),
         Command::SetPublic(public) => settings::set_public(context, *public),
+        Command::SetReadOnly(read_only) => settings::set_read_only(context, *read_only),
+        Command::SetDefaultPermissions(permissions) => {
+            settings::set_default_permissions(context, *permissions)
+        }
         Command::Delete => settings::delete(context),
         Command::Add { user, display_name } => participants::add(context, user, display_name),
         Command::Attendee(_, AttendeeCommand::Remove) => participants::remove(context),
@@ -135,6 +176,9 @@ pub fn decide(context: &CommandContext<'_>, command: &Command) -> Result<Changes
         Command::EndSession(session_id) => participants::end_session(context, session_id),
         Command::NameSelf(name) => participants::name_self(context, name),
         Command::Send(message) => chat::send(context, message),
+        Command::DeleteMessage(_) => chat::delete_message(context),
+        Command::Ban { actor, note } => bans::ban(context, actor, note),
+        Command::Unban(_) => bans::unban(context),
         Command::JoinCall(flags) => call::join(context, *flags),
         Command::UpdateCall(flags) => call::update(context, *flags),
         Command::LeaveCall => call::leave(context),

@@ -68,10 +68,10 @@ pub(super) fn remove_self(context: &CommandContext<'_>) -> Result<Changes, Refus
         return Ok(removed);
     }
     let one_to_one = context.room.room_type == RoomType::OneToOne;
-    if one_to_one && context.others.users == 0 {
+    let last_moderator = me.participant_type.is_moderator() && context.others.moderators == 0;
+    if last_moderator && context.others.users == 0 {
         return Ok(deletion(context));
     }
-    let last_moderator = me.participant_type.is_moderator() && context.others.moderators == 0;
     if last_moderator && !one_to_one {
         let problem = "promote another participant before the last moderator leaves";
         return Err(invalid("last-moderator", problem));
@@ -138,7 +138,7 @@ pub(super) fn set_permissions(
     if target.participant_type.is_moderator() {
         return Err(invalid("moderator", "moderators have all permissions"));
     }
-    let permissions = target.changed_permissions(how, permissions);
+    let permissions = target.changed_permissions(context.room, how, permissions);
     let changed = Attendee { permissions, ..target.clone() };
     Ok(change_rights(context, Reason::PermissionsChanged, changed))
 }
@@ -182,6 +182,9 @@ pub(super) fn join(
             Ok(change_sessions(context, Reason::ParticipantJoined, me, sessions))
         }
         None if room.is_public() => {
+            if context.is_banned {
+                return Err(Refusal::Banned);
+            }
             if room.has_password() && verified != Some(room.password_hash.as_str()) {
                 return Err(Refusal::WrongPassword);
             }
@@ -297,6 +300,8 @@ pub(super) fn new_attendee(
         pin: None,
         last_read_message: 0,
         comments_read: room.comments,
+        read_at: 0,
+        last_mention: 0,
         sessions: Vec::new(),
     }
 }

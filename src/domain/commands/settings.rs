@@ -6,7 +6,8 @@ use super::changes::Announcement;
 use super::context::invalid;
 use super::{BulkChange, Changes, CommandContext, Refusal, RoomChange, RoomSettings};
 use crate::domain::{
-    InvalidLobby, Lobby, LobbyRequest, LobbyState, Reason, Room, RoomType, SipState, Version,
+    InvalidLobby, Lobby, LobbyRequest, LobbyState, Permissions, Reason, Room, RoomType, SipState,
+    Version,
 };
 
 /// Longest name of a room, in characters.
@@ -108,7 +109,7 @@ pub(super) fn set_sip(
 
 pub(super) fn rename(context: &CommandContext<'_>, name: &str) -> Result<Changes, Refusal> {
     context.moderator()?;
-    let name = checked_name(name)?;
+    let name = checked_name(name, "value")?;
     if !context.room.is_configurable() {
         return Err(NOT_CONFIGURABLE);
     }
@@ -116,20 +117,23 @@ pub(super) fn rename(context: &CommandContext<'_>, name: &str) -> Result<Changes
     Ok(change_if_different(context, settings, Reason::ConversationRenamed))
 }
 
-/// A valid description, without the white space around it.
-pub(super) fn checked_description(description: &str) -> Result<&str, Refusal> {
+/// A valid description, without the white space around it. `what` names an invalid one.
+pub(super) fn checked_description<'a>(
+    description: &'a str,
+    what: &'static str,
+) -> Result<&'a str, Refusal> {
     let description = description.trim();
     if description.chars().count() > MAX_DESCRIPTION_CHARS {
-        return Err(invalid("value", "a description has at most 2000 characters"));
+        return Err(invalid(what, "a description has at most 2000 characters"));
     }
     Ok(description)
 }
 
-/// A valid name, without the white space around it.
-pub(super) fn checked_name(name: &str) -> Result<&str, Refusal> {
+/// A valid name, without the white space around it. `what` names an invalid one.
+pub(super) fn checked_name<'a>(name: &'a str, what: &'static str) -> Result<&'a str, Refusal> {
     let name = name.trim();
     if name.is_empty() || name.chars().count() > MAX_NAME_CHARS {
-        return Err(invalid("value", "a name has 1 to 255 characters"));
+        return Err(invalid(what, "a name has 1 to 255 characters"));
     }
     Ok(name)
 }
@@ -139,7 +143,7 @@ pub(super) fn describe(context: &CommandContext<'_>, text: &str) -> Result<Chang
     if !context.room.is_configurable() {
         return Err(NOT_CONFIGURABLE);
     }
-    let description = checked_description(text)?.to_owned();
+    let description = checked_description(text, "value")?.to_owned();
     let reason =
         if description.is_empty() { Reason::DescriptionRemoved } else { Reason::DescriptionSet };
     let settings = RoomSettings { description, ..RoomSettings::of(context.room) };
@@ -177,7 +181,51 @@ pub(super) fn set_public(context: &CommandContext<'_>, public: bool) -> Result<C
     }
 }
 
+pub(super) fn set_read_only(
+    context: &CommandContext<'_>,
+    read_only: bool,
+) -> Result<Changes, Refusal> {
+    context.require_user()?;
+    context.moderator()?;
+    if !context.room.is_configurable() {
+        return Err(NOT_CONFIGURABLE);
+    }
+    if read_only == context.room.read_only {
+        return Ok(Changes::none(context.room));
+    }
+    let reason = if read_only { Reason::ReadOnly } else { Reason::ReadOnlyOff };
+    let announcement = Announcement::of(reason);
+    let set = Changes::of(context.room, RoomChange::None, announcement, context.now);
+    let set = set.read_only(read_only);
+    Ok(if read_only { set.bulk(BulkChange::RemoveAllFromCall) } else { set })
+}
+
+/// As in Talk, custom permissions of participants do not outlast a change of the defaults.
+pub(super) fn set_default_permissions(
+    context: &CommandContext<'_>,
+    permissions: Permissions,
+) -> Result<Changes, Refusal> {
+    context.moderator()?;
+    if !context.room.is_configurable() {
+        return Err(NOT_CONFIGURABLE);
+    }
+    if context.room.is_breakout_room() {
+        return Err(invalid("breakout-room", "a breakout room follows its parent"));
+    }
+    let permissions = permissions.as_custom();
+    if permissions == context.room.default_permissions {
+        return Ok(Changes::none(context.room));
+    }
+    let announcement = Announcement::of(Reason::DefaultPermissionsChanged);
+    let set = Changes::of(context.room, RoomChange::None, announcement, context.now)
+        .default_permissions(permissions)
+        .bulk(BulkChange::ResetPermissions);
+    let closed = context.room.lobby.state == LobbyState::NonModerators;
+    Ok(if closed { set.bulk(BulkChange::RemoveWaitingFromCall) } else { set })
+}
+
 pub(super) fn delete(context: &CommandContext<'_>) -> Result<Changes, Refusal> {
+    context.require_user()?;
     context.moderator()?;
     if !context.room.is_configurable() {
         let problem = "one-to-one conversations cannot be deleted; leave instead";

@@ -38,7 +38,7 @@ pub(super) async fn peers(
     UserOrGuest(caller): UserOrGuest,
     RoomPath(token): RoomPath,
 ) -> OcsResult {
-    let attendees = api.service.participants(&token, &caller, Resource::Peers).await?;
+    let (_room, attendees) = api.service.participants(&token, &caller, Resource::Peers).await?;
     let peers = attendees.iter().flat_map(|attendee| PeerDto::all_of(&token, attendee));
     Ok(OcsResponse::ok(peers.collect::<Vec<_>>()))
 }
@@ -57,7 +57,7 @@ pub(super) struct JoinCall {
     params(RoomPath), request_body = JoinCall,
     responses(Done, NotJoined, InLobby,
         (status = 400, description = "The flags are invalid"),
-        (status = 403, description = "No permission to start or join a call"),
+        (status = 403, description = "No permission to start or join a call, or the room is read-only"),
     )
 )]
 pub(super) async fn join(

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{HeaderName, StatusCode};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
 use serde::Deserialize;
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
@@ -15,12 +15,16 @@ use utoipa_axum::routes;
 use super::auth::UserOrGuest;
 use super::dto::MessageDto;
 use super::etag::MAX_WAIT;
+use super::middleware::is_cross_site;
 use super::ocs::{Ocs, OcsError, OcsResponse, OcsResult};
 use super::openapi::{InLobby, NoRoom};
-use super::params::{MAX_MESSAGE_BODY, Params, RoomPath, flag, integer, optional_integer, optional_text, text};
+use super::params::{
+    MAX_MESSAGE_BODY, Params, RoomItemPath, RoomPath, flag, integer, optional_integer,
+    optional_text, text,
+};
 use super::{Api, Routes};
 use crate::domain::commands::Command;
-use crate::domain::{MessageQuery, NewMessage};
+use crate::domain::{Caller, ChatPage, MessageQuery, NewMessage, RoomToken};
 
 /// Messages per response, by default and at most, as in Talk.
 const DEFAULT_LIMIT: i64 = 100;
@@ -32,11 +36,14 @@ const DEFAULT_WAIT: u64 = 30;
 /// Longest reference of a message, in characters: a SHA-256 in hexadecimal digits.
 const MAX_REFERENCE: usize = 64;
 
+/// Id of the last message that every user of the room has read.
+const LAST_COMMON_READ: HeaderName = HeaderName::from_static("x-chat-last-common-read");
+
 /// Id of the last message of a response, for the next request.
 const LAST_GIVEN: HeaderName = HeaderName::from_static("x-chat-last-given");
 
 pub(super) fn routes() -> Routes {
-    vec![routes!(receive, send)]
+    vec![routes!(receive, send), routes!(delete)]
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -44,9 +51,9 @@ pub(super) fn routes() -> Routes {
 #[into_params(parameter_in = Query)]
 pub(super) struct Receive {
     /// 1 for newer messages, waiting for some; 0 for older ones.
-    #[serde(deserialize_with = "integer")]
-    #[param(minimum = 0, maximum = 1, example = 0)]
-    look_into_future: i64,
+    #[serde(deserialize_with = "flag")]
+    #[param(value_type = i64, minimum = 0, maximum = 1, example = 0)]
+    look_into_future: bool,
     /// Number of messages, at most 200.
     #[serde(default, deserialize_with = "optional_integer")]
     #[param(required = false, value_type = i64)]
@@ -59,7 +66,7 @@ pub(super) struct Receive {
     #[serde(default, deserialize_with = "optional_integer")]
     #[param(required = false, value_type = i64, example = 0)]
     timeout: Option<i64>,
-    /// 1 to mark the messages as read.
+    /// 1 to mark newer messages as read.
     #[serde(default = "one", deserialize_with = "integer")]
     #[param(required = false)]
     set_read_marker: i64,
@@ -80,7 +87,13 @@ fn one() -> i64 {
 #[utoipa::path(
     get, path = "/", tag = "chat", operation_id = "receiveMessages", params(RoomPath, Receive),
     responses(NoRoom, InLobby,
-        (status = 200, description = "The messages", body = inline(Ocs<Vec<MessageDto>>)),
+        (
+            status = 200, description = "The messages", body = inline(Ocs<Vec<MessageDto>>),
+            headers(
+                ("X-Chat-Last-Given" = String, description = "Id of the last of them"),
+                ("X-Chat-Last-Common-Read" = String, description = "Id up to which all users read"),
+            )
+        ),
         (status = 304, description = "There are none"),
     )
 )]
@@ -88,30 +101,54 @@ pub(super) async fn receive(
     State(api): State<Api>,
     UserOrGuest(caller): UserOrGuest,
     RoomPath(token): RoomPath,
-    Params(params): Params<Receive>,
+    method: Method,
+    headers: HeaderMap,
+    params: Result<Params<Receive>, OcsError>,
 ) -> OcsResult {
-    let newer = match params.look_into_future {
-        0 => false,
-        1 => true,
-        _ => return Err(OcsError::invalid("lookIntoFuture", "lookIntoFuture is 0 or 1")),
-    };
+    let params = readable(&api, &token, &caller, params).await?;
+    let newer = params.look_into_future;
     let limit = params.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
     let query = MessageQuery {
         newer,
         known: params.last_known_message_id.unwrap_or_default().max(0),
         including: params.include_last_known,
         limit: u32::try_from(limit).unwrap_or(1),
-        mark_read: params.set_read_marker != 0,
+        mark_read: newer
+            && params.set_read_marker != 0
+            && method == Method::GET
+            && !is_cross_site(&headers),
     };
     let wait = params.timeout.map_or(DEFAULT_WAIT, |wait| wait.max(0).unsigned_abs());
     let deadline = Instant::now() + Duration::from_secs(wait.min(MAX_WAIT));
-    let messages = api.service.messages(&token, &caller, query, deadline).await?;
-    let Some(last) = messages.last() else {
-        return Ok(OcsResponse::not_modified());
+    let ChatPage { messages, last_common_read } =
+        api.service.messages(&token, &caller, query, deadline).await?;
+    let response = match messages.last() {
+        Some(last) => {
+            let last_given = last.message.id;
+            let dto = |message| MessageDto::with_parent(&token, message, &caller.actor);
+            let messages: Vec<_> = messages.iter().map(dto).collect();
+            OcsResponse::ok(messages).header(LAST_GIVEN, last_given)
+        }
+        None => OcsResponse::not_modified(),
     };
-    let last_given = last.message.id;
-    let messages = messages.iter().map(|message| MessageDto::with_parent(&token, message));
-    Ok(OcsResponse::ok(messages.collect::<Vec<_>>()).header(LAST_GIVEN, last_given))
+    Ok(response.header(LAST_COMMON_READ, last_common_read))
+}
+
+/// Parameters of a request for the chat. As in Talk, a chat that the caller may not read is refused
+/// before they are.
+async fn readable<T, const MAX: usize>(
+    api: &Api,
+    token: &RoomToken,
+    caller: &Caller,
+    params: Result<Params<T, MAX>, OcsError>,
+) -> Result<T, OcsError> {
+    match params {
+        Ok(Params(params)) => Ok(params),
+        Err(error) => {
+            api.service.check_reader(token, caller).await?;
+            Err(error)
+        }
+    }
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -138,7 +175,7 @@ pub(super) struct Send {
     responses(NoRoom, InLobby,
         (status = 201, description = "The message", body = inline(Ocs<MessageDto>)),
         (status = 400, description = "The message is empty, or the message to reply to does not exist"),
-        (status = 403, description = "No permission to chat"),
+        (status = 403, description = "No permission to chat, or the room is read-only"),
         (status = 413, description = "The message is too long"),
     )
 )]
@@ -146,8 +183,9 @@ pub(super) async fn send(
     State(api): State<Api>,
     UserOrGuest(caller): UserOrGuest,
     RoomPath(token): RoomPath,
-    Params(request): Params<Send, MAX_MESSAGE_BODY>,
+    params: Result<Params<Send, MAX_MESSAGE_BODY>, OcsError>,
 ) -> OcsResult {
+    let request = readable(&api, &token, &caller, params).await?;
     if request.reference_id.chars().count() > MAX_REFERENCE {
         return Err(OcsError::invalid("referenceId", "a reference has at most 64 characters"));
     }
@@ -158,5 +196,28 @@ pub(super) async fn send(
     };
     let changed = api.service.change(&token, &caller, &Command::Send(message)).await?;
     let message = changed.message.expect("sending creates a message");
-    Ok(OcsResponse::with_status(StatusCode::CREATED, MessageDto::with_parent(&token, &message)))
+    let message = MessageDto::with_parent(&token, &message, &caller.actor);
+    Ok(OcsResponse::with_status(StatusCode::CREATED, message))
+}
+
+/// Delete a message
+///
+/// Moderators delete any message, others their own. It remains as a deleted one.
+#[utoipa::path(
+    delete, path = "/{id}", tag = "chat", operation_id = "deleteMessage", params(RoomItemPath),
+    responses(InLobby,
+        (status = 200, description = "The system message", body = inline(Ocs<MessageDto>)),
+        (status = 403, description = "It is a message of another participant"),
+        (status = 404, description = "There is no such room for this participant, or no such message"),
+        (status = 405, description = "It is a system message, or deleted already"),
+    )
+)]
+pub(super) async fn delete(
+    State(api): State<Api>,
+    UserOrGuest(caller): UserOrGuest,
+    RoomItemPath(token, id): RoomItemPath,
+) -> OcsResult {
+    let changed = api.service.change(&token, &caller, &Command::DeleteMessage(id)).await?;
+    let message = changed.message.expect("deleting creates a system message");
+    Ok(OcsResponse::ok(MessageDto::with_parent(&token, &message, &caller.actor)))
 }

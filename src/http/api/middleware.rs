@@ -186,6 +186,11 @@ fn exempt_ocs_clients(headers: &mut HeaderMap) {
 }
 
 /// Browsers add a remembered login to every request, also to those that pages of other sites send.
+/// Whether a page of another site sent the request, as far as the browser says so.
+pub(super) fn is_cross_site(headers: &HeaderMap) -> bool {
+    headers.get(SEC_FETCH_SITE).is_some_and(|site| site == "cross-site")
+}
+
 fn refuse_cross_site(_error: ProtectionError) -> Response {
     let message = "a request from another site needs the header OCS-APIRequest: true";
     OcsError::new(StatusCode::FORBIDDEN, message).into_response()

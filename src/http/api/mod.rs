@@ -17,6 +17,7 @@ mod chat;
 mod dto;
 mod etag;
 mod middleware;
+mod moderation;
 mod ocs;
 mod openapi;
 mod params;
@@ -86,6 +87,12 @@ impl Shared {
         Ok(OcsResponse::done())
     }
 
+    /// Executes a command that is answered with the room after it.
+    async fn show_after(&self, token: &RoomToken, caller: &Caller, command: &Command) -> OcsResult {
+        let view = self.service.view_after(token, caller, command).await?;
+        Ok(OcsResponse::ok(self.room(&view, caller)))
+    }
+
     /// The room as the caller sees it.
     fn room(&self, view: &View, caller: &Caller) -> RoomDto {
         RoomDto::of(view, self.viewer(Some(caller)))
@@ -130,9 +137,11 @@ fn routes() -> OpenApiRouter<Api> {
     let spreed = "/ocs/v2.php/apps/spreed/api";
     let places = [
         (format!("{spreed}/v1/chat/{{token}}"), chat::routes()),
+        (format!("{spreed}/v1/ban/{{token}}"), moderation::ban_routes()),
         (format!("{spreed}/v1/guest/{{token}}"), participants::guest_routes()),
         (format!("{spreed}/v4/room"), rooms::routes()),
         (format!("{spreed}/v4/room/{{token}}"), participants::routes()),
+        (format!("{spreed}/v4/room/{{token}}"), moderation::routes()),
         (format!("{spreed}/v4/room/{{token}}/webinar"), webinar::routes()),
         (format!("{spreed}/v4/call/{{token}}"), call::routes()),
         ("/ocs/v2.php/cloud".to_owned(), server_info::routes()),

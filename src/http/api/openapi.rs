@@ -19,6 +19,7 @@ use utoipa::{IntoResponses, Modify, OpenApi, PartialSchema, ToSchema, openapi};
 
 use super::Routes;
 use super::auth::CLIENT_COOKIE;
+use super::dto::RoomDto;
 use super::ocs::Ocs;
 
 const JSON: &str = "application/json";
@@ -56,6 +57,12 @@ impl Modify for SecuritySchemes {
 #[response(status = 200)]
 #[expect(dead_code, reason = "describes the body")]
 pub(super) struct Done(#[to_schema] Ocs<Vec<String>>);
+
+/// The room after the change
+#[derive(IntoResponses)]
+#[response(status = 200)]
+#[expect(dead_code, reason = "describes the body")]
+pub(super) struct RoomShown(#[to_schema] Ocs<RoomDto>);
 
 /// There is no such room for this participant
 #[derive(IntoResponses)]

@@ -48,6 +48,28 @@ impl<S: Send + Sync> FromRequestParts<S> for RoomPath {
     }
 }
 
+/// The room's token, and the id of something in that room.
+#[derive(IntoParams)]
+#[into_params(names("token", "id"), parameter_in = Path)]
+pub(super) struct RoomItemPath(
+    /// Token of the room
+    #[param(value_type = String)]
+    pub(super) RoomToken,
+    /// Id within the room
+    pub(super) i64,
+);
+
+impl<S: Send + Sync> FromRequestParts<S> for RoomItemPath {
+    type Rejection = OcsError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, OcsError> {
+        let path = Path::<(String, i64)>::from_request_parts(parts, state).await.ok();
+        let item =
+            path.and_then(|Path((token, id))| Some(Self(RoomToken::parse(&token).ok()?, id)));
+        item.ok_or_else(|| Refusal::NoRoom.into())
+    }
+}
+
 /// Parameters from query and body. Where both contain one, the body takes precedence.
 pub(super) struct Params<T, const MAX: usize = MAX_BODY>(pub(super) T);
 
@@ -168,10 +190,8 @@ pub(super) fn text<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Err
 
 /// As [`text`], for a text that may be absent: null means the empty text.
 pub(super) fn optional_text<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
-    match Value::deserialize(value)? {
-        Value::Null => Ok(String::new()),
-        value => text(value).map_err(Error::custom),
-    }
+    let value = Value::deserialize(value)?;
+    if value.is_null() { Ok(String::new()) } else { text(value).map_err(Error::custom) }
 }
 
 #[cfg(test)]

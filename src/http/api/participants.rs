@@ -52,8 +52,8 @@ pub(super) async fn list(
     UserOrGuest(caller): UserOrGuest,
     RoomPath(token): RoomPath,
 ) -> OcsResult {
-    let all = api.service.participants(&token, &caller, Resource::Participants).await?;
-    let visible = participants_for(&all, &caller.actor);
+    let (room, all) = api.service.participants(&token, &caller, Resource::Participants).await?;
+    let visible = participants_for(&room, &all, &caller.actor);
     let participants = visible.map(|participant| ParticipantDto::of(&token, participant));
     Ok(OcsResponse::ok(participants.collect::<Vec<_>>()))
 }
@@ -121,7 +121,7 @@ fn yes() -> bool {
     params(RoomPath), request_body = Join,
     responses(NoRoom,
         (status = 200, description = "The room", body = inline(Ocs<RoomDto>)),
-        (status = 403, description = "Wrong password"),
+        (status = 403, description = "Wrong password, or the participant is banned"),
         (status = 409, description = "The client is in the call, and force is false"),
     )
 )]
@@ -163,7 +163,7 @@ pub(super) async fn leave(
 
 /// Leave a room for good
 ///
-/// When both users have left a one-to-one room, it is deleted.
+/// When the only user leaves a room, it is deleted.
 #[utoipa::path(
     delete, path = "/participants/self", tag = "participants", operation_id = "removeSelf",
     params(RoomPath),

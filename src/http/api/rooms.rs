@@ -9,15 +9,19 @@ use axum::extract::State;
 use axum::http::{HeaderName, StatusCode};
 use headers::ETag;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
 use super::auth::{AuthenticatedUser, Requester, UserOrGuest};
 use super::dto::RoomDto;
 use super::etag::{Conditional, NotModified};
+use super::moderation::{permissions, zero_or_one};
 use super::ocs::{Ocs, OcsError, OcsResponse, OcsResult};
-use super::openapi::{Done, NoRoom, NotModerator};
-use super::params::{MAX_DESCRIPTION_BODY, Params, RoomPath, integer, optional_integer, optional_text, text};
+use super::openapi::{Done, NoRoom, NotModerator, RoomShown};
+use super::params::{
+    MAX_DESCRIPTION_BODY, Params, RoomPath, integer, optional_integer, optional_text, text,
+};
 use super::{Api, Routes, TALK_HASH};
 use crate::auth::MAX_PASSWORD_BYTES;
 use crate::cache::View;
@@ -75,7 +79,10 @@ pub(super) async fn list(
     let since = params.modified_since.unwrap_or_default();
     let before = api.service.now() - OVERLAP;
     let viewer = api.viewer(Some(&caller));
-    let is_modified = |view: &&View| view.overview().is_modified_since(since);
+    let is_modified = |view: &&View| {
+        let read_at = view.attendee().map_or(0, |attendee| attendee.read_at);
+        read_at >= since || view.overview().is_modified_since(since)
+    };
     let tag = |views: &Vec<View>| conditional.tag(views.iter().filter(is_modified), viewer);
     let is_news = |tag: &ETag| conditional.is_news(tag);
     let deadline = conditional.deadline();
@@ -115,9 +122,8 @@ pub(super) async fn show(
     let tag = |view: &View| conditional.tag([view], viewer);
     let is_news = |tag: &ETag| conditional.is_news(tag);
     let deadline = conditional.deadline();
-    let viewed =
-        api.service.view_when(&token, caller, requester.address, deadline, tag, is_news).await;
-    let (view, tag) = viewed?;
+    let poll = api.service.view_when(&token, caller, requester.address, deadline, tag, is_news);
+    let (view, tag) = poll.await?;
     let response = conditional.answer(tag, || OcsResponse::ok(RoomDto::of(&view, viewer)));
     Ok(response.header(TALK_HASH, api.talk_hash.clone()))
 }
@@ -158,6 +164,48 @@ pub(super) struct CreateRoomRequest {
     #[serde(default, deserialize_with = "optional_integer")]
     #[schema(required = false, value_type = i64, minimum = 0)]
     lobby_timer: Option<i64>,
+    /// Permissions of participants who have none of their own, as in `permissions/default`.
+    #[serde(default, deserialize_with = "optional_integer")]
+    #[schema(required = false, value_type = i64, minimum = 0, maximum = 511)]
+    permissions: Option<i64>,
+    /// 0 no, 1 yes.
+    #[serde(default, deserialize_with = "optional_integer")]
+    #[schema(required = false, value_type = i64, minimum = 0, maximum = 1)]
+    read_only: Option<i64>,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    others: Map<String, Value>,
+}
+
+/// Parameters of Talk that have no effect here, with Talk's names of their errors.
+const UNSUPPORTED: [(&str, &str); 9] = [
+    ("listable", "listable"),
+    ("messageExpiration", "message-expiration"),
+    ("mentionPermissions", "mention-permissions"),
+    ("recordingConsent", "recording-consent"),
+    ("sipEnabled", "sip-enabled"),
+    ("participants", "invite"),
+    ("emoji", "avatar"),
+    ("avatarColor", "avatar"),
+    ("source", "invite"),
+];
+
+/// Refuses what would otherwise be ignored, unless it asks for nothing.
+fn check_unsupported(others: &Map<String, Value>) -> Result<(), OcsError> {
+    for (name, error) in UNSUPPORTED {
+        let asks = others.get(name).is_some_and(|value| match value {
+            Value::Null | Value::Bool(false) => false,
+            Value::Number(number) => number.as_f64() != Some(0.0),
+            Value::String(text) => !matches!(text.as_str(), "" | "0" | "false"),
+            Value::Array(members) => !members.is_empty(),
+            Value::Object(members) => !members.is_empty(),
+            Value::Bool(true) => true,
+        });
+        if asks {
+            return Err(OcsError::invalid(error, format!("{name} is not supported")));
+        }
+    }
+    Ok(())
 }
 
 /// Create a room
@@ -177,6 +225,9 @@ pub(super) async fn create(
     AuthenticatedUser(caller): AuthenticatedUser,
     Params(request): Params<CreateRoomRequest, MAX_DESCRIPTION_BODY>,
 ) -> OcsResult {
+    check_unsupported(&request.others)?;
+    let default_permissions = permissions(request.permissions.unwrap_or_default(), "permissions")?;
+    let read_only = zero_or_one(request.read_only.unwrap_or_default(), "read-only")?;
     let (view, created) = if RoomType::from(request.room_type) == RoomType::OneToOne {
         api.service.one_to_one(&caller, &request.invite).await?
     } else {
@@ -188,6 +239,8 @@ pub(super) async fn create(
         let room = CreateRoom {
             room_type: request.room_type.into(),
             has_password: password.is_some(),
+            default_permissions,
+            read_only,
             lobby: LobbyRequest {
                 state: request.lobby_state.unwrap_or_default(),
                 timer: request.lobby_timer,
@@ -223,7 +276,7 @@ pub(super) struct Rename {
 #[utoipa::path(
     put, path = "/{token}", tag = "rooms", operation_id = "renameRoom", params(RoomPath),
     request_body = Rename,
-    responses(Done, NotModerator, NoRoom, (
+    responses(RoomShown, NotModerator, NoRoom, (
         status = 400, description = "The name is empty or too long, or the room is one-to-one"
     ))
 )]
@@ -233,7 +286,7 @@ pub(super) async fn rename(
     RoomPath(token): RoomPath,
     Params(request): Params<Rename>,
 ) -> OcsResult {
-    api.execute(&token, &caller, Command::Rename(request.room_name)).await
+    api.show_after(&token, &caller, &Command::Rename(request.room_name)).await
 }
 
 /// Delete a room with its chat
@@ -263,7 +316,7 @@ pub(super) struct Describe {
 #[utoipa::path(
     put, path = "/{token}/description", tag = "rooms", operation_id = "describeRoom",
     params(RoomPath), request_body = Describe,
-    responses(Done, NotModerator, NoRoom, (
+    responses(RoomShown, NotModerator, NoRoom, (
         status = 400, description = "The description is too long, or the room is one-to-one"
     ))
 )]
@@ -273,7 +326,7 @@ pub(super) async fn describe(
     RoomPath(token): RoomPath,
     Params(request): Params<Describe, MAX_DESCRIPTION_BODY>,
 ) -> OcsResult {
-    api.execute(&token, &caller, Command::Describe(request.description)).await
+    api.show_after(&token, &caller, &Command::Describe(request.description)).await
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -288,7 +341,7 @@ pub(super) struct SetPassword {
 #[utoipa::path(
     put, path = "/{token}/password", tag = "rooms", operation_id = "setPassword",
     params(RoomPath), request_body = SetPassword,
-    responses(Done, NoRoom,
+    responses(RoomShown, NoRoom,
         (status = 400, description = "The password is too long"),
         (status = 403, description = "The participant is not a moderator, or the room is not public"),
     )
@@ -300,14 +353,14 @@ pub(super) async fn set_password(
     Params(request): Params<SetPassword>,
 ) -> OcsResult {
     check_password(&request.password)?;
-    api.service.set_password(&token, &caller, &request.password).await?;
-    Ok(OcsResponse::done())
+    let view = api.service.set_password(&token, &caller, &request.password).await?;
+    Ok(OcsResponse::ok(api.room(&view, &caller)))
 }
 
 /// Make a room public, so that users and guests can join by link
 #[utoipa::path(
     post, path = "/{token}/public", tag = "rooms", operation_id = "allowGuests", params(RoomPath),
-    responses(Done, NotModerator, NoRoom, (
+    responses(RoomShown, NotModerator, NoRoom, (
         status = 400, description = "The room is not a group room"
     ))
 )]
@@ -316,19 +369,19 @@ pub(super) async fn allow_guests(
     UserOrGuest(caller): UserOrGuest,
     RoomPath(token): RoomPath,
 ) -> OcsResult {
-    api.execute(&token, &caller, Command::SetPublic(true)).await
+    api.show_after(&token, &caller, &Command::SetPublic(true)).await
 }
 
 /// Make a room private; removes participants who joined by link
 #[utoipa::path(
     delete, path = "/{token}/public", tag = "rooms", operation_id = "disallowGuests",
     params(RoomPath),
-    responses(Done, NotModerator, NoRoom, (status = 400, description = "The room is not public"))
+    responses(RoomShown, NotModerator, NoRoom, (status = 400, description = "The room is not public"))
 )]
 pub(super) async fn disallow_guests(
     State(api): State<Api>,
     UserOrGuest(caller): UserOrGuest,
     RoomPath(token): RoomPath,
 ) -> OcsResult {
-    api.execute(&token, &caller, Command::SetPublic(false)).await
+    api.show_after(&token, &caller, &Command::SetPublic(false)).await
 }

@@ -18,7 +18,7 @@ use crate::domain::{Actor, MAX_MESSAGE_CHARS};
 use crate::rooms::Sip;
 
 /// Talk's names of the features that lobbyd has.
-const FEATURES: [&str; 21] = [
+const FEATURES: [&str; 27] = [
     "audio",
     "video",
     "chat-v2",
@@ -40,6 +40,12 @@ const FEATURES: [&str; 21] = [
     "webinary-lobby",
     "chat-reference-id",
     "chat-replies",
+    "delete-messages",
+    "ban-v1",
+    "read-only-rooms",
+    "chat-read-status",
+    "mention-flag",
+    "direct-mention-flag",
 ];
 
 /// The version of Nextcloud whose API this follows, for clients that ask.

@@ -10,12 +10,12 @@ use utoipa_axum::routes;
 
 use super::auth::AuthenticatedUser;
 use super::dto::RoomDto;
-use super::ocs::{Ocs, OcsResponse, OcsResult};
+use super::ocs::{Ocs, OcsResult};
 use super::openapi::{NoRoom, NotModerator};
 use super::params::{Params, RoomPath, integer, optional_integer};
 use super::{Api, Routes};
+use crate::domain::LobbyRequest;
 use crate::domain::commands::Command;
-use crate::domain::{Caller, LobbyRequest, RoomToken};
 
 pub(super) fn routes() -> Routes {
     vec![routes!(set_lobby), routes!(set_sip)]
@@ -52,7 +52,7 @@ pub(super) async fn set_lobby(
     Params(request): Params<SetLobby>,
 ) -> OcsResult {
     let command = Command::SetLobby(LobbyRequest { state: request.state, timer: request.timer });
-    change(&api, &token, &caller, &command).await
+    api.show_after(&token, &caller, &command).await
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -81,10 +81,5 @@ pub(super) async fn set_sip(
 ) -> OcsResult {
     let configured = api.service.sip().configured;
     let command = Command::SetSip { state: request.state.into(), configured };
-    change(&api, &token, &caller, &command).await
-}
-
-async fn change(api: &Api, token: &RoomToken, caller: &Caller, command: &Command) -> OcsResult {
-    let view = api.service.view_after(token, caller, command).await?;
-    Ok(OcsResponse::ok(api.room(&view, caller)))
+    api.show_after(&token, &caller, &command).await
 }

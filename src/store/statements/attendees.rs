@@ -7,8 +7,8 @@ macro_rules! attendee {
             "\
             SELECT attendee.id, attendee.actor_type, attendee.actor_id, attendee.display_name,
                    attendee.participant_type, attendee.permissions, attendee.pin,
-                   attendee.last_read_message, attendee.comments_read, session.session_id,
-                   session.client, session.in_call, session.last_ping
+                   attendee.last_read_message, attendee.comments_read, attendee.read_at,
+                   attendee.last_mention, session.session_id, session.client, session.in_call, session.last_ping
             FROM lobbyd_attendees AS attendee
             LEFT JOIN lobbyd_sessions AS session ON session.attendee_id = attendee.id
             WHERE attendee.room_id = $1 ",
@@ -36,10 +36,23 @@ statements! {
                 WHERE room_id = $1 AND attendee_id <> $2 AND in_call <> 0) AS in_call
         FROM lobbyd_attendees WHERE room_id = $3 AND id <> $4";
 
-    /// room → how many owners and moderators it has.
-    COUNT_MODERATORS: portable "\
-        SELECT count(*) AS number FROM lobbyd_attendees
-        WHERE room_id = $1 AND participant_type IN (1, 2)";
+    /// room → how many owners and moderators it has, and how many users.
+    COUNT_USERS: portable "\
+        SELECT count(CASE WHEN participant_type IN (1, 2) THEN 1 END) AS moderators,
+               count(*) AS users
+        FROM lobbyd_attendees WHERE room_id = $1 AND actor_type = 'users'";
+
+    /// room → the last message that all users have read.
+    LAST_COMMON_READ: portable "\
+        SELECT coalesce(min(last_read_message), 0) AS id FROM lobbyd_attendees
+        WHERE room_id = $1 AND actor_type = 'users'";
+
+    /// message, attendee.
+    MENTION: portable "UPDATE lobbyd_attendees SET last_mention = $1 WHERE id = $2";
+
+    /// room.
+    RESET_PERMISSIONS: portable
+        "UPDATE lobbyd_attendees SET permissions = 0 WHERE room_id = $1 AND permissions <> 0";
 
     /// room → how many sessions are in the call.
     COUNT_IN_CALL: portable
@@ -107,14 +120,15 @@ statements! {
     /// room.
     DROP_PINS: portable "UPDATE lobbyd_attendees SET pin = NULL WHERE room_id = $1";
 
-    /// room. Repeats [`Attendee::is_waiting`](crate::domain::Attendee::is_waiting).
+    /// room, permissions that do not wait in this room either. Repeats
+    /// [`Attendee::is_waiting`](crate::domain::Attendee::is_waiting).
     REMOVE_WAITING_FROM_CALL: portable "\
         UPDATE lobbyd_sessions SET in_call = 0
         WHERE room_id = $1 AND in_call <> 0
           AND EXISTS (SELECT 1 FROM lobbyd_attendees AS attendee
                       WHERE attendee.id = lobbyd_sessions.attendee_id
                         AND attendee.participant_type NOT IN (1, 2, 6)
-                        AND (attendee.permissions & 8) = 0)";
+                        AND (attendee.permissions & 8) = 0 AND attendee.permissions <> $2)";
 
     /// room.
     REMOVE_ALL_FROM_CALL: portable

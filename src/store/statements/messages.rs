@@ -5,8 +5,8 @@ macro_rules! message {
     ($rest:literal) => {
         concat!(
             "\
-            SELECT id, actor_type, actor_id, actor_name, created_at, kind, message, about_type,
-                   about_id, about_name, reference_id, parent_id
+            SELECT id, actor_type, actor_id, actor_name, created_at, kind, message, mentions,
+                   about_type, about_id, about_name, reference_id, parent_id
             FROM lobbyd_messages WHERE room_id = $1 ",
             $rest
         )
@@ -34,15 +34,22 @@ statements! {
     COMMENTS_UNTIL: portable "\
         SELECT coalesce((SELECT comments FROM lobbyd_room_states WHERE room_id = $1), 0)
              - (SELECT count(*) FROM lobbyd_messages
-                WHERE room_id = $2 AND id > $3 AND kind = '') AS comments";
+                WHERE room_id = $2 AND id > $3 AND kind IN ('', 'comment_deleted')) AS comments";
 
-    /// kind of actor, actor, name, time, kind, message, of the participant that it is about: kind
-    /// of actor, actor, name; reference, parent, room.
+    /// kind of actor, actor, name, time, kind, message, mentions, of the participant that it is
+    /// about: kind of actor, actor, name; reference, parent, room.
     INSERT: portable "\
         INSERT INTO lobbyd_messages (actor_type, actor_id, actor_name, created_at, kind, message,
-                                     about_type, about_id, about_name, reference_id, parent_id,
-                                     room_id)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+                                     mentions, about_type, about_id, about_name, reference_id,
+                                     parent_id, room_id)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
+
+    /// kind of the actor who deletes it, actor, name, message.
+    DELETE: portable "\
+        UPDATE lobbyd_messages
+        SET kind = 'comment_deleted', message = '', mentions = '', about_type = $1, about_id = $2,
+            about_name = $3
+        WHERE id = $4";
 
     /// JSON of `{room_id, created_at, kind}`: system messages of lobbyd, in this order.
     INSERT_SYSTEM:

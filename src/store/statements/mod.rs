@@ -97,6 +97,7 @@ macro_rules! sum_of_events {
 
 pub(super) mod admin;
 pub(super) mod attendees;
+pub(super) mod bans;
 pub(super) mod inbox;
 pub(super) mod lobby_changes;
 pub(super) mod messages;
@@ -108,6 +109,7 @@ pub(super) fn all() -> impl Iterator<Item = Statement> {
     [
         admin::ALL,
         attendees::ALL,
+        bans::ALL,
         inbox::ALL,
         lobby_changes::ALL,
         messages::ALL,
@@ -171,9 +173,9 @@ mod tests {
         const SQL: &str = "SELECT a WHERE b = $1 AND c IN ($2, 3) AND d = '$[*]'";
         let marked: [u8; SQL.len()] = with_question_marks(SQL);
         assert_eq!(text(&marked), "SELECT a WHERE b = ? AND c IN (?, 3) AND d = '$[*]'  ");
-        let twelve = messages::INSERT.mysql;
-        assert_eq!(twelve.matches('?').count(), 12, "{twelve}");
-        assert!(!twelve.contains('$'), "{twelve}");
+        let many = messages::INSERT.mysql;
+        assert_eq!(many.matches('?').count(), 13, "{many}");
+        assert!(!many.contains('$'), "{many}");
     }
 
     #[test]

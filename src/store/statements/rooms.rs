@@ -10,6 +10,8 @@ macro_rules! room {
                    room.lobby_version, coalesce(state.password_hash, '') AS password_hash,
                    coalesce(state.call_started_at, 0) AS call_started_at,
                    coalesce(state.call_flags, 0) AS call_flags,
+                   coalesce(state.default_permissions, 0) AS default_permissions,
+                   coalesce(state.read_only, 0) AS read_only,
                    coalesce(state.comments, 0) AS comments,
                    coalesce(state.changed_at, 0) AS changed_at
             FROM ",
@@ -198,18 +200,20 @@ statements! {
     /// id.
     DELETE: portable "DELETE FROM lobbyd_rooms WHERE id = $1";
 
-    /// password hash, start of the call, its flags, comments, changed at, room.
+    /// password hash, start of the call, its flags, default permissions, read-only, comments,
+    /// changed at, room.
     INSERT_STATE: portable "\
-        INSERT INTO lobbyd_room_states (password_hash, call_started_at, call_flags, comments,
-                                        changed_at, room_id)
-        VALUES ($1, $2, $3, $4, $5, $6)";
+        INSERT INTO lobbyd_room_states (password_hash, call_started_at, call_flags,
+                                        default_permissions, read_only, comments, changed_at,
+                                        room_id)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 
     /// The values of [`INSERT_STATE`].
     UPDATE_STATE: portable "\
         UPDATE lobbyd_room_states
-        SET password_hash = $1, call_started_at = $2, call_flags = $3, comments = $4,
-            changed_at = $5
-        WHERE room_id = $6";
+        SET password_hash = $1, call_started_at = $2, call_flags = $3, default_permissions = $4,
+            read_only = $5, comments = $6, changed_at = $7
+        WHERE room_id = $8";
 
     /// room.
     DELETE_STATE: portable "DELETE FROM lobbyd_room_states WHERE room_id = $1";

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use crate::domain::commands::{BulkChange, OtherCounts, SessionChange, Target};
-use crate::domain::{Actor, Attendee, AttendeeId, Pins, RoomId, Session};
+use crate::domain::{Actor, Attendee, AttendeeId, Permissions, Pins, Room, RoomId, Session};
 use crate::store::connection::{Connection, Transaction, expect_rows};
 use crate::store::dialect::{Columns, Dialect, values};
 use crate::store::error::Result;
@@ -35,8 +35,15 @@ impl<D: Dialect> Connection<D> {
         Ok(rows::join_sessions(found))
     }
 
-    pub(crate) async fn count_moderators(&mut self, room: RoomId) -> Result<i64> {
-        self.fetch_one(statements::COUNT_MODERATORS, values![room], |row| row.int("number")).await
+    /// Counts the owners and moderators, and the users.
+    pub(crate) async fn count_users(&mut self, room: RoomId) -> Result<(i64, i64)> {
+        let counts = |row: &D::Row| Ok((row.int("moderators")?, row.int("users")?));
+        self.fetch_one(statements::COUNT_USERS, values![room], counts).await
+    }
+
+    /// The last message that all users have read.
+    pub(crate) async fn last_common_read(&mut self, room: RoomId) -> Result<i64> {
+        self.fetch_one(statements::LAST_COMMON_READ, values![room], |row| row.int("id")).await
     }
 }
 
@@ -144,19 +151,29 @@ impl<D: Dialect> Transaction<D> {
         self.execute(statements::DELETE_OF_USER, values![user]).await.map(drop)
     }
 
-    pub(crate) async fn change_attendees(
-        &mut self,
-        room: RoomId,
-        change: BulkChange,
-    ) -> Result<()> {
+    pub(crate) async fn change_attendees(&mut self, room: &Room, change: BulkChange) -> Result<()> {
         let statement = match change {
-            BulkChange::AssignPins => return self.assign_pins(room).await,
+            BulkChange::AssignPins => return self.assign_pins(room.id).await,
             BulkChange::DropPins => statements::DROP_PINS,
-            BulkChange::RemoveWaitingFromCall => statements::REMOVE_WAITING_FROM_CALL,
+            BulkChange::ResetPermissions => statements::RESET_PERMISSIONS,
+            BulkChange::RemoveWaitingFromCall => return self.remove_waiting_from_call(room).await,
             BulkChange::RemoveAllFromCall => statements::REMOVE_ALL_FROM_CALL,
             BulkChange::RemoveUninvited => statements::REMOVE_UNINVITED,
         };
-        self.execute(statement, values![room]).await.map(drop)
+        self.execute(statement, values![room.id]).await.map(drop)
+    }
+
+    async fn remove_waiting_from_call(&mut self, room: &Room) -> Result<()> {
+        let ignores_lobby = room.default_permissions.contains(Permissions::IGNORE_LOBBY);
+        let admitted = if ignores_lobby { Permissions::DEFAULT.bits() } else { -1 };
+        let values = values![room.id, admitted];
+        self.execute(statements::REMOVE_WAITING_FROM_CALL, values).await.map(drop)
+    }
+
+    /// Marks a message as the last one that mentions an attendee.
+    pub(crate) async fn mention(&mut self, attendee: AttendeeId, message: i64) -> Result<()> {
+        let rows = self.execute(statements::MENTION, values![message, attendee]).await?;
+        expect_rows(rows, 1, TABLE)
     }
 
     async fn assign_pins(&mut self, room: RoomId) -> Result<()> {

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::domain::{ChatMessage, Content, Message, MessageQuery, Reason, Room, RoomId};
+use crate::domain::{Actor, ChatMessage, Content, Message, MessageQuery, Reason, Room, RoomId};
 use crate::store::connection::{Connection, Transaction, expect_rows};
 use crate::store::dialect::{Columns, Dialect, values};
 use crate::store::error::Result;
@@ -85,7 +85,12 @@ impl<D: Dialect> Transaction<D> {
     pub(crate) async fn insert_message(&mut self, room: RoomId, message: &Message) -> Result<i64> {
         let (kind, body, about) = match &message.content {
             Content::Comment(body) => (String::new(), body.as_str(), None),
+            Content::Deleted { by } => (rows::DELETED.to_owned(), "", Some(by)),
             Content::System { reason, about } => (reason.name(), "", about.as_ref()),
+        };
+        let mentions = match message.mentions.as_slice() {
+            [] => String::new(),
+            mentions => to_json(mentions),
         };
         let values = values![
             message.actor.kind.name(),
@@ -94,6 +99,7 @@ impl<D: Dialect> Transaction<D> {
             message.created_at,
             &kind,
             body,
+            &mentions,
             about.map(|(actor, _name)| actor.kind.name()),
             about.map(|(actor, _name)| actor.id.as_str()),
             about.map(|(_actor, name)| name.as_str()),
@@ -130,6 +136,13 @@ impl<D: Dialect> Transaction<D> {
         let values = values![now.timestamp(), &kind, &ids];
         let inserted = self.execute(statements::INSERT_IN_OPEN, values).await?;
         expect_rows(inserted, rooms.len(), "lobbyd_rooms")
+    }
+
+    /// Leaves of a comment only the participants who wrote and deleted it.
+    pub(crate) async fn delete_comment(&mut self, message: i64, by: (&Actor, &str)) -> Result<()> {
+        let (actor, name) = by;
+        let values = values![actor.kind.name(), &actor.id, name, message];
+        expect_rows(self.execute(statements::DELETE, values).await?, 1, "lobbyd_messages")
     }
 
     pub(crate) async fn delete_messages(&mut self, room: RoomId) -> Result<()> {

@@ -5,6 +5,7 @@
 //! No rule is here.
 
 mod attendees;
+mod bans;
 mod inbox;
 mod messages;
 pub(super) mod outbox;

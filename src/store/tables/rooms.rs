@@ -45,7 +45,7 @@ impl<D: Dialect> Connection<D> {
     /// Reads what all participants see of a room, besides the room itself.
     pub(crate) async fn overview(&mut self, room: Room) -> Result<RoomOverview> {
         let last_message = self.last_message(room.id).await?;
-        let moderators = self.count_moderators(room.id).await?;
+        let (moderators, users) = self.count_users(room.id).await?;
         let mut one_to_one = Vec::new();
         for id in room.one_to_one_members() {
             let user = Actor::user(id);
@@ -53,7 +53,7 @@ impl<D: Dialect> Connection<D> {
             let name = attendee.map_or_else(|| user.id.clone(), |attendee| attendee.display_name);
             one_to_one.push((user, name));
         }
-        Ok(RoomOverview { room, last_message, moderators, one_to_one })
+        Ok(RoomOverview { room, last_message, moderators, is_single_user: users < 2, one_to_one })
     }
 }
 
@@ -181,6 +181,8 @@ impl<D: Dialect> Transaction<D> {
             &room.password_hash,
             room.call.map_or(0, |call| call.started_at),
             room.call.map_or(0, |call| call.flags.bits()),
+            room.default_permissions.bits(),
+            i64::from(room.read_only),
             room.comments,
             room.changed_at,
             room.id,

@@ -174,7 +174,7 @@ async fn the_roles_have_no_further_rights(roles: &Roles, statement: &str) {
         "ALTER TABLE lobbyd_rooms ADD COLUMN mine INTEGER",
         "CREATE INDEX mine ON lobbyd_rooms (name)",
         "DROP TABLE lobbyd_outbox",
-        "UPDATE lobbyd_messages SET message = ''",
+        "UPDATE lobbyd_user_groups SET name = ''",
         "SELECT count(*) FROM lobbyd_migrations",
         "SELECT count(*) FROM of_another",
     ] {

@@ -12,4 +12,5 @@ mod monitoring;
 mod rolling;
 mod runbook;
 mod systemd;
+mod talk;
 mod tls;

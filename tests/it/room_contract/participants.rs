@@ -45,7 +45,7 @@ async fn attendees_are_added_changed_and_removed(fixture: StoreFixture) {
     assert_eq!(bob.permissions.bits(), 9);
     let (room, actor) = (token("a"), Actor::user("bob"));
     let all = fixture.store.participants(&room, &actor, Resource::Participants).await.unwrap();
-    assert_eq!(all.len(), 2);
+    assert_eq!(all.1.len(), 2);
     fixture.change("a", "alice", Command::Attendee(bob.id, AttendeeCommand::Remove)).await;
     assert_eq!(fixture.attendee("a", "bob").await, None);
     let guest = Caller { actor: Actor::guest("g"), ..caller("") };
@@ -116,7 +116,7 @@ async fn changes_of_many_attendees_agree_with_the_rules(fixture: StoreFixture) {
     let alice = Actor::user("alice");
     let others = async || {
         let all = fixture.store.participants(&token("a"), &alice, Resource::Participants).await;
-        let mut all = all.unwrap();
+        let (_room, mut all) = all.unwrap();
         all.retain(|attendee| attendee.actor != alice);
         all
     };
@@ -155,7 +155,7 @@ async fn messages_are_read_in_both_directions(fixture: StoreFixture) {
     let actor = Actor::user("bob");
     let page = query(false, 0, 1, false);
     let last = fixture.store.messages(&token("a"), &actor, page, at(2)).await.unwrap();
-    assert_eq!(last[0].parent.as_ref().unwrap().id, ids[0]);
+    assert_eq!(last.messages[0].parent.as_ref().unwrap().id, ids[0]);
 
     let unread = async || {
         let room = fixture.store.overview(&token("a")).await.unwrap().unwrap().room;

@@ -11,8 +11,8 @@ use lobbyd::{
     bus::{EventProperties, cloudevents},
     domain::{
         Actor, Applied, Attendee, Caller, ChangeOrder, Content, DeliveryIdentity, IncomingChange,
-        Lobby, LobbyRequest, LobbyState, MessageQuery, NewMessage, OutboxRow, RoomToken, RoomType,
-        Version,
+        Lobby, LobbyRequest, LobbyState, MessageQuery, NewMessage, OutboxRow, Permissions,
+        RoomToken, RoomType, Version,
         commands::{Command, NewRoom, Refusal},
     },
     store::{self, Available, Changed, CommandError, DueBatch},
@@ -83,6 +83,8 @@ pub fn new_room() -> NewRoom {
         object_type: "event".to_owned(),
         object_id: "7".to_owned(),
         password_hash: String::new(),
+        default_permissions: Permissions::DEFAULT,
+        read_only: false,
         lobby: Lobby::OPEN,
         other: None,
     }
@@ -180,12 +182,13 @@ impl StoreFixture {
 
     /// The texts of comments and the names of system messages that the query returns.
     pub async fn chat(&self, room: &str, user: &str, query: MessageQuery) -> Vec<String> {
-        let messages =
+        let page =
             self.store.messages(&token(room), &Actor::user(user), query, at(2)).await.unwrap();
-        messages
+        page.messages
             .into_iter()
             .map(|each| match each.message.content {
                 Content::Comment(text) => text,
+                Content::Deleted { by: (actor, _name) } => format!("deleted by {}", actor.id),
                 Content::System { reason, .. } => reason.name(),
             })
             .collect()

@@ -35,7 +35,7 @@ pub(in crate::http::api) struct ParticipantDto {
 
 impl ParticipantDto {
     pub(in crate::http::api) fn of(token: &RoomToken, view: ParticipantView<'_>) -> Self {
-        let ParticipantView { attendee, pin } = view;
+        let ParticipantView { attendee, permissions, pin } = view;
         let sessions = &attendee.sessions;
         Self {
             room_token: token.to_string(),
@@ -46,7 +46,7 @@ impl ParticipantDto {
             participant_type: attendee.participant_type.number(),
             last_ping: sessions.last().map_or(0, |session| session.last_ping),
             in_call: attendee.call_flags().bits(),
-            permissions: attendee.effective_permissions().bits(),
+            permissions: permissions.bits(),
             attendee_permissions: attendee.permissions.bits(),
             attendee_pin: pin.unwrap_or_default().to_owned(),
             session_ids: sessions.iter().map(|session| session.id.clone()).collect(),

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::MessageDto;
 use crate::cache::View;
-use crate::domain::{Attendee, ParticipantType, RoomView, Session, ViewerContext};
+use crate::domain::{Attendee, ParticipantType, Room, RoomView, Session, ViewerContext};
 
 /// Talk's `sessionId` of a viewer without a session.
 const NO_SESSION: &str = "0";
@@ -36,6 +36,10 @@ pub(in crate::http::api) struct RoomDto {
     lobby_timer: i64,
     /// 0 disabled, 1 with a PIN per attendee, 2 without PIN.
     sip_enabled: i64,
+    /// Permissions of participants who have none of their own; 0 for those of Talk.
+    default_permissions: i64,
+    /// 0 no, 1 yes.
+    read_only: i64,
     /// Whether a call is in progress.
     has_call: bool,
     /// Flags of all who have been in the call.
@@ -46,6 +50,10 @@ pub(in crate::http::api) struct RoomDto {
     last_activity: i64,
     last_message: LastMessage,
     unread_messages: i64,
+    /// Whether an unread message mentions the viewer.
+    unread_mention: bool,
+    /// Equal to `unreadMention`.
+    unread_mention_direct: bool,
     last_read_message: i64,
     can_start_call: bool,
     can_delete_conversation: bool,
@@ -90,8 +98,6 @@ struct Viewer {
 #[serde(rename_all = "camelCase")]
 struct TalkDefaults {
     call_permissions: i64,
-    default_permissions: i64,
-    read_only: i64,
     listable: i64,
     message_expiration: i64,
     call_recording: i64,
@@ -99,8 +105,6 @@ struct TalkDefaults {
     is_favorite: bool,
     notification_level: i64,
     notification_calls: i64,
-    unread_mention: bool,
-    unread_mention_direct: bool,
     last_common_read_message: i64,
     breakout_room_mode: i64,
     breakout_room_status: i64,
@@ -133,8 +137,11 @@ impl From<RoomView<'_>> for RoomDto {
             Some((other, display_name)) => (&other.id, display_name),
             None => (&room.name, &room.name),
         };
+        let viewer = view.attendee.map(|attendee| &attendee.actor);
         let last_message = match view.last_message {
-            Some(message) => LastMessage::Some(Box::new(MessageDto::of(&room.token, message))),
+            Some(message) => {
+                LastMessage::Some(Box::new(MessageDto::of(&room.token, message, viewer)))
+            }
             None => LastMessage::None(Vec::new()),
         };
         Self {
@@ -150,25 +157,29 @@ impl From<RoomView<'_>> for RoomDto {
             lobby_state: room.lobby.state.number(),
             lobby_timer: room.lobby.timer.map_or(0, |timer| timer.timestamp()),
             sip_enabled: room.sip.number(),
+            default_permissions: room.default_permissions.bits(),
+            read_only: i64::from(room.read_only),
             has_call: view.has_call,
             call_flag: room.call.map_or(0, |call| call.flags.bits()),
             call_start_time: room.call.map_or(0, |call| call.started_at),
             last_activity: view.last_activity,
             last_message,
             unread_messages: view.unread_messages,
+            unread_mention: view.unread_mention,
+            unread_mention_direct: view.unread_mention,
             last_read_message: view.last_read_message,
             can_start_call: view.can_start_call,
             can_delete_conversation: view.can_delete,
             can_leave_conversation: view.can_leave,
             can_enable_sip: view.can_enable_sip,
-            viewer: Viewer::of(view.attendee, view.session),
+            viewer: Viewer::of(room, view.attendee, view.session),
             fixed: TalkDefaults { notification_calls: 1, ..TalkDefaults::default() },
         }
     }
 }
 
 impl Viewer {
-    fn of(attendee: Option<&Attendee>, session: Option<&Session>) -> Self {
+    fn of(room: &Room, attendee: Option<&Attendee>, session: Option<&Session>) -> Self {
         let Some(me) = attendee else {
             let participant_type = ParticipantType::Guest.number();
             return Self { participant_type, session_id: NO_SESSION.to_owned(), ..Self::default() };
@@ -179,7 +190,7 @@ impl Viewer {
             attendee_pin: me.pin.clone().unwrap_or_default(),
             actor_type: me.actor.kind.name(),
             actor_id: me.actor.id.clone(),
-            permissions: me.effective_permissions().bits(),
+            permissions: me.effective_permissions(room).bits(),
             attendee_permissions: me.permissions.bits(),
             participant_flags: session.map_or(0, |session| session.in_call.bits()),
             last_ping: session.map_or(0, |session| session.last_ping),

@@ -84,13 +84,18 @@ impl OcsError {
 impl From<Refusal> for OcsError {
     fn from(refusal: Refusal) -> Self {
         let status = match &refusal {
-            Refusal::NoRoom | Refusal::NoParticipant | Refusal::NoUser | Refusal::NotJoined => {
-                StatusCode::NOT_FOUND
-            }
+            Refusal::NoRoom
+            | Refusal::NoParticipant
+            | Refusal::NoUser
+            | Refusal::NoMessage
+            | Refusal::NoBan
+            | Refusal::NotJoined => StatusCode::NOT_FOUND,
+            Refusal::NotDeletable => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::LoginNeeded | Refusal::SipNotAllowed => StatusCode::UNAUTHORIZED,
-            Refusal::NotModerator | Refusal::Forbidden(_) | Refusal::WrongPassword => {
-                StatusCode::FORBIDDEN
-            }
+            Refusal::NotModerator
+            | Refusal::Forbidden(_)
+            | Refusal::WrongPassword
+            | Refusal::Banned => StatusCode::FORBIDDEN,
             Refusal::Invalid { .. } | Refusal::InvalidLobby(_) => StatusCode::BAD_REQUEST,
             Refusal::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::Lobby | Refusal::SipNotConfigured => StatusCode::PRECONDITION_FAILED,

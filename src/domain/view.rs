@@ -73,7 +73,8 @@ impl<'a> RoomView<'a> {
             unread_messages: room.comments.saturating_sub(me.comments_read).max(0),
             unread_mention: me.last_mention > me.last_read_message,
             last_read_message: me.last_read_message,
-            can_start_call: me.effective_permissions(room).contains(Permissions::START_CALL),
+            can_start_call: !room.read_only
+                && me.effective_permissions(room).contains(Permissions::START_CALL),
             can_delete: can_delete(room, me),
             can_leave: can_leave(overview, me),
             can_enable_sip: context.may_enable_sip

@@ -140,6 +140,7 @@ async fn nobody_writes_in_a_read_only_room(app: TestApp) {
     assert_eq!(seen(owner, room).await["hasCall"], true);
     let locked = owner.put(&path, json!({"state": 1})).await.expect(200).data();
     assert_eq!((&locked["readOnly"], &locked["hasCall"]), (&json!(1), &json!(false)));
+    assert_eq!(locked["canStartCall"], false);
     owner.put(&path, json!({"state": 1})).await.expect(200);
     for client in [owner, &participants.guest] {
         client.post(&chat, json!({"message": "hello"})).await.expect(403);

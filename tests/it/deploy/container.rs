@@ -97,7 +97,7 @@ fn the_image_does_not_run_the_program_as_root() {
     let environment = instruction("ENV");
     let pairs = environment.split_whitespace().filter_map(|pair| pair.split_once('='));
     let settings: Settings = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    assert_eq!(settings.len(), 3);
+    assert_eq!(settings.len(), 5);
     assert_configured(&settings);
     let manifest = fs::read_to_string(file("Cargo.toml")).unwrap();
     let needed = manifest.split_once("rust-version = \"").unwrap().1.split('"').next().unwrap();

@@ -219,6 +219,8 @@ pub fn start_mariadb_with(settings: &[String]) -> Server {
     run(command_as("mysql", "/usr/bin/mariadb-install-db")
         .args(["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal"])
         .arg(format!("--datadir={}", data.display()))
+        // At its start a server removes temporary tables from its folder, also those of others.
+        .env("TMPDIR", &folder)
         .current_dir(&folder));
     let users = folder.join("users.sql");
     fs::write(
@@ -232,6 +234,7 @@ pub fn start_mariadb_with(settings: &[String]) -> Server {
     command.arg("--no-defaults").args(["--bind-address=127.0.0.1", "--skip-name-resolve"]);
     command.arg(format!("--port={port}")).arg(format!("--datadir={}", data.display()));
     command.arg(format!("--socket={}", folder.join("socket").display()));
+    command.env("TMPDIR", &folder);
     command.arg(format!("--init-file={}", users.display())).current_dir(&folder);
     command.args(settings.iter().map(|setting| format!("--{setting}")));
     Server::new(port, folder, command, None)

@@ -176,7 +176,8 @@ async fn a_room_whose_reset_takes_too_long_delays_only_itself() {
     }
     only_the_bad_room_waits(&cluster, &["DROP TRIGGER site ON lobbyd_rooms"]).await;
     let attempts = database.number("SELECT max(attempts) FROM opened").await;
-    assert!(attempts <= 3, "the last room opened after {attempts} attempts");
+    // To halve the batch down to this room would take seven.
+    assert!(attempts < 6, "the last room opened after {attempts} attempts");
 }
 
 /// The server ends the statement, so that it does not hold the locks of the whole batch.

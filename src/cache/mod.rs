@@ -69,9 +69,14 @@ impl View {
         self.attendee.attendee.as_ref()
     }
 
-    /// Views of members with the same fingerprints look the same.
+    /// Views of members with the same fingerprints look the same. Those of members waiting in the
+    /// lobby do not depend on what it hides, so that nobody can test guesses about that.
     pub fn fingerprint(&self) -> [Fingerprint; 2] {
-        [self.room.fingerprint, self.attendee.fingerprint]
+        let Self { room, attendee } = self;
+        if self.attendee().is_some_and(|me| me.is_waiting(&room.overview.room)) {
+            return [room.waiting_fingerprint, attendee.waiting_fingerprint];
+        }
+        [room.fingerprint, attendee.fingerprint]
     }
 }
 

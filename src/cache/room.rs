@@ -30,11 +30,15 @@ pub type Fingerprint = [u8; 32];
 pub(super) struct RoomSnapshot {
     pub(super) overview: RoomOverview,
     pub(super) fingerprint: Fingerprint,
+    /// Of what the lobby does not hide.
+    pub(super) waiting_fingerprint: Fingerprint,
 }
 
 pub(super) struct AttendeeSnapshot {
     pub(super) attendee: Option<Attendee>,
     pub(super) fingerprint: Fingerprint,
+    /// Of what the lobby does not hide.
+    pub(super) waiting_fingerprint: Fingerprint,
     /// The room's version when the record was loaded.
     version: Version,
 }
@@ -71,9 +75,18 @@ impl RoomSnapshot {
         let RoomOverview { room, last_message, moderators, is_single_user, one_to_one } = &overview;
         // A change that nobody sees leaves the fingerprint as it is.
         let visible = Room { version: Version::ZERO, changed_at: 0, ..room.clone() };
+        let unhidden = Room {
+            timer_reached: None,
+            password_hash: String::new(),
+            comments: 0,
+            ..visible.clone()
+        };
+        let last_activity = last_message.as_ref().map(|message| message.created_at);
+        let waiting_fingerprint =
+            fingerprint(&(unhidden, room.has_password(), last_activity, one_to_one));
         let fingerprint =
             fingerprint(&(visible, last_message, moderators, is_single_user, one_to_one));
-        Self { overview, fingerprint }
+        Self { overview, fingerprint, waiting_fingerprint }
     }
 
     /// Whether the room is as it was when it was loaded, or was loaded after `current` was read.
@@ -88,7 +101,13 @@ impl RoomSnapshot {
 
 impl AttendeeSnapshot {
     pub(super) fn new(attendee: Option<Attendee>, version: Version) -> Self {
-        Self { fingerprint: fingerprint(&attendee), attendee, version }
+        let unhidden = attendee.clone().map(|attendee| Attendee {
+            last_read_message: 0,
+            comments_read: 0,
+            ..attendee
+        });
+        let waiting_fingerprint = fingerprint(&unhidden);
+        Self { fingerprint: fingerprint(&attendee), waiting_fingerprint, attendee, version }
     }
 
     fn last_read_message(&self) -> i64 {

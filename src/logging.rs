@@ -12,8 +12,8 @@ use std::os::unix::fs::MetadataExt;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::filter::Directive;
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::filter::{Directive, filter_fn};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
@@ -63,7 +63,7 @@ fn filter(level: &str) -> anyhow::Result<EnvFilter> {
 /// Installs the subscriber of this process. `level` is a level or a filter by module.
 pub fn init(format: LogFormat, level: &str) -> anyhow::Result<LogLevel> {
     let (filter, handle) = reload::Layer::new(filter(level)?);
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(filter_fn(shows_no_password));
     let layer = fmt::layer().with_writer(std::io::stderr);
     let journal = stderr_is_the_journal();
     match format {
@@ -82,6 +82,11 @@ pub fn init(format: LogFormat, level: &str) -> anyhow::Result<LogLevel> {
         }
     }
     Ok(LogLevel(handle))
+}
+
+/// At TRACE, lapin logs each frame, among them the login at the broker.
+fn shows_no_password(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() != Level::TRACE || !metadata.target().starts_with("lapin")
 }
 
 /// Whether systemd reads standard error. `$JOURNAL_STREAM` contains device and inode of the stream

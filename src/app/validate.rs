@@ -34,7 +34,8 @@ pub(super) fn validate(config: &Config) -> Result<(Proxies, Option<Exporter>), C
     }
     let proxies = Proxies::new(&config.http.trusted_proxies, config.http.user_header.as_deref())
         .map_err(|problem| ConfigError::new("http.user_header", problem))?;
-    let exporter = config.traces.endpoint.as_deref().map(Exporter::new).transpose();
+    let exporter = config.traces.endpoint.as_ref().map(|url| Exporter::new(url.expose()));
+    let exporter = exporter.transpose();
     let exporter = exporter.map_err(|problem| ConfigError::new("traces.endpoint", problem))?;
     Ok((proxies, exporter))
 }

@@ -79,6 +79,7 @@ impl Config {
             .try_deserialize()?;
         config.choose_secret_files(&overrides);
         config.read_secret_files()?;
+        config.check_urls()?;
         Ok(config)
     }
 
@@ -115,6 +116,14 @@ impl Config {
                 *file = credential.filter(|credential| credential.exists());
             }
         }
+    }
+
+    fn check_urls(&self) -> Result<(), ConfigError> {
+        let urls = [("database.url", &self.database.url), ("events.url", &self.events.url)];
+        let endpoint = self.traces.endpoint.iter().map(|url| ("traces.endpoint", url));
+        urls.into_iter().chain(endpoint).try_for_each(|(key, url)| {
+            url.check().map_err(|problem| ConfigError::new(key, problem))
+        })
     }
 
     fn read_secret_files(&mut self) -> Result<(), ConfigError> {
@@ -166,7 +175,7 @@ mod tests {
         config.database.url_file = Some("x".into());
         config.events.url_file = Some("x".into());
         config.http.user_header = Some("x".into());
-        config.traces.endpoint = Some("x".into());
+        config.traces.endpoint = Some("x".to_owned().into());
         config.sip.dialin_info = Some("x".into());
         config.sip.shared_secret = Some("x".to_owned().into());
         config.sip.shared_secret_file = Some("x".into());
@@ -192,6 +201,13 @@ mod tests {
             "amqps://lobbyd:marker-secret@mq/%2f?heartbeat=10",
             "postgres://db/lobbyd?user=lobbyd&password=marker-secret",
             "no url, but marker-secret",
+            "postgres://lobbyd:/marker-secret@db/lobbyd",
+            "mysql://lobbyd:?marker-secret@db/lobbyd",
+            "amqp://lobbyd:#marker-secret@mq/%2f",
+            "amqp://lobbyd:a/marker-secret@mq/%2f",
+            "amqp://lobbyd:a\\marker-secret@mq:port/%2f",
+            "amqp://lobbyd:marker-secret@mq1,amqp://lobbyd:marker-secret@mq2",
+            "amqp://lobbyd:marker-secret@mq1:5672,mq2:5672/%2f",
         ] {
             let mut config = Config::defaults();
             config.events.url = url.to_owned().into();

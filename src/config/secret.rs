@@ -33,6 +33,10 @@ impl Serialize for Secret {
     }
 }
 
+/// What a URL with a password has to look like.
+const UNCLEAR: &str = "expected one URL; in its user and password, percent-encode / as %2F, # as %23, \
+                       ? as %3F and @ as %40";
+
 /// A URL that may hold a password: shown without it.
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
@@ -55,8 +59,26 @@ impl SecretUrl {
         self.expose().starts_with("memory:")
     }
 
+    /// Refuses a URL of which a part may be the rest of a password.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        if self.is_unclear() { Err(UNCLEAR) } else { Ok(()) }
+    }
+
+    /// Whether an `@` stands where no user and password end: behind a `/`, `#` or `?` that was not
+    /// encoded, in another URL of a list, or in a text that is no URL.
+    fn is_unclear(&self) -> bool {
+        let Some((scheme, rest)) = self.expose().split_once("://") else { return false };
+        let end = rest.find(['/', '\\', '?', '#']).unwrap_or(rest.len());
+        let (authority, behind) = rest.split_at(end);
+        let is_url = url::Url::parse(self.expose()).is_ok();
+        scheme != "sqlite" && (behind.contains('@') || (authority.contains('@') && !is_url))
+    }
+
     /// The URL with stars instead of its password, which can be in a query parameter too.
     pub fn redacted(&self) -> String {
+        if self.is_unclear() {
+            return "[hidden]".to_owned();
+        }
         let Ok(mut url) = url::Url::parse(self.expose()) else {
             return "[not a URL]".to_owned();
         };
@@ -66,7 +88,8 @@ impl SecretUrl {
         let shown: Vec<(String, String)> = url
             .query_pairs()
             .map(|(key, value)| {
-                let secret = ["password", "key"].iter().any(|word| key.contains(word));
+                let secret =
+                    ["pass", "key", "secret", "token"].iter().any(|word| key.contains(word));
                 let value = if secret { "***" } else { &*value };
                 (key.into_owned(), value.to_owned())
             })

@@ -129,7 +129,7 @@ pub struct OpsConfig {
 #[serde(deny_unknown_fields)]
 pub struct TracesConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<String>,
+    pub endpoint: Option<SecretUrl>,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]

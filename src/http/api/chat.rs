@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
+use axum::http::{HeaderName, Method, StatusCode};
 use serde::Deserialize;
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
@@ -15,7 +15,6 @@ use utoipa_axum::routes;
 use super::auth::UserOrGuest;
 use super::dto::MessageDto;
 use super::etag::MAX_WAIT;
-use super::middleware::is_cross_site;
 use super::ocs::{Ocs, OcsError, OcsResponse, OcsResult};
 use super::openapi::{InLobby, NoRoom};
 use super::params::{
@@ -102,7 +101,6 @@ pub(super) async fn receive(
     UserOrGuest(caller): UserOrGuest,
     RoomPath(token): RoomPath,
     method: Method,
-    headers: HeaderMap,
     params: Result<Params<Receive>, OcsError>,
 ) -> OcsResult {
     let params = readable(&api, &token, &caller, params).await?;
@@ -113,12 +111,13 @@ pub(super) async fn receive(
         known: params.last_known_message_id.unwrap_or_default().max(0),
         including: params.include_last_known,
         limit: u32::try_from(limit).unwrap_or(1),
-        mark_read: newer
-            && params.set_read_marker != 0
-            && method == Method::GET
-            && !is_cross_site(&headers),
+        mark_read: newer && params.set_read_marker != 0 && method != Method::HEAD,
     };
-    let wait = params.timeout.map_or(DEFAULT_WAIT, |wait| wait.max(0).unsigned_abs());
+    let wait = match params.timeout {
+        _ if method == Method::HEAD => 0,
+        Some(wait) => wait.max(0).unsigned_abs(),
+        None => DEFAULT_WAIT,
+    };
     let deadline = Instant::now() + Duration::from_secs(wait.min(MAX_WAIT));
     let ChatPage { messages, last_common_read } =
         api.service.messages(&token, &caller, query, deadline).await?;

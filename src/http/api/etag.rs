@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use axum::http::header::IF_NONE_MATCH;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use headers::{ETag, Header, IfNoneMatch};
 use tokio::time::Instant;
 use utoipa::{IntoParams, IntoResponses};
@@ -56,7 +56,8 @@ impl<S: Sync> FromRequestParts<S> for Conditional {
         let known = known_tags(headers);
         // Only for a state that the client names: any change could be new to `*`.
         let names_states = known.as_ref().is_some_and(|known| *known != IfNoneMatch::any());
-        let wait = preferred_wait(headers).filter(|_wait| names_states);
+        let may_wait = names_states && parts.method != Method::HEAD;
+        let wait = preferred_wait(headers).filter(|_wait| may_wait);
         Ok(Self { form: Form::of_request(parts.uri.query(), headers), known, wait })
     }
 }

@@ -44,6 +44,17 @@ const OCS_API_REQUEST: HeaderName = HeaderName::from_static("ocs-apirequest");
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
+/// Browsers take each response for what its type says, show none of it as a page, and do not tell
+/// other sites from which room a link was followed.
+const SECURITY_HEADERS: [(HeaderName, HeaderValue); 3] = [
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
+    ),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+];
+
 /// The routes, which refuse requests that pages of other sites send.
 type Routes = Csrf<Router, fn(ProtectionError) -> Response>;
 
@@ -100,6 +111,9 @@ impl Surroundings {
         let Peer(peer) = *request.extensions().get().expect("the server adds the peer");
         let client = self.proxies.client(peer, request.headers());
         exempt_ocs_clients(request.headers_mut());
+        if request.method().is_safe() && is_sent_by_foreign_page(request.headers()) {
+            self.forget_login(request.headers_mut());
+        }
         let span = tracing::info_span!("request", request.id = id_text, http.method = method);
         let (request, body) = RequestBody::of(request, || self.received.open(client));
         let mut response = execute(self.routes, request).instrument(span).await;
@@ -114,9 +128,20 @@ impl Surroundings {
         }
         envelope.write(&mut response, id, || self.sent.open(client));
         count(method, response.status());
+        if response.status() != StatusCode::NOT_MODIFIED {
+            response.headers_mut().extend(SECURITY_HEADERS);
+        }
         let id = HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer));
         response.headers_mut().insert(REQUEST_ID, id.expect("digits and hyphens"));
         Ok(response)
+    }
+
+    /// Makes the requester an anonymous visitor. A page of another site can have the browser read
+    /// with a remembered login: that would show the user as present, and mark messages as read.
+    fn forget_login(&self, headers: &mut HeaderMap) {
+        headers.remove(header::AUTHORIZATION);
+        headers.remove(header::COOKIE);
+        self.proxies.forget_user(headers);
     }
 }
 
@@ -185,12 +210,13 @@ fn exempt_ocs_clients(headers: &mut HeaderMap) {
     }
 }
 
-/// Browsers add a remembered login to every request, also to those that pages of other sites send.
-/// Whether a page of another site sent the request, as far as the browser says so.
-pub(super) fn is_cross_site(headers: &HeaderMap) -> bool {
-    headers.get(SEC_FETCH_SITE).is_some_and(|site| site == "cross-site")
+/// Whether a browser says so. A page of the same site may still be that of somebody else.
+fn is_sent_by_foreign_page(headers: &HeaderMap) -> bool {
+    let site = headers.get(SEC_FETCH_SITE);
+    site.is_some_and(|site| site == "cross-site" || site == "same-site")
 }
 
+/// Browsers add a remembered login to every request, also to those that pages of other sites send.
 fn refuse_cross_site(_error: ProtectionError) -> Response {
     let message = "a request from another site needs the header OCS-APIRequest: true";
     OcsError::new(StatusCode::FORBIDDEN, message).into_response()

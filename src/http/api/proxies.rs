@@ -55,7 +55,7 @@ impl Proxies {
             Some(name) => named_user(headers, name)?,
             None => None,
         };
-        let secure = headers.get(FORWARDED_PROTO).is_some_and(|protocol| protocol == "https");
+        let secure = uses_tls(headers);
         Ok(Origin { address: self.client_address(headers).unwrap_or(peer), secure, user })
     }
 
@@ -63,6 +63,13 @@ impl Proxies {
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let forwarded = if self.trusts(peer) { self.client_address(headers) } else { None };
         forwarded.unwrap_or(peer)
+    }
+
+    /// Removes the name of the user that the proxy has authenticated.
+    pub(super) fn forget_user(&self, headers: &mut HeaderMap) {
+        if let Some(name) = &self.user_header {
+            headers.remove(name);
+        }
     }
 
     fn trusts(&self, address: IpAddr) -> bool {
@@ -83,6 +90,13 @@ impl Proxies {
             .map_while(|address| parse_address(address.trim()))
             .find(|address| !self.trusts(*address))
     }
+}
+
+/// Whether the client uses TLS. Of several proxies, the first has seen the client.
+fn uses_tls(headers: &HeaderMap) -> bool {
+    let first = headers.get(FORWARDED_PROTO).and_then(|value| value.to_str().ok());
+    let first = first.and_then(|value| value.split(',').next());
+    first.is_some_and(|protocol| protocol.trim().eq_ignore_ascii_case("https"))
 }
 
 /// Reads an address as proxies write it: some add the port, some write IPv4 as IPv6.

@@ -107,7 +107,7 @@ impl IntoResponse for OcsResponse {
         }
         let headers = response.headers_mut();
         *headers = self.headers;
-        headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+        headers.insert(header::VARY, HeaderValue::from_static("Accept, Authorization, Cookie"));
         let private = HeaderValue::from_static("private, no-cache");
         headers.entry(header::CACHE_CONTROL).or_insert(private);
         response

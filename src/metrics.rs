@@ -90,10 +90,12 @@ metric_table! {
     counter REQUESTS "lobbyd_http_requests_total" "Requests of the HTTP API, by method and status"
     counter LIMITED "lobbyd_http_limited_total"
         "Connections and requests of the HTTP API refused at a limit, by limit"
-        { "limit": "connections", "long_polls", "changes", "joins", "rooms", "guests", "hashes",
+        { "limit": "connections", "long_polls", "changes", "joins", "rooms", "guests", "hashes", "unknown_rooms",
           "request_bytes", "response_bytes" }
     gauge LONG_POLLS "lobbyd_http_long_polls" "Requests that wait for their room to change" {}
     counter LOGINS "lobbyd_logins_total" "Logins, by outcome"
+        { "outcome": "ok", "wrong", "throttled" }
+    counter ROOM_PASSWORDS "lobbyd_room_passwords_total" "Passwords given to join a room, by outcome"
         { "outcome": "ok", "wrong", "throttled" }
     counter CACHE_LOADS "lobbyd_cache_loads_total"
         "Reads of the database for the room cache, by what was read"

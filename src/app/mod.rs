@@ -25,8 +25,9 @@ use tokio_util::sync::CancellationToken;
 use self::api_runtime::ApiRuntime;
 use self::reload::Reload;
 pub use self::reload::ReloadSource;
-use self::tasks::TaskSet;
+use self::tasks::{Api, TaskSet};
 use self::validate::validate;
+use crate::auth::ClientSecrets;
 use crate::backoff::Backoff;
 use crate::bus::Bus;
 use crate::clock::DatabaseClock;
@@ -145,14 +146,15 @@ impl App {
             };
             supervisor.spawn("reload", reload.run(stop.clone()));
         }
-        let clock = tokio::select! {
+        let prepared = tokio::select! {
             // In this order: a task that ends because of the stop has not failed.
             biased;
             () = stop.cancelled() => None,
-            clock = self.await_database(&health) => Some(Arc::new(clock?)),
+            prepared = self.await_database(role, &health) => Some(prepared?),
             error = supervisor.next_failure() => return Err(error),
         };
-        if let Some(clock) = clock {
+        if let Some(Prepared { clock, clients }) = prepared {
+            let clock = Arc::new(clock);
             let traces = self.exporter.take().map_or_else(Traces::default, |exporter| {
                 let (traces, spans) = Traces::new(Arc::clone(&clock));
                 supervisor.spawn("trace exporter", exporter.run(spans, stop.clone()));
@@ -161,7 +163,12 @@ impl App {
             let (database, bus) = (self.database(), Arc::clone(&self.bus));
             let ctx = TaskContext { database, bus, clock, health, traces };
             let tasks = TaskSet { app: &self, supervisor: &mut supervisor, ctx, schedules, stop };
-            tasks.start(role, http.map(|listener| (listener, api_runtime.handle())));
+            let api = http.zip(clients).map(|(listener, clients)| Api {
+                listener,
+                runtime: api_runtime.handle(),
+                clients,
+            });
+            tasks.start(role, api);
         }
         let outcome = supervisor.run(self.config.shutdown.grace).await;
         tokio::join!(self.bus.close(), self.database.close(), self.api_database.close());
@@ -189,11 +196,11 @@ impl App {
     }
 
     /// Waits for the database and applies the migrations.
-    async fn await_database(&self, health: &Health) -> Result<DatabaseClock, StoreError> {
+    async fn await_database(&self, role: Role, health: &Health) -> Result<Prepared, StoreError> {
         let mut backoff = Backoff::new(Backoff::TASKS);
         loop {
-            match self.prepare_database().await {
-                Ok(clock) => return Ok(clock),
+            match self.prepare_database(role).await {
+                Ok(prepared) => return Ok(prepared),
                 Err(error @ StoreError::Migration(_)) => return Err(error),
                 Err(error) => {
                     let problem = logging::causes(&error);
@@ -206,13 +213,25 @@ impl App {
         }
     }
 
-    async fn prepare_database(&self) -> store::Result<DatabaseClock> {
+    async fn prepare_database(&self, role: Role) -> store::Result<Prepared> {
         if self.config.database.migrate {
             self.database.migrate().await?;
         }
         self.database.prepare_all().await?;
-        self.database.now().await.map(DatabaseClock::new)
+        let mut clients = None;
+        if role.serves() {
+            let key = self.database.client_key(&ClientSecrets::random_key()).await?;
+            clients = Some(ClientSecrets::new(&key));
+        }
+        Ok(Prepared { clock: DatabaseClock::new(self.database.now().await?), clients })
     }
+}
+
+/// What is read of the database before the tasks start.
+struct Prepared {
+    clock: DatabaseClock,
+    /// Only the API needs them.
+    clients: Option<ClientSecrets>,
 }
 
 async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{App, Role};
-use crate::auth::{Accounts, Passwords};
+use crate::auth::{Accounts, ClientSecrets, Passwords};
 use crate::cache::CacheSync;
 use crate::config::Config;
 use crate::http::Limits;
@@ -33,16 +33,23 @@ pub(super) struct TaskSet<'a> {
     pub(super) stop: CancellationToken,
 }
 
+/// What only the tasks of the API need.
+pub(super) struct Api<'a> {
+    pub(super) listener: TcpListener,
+    pub(super) runtime: &'a Handle,
+    pub(super) clients: ClientSecrets,
+}
+
 impl TaskSet<'_> {
-    /// Starts the role's tasks, and those of the API on its listener and its runtime. The relay is
-    /// part of each role, and ends after the tasks that hold a handle of it.
-    pub(super) fn start(mut self, role: Role, http: Option<(TcpListener, &Handle)>) {
+    /// Starts the role's tasks, and those of the API. The relay is part of each role, and ends after
+    /// the tasks that hold a handle of it.
+    pub(super) fn start(mut self, role: Role, api: Option<Api<'_>>) {
         let (relay, queue) = relay::channel();
         if role.works() {
             self.start_worker(relay.clone());
         }
-        if let Some((listener, runtime)) = http {
-            self.start_api(role, listener, runtime, relay);
+        if let Some(api) = api {
+            self.start_api(role, api, relay);
         }
         let batch = self.app.config.timers.batch.get();
         let relay = OutboxRelay::new(self.ctx, queue, batch);
@@ -66,13 +73,8 @@ impl TaskSet<'_> {
         self.supervisor.spawn("housekeeping", housekeeping);
     }
 
-    fn start_api(
-        &mut self,
-        role: Role,
-        listener: TcpListener,
-        runtime: &Handle,
-        relay: RelayHandle,
-    ) {
+    fn start_api(&mut self, role: Role, api: Api<'_>, relay: RelayHandle) {
+        let Api { listener, runtime, clients } = api;
         let Config { http, sip, limits, .. } = &self.app.config;
         let memory = Memory {
             requests: limits.request_memory.get(),
@@ -119,7 +121,8 @@ impl TaskSet<'_> {
             trusted: http.trusted_proxies.clone(),
         };
         let proxies = self.app.proxies.clone();
-        let api = ApiDependencies { service, accounts: Arc::new(accounts), proxies, memory };
+        let accounts = Arc::new(accounts);
+        let api = ApiDependencies { service, accounts, clients, proxies, memory };
         let serving = http::api::serve(listener, api, limits, self.stop.clone());
         self.supervisor.spawn_on(runtime, "HTTP API", serving);
     }

@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Upper bound of entries, so that a client cannot fill the memory with names, passwords or
-/// addresses. Enough for the clients of a large webinar, in a few megabytes.
-pub(super) const CAPACITY: usize = 10_000;
+/// addresses. Enough for the users of a large site, in some megabytes.
+pub(super) const CAPACITY: usize = 50_000;
 
 /// Each entry expires a fixed time after it was written. A full cache evicts the oldest entry.
 pub(super) struct ExpiringCache<K, V> {
@@ -57,6 +57,14 @@ impl<K: Clone + Eq + Hash, V: Clone> ExpiringCache<K, V> {
         entries.evict_expired(now);
         let value = change(entries.remove(&key).map(|entry| entry.value));
         entries.insert(key, now + self.ttl, value);
+    }
+
+    /// Changes an entry, if there is one, and does not extend its life.
+    pub(super) fn change(&self, key: &K, change: impl FnOnce(&mut V)) {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.by_key.get_mut(key) {
+            change(&mut entry.value);
+        }
     }
 
     pub(super) fn remove(&self, key: &K) {

@@ -1,13 +1,16 @@
-//! Authenticates users stored in the database.
+//! Authenticates users stored in the database, and recognises guests by their secrets.
 //!
 //! Authentication must not slow down the timers, reveal whether a user exists, or allow fast
 //! guessing. So hashing runs on the blocking pool, a few at a time; verified credentials are cached
-//! for a minute; an unknown user costs a hash as well; and an address that fails waits longer and
-//! longer. The HTTP API calls [`Accounts`]; [`rooms`](crate::rooms) uses [`Passwords`] and
+//! without another hash; an unknown user costs a hash as well; and those who fail wait longer and
+//! longer, see [`throttle`]. A user who was removed, or has another password, is refused within a
+//! second: each process compares the version of the users that often. The HTTP API calls [`Accounts`]; [`rooms`](crate::rooms) uses [`Passwords`] and
 //! [`Throttle`] for the passwords of rooms. Callers bound the length of names and passwords. Nothing
 //! here knows HTTP.
 
+mod clients;
 mod expiring_cache;
+mod log_rate;
 mod passwords;
 mod throttle;
 
@@ -16,23 +19,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::Counter;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
+pub use clients::{ClientSecret, ClientSecrets};
+pub use log_rate::LogRate;
 pub use passwords::Passwords;
 pub use throttle::Throttle;
 pub(crate) use throttle::network;
 
 use self::expiring_cache::ExpiringCache;
-use self::passwords::{CACHE_TTL, DUMMY_HASH, Digest};
+use self::passwords::{DUMMY_HASH, Digest, VERIFIED_TTL};
 use crate::domain::User;
 use crate::store::{StoreError, Users};
 
 /// Upper bound of a password that a client sends: anything longer is hardly meant as one.
 pub const MAX_PASSWORD_BYTES: usize = 4096;
 
-/// How long verified credentials are exempt from throttling. They are verified again every
-/// [`CACHE_TTL`], but another client that guesses from the same address must not lock them out.
-const THROTTLE_EXEMPTION: Duration = Duration::from_hours(24);
+/// How long a user is used as it was read, unless the version of the users has changed. Clients poll
+/// every few seconds, each time with the password.
+const USER_TTL: Duration = Duration::from_mins(1);
+
+/// How often the version of the users is read: a removed user, or an old password, is refused within
+/// this time.
+const VERSION_TTL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
@@ -52,15 +62,36 @@ pub struct Accounts {
     throttle: Throttle,
     /// By the credentials. Apart from `by_name`, because there a client has proved no password.
     logins: ExpiringCache<Digest, Login>,
-    by_name: ExpiringCache<String, User>,
+    by_name: ExpiringCache<String, (User, i64)>,
+    version: Mutex<KnownVersion>,
+    failures_logged: LogRate,
     /// Kept, because each poll of a user counts as a login.
     succeeded: Counter,
 }
 
+/// Credentials that were verified. They are exempt from throttling: another client that guesses from
+/// the same address must not lock them out.
 #[derive(Clone)]
 struct Login {
     user: User,
-    verified_at: Instant,
+    /// The hash that the password matches. As long as it is the user's, no other hash is computed.
+    hash: String,
+    read_at: Instant,
+    /// The version of the users when this one was read.
+    version: i64,
+}
+
+impl Login {
+    fn is_current(&self, version: i64) -> bool {
+        self.version == version && self.read_at.elapsed() < USER_TTL
+    }
+}
+
+/// The version of the users as it was last read.
+#[derive(Default)]
+struct KnownVersion {
+    number: i64,
+    read_at: Option<Instant>,
 }
 
 impl Accounts {
@@ -70,9 +101,11 @@ impl Accounts {
         Self {
             users,
             passwords,
-            throttle: Throttle::new(),
-            logins: ExpiringCache::new(THROTTLE_EXEMPTION),
-            by_name: ExpiringCache::new(CACHE_TTL),
+            throttle: Throttle::logins(),
+            logins: ExpiringCache::new(VERIFIED_TTL),
+            by_name: ExpiringCache::new(USER_TTL),
+            version: Mutex::default(),
+            failures_logged: LogRate::default(),
             succeeded: metrics::counter!(crate::metrics::LOGINS, "outcome" => "ok"),
         }
     }
@@ -83,7 +116,9 @@ impl Accounts {
         match &login {
             Ok(_user) => self.succeeded.increment(1),
             Err(LoginError::Wrong) => {
-                tracing::info!(client.address = %from, "login failed");
+                if let Some(omitted) = self.failures_logged.permit() {
+                    tracing::info!(client.address = %from, omitted, "login failed");
+                }
                 metrics::counter!(crate::metrics::LOGINS, "outcome" => "wrong").increment(1);
             }
             Err(LoginError::Throttled(_wait)) => {
@@ -94,57 +129,93 @@ impl Accounts {
         login
     }
 
-    /// Returns a user that a trusted proxy has authenticated. A removed user is found for
-    /// `CACHE_TTL` longer.
+    /// Returns a user that a trusted proxy has authenticated.
     pub async fn find_user(&self, id: &str) -> Result<Option<User>, LoginError> {
-        if let Some(user) = self.by_name.get(&id.to_owned()) {
+        let version = self.users_version().await;
+        let cached = self.by_name.get(&id.to_owned());
+        if let Some((user, _)) = cached.filter(|(_, cached_version)| *cached_version == version) {
             return Ok(Some(user));
         }
         let user = self.users.user(id).await?.map(|(user, _hash)| user);
         if let Some(user) = &user {
-            self.by_name.insert(id.to_owned(), user.clone());
+            self.by_name.insert(id.to_owned(), (user.clone(), version));
         }
         Ok(user)
     }
 
     async fn verify(&self, id: &str, password: &str, from: IpAddr) -> Result<User, LoginError> {
+        // Before the user is read: what changes afterwards has another version.
+        let version = self.users_version().await;
         let credentials = self.passwords.digest(id, password);
-        if let Some(user) = self.verify_without_hash(&credentials, from)? {
-            return Ok(user);
+        let verified = self.logins.get(&credentials);
+        if let Some(login) = verified.as_ref().filter(|login| login.is_current(version)) {
+            return Ok(login.user.clone());
+        }
+        // The name may be of any length.
+        let account = self.passwords.name(id);
+        let throttled =
+            |wait: Option<Duration>| wait.map_or(Ok(()), |wait| Err(LoginError::Throttled(wait)));
+        if verified.is_none() {
+            throttled(self.throttle.retry_after(from, &account))?;
         }
         let (user, hash) = match self.users.user(id).await? {
             Some((user, hash)) => (Some(user), hash),
             None => (None, DUMMY_HASH.to_owned()),
         };
+        let is_same = |login: &Login| login.hash == hash;
+        if let Some(user) = user.as_ref().filter(|_user| verified.as_ref().is_some_and(is_same)) {
+            return Ok(self.keep_login(credentials, user.clone(), hash, version));
+        }
         let permit = self.passwords.permit().await;
-        // Again, or many guesses at once would all pass before the first of them has failed. The
-        // permit is held until the failure is recorded, so that the next guess sees it.
-        if let Some(user) = self.verify_without_hash(&credentials, from)? {
-            return Ok(user);
+        // Again: of many clients with the same credentials, few need a hash. Many guesses at once
+        // would all pass before the first of them has failed; the permit is held until the failure is
+        // recorded, so that the next guess sees it.
+        if let Some(login) = self.logins.get(&credentials).filter(|login| login.is_current(version))
+        {
+            return Ok(login.user);
+        }
+        if verified.is_none() {
+            throttled(self.throttle.begin(from, &account))?;
         }
         let verified = permit.verify(password, &hash).await;
         if let Some(user) = user.filter(|_user| verified) {
-            let login = Login { user: user.clone(), verified_at: Instant::now() };
-            self.logins.insert(credentials, login);
-            Ok(user)
+            self.throttle.record_success(from, &account);
+            Ok(self.keep_login(credentials, user, hash, version))
         } else {
             self.logins.remove(&credentials);
-            self.throttle.record_failure(from);
+            self.throttle.record_failure(from, &account);
             Err(LoginError::Wrong)
         }
     }
 
-    /// Answers if no hash is needed: for a recent login, and for an address that has to wait.
-    fn verify_without_hash(
-        &self,
-        credentials: &Digest,
-        from: IpAddr,
-    ) -> Result<Option<User>, LoginError> {
-        if let Some(login) = self.logins.get(credentials) {
-            let is_recent = login.verified_at.elapsed() < CACHE_TTL;
-            return Ok(is_recent.then_some(login.user));
+    fn keep_login(&self, credentials: Digest, user: User, hash: String, version: i64) -> User {
+        let login = Login { user: user.clone(), hash, read_at: Instant::now(), version };
+        self.logins.insert(credentials, login);
+        user
+    }
+
+    /// The version of the users, at most [`VERSION_TTL`] old. While the database is unavailable, the
+    /// last known one.
+    async fn users_version(&self) -> i64 {
+        let known = {
+            let mut version = self.version.lock();
+            if version.read_at.is_some_and(|read_at| read_at.elapsed() < VERSION_TTL) {
+                return version.number;
+            }
+            // Meanwhile the others use the known one.
+            version.read_at = Some(Instant::now());
+            version.number
+        };
+        match self.users.users_version().await {
+            Ok(number) => {
+                self.version.lock().number = number;
+                number
+            }
+            Err(error) => {
+                tracing::debug!(%error, "version of the users not read");
+                known
+            }
         }
-        self.throttle.retry_after(from).map_or(Ok(None), |wait| Err(LoginError::Throttled(wait)))
     }
 }
 
@@ -152,7 +223,7 @@ impl Accounts {
 mod tests {
     use std::net::Ipv4Addr;
     use std::pin::pin;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
     use async_trait::async_trait;
     use chrono::{DateTime, Utc};
@@ -169,8 +240,9 @@ mod tests {
 
     /// One user, alice, and the number of reads.
     struct UserTable {
-        hash: String,
+        hash: Mutex<String>,
         reads: AtomicUsize,
+        version: AtomicI64,
         unavailable: bool,
     }
 
@@ -193,7 +265,15 @@ mod tests {
             if self.unavailable {
                 return Err(StoreError::TimedOut(Duration::from_secs(1)));
             }
-            Ok((id == "alice").then(|| (alice(), self.hash.clone())))
+            Ok((id == "alice").then(|| (alice(), self.hash.lock().clone())))
+        }
+
+        async fn users_version(&self) -> Result<i64> {
+            Ok(self.version.load(Ordering::Relaxed))
+        }
+
+        async fn client_key(&self, _proposed: &str) -> Result<String> {
+            unreachable!("a login needs no key")
         }
 
         async fn users(&self) -> Result<Vec<User>> {
@@ -212,7 +292,12 @@ mod tests {
     async fn accounts(unavailable: bool) -> (Accounts, Arc<UserTable>) {
         let passwords = Arc::new(Passwords::new());
         let hash = passwords.hash("secret").await;
-        let table = Arc::new(UserTable { hash, reads: AtomicUsize::new(0), unavailable });
+        let table = Arc::new(UserTable {
+            hash: Mutex::new(hash),
+            reads: AtomicUsize::new(0),
+            version: AtomicI64::new(0),
+            unavailable,
+        });
         (Accounts::new(Arc::<UserTable>::clone(&table), passwords), table)
     }
 
@@ -228,10 +313,28 @@ mod tests {
         let permits = take_permits(&accounts);
         assert_eq!(accounts.log_in("alice", "secret", ELSEWHERE).await.unwrap(), alice());
         assert_eq!(table.reads.load(Ordering::Relaxed), 1);
-        drop(permits);
-        advance(CACHE_TTL).await;
+        // Later the user is read again, and the hash is not computed again.
+        advance(USER_TTL).await;
         assert_eq!(accounts.log_in("alice", "secret", HERE).await.unwrap(), alice());
         assert_eq!(table.reads.load(Ordering::Relaxed), 2);
+        drop(permits);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_password_counts_within_a_second() {
+        let (accounts, table) = accounts(false).await;
+        accounts.log_in("alice", "secret", HERE).await.unwrap();
+        assert!(accounts.find_user("alice").await.unwrap().is_some());
+        let hash = accounts.passwords.hash("new").await;
+        *table.hash.lock() = hash;
+        table.version.store(1, Ordering::Relaxed);
+        advance(VERSION_TTL).await;
+        let login = accounts.log_in("alice", "secret", HERE).await;
+        assert!(matches!(login, Err(LoginError::Wrong)), "{login:?}");
+        assert_eq!(accounts.log_in("alice", "new", HERE).await.unwrap(), alice());
+        let reads = table.reads.load(Ordering::Relaxed);
+        accounts.find_user("alice").await.unwrap();
+        assert_eq!(table.reads.load(Ordering::Relaxed), reads + 1, "it is read again");
     }
 
     #[tokio::test(start_paused = true)]
@@ -240,8 +343,8 @@ mod tests {
         let permits = take_permits(&accounts);
         let mut login = pin!(accounts.log_in("alice", "secret", HERE));
         assert!(login.as_mut().now_or_never().is_none(), "it waits for a permit");
-        let cached = Login { user: bob(), verified_at: Instant::now() };
-        accounts.logins.insert(accounts.passwords.digest("alice", "secret"), cached);
+        let credentials = accounts.passwords.digest("alice", "secret");
+        accounts.keep_login(credentials, bob(), "hash".to_owned(), 0);
         drop(permits);
         assert_eq!(login.await.unwrap(), bob(), "as cached, not as read");
     }
@@ -286,7 +389,7 @@ mod tests {
         let login = accounts.log_in("alice", "guess", HERE).await;
         assert!(matches!(login, Err(LoginError::Wrong)), "{login:?}");
         // Also after the cached login has expired, while the guessing goes on.
-        advance(CACHE_TTL).await;
+        advance(USER_TTL).await;
         let login = accounts.log_in("alice", "guess", HERE).await;
         assert!(matches!(login, Err(LoginError::Wrong)), "{login:?}");
         let login = accounts.log_in("alice", "guess", HERE).await;
@@ -323,7 +426,7 @@ mod tests {
             assert_eq!(found, (id == "alice").then(alice));
             assert_eq!(table.reads.load(Ordering::Relaxed), reads, "{id}");
         }
-        advance(CACHE_TTL).await;
+        advance(USER_TTL).await;
         assert_eq!(accounts.find_user("alice").await.unwrap(), Some(alice()));
         assert_eq!(table.reads.load(Ordering::Relaxed), 4);
     }

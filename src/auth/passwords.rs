@@ -17,10 +17,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::expiring_cache::ExpiringCache;
 use super::throttle::Throttle;
 
-/// How long a verified password, or a user, is used without another check. Clients poll every few
-/// seconds, each time with the password, so this saves nearly all hashes. In return, a changed
-/// password and a removed user stay valid for as long.
-pub(super) const CACHE_TTL: Duration = Duration::from_mins(1);
+/// How long it is remembered that a password matches a hash, which stays true. This saves nearly all
+/// hashes, because clients send the password with each poll.
+pub(super) const VERIFIED_TTL: Duration = Duration::from_hours(24);
 
 /// Most logins that are hashed at the same time, for their memory.
 const MAX_LOGINS: usize = 4;
@@ -51,7 +50,7 @@ impl Passwords {
             permits: Arc::new(Semaphore::new((cores / 2).clamp(1, MAX_LOGINS))),
             room_permits: Arc::new(Semaphore::new(1)),
             key: rand::random(),
-            verified: ExpiringCache::new(CACHE_TTL),
+            verified: ExpiringCache::new(VERIFIED_TTL),
         }
     }
 
@@ -63,35 +62,35 @@ impl Passwords {
         hash.expect("the system has random numbers and memory").to_string()
     }
 
-    /// Whether `hash` was made from `password`. A success is cached, a failure counts against the
-    /// address. The error is the time that this address has to wait after too many failures.
+    /// Whether `hash`, that of the room, was made from `password`. A success is cached, and then
+    /// exempt from throttling; a failure counts against the address and the room. The error is the
+    /// time that has to pass after too many failures.
     pub async fn verify(
         &self,
         password: &str,
         hash: &str,
+        room: &str,
         from: IpAddr,
         throttle: &Throttle,
     ) -> Result<bool, Duration> {
         let pair = self.digest(hash, password);
-        let is_cached = || match (self.verified.get(&pair), throttle.retry_after(from)) {
-            (Some(()), _) => Ok(true),
-            (None, Some(wait)) => Err(wait),
-            (None, None) => Ok(false),
-        };
-        if is_cached()? {
+        if self.verified.get(&pair).is_some() {
             return Ok(true);
         }
+        throttle.retry_after(from, room).map_or(Ok(()), Err)?;
         let permit = HashPermit::of(&self.room_permits).await;
         // Again: of many clients that send the same password at once, few need a hash, and of many
         // guesses at once the first ones count.
-        if is_cached()? {
+        if self.verified.get(&pair).is_some() {
             return Ok(true);
         }
+        throttle.begin(from, room).map_or(Ok(()), Err)?;
         let verified = permit.verify(password, hash).await;
         if verified {
             self.verified.insert(pair, ());
+            throttle.record_success(from, room);
         } else {
-            throttle.record_failure(from);
+            throttle.record_failure(from, room);
         }
         Ok(verified)
     }
@@ -100,6 +99,13 @@ impl Passwords {
     /// drops the future.
     pub(super) async fn permit(&self) -> HashPermit {
         HashPermit::of(&self.permits).await
+    }
+
+    /// A text of bounded length by which a name is known while the process runs.
+    pub(super) fn name(&self, name: &str) -> String {
+        let digest = self.digest(name, "");
+        let (half, _rest) = digest.split_first_chunk().expect("it has 32 bytes");
+        format!("{:032x}", u128::from_be_bytes(*half))
     }
 
     /// The key under which something about a name, or a hash, and a password is cached.
@@ -180,15 +186,15 @@ mod tests {
     /// With a throttle of its own, which has no failures yet.
     async fn verify(passwords: &Passwords, password: &str, hash: &str) -> bool {
         let from = IpAddr::from([192, 0, 2, 1]);
-        passwords.verify(password, hash, from, &Throttle::new()).await.unwrap()
+        passwords.verify(password, hash, "room", from, &Throttle::room_passwords()).await.unwrap()
     }
 
     #[tokio::test]
     async fn concurrent_guesses_are_counted_one_after_another() {
-        let (passwords, throttle) = (Passwords::new(), Throttle::new());
+        let (passwords, throttle) = (Passwords::new(), Throttle::room_passwords());
         let from = IpAddr::from([192, 0, 2, 1]);
         let guesses: Vec<String> = (0..40).map(|number| number.to_string()).collect();
-        let guess = |guess| passwords.verify(guess, DUMMY_HASH, from, &throttle);
+        let guess = |guess| passwords.verify(guess, DUMMY_HASH, "room", from, &throttle);
         let answers = futures_util::future::join_all(guesses.iter().map(|each| guess(each))).await;
         let refused = answers.iter().filter(|answer| answer.is_err()).count();
         assert!(refused > 20, "{answers:?}");
@@ -233,7 +239,7 @@ mod tests {
         assert!(!permits.is_empty());
         assert!(verify_at_once(&passwords, "secret", &hash).await);
         assert!(!verify_at_once(&passwords, "wrong", &hash).await);
-        advance(CACHE_TTL).await;
+        advance(VERIFIED_TTL).await;
         assert!(!verify_at_once(&passwords, "secret", &hash).await, "it is verified again");
         drop(permits);
         assert!(verify(&passwords, "secret", &hash).await);

@@ -14,7 +14,8 @@ use lobbyd::bus::{Bus, MemoryBus, Message, cloudevents};
 use lobbyd::config::Config;
 use lobbyd::domain::commands::{CreateRoom, NewRoom};
 use lobbyd::domain::{
-    Actor, Caller, EventId, Lobby, LobbyState, ROOM_UPDATED, Room, RoomToken, RoomType, RoomUpdated,
+    Actor, Caller, EventId, Lobby, LobbyState, ROOM_UPDATED, Room, RoomToken, RoomType,
+    RoomUpdated, User,
 };
 use lobbyd::logging::LogFormat;
 use lobbyd::store::Database;
@@ -129,12 +130,19 @@ async fn create_room(store: &dyn Database, token: &RoomToken) -> anyhow::Result<
         display_name: "Alice".to_owned(),
         may_enable_sip: false,
     };
+    let user = User {
+        id: owner.actor.id.clone(),
+        display_name: owner.display_name.clone(),
+        groups: Vec::new(),
+    };
     let request = CreateRoom::new(RoomType::Group, "Quarterly webinar");
     let begin = Instant::now();
     loop {
         let created = async {
             let now = store.now().await?;
             let new = NewRoom::of(&request, now)?;
+            // No password matches this hash.
+            store.add_user(&user, "").await?;
             store.create(token, &owner, &new, now).await?;
             anyhow::Ok(())
         };

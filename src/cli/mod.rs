@@ -19,6 +19,7 @@ use lobbyd::app::{App, ReloadSource, Role};
 use lobbyd::config::{Config, ConfigError};
 use lobbyd::logging::LogLevel;
 use lobbyd::{app, logging, supervisor};
+use rustix::fs::Mode;
 use tokio_util::sync::CancellationToken;
 
 /// Opens the lobby of every webinar room on time.
@@ -88,6 +89,11 @@ enum ConfigCommand {
 
 impl Cli {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
+        // What lobbyd writes is nobody else's to read: rooms, chats and password hashes in SQLite. What
+        // packagers generate is for everybody.
+        if !matches!(self.command, Command::Generate(_)) {
+            rustix::process::umask(Mode::RWXG | Mode::RWXO);
+        }
         let load = || load(self.config.as_deref()).map(|(config, _level)| config);
         match self.command {
             // It runs on the embedded defaults, not on the configuration of this machine.

@@ -59,6 +59,11 @@ pub enum PermissionChange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct AttendeeId(pub i64);
 
+impl AttendeeId {
+    /// The id of no attendee.
+    pub const NONE: Self = Self(0);
+}
+
 /// The presence of one of the attendee's clients in the room, from joining to leaving.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Session {

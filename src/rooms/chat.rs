@@ -5,6 +5,7 @@
 use tokio::time::Instant;
 
 use super::limits::ClientKey;
+use super::long_poll::poll_until;
 use super::{Result, RoomService};
 use crate::cache::{Fingerprint, View};
 use crate::domain::commands::{Resource, can_read};
@@ -39,9 +40,10 @@ impl RoomService {
             }
             // A new message changes the view, and so does a lobby that closes the chat.
             let is_news = |state: &[Fingerprint; 2]| *state != known;
-            let client = ClientKey::Actor(actor.clone());
-            let state = View::fingerprint;
-            let poll = self.poll_view(client, token, Some(caller), Some(deadline), state, is_news);
+            let begin = || self.long_polls.begin(ClientKey::Actor(actor.clone()));
+            let read = || self.look_up(token, Some(caller));
+            let (deadline, state) = (Some(deadline), View::fingerprint);
+            let poll = poll_until(deadline, &self.stop, begin, read, state, is_news);
             let (_view, state) = poll.await?;
             if state == known {
                 return Ok(page);

@@ -40,6 +40,8 @@ pub enum Limit {
     Rooms(u32),
     #[error("the room is full, at most {0} guests may join")]
     Guests(u32),
+    #[error("too many requests for unknown rooms from this address")]
+    UnknownRooms,
     #[error("another password of this participant is being set")]
     Hashes,
 }
@@ -54,6 +56,7 @@ impl Limit {
             Self::Rooms(_) => "rooms",
             Self::Guests(_) => "guests",
             Self::Hashes => "hashes",
+            Self::UnknownRooms => "unknown_rooms",
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod chat;
 mod error;
+mod guesses;
 mod limits;
 mod long_poll;
 mod presence;
@@ -22,17 +23,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::error::{Limit, Result, RoomError};
+use self::guesses::Guesses;
 pub use self::limits::ClientLimits;
 use self::limits::{ClientKey, Hashes, LongPolls, Rate};
 use self::long_poll::poll_until;
 pub use self::presence::PresenceRecorder;
 pub use self::sip::Sip;
-use crate::auth::{Passwords, Throttle, network};
+use crate::auth::{Passwords, network};
 use crate::cache::{ChangeListener, RoomCache, View};
 use crate::clock::DatabaseClock;
 use crate::domain::commands::{Command, CreateRoom, NewRoom, Refusal, Resource, require_moderator};
 use crate::domain::{
-    Actor, Attendee, Ban, Caller, ChatMessage, Room, RoomToken, RoomUpdated, User,
+    Actor, Attendee, Ban, Caller, ChatMessage, Room, RoomToken, RoomType, RoomUpdated, User,
 };
 use crate::relay::RelayHandle;
 use crate::store::{Changed, Created, Database};
@@ -47,8 +49,7 @@ pub struct RoomService {
     presence: Arc<PresenceRecorder>,
     clock: Arc<DatabaseClock>,
     passwords: Arc<Passwords>,
-    /// For the passwords of rooms.
-    throttle: Throttle,
+    guesses: Guesses,
     sip: Sip,
     changes: Rate<Actor>,
     joins: Rate<IpAddr>,
@@ -84,7 +85,7 @@ impl RoomService {
             presence: Arc::new(presence),
             clock,
             passwords,
-            throttle: Throttle::new(),
+            guesses: Guesses::default(),
             sip,
             changes: Rate::per_minute(limits.changes_per_minute, Limit::Changes),
             joins: Rate::per_minute(limits.joins_per_minute, Limit::Joins),
@@ -131,8 +132,13 @@ impl RoomService {
         state: impl Fn(&View) -> S,
         wanted: impl Fn(&S) -> bool,
     ) -> Result<(View, S)> {
-        let client = ClientKey::of(caller.map(|caller| &caller.actor), from);
-        self.poll_view(client, token, caller, deadline, state, wanted).await
+        let actor = caller.map(|caller| &caller.actor);
+        let begin = || self.long_polls.begin(ClientKey::of(actor, from));
+        let read = || async {
+            let found = self.look_up(token, caller).await;
+            self.guesses.check_token(found, |(view, _change)| view, actor, from)
+        };
+        poll_until(deadline, &self.stop, begin, read, state, wanted).await
     }
 
     /// As [`view_when`](Self::view_when), for the list of a user's rooms.
@@ -175,13 +181,20 @@ impl RoomService {
     pub async fn one_to_one(&self, caller: &Caller, other: &str) -> Result<(View, bool)> {
         let other = self.user(other).await?;
         let new = NewRoom::one_to_one(&caller.actor, Actor::user(other.id), other.display_name)?;
-        let token = token::one_to_one(&new.name);
         self.changes.check(&caller.actor)?;
         self.check_rooms(&caller.actor).await?;
-        if let Some(view) = self.try_create(&token, caller, &new).await? {
-            return Ok((view, true));
+        for number in 0.. {
+            let token = token::one_to_one(&new.name, number);
+            if let Some(view) = self.try_create(&token, caller, &new).await? {
+                return Ok((view, true));
+            }
+            let room = self.database.room(&token).await?;
+            // Former rooms keep their tokens, see `Command::RemoveAccount`.
+            if room.is_none_or(|room| room.room_type != RoomType::FormerOneToOne) {
+                return Ok((self.view_after(&token, caller, &Command::Return).await?, false));
+            }
         }
-        Ok((self.view_after(&token, caller, &Command::Return).await?, false))
+        unreachable!("a pair of names has fewer former rooms than there are numbers")
     }
 
     /// Executes a command. After an error nothing was done, or, if only the database's answer was
@@ -215,7 +228,7 @@ impl RoomService {
     }
 
     /// Whether the caller may try to join. Returns the hash of the room's password, if they need it
-    /// and `password` matches it. Guesses are throttled by the address that they come from.
+    /// and `password` matches it. Guesses are throttled.
     pub async fn admit(
         &self,
         token: &RoomToken,
@@ -223,7 +236,8 @@ impl RoomService {
         password: &str,
         from: IpAddr,
     ) -> Result<Option<String>> {
-        let view = self.view(token, Some(caller)).await?;
+        let found = self.view(token, Some(caller)).await;
+        let view = self.guesses.check_token(found, |view| view, Some(&caller.actor), from)?;
         if view.attendee().is_some() {
             return Ok(None);
         }
@@ -239,8 +253,8 @@ impl RoomService {
         if hash.is_empty() || password.is_empty() {
             return Ok(None);
         }
-        let verified = self.passwords.verify(password, hash, from, &self.throttle).await;
-        Ok(verified.map_err(RoomError::Throttled)?.then(|| hash.clone()))
+        let is_right = self.guesses.check_password(&self.passwords, password, room, from).await?;
+        Ok(is_right.then(|| hash.clone()))
     }
 
     /// Sets the password that non-members need to join; empty for none.
@@ -287,19 +301,6 @@ impl RoomService {
     /// The bans of a room, for a moderator.
     pub async fn bans(&self, token: &RoomToken, caller: &Caller) -> Result<Vec<Ban>> {
         Ok(self.database.bans(token, &caller.actor).await?)
-    }
-
-    async fn poll_view<S>(
-        &self,
-        client: ClientKey,
-        token: &RoomToken,
-        caller: Option<&Caller>,
-        deadline: Option<Instant>,
-        state: impl Fn(&View) -> S,
-        wanted: impl Fn(&S) -> bool,
-    ) -> Result<(View, S)> {
-        let begin = || self.long_polls.begin(client);
-        poll_until(deadline, &self.stop, begin, || self.look_up(token, caller), state, wanted).await
     }
 
     /// Refuses a user who owns too many rooms.

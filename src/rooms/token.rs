@@ -10,8 +10,8 @@ const ALPHABET: &str = "abcdefghijkmnopqrstuvwxyz2345679";
 /// Length of a token of letters and digits: about 10^12 of them.
 const LENGTH: usize = 8;
 
-/// Length of a token that a telephone can dial: about 10^9 of them.
-const DIALABLE_LENGTH: usize = 10;
+/// Length of a token that a telephone can dial: nearly 10^11 of them.
+const DIALABLE_LENGTH: usize = 12;
 
 /// Length of the token of a one-to-one room, which is derived from its name.
 const ONE_TO_ONE_LENGTH: usize = 16;
@@ -32,9 +32,10 @@ pub(super) fn random(dialable: bool) -> RoomToken {
     parsed(&token)
 }
 
-/// The token of a one-to-one room. It is unique, so that two requests at once create one room.
-pub(super) fn one_to_one(name: &str) -> RoomToken {
-    let digest = Sha256::digest(name.as_bytes());
+/// The token of the one-to-one room of this name, after `number` former ones. It is unique, so that
+/// two requests at once create one room.
+pub(super) fn one_to_one(name: &str, number: u32) -> RoomToken {
+    let digest = Sha256::digest(format!("{number} {name}").as_bytes());
     parsed(&digest.iter().take(ONE_TO_ONE_LENGTH).map(|byte| letter(*byte)).collect::<String>())
 }
 
@@ -53,7 +54,8 @@ mod tests {
     #[test]
     fn tokens_can_be_dialed_if_there_is_a_dial_in() {
         for _ in 0..1000 {
-            assert!(random(true).is_dialable());
+            let dialable = random(true);
+            assert!(dialable.is_dialable() && dialable.as_str().len() == DIALABLE_LENGTH);
             assert_eq!(random(false).as_str().len(), LENGTH);
         }
         assert_ne!(random(false), random(false));
@@ -62,7 +64,8 @@ mod tests {
 
     #[test]
     fn two_users_have_one_token() {
-        assert_eq!(one_to_one("a"), one_to_one("a"));
-        assert_ne!(one_to_one("a"), one_to_one("b"));
+        assert_eq!(one_to_one("a", 0), one_to_one("a", 0));
+        assert_ne!(one_to_one("a", 0), one_to_one("b", 0));
+        assert_ne!(one_to_one("a", 0), one_to_one("a", 1));
     }
 }

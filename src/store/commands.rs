@@ -7,9 +7,12 @@ use super::connection::Transaction;
 use super::dialect::Dialect;
 use super::error::{CommandError, Result, StoreError};
 use crate::domain::commands::{
-    Command, CommandContext, NewRoom, OtherCounts, Refusal, Target, decide, initial_changes,
+    AttendeeChange, Changes, Command, CommandContext, NewRoom, OtherCounts, Refusal, Target,
+    decide, initial_changes,
 };
-use crate::domain::{Attendee, Caller, ChatMessage, RoomOverview, RoomToken, RoomUpdated};
+use crate::domain::{
+    Attendee, AttendeeId, Caller, ChatMessage, RoomOverview, RoomToken, RoomUpdated,
+};
 
 /// A new room, as its creator sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,12 +44,13 @@ impl<D: Dialect> Transaction<D> {
         caller: &Caller,
         new: &NewRoom,
         now: DateTime<Utc>,
-    ) -> Result<Created> {
+    ) -> Result<Created, CommandError> {
         let missing = |what| StoreError::Corrupt(format!("new room {token} has no {what}"));
         let mut room = self.lock_room(token).await?.ok_or_else(|| missing("row"))?;
         let author = Author::of(caller, None);
         let mut updates = Vec::new();
         for changes in initial_changes(&room, caller, new, now) {
+            self.check_account(caller, &changes).await?;
             self.write(&room, &changes, &author, now).await?;
             updates.extend(self.announce(&changes, now).await?);
             room = changes.into_room();
@@ -73,9 +77,11 @@ impl<D: Dialect> Transaction<D> {
             Some(id) => self.message(room.id, id).await?,
             None => None,
         };
-        let others = match &me {
-            Some(me) if command.needs_other_counts() => self.count_others(room.id, me.id).await?,
-            Some(_) | None => OtherCounts::default(),
+        let others = if command.needs_other_counts() {
+            let me = me.as_ref().map_or(AttendeeId::NONE, |me| me.id);
+            self.count_others(room.id, me).await?
+        } else {
+            OtherCounts::default()
         };
         let mut mentioned = Vec::new();
         for actor in command.mentions() {
@@ -102,6 +108,7 @@ impl<D: Dialect> Transaction<D> {
         if changes.announcement.is_none() {
             return Ok(Changed { update: None, message: None, overview: None, attendee: me });
         }
+        self.check_account(caller, &changes).await?;
         let author = Author::of(caller, me.as_ref());
         let Written { room, message: written } = self.write(&room, &changes, &author, now).await?;
         let update = self.announce(&changes, now).await?;
@@ -128,5 +135,19 @@ impl<D: Dialect> Transaction<D> {
             overview: Some(self.overview(room).await?),
             attendee,
         })
+    }
+
+    /// Refuses to make a user a participant who was removed meanwhile.
+    async fn check_account(
+        &mut self,
+        caller: &Caller,
+        changes: &Changes,
+    ) -> Result<(), CommandError> {
+        let Some(AttendeeChange::New(new)) = &changes.attendee else { return Ok(()) };
+        if !new.actor.is_user() || self.lock_account(&new.actor.id).await? {
+            return Ok(());
+        }
+        let is_caller = new.actor == caller.actor;
+        Err(if is_caller { Refusal::LoginNeeded } else { Refusal::NoUser }.into())
     }
 }

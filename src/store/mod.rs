@@ -182,14 +182,14 @@ pub trait Outbox: Send + Sync + 'static {
 /// What the HTTP API does to rooms, and what it and the cache read of them.
 #[async_trait]
 pub trait Rooms: Send + Sync + 'static {
-    /// Creates a room, owned by the caller. `None` if there is one with this token.
+    /// Creates a room, owned by the caller, who has an account. `None` if there is one with this token.
     async fn create(
         &self,
         token: &RoomToken,
         caller: &Caller,
         new: &NewRoom,
         now: DateTime<Utc>,
-    ) -> Result<Option<Created>>;
+    ) -> Result<Option<Created>, CommandError>;
 
     /// Executes a caller's command, or refuses it. The chat's message and the events about it are
     /// stored as well.
@@ -260,8 +260,9 @@ pub trait Users: Send + Sync + 'static {
     /// Returns false if there is a user of this id already.
     async fn add_user(&self, user: &User, password_hash: &str) -> Result<bool>;
 
-    /// Removes a user and their memberships, as if they had left each room. Returns false if there
-    /// is no user of this id.
+    /// Removes a user and their memberships, as if they had left each room. Nobody returns to their
+    /// one-to-one rooms, also not a later user of this id. Returns false if there is no user of this
+    /// id.
     async fn remove_user(&self, id: &str, now: DateTime<Utc>) -> Result<bool>;
 
     /// Returns false if there is no user of this id.
@@ -269,6 +270,12 @@ pub trait Users: Send + Sync + 'static {
 
     /// Reads a user and the hash of the password.
     async fn user(&self, id: &str) -> Result<Option<(User, String)>>;
+
+    /// A number that is another one after a user was removed or has another password.
+    async fn users_version(&self) -> Result<i64>;
+
+    /// The key of the secrets of clients: `proposed`, if there was none.
+    async fn client_key(&self, proposed: &str) -> Result<String>;
 
     /// All users, by id.
     async fn users(&self) -> Result<Vec<User>>;

@@ -27,7 +27,7 @@ impl<D: Dialect> Rooms for SqlStore<D> {
         caller: &Caller,
         new: &NewRoom,
         now: DateTime<Utc>,
-    ) -> Result<Option<Created>> {
+    ) -> Result<Option<Created>, CommandError> {
         retry_contended(self.limit, || self.try_create(token, caller, new, now)).await
     }
 
@@ -161,7 +161,7 @@ impl<D: Dialect> SqlStore<D> {
         caller: &Caller,
         new: &NewRoom,
         now: DateTime<Utc>,
-    ) -> Result<Option<Created>> {
+    ) -> Result<Option<Created>, CommandError> {
         let mut transaction = self.begin().await?;
         match transaction.insert_room(token, new, Version::of(now)).await {
             Ok(()) => {}
@@ -169,11 +169,10 @@ impl<D: Dialect> SqlStore<D> {
                 transaction.roll_back().await?;
                 return Ok(None);
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
-        let created = transaction.create(token, caller, new, now).await?;
-        transaction.commit().await?;
-        Ok(Some(created))
+        let outcome = transaction.create(token, caller, new, now).await;
+        transaction.end(outcome).await.map(Some)
     }
 
     async fn try_change(

@@ -1,16 +1,18 @@
 //! The users of this server.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::contention::retry_contended;
-use super::dialect::{Dialect, values};
+use super::dialect::{Columns, Dialect, values};
 use super::error::{CommandError, Result};
 use super::pool::SqlStore;
-use super::statements::users as statements;
-use super::{Rooms, Users};
+use super::statements::{rooms as room_statements, users as statements};
+use super::{Rooms, Users, rows};
 use crate::domain::commands::Command;
-use crate::domain::{Actor, Caller, User};
+use crate::domain::{Actor, Caller, RoomToken, User};
 
 #[async_trait]
 impl<D: Dialect> Users for SqlStore<D> {
@@ -32,24 +34,23 @@ impl<D: Dialect> Users for SqlStore<D> {
     }
 
     async fn remove_user(&self, id: &str, now: DateTime<Utc>) -> Result<bool> {
-        // Where the rules allow it the user leaves, and that is announced. The last moderator of a
-        // room is removed as well.
-        let user = Caller {
-            actor: Actor::user(id),
-            client: None,
-            display_name: id.to_owned(),
-            may_enable_sip: false,
+        let display_name = match self.user(id).await? {
+            Some((user, _hash)) => user.display_name,
+            None => id.to_owned(),
         };
-        for token in self.rooms_of(id).await? {
-            match self.change(&token, &user, &Command::RemoveSelf, now).await {
+        let user =
+            Caller { actor: Actor::user(id), client: None, display_name, may_enable_sip: false };
+        for token in self.rooms_to_leave(id).await? {
+            match self.change(&token, &user, &Command::RemoveAccount, now).await {
                 Ok(_) | Err(CommandError::Refused(_)) => {}
                 Err(CommandError::Store(error)) => return Err(error),
             }
         }
         let delete = || async {
             let mut transaction = self.begin().await?;
-            transaction.delete_attendees_of(id).await?;
+            transaction.renew_version().await?;
             let removed = transaction.delete_user(id).await?;
+            transaction.delete_attendees_of(id).await?;
             transaction.commit().await?;
             Ok(removed > 0)
         };
@@ -57,8 +58,21 @@ impl<D: Dialect> Users for SqlStore<D> {
     }
 
     async fn set_user_password(&self, id: &str, password_hash: &str) -> Result<bool> {
+        let mut transaction = self.begin().await?;
+        transaction.renew_version().await?;
         let values = values![password_hash, id];
-        Ok(self.execute(statements::SET_PASSWORD, values).await? > 0)
+        let changed = transaction.execute(statements::SET_PASSWORD, values).await?;
+        transaction.commit().await?;
+        Ok(changed > 0)
+    }
+
+    async fn users_version(&self) -> Result<i64> {
+        self.fetch_one(statements::VERSION, values![], |row| row.int("users_version")).await
+    }
+
+    async fn client_key(&self, proposed: &str) -> Result<String> {
+        self.execute(statements::INIT_CLIENT_KEY, values![proposed]).await?;
+        self.fetch_one(statements::CLIENT_KEY, values![], |row| row.text("client_key")).await
     }
 
     async fn user(&self, id: &str) -> Result<Option<(User, String)>> {
@@ -73,5 +87,17 @@ impl<D: Dialect> Users for SqlStore<D> {
         let users = connection.users().await?;
         connection.release();
         Ok(users)
+    }
+}
+
+impl<D: Dialect> SqlStore<D> {
+    /// The rooms in which a user takes part, and the one-to-one rooms to which they could return.
+    async fn rooms_to_leave(&self, id: &str) -> Result<BTreeSet<RoomToken>> {
+        let mut rooms: BTreeSet<RoomToken> = self.rooms_of(id).await?.into_iter().collect();
+        let quoted = serde_json::Value::from(id).to_string();
+        let token = |row: &D::Row| rows::token(row);
+        rooms
+            .extend(self.fetch_all(room_statements::ONE_TO_ONE_OF, values![&quoted], token).await?);
+        Ok(rooms)
     }
 }

@@ -89,13 +89,13 @@ async fn participants_are_mentioned(app: TestApp) {
     let parameters = sent["messageParameters"].as_object().unwrap();
     assert_eq!(parameters.len(), 2, "{sent}");
     let user_key = parameters.iter().find(|(_, each)| each["id"] == "user").unwrap().0;
-    let guest_key = parameters.iter().find(|(_, each)| each["type"] == "guest").unwrap().0;
+    let client_key = parameters.iter().find(|(_, each)| each["type"] == "guest").unwrap().0;
     let expected =
-        format!("{{{user_key}}}, @nobody and {{{guest_key}}}: a@user.example {{{user_key}}}");
+        format!("{{{user_key}}}, @nobody and {{{client_key}}}: a@user.example {{{user_key}}}");
     assert_eq!(message, expected);
     let mention = &parameters[user_key];
     assert_eq!((&mention["name"], &mention["mention-id"]), (&json!("User"), &json!("user")));
-    assert_eq!(parameters[guest_key]["name"], "Guest");
+    assert_eq!(parameters[client_key]["name"], "Guest");
     for mentioned in [user, &participants.guest] {
         let view = seen(mentioned, room).await;
         assert_eq!(

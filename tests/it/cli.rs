@@ -112,9 +112,10 @@ async fn the_user_command_manages_users() {
     let list = "alice\tAlice B.\teu\tsip\nbob\tbob\n";
     assert_eq!(user(&["list"], ""), done(list));
 
-    let (passwords, throttle) = (Passwords::new(), Throttle::new());
+    let (passwords, throttle) = (Passwords::new(), Throttle::room_passwords());
     let fits = async |password: &str, hash: &str| {
-        passwords.verify(password, hash, IpAddr::from([127, 0, 0, 1]), &throttle).await.unwrap()
+        let from = IpAddr::from([127, 0, 0, 1]);
+        passwords.verify(password, hash, "room", from, &throttle).await.unwrap()
     };
     let hash = async || database.texts("SELECT password_hash FROM lobbyd_users ORDER BY id").await;
     assert!(fits("marker-old", &hash().await[0]).await);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use lobbyd::{
     domain::{Applied, EventId, Lobby, RoomType, commands::NewRoom},
-    store::{Available, Backlog, DueBatch, NotFired, StoreError},
+    store::{Available, Backlog, CommandError, DueBatch, NotFired, StoreError},
 };
 
 use crate::support::{
@@ -495,6 +495,7 @@ async fn the_backlog_is_counted(fixture: StoreFixture) {
 }
 
 async fn a_room_is_created_once(fixture: StoreFixture) {
+    fixture.account("alice").await;
     let create = async |new: NewRoom, room| {
         fixture.store.create(&token(room), &caller("alice"), &new, at(0)).await
     };
@@ -503,7 +504,10 @@ async fn a_room_is_created_once(fixture: StoreFixture) {
     let room = fixture.store.room(&token("a")).await.unwrap().unwrap();
     assert_eq!((room.room_type, room.lobby), (RoomType::Public, Lobby::OPEN));
     let unknown_type = create(NewRoom { room_type: RoomType::Other(9), ..new_room() }, "b").await;
-    assert!(matches!(unknown_type, Err(StoreError::Rejected(_))), "{unknown_type:?}");
+    assert!(
+        matches!(unknown_type, Err(CommandError::Store(StoreError::Rejected(_)))),
+        "{unknown_type:?}"
+    );
     // The pool still works.
     for _ in 0..20 {
         tokio::time::timeout(Duration::from_secs(20), fixture.store.now()).await.unwrap().unwrap();

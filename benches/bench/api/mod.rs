@@ -85,17 +85,13 @@ impl Server {
 
     /// Guests who have joined the room, each with the cookie that the request names.
     async fn join(&self, number: usize) -> Vec<Guest> {
-        let mut guests = Vec::new();
-        for index in 0..number {
-            let cookie = format!("lobbyd_client={index:0>43}");
-            let client = self.http.guest().header("cookie", &cookie);
-            guests.push(Guest { client, cookie });
-        }
-        for guests in guests.chunks(JOINERS) {
-            let joining = guests.iter().map(|guest| guest.client.join(&self.room));
+        let clients: Vec<Client> = (0..number).map(|_index| self.http.guest()).collect();
+        for clients in clients.chunks(JOINERS) {
+            let joining = clients.iter().map(|client| client.join(&self.room));
             futures_util::future::join_all(joining).await;
         }
-        guests
+        let guest = |client: Client| Guest { cookie: client.cookies().unwrap(), client };
+        clients.into_iter().map(guest).collect()
     }
 
     /// Closes the room until a time, and waits until the API shows it.

@@ -17,3 +17,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_inbox TO lobbyd;
 -- including those of `lobbyd user`, and refuses them if a right is missing.
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_users TO lobbyd;
 GRANT SELECT, INSERT, DELETE ON lobbyd_user_groups TO lobbyd;
+
+-- The key of cookies, which the first API process writes, and the version of the users, which is
+-- locked when a user joins a room.
+GRANT SELECT, UPDATE ON lobbyd_auth TO lobbyd;

@@ -19,4 +19,9 @@ GRANT SELECT, INSERT, UPDATE, DELETE
 REVOKE ALL ON lobbyd_users, lobbyd_user_groups FROM lobbyd;
 GRANT SELECT ON lobbyd_users, lobbyd_user_groups TO lobbyd;
 
+-- The key of cookies, which the first API process writes, and the version of the users, which is
+-- locked when a user joins a room.
+REVOKE ALL ON lobbyd_auth FROM lobbyd;
+GRANT SELECT, UPDATE ON lobbyd_auth TO lobbyd;
+
 COMMIT;

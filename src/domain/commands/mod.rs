@@ -56,6 +56,8 @@ pub enum Command {
     Attendee(AttendeeId, AttendeeCommand),
     /// Leave the room for good.
     RemoveSelf,
+    /// Leave the room for good, because the account is removed.
+    RemoveAccount,
     Join {
         session_id: String,
         /// Whether to replace a session of the same client that is in the call.
@@ -138,6 +140,7 @@ impl Command {
             self,
             Self::Attendee(_, AttendeeCommand::Remove)
                 | Self::RemoveSelf
+                | Self::RemoveAccount
                 | Self::Leave
                 | Self::EndSession(_)
                 | Self::LeaveCall
@@ -168,6 +171,7 @@ pub fn decide(context: &CommandContext<'_>, command: &Command) -> Result<Changes
             participants::set_permissions(context, *change, *permissions)
         }
         Command::RemoveSelf => participants::remove_self(context),
+        Command::RemoveAccount => participants::remove_account(context),
         Command::Join { session_id, force, verified } => {
             participants::join(context, session_id, *force, verified.as_deref())
         }

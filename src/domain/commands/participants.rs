@@ -4,7 +4,8 @@ use super::changes::Announcement;
 use super::context::invalid;
 use super::settings::deletion;
 use super::{
-    AttendeeChange, BulkChange, Changes, CommandContext, Refusal, RoomChange, SessionChange,
+    AttendeeChange, BulkChange, Changes, CommandContext, Refusal, RoomChange, RoomSettings,
+    SessionChange,
 };
 use crate::domain::{
     Actor, Attendee, AttendeeId, CallFlags, Caller, ClientId, ParticipantType, PermissionChange,
@@ -67,7 +68,7 @@ pub(super) fn remove_self(context: &CommandContext<'_>) -> Result<Changes, Refus
     if !me.actor.is_user() {
         return Ok(removed);
     }
-    let one_to_one = context.room.room_type == RoomType::OneToOne;
+    let one_to_one = is_one_to_one(context.room);
     let last_moderator = me.participant_type.is_moderator() && context.others.moderators == 0;
     if last_moderator && context.others.users == 0 {
         return Ok(deletion(context));
@@ -77,6 +78,42 @@ pub(super) fn remove_self(context: &CommandContext<'_>) -> Result<Changes, Refus
         return Err(invalid("last-moderator", problem));
     }
     Ok(removed)
+}
+
+/// Whether it is the room of two users, or that of one whose other user's account was removed.
+fn is_one_to_one(room: &Room) -> bool {
+    matches!(room.room_type, RoomType::OneToOne | RoomType::FormerOneToOne)
+}
+
+/// A one-to-one room stays with the other user, under the name of the removed one, as in Talk. Nobody
+/// returns to it: a later account of the same name is another person's.
+pub(super) fn remove_account(context: &CommandContext<'_>) -> Result<Changes, Refusal> {
+    let CommandContext { room, caller, now, .. } = *context;
+    let returns = room.is_one_to_one_with(&caller.actor);
+    if context.me.is_none() && !returns {
+        return Err(Refusal::NoRoom);
+    }
+    if is_one_to_one(room) && context.others.users == 0 {
+        return Ok(deletion(context));
+    }
+    let changes = if returns {
+        let settings = RoomSettings {
+            room_type: RoomType::FormerOneToOne,
+            name: caller.display_name.clone(),
+            ..RoomSettings::of(room)
+        };
+        let about = Some((caller.actor.clone(), caller.display_name.clone()));
+        let announcement = Announcement { about, ..Announcement::of(Reason::UserRemoved) };
+        Changes::of(room, RoomChange::Settings(settings), announcement, now).read_only(true)
+    } else {
+        let me = context.participant()?;
+        let announcement = Announcement::about(Reason::UserRemoved, me);
+        Changes::of(room, RoomChange::None, announcement, now)
+    };
+    Ok(match context.me {
+        Some(me) => changes.attendee(AttendeeChange::Removed(me.clone())),
+        None => changes,
+    })
 }
 
 pub(super) fn promote(context: &CommandContext<'_>) -> Result<Changes, Refusal> {

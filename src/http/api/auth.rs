@@ -2,8 +2,10 @@
 //! anonymous visitor.
 //!
 //! A client is recognised by a cookie that it gets when it joins a room: a user's clients have a
-//! session each, and an anonymous visitor becomes a guest. The cookie is a secret; other participants
-//! see only a digest of it, so guests need no table. Passwords are verified by [`Accounts`](crate::auth::Accounts), and permissions by
+//! session each, and an anonymous visitor becomes a guest. The cookie is a secret that this server has
+//! made. Other participants see only a digest of it and of the room, so guests need no table, and
+//! nobody recognises them in another room. Passwords are verified by
+//! [`Accounts`](crate::auth::Accounts), and permissions by
 //! `domain`. Handlers use the extractors [`Requester`], [`UserOrGuest`] and [`AuthenticatedUser`].
 
 use std::net::IpAddr;
@@ -15,21 +17,22 @@ use axum_extra::extract::CookieJar;
 use axum_extra::extract::cookie::{Cookie, SameSite};
 use headers::authorization::{Basic, Credentials};
 use headers::{Authorization, HeaderMapExt};
-use rand::distr::{Alphanumeric, SampleString};
 
 use super::ocs::OcsError;
+use super::params::RoomPath;
 use super::proxies::Origin;
 use super::{Api, digest};
-use crate::auth::MAX_PASSWORD_BYTES;
+use crate::auth::{ClientSecret, ClientSecrets, MAX_PASSWORD_BYTES};
 use crate::domain::commands::Refusal;
-use crate::domain::{Actor, Caller, ClientId, User};
+use crate::domain::{Actor, Caller, ClientId, RoomToken, User};
 use crate::http::server::Peer;
 
-/// Name of the cookie with a client's secret.
+/// Name of the cookie with a client's secret, for clients without TLS.
 pub(super) const CLIENT_COOKIE: &str = "lobbyd_client";
 
-/// Letters and digits of a client's secret: 256 bits.
-const SECRET_LENGTH: usize = 43;
+/// The same for clients with TLS. Browsers accept a cookie of this name only from this host itself,
+/// not from another host of its domain.
+const SECURE_CLIENT_COOKIE: &str = "__Host-lobbyd_client";
 
 /// Longest `Authorization` header that is decoded: id and password of the greatest length.
 const MAX_CREDENTIALS: usize = Basic::SCHEME.len() + 1 + 2 * MAX_PASSWORD_BYTES;
@@ -50,21 +53,25 @@ impl Requester {
     }
 
     /// The caller as one of their clients, with the cookie to set if it has none. An anonymous
-    /// visitor becomes a guest.
-    pub(super) fn with_cookie(self) -> (Caller, CookieJar) {
+    /// visitor becomes a guest of the room.
+    pub(super) fn with_cookie(
+        self,
+        room: &RoomToken,
+        secrets: &ClientSecrets,
+    ) -> (Caller, CookieJar) {
         let cookies = CookieJar::new();
         if let Some(caller) = &self.caller
             && caller.client.is_some()
         {
             return (caller.clone(), cookies);
         }
-        let secret = Alphanumeric.sample_string(&mut rand::rng(), SECRET_LENGTH);
+        let secret = secrets.create();
         let client = Some(client_id(&secret));
         let caller = match self.caller {
             Some(user) => Caller { client, ..user },
-            None => guest(&secret),
+            None => guest(&secret, room),
         };
-        let cookie = Cookie::build((CLIENT_COOKIE, secret))
+        let cookie = Cookie::build((client_cookie(self.secure), secret.as_str().to_owned()))
             .path("/")
             .http_only(true)
             .same_site(SameSite::Lax)
@@ -87,15 +94,21 @@ impl FromRequestParts<Api> for Requester {
         } else {
             None
         };
-        let secret = client_secret(headers);
+        let secret = client_secret(headers, secure, &api.clients);
         let caller = match user {
             Some(user) => Some(Caller {
                 may_enable_sip: api.service.sip().may_enable(&user),
                 actor: Actor::user(user.id),
-                client: secret.as_deref().map(client_id),
+                client: secret.as_ref().map(client_id),
                 display_name: user.display_name,
             }),
-            None => secret.as_deref().map(guest),
+            None => match secret {
+                Some(secret) => {
+                    let room = RoomPath::from_request_parts(parts, api).await.ok();
+                    room.map(|RoomPath(room)| guest(&secret, &room))
+                }
+                None => None,
+            },
         };
         Ok(Self { caller, address, secure })
     }
@@ -147,9 +160,10 @@ async fn find_user(api: &Api, id: &str) -> Result<User, OcsError> {
     })
 }
 
-fn guest(secret: &str) -> Caller {
+/// A guest has another id in each room.
+fn guest(secret: &ClientSecret, room: &RoomToken) -> Caller {
     Caller {
-        actor: Actor::guest(digest(secret.as_bytes())),
+        actor: Actor::guest(digest(format!("{} {room}", secret.as_str()).as_bytes())),
         client: Some(client_id(secret)),
         display_name: String::new(),
         may_enable_sip: false,
@@ -157,15 +171,23 @@ fn guest(secret: &str) -> Caller {
 }
 
 /// Another digest than that of a guest, which other participants see.
-fn client_id(secret: &str) -> ClientId {
-    ClientId(digest(format!("client {secret}").as_bytes()))
+fn client_id(secret: &ClientSecret) -> ClientId {
+    ClientId(digest(format!("client {}", secret.as_str()).as_bytes()))
 }
 
-fn client_secret(headers: &HeaderMap) -> Option<String> {
+fn client_cookie(secure: bool) -> &'static str {
+    if secure { SECURE_CLIENT_COOKIE } else { CLIENT_COOKIE }
+}
+
+fn client_secret(
+    headers: &HeaderMap,
+    secure: bool,
+    secrets: &ClientSecrets,
+) -> Option<ClientSecret> {
     let values = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let cookies = values.flat_map(Cookie::split_parse).flatten();
-    let secret = cookies.filter(|cookie| cookie.name() == CLIENT_COOKIE).last()?;
-    Some(secret.value().to_owned()).filter(|secret| secret.len() == SECRET_LENGTH)
+    let mut ours = cookies.filter(|cookie| cookie.name() == client_cookie(secure));
+    ours.find_map(|cookie| secrets.recognise(cookie.value()))
 }
 
 #[cfg(test)]
@@ -174,8 +196,8 @@ mod tests {
 
     use super::*;
 
-    fn headers(name: HeaderName, value: &'static str) -> HeaderMap {
-        HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
+    fn headers(name: HeaderName, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name, HeaderValue::from_str(value).unwrap())])
     }
 
     #[test]
@@ -190,13 +212,22 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_known_by_digests_of_the_cookie() {
-        let with = "a=b; lobbyd_client=0123456789012345678901234567890123456789abc; c=d";
-        let secret = client_secret(&headers(header::COOKIE, with)).unwrap();
-        assert_eq!(secret, "0123456789012345678901234567890123456789abc");
-        let Caller { actor, client, .. } = guest(&secret);
+    fn a_client_is_recognised_by_a_cookie_that_the_server_has_made() {
+        let secrets = ClientSecrets::new("key");
+        let secret = secrets.create();
+        let cookies =
+            format!("a=b; lobbyd_client=invented; lobbyd_client={}; c=d", secret.as_str());
+        let plain = headers(header::COOKIE, &cookies);
+        assert!(client_secret(&plain, false, &secrets) == Some(secret.clone()));
+        assert!(client_secret(&plain, true, &secrets).is_none(), "another host may have set it");
+        let secure =
+            headers(header::COOKIE, &cookies.replace("lobbyd_client", "__Host-lobbyd_client"));
+        assert!(client_secret(&secure, true, &secrets).is_some());
+        assert!(client_secret(&secure, false, &secrets).is_none());
+        let [one, other] = ["one", "other"].map(|room| RoomToken::parse(room).unwrap());
+        let Caller { actor, client, .. } = guest(&secret, &one);
         assert_eq!(actor.id.len(), 40);
-        assert!(!actor.id.contains(&secret) && !client.unwrap().0.contains(&actor.id));
-        assert_eq!(client_secret(&headers(header::COOKIE, "lobbyd_client=")), None);
+        assert!(!client.unwrap().0.contains(&actor.id));
+        assert_ne!(actor.id, guest(&secret, &other).actor.id);
     }
 }

@@ -46,7 +46,7 @@ use self::ocs::{OcsError, OcsResponse, OcsResult};
 pub use self::proxies::Proxies;
 use super::connections::Limits;
 use super::server;
-use crate::auth::Accounts;
+use crate::auth::{Accounts, ClientSecrets};
 use crate::cache::View;
 use crate::domain::commands::Command;
 use crate::domain::{Caller, RoomToken, ViewerContext};
@@ -63,6 +63,7 @@ const TALK_HASH: HeaderName = HeaderName::from_static("x-nextcloud-talk-hash");
 pub struct ApiDependencies {
     pub service: Arc<RoomService>,
     pub accounts: Arc<Accounts>,
+    pub clients: ClientSecrets,
     pub proxies: Proxies,
     pub memory: Memory,
 }
@@ -76,6 +77,7 @@ type Api = Arc<Shared>;
 struct Shared {
     service: Arc<RoomService>,
     accounts: Arc<Accounts>,
+    clients: ClientSecrets,
     proxies: Proxies,
     talk_hash: HeaderValue,
 }
@@ -114,9 +116,9 @@ pub async fn serve(
     limits: Limits,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let ApiDependencies { service, accounts, proxies, memory } = dependencies;
+    let ApiDependencies { service, accounts, clients, proxies, memory } = dependencies;
     let talk_hash = server_info::talk_hash(service.sip()).try_into()?;
-    let shared = Shared { service, accounts, proxies: proxies.clone(), talk_hash };
+    let shared = Shared { service, accounts, clients, proxies: proxies.clone(), talk_hash };
     let routes = router(Arc::new(shared));
     let service = middleware::around(routes, proxies, memory);
     server::serve(listener, service, limits, KEEP_ALIVE, stop).await

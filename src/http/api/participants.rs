@@ -133,7 +133,7 @@ pub(super) async fn join(
 ) -> Result<(CookieJar, OcsResponse), OcsError> {
     check_password(&request.password)?;
     let from = requester.address;
-    let (caller, cookies) = requester.with_cookie();
+    let (caller, cookies) = requester.with_cookie(&token, &api.clients);
     let verified = api.service.admit(&token, &caller, &request.password, from).await?;
     let session_id = Uuid::new_v4().simple().to_string();
     let command = Command::Join { session_id, force: request.force, verified };

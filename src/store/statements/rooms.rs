@@ -164,6 +164,12 @@ statements! {
         JOIN lobbyd_rooms AS room ON room.id = attendee.room_id
         WHERE attendee.actor_type = 'users' AND attendee.actor_id = $1 ORDER BY room.id";
 
+    /// user as JSON → tokens of one-to-one rooms whose name contains it. Reads every room.
+    ONE_TO_ONE_OF:
+        postgres "SELECT token FROM lobbyd_rooms WHERE type = 1 AND strpos(name, $1) > 0",
+        mysql "SELECT token FROM lobbyd_rooms WHERE type = 1 AND instr(name, $1) > 0",
+        sqlite "SELECT token FROM lobbyd_rooms WHERE type = 1 AND instr(name, $1) > 0";
+
     /// token, type, name, description, object type, object id, version.
     INSERT: portable "\
         INSERT INTO lobbyd_rooms (token, type, name, description, object_type, object_id,

@@ -24,6 +24,22 @@ statements! {
     /// id.
     DELETE: portable "DELETE FROM lobbyd_users WHERE id = $1";
 
+    /// key, if there is none.
+    INIT_CLIENT_KEY: portable "UPDATE lobbyd_auth SET client_key = $1 WHERE client_key = ''";
+
+    CLIENT_KEY: portable "SELECT client_key FROM lobbyd_auth WHERE id = 1";
+
+    VERSION: portable "SELECT users_version FROM lobbyd_auth WHERE id = 1";
+
+    /// Before users change: waits for the transactions of those who join rooms, and they wait for it.
+    NEXT_VERSION: portable "UPDATE lobbyd_auth SET users_version = users_version + 1 WHERE id = 1";
+
+    /// Before a user joins a room.
+    LOCK_VERSION:
+        postgres "SELECT users_version FROM lobbyd_auth WHERE id = 1 FOR SHARE",
+        mysql "SELECT users_version FROM lobbyd_auth WHERE id = 1 LOCK IN SHARE MODE",
+        sqlite "SELECT users_version FROM lobbyd_auth WHERE id = 1";
+
     /// user.
     DELETE_GROUPS: portable "DELETE FROM lobbyd_user_groups WHERE user_id = $1";
 }

@@ -40,6 +40,17 @@ impl<D: Dialect> Connection<D> {
 }
 
 impl<D: Dialect> Transaction<D> {
+    /// Whether there is an account of this user, which stays until the transaction ends.
+    pub(crate) async fn lock_account(&mut self, id: &str) -> Result<bool> {
+        self.fetch_one(statements::LOCK_VERSION, values![], |row| row.int("users_version")).await?;
+        Ok(self.user(id).await?.is_some())
+    }
+
+    /// Announces to all processes that logins have to be verified again.
+    pub(crate) async fn renew_version(&mut self) -> Result<()> {
+        self.execute(statements::NEXT_VERSION, values![]).await.map(drop)
+    }
+
     pub(crate) async fn insert_user(&mut self, user: &User, password_hash: &str) -> Result<()> {
         let values = values![&user.id, &user.display_name, password_hash];
         self.execute(statements::INSERT, values).await.map(drop)

@@ -122,7 +122,7 @@ fn only_adds(statement: &str) -> bool {
             })
     };
     let kind = match words.as_slice() {
-        [] | ["CREATE", "TABLE" | "INDEX", ..] => true,
+        [] | ["CREATE", "TABLE" | "INDEX", ..] | ["INSERT", ..] => true,
         ["ALTER", ..] => adds_columns(),
         _other => false,
     };

@@ -38,6 +38,7 @@ async fn a_room_is_created_with_owner_lobby_and_messages(fixture: StoreFixture) 
         lobby: closed_until(Some(timer)),
         ..new_room()
     };
+    fixture.account("alice").await;
     let result = fixture
         .store
         .create(&token("a"), &caller("alice"), &request, at(0))

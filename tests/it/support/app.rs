@@ -4,7 +4,7 @@
 //! [`TestCluster`](super::cluster::TestCluster).
 
 use super::{
-    daemon::{Daemon, Settings, add_user},
+    daemon::{Daemon, Settings, add_user, change_password, run},
     database::{Database, Kind},
     http::{Api, Client},
 };
@@ -38,6 +38,16 @@ impl TestApp {
         self.daemon = Daemon::start_as("run", &self.settings);
         self.daemon.ready().await;
         self.api = Api::new(self.daemon.http_port);
+    }
+
+    /// Runs a command beside the program, with its settings.
+    pub fn run(&self, arguments: &[&str]) {
+        let output = run(&self.settings, arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+
+    pub fn change_password(&self, user: &str, password: &str) {
+        change_password(&self.settings, user, password);
     }
 
     pub fn daemon(&self) -> &Daemon {

@@ -52,9 +52,20 @@ pub fn run(settings: &Settings, arguments: &[&str]) -> Output {
 
 /// Adds a user of the HTTP API by the command that an administrator uses.
 pub fn add_user(settings: &Settings, name: &str, password: &str, groups: &[&str]) {
-    let mut adding = program(settings)
-        .args(["user", "add", name, "--password-stdin"])
-        .args(groups.iter().flat_map(|group| ["--group", group]))
+    let groups = groups.iter().flat_map(|group| ["--group", *group]);
+    let arguments: Vec<&str> = ["add", name].into_iter().chain(groups).collect();
+    user(settings, &arguments, password);
+}
+
+pub fn change_password(settings: &Settings, name: &str, password: &str) {
+    user(settings, &["passwd", name], password);
+}
+
+fn user(settings: &Settings, arguments: &[&str], password: &str) {
+    let mut command = program(settings)
+        .arg("user")
+        .args(arguments)
+        .arg("--password-stdin")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -62,9 +73,9 @@ pub fn add_user(settings: &Settings, name: &str, password: &str, groups: &[&str]
         .unwrap();
     // A program that refuses its arguments does not read its input. Its own error says more than
     // the broken pipe.
-    writeln!(adding.stdin.take().unwrap(), "{password}").ok();
-    let output = adding.wait_with_output().unwrap();
-    assert!(output.status.success(), "user add {name}: {output:?}");
+    writeln!(command.stdin.take().unwrap(), "{password}").ok();
+    let output = command.wait_with_output().unwrap();
+    assert!(output.status.success(), "user {arguments:?}: {output:?}");
 }
 
 /// The running program: a worker, an API, or both. Dropping it kills the process with SIGKILL.

@@ -12,7 +12,7 @@ use lobbyd::{
     domain::{
         Actor, Applied, Attendee, Caller, ChangeOrder, Content, DeliveryIdentity, IncomingChange,
         Lobby, LobbyRequest, LobbyState, MessageQuery, NewMessage, OutboxRow, Permissions,
-        RoomToken, RoomType, Version,
+        RoomToken, RoomType, User, Version,
         commands::{Command, NewRoom, Refusal},
     },
     store::{self, Available, Changed, CommandError, DueBatch},
@@ -145,8 +145,16 @@ impl StoreFixture {
         fired.events().map(|event| event.token.to_string()).collect()
     }
 
+    /// Gives a user an account, unless they have one.
+    pub async fn account(&self, user: &str) {
+        let (id, display_name) = (user.to_owned(), user.to_uppercase());
+        let user = User { id, display_name, groups: Vec::new() };
+        self.store.add_user(&user, "hash").await.unwrap();
+    }
+
     /// Creates a room that alice owns.
     pub async fn create_room(&self, room: &str) {
+        self.account("alice").await;
         let created =
             self.store.create(&token(room), &caller("alice"), &new_room(), at(0)).await.unwrap();
         assert_eq!(created.unwrap().updates.len(), 1);
@@ -162,6 +170,12 @@ impl StoreFixture {
         user: &str,
         command: Command,
     ) -> Result<Changed, Refusal> {
+        if let Command::Join { .. } | Command::Return = &command {
+            self.account(user).await;
+        }
+        if let Command::Add { user, .. } = &command {
+            self.account(&user.id).await;
+        }
         let result = self.store.change(&token(room), &caller(user), &command, at(1)).await;
         let changed = unless_refused(result)?;
         if changed.update.is_some() {

@@ -154,7 +154,7 @@ impl Client {
         Response { request_line, status: head.status.as_u16(), headers: head.headers, body }
     }
 
-    /// The header with its cookies, if it has some.
+    /// The value of the `Cookie` header that it sends.
     pub fn cookies(&self) -> Option<String> {
         let cookies = self.cookies.lock().unwrap();
         let pairs: Vec<String> =

@@ -62,7 +62,8 @@ impl OcsError {
             | Limit::LongPolls(_)
             | Limit::Rooms(_)
             | Limit::Guests(_)
-            | Limit::Hashes => StatusCode::TOO_MANY_REQUESTS,
+            | Limit::Hashes
+            | Limit::UnknownRooms => StatusCode::TOO_MANY_REQUESTS,
         };
         Self { retry_after: Some(wait), ..Self::new(status, limit) }
     }

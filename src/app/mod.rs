@@ -26,14 +26,14 @@ use self::api_runtime::ApiRuntime;
 use self::reload::Reload;
 pub use self::reload::ReloadSource;
 use self::tasks::{Api, TaskSet};
-use self::validate::validate;
+use self::validate::{Validated, validate};
 use crate::auth::ClientSecrets;
 use crate::backoff::Backoff;
 use crate::bus::Bus;
 use crate::clock::DatabaseClock;
 use crate::config::{Config, ConfigError};
 use crate::health::{Component, Health};
-use crate::http::api::Proxies;
+use crate::http::api::{Hosts, Proxies};
 use crate::store::{Database, PoolGroup, StoreError};
 use crate::supervisor::Supervisor;
 use crate::systemd::SystemdNotifier;
@@ -83,6 +83,7 @@ pub struct App {
     api_database: Arc<dyn Database>,
     bus: Arc<dyn Bus>,
     proxies: Proxies,
+    hosts: Hosts,
     exporter: Option<Exporter>,
     reloads: Option<ReloadSource>,
 }
@@ -96,11 +97,11 @@ impl App {
 
     /// Builds the program on a bus that the caller uses as well.
     pub fn with_bus(config: Config, bus: Arc<dyn Bus>) -> Result<Self, ConfigError> {
-        let (proxies, exporter) = validate(&config)?;
+        let Validated { proxies, hosts, exporter } = validate(&config)?;
         let group = PoolGroup::default();
         let database = open_pool(&config, config.database.url.expose(), group.clone())?;
         let api_database = open_pool(&config, config.database.url.expose(), group)?;
-        Ok(Self { config, database, api_database, bus, proxies, exporter, reloads: None })
+        Ok(Self { config, database, api_database, bus, proxies, hosts, exporter, reloads: None })
     }
 
     /// Applies a changed configuration whenever `source` asks for it.

@@ -120,9 +120,9 @@ impl TaskSet<'_> {
             per_address: http.max_connections_per_address.get(),
             trusted: http.trusted_proxies.clone(),
         };
-        let proxies = self.app.proxies.clone();
+        let (proxies, hosts) = (self.app.proxies.clone(), self.app.hosts.clone());
         let accounts = Arc::new(accounts);
-        let api = ApiDependencies { service, accounts, clients, proxies, memory };
+        let api = ApiDependencies { service, accounts, clients, proxies, hosts, memory };
         let serving = http::api::serve(listener, api, limits, self.stop.clone());
         self.supervisor.spawn_on(runtime, "HTTP API", serving);
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::Role;
-use crate::config::{Config, ConfigError};
-use crate::http::api::Proxies;
+use crate::config::{Config, ConfigError, HttpConfig, Secret};
+use crate::http::api::{Hosts, Proxies, UserHeader};
 use crate::tasks::housekeeping::check_schedule;
 use crate::traces::Exporter;
 
@@ -21,8 +21,15 @@ const MAX_BATCH: u32 = 10_000;
 /// the calendar.
 const MAX_AGE: Duration = Duration::from_hours(100 * 366 * 24);
 
-/// Refuses values that cannot be used. Returns the parts that it built of some on the way.
-pub(super) fn validate(config: &Config) -> Result<(Proxies, Option<Exporter>), ConfigError> {
+/// Parts that are built of configured values on the way.
+pub(super) struct Validated {
+    pub(super) proxies: Proxies,
+    pub(super) hosts: Hosts,
+    pub(super) exporter: Option<Exporter>,
+}
+
+/// Refuses values that cannot be used.
+pub(super) fn validate(config: &Config) -> Result<Validated, ConfigError> {
     check_durations(config)?;
     check_sizes(config)?;
     for (key, schedule) in [
@@ -32,12 +39,23 @@ pub(super) fn validate(config: &Config) -> Result<(Proxies, Option<Exporter>), C
     ] {
         check_schedule(schedule).map_err(|problem| ConfigError::new(key, problem))?;
     }
-    let proxies = Proxies::new(&config.http.trusted_proxies, config.http.user_header.as_deref())
-        .map_err(|problem| ConfigError::new("http.user_header", problem))?;
+    let proxies =
+        proxies(&config.http).map_err(|problem| ConfigError::new("http.user_header", problem))?;
+    let hosts = Hosts::new(&config.http.hosts)
+        .map_err(|problem| ConfigError::new("http.hosts", problem))?;
     let exporter = config.traces.endpoint.as_ref().map(|url| Exporter::new(url.expose()));
     let exporter = exporter.transpose();
     let exporter = exporter.map_err(|problem| ConfigError::new("traces.endpoint", problem))?;
-    Ok((proxies, exporter))
+    Ok(Validated { proxies, hosts, exporter })
+}
+
+fn proxies(config: &HttpConfig) -> Result<Proxies, String> {
+    let secret = config.user_header_secret.as_ref().map(Secret::expose);
+    if secret.is_some_and(str::is_empty) {
+        return Err("http.user_header_secret is empty".to_owned());
+    }
+    let header = config.user_header.as_deref().map(|name| UserHeader::new(name, secret));
+    Proxies::new(&config.trusted_proxies, header.transpose()?)
 }
 
 /// Refuses a bus that cannot connect an API process with its workers.

@@ -105,6 +105,11 @@ impl Config {
             ("database.url", &mut self.database.url_file, "database-url"),
             ("events.url", &mut self.events.url_file, "events-url"),
             ("sip.shared_secret", &mut self.sip.shared_secret_file, "sip-secret"),
+            (
+                "http.user_header_secret",
+                &mut self.http.user_header_secret_file,
+                "user-header-secret",
+            ),
         ] {
             if environment.get_string(&format!("{key}_file")).is_ok() {
                 continue;
@@ -136,6 +141,10 @@ impl Config {
         if let Some(file) = &self.sip.shared_secret_file {
             let secret = read_secret("sip.shared_secret_file", file)?;
             self.sip.shared_secret = Some(secret.into());
+        }
+        if let Some(file) = &self.http.user_header_secret_file {
+            let secret = read_secret("http.user_header_secret_file", file)?;
+            self.http.user_header_secret = Some(secret.into());
         }
         Ok(())
     }
@@ -175,6 +184,8 @@ mod tests {
         config.database.url_file = Some("x".into());
         config.events.url_file = Some("x".into());
         config.http.user_header = Some("x".into());
+        config.http.user_header_secret = Some("x".to_owned().into());
+        config.http.user_header_secret_file = Some("x".into());
         config.traces.endpoint = Some("x".to_owned().into());
         config.sip.dialin_info = Some("x".into());
         config.sip.shared_secret = Some("x".to_owned().into());

@@ -10,6 +10,11 @@ use serde::{Deserialize, Serialize, Serializer};
 pub struct Secret(SecretString);
 
 impl Secret {
+    /// The secret itself, for the code that compares it.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.expose_secret().is_empty()
     }

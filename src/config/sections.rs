@@ -83,6 +83,12 @@ pub struct HttpConfig {
     pub trusted_proxies: Vec<IpNet>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_header: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_header_secret: Option<Secret>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_header_secret_file: Option<PathBuf>,
+    #[serde(deserialize_with = "list")]
+    pub hosts: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]

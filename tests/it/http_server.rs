@@ -147,7 +147,7 @@ async fn a_trusted_proxy_sets_client_address_and_user() {
     app.user("alice").await;
     let named = |client: &Client| client.header("x-forwarded-user", "alice");
     named(&app.api.guest()).get("/ocs/v2.php/cloud/user").await.expect(401);
-    app.set("HTTP__TRUSTED_PROXIES", "127.0.0.0/8");
+    app.set("HTTP__TRUSTED_PROXIES", "127.0.0.1/32");
     app.set("HTTP__USER_HEADER", "X-Forwarded-User");
     app.restart().await;
     let guest = app.api.guest();

@@ -318,3 +318,66 @@ async fn guesses_of_room_tokens_are_throttled() {
     assert!(limited.unwrap() >= 1);
     assert!(app.log().contains("too many unknown room tokens"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_proxy_with_the_secret_names_users() {
+    let mut app = TestApp::new(Kind::Sqlite).await;
+    app.set("HTTP__TRUSTED_PROXIES", "127.0.0.0/8");
+    app.set("HTTP__USER_HEADER", "X-Forwarded-User");
+    app.set("HTTP__USER_HEADER_SECRET", "marker-secret");
+    app.restart().await;
+    app.user("alice").await;
+    let alice = app.api.guest().header("x-forwarded-user", "alice");
+    alice.get("/ocs/v2.php/cloud/user").await.expect(401);
+    let guess = alice.header("x-lobbyd-proxy-secret", "guess");
+    guess.get("/ocs/v2.php/cloud/user").await.expect(401);
+    let proxy = alice.header("x-lobbyd-proxy-secret", "marker-secret");
+    let user = proxy.get("/ocs/v2.php/cloud/user").await.expect(200).data();
+    assert_eq!(user["id"], "alice");
+    // Not by a page of another site.
+    let page = proxy.header("sec-fetch-site", "cross-site");
+    page.raw("GET", "/ocs/v2.php/cloud/user", &[], "").await.expect(401);
+    assert!(!app.log().contains("marker-secret"));
+}
+
+#[test]
+fn a_network_in_which_everybody_names_users_is_refused() {
+    let check = |secret: &[(&str, &str)]| {
+        let proxy = [
+            ("LOBBYD__HTTP__TRUSTED_PROXIES", "10.244.0.0/16"),
+            ("LOBBYD__HTTP__USER_HEADER", "X-Forwarded-User"),
+        ];
+        run(&settings(&[&proxy, secret].concat()), &["config", "check"])
+    };
+    let refused = check(&[]);
+    assert_eq!(refused.status.code(), Some(78));
+    assert!(text(&refused.stderr).contains("http.user_header_secret"), "{refused:?}");
+    let accepted = check(&[("LOBBYD__HTTP__USER_HEADER_SECRET", "marker-secret")]);
+    assert!(accepted.status.success(), "{accepted:?}");
+    assert!(!text(&accepted.stdout).contains("marker-secret"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_under_another_name_are_refused() {
+    let mut app = TestApp::new(Kind::Sqlite).await;
+    app.set("HTTP__HOSTS", "lobby.example.org");
+    app.restart().await;
+    let guest = app.api.guest();
+    let capabilities = "/ocs/v2.php/cloud/capabilities";
+    for (host, status) in [("lobby.example.org", 200), ("lobby.example.org:8080", 200)] {
+        guest.header("host", host).get(capabilities).await.expect(status);
+    }
+    let rebound = guest.header("host", "evil.example");
+    rebound.get(capabilities).await.expect(421);
+    rebound.post("/room", json!({"roomType": 2, "roomName": "x"})).await.expect(421);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_is_not_trusted_is_reported_once() {
+    let app = TestApp::new(Kind::Sqlite).await;
+    let proxy = app.api.guest().header("x-forwarded-for", "192.0.2.1");
+    for _ in 0..3 {
+        proxy.get("/ocs/v2.php/cloud/capabilities").await.expect(200);
+    }
+    assert_eq!(app.log().matches("X-Forwarded-For ignored").count(), 1);
+}

@@ -28,6 +28,7 @@ use tracing::Instrument;
 use uuid::{Builder, Uuid};
 
 use super::byte_budget::ByteBudget;
+use super::hosts::Hosts;
 use super::ocs::{Envelope, OcsError};
 use super::proxies::Proxies;
 use super::request_body::RequestBody;
@@ -70,6 +71,7 @@ pub struct Memory {
 struct Surroundings {
     routes: Routes,
     proxies: Arc<Proxies>,
+    hosts: Arc<Hosts>,
     /// Bodies that are being received, and those that are being sent.
     received: ByteBudget,
     sent: ByteBudget,
@@ -79,12 +81,14 @@ struct Surroundings {
 pub(super) fn around(
     routes: Router,
     proxies: Proxies,
+    hosts: Hosts,
     memory: Memory,
 ) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone
 {
     let surroundings = Surroundings {
         routes: protected(routes),
         proxies: Arc::new(proxies),
+        hosts: Arc::new(hosts),
         received: ByteBudget::new(memory.requests),
         sent: ByteBudget::new(memory.responses),
     };
@@ -116,7 +120,12 @@ impl Surroundings {
         }
         let span = tracing::info_span!("request", request.id = id_text, http.method = method);
         let (request, body) = RequestBody::of(request, || self.received.open(client));
-        let mut response = execute(self.routes, request).instrument(span).await;
+        let mut response = if self.hosts.allow(&request) {
+            execute(self.routes, request).instrument(span).await
+        } else {
+            let message = "this server has another name, see http.hosts in its configuration";
+            OcsError::new(StatusCode::MISDIRECTED_REQUEST, message).into_response()
+        };
         if let Some(body) = body {
             if let Some(failure) = body.failure() {
                 response = OcsError::from(failure).into_response();
@@ -239,6 +248,7 @@ mod tests {
         let surroundings = Surroundings {
             routes: protected(Router::new().route("/", post(async || StatusCode::OK))),
             proxies: Arc::default(),
+            hosts: Arc::default(),
             received: ByteBudget::new(1),
             sent: ByteBudget::new(1),
         };

@@ -16,6 +16,7 @@ mod call;
 mod chat;
 mod dto;
 mod etag;
+mod hosts;
 mod middleware;
 mod moderation;
 mod ocs;
@@ -41,9 +42,10 @@ use utoipa::openapi::Paths;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
 use self::dto::RoomDto;
+pub use self::hosts::Hosts;
 pub use self::middleware::Memory;
 use self::ocs::{OcsError, OcsResponse, OcsResult};
-pub use self::proxies::Proxies;
+pub use self::proxies::{Proxies, UserHeader};
 use super::connections::Limits;
 use super::server;
 use crate::auth::{Accounts, ClientSecrets};
@@ -65,6 +67,7 @@ pub struct ApiDependencies {
     pub accounts: Arc<Accounts>,
     pub clients: ClientSecrets,
     pub proxies: Proxies,
+    pub hosts: Hosts,
     pub memory: Memory,
 }
 
@@ -116,11 +119,11 @@ pub async fn serve(
     limits: Limits,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let ApiDependencies { service, accounts, clients, proxies, memory } = dependencies;
+    let ApiDependencies { service, accounts, clients, proxies, hosts, memory } = dependencies;
     let talk_hash = server_info::talk_hash(service.sip()).try_into()?;
     let shared = Shared { service, accounts, clients, proxies: proxies.clone(), talk_hash };
     let routes = router(Arc::new(shared));
-    let service = middleware::around(routes, proxies, memory);
+    let service = middleware::around(routes, proxies, hosts, memory);
     server::serve(listener, service, limits, KEEP_ALIVE, stop).await
 }
 

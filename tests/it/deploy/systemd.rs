@@ -175,6 +175,7 @@ fn each_credential_is_optional_and_is_used_if_it_exists() {
         ("database-url", "postgres://lobbyd@credential/lobbyd"),
         ("events-url", "amqp://lobbyd@credential/%2f"),
         ("sip-secret", "marker-secret"),
+        ("user-header-secret", "marker-secret"),
     ] {
         fs::write(credentials.join(id), secret).unwrap();
     }
@@ -183,7 +184,7 @@ fn each_credential_is_optional_and_is_used_if_it_exists() {
     let shown = printed(&mut check);
     for (unit, ids) in [
         ("lobbyd.service", ["database-url", "events-url"].as_slice()),
-        ("lobbyd-api.service", &["database-url", "events-url", "sip-secret"]),
+        ("lobbyd-api.service", &["database-url", "events-url", "sip-secret", "user-header-secret"]),
     ] {
         let text = text(unit);
         let loaded: Vec<&str> = values(&text, "LoadCredential");
@@ -193,7 +194,8 @@ fn each_credential_is_optional_and_is_used_if_it_exists() {
             let line = match id {
                 "database-url" => "url = \"postgres://lobbyd@credential/lobbyd\"",
                 "events-url" => "url = \"amqp://lobbyd@credential/%2f\"",
-                _sip => "shared_secret = \"***\"",
+                "sip-secret" => "shared_secret = \"***\"",
+                _proxy => "user_header_secret = \"***\"",
             };
             assert!(shown.contains(line), "no {line} in {shown}");
             assert!(text.contains(&format!("#   /etc/credstore/{file} ")), "{file}");

@@ -20,6 +20,9 @@ pub enum ActorKind {
     Users,
     /// Has only a cookie.
     Guests,
+    /// Had an account. The id is the same for all of them.
+    #[serde(rename = "deleted_users")]
+    DeletedUsers,
 }
 
 impl ActorKind {
@@ -27,11 +30,12 @@ impl ActorKind {
         match self {
             Self::Users => "users",
             Self::Guests => "guests",
+            Self::DeletedUsers => "deleted_users",
         }
     }
 
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Users, Self::Guests].into_iter().find(|kind| kind.name() == name)
+        [Self::Users, Self::Guests, Self::DeletedUsers].into_iter().find(|kind| kind.name() == name)
     }
 }
 

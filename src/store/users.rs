@@ -9,7 +9,7 @@ use super::contention::retry_contended;
 use super::dialect::{Columns, Dialect, values};
 use super::error::{CommandError, Result};
 use super::pool::SqlStore;
-use super::statements::{rooms as room_statements, users as statements};
+use super::statements::{bans, messages, rooms as room_statements, users as statements};
 use super::{Rooms, Users, rows};
 use crate::domain::commands::Command;
 use crate::domain::{Actor, Caller, RoomToken, User};
@@ -41,6 +41,8 @@ impl<D: Dialect> Users for SqlStore<D> {
         let user =
             Caller { actor: Actor::user(id), client: None, display_name, may_enable_sip: false };
         for token in self.rooms_to_leave(id).await? {
+            // Authors may delete their messages, and a later user of this id is another person.
+            self.execute(messages::FORGET_AUTHOR, values![&token, id]).await?;
             match self.change(&token, &user, &Command::RemoveAccount, now).await {
                 Ok(_) | Err(CommandError::Refused(_)) => {}
                 Err(CommandError::Store(error)) => return Err(error),
@@ -51,6 +53,7 @@ impl<D: Dialect> Users for SqlStore<D> {
             transaction.renew_version().await?;
             let removed = transaction.delete_user(id).await?;
             transaction.delete_attendees_of(id).await?;
+            transaction.execute(bans::DELETE_OF_USER, values![id]).await?;
             transaction.commit().await?;
             Ok(removed > 0)
         };

@@ -126,7 +126,22 @@ async fn a_removed_user_leaves_nothing_to_a_later_user_of_the_name(app: TestApp)
         bob.post(&chat, json!({"message": "x"})).await.expect(403);
         former.push(room);
     }
+    // Nor are messages elsewhere those of the later user.
+    let group = bob.room(2).await;
     let dave = app.user("dave").await;
+    bob.add(&group, "dave").await;
+    let chat = format!("/chat/{group}");
+    let sent = dave.post(&chat, json!({"message": "mine"})).await.expect(201).data();
+    app.run(&["user", "remove", "dave"]);
+
+    let dave = app.user("dave").await;
+    bob.add(&group, "dave").await;
+    dave.delete(&format!("{chat}/{}", sent["id"]), json!({})).await.expect(403);
+    let history = dave.get(&format!("{chat}?lookIntoFuture=0")).await.expect(200).data();
+    let mut history = history.as_array().unwrap().iter();
+    let message = history.find(|message| message["message"] == "mine").unwrap();
+    assert_eq!(message["actorType"], "deleted_users");
+
     let room = dave.post("/room", pair.clone()).await.expect(201).data();
     let room = room["token"].as_str().unwrap();
     let history = dave.get(&format!("/chat/{room}?lookIntoFuture=0")).await.expect(200);

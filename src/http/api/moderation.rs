@@ -150,7 +150,8 @@ pub(super) async fn ban(
     Params(request): Params<AddBan, MAX_MESSAGE_BODY>,
 ) -> OcsResult {
     const MAX_ID_CHARS: usize = 64;
-    let kind = ActorKind::from_name(&request.actor_type);
+    let kind =
+        ActorKind::from_name(&request.actor_type).filter(|kind| *kind != ActorKind::DeletedUsers);
     let id = Some(request.actor_id).filter(|id| (1..=MAX_ID_CHARS).contains(&id.chars().count()));
     let actor = kind.zip(id).map(|(kind, id)| Actor { kind, id });
     let actor = actor.ok_or_else(|| {

@@ -25,6 +25,10 @@ statements! {
     /// room, ban.
     DELETE: portable "DELETE FROM lobbyd_bans WHERE room_id = $1 AND id = $2";
 
+    /// user.
+    DELETE_OF_USER: portable
+        "DELETE FROM lobbyd_bans WHERE actor_type = 'users' AND actor_id = $1";
+
     /// room.
     DELETE_OF_ROOM: portable "DELETE FROM lobbyd_bans WHERE room_id = $1";
 }

@@ -36,6 +36,12 @@ statements! {
              - (SELECT count(*) FROM lobbyd_messages
                 WHERE room_id = $2 AND id > $3 AND kind IN ('', 'comment_deleted')) AS comments";
 
+    /// token, user: the author becomes a user without an account, as in Talk.
+    FORGET_AUTHOR: portable "\
+        UPDATE lobbyd_messages SET actor_type = 'deleted_users', actor_id = 'deleted_users'
+        WHERE room_id = (SELECT id FROM lobbyd_rooms WHERE token = $1)
+          AND actor_type = 'users' AND actor_id = $2";
+
     /// kind of actor, actor, name, time, kind, message, mentions, of the participant that it is
     /// about: kind of actor, actor, name; reference, parent, room.
     INSERT: portable "\

@@ -32,7 +32,7 @@ async fn only_new_messages_are_marked_as_read_by_reading(app: TestApp) {
     user.get(&format!("{history}&setReadMarker=1")).await.expect(200);
     user.get(&format!("{newer}&setReadMarker=0")).await.expect(200);
     user.raw("HEAD", &newer, &[], "").await.expect(200);
-    user.raw("GET", &newer, &[("sec-fetch-site", "cross-site")], "").await.expect(200);
+    user.raw("GET", &newer, &[("sec-fetch-site", "cross-site")], "").await.expect(404);
     assert_eq!(unread().await, 1);
     user.get(&newer).await.expect(200);
     assert_eq!(unread().await, 0);

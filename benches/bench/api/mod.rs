@@ -52,7 +52,10 @@ pub async fn run(options: &Options, report: &mut Report) {
 impl Server {
     async fn start() -> Self {
         let mut cluster = TestCluster::new(Kind::Postgres).await;
-        cluster.set("HTTP__MAX_CONNECTIONS", &(held::HELD + held::TOLD).to_string());
+        // A quarter of the connections is kept for requests that do not wait.
+        cluster.set("HTTP__MAX_CONNECTIONS", &(2 * held::HELD).to_string());
+        // All guests have one address.
+        cluster.set("LIMITS__JOINS_PER_MINUTE", "1000000");
         let worker = cluster.worker().await;
         add_user(&cluster.settings, OWNER, PASSWORD, &[]);
         let api = cluster.api().await;

@@ -4,9 +4,9 @@
 //! guessing. So hashing runs on the blocking pool, a few at a time; verified credentials are cached
 //! without another hash; an unknown user costs a hash as well; and those who fail wait longer and
 //! longer, see `throttle`. A user who was removed, or has another password, is refused within a
-//! second: each process compares the version of the users that often. The HTTP API calls [`Accounts`]; [`rooms`](crate::rooms) uses [`Passwords`] and
-//! [`Throttle`] for the passwords of rooms. Callers bound the length of names and passwords. Nothing
-//! here knows HTTP.
+//! second: each process compares the version of the users that often. The HTTP API calls
+//! [`Accounts`]; [`rooms`](crate::rooms) uses [`Passwords`] and [`Throttle`] for the passwords of
+//! rooms. Callers bound the length of names and passwords. Nothing here knows HTTP.
 
 mod clients;
 mod expiring_cache;

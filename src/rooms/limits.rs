@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use governor::clock::{Clock, MonotonicClock};
@@ -17,7 +18,7 @@ use super::error::{Limit, Result, RoomError};
 use crate::auth::network;
 use crate::domain::Actor;
 
-/// Entries of a rate limiter after which those that limit nothing any more are removed.
+/// Entries of a rate limiter that are always kept.
 const RETAINED: usize = 10_000;
 
 /// When a request that would wait beyond the limit may be tried again.
@@ -55,6 +56,8 @@ impl ClientKey {
 pub(super) struct Rate<K: Hash + Eq + Clone> {
     limiter: RateLimiter<K, HashMapStateStore<K>, MonotonicClock, NoOpMiddleware<Instant>>,
     limit: Limit,
+    /// Number of entries above which those that limit nothing any more are removed.
+    prune_at: AtomicUsize,
 }
 
 impl<K: Hash + Eq + Clone> Rate<K> {
@@ -62,12 +65,14 @@ impl<K: Hash + Eq + Clone> Rate<K> {
     pub(super) fn per_minute(count: NonZeroU32, limit: impl FnOnce(u32) -> Limit) -> Self {
         let quota = Quota::per_minute(count);
         let limiter = RateLimiter::new(quota, HashMapStateStore::default(), MonotonicClock);
-        Self { limiter, limit: limit(count.get()) }
+        Self { limiter, limit: limit(count.get()), prune_at: AtomicUsize::new(RETAINED) }
     }
 
     pub(super) fn check(&self, client: &K) -> Result<()> {
-        if self.limiter.len() > RETAINED {
+        if self.limiter.len() > self.prune_at.load(Ordering::Relaxed) {
             self.limiter.retain_recent();
+            // Twice as many, so that many clients at once do not cost a search for each change.
+            self.prune_at.store(RETAINED.max(2 * self.limiter.len()), Ordering::Relaxed);
         }
         self.limiter.check_key(client).map_err(|exceeded| {
             let wait = exceeded.wait_time_from(MonotonicClock.now());

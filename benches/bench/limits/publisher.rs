@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::{BATCH, Curve, Progress, curve};
 
 /// Channels on which lobbyd publishes.
-const CHANNELS: usize = 4;
+const CHANNELS: usize = 6;
 
 /// Publishes messages that lobbyd has published before, to the same exchange.
 pub struct Publisher {

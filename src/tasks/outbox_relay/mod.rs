@@ -37,8 +37,9 @@ use crate::store::Pending;
 /// How often broker and outbox are checked, and what failed is tried again.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Batches that are published at once, each on a channel of its own.
-const CHANNELS: usize = 4;
+/// Batches that are published at once, each on a channel of its own. The broker is busy with four;
+/// the others are being sent or marked meanwhile.
+const CHANNELS: usize = 6;
 
 pub struct OutboxRelay {
     ctx: TaskContext,

@@ -16,8 +16,9 @@ use super::POLL_INTERVAL;
 /// twice.
 const TIMER_SLACK: Duration = Duration::from_millis(2);
 
-/// How much later than another worker this one wakes: opening a room takes as long.
-const BEHIND: Duration = Duration::from_millis(2);
+/// How much later than another worker this one wakes. Until then a room has been opened and its update
+/// confirmed.
+const BEHIND: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Default)]
 pub(super) struct Punctuality {

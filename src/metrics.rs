@@ -87,7 +87,10 @@ metric_table! {
     gauge CONNECTED "lobbyd_connected" "1 while the component works, by part"
     gauge BLOCKED "lobbyd_broker_blocked" "1 while the broker blocks the publishing connection" {}
 
-    counter REQUESTS "lobbyd_http_requests_total" "Requests of the HTTP API, by method and status"
+    counter REQUESTS "lobbyd_http_requests_total"
+        "Requests of the HTTP API, by method, route and status"
+    histogram REQUEST_DURATION (Seconds) "lobbyd_http_request_duration_seconds"
+        "Time that requests of the HTTP API took, by method and route, without those that may wait"
     counter LIMITED "lobbyd_http_limited_total"
         "Connections and requests of the HTTP API refused at a limit, by limit"
         { "limit": "connections", "long_polls", "changes", "joins", "rooms", "guests", "hashes", "unknown_rooms",
@@ -109,14 +112,19 @@ metric_table! {
 const LAG_BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
 
-/// A burst of ten thousand timers leaves 160 KiB of samples until they are condensed.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// Bounds of the durations of requests, in seconds.
+const REQUEST_BUCKETS: [f64; 11] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+
+/// A burst of 50,000 requests leaves 800 KiB of samples until they are condensed.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Installs the recorder of this process, which must not have one already.
 pub fn install() -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full(LAG.to_owned()), &LAG_BUCKETS)?
         .set_buckets_for_metric(Matcher::Full(COMMIT_LAG.to_owned()), &LAG_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full(REQUEST_DURATION.to_owned()), &REQUEST_BUCKETS)?
         .install_recorder()?;
     describe();
     metrics::gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1);

@@ -1,5 +1,7 @@
 //! Identities: who acts, and on whose behalf a request is made.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// A user of this server or a guest.
@@ -36,6 +38,13 @@ impl ActorKind {
 
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Users, Self::Guests, Self::DeletedUsers].into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+impl fmt::Display for Actor {
+    /// For the log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.kind.name(), self.id)
     }
 }
 

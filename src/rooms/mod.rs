@@ -5,6 +5,7 @@
 //! from the [`cache`](crate::cache); chat, participants and calls are read from the database, where
 //! the lobby must be enforced. This module knows no HTTP status and no field name.
 
+mod audit;
 mod chat;
 mod error;
 mod guesses;
@@ -360,12 +361,7 @@ impl RoomService {
             return;
         }
         for update in updates {
-            tracing::info!(
-                room.token = update.token,
-                version = update.version,
-                reason = update.reason.name(),
-                "room changed"
-            );
+            audit::record(update, caller);
         }
         match view {
             Some(view) => self.cache.put(updates, caller, view),

@@ -348,7 +348,44 @@ fn the_api_command_needs_a_broker() {
 async fn requests_are_counted() {
     let app = app().await;
     app.api.guest().get(CAPABILITIES).await.expect(200);
-    let counter = r#"lobbyd_http_requests_total{method="GET",status="200"}"#;
-    app.daemon().metric_becomes(counter, 1).await;
+    let series = |labels: &str| format!("lobbyd_http_requests_total{{{labels}}}");
+    let capabilities = r#"method="GET",route="/ocs/v2.php/cloud/capabilities",status="200""#;
+    app.daemon().metric_becomes(&series(capabilities), 1).await;
     assert_eq!(app.daemon().metric("lobbyd_http_long_polls").await, Some(0));
+
+    // Rooms share a route, and invented paths have none.
+    for token in ["one", "two"] {
+        app.api.guest().get(&format!("/room/{token}")).await.expect(404);
+        app.api.guest().get(&format!("{CAPABILITIES}/{token}")).await.expect(404);
+    }
+    let rooms = r#"method="GET",route="/ocs/v2.php/apps/spreed/api/v4/room/{token}""#;
+    app.daemon().metric_becomes(&series(&format!(r#"{rooms},status="404""#)), 2).await;
+    let invented = series(r#"method="GET",route="other",status="404""#);
+    app.daemon().metric_becomes(&invented, 2).await;
+    let durations = format!("lobbyd_http_request_duration_seconds_count{{{rooms}}}");
+    assert_eq!(app.daemon().metric(&durations).await, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_says_who_changed_what() {
+    let app = app().await;
+    let alice = app.user("alice").await;
+    let room = alice.room(3).await;
+    let lobby = json!({"state": 1, "timer": 4_000_000_000_u32});
+    alice.put(&format!("/room/{room}/webinar/lobby"), lobby).await.expect(200);
+    alice
+        .put(&format!("/room/{room}/password"), json!({"password": "marker-9x"}))
+        .await
+        .expect(200);
+    let log = app.log();
+    let changes: Vec<&str> = log.lines().filter(|line| line.contains("lobbyd::audit")).collect();
+    assert_eq!(changes.len(), 3, "{changes:?}");
+    for change in &changes {
+        assert!(change.contains("users/alice") && change.contains("127.0.0.1"), "{change}");
+        assert!(change.contains(&room) && change.contains("request.id"), "{change}");
+    }
+    assert!(changes[1].contains("lobby_non_moderators"), "{}", changes[1]);
+    assert!(changes[1].contains("2096-10-02T07:06:40Z"), "{}", changes[1]);
+    assert!(changes[2].contains("password_set"), "{}", changes[2]);
+    assert!(!log.contains("marker-9x"));
 }

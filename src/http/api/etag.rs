@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use axum::http::header::IF_NONE_MATCH;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use headers::{ETag, Header, IfNoneMatch};
 use tokio::time::Instant;
 use utoipa::{IntoParams, IntoResponses};
@@ -108,6 +108,12 @@ impl Conditional {
     }
 }
 
+/// Whether a request asks to be held until something changes.
+pub(super) fn may_wait<B>(request: &Request<B>) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    request.headers().contains_key(PREFER) || query.contains("lookIntoFuture=1")
+}
+
 /// The tags are copied: in place they would keep the buffer of the whole request while it waits.
 fn known_tags(headers: &HeaderMap) -> Option<IfNoneMatch> {
     let values = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
@@ -145,7 +151,7 @@ fn wait_seconds(preference: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{Request, header};
+    use axum::http::header;
 
     use super::*;
 

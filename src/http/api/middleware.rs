@@ -6,21 +6,18 @@
 //! each poll.
 
 use std::any::Any;
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use hyper::body::Incoming;
-use metrics::Counter;
-use parking_lot::RwLock;
 use tokio::time::{Instant, timeout_at};
 use tower::{Layer, Service, service_fn};
 use tower_http::csrf::{Csrf, CsrfLayer, ProtectionError};
@@ -32,6 +29,7 @@ use super::hosts::Hosts;
 use super::ocs::{Envelope, OcsError};
 use super::proxies::Proxies;
 use super::request_body::RequestBody;
+use super::request_metrics::RequestMetrics;
 use crate::http::server::Peer;
 
 /// Longest time that a request may take, including a long poll.
@@ -70,6 +68,7 @@ pub struct Memory {
 #[derive(Clone)]
 struct Surroundings {
     routes: Routes,
+    metrics: Arc<RequestMetrics>,
     proxies: Arc<Proxies>,
     hosts: Arc<Hosts>,
     /// Bodies that are being received, and those that are being sent.
@@ -80,6 +79,7 @@ struct Surroundings {
 /// The service that answers requests to these routes.
 pub(super) fn around(
     routes: Router,
+    metrics: RequestMetrics,
     proxies: Proxies,
     hosts: Hosts,
     memory: Memory,
@@ -87,6 +87,7 @@ pub(super) fn around(
 {
     let surroundings = Surroundings {
         routes: protected(routes),
+        metrics: Arc::new(metrics),
         proxies: Arc::new(proxies),
         hosts: Arc::new(hosts),
         received: ByteBudget::new(memory.requests),
@@ -110,7 +111,9 @@ impl Surroundings {
         let id = Builder::from_random_bytes(rand::random()).into_uuid();
         let mut buffer = Uuid::encode_buffer();
         let id_text: &str = id.hyphenated().encode_lower(&mut buffer);
-        let method = method_label(request.method());
+        let begin = Instant::now();
+        let labels = self.metrics.labels(&request);
+        let method = labels.method;
         let envelope = Envelope::of_request(&request);
         let Peer(peer) = *request.extensions().get().expect("the server adds the peer");
         let client = self.proxies.client(peer, request.headers());
@@ -118,7 +121,9 @@ impl Surroundings {
         if request.method().is_safe() && is_sent_by_foreign_page(request.headers()) {
             self.forget_login(request.headers_mut());
         }
-        let span = tracing::info_span!("request", request.id = id_text, http.method = method);
+        let span = tracing::info_span!(
+            "request", request.id = id_text, http.method = method, client.address = %client
+        );
         let (request, body) = RequestBody::of(request, || self.received.open(client));
         let mut response = if self.hosts.allow(&request) {
             execute(self.routes, request).instrument(span).await
@@ -136,7 +141,7 @@ impl Surroundings {
             }
         }
         envelope.write(&mut response, id, || self.sent.open(client));
-        count(method, response.status());
+        self.metrics.record(labels, response.status(), begin.elapsed());
         if response.status() != StatusCode::NOT_MODIFIED {
             response.headers_mut().extend(SECURITY_HEADERS);
         }
@@ -173,35 +178,6 @@ async fn execute(mut routes: Routes, request: Request) -> Response {
         "request answered"
     );
     response
-}
-
-/// Counts an answered request. The counters are kept: to find one by its labels costs as much as the
-/// rest of a poll's way through here.
-fn count(method: &'static str, status: StatusCode) {
-    static COUNTERS: LazyLock<RwLock<HashMap<(&str, StatusCode), Counter>>> =
-        LazyLock::new(RwLock::default);
-    if let Some(counter) = COUNTERS.read().get(&(method, status)) {
-        return counter.increment(1);
-    }
-    let counter = metrics::counter!(
-        crate::metrics::REQUESTS,
-        "method" => method,
-        "status" => status.as_str().to_owned(),
-    );
-    counter.increment(1);
-    COUNTERS.write().insert((method, status), counter);
-}
-
-/// Clients can invent methods, and each value of a label takes memory forever.
-fn method_label(method: &Method) -> &'static str {
-    match method.as_str() {
-        "GET" => "GET",
-        "HEAD" => "HEAD",
-        "POST" => "POST",
-        "PUT" => "PUT",
-        "DELETE" => "DELETE",
-        _other => "other",
-    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "a panic is passed by value")]
@@ -247,6 +223,7 @@ mod tests {
         request.extensions_mut().insert(Peer(IpAddr::from([192, 0, 2, 1])));
         let surroundings = Surroundings {
             routes: protected(Router::new().route("/", post(async || StatusCode::OK))),
+            metrics: Arc::default(),
             proxies: Arc::default(),
             hosts: Arc::default(),
             received: ByteBudget::new(1),

@@ -25,6 +25,7 @@ mod params;
 mod participants;
 mod proxies;
 mod request_body;
+mod request_metrics;
 mod rooms;
 mod server_info;
 mod webinar;
@@ -46,6 +47,7 @@ pub use self::hosts::Hosts;
 pub use self::middleware::Memory;
 use self::ocs::{OcsError, OcsResponse, OcsResult};
 pub use self::proxies::{Proxies, UserHeader};
+use self::request_metrics::RequestMetrics;
 use super::connections::Limits;
 use super::server;
 use crate::auth::{Accounts, ClientSecrets};
@@ -60,6 +62,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// Identifies the server's configuration: clients reload the capabilities when it changes.
 const TALK_HASH: HeaderName = HeaderName::from_static("x-nextcloud-talk-hash");
+
+/// Path of the description of the API.
+const OPENAPI: &str = "/openapi.json";
 
 /// What the API needs from the rest of the process.
 pub struct ApiDependencies {
@@ -122,20 +127,25 @@ pub async fn serve(
     let ApiDependencies { service, accounts, clients, proxies, hosts, memory } = dependencies;
     let talk_hash = server_info::talk_hash(service.sip()).try_into()?;
     let shared = Shared { service, accounts, clients, proxies: proxies.clone(), talk_hash };
-    let routes = router(Arc::new(shared));
-    let service = middleware::around(routes, proxies, hosts, memory);
+    let (routes, paths) = router(Arc::new(shared));
+    let metrics = RequestMetrics::of(paths)?;
+    let service = middleware::around(routes, metrics, proxies, hosts, memory);
     server::serve(listener, service, limits, KEEP_ALIVE, stop).await
 }
 
-fn router(api: Api) -> Router {
+/// The routes, and their paths.
+fn router(api: Api) -> (Router, Vec<String>) {
     let (router, document) = routes().with_state(api).split_for_parts();
+    let paths = document.paths.paths.keys().map(String::as_str).chain([OPENAPI]);
+    let paths = paths.map(str::to_owned).collect();
     let document = openapi::complete(document);
-    router
-        .route("/openapi.json", get(openapi::serve).with_state(document.into()))
+    let router = router
+        .route(OPENAPI, get(openapi::serve).with_state(document.into()))
         .fallback(async || OcsError::new(StatusCode::NOT_FOUND, "there is no such path"))
         .method_not_allowed_fallback(async || {
             OcsError::new(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method")
-        })
+        });
+    (router, paths)
 }
 
 fn routes() -> OpenApiRouter<Api> {

@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tracing::{Event, Level, Metadata, Subscriber};
-use tracing_subscriber::filter::{Directive, filter_fn};
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
@@ -42,22 +42,30 @@ impl LogLevel {
 /// The levels of libraries whose lines repeat what lobbyd says, each with the module that they log
 /// under. A filter that names the module overrides its level.
 ///
-/// The scheduler logs its start at INFO, once per job. lapin logs each message that is returned, with
-/// its whole body, and each channel that is closed; lobbyd reports both. sqlx warns of each slow
-/// statement and each slow connection.
-const QUIET: [(&str, &str); 3] =
-    [("tokio_cron_scheduler", "warn"), ("lapin", "off"), ("sqlx", "error")];
+/// lapin logs each message that is returned, with its whole body, and each channel that is closed;
+/// lobbyd reports both. sqlx warns of each slow statement and each slow connection.
+const QUIET: [(&str, &str); 2] = [("lapin", "off"), ("sqlx", "error")];
 
+/// The highest level of all other libraries, unless the filter names them.
+const LIBRARIES: LevelFilter = LevelFilter::WARN;
+
+/// The filter of a configured level. A level without a module is that of lobbyd.
 fn filter(level: &str) -> anyhow::Result<EnvFilter> {
-    let mut filter = EnvFilter::try_new(level)?;
-    for (module, quiet) in QUIET {
-        if !level.contains(module) {
-            let directive: Directive =
-                format!("{module}={quiet}").parse().context("a valid directive")?;
-            filter = filter.add_directive(directive);
+    let mut own = LevelFilter::ERROR;
+    let mut directives = Vec::new();
+    for part in level.split(',').map(str::trim) {
+        match part.parse::<LevelFilter>() {
+            Ok(level) => {
+                own = level;
+                directives.push(format!("lobbyd={level}"));
+            }
+            Err(_by_module) => directives.push(part.to_owned()),
         }
     }
-    Ok(filter)
+    directives.insert(0, own.min(LIBRARIES).to_string());
+    let quiet = QUIET.iter().filter(|(module, _level)| !level.contains(module));
+    directives.extend(quiet.map(|(module, level)| format!("{module}={level}")));
+    Ok(EnvFilter::try_new(directives.join(","))?)
 }
 
 /// Installs the subscriber of this process. `level` is a level or a filter by module.
@@ -128,14 +136,58 @@ where
 /// An error with its causes, in one line. Some libraries put the cause into their own text, so a
 /// cause with which the line ends already is not repeated.
 pub fn causes(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
+    let mut line = without_line_of_server(&error.to_string()).to_owned();
     let mut cause = error.source();
     while let Some(next) = cause {
         let text = next.to_string();
-        if !line.ends_with(&text) {
+        let text = without_line_of_server(&text);
+        if !line.ends_with(text) {
             line = format!("{line}: {text}");
         }
         cause = next.source();
     }
     line
+}
+
+/// sqlx ends PostgreSQL's errors with the line of the server's source, which looks like one of a
+/// configuration file.
+fn without_line_of_server(text: &str) -> &str {
+    match text.rsplit_once(" at line ") {
+        Some((message, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => message,
+        Some(_) | None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_without_a_module_is_that_of_lobbyd() {
+        let quiet = "lapin=off,sqlx=error";
+        for (level, expected) in [
+            ("info", format!("lobbyd=info,warn,{quiet}")),
+            ("debug", format!("lobbyd=debug,warn,{quiet}")),
+            ("error", format!("lobbyd=error,error,{quiet}")),
+            ("off", format!("lobbyd=off,off,{quiet}")),
+            ("warn,sqlx=debug", "lobbyd=warn,warn,lapin=off,sqlx=debug".to_owned()),
+            ("lobbyd::tasks=debug", format!("lobbyd::tasks=debug,error,{quiet}")),
+        ] {
+            let sorted = |filter: &str| {
+                let mut directives: Vec<_> = filter.split(',').map(str::to_owned).collect();
+                directives.sort();
+                directives
+            };
+            assert_eq!(sorted(&filter(level).unwrap().to_string()), sorted(&expected), "{level}");
+        }
+        assert!(filter("a=b=c").is_err());
+    }
+
+    #[test]
+    fn the_line_of_the_servers_source_is_left_out() {
+        let error = std::io::Error::other("password authentication failed at line 334");
+        assert_eq!(causes(&error), "password authentication failed");
+        let error = std::io::Error::other("expected a value at line 1 column 2");
+        assert_eq!(causes(&error), "expected a value at line 1 column 2");
+    }
 }

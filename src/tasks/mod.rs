@@ -32,6 +32,22 @@ use crate::traces::Traces;
 /// Of so many rooms or events at once, the log names each. Of more, it says how many there are.
 const MAX_LOGGED: usize = 64;
 
+/// The lags of events that are logged as one line.
+#[derive(Default)]
+struct Lags(Vec<f64>);
+
+impl Lags {
+    fn add(&mut self, seconds: f64) {
+        self.0.push(seconds);
+    }
+
+    /// The median and the longest one.
+    fn summary(&mut self) -> Option<(f64, f64)> {
+        self.0.sort_unstable_by(f64::total_cmp);
+        Some((*self.0.get(self.0.len() / 2)?, *self.0.last()?))
+    }
+}
+
 /// What every task works with. Each task has a clone.
 #[derive(Clone)]
 pub struct TaskContext {

@@ -188,7 +188,7 @@ async fn locked_rooms_delay_no_other_room() {
     database.insert_rooms("free", 10, database.now().await).await;
     client.take_ids(&cluster.updates, 11).await;
     assert_eq!(database.closed_rooms().await, 2);
-    worker.logs("due room is locked room.token=held1").await;
+    worker.logs("due room is locked by another transaction room.token=held1").await;
     worker.unready_with("room held1 is due").await;
     drop(holders);
     database.all_open().await;

@@ -186,7 +186,7 @@ impl<'a> Consumption<'a> {
             }
             Err(malformed) => {
                 let reason = malformed.to_string();
-                let letter = DeadLetter::new(delivery, received, "malformed", reason, span);
+                let letter = DeadLetter::new(delivery, received, None, "malformed", reason, span);
                 self.dead_letters.push(letter);
                 None
             }
@@ -196,11 +196,13 @@ impl<'a> Consumption<'a> {
     /// Decides about events that the database has answered.
     pub(super) fn conclude(&mut self, events: Vec<Event>, results: Vec<Applied>) {
         let number = events.len();
+        let applied = results.iter().filter(|each| matches!(each, Applied::Set { .. })).count();
+        let stale = results.iter().filter(|each| matches!(each, Applied::Stale)).count();
         for (event, applied) in events.into_iter().zip(results) {
             self.conclude_one(event, applied, number <= MAX_LOGGED);
         }
         if number > MAX_LOGGED {
-            tracing::info!(events = number, "events processed");
+            tracing::info!(events = number, applied, stale, "events processed");
         }
     }
 
@@ -271,9 +273,10 @@ impl<'a> Consumption<'a> {
             self.dead_letters.push_again(letters);
             return;
         }
-        for DeadLetter { delivery, outcome, reason, mut span, .. } in letters {
+        for DeadLetter { delivery, room, outcome, reason, mut span, .. } in letters {
             count(outcome, &mut span);
-            tracing::warn!(reason, "event dead-lettered");
+            let room = room.as_ref().map(tracing::field::display);
+            tracing::warn!(room.token = room, reason, "event dead-lettered");
             self.done.push(delivery.tag);
         }
     }

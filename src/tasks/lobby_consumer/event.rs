@@ -41,6 +41,8 @@ pub(super) struct Parked {
 pub(super) struct DeadLetter {
     pub(super) delivery: Delivery,
     pub(super) received: DateTime<Utc>,
+    /// Its room, if it names one.
+    pub(super) room: Option<RoomToken>,
     pub(super) outcome: &'static str,
     pub(super) reason: String,
     pub(super) span: Span,
@@ -64,18 +66,20 @@ impl DeadLetter {
     pub(super) fn new(
         delivery: Delivery,
         received: DateTime<Utc>,
+        room: Option<RoomToken>,
         outcome: &'static str,
         mut reason: String,
         span: Span,
     ) -> Self {
         reason.truncate(reason.floor_char_boundary(MAX_REASON));
-        Self { delivery, received, outcome, reason, span }
+        Self { delivery, received, room, outcome, reason, span }
     }
 }
 
 impl Event {
     pub(super) fn dead_letter(self, outcome: &'static str, reason: String) -> DeadLetter {
-        DeadLetter::new(self.delivery, self.received, outcome, reason, self.span)
+        let room = Some(self.change.token);
+        DeadLetter::new(self.delivery, self.received, room, outcome, reason, self.span)
     }
 
     /// The event, after it has waited: its room may have changed since it was received. It becomes

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::outcome::{Outcome, REFUSED_ATTEMPTS};
 use crate::domain::EventId;
-use crate::tasks::MAX_LOGGED;
+use crate::tasks::{Lags, MAX_LOGGED};
 
 /// Rows whose trouble is remembered.
 const MAX_REPORTED: usize = 10_000;
@@ -36,14 +36,14 @@ impl Reported {
         let reported = self.0.lock();
         let news = || outcomes.iter().filter(|outcome| !reported.contains(&outcome.id));
         let number: usize = news().map(|outcome| outcome.confirmed.len()).sum();
-        let (is_herd, mut longest) = (number > MAX_LOGGED, 0.0_f64);
+        let (is_herd, mut herd) = (number > MAX_LOGGED, Lags::default());
         let lags = metrics::histogram!(crate::metrics::LAG);
         for outcome in news() {
             for event in &outcome.confirmed {
                 let lag = event.due_at.map(|due_at| (now - due_at).as_seconds_f64());
                 if let Some(lag) = lag {
                     lags.record(lag);
-                    longest = longest.max(lag);
+                    herd.add(lag);
                 }
                 let (room, id, attempt) = (&event.token, &event.id, outcome.attempt);
                 if is_herd {
@@ -54,7 +54,13 @@ impl Reported {
             }
         }
         if is_herd {
-            tracing::info!(events = number, longest_lag_seconds = longest, "events published");
+            let (median, longest) = herd.summary().unzip();
+            tracing::info!(
+                events = number,
+                median_lag_seconds = median,
+                longest_lag_seconds = longest,
+                "events published"
+            );
         }
     }
 }

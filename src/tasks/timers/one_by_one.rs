@@ -67,7 +67,11 @@ impl OneByOne {
                 Ok(_fired) => {}
                 Err(NotFired { error, .. }) if error.is_contention() => {
                     if !before.contains(&timer.key) {
-                        tracing::warn!(room.token = %timer.token, "due room is locked");
+                        tracing::warn!(
+                            room.token = %timer.token,
+                            timer.due_at = %timer.key.due_at,
+                            "due room is locked by another transaction"
+                        );
                     }
                     reported.insert(timer.key);
                 }

@@ -1,7 +1,7 @@
 //! What log, metrics and traces say about rooms that have been reset.
 
 use crate::store::Fired;
-use crate::tasks::{MAX_LOGGED, TaskContext};
+use crate::tasks::{Lags, MAX_LOGGED, TaskContext};
 
 /// Logs, counts and traces the rooms that have been reset.
 pub(super) fn report(ctx: &TaskContext, fired: &Fired) {
@@ -9,7 +9,7 @@ pub(super) fn report(ctx: &TaskContext, fired: &Fired) {
     let number = fired.events().count();
     metrics::counter!(crate::metrics::FIRED).increment(u64::try_from(number).unwrap_or(0));
     let lags = metrics::histogram!(crate::metrics::COMMIT_LAG);
-    let (is_herd, mut longest) = (number > MAX_LOGGED, 0.0_f64);
+    let (is_herd, mut herd) = (number > MAX_LOGGED, Lags::default());
     for event in fired.events() {
         let lag = event.due_at.map(|due_at| (now - due_at).as_seconds_f64());
         let (room, id) = (&event.token, &event.id);
@@ -26,10 +26,16 @@ pub(super) fn report(ctx: &TaskContext, fired: &Fired) {
             span.set("lobbyd.room.token", &event.token);
             span.set("lobbyd.timer.due_at", &due_at.format("%+"));
             lags.record(lag);
-            longest = longest.max(lag);
+            herd.add(lag);
         }
     }
     if is_herd {
-        tracing::info!(rooms = number, longest_lag_seconds = longest, "rooms opened");
+        let (median, longest) = herd.summary().unzip();
+        tracing::info!(
+            rooms = number,
+            median_lag_seconds = median,
+            longest_lag_seconds = longest,
+            "rooms opened"
+        );
     }
 }

@@ -100,6 +100,8 @@ struct State {
     of_all: Vec<(Work, TimeDelta, Instant)>,
     /// `None` until the timer task has started: before, it waits for the database.
     last_progress: Option<Instant>,
+    /// Why the database cannot be written, though it answers queries.
+    unwritable: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,21 +127,32 @@ impl Health {
             work: Vec::new(),
             of_all: Vec::new(),
             last_progress: None,
+            unwritable: None,
         });
         Self { state, stuck_after, overdue_after }
     }
 
     /// Records that the component works. Returns whether it did not before.
     pub fn set_up(&self, component: Component) -> bool {
-        metrics::gauge!(crate::metrics::CONNECTED, "part" => component.name()).set(1);
-        self.set(component, Condition::Up) != Condition::Up
+        let before = self.set(component, Condition::Up);
+        self.show(component);
+        before != Condition::Up
     }
 
     /// Records that the component does not work, and why. Returns whether it was not known to be
     /// down before.
     pub fn set_down(&self, component: Component, problem: impl Into<String>) -> bool {
-        metrics::gauge!(crate::metrics::CONNECTED, "part" => component.name()).set(0);
-        !matches!(self.set(component, Condition::Down(problem.into())), Condition::Down(_))
+        let before = self.set(component, Condition::Down(problem.into()));
+        self.show(component);
+        !matches!(before, Condition::Down(_))
+    }
+
+    /// Records why the database cannot be written, or that it can. Returns whether that is news.
+    pub fn set_unwritable(&self, problem: Option<String>) -> bool {
+        let is_unwritable = problem.is_some();
+        let before = std::mem::replace(&mut self.state.lock().unwritable, problem);
+        self.show(Component::Database);
+        before.is_some() != is_unwritable
     }
 
     /// Records the oldest item of this work that is not done; `None` if all is done.
@@ -184,15 +197,19 @@ impl Health {
     }
 
     pub fn is_up(&self, component: Component) -> bool {
-        self.state.lock().components.contains(&(component, Condition::Up))
+        let state = self.state.lock();
+        let is_usable = component != Component::Database || state.unwritable.is_none();
+        is_usable && state.components.contains(&(component, Condition::Up))
     }
 
     /// The components that do not work and the work that is overdue; empty if the process is ready.
     pub fn problems(&self) -> Vec<Problem> {
         let state = self.state.lock();
         let down = state.components.iter().filter_map(|(component, condition)| {
+            let unwritable =
+                state.unwritable.as_ref().filter(|_| *component == Component::Database);
             let text = match condition {
-                Condition::Up => return None,
+                Condition::Up => format!("cannot be written: {}", unwritable?),
                 Condition::Unknown => "not connected yet".to_owned(),
                 Condition::Down(problem) => problem.clone(),
             };
@@ -206,6 +223,12 @@ impl Health {
                 Some(Problem { part: work.part(), text })
             });
         down.chain(overdue).collect()
+    }
+
+    /// Sets the gauge of a component that this process has.
+    fn show(&self, component: Component) {
+        let value = i32::from(self.is_up(component));
+        metrics::gauge!(crate::metrics::CONNECTED, "part" => component.name()).set(value);
     }
 
     /// Returns the condition before.
@@ -258,6 +281,22 @@ mod tests {
         assert!(health.set_down(Component::Database, "gone"));
         let gone = Problem { part: "database", text: "gone".to_owned() };
         assert_eq!(health.problems(), [gone]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_database_that_cannot_be_written_is_not_up() {
+        let health = Health::new(&[Component::Database], STUCK_AFTER, OVERDUE_AFTER);
+        health.set_up(Component::Database);
+        assert!(health.set_unwritable(Some("disk full".to_owned())));
+        assert!(!health.set_unwritable(Some("disk is full".to_owned())));
+        assert!(!health.is_up(Component::Database));
+        let text = "cannot be written: disk is full".to_owned();
+        assert_eq!(health.problems(), [Problem { part: "database", text }]);
+        health.set_down(Component::Database, "gone");
+        assert_eq!(health.problems()[0].text, "gone");
+        health.set_up(Component::Database);
+        assert!(health.set_unwritable(None));
+        assert!(health.is_up(Component::Database) && health.problems().is_empty());
     }
 
     #[tokio::test(start_paused = true)]

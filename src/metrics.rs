@@ -51,7 +51,10 @@ macro_rules! metric_table {
 }
 
 metric_table! {
-    gauge BUILD "lobbyd_build_info" "Always 1; the label is the version of the program"
+    gauge BUILD "lobbyd_build_info"
+        "Always 1; the labels are the version of the program, and the kinds of database and bus"
+    gauge RELOAD_OK "lobbyd_config_reload_ok"
+        "1 if the last reload of the configuration worked, or none was requested"
 
     counter EVENTS "lobbyd_events_received_total" "Lobby changes received, by outcome"
         { "outcome": "applied", "stale", "malformed", "no_lobby", "unknown_room", "rejected" }
@@ -127,7 +130,7 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
         .set_buckets_for_metric(Matcher::Full(REQUEST_DURATION.to_owned()), &REQUEST_BUCKETS)?
         .install_recorder()?;
     describe();
-    metrics::gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1);
+    metrics::gauge!(RELOAD_OK).set(1);
     Ok(handle)
 }
 

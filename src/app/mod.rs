@@ -1,12 +1,12 @@
 //! The composition root: creates the parts, connects them, and owns the order of start and stop.
 //!
-//! [`App::build`] does no I/O and finds the errors of the configuration, except those of the role,
-//! which [`App::run`] finds before it listens. `run` first answers probes, then waits for the
-//! database, then starts the tasks of its [`Role`]. At the stop the consumer and the API stop taking
+//! [`App::build`] does no I/O and finds the errors of the configuration. [`App::run`] first answers
+//! probes, then waits for the database, then starts the tasks of its [`Role`]. At the stop the consumer and the API stop taking
 //! input, the timer task finishes its transaction, the relay flushes the outbox, and last the
 //! connections are closed. `cli` is the only caller.
 
 mod api_runtime;
+mod probe;
 mod reload;
 mod tasks;
 mod validate;
@@ -19,10 +19,11 @@ use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::api_runtime::ApiRuntime;
+pub use self::probe::try_servers;
 use self::reload::Reload;
 pub use self::reload::ReloadSource;
 use self::tasks::{Api, TaskSet};
@@ -38,13 +39,16 @@ use crate::store::{Database, PoolGroup, StoreError};
 use crate::supervisor::Supervisor;
 use crate::systemd::SystemdNotifier;
 use crate::tasks::housekeeping::Schedules;
-use crate::tasks::{BacklogGauges, TaskContext};
+use crate::tasks::{BacklogGauges, TaskContext, WriteCheck};
 use crate::traces::{Exporter, Traces};
 use crate::{bus, http, logging, store};
 
 /// After this time without progress the timer task counts as stuck, beyond the three uses of the
 /// database that one of its steps may take.
 const STUCK_MARGIN: Duration = Duration::from_secs(30);
+
+/// Bound of the count of what is left at the end.
+const COUNT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +68,14 @@ impl Role {
         matches!(self, Self::Api | Self::Both)
     }
 
+    /// The names under which PostgreSQL lists the connections of the tasks and those of the API.
+    fn applications(self) -> [&'static str; 2] {
+        match self {
+            Self::Worker | Self::Both => ["lobbyd worker", "lobbyd api"],
+            Self::Api => ["lobbyd api", "lobbyd api"],
+        }
+    }
+
     /// The components that its readiness depends on.
     fn components(self) -> Vec<Component> {
         let mut components = vec![Component::Database];
@@ -76,6 +88,7 @@ impl Role {
 
 /// The program, built and not yet started.
 pub struct App {
+    role: Role,
     config: Config,
     /// The pool of the tasks.
     database: Arc<dyn Database>,
@@ -90,18 +103,31 @@ pub struct App {
 
 impl App {
     /// Builds the program. Nothing is connected yet.
-    pub fn build(config: Config) -> Result<Self, ConfigError> {
+    pub fn build(config: Config, role: Role) -> Result<Self, ConfigError> {
         let bus = open_bus(&config)?;
-        Self::with_bus(config, bus)
+        Self::with_bus(config, role, bus)
     }
 
     /// Builds the program on a bus that the caller uses as well.
-    pub fn with_bus(config: Config, bus: Arc<dyn Bus>) -> Result<Self, ConfigError> {
+    pub fn with_bus(config: Config, role: Role, bus: Arc<dyn Bus>) -> Result<Self, ConfigError> {
         let Validated { proxies, hosts, exporter } = validate(&config)?;
+        validate::check_role(&config, role)?;
         let group = PoolGroup::default();
-        let database = open_pool(&config, config.database.url.expose(), group.clone())?;
-        let api_database = open_pool(&config, config.database.url.expose(), group)?;
-        Ok(Self { config, database, api_database, bus, proxies, hosts, exporter, reloads: None })
+        let url = config.database.url.expose();
+        let [tasks, api] = role.applications();
+        let database = open_pool(&config, url, tasks, group.clone())?;
+        let api_database = open_pool(&config, url, api, group)?;
+        Ok(Self {
+            role,
+            config,
+            database,
+            api_database,
+            bus,
+            proxies,
+            hosts,
+            exporter,
+            reloads: None,
+        })
     }
 
     /// Applies a changed configuration whenever `source` asks for it.
@@ -116,10 +142,10 @@ impl App {
     /// Runs until `stop`. Fails if a task fails, or if the migrations cannot be applied.
     pub async fn run(
         mut self,
-        role: Role,
         metrics: PrometheusHandle,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
+        let role = self.role;
         let (ops, http) = self.listen(role).await?;
         let api_runtime = ApiRuntime::start(role).context("the threads of the API")?;
         let stuck_after = STUCK_MARGIN + 3 * self.config.database.timeout;
@@ -155,6 +181,8 @@ impl App {
             error = supervisor.next_failure() => return Err(error),
         };
         if let Some(Prepared { clock, clients }) = prepared {
+            let check = WriteCheck::new(Arc::clone(&self.api_database), Arc::clone(&health));
+            supervisor.spawn("write check", check.run(stop.clone()));
             let clock = Arc::new(clock);
             let traces = self.exporter.take().map_or_else(Traces::default, |exporter| {
                 let (traces, spans) = Traces::new(Arc::clone(&clock));
@@ -172,6 +200,7 @@ impl App {
             tasks.start(role, api);
         }
         let outcome = supervisor.run(self.config.shutdown.grace).await;
+        self.log_end().await;
         tokio::join!(self.bus.close(), self.database.close(), self.api_database.close());
         outcome
     }
@@ -179,12 +208,17 @@ impl App {
     /// Opens the ops listener, and that of the API if the role serves it.
     async fn listen(&self, role: Role) -> anyhow::Result<(TcpListener, Option<TcpListener>)> {
         let config = &self.config;
-        validate::check_role(config, role)?;
         let http =
             if role.serves() { Some(bind("http.listen", config.http.listen).await?) } else { None };
         let ops = bind("ops.listen", config.ops.listen).await?;
+        let (version, kinds) = (env!("CARGO_PKG_VERSION"), config.kinds());
+        metrics::gauge!(
+            crate::metrics::BUILD,
+            "version" => version, "database" => kinds.database, "events" => kinds.events
+        )
+        .set(1);
         tracing::info!(
-            version = env!("CARGO_PKG_VERSION"),
+            version,
             database = config.database.url.redacted(),
             events = config.events.url.redacted(),
             ops = %ops.local_addr()?,
@@ -194,6 +228,15 @@ impl App {
             tracing::info!(http = %http.local_addr()?, "HTTP API listening");
         }
         Ok((ops, http))
+    }
+
+    /// Logs the end, and how many events are left without a publisher confirm.
+    async fn log_end(&self) {
+        if let Ok(Ok(backlog)) = timeout(COUNT_TIMEOUT, self.database.backlog()).await {
+            tracing::info!(outbox.pending = backlog.outbox_pending, "stopped");
+        } else {
+            tracing::info!("stopped, the outbox could not be counted");
+        }
     }
 
     /// Waits for the database and applies the migrations.
@@ -219,6 +262,7 @@ impl App {
             self.database.migrate().await?;
         }
         self.database.prepare_all().await?;
+        self.database.check_writable().await?;
         let mut clients = None;
         if role.serves() {
             let key = self.database.client_key(&ClientSecrets::random_key()).await?;
@@ -247,24 +291,38 @@ fn schedules(config: &Config) -> Schedules {
     }
 }
 
-/// Opens a database that exists: SQLite does not create the file.
-pub fn open_existing_database(config: &Config) -> Result<Arc<dyn Database>, ConfigError> {
-    let url = config.database.url.expose().replace("mode=rwc", "mode=rw");
-    open_pool(config, &url, PoolGroup::default())
+/// Opens a database that exists, for a command of this name: SQLite does not create the file.
+pub fn open_existing_database(
+    config: &Config,
+    command: &'static str,
+) -> Result<Arc<dyn Database>, ConfigError> {
+    open_pool(config, &existing(config.database.url.expose()), command, PoolGroup::default())
 }
 
-pub fn open_database(config: &Config) -> Result<Arc<dyn Database>, ConfigError> {
-    open_pool(config, config.database.url.expose(), PoolGroup::default())
+/// Opens a database for a command of this name. A SQLite file that root creates belongs to the owner
+/// of its folder, so that the service can use it.
+pub fn open_database(config: &Config, command: &'static str) -> anyhow::Result<Arc<dyn Database>> {
+    let url = config.database.url.expose();
+    let database = open_pool(config, url, command, PoolGroup::default())?;
+    store::create_file_for_owner(url).context("file of the database")?;
+    Ok(database)
+}
+
+/// The URL with which SQLite does not create the file.
+fn existing(url: &str) -> String {
+    url.replace("mode=rwc", "mode=rw")
 }
 
 fn open_pool(
     config: &Config,
     url: &str,
+    application: &'static str,
     group: PoolGroup,
 ) -> Result<Arc<dyn Database>, ConfigError> {
     let options = store::PoolOptions {
         max_connections: config.database.max_connections.get(),
         timeout: config.database.timeout,
+        application,
         group,
     };
     store::connect(url, options).map_err(|error| ConfigError::new("database.url", error))

@@ -43,6 +43,38 @@ pub(super) struct Reload {
     pub(super) systemd: Arc<SystemdNotifier>,
 }
 
+/// What a reload has left undone.
+#[derive(Default)]
+struct Outcome {
+    /// Keys that do not work, or the error of the whole configuration.
+    failed: Vec<String>,
+    /// Keys that require a restart.
+    restart: Vec<String>,
+}
+
+impl Outcome {
+    /// Logs whether the URL of this key is used from now on, and returns it.
+    fn add(&mut self, key: &'static str, changed: &Result<(), String>) -> bool {
+        match changed {
+            Ok(()) => tracing::info!(key, "setting taken over"),
+            Err(error) => {
+                tracing::error!(error, "{key} does not work, keeping the previous URL");
+                self.failed.push(key.to_owned());
+            }
+        }
+        changed.is_ok()
+    }
+
+    fn undone(&self) -> Option<String> {
+        let failed = (!self.failed.is_empty())
+            .then(|| format!("last reload failed: {}", self.failed.join(", ")));
+        let restart = (!self.restart.is_empty())
+            .then(|| format!("restart required for {}", self.restart.join(", ")));
+        let undone: Vec<String> = failed.into_iter().chain(restart).collect();
+        (!undone.is_empty()).then(|| undone.join("; "))
+    }
+}
+
 /// The components that depend on the broker.
 const BROKER_COMPONENTS: [Component; 3] =
     [Component::Consumer, Component::Publisher, Component::Listener];
@@ -67,18 +99,25 @@ impl Reload {
             level.map_err(|problem| ConfigError::new("log.level", problem))?;
             Ok(next)
         });
-        match next {
+        let outcome = match next {
             Ok(next) => self.apply(next).await,
             Err(error) => {
                 tracing::error!(%error, "configuration invalid, reload skipped");
+                Outcome { failed: vec![error.to_string()], ..Outcome::default() }
             }
-        }
-        self.systemd.reloaded();
+        };
+        metrics::gauge!(crate::metrics::RELOAD_OK).set(i32::from(outcome.failed.is_empty()));
+        self.systemd.reloaded(outcome.undone());
     }
 
-    async fn apply(&mut self, next: Config) {
-        for key in self.config.needs_restart(&next) {
+    async fn apply(&mut self, next: Config) -> Outcome {
+        let restart = self.config.needs_restart(&next);
+        for key in &restart {
             tracing::warn!(key, "setting changed, restart required");
+        }
+        let mut outcome = Outcome { restart, ..Outcome::default() };
+        for key in self.config.reloaded(&next) {
+            tracing::info!(key, "setting taken over");
         }
         self.config.log.level = next.log.level;
         self.config.housekeeping = next.housekeeping;
@@ -86,22 +125,22 @@ impl Reload {
         self.schedules
             .send_if_modified(|current| std::mem::replace(current, schedules.clone()) != schedules);
         if next.database.url != self.config.database.url {
-            match self.change_database(next.database.url.expose()).await {
-                Ok(()) => self.config.database.url = next.database.url,
-                Err(error) => {
-                    tracing::error!(error, "database.url does not work, keeping the previous URL");
-                }
+            let changed = self.change_database(next.database.url.expose()).await;
+            if outcome.add("database.url", &changed) {
+                self.config.database.url = next.database.url;
             }
         }
         if next.events.url != self.config.events.url {
-            match self.change_bus(next.events.url.expose()).await {
-                Ok(()) => self.config.events.url = next.events.url,
-                Err(error) => {
-                    tracing::error!(error, "events.url does not work, keeping the previous URL");
-                }
+            let changed = self.change_bus(next.events.url.expose()).await;
+            if outcome.add("events.url", &changed) {
+                self.config.events.url = next.events.url;
             }
         }
-        tracing::info!("configuration reloaded");
+        match outcome.undone() {
+            None => tracing::info!("configuration reloaded"),
+            Some(undone) => tracing::warn!(undone, "configuration reloaded in part"),
+        }
+        outcome
     }
 
     /// While the old URL works, the new one is tested first, because a mistyped one would keep every

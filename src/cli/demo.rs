@@ -47,7 +47,7 @@ impl Demo {
         config.database.url = format!("sqlite://{}?mode=rwc", database.display()).into();
         config.ops.listen = ([127, 0, 0, 1], 0).into();
         let bus = Arc::new(MemoryBus::new());
-        let app = App::with_bus(config, bus.clone())?;
+        let app = App::with_bus(config, Role::Worker, bus.clone())?;
 
         let stop = CancellationToken::new();
         let database = app.database();
@@ -59,7 +59,7 @@ impl Demo {
             stop.cancel();
             shown
         };
-        let worker = app.run(Role::Worker, lobbyd::metrics::install()?, stop.clone());
+        let worker = app.run(lobbyd::metrics::install()?, stop.clone());
         let both = async { tokio::try_join!(demo, worker) };
         tokio::select! {
             outcome = both => outcome.map(|_| ()),

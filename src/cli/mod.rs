@@ -3,6 +3,7 @@
 //! Each command loads the configuration and starts the log, then uses the library. The help of the
 //! program is enough to try it and to set it up.
 
+mod credentials;
 mod demo;
 mod generate;
 mod health;
@@ -11,12 +12,12 @@ mod user;
 
 use std::io;
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context;
-use clap::{Parser, Subcommand};
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
 use lobbyd::app::{App, ReloadSource, Role};
-use lobbyd::config::{Config, ConfigError};
+use lobbyd::config::{Config, ConfigError, Layers, Loaded};
 use lobbyd::logging::LogLevel;
 use lobbyd::{app, logging, supervisor};
 use rustix::fs::Mode;
@@ -51,7 +52,8 @@ Run it: create a PostgreSQL database and a RabbitMQ user, then
 
 Exit status: 0 success, 1 failure, 2 invalid arguments, 78 invalid configuration, 130 stopped by a
 second signal.
-`lobbyd config check` prints the configuration; config/lobbyd.toml explains every key.";
+`lobbyd config check --connect` prints the configuration and tries the servers; config/lobbyd.toml
+explains every key. Commands that root runs use the credentials of the service in /etc/credstore.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -83,8 +85,19 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Check the configuration and print the effective values, secrets hidden
-    Check,
+    /// Check the configuration and print each value with its origin, secrets hidden
+    Check(Check),
+}
+
+#[derive(Debug, Args)]
+struct Check {
+    /// Also connect to database and broker as a start would, and print what each of them answers
+    #[arg(long)]
+    connect: bool,
+
+    /// Print errors only
+    #[arg(long)]
+    quiet: bool,
 }
 
 impl Cli {
@@ -94,44 +107,64 @@ impl Cli {
         if !matches!(self.command, Command::Generate(_)) {
             rustix::process::umask(Mode::RWXG | Mode::RWXO);
         }
-        let load = || load(self.config.as_deref()).map(|(config, _level)| config);
+        let file = self.config;
+        // These use the same servers as the service, so they find the same credentials.
+        let beside_service = || {
+            let layers = credentials::layers(file.clone());
+            let (loaded, _level) = load(&layers)?;
+            credentials::report(&loaded.origins, &layers)?;
+            anyhow::Ok(loaded)
+        };
+        let layers = Layers { file: file.clone(), credstore: None };
         match self.command {
             // It runs on the embedded defaults, not on the configuration of this machine.
             Command::Demo(demo) => demo.run().await,
-            Command::Run => serve(self.config, Role::Both).await,
-            Command::Worker => serve(self.config, Role::Worker).await,
-            Command::Api => serve(self.config, Role::Api).await,
-            Command::Migrate => migrate(&load()?).await,
-            Command::Health(health) => health.run(&load()?).await,
-            Command::Publish(publish) => publish.run(&load()?).await,
-            Command::User(user) => user.run(&load()?).await,
-            Command::Config { command: ConfigCommand::Check } => check(load()?),
+            Command::Run => serve(layers, Role::Both).await,
+            Command::Worker => serve(layers, Role::Worker).await,
+            Command::Api => serve(layers, Role::Api).await,
+            Command::Migrate => migrate(&beside_service()?.config).await,
+            Command::Health(health) => health.run(&load(&layers)?.0.config).await,
+            Command::Publish(publish) => publish.run(&beside_service()?.config).await,
+            Command::User(user) => user.run(&beside_service()?.config).await,
+            Command::Config { command: ConfigCommand::Check(check) } => {
+                check.run(beside_service()?).await
+            }
             Command::Generate(generate) => generate.run(),
         }
     }
 }
 
 /// Reads the configuration and starts the log as configured there.
-fn load(file: Option<&Path>) -> anyhow::Result<(Config, LogLevel)> {
-    let config = Config::load(file)?;
-    let level = logging::init(config.log.format, &config.log.level)
+fn load(layers: &Layers) -> anyhow::Result<(Loaded, LogLevel)> {
+    let loaded = Config::load(layers)?;
+    let level = logging::init(loaded.config.log.format, &loaded.config.log.level)
         .map_err(|error| ConfigError::new("log.level", error))?;
-    Ok((config, level))
+    Ok((loaded, level))
 }
 
-async fn serve(file: Option<PathBuf>, role: Role) -> anyhow::Result<()> {
-    let (config, level) = load(file.as_deref())?;
+async fn serve(layers: Layers, role: Role) -> anyhow::Result<()> {
+    let (Loaded { config, origins }, level) = load(&layers)?;
     // SIGHUP from a closed terminal ends the program, as users expect.
     let hangups = if io::stdin().is_terminal() { None } else { Some(supervisor::hangups()?) };
     raise_file_limit();
-    let mut app = App::build(config)?;
+    let is_unreachable = role == Role::Worker && config.events.url.is_in_process();
+    let mut app = App::build(config, role)?;
+    let files: Vec<String> =
+        origins.files().iter().map(|file| file.display().to_string()).collect();
+    tracing::info!(files = ?files, "configuration read");
+    if is_unreachable {
+        tracing::warn!(
+            "no event can reach a worker whose events.url is memory:, which is a bus inside one \
+             process; name the broker (amqp://…), or use `lobbyd run`"
+        );
+    }
     if let Some(hangups) = hangups {
-        let read = Box::new(move || Config::load(file.as_deref()));
+        let read = Box::new(move || Config::load(&layers).map(|loaded| loaded.config));
         app = app.reloading(ReloadSource { hangups, read, level });
     }
     let stop = CancellationToken::new();
     let signals = supervisor::on_signal(stop.clone());
-    let running = app.run(role, lobbyd::metrics::install()?, stop.clone());
+    let running = app.run(lobbyd::metrics::install()?, stop.clone());
     tokio::select! {
         outcome = running => outcome,
         Err(error) = signals => Err(error),
@@ -146,16 +179,32 @@ fn raise_file_limit() {
 }
 
 async fn migrate(config: &Config) -> anyhow::Result<()> {
-    let store = app::open_database(config)?;
+    let store = app::open_database(config, "lobbyd migrate")?;
     store.migrate().await?;
     store.close().await;
     print(&format!("{} is up to date", config.database.url.redacted()))
 }
 
-fn check(config: Config) -> anyhow::Result<()> {
-    let text = config.to_toml();
-    App::build(config)?;
-    print(text.trim_end())
+impl Check {
+    async fn run(self, Loaded { config, origins }: Loaded) -> anyhow::Result<()> {
+        let shown = origins.annotate(&config.to_toml());
+        App::build(config.clone(), Role::Both)?;
+        if !self.quiet {
+            print(shown.trim_end())?;
+        }
+        if !self.connect {
+            return Ok(());
+        }
+        let mut refused = Vec::new();
+        for (key, answer) in app::try_servers(&config).await? {
+            match answer {
+                Ok(answer) if self.quiet => drop(answer),
+                Ok(answer) => print(&format!("# {key}: {answer}"))?,
+                Err(problem) => refused.push(format!("{key}: {problem}")),
+            }
+        }
+        if refused.is_empty() { Ok(()) } else { bail!("{}", refused.join("; ")) }
+    }
 }
 
 /// Prints lines to standard output.

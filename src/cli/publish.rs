@@ -64,7 +64,7 @@ impl Publish {
             bail!("--in and --at need --state 1: without a lobby there is no timer");
         }
         let lobby = Lobby { state: self.state, timer };
-        let database = app::open_existing_database(config)?;
+        let database = app::open_existing_database(config, "lobbyd publish")?;
         let published = self.publish(lobby, now, config, &*database).await;
         database.close().await;
         published

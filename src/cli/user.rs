@@ -65,7 +65,7 @@ pub(crate) struct Password {
 
 impl User {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let database = app::open_database(config)?;
+        let database = app::open_database(config, "lobbyd user")?;
         let done = self.work(&*database, config.database.migrate).await;
         database.close().await;
         done

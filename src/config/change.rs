@@ -21,6 +21,14 @@ const RELOADED: [&str; 10] = [
 ];
 
 impl Config {
+    /// The keys that a running program reloads and whose value in `next` is another one, without
+    /// secrets.
+    pub fn reloaded(&self, next: &Self) -> Vec<String> {
+        let mut changed = changed_keys(&self.to_toml(), &next.to_toml());
+        changed.retain(|key| RELOADED.contains(&key.as_str()) && !is_secret(key));
+        changed
+    }
+
     /// The keys whose value in `next` takes effect only after a restart.
     pub fn needs_restart(&self, next: &Self) -> Vec<String> {
         let mut changed = changed_keys(&self.to_toml(), &next.to_toml());
@@ -31,6 +39,10 @@ impl Config {
         }
         changed
     }
+}
+
+fn is_secret(key: &str) -> bool {
+    ["database.", "events.", "sip."].iter().any(|section| key.starts_with(section))
 }
 
 /// The keys, with their sections, whose values differ.
@@ -65,6 +77,7 @@ mod tests {
         new.database.url = "postgres://lobbyd:new@db/lobbyd".to_owned().into();
         new.housekeeping.prune = "0 0 * * * *".to_owned();
         assert!(old.needs_restart(&new).is_empty());
+        assert_eq!(old.reloaded(&new), ["housekeeping.prune", "log.level"]);
         new.timers.batch = NonZeroU32::MIN;
         new.sip.dialin_info = Some("call us".to_owned());
         new.sip.shared_secret = Some("secret".to_owned().into());

@@ -8,15 +8,17 @@
 
 mod change;
 mod error;
+mod layers;
 mod secret;
 mod sections;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ::config::{Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
 
 pub use self::error::ConfigError;
+pub use self::layers::{Layers, Origin, Origins};
 pub use self::secret::{Secret, SecretUrl};
 pub use self::sections::{
     DatabaseConfig, EventsConfig, HousekeepingConfig, HttpConfig, LimitsConfig, LogConfig,
@@ -26,9 +28,6 @@ pub use self::sections::{
 /// The defaults, and the reference.
 pub const DEFAULTS: &str = include_str!("../../config/lobbyd.toml");
 
-/// The file that is read when no other one is named.
-const SYSTEM_FILE: &str = "/etc/lobbyd/lobbyd.toml";
-
 /// Prefix of the environment variables.
 const PREFIX: &str = "LOBBYD";
 
@@ -36,8 +35,19 @@ const PREFIX: &str = "LOBBYD";
 /// the like for a service of that name.
 const SEPARATOR: &str = "__";
 
-/// The variable that holds the folder of systemd's credentials, see `LoadCredential=`.
-const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+/// A configuration that was read.
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    pub origins: Origins,
+}
+
+/// The kinds of the servers that a configuration names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kinds {
+    pub database: &'static str,
+    pub events: &'static str,
+}
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -57,30 +67,27 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads all layers. `file` replaces the system's file and has to exist.
-    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
-        let file = match file {
-            Some(path) => File::from(path),
-            None => File::from(Path::new(SYSTEM_FILE)).required(false),
-        };
+    /// Reads all layers.
+    pub fn load(layers: &Layers) -> Result<Loaded, ConfigError> {
+        let file = layers.read_file()?;
         let environment = Environment::with_prefix(PREFIX)
             .prefix_separator(SEPARATOR)
             .separator(SEPARATOR)
             .ignore_empty(true);
-        let overrides =
-            ::config::Config::builder().add_source(environment.clone()).build().map_err(
-                |_shows_the_value| ConfigError::new("environment", "a variable is not Unicode"),
-            )?;
-        let mut config: Self = ::config::Config::builder()
-            .add_source(File::from_str(DEFAULTS, FileFormat::Toml))
-            .add_source(file.format(FileFormat::Toml))
-            .add_source(environment)
-            .build()?
-            .try_deserialize()?;
-        config.choose_secret_files(&overrides);
-        config.read_secret_files()?;
+        ::config::Config::builder().add_source(environment.clone()).build().map_err(
+            |_shows_the_value| ConfigError::new("environment", "a variable is not Unicode"),
+        )?;
+        let mut values =
+            ::config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        if let Some(file) = &file {
+            values = values.add_source(file.clone());
+        }
+        let values = values.add_source(environment).build()?;
+        let mut origins = Origins::of(&values, file.as_ref())?;
+        let mut config: Self = values.try_deserialize()?;
+        config.read_secrets(layers, &mut origins)?;
         config.check_urls()?;
-        Ok(config)
+        Ok(Loaded { config, origins })
     }
 
     /// The defaults alone, without file and environment.
@@ -92,35 +99,73 @@ impl Config {
             .expect("the embedded defaults are complete")
     }
 
+    /// Which kinds of servers it names.
+    pub fn kinds(&self) -> Kinds {
+        let scheme =
+            |url: &SecretUrl| url.expose().split(':').next().unwrap_or_default().to_owned();
+        Kinds {
+            database: match scheme(&self.database.url).as_str() {
+                "postgres" | "postgresql" => "postgres",
+                "mysql" | "mariadb" => "mysql",
+                _file => "sqlite",
+            },
+            events: if self.events.url.is_in_process() { "memory" } else { "amqp" },
+        }
+    }
+
     /// The effective configuration as TOML, secrets hidden.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("the configuration consists of tables and plain values")
     }
 
-    /// Decides for each secret whether it is read from a file, and from which: a secret in the
-    /// environment wins over a file that a lower layer names, and that file over a credential.
-    fn choose_secret_files(&mut self, environment: &::config::Config) {
-        let credentials = std::env::var_os(CREDENTIALS).map(PathBuf::from);
-        for (key, file, credential) in [
-            ("database.url", &mut self.database.url_file, "database-url"),
-            ("events.url", &mut self.events.url_file, "events-url"),
-            ("sip.shared_secret", &mut self.sip.shared_secret_file, "sip-secret"),
+    /// Reads the secrets that are in files: a secret in the environment wins over a file that a lower
+    /// layer names, and that file over a credential.
+    fn read_secrets(&mut self, layers: &Layers, origins: &mut Origins) -> Result<(), ConfigError> {
+        let credentials = layers.credentials();
+        for (key, name, file, secret) in [
+            (
+                "database.url",
+                "database-url",
+                &mut self.database.url_file,
+                Target::Url(&mut self.database.url),
+            ),
+            (
+                "events.url",
+                "events-url",
+                &mut self.events.url_file,
+                Target::Url(&mut self.events.url),
+            ),
+            (
+                "sip.shared_secret",
+                "sip-secret",
+                &mut self.sip.shared_secret_file,
+                Target::Secret(&mut self.sip.shared_secret),
+            ),
             (
                 "http.user_header_secret",
-                &mut self.http.user_header_secret_file,
                 "user-header-secret",
+                &mut self.http.user_header_secret_file,
+                Target::Secret(&mut self.http.user_header_secret),
             ),
         ] {
-            if environment.get_string(&format!("{key}_file")).is_ok() {
+            let file_key = format!("{key}_file");
+            if origins.is_in_environment(key) && !origins.is_in_environment(&file_key) {
+                *file = None;
                 continue;
             }
-            if environment.get_string(key).is_ok() {
-                *file = None;
-            } else if file.is_none() {
-                let credential = credentials.as_ref().map(|folder| folder.join(credential));
-                *file = credential.filter(|credential| credential.exists());
+            let is_named = file.is_some();
+            if !is_named && let Some(credentials) = &credentials {
+                *file = credentials.find(name)?;
             }
+            let Some(file) = file else { continue };
+            secret.set(read_secret(&file_key, file)?);
+            let path = file.clone();
+            origins.read_from(
+                key,
+                if is_named { Origin::File(path) } else { Origin::Credential(path) },
+            );
         }
+        Ok(())
     }
 
     fn check_urls(&self) -> Result<(), ConfigError> {
@@ -130,28 +175,27 @@ impl Config {
             url.check().map_err(|problem| ConfigError::new(key, problem))
         })
     }
+}
 
-    fn read_secret_files(&mut self) -> Result<(), ConfigError> {
-        if let Some(file) = &self.database.url_file {
-            self.database.url = read_secret("database.url_file", file)?.into();
+/// Where a secret goes.
+enum Target<'a> {
+    Url(&'a mut SecretUrl),
+    Secret(&'a mut Option<Secret>),
+}
+
+impl Target<'_> {
+    fn set(self, text: String) {
+        match self {
+            Self::Url(url) => *url = text.into(),
+            Self::Secret(secret) => *secret = Some(text.into()),
         }
-        if let Some(file) = &self.events.url_file {
-            self.events.url = read_secret("events.url_file", file)?.into();
-        }
-        if let Some(file) = &self.sip.shared_secret_file {
-            let secret = read_secret("sip.shared_secret_file", file)?;
-            self.sip.shared_secret = Some(secret.into());
-        }
-        if let Some(file) = &self.http.user_header_secret_file {
-            let secret = read_secret("http.user_header_secret_file", file)?;
-            self.http.user_header_secret = Some(secret.into());
-        }
-        Ok(())
     }
 }
 
 fn read_secret(key: &str, file: &Path) -> Result<String, ConfigError> {
-    match std::fs::read_to_string(file) {
+    let read = std::fs::read_to_string(file);
+    let file = std::path::absolute(file).unwrap_or_else(|_no_folder| file.to_owned());
+    match read {
         Ok(text) if text.trim().is_empty() => {
             Err(ConfigError::new(key, format_args!("{} is empty", file.display())))
         }

@@ -56,6 +56,10 @@ impl<D: Dialect> Admin for SqlStore<D> {
         Self::check_commits(self)
     }
 
+    async fn check_writable(&self) -> Result<()> {
+        self.execute(statements::inbox::PROBE, values![]).await.map(drop)
+    }
+
     async fn fired_since(&self, since: DateTime<Utc>) -> Result<u64> {
         let values = values![since.timestamp_millis()];
         let fired = self.fetch_one(admin::FIRED_SINCE, values, |row| row.int("number")).await?;
@@ -63,7 +67,7 @@ impl<D: Dialect> Admin for SqlStore<D> {
     }
 
     async fn try_url(&self, url: &str) -> Result<()> {
-        let options = D::connect_options(url, self.limit)?;
+        let options = self.connect_options(url)?;
         probe::<D>(&options, self.limit, statements::rooms::CHECK).await
     }
 

@@ -79,6 +79,22 @@ impl StoreError {
         }
     }
 
+    /// Whether the database was there, and answered that it cannot do this.
+    pub fn is_answer(&self) -> bool {
+        match self {
+            Self::Unavailable(error) => error.as_database_error().is_some(),
+            Self::Rejected(_) | Self::Unprepared(_) => true,
+            Self::TimedOut(_)
+            | Self::CommitUnanswered(_)
+            | Self::Contended(_)
+            | Self::Conflict { .. }
+            | Self::Unreadable(_)
+            | Self::Corrupt(_)
+            | Self::Migration(_)
+            | Self::Url(_) => false,
+        }
+    }
+
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::TimedOut(_))
     }

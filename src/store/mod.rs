@@ -18,6 +18,7 @@ mod contention;
 mod dialect;
 mod due;
 mod error;
+mod file;
 mod lobby_changes;
 mod migration;
 mod outbox;
@@ -39,6 +40,7 @@ pub use self::claims::{Available, ClaimedRows, Division, Pending};
 pub use self::commands::{Changed, Created};
 pub use self::due::{DueBatch, Fired, LockPolicy, NotFired};
 pub use self::error::{CommandError, Result, StoreError};
+pub use self::file::create_file_for_owner;
 use self::pool::SqlStore;
 pub use self::pool::{PoolGroup, PoolOptions};
 use crate::domain::commands::{Command, NewRoom, Resource};
@@ -300,6 +302,10 @@ pub trait Admin: Send + Sync + 'static {
 
     /// Fails while the database has not answered a commit, though it may answer queries.
     fn check_commits(&self) -> Result<()>;
+
+    /// Commits a row of lobbyd's own. Fails while the database cannot be written, though it may answer
+    /// queries.
+    async fn check_writable(&self) -> Result<()>;
 
     /// Counts the timers that reset their room at `since` or later, as far as history goes back.
     async fn fired_since(&self, since: DateTime<Utc>) -> Result<u64>;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::commits::CommitGate;
 use super::connection::{Connection, Transaction};
-use super::dialect::{Dialect, Value};
+use super::dialect::{ConnectOptions, Dialect, Value};
 use super::error::{Result, StoreError};
 use super::statements::Statement;
 
@@ -32,6 +32,8 @@ pub struct PoolOptions {
     pub max_connections: u32,
     /// Longest time that one use of the database may take, waiting for a connection included.
     pub timeout: Duration,
+    /// The name under which the database lists the connections.
+    pub application: &'static str,
     pub group: PoolGroup,
 }
 
@@ -55,6 +57,7 @@ pub(super) struct SqlStore<D: Dialect> {
     pub(super) pool: Pool<D>,
     /// Longest time that one use of the database may take.
     pub(super) limit: Duration,
+    application: &'static str,
     group: PoolGroup,
     generation: Arc<PoolGeneration>,
 }
@@ -98,8 +101,9 @@ impl<D: Dialect> SqlStore<D> {
                     Ok(!outdated)
                 })
             })
-            .connect_lazy_with(D::connect_options(url, limit)?);
-        Ok(Self { pool, limit, group: options.group, generation })
+            .connect_lazy_with(D::connect_options(url, limit, options.application)?);
+        let PoolOptions { application, group, .. } = options;
+        Ok(Self { pool, limit, application, group, generation })
     }
 
     pub(super) async fn acquire(&self) -> Result<Connection<D>> {
@@ -167,9 +171,14 @@ impl<D: Dialect> SqlStore<D> {
         Ok(rows)
     }
 
+    /// How this store connects by a URL.
+    pub(super) fn connect_options(&self, url: &str) -> Result<ConnectOptions<D>> {
+        D::connect_options(url, self.limit, self.application)
+    }
+
     /// Connects by this URL from now on.
     pub(super) fn set_url(&self, url: &str) -> Result<()> {
-        self.pool.set_connect_options(D::connect_options(url, self.limit)?);
+        self.pool.set_connect_options(self.connect_options(url)?);
         self.generation.renew();
         Ok(())
     }

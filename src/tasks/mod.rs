@@ -12,6 +12,7 @@ pub mod housekeeping;
 mod lobby_consumer;
 mod outbox_relay;
 mod timers;
+mod write_check;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ pub use backlog::BacklogGauges;
 pub use lobby_consumer::LobbyConsumer;
 pub use outbox_relay::OutboxRelay;
 pub use timers::{TimerTask, TimerWaker};
+pub use write_check::WriteCheck;
 
 use crate::bus::Bus;
 use crate::clock::DatabaseClock;

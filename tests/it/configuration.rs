@@ -1,10 +1,15 @@
 //! The configuration as an administrator sees it: what is refused, and which layer wins.
 
-use std::fs;
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, chown},
+};
+
+use nix::unistd::getuid;
 
 use crate::support::{
-    daemon::{Settings, run, settings, text},
-    server::folder,
+    daemon::{Settings, add_user, run, settings, text},
+    server::{BROKER, folder, free_port},
 };
 
 /// Environment, arguments, and the key that the error names.
@@ -63,10 +68,11 @@ fn the_environment_wins_over_the_file_and_secrets_stay_hidden() {
     let shown = text(&output.stdout);
     assert!(output.status.success(), "{output:?}");
     for line in [
-        "batch = 8",
-        "format = \"json\"",
-        "url = \"postgres://lobbyd:***@db/lobbyd\"",
-        "url = \"amqps://lobbyd:***@mq/%2f\"",
+        "batch = 8  # environment\n",
+        &format!("format = \"json\"  # {}\n", file.display()),
+        "url = \"postgres://lobbyd:***@db/lobbyd\"  # environment\n",
+        &format!("url = \"amqps://lobbyd:***@mq/%2f\"  # {}\n", secret.display()),
+        "level = \"info\"  # default\n",
     ] {
         assert!(shown.contains(line), "no {line} in {shown}");
     }
@@ -101,9 +107,89 @@ fn credentials_of_systemd_win_over_the_file_and_lose_to_the_environment() {
         text(&output.stdout)
     };
     let shown = check(&environment);
-    assert!(shown.contains("url = \"postgres://lobbyd:***@credential/db\""), "{shown}");
+    let line = format!(
+        "url = \"postgres://lobbyd:***@credential/db\"  # credential {}/database-url\n",
+        folder.display()
+    );
+    assert!(shown.contains(&line), "{shown}");
     assert!(shown.contains("url = \"amqp://file\""), "{shown}");
     environment.extend(settings(&[("LOBBYD__DATABASE__URL", "postgres://environment/db")]));
     let shown = check(&environment);
     assert!(shown.contains("url = \"postgres://environment/db\""), "{shown}");
+}
+
+#[test]
+fn a_quiet_check_prints_errors_only() {
+    let output = run(&settings(&[]), &["config", "check", "--quiet"]);
+    assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+    let wrong = settings(&[("LOBBYD__TIMERS__BATCH", "many")]);
+    let output = run(&wrong, &["config", "check", "--quiet"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output.stderr).contains("timers.batch"), "{output:?}");
+}
+
+#[test]
+fn an_error_in_a_file_names_its_absolute_path() {
+    let file = folder("config-").join("lobbyd.toml");
+    let folder = file.parent().unwrap();
+    let name = file.file_name().unwrap().to_str().unwrap();
+    for wrong in ["no TOML", "[timers]\nbatch = \"many\"\n"] {
+        fs::write(&file, wrong).unwrap();
+        let mut check = crate::support::daemon::program(&settings(&[]));
+        check.args(["--config", name, "config", "check"]).current_dir(folder);
+        let error = text(&check.output().unwrap().stderr);
+        assert!(error.ends_with(&format!(", in {}\n", file.display())), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_connects_says_what_each_server_refuses() {
+    let database = format!("postgres://lobbyd:marker-secret@127.0.0.1:{}/x", free_port());
+    let events = format!("amqp://guest:marker-secret@127.0.0.1:{}/%2f", BROKER.server.port);
+    let mut environment = settings(&[
+        ("LOBBYD__DATABASE__URL", &database),
+        ("LOBBYD__DATABASE__TIMEOUT", "1s"),
+        ("LOBBYD__EVENTS__URL", &events),
+    ]);
+    let output = run(&environment, &["config", "check", "--connect"]);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    for answer in ["database.url: ", "Connection refused", "events.url: ", "ACCESS_REFUSED"] {
+        assert!(error.contains(answer), "no {answer} in {error}");
+    }
+    assert!(!error.contains("marker-secret") && error.lines().count() == 1, "{error}");
+
+    let file = folder("sqlite-").join("lobbyd.db");
+    let url = format!("sqlite://{}?mode=rwc", file.display());
+    environment.retain(|(key, _)| key.as_str() == "LOBBYD__DATABASE__TIMEOUT");
+    environment.extend(settings(&[("LOBBYD__DATABASE__URL", &url)]));
+    let output = run(&environment, &["config", "check", "--connect", "--quiet"]);
+    assert_eq!(output.status.code(), Some(1), "there is no file yet");
+    assert!(!file.exists(), "a check creates nothing");
+    assert!(run(&environment, &["migrate"]).status.success());
+    let output = run(&environment, &["config", "check", "--connect"]);
+    assert!(output.status.success(), "{output:?}");
+    let shown = text(&output.stdout);
+    for answer in ["# database.url: connected", "# events.url: inside the process"] {
+        assert!(shown.contains(answer), "no {answer} in {shown}");
+    }
+}
+
+/// A service with a user of its own has to be able to write the file that root has created.
+#[test]
+fn a_sqlite_file_that_root_creates_belongs_to_the_owner_of_its_folder() {
+    if !getuid().is_root() {
+        return;
+    }
+    let folder = folder("state-");
+    let owner = 65_534;
+    chown(&folder, Some(owner), Some(owner)).unwrap();
+    let url = format!("sqlite://{}/lobbyd.db?mode=rwc", folder.display());
+    add_user(&settings(&[("LOBBYD__DATABASE__URL", &url)]), "alice", "correct horse", &[]);
+    let files: Vec<_> = fs::read_dir(&folder).unwrap().map(Result::unwrap).collect();
+    assert!(!files.is_empty());
+    for file in files {
+        let metadata = file.metadata().unwrap();
+        assert_eq!((metadata.uid(), metadata.mode() & 0o777), (owner, 0o600), "{file:?}");
+    }
 }

@@ -83,6 +83,7 @@ async fn all_metrics_exist_from_the_start() {
         "lobbyd_timers_fired_total 0",
         "lobbyd_timers_superseded_total 0",
         "lobbyd_broker_blocked 0",
+        "lobbyd_config_reload_ok 1",
         "lobbyd_connected{part=\"database\"} 1",
         "lobbyd_connected{part=\"consumer\"} 1",
         "lobbyd_connected{part=\"publisher\"} 1",
@@ -139,33 +140,136 @@ async fn housekeeping_counts_and_prunes() {
     .await;
 }
 
+/// Receives what a program tells systemd, until it stops.
+struct Notified {
+    received: Arc<Mutex<String>>,
+    systemd: std::thread::JoinHandle<()>,
+}
+
+impl Notified {
+    /// Adds the socket to the environment of the program.
+    fn by(settings: &mut Settings) -> Self {
+        let socket = folder("notify-").join("socket");
+        let listener = UnixDatagram::bind(&socket).unwrap();
+        listener.set_read_timeout(Some(PATIENCE)).unwrap();
+        settings.push(("NOTIFY_SOCKET".to_owned(), socket.display().to_string()));
+        let notifications = Arc::new(Mutex::new(String::new()));
+        let received = Arc::clone(&notifications);
+        let systemd = std::thread::spawn(move || {
+            while !notifications.lock().unwrap().contains("STOPPING=1") {
+                let mut buffer = [0; 4096];
+                let length = listener.recv(&mut buffer).unwrap();
+                let text = std::str::from_utf8(&buffer[..length]).unwrap();
+                notifications.lock().unwrap().push_str(text);
+            }
+        });
+        Self { received, systemd }
+    }
+
+    fn text(&self) -> String {
+        self.received.lock().unwrap().clone()
+    }
+
+    async fn becomes(&self, text: &str) {
+        eventually(&format!("{text:?} for systemd"), || async {
+            self.text().contains(text).then_some(())
+        })
+        .await;
+    }
+}
+
+/// An unavailable database must not hold up a boot, or the installation of a package.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_without_a_database_is_reported_as_done_with_what_is_missing() {
+    let url = format!("postgres://lobbyd@127.0.0.1:{}/lobbyd", free_port());
+    let mut settings =
+        settings(&[("LOBBYD__DATABASE__URL", &url), ("LOBBYD__DATABASE__TIMEOUT", "1s")]);
+    let notified = Notified::by(&mut settings);
+    let mut worker = Daemon::start(&settings);
+    notified.becomes("READY=1\n").await;
+    let (before, _ready) =
+        notified.text().split_once("READY=1\n").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    assert!(before.contains("STATUS=database: "), "{before}");
+    worker.unready_with("database: ").await;
+    assert!(!worker.log().contains(" ready"), "{}", worker.log());
+    assert!(worker.stop().await.success());
+    notified.systemd.join().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_says_what_was_read_when_it_is_ready_and_what_is_left() {
+    let (_database, mut settings) = sqlite_settings().await;
+    let file = folder("config-").join("lobbyd.toml");
+    fs::write(&file, "").unwrap();
+    let mut worker = Daemon::spawn(program(&settings).arg("worker").arg("--config").arg(&file));
+    worker.logs(" ready after_seconds=").await;
+    let log = worker.log();
+    assert!(log.contains(&format!("configuration read files=[\"{}\"]", file.display())), "{log}");
+    assert!(log.contains("no event can reach a worker whose events.url is memory:"), "{log}");
+    let (_status, metrics) = worker.get("/metrics").await.unwrap();
+    let kinds = "database=\"sqlite\",events=\"memory\"";
+    assert!(
+        metrics.lines().any(|line| line.starts_with("lobbyd_build_info{") && line.contains(kinds)),
+        "{metrics}"
+    );
+    assert!(worker.stop().await.success());
+    assert!(worker.log().contains("stopped outbox.pending=0"), "{}", worker.log());
+
+    settings.push(("LOBBYD__EVENTS__URL".to_owned(), "memory:".to_owned()));
+    let run = Daemon::start_as("run", &settings);
+    run.logs(" ready after_seconds=").await;
+    assert!(!run.log().contains("WARN"), "{}", run.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cannot_be_written_is_not_ready() {
+    let (database, mut settings) = sqlite_settings().await;
+    drop(database.store().await);
+    settings.retain(|(key, _)| key != "LOBBYD__DATABASE__URL");
+    let url = database.url.replace("mode=rwc", "mode=ro");
+    settings.push(("LOBBYD__DATABASE__URL".to_owned(), url));
+    for migrate in ["true", "false"] {
+        let mut settings = settings.clone();
+        settings.push(("LOBBYD__DATABASE__MIGRATE".to_owned(), migrate.to_owned()));
+        let run = Daemon::start_as("run", &settings);
+        run.unready_with("database: database unavailable: ").await;
+        run.unready_with("attempt to write a readonly database").await;
+    }
+
+    let cluster = TestCluster::new(Kind::Postgres).await;
+    let api = cluster.api().await;
+    let database = &cluster.database;
+    let connections = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'lobbyd api'";
+    let name = database.texts("SELECT current_database()::text").await.remove(0);
+    let read_only = format!("ALTER DATABASE {name} SET default_transaction_read_only");
+    database.execute(&format!("{read_only} = on")).await;
+    assert!(database.number(connections).await > 0, "connections of the API have its name");
+    api.unready_with("database: cannot be written: ").await;
+    assert_eq!(api.metric("lobbyd_connected{part=\"database\"}").await, Some(0));
+    let writable = "SET default_transaction_read_only = off;";
+    database.execute(&format!("{writable} {read_only} = off")).await;
+    database.number(connections).await;
+    api.ready().await;
+    assert!(api.log().contains("database can be written again"), "{}", api.log());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn systemd_is_notified() {
     let (_database, mut settings) = sqlite_settings().await;
-    let socket = folder("notify-").join("socket");
-    let listener = UnixDatagram::bind(&socket).unwrap();
-    listener.set_read_timeout(Some(PATIENCE)).unwrap();
-    settings.push(("NOTIFY_SOCKET".to_owned(), socket.display().to_string()));
+    let notified = Notified::by(&mut settings);
     settings.push(("WATCHDOG_USEC".to_owned(), "200000".to_owned()));
-    let received = Arc::new(Mutex::new(String::new()));
-    let notifications = Arc::clone(&received);
-    let systemd = std::thread::spawn(move || {
-        while !received.lock().unwrap().contains("STOPPING=1") {
-            let mut buffer = [0; 1024];
-            let length = listener.recv(&mut buffer).unwrap();
-            received.lock().unwrap().push_str(std::str::from_utf8(&buffer[..length]).unwrap());
-        }
-    });
     let mut worker = Daemon::start_ready(&settings).await;
     eventually("three notifications of the watchdog", || async {
-        (notifications.lock().unwrap().matches("WATCHDOG=1").count() >= 3).then_some(())
+        (notified.text().matches("WATCHDOG=1").count() >= 3).then_some(())
     })
     .await;
     worker.signal(Signal::SIGHUP);
     worker.logs("configuration reloaded").await;
     assert!(worker.stop().await.success());
-    systemd.join().unwrap();
-    let notified = notifications.lock().unwrap().clone();
+    let received = Arc::clone(&notified.received);
+    notified.systemd.join().unwrap();
+    let notified = received.lock().unwrap().clone();
     let (started, reloaded) = notified.split_once("RELOADING=1\nMONOTONIC_USEC=").unwrap();
     assert_eq!(started.matches("READY=1\n").count(), 1, "{notified}");
     assert_eq!(reloaded.matches("READY=1\n").count(), 1, "{notified}");
@@ -181,7 +285,8 @@ async fn lines_for_the_journal_have_a_priority() {
         let log = fs::File::create(&file).unwrap();
         let stream = log.metadata().unwrap();
         let mut worker = program(&settings)
-            .arg("worker")
+            .arg("run")
+            .env("LOBBYD__HTTP__LISTEN", format!("127.0.0.1:{}", free_port()))
             .env("LOBBYD__LOG__FORMAT", format)
             .env("LOBBYD__OPS__LISTEN", format!("127.0.0.1:{}", free_port()))
             .env("JOURNAL_STREAM", format!("{}:{}", stream.dev(), stream.ino()))
@@ -247,7 +352,7 @@ async fn logs_can_be_json_and_never_show_a_password() {
     let marked = cluster.database.url.replace("lobbyd@", "lobbyd:marker-secret@");
     cluster.set("DATABASE__URL", &marked);
     cluster.set("LOG__FORMAT", "json");
-    cluster.set("LOG__LEVEL", "trace");
+    cluster.set("LOG__LEVEL", "trace,lapin=trace,sqlx=trace");
     let mut worker = cluster.worker().await;
     cluster.database.insert_rooms("room", 1, cluster.database.now().await).await;
     worker.logs("event published").await;

@@ -45,9 +45,10 @@ impl Configured {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_level_can_be_reloaded() {
-    let configured = Configured::start("[log]\nlevel = \"warn\"\n").await;
+    let configured = Configured::start("[log]\nlevel = \"error\"\n").await;
     assert_eq!(configured.worker.log(), "");
     configured.reload("[log]\nlevel = \"info\"\n", "configuration reloaded").await;
+    assert!(configured.worker.log().contains("setting taken over key=\"log.level\""));
     configured.reload("[log]\nlevel = \"debug,sqlx=trace\"\n", "DEBUG").await;
 }
 
@@ -66,6 +67,8 @@ async fn an_invalid_configuration_changes_nothing() {
         let wrong = &format!("{wrong}\n[log]\nlevel = \"trace\"\n");
         configured.reload(wrong, "configuration invalid, reload skipped").await;
     }
+    let reload_ok = "lobbyd_config_reload_ok";
+    configured.worker.metric_becomes(reload_ok, 0).await;
     configured.reload("[log]\nlevel = \"a=b=c\"\n", "log.level: ").await;
     assert!(!configured.worker.log().contains("DEBUG"));
     configured
@@ -78,6 +81,8 @@ async fn an_invalid_configuration_changes_nothing() {
     for key in ["key=\"timers.batch\"", "key=\"log.format\""] {
         assert!(log.contains(key), "no {key} in {log}");
     }
+    assert!(log.contains("undone=\"restart required for log.format, timers.batch\""), "{log}");
+    configured.worker.metric_becomes(reload_ok, 1).await;
     configured.database.insert_rooms("room", 1, configured.database.now().await).await;
     configured.database.all_open().await;
     assert!(configured.worker.stop().await.success());
@@ -121,6 +126,7 @@ async fn new_secrets_of_database_and_broker_can_be_reloaded() {
         let error = format!("{key} does not work, keeping the previous URL");
         eventually(&error, || async { program.log().contains(&error).then_some(()) }).await;
     }
+    program.metric_becomes("lobbyd_config_reload_ok", 0).await;
     write(&new, "secret");
     program.signal(Signal::SIGHUP);
     eventually("the new connections", || async {
@@ -138,6 +144,11 @@ async fn new_secrets_of_database_and_broker_can_be_reloaded() {
     })
     .await;
 
+    program.metric_becomes("lobbyd_config_reload_ok", 1).await;
+    for key in ["database.url", "events.url"] {
+        let line = format!("setting taken over key=\"{key}\"");
+        assert!(program.log().contains(&line), "{}", program.log());
+    }
     BROKER.control(&["delete_user", &old]);
     database.execute(&format!("ALTER ROLE {old} NOLOGIN")).await;
     database.insert_room("webinar").await;

@@ -221,8 +221,13 @@ pub(super) trait Dialect: Driver {
 
     fn migrator() -> Migrator;
 
-    /// How to connect by a URL, for uses that may take up to `limit`.
-    fn connect_options(url: &str, limit: Duration) -> Result<ConnectOptions<Self>>;
+    /// How to connect by a URL, for uses that may take up to `limit`. The database lists the
+    /// connections under the name `application`, if it can and the URL has none.
+    fn connect_options(
+        url: &str,
+        limit: Duration,
+        application: &str,
+    ) -> Result<ConnectOptions<Self>>;
 
     /// How to set up connections for uses that may take up to `limit`.
     fn pool_options(_limit: Duration) -> PoolOptions<Self> {

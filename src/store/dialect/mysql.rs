@@ -25,7 +25,11 @@ impl Dialect for MySql {
         sqlx::migrate!("migrations/mysql")
     }
 
-    fn connect_options(url: &str, _limit: Duration) -> Result<MySqlConnectOptions> {
+    fn connect_options(
+        url: &str,
+        _limit: Duration,
+        _application: &str,
+    ) -> Result<MySqlConnectOptions> {
         url.parse().map_err(|error| StoreError::unusable_url(&error))
     }
 

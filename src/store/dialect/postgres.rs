@@ -25,12 +25,15 @@ impl Dialect for Postgres {
         sqlx::migrate!("migrations/postgres")
     }
 
-    fn connect_options(url: &str, limit: Duration) -> Result<PgConnectOptions> {
-        let connect: PgConnectOptions =
+    fn connect_options(url: &str, limit: Duration, application: &str) -> Result<PgConnectOptions> {
+        let mut connect: PgConnectOptions =
             url.parse().map_err(|error| StoreError::unusable_url(&error))?;
+        if connect.get_application_name().is_none() {
+            connect = connect.application_name(application);
+        }
         // The server gives up as well, so that a statement whose client is gone holds no lock.
         let limit = limit.as_millis().to_string();
-        Ok(connect.application_name("lobbyd").options([
+        Ok(connect.options([
             ("statement_timeout", limit.as_str()),
             ("idle_in_transaction_session_timeout", limit.as_str()),
             // Statements name what they read by a key. After a burst, the statistics and the cached

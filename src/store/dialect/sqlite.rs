@@ -38,7 +38,11 @@ impl Dialect for Sqlite {
         sqlx::migrate!("migrations/sqlite")
     }
 
-    fn connect_options(url: &str, limit: Duration) -> Result<SqliteConnectOptions> {
+    fn connect_options(
+        url: &str,
+        limit: Duration,
+        _application: &str,
+    ) -> Result<SqliteConnectOptions> {
         if url.contains(":memory:") || url.contains("mode=memory") {
             return Err(StoreError::Url(
                 "a database in memory would be another one for each connection; name a file"

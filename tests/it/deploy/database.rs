@@ -212,6 +212,7 @@ async fn rooms_are_a_view(roles: &Roles) {
     let options = store::PoolOptions {
         max_connections: 2,
         timeout: Duration::from_secs(20),
+        application: "lobbyd test",
         group: store::PoolGroup::default(),
     };
     let prepared = store::connect(&cluster.database.url, options).unwrap();

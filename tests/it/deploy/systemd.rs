@@ -118,6 +118,10 @@ fn the_units_run_commands_of_the_program() {
     for (unit, command) in UNITS.into_iter().zip(["worker", "api"]) {
         let text = text(unit);
         assert_eq!(value(&text, "ExecStart"), format!("{INSTALLED} {command}"));
+        // A configuration that cannot be used fails the reload before the service is asked.
+        let check = format!("{INSTALLED} config check --quiet");
+        assert_eq!(values(&text, "ExecReload"), [check.as_str(), "/bin/kill -HUP $MAINPID"]);
+        assert!(!value(&text, "After").contains("rabbitmq"), "rooms open without the broker");
         assert!(run(&Vec::new(), &[command, "--help"]).status.success());
     }
     for example in drop_ins() {

@@ -92,6 +92,7 @@ impl Database {
         let options = store::PoolOptions {
             max_connections: 5,
             timeout: std::time::Duration::from_secs(20),
+            application: "lobbyd test",
             group: store::PoolGroup::default(),
         };
         let store = store::connect(&self.url, options).unwrap();

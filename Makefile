@@ -6,6 +6,11 @@ TOOLS := target/test-tools
 CARGO_DEB := $(TOOLS)/cargo-deb-3.8.0/bin/cargo-deb
 # Schedulers that `make bench-peers` measures beside lobbyd.
 PEERS := target/peers
+# The release of Debian on which `make test-servers` and `make test-systemd` run, and its files.
+RELEASE ?= trixie
+SYSTEM := target/debian-$(RELEASE)
+# The tests that depend on what a server does.
+ON_SERVERS := store_contract room_contract shared_rows migrations chain poison redelivery race crash outage
 # Most tests wait for timers, so more of them run in parallel than there are cores.
 TEST_THREADS ?= 6
 
@@ -21,6 +26,22 @@ test: packages tools
 	$(CARGO) clippy --locked --all-targets --all-features -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --locked --no-deps --document-private-items --all-features
 	$(CARGO) test --locked --all-features -- --test-threads=$(TEST_THREADS)
+
+## make test-servers runs the tests of store, chain and poison, and failovers of clusters under load, on
+##               the servers of another release of Debian (RELEASE=trixie); needs root
+.PHONY: test-servers
+test-servers: packages $(SYSTEM)
+	LOBBYD_TEST_ROOT=$(abspath $(SYSTEM)) $(CARGO) test --locked --all-features --test it -- \
+		--test-threads=$(TEST_THREADS) $(ON_SERVERS)
+	LOBBYD_TEST_ROOT=$(abspath $(SYSTEM)) $(CARGO) test --locked --all-features --test it -- \
+		--test-threads=1 --ignored --nocapture failover::
+
+## make test-systemd boots that Debian with systemd, and installs, freezes, upgrades, reboots and
+##               purges the package; needs root
+.PHONY: test-systemd
+test-systemd: deb $(SYSTEM)
+	LOBBYD_TEST_ROOT=$(abspath $(SYSTEM)) LOBBYD_TEST_PACKAGE="$$(ls -t $(CURDIR)/target/debian/*.deb | head -1)" \
+		$(CARGO) test --locked --all-features --test it -- --ignored --nocapture deploy::booted
 
 ## make bench    measures lobbyd beside what database and broker can do, into target/bench
 .PHONY: bench
@@ -58,6 +79,10 @@ deb: $(CARGO_DEB)
 .PHONY: packages
 packages:
 	tests/install-packages
+
+$(SYSTEM): tests/root-filesystem
+	tests/install-packages systems
+	tests/root-filesystem $(RELEASE) $@
 
 ## make tools    installs the programs that the tests run from PyPI, npm and crates.io, into target/
 .PHONY: tools

@@ -11,10 +11,13 @@ pub mod daemon;
 pub mod database;
 pub mod fixtures;
 pub mod http;
+pub mod machine;
 pub mod participants;
 pub mod proxy;
 pub mod raw_amqp;
+pub mod root;
 pub mod server;
+pub mod table;
 pub mod timers;
 pub mod tools;
 

@@ -18,7 +18,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::PATIENCE;
+use super::{
+    PATIENCE,
+    root::{in_root, installed, installed_as},
+};
 
 /// Ports below those that the system assigns to outgoing connections (from 32768 on), so that no
 /// client takes one before the server listens.
@@ -65,12 +68,12 @@ pub fn folder(name: &str) -> PathBuf {
 }
 
 /// A server process and the shell that kills it when the test process ends.
-struct Process {
+pub struct Process {
     guard: Child,
 }
 
 impl Process {
-    fn start(command: &Command, log: &Path) -> Self {
+    pub fn start(command: &Command, log: &Path) -> Self {
         let script = r#"
             log=$1; shift
             exec 3<&0
@@ -88,6 +91,11 @@ impl Process {
             guard.current_dir(folder);
         }
         Self { guard: guard.spawn().unwrap() }
+    }
+
+    /// The number of the shell.
+    pub fn id(&self) -> u32 {
+        self.guard.id()
     }
 
     fn has_ended(&mut self) -> bool {
@@ -153,17 +161,6 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {text}");
 }
 
-/// Servers refuse to run as root. Then they run as the user that their package created.
-fn command_as(user: &str, program: impl AsRef<Path>) -> Command {
-    if nix::unistd::getuid().is_root() {
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid", user, "--regid", user, "--clear-groups"]).arg(program.as_ref());
-        command
-    } else {
-        Command::new(program.as_ref())
-    }
-}
-
 fn folder_of(user: &str, name: &str) -> PathBuf {
     let folder = folder(name);
     give_to(user, &folder);
@@ -173,7 +170,7 @@ fn folder_of(user: &str, name: &str) -> PathBuf {
 /// Makes the user of a server the owner of a file or folder.
 pub fn give_to(user: &str, path: &Path) {
     if nix::unistd::getuid().is_root() {
-        run(Command::new("chown").arg(format!("{user}:{user}")).arg(path));
+        run(installed("chown").arg(format!("{user}:{user}")).arg(path));
     }
 }
 
@@ -186,26 +183,29 @@ pub fn start_postgres_with(settings: &[String]) -> Server {
     let binaries = newest_postgres();
     let folder = folder_of("postgres", "postgres-");
     let data = folder.join("data");
-    run(command_as("postgres", binaries.join("initdb"))
+    run(installed_as("postgres", binaries.join("initdb"))
         .args(["--auth=trust", "--username=lobbyd", "--no-sync", "--encoding=UTF8", "--pgdata"])
         .arg(&data)
         .current_dir(&folder));
     let port = free_port();
-    let mut command = command_as("postgres", binaries.join("postgres"));
+    let mut command = installed_as("postgres", binaries.join("postgres"));
     command.arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "127.0.0.1"]);
     command.arg("-k").arg(&folder).args(["-c", "max_connections=300"]).current_dir(&folder);
     command.args(settings.iter().flat_map(|setting| ["-c", setting]));
     Server::new(port, folder, command, None)
 }
 
+/// The folder with PostgreSQL's programs, in the root file system of the servers.
 pub fn newest_postgres() -> PathBuf {
-    let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
-        .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path().join("bin"))).collect())
-        .unwrap_or_default();
-    versions.retain(|binaries| binaries.join("postgres").exists());
-    // By number: 9.6 is older than 15.
-    versions.sort_by_key(|binaries| (binaries.as_os_str().len(), binaries.clone()));
-    versions.pop().expect("PostgreSQL is not installed; `make test` installs it")
+    const VERSIONS: &str = "/usr/lib/postgresql";
+    let versions = fs::read_dir(in_root(VERSIONS)).into_iter().flatten();
+    let folders = versions.map(|version| Path::new(VERSIONS).join(version.unwrap().file_name()));
+    folders
+        .map(|folder| folder.join("bin"))
+        .filter(|programs| in_root(&programs.join("postgres").to_string_lossy()).exists())
+        // By number: 9.6 is older than 15.
+        .max_by_key(|programs| (programs.as_os_str().len(), programs.clone()))
+        .expect("PostgreSQL is not installed; `make test` installs it")
 }
 
 pub fn start_mariadb() -> Server {
@@ -216,7 +216,7 @@ pub fn start_mariadb() -> Server {
 pub fn start_mariadb_with(settings: &[String]) -> Server {
     let folder = folder_of("mysql", "mariadb-");
     let data = folder.join("data");
-    run(command_as("mysql", "/usr/bin/mariadb-install-db")
+    run(installed_as("mysql", "/usr/bin/mariadb-install-db")
         .args(["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal"])
         .arg(format!("--datadir={}", data.display()))
         // At its start a server removes temporary tables from its folder, also those of others.
@@ -230,7 +230,7 @@ pub fn start_mariadb_with(settings: &[String]) -> Server {
     )
     .unwrap();
     let port = free_port();
-    let mut command = command_as("mysql", "/usr/sbin/mariadbd");
+    let mut command = installed_as("mysql", "/usr/sbin/mariadbd");
     command.arg("--no-defaults").args(["--bind-address=127.0.0.1", "--skip-name-resolve"]);
     command.arg(format!("--port={port}")).arg(format!("--datadir={}", data.display()));
     command.arg(format!("--socket={}", folder.join("socket").display()));
@@ -278,23 +278,23 @@ impl Broker {
             ("RABBITMQ_CONF_ENV_FILE", path("rabbitmq-env.conf")),
         ];
         // Otherwise Erlang starts its name service as a daemon that outlives the test process.
-        let mut names = Command::new("epmd");
+        let mut names = installed("epmd");
         names.envs(environment.iter().cloned());
         let names = Process::start(&names, &folder.join("epmd.log"));
-        let mut command = Command::new(format!("{RABBITMQ}/rabbitmq-server"));
+        let mut command = installed(format!("{RABBITMQ}/rabbitmq-server"));
         command.envs(environment.iter().cloned()).current_dir(&folder);
         Self { server: Server::new(port, folder, command, Some(names)), environment }
     }
 
     /// Runs `rabbitmqctl` on this broker.
     pub fn control(&self, arguments: &[&str]) {
-        let mut command = Command::new(format!("{RABBITMQ}/rabbitmqctl"));
+        let mut command = installed(format!("{RABBITMQ}/rabbitmqctl"));
         run(command.args(arguments).envs(self.environment.iter().cloned()));
     }
 
     /// Runs `rabbitmqctl` on this broker, and returns what it prints.
     pub fn report(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(format!("{RABBITMQ}/rabbitmqctl"));
+        let mut command = installed(format!("{RABBITMQ}/rabbitmqctl"));
         command.arg("--quiet").args(arguments).envs(self.environment.iter().cloned());
         String::from_utf8(command.output().unwrap().stdout).unwrap()
     }
@@ -308,7 +308,7 @@ impl Broker {
 
     /// Enables a plugin of RabbitMQ while the broker runs.
     pub fn enable(&self, plugin: &str) {
-        let mut command = Command::new(format!("{RABBITMQ}/rabbitmq-plugins"));
+        let mut command = installed(format!("{RABBITMQ}/rabbitmq-plugins"));
         run(command.args(["enable", plugin]).envs(self.environment.iter().cloned()));
     }
 

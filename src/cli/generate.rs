@@ -1,5 +1,5 @@
-//! `lobbyd generate`: man pages and shell completions, generated from the command line, so that they
-//! always agree with it. `make deb` runs it.
+//! `lobbyd generate`: man pages and shell completions, generated from the command line and from the
+//! defaults, so that they always agree with them. `make deb` runs it.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -9,7 +9,7 @@ use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::{Cli, print};
+use super::{Cli, manual, print};
 
 /// Write man pages and shell completions, for packagers.
 #[derive(Debug, Args)]
@@ -32,6 +32,7 @@ fn write(folder: &Path) -> io::Result<()> {
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
     write_pages(&command, folder)?;
+    fs::write(folder.join("lobbyd.toml.5"), manual::configuration())?;
     for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
         clap_complete::generate_to(shell, &mut Cli::command(), "lobbyd", folder)?;
     }
@@ -44,6 +45,11 @@ fn write_pages(command: &Command, folder: &Path) -> io::Result<()> {
         write_pages(subcommand, folder)?;
     }
     // By default, a subcommand's page would show its own name and no version.
-    let page = Man::new(command.clone()).source(concat!("lobbyd ", env!("CARGO_PKG_VERSION")));
-    page.generate_to(folder).map(drop)
+    let page = Man::new(command.clone()).source(manual::SOURCE);
+    let mut text = Vec::new();
+    page.render(&mut text)?;
+    if command.get_name() == "lobbyd" {
+        text.extend_from_slice(manual::ENVIRONMENT.as_bytes());
+    }
+    fs::write(folder.join(page.get_filename()), text)
 }

@@ -7,6 +7,7 @@ mod credentials;
 mod demo;
 mod generate;
 mod health;
+mod manual;
 mod publish;
 mod user;
 

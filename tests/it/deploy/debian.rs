@@ -7,6 +7,8 @@ use std::{
     sync::LazyLock,
 };
 
+use lobbyd::config::DEFAULTS;
+
 use crate::support::{
     daemon::Daemon,
     database::Database,
@@ -82,33 +84,30 @@ fn the_package_contains_the_expected_files_and_fields() {
         "etc/lobbyd/lobbyd.toml 644",
         "usr/bin/lobbyd 755",
         "usr/lib/systemd/system/lobbyd-api.service 644",
+        "usr/lib/systemd/system/lobbyd-run.service 644",
         "usr/lib/systemd/system/lobbyd.service 644",
         "usr/share/bash-completion/completions/lobbyd 644",
-        "usr/share/doc/lobbyd/README.md 644",
-        "usr/share/doc/lobbyd/RUNBOOK.md 644",
+        "usr/share/fish/vendor_completions.d/lobbyd.fish 644",
+        "usr/share/man/man5/lobbyd.toml.5.gz 644",
+        "usr/share/zsh/vendor-completions/_lobbyd 644",
+        "usr/share/doc/lobbyd/changelog.Debian.gz 644",
         "usr/share/doc/lobbyd/changelog.gz 644",
         "usr/share/doc/lobbyd/copyright 644",
         "usr/share/doc/lobbyd/lobbyd.toml 644",
-        "usr/share/doc/lobbyd/monitoring/alerts.yaml 644",
-        "usr/share/doc/lobbyd/monitoring/dashboard.json 644",
-        "usr/share/doc/lobbyd/rabbitmq/README.md 644",
-        "usr/share/doc/lobbyd/rabbitmq/definitions.json 644",
-        "usr/share/doc/lobbyd/rabbitmq/tls.conf 644",
-        "usr/share/doc/lobbyd/sql/README.md 644",
-        "usr/share/doc/lobbyd/sql/mariadb/conversations-view.sql 644",
-        "usr/share/doc/lobbyd/sql/mariadb/grants.sql 644",
-        "usr/share/doc/lobbyd/sql/mariadb/roles.sql 644",
-        "usr/share/doc/lobbyd/sql/postgres/conversations-view.sql 644",
-        "usr/share/doc/lobbyd/sql/postgres/grants.sql 644",
-        "usr/share/doc/lobbyd/sql/postgres/roles.sql 644",
-        "usr/share/doc/lobbyd/systemd.md 644",
-        "usr/share/fish/vendor_completions.d/lobbyd.fish 644",
-        "usr/share/zsh/vendor-completions/_lobbyd 644",
     ]
     .map(str::to_owned)
     .to_vec();
+    // Everything that an operator needs, except what tests and packagers use.
+    for document in files(&file("deploy")) {
+        let is_omitted = document.starts_with("debian/")
+            || document.contains("alerts-test")
+            || document.contains(".service");
+        if !is_omitted {
+            expected.push(format!("usr/share/doc/lobbyd/{document}"));
+        }
+    }
     let (pages, others): (Vec<String>, Vec<String>) =
-        files(&package.root).into_iter().partition(|file| file.starts_with("usr/share/man/"));
+        files(&package.root).into_iter().partition(|file| file.starts_with("usr/share/man/man1/"));
     expected.sort();
     assert_eq!(others, expected);
     for page in ["lobbyd", "lobbyd-worker", "lobbyd-api", "lobbyd-user-add"] {
@@ -142,20 +141,21 @@ fn the_scripts_start_the_daemon_but_not_the_api() {
         .lines()
         .filter_map(|line| line.trim().strip_prefix("if deb-systemd-helper --quiet was-enabled "))
         .collect();
-    assert_eq!(enabled, ["lobbyd.service; then", "lobbyd-api.service; then"]);
+    let units = ["lobbyd.service; then", "lobbyd-api.service; then", "lobbyd-run.service; then"];
+    assert_eq!(enabled, units);
     assert!(install.contains("if deb-systemd-helper debian-installed lobbyd-api.service; then"));
     assert!(!install.contains("debian-installed lobbyd.service"));
     assert!(install.contains("deb-systemd-invoke $_dh_action lobbyd.service "), "{install}");
     assert!(install.contains("deb-systemd-invoke try-restart lobbyd-api.service "), "{install}");
-    for unit in ["lobbyd.service", "lobbyd-api.service"] {
+    for unit in ["lobbyd.service", "lobbyd-api.service", "lobbyd-run.service"] {
         assert!(remove.contains(&format!("deb-systemd-invoke stop {unit} ")), "{remove}");
     }
 }
 
 #[test]
 fn the_man_pages_render_without_warnings() {
-    let pages = PACKAGE.root.join("usr/share/man/man1");
-    for page in fs::read_dir(pages).unwrap() {
+    let pages = ["man1", "man5"].map(|part| PACKAGE.root.join("usr/share/man").join(part));
+    for page in pages.iter().flat_map(|pages| fs::read_dir(pages).unwrap()) {
         let page = page.unwrap().path();
         let mut man = debian("man");
         man.args(["--warnings", "--local-file"]).arg(&page).env("LC_ALL", "C.UTF-8");
@@ -167,6 +167,72 @@ fn the_man_pages_render_without_warnings() {
         assert!(shown.contains("SYNOPSIS"), "{shown}");
         assert!(shown.contains(concat!("lobbyd ", env!("CARGO_PKG_VERSION"))), "{shown}");
     }
+}
+
+/// Each key with its default, and what the program reads from elsewhere.
+#[test]
+fn the_man_pages_explain_configuration_and_environment() {
+    let shown = |page: &str| {
+        let mut man = debian("man");
+        man.arg("--local-file").arg(PACKAGE.root.join("usr/share/man").join(page));
+        printed(man.env("LC_ALL", "C.UTF-8").env("MANWIDTH", "200"))
+    };
+    let configuration = shown("man5/lobbyd.toml.5.gz");
+    let mut section = "";
+    for line in DEFAULTS.lines() {
+        if line.starts_with('[') {
+            section = line;
+            assert!(configuration.contains(line), "{line}");
+        } else if let Some((key, value)) = line.split_once(" = ")
+            && !line.starts_with('#')
+        {
+            let entry = format!("{key} ({value})");
+            assert!(configuration.contains(&entry), "{section} {entry} in {configuration}");
+        }
+    }
+    for example in ["url_file (unset; for example \"/run/secrets/database-url\")", "sqlite://"] {
+        assert!(configuration.contains(example), "{example} in {configuration}");
+    }
+    let program = shown("man1/lobbyd.1.gz");
+    for part in ["EXIT STATUS", "78", "SIGHUP", "LOBBYD__DATABASE__URL", "/etc/credstore"] {
+        assert!(program.contains(part), "{part} in {program}");
+    }
+}
+
+#[test]
+fn links_in_the_packaged_documents_lead_to_packaged_files() {
+    let documents = PACKAGE.root.join("usr/share/doc/lobbyd");
+    let pages: Vec<String> =
+        files(&documents).into_iter().filter(|file| file.ends_with(".md 644")).collect();
+    assert!(pages.len() > 8, "{pages:?}");
+    for page in pages {
+        let page = documents.join(page.trim_end_matches(" 644"));
+        let text = fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1) {
+            let target = link.split([')', '#']).next().unwrap();
+            let leads =
+                target.starts_with("https://") || page.parent().unwrap().join(target).exists();
+            assert!(leads, "{target} in {}", page.display());
+        }
+    }
+}
+
+#[test]
+fn lintian_finds_nothing() {
+    let mut lintian = debian("/usr/bin/lintian");
+    lintian.args(["--allow-root", "--fail-on", "error,warning", "--tag-display-limit", "0"]);
+    // The package is not uploaded to Debian.
+    lintian.args(["--suppress-tags", "initial-upload-closes-no-bugs"]);
+    let found = printed(lintian.arg(&PACKAGE.archive));
+    assert_eq!(found, "");
+}
+
+/// Each release is a new entry.
+#[test]
+fn the_changelog_of_the_package_has_its_version() {
+    let changelog = fs::read_to_string(file("deploy/debian/changelog")).unwrap();
+    let entry = format!("lobbyd ({}) ", PACKAGE.field("Version"));
+    assert!(changelog.starts_with(&entry), "{changelog}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::support::{
     tools::{debian, file, printed},
 };
 
-const UNITS: [&str; 2] = ["lobbyd.service", "lobbyd-api.service"];
+const UNITS: [&str; 3] = ["lobbyd.service", "lobbyd-api.service", "lobbyd-run.service"];
 
 /// Path of the program in the units.
 const INSTALLED: &str = "/usr/bin/lobbyd";
@@ -93,7 +93,7 @@ fn systemd_accepts_the_units() {
 #[test]
 fn systemd_accepts_the_examples_of_the_readme() {
     let examples = drop_ins();
-    assert_eq!(examples.len(), 2);
+    assert_eq!(examples.len(), 1);
     for example in examples {
         for unit in UNITS {
             let path = installed(unit, &format!("{}\n{example}\n", text(unit)));
@@ -104,18 +104,19 @@ fn systemd_accepts_the_examples_of_the_readme() {
 }
 
 #[test]
-fn both_units_have_the_same_restrictions() {
+fn all_units_have_the_same_restrictions() {
     let restrictions = UNITS.map(|unit| {
         let text = text(unit);
         let (_, restrictions) = text.split_once("# Restrict the service").unwrap();
         restrictions.to_owned()
     });
     assert_eq!(restrictions[0], restrictions[1]);
+    assert_eq!(restrictions[0], restrictions[2]);
 }
 
 #[test]
 fn the_units_run_commands_of_the_program() {
-    for (unit, command) in UNITS.into_iter().zip(["worker", "api"]) {
+    for (unit, command) in UNITS.into_iter().zip(["worker", "api", "run"]) {
         let text = text(unit);
         assert_eq!(value(&text, "ExecStart"), format!("{INSTALLED} {command}"));
         // A configuration that cannot be used fails the reload before the service is asked.
@@ -123,12 +124,6 @@ fn the_units_run_commands_of_the_program() {
         assert_eq!(values(&text, "ExecReload"), [check.as_str(), "/bin/kill -HUP $MAINPID"]);
         assert!(!value(&text, "After").contains("rabbitmq"), "rooms open without the broker");
         assert!(run(&Vec::new(), &[command, "--help"]).status.success());
-    }
-    for example in drop_ins() {
-        for start in values(&example, "ExecStart").into_iter().filter(|start| !start.is_empty()) {
-            let command = start.strip_prefix(INSTALLED).unwrap().trim();
-            assert!(run(&Vec::new(), &[command, "--help"]).status.success(), "{start}");
-        }
     }
 }
 
@@ -150,14 +145,16 @@ fn the_timeouts_of_the_units_match_those_of_the_program() {
 
 #[test]
 fn the_api_may_open_a_file_for_each_connection() {
-    let (api, clients) = (text("lobbyd-api.service"), Config::defaults().http.max_connections);
-    let files: usize = value(&api, "LimitNOFILE").parse().unwrap();
-    assert!(files > clients.get() + 1024, "{files} files for {clients} connections");
+    let clients = Config::defaults().http.max_connections;
+    for unit in &UNITS[1..] {
+        let files: usize = value(&text(unit), "LimitNOFILE").parse().unwrap();
+        assert!(files > clients.get() + 1024, "{files} files for {clients} connections");
+    }
 }
 
 #[test]
 fn both_services_can_run_on_one_machine() {
-    let [daemon, api] = UNITS.map(text);
+    let [daemon, api, run] = UNITS.map(text);
     let change = values(&api, "Environment")
         .into_iter()
         .find_map(|setting| setting.strip_prefix("LOBBYD__OPS__LISTEN="))
@@ -168,6 +165,8 @@ fn both_services_can_run_on_one_machine() {
     // They have different users, so they cannot share a SQLite file.
     assert_eq!(value(&daemon, "WorkingDirectory"), "%S/lobbyd");
     assert!(values(&api, "StateDirectory").is_empty());
+    assert_eq!(value(&run, "Conflicts"), "lobbyd.service lobbyd-api.service");
+    assert_eq!(value(&run, "StateDirectory"), value(&daemon, "StateDirectory"));
 }
 
 /// According to systemd's manual, a unit also starts if a credential that is named without a path
@@ -189,6 +188,7 @@ fn each_credential_is_optional_and_is_used_if_it_exists() {
     for (unit, ids) in [
         ("lobbyd.service", ["database-url", "events-url"].as_slice()),
         ("lobbyd-api.service", &["database-url", "events-url", "sip-secret", "user-header-secret"]),
+        ("lobbyd-run.service", &["database-url", "events-url", "sip-secret", "user-header-secret"]),
     ] {
         let text = text(unit);
         let loaded: Vec<&str> = values(&text, "LoadCredential");

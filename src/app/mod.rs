@@ -113,10 +113,10 @@ impl App {
         let Validated { proxies, hosts, exporter } = validate(&config)?;
         validate::check_role(&config, role)?;
         let group = PoolGroup::default();
-        let url = config.database.url.expose();
+        let urls = config.database.url.expose();
         let [tasks, api] = role.applications();
-        let database = open_pool(&config, url, tasks, group.clone())?;
-        let api_database = open_pool(&config, url, api, group)?;
+        let database = open_pool(&config, &urls, tasks, group.clone())?;
+        let api_database = open_pool(&config, &urls, api, group)?;
         Ok(Self {
             role,
             config,
@@ -296,26 +296,31 @@ pub fn open_existing_database(
     config: &Config,
     command: &'static str,
 ) -> Result<Arc<dyn Database>, ConfigError> {
-    open_pool(config, &existing(config.database.url.expose()), command, PoolGroup::default())
+    let urls = existing(config);
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    open_pool(config, &urls, command, PoolGroup::default())
 }
 
 /// Opens a database for a command of this name. A SQLite file that root creates belongs to the owner
 /// of its folder, so that the service can use it.
 pub fn open_database(config: &Config, command: &'static str) -> anyhow::Result<Arc<dyn Database>> {
-    let url = config.database.url.expose();
-    let database = open_pool(config, url, command, PoolGroup::default())?;
-    store::create_file_for_owner(url).context("file of the database")?;
+    let urls = config.database.url.expose();
+    let database = open_pool(config, &urls, command, PoolGroup::default())?;
+    for url in urls {
+        store::create_file_for_owner(url).context("file of the database")?;
+    }
     Ok(database)
 }
 
-/// The URL with which SQLite does not create the file.
-fn existing(url: &str) -> String {
-    url.replace("mode=rwc", "mode=rw")
+/// The URLs with which SQLite does not create the file.
+fn existing(config: &Config) -> Vec<String> {
+    let urls = config.database.url.expose();
+    urls.into_iter().map(|url| url.replace("mode=rwc", "mode=rw")).collect()
 }
 
 fn open_pool(
     config: &Config,
-    url: &str,
+    urls: &[&str],
     application: &'static str,
     group: PoolGroup,
 ) -> Result<Arc<dyn Database>, ConfigError> {
@@ -325,7 +330,7 @@ fn open_pool(
         application,
         group,
     };
-    store::connect(url, options).map_err(|error| ConfigError::new("database.url", error))
+    store::connect(urls, options).map_err(|error| ConfigError::new("database.url", error))
 }
 
 pub fn open_bus(config: &Config) -> Result<Arc<dyn Bus>, ConfigError> {
@@ -339,6 +344,6 @@ pub fn open_bus(config: &Config) -> Result<Arc<dyn Bus>, ConfigError> {
         declare: config.events.declare,
         prefetch: config.events.prefetch.get(),
     };
-    bus::connect(config.events.url.expose(), options)
+    bus::connect(&config.events.url.expose(), options)
         .map_err(|error| ConfigError::new("events.url", error))
 }

@@ -15,9 +15,10 @@ pub async fn try_servers(
 
 async fn try_database(config: &Config) -> Result<Result<String, String>, ConfigError> {
     let database = open_existing_database(config, "lobbyd config check")?;
-    let url = existing(config.database.url.expose());
+    let urls = existing(config);
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
     let tried = async {
-        database.try_url(&url).await?;
+        database.try_urls(&urls).await?;
         database.check_writable().await
     };
     let answer = tried.await.map_err(|error| logging::causes(&error));
@@ -31,7 +32,7 @@ async fn try_bus(config: &Config) -> Result<Result<String, String>, ConfigError>
         return Ok(Ok("inside the process".to_owned()));
     }
     let tried = async {
-        bus.try_url(config.events.url.expose()).await?;
+        bus.try_urls(&config.events.url.expose()).await?;
         bus.missing_queue().await
     };
     let answer = match tried.await {

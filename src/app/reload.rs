@@ -125,13 +125,13 @@ impl Reload {
         self.schedules
             .send_if_modified(|current| std::mem::replace(current, schedules.clone()) != schedules);
         if next.database.url != self.config.database.url {
-            let changed = self.change_database(next.database.url.expose()).await;
+            let changed = self.change_database(&next.database.url.expose()).await;
             if outcome.add("database.url", &changed) {
                 self.config.database.url = next.database.url;
             }
         }
         if next.events.url != self.config.events.url {
-            let changed = self.change_bus(next.events.url.expose()).await;
+            let changed = self.change_bus(&next.events.url.expose()).await;
             if outcome.add("events.url", &changed) {
                 self.config.events.url = next.events.url;
             }
@@ -145,27 +145,30 @@ impl Reload {
 
     /// While the old URL works, the new one is tested first, because a mistyped one would keep every
     /// room closed. If the old URL does not work either, the new one replaces it untested.
-    async fn change_database(&self, url: &str) -> Result<(), String> {
-        let kind = |url: &str| url.split(':').next().unwrap_or_default().to_owned();
-        let old = kind(self.config.database.url.expose());
-        if old == "sqlite" || old != kind(url) {
+    async fn change_database(&self, urls: &[&str]) -> Result<(), String> {
+        let kind = |urls: &[&str]| {
+            let first = urls.first().and_then(|url| url.split(':').next());
+            first.unwrap_or_default().to_owned()
+        };
+        let old = kind(&self.config.database.url.expose());
+        if old == "sqlite" || old != kind(urls) {
             return Err("another file or kind of database needs a restart".to_owned());
         }
         if let Some(one) = self.databases.first()
             && self.health.is_up(Component::Database)
         {
-            one.try_url(url).await.map_err(|error| logging::causes(&error))?;
+            one.try_urls(urls).await.map_err(|error| logging::causes(&error))?;
         }
         for database in &self.databases {
-            database.use_url(url).map_err(|error| logging::causes(&error))?;
+            database.use_urls(urls).map_err(|error| logging::causes(&error))?;
         }
         Ok(())
     }
 
-    async fn change_bus(&self, url: &str) -> Result<(), String> {
+    async fn change_bus(&self, urls: &[&str]) -> Result<(), String> {
         if BROKER_COMPONENTS.iter().any(|component| self.health.is_up(*component)) {
-            self.bus.try_url(url).await.map_err(|error| logging::causes(&error))?;
+            self.bus.try_urls(urls).await.map_err(|error| logging::causes(&error))?;
         }
-        self.bus.use_url(url).map_err(|error| logging::causes(&error))
+        self.bus.use_urls(urls).map_err(|error| logging::causes(&error))
     }
 }

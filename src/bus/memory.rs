@@ -154,11 +154,11 @@ impl Bus for MemoryBus {
         Ok(Box::new(MemoryListener(self.messages())))
     }
 
-    async fn try_url(&self, url: &str) -> Result<()> {
-        self.use_url(url)
+    async fn try_urls(&self, urls: &[&str]) -> Result<()> {
+        self.use_urls(urls)
     }
 
-    fn use_url(&self, _url: &str) -> Result<()> {
+    fn use_urls(&self, _urls: &[&str]) -> Result<()> {
         Err(BusError::Url("a bus inside the process is left only by a restart".to_owned()))
     }
 

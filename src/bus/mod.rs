@@ -85,11 +85,12 @@ pub trait Bus: Send + Sync + 'static {
     /// Starts a listener. It receives every room update from now on.
     async fn listen(&self) -> Result<Box<dyn Listener>>;
 
-    async fn try_url(&self, url: &str) -> Result<()>;
+    /// Checks whether one of these URLs can be used.
+    async fn try_urls(&self, urls: &[&str]) -> Result<()>;
 
-    /// Connects by this URL from now on. Existing subscriptions and listeners end with
+    /// Connects by these URLs from now on. Existing subscriptions and listeners end with
     /// [`BusError::Reconnect`]; publications in progress finish over the old connection.
-    fn use_url(&self, url: &str) -> Result<()>;
+    fn use_urls(&self, urls: &[&str]) -> Result<()>;
 
     async fn close(&self);
 }
@@ -210,11 +211,14 @@ pub struct BusOptions {
     pub prefetch: u16,
 }
 
-/// Creates the bus of this URL. It connects when it is first used.
-pub fn connect(url: &str, options: BusOptions) -> Result<Arc<dyn Bus>> {
-    match url.split_once(':').map(|(scheme, _)| scheme) {
-        Some("memory") => Ok(Arc::new(MemoryBus::new())),
-        Some("amqp" | "amqps") => Ok(Arc::new(amqp::AmqpBus::new(url, options)?)),
-        Some(_) | None => Err(BusError::Url("expected memory:, amqp: or amqps:".to_owned())),
+/// Creates the bus of these URLs, which are tried in turn. It connects when it is first used.
+pub fn connect(urls: &[&str], options: BusOptions) -> Result<Arc<dyn Bus>> {
+    let is_amqp = |url: &&str| url.starts_with("amqp:") || url.starts_with("amqps:");
+    match urls {
+        [url] if url.starts_with("memory:") => Ok(Arc::new(MemoryBus::new())),
+        urls if !urls.is_empty() && urls.iter().all(is_amqp) => {
+            Ok(Arc::new(amqp::AmqpBus::new(urls, options)?))
+        }
+        _other => Err(BusError::Url("expected memory:, amqp: or amqps:".to_owned())),
     }
 }

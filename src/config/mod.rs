@@ -11,6 +11,7 @@ mod error;
 mod layers;
 mod secret;
 mod sections;
+mod urls;
 
 use std::path::Path;
 
@@ -19,11 +20,12 @@ use serde::{Deserialize, Serialize};
 
 pub use self::error::ConfigError;
 pub use self::layers::{Layers, Origin, Origins};
-pub use self::secret::{Secret, SecretUrl};
+pub use self::secret::Secret;
 pub use self::sections::{
     DatabaseConfig, EventsConfig, HousekeepingConfig, HttpConfig, LimitsConfig, LogConfig,
     OpsConfig, OutboxConfig, ShutdownConfig, SipConfig, TimersConfig, TracesConfig,
 };
+pub use self::urls::{SecretUrl, SecretUrls};
 
 /// The defaults, and the reference.
 pub const DEFAULTS: &str = include_str!("../../config/lobbyd.toml");
@@ -101,10 +103,10 @@ impl Config {
 
     /// Which kinds of servers it names.
     pub fn kinds(&self) -> Kinds {
-        let scheme =
-            |url: &SecretUrl| url.expose().split(':').next().unwrap_or_default().to_owned();
+        let urls = self.database.url.expose();
+        let scheme = urls.first().and_then(|url| url.split(':').next());
         Kinds {
-            database: match scheme(&self.database.url).as_str() {
+            database: match scheme.unwrap_or_default() {
                 "postgres" | "postgresql" => "postgres",
                 "mysql" | "mariadb" => "mysql",
                 _file => "sqlite",
@@ -169,17 +171,17 @@ impl Config {
     }
 
     fn check_urls(&self) -> Result<(), ConfigError> {
-        let urls = [("database.url", &self.database.url), ("events.url", &self.events.url)];
-        let endpoint = self.traces.endpoint.iter().map(|url| ("traces.endpoint", url));
-        urls.into_iter().chain(endpoint).try_for_each(|(key, url)| {
-            url.check().map_err(|problem| ConfigError::new(key, problem))
-        })
+        let refuse = |key: &'static str| move |problem| ConfigError::new(key, problem);
+        self.database.url.check().map_err(refuse("database.url"))?;
+        self.events.url.check().map_err(refuse("events.url"))?;
+        let endpoint = self.traces.endpoint.as_ref();
+        endpoint.map_or(Ok(()), SecretUrl::check).map_err(refuse("traces.endpoint"))
     }
 }
 
 /// Where a secret goes.
 enum Target<'a> {
-    Url(&'a mut SecretUrl),
+    Url(&'a mut SecretUrls),
     Secret(&'a mut Option<Secret>),
 }
 
@@ -215,7 +217,7 @@ mod tests {
     #[test]
     fn the_embedded_defaults_are_complete() {
         let config = Config::defaults();
-        assert_eq!(config.database.url.expose(), "sqlite://lobbyd.db?mode=rwc");
+        assert_eq!(config.database.url.expose(), ["sqlite://lobbyd.db?mode=rwc"]);
         assert!(config.events.url.is_in_process());
         assert_eq!(config.ops.listen.to_string(), "127.0.0.1:9464");
         assert_eq!(config.http.listen.to_string(), "127.0.0.1:8080");

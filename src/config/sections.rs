@@ -11,13 +11,13 @@ use ipnet::IpNet;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Secret, SecretUrl};
+use super::{Secret, SecretUrl, SecretUrls};
 use crate::logging::LogFormat;
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseConfig {
-    pub url: SecretUrl,
+    pub url: SecretUrls,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url_file: Option<PathBuf>,
     pub max_connections: NonZeroU32,
@@ -29,7 +29,7 @@ pub struct DatabaseConfig {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct EventsConfig {
-    pub url: SecretUrl,
+    pub url: SecretUrls,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url_file: Option<PathBuf>,
     pub exchange: String,

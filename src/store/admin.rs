@@ -14,6 +14,7 @@ use super::{Admin, Backlog, migration, statements};
 #[async_trait]
 impl<D: Dialect> Admin for SqlStore<D> {
     async fn migrate(&self) -> Result<()> {
+        self.servers.settle(&self.pool).await;
         migration::migrate(&self.pool, self.limit).await
     }
 
@@ -66,13 +67,19 @@ impl<D: Dialect> Admin for SqlStore<D> {
         Ok(fired.unsigned_abs())
     }
 
-    async fn try_url(&self, url: &str) -> Result<()> {
-        let options = self.connect_options(url)?;
-        probe::<D>(&options, self.limit, statements::rooms::CHECK).await
+    async fn try_urls(&self, urls: &[&str]) -> Result<()> {
+        let mut outcome = Ok(());
+        for options in self.connect_options(urls)? {
+            outcome = probe::<D>(&options, self.limit, statements::rooms::CHECK).await;
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
     }
 
-    fn use_url(&self, url: &str) -> Result<()> {
-        self.set_url(url)
+    fn use_urls(&self, urls: &[&str]) -> Result<()> {
+        self.set_urls(urls)
     }
 
     async fn close(&self) {

@@ -7,6 +7,7 @@
 
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
@@ -17,6 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::commits::CommitGate;
 use super::dialect::{ConnectOptions, Dialect, Value, Verdict};
 use super::error::{CommandError, Result, StoreError};
+use super::servers::{SERVER_TIMEOUT, Servers};
 use super::statements::{Statement, inbox};
 
 /// Bound of a connection that is made only to learn why the pool has none.
@@ -57,16 +59,36 @@ impl Deadline {
 /// [`release`](Self::release).
 pub(super) struct Connection<D: Dialect> {
     /// `None` once it is being returned.
-    connection: Option<PoolConnection<D>>,
+    inner: Option<PoolConnection<D>>,
     deadline: Deadline,
+    servers: Arc<Servers<D>>,
 }
 
 impl<D: Dialect> Connection<D> {
-    /// Takes a connection from the pool. All that is done with it has to be done within `limit`.
-    pub(super) async fn acquire(pool: &Pool<D>, limit: Duration) -> Result<Self> {
+    /// Takes a connection from the pool, to the server that can write. All that is done with it has to
+    /// be done within `limit`.
+    pub(super) async fn acquire(
+        pool: &Pool<D>,
+        servers: &Arc<Servers<D>>,
+        limit: Duration,
+    ) -> Result<Self> {
         let deadline = Deadline::after(limit);
-        match deadline.bound::<D, _>(pool.acquire()).await {
-            Ok(connection) => Ok(Self { connection: Some(connection), deadline }),
+        let acquiring = async {
+            servers.settle(pool).await;
+            if servers.are_several() {
+                if let Ok(Ok(connection)) = timeout(SERVER_TIMEOUT, pool.acquire()).await {
+                    return Ok(connection);
+                }
+                servers.suspect();
+                servers.settle(pool).await;
+            }
+            pool.acquire().await
+        };
+        match deadline.bound::<D, _>(acquiring).await {
+            Ok(connection) => {
+                let servers = Arc::clone(servers);
+                Ok(Self { inner: Some(connection), deadline, servers })
+            }
             // The pool has tried again and again, and does not tell the reason.
             Err(StoreError::TimedOut(_)) => match REASON.try_acquire() {
                 Ok(_permit) => Err(connect(pool, REASON_TIMEOUT)
@@ -86,7 +108,8 @@ impl<D: Dialect> Connection<D> {
     ) -> Result<Vec<T>> {
         let deadline = self.deadline;
         let fetch = D::fetch_all(self.connection(), D::text(statement), values);
-        deadline.bound::<D, _>(fetch).await?.iter().map(from_row).collect()
+        let rows = deadline.bound::<D, _>(fetch).await;
+        self.judged(rows)?.iter().map(from_row).collect()
     }
 
     /// Fetches the only row of a result that has at most one.
@@ -113,7 +136,9 @@ impl<D: Dialect> Connection<D> {
     /// Has the database parse and plan the statement without running it.
     pub(super) async fn prepare(&mut self, statement: Statement) -> Result<()> {
         let deadline = self.deadline;
-        deadline.bound::<D, _>(D::prepare(self.connection(), D::text(statement))).await
+        let prepare = D::prepare(self.connection(), D::text(statement));
+        let prepared = deadline.bound::<D, _>(prepare).await;
+        self.judged(prepared)
     }
 
     /// Begins a new use of the connection.
@@ -127,7 +152,7 @@ impl<D: Dialect> Connection<D> {
         reason = "sqlx itself spawns the return, but without a bound; this one ends within `limit`"
     )]
     pub(super) fn release(mut self) {
-        if let Some(mut connection) = self.connection.take() {
+        if let Some(mut connection) = self.inner.take() {
             let limit = self.deadline.limit;
             let returned = timeout(limit, async move { connection.return_to_pool().await });
             drop(tokio::spawn(returned));
@@ -145,18 +170,27 @@ impl<D: Dialect> Connection<D> {
     /// Runs a statement of transaction control, which MySQL does not prepare.
     async fn control(&mut self, sql: &'static str) -> Result<()> {
         let deadline = self.deadline;
-        deadline.bound::<D, _>(D::execute_unprepared(self.connection(), sql)).await
+        let executed = deadline.bound::<D, _>(D::execute_unprepared(self.connection(), sql)).await;
+        self.judged(executed)
+    }
+
+    /// Has another server looked for if this one failed.
+    fn judged<T>(&self, outcome: Result<T>) -> Result<T> {
+        if let Err(StoreError::Unavailable(_) | StoreError::TimedOut(_)) = &outcome {
+            self.servers.suspect();
+        }
+        outcome
     }
 
     fn connection(&mut self) -> &mut D::Connection {
-        self.connection.as_mut().expect("a connection is used only before its release")
+        self.inner.as_mut().expect("a connection is used only before its release")
     }
 }
 
 impl<D: Dialect> Drop for Connection<D> {
     /// Closes a connection that was not released: its state is not known.
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
+        if let Some(connection) = self.inner.take() {
             drop(connection.detach());
         }
     }
@@ -190,26 +224,32 @@ impl<D: Dialect> Transaction<D> {
     ) -> Result<u64> {
         let deadline = self.deadline;
         let execute = D::execute(self.connection.connection(), D::text(statement), values);
-        deadline.bound::<D, _>(execute).await
+        let executed = deadline.bound::<D, _>(execute).await;
+        self.connection.judged(executed)
     }
 
     pub(super) async fn commit(self) -> Result<()> {
         let Self { mut connection, pool, commits, _turn } = self;
-        let deadline = connection.deadline;
+        let (deadline, servers) = (connection.deadline, Arc::clone(&connection.servers));
         let mut committing = Box::pin(async move {
             let answer = D::execute_unprepared(connection.connection(), "COMMIT").await;
             (connection, answer)
         });
         let Ok((connection, answer)) = timeout_at(deadline.at, &mut committing).await else {
+            servers.suspect();
             let committed = async { matches!(committing.await, (_connection, Ok(()))) };
             let probe = move || {
-                let (options, limit) = (pool.connect_options(), deadline.limit);
-                async move { probe_commit::<D>(&options, limit).await.is_ok() }
+                let (pool, servers) = (pool.clone(), Arc::clone(&servers));
+                async move {
+                    servers.settle(&pool).await;
+                    probe_commit::<D>(&pool.connect_options(), deadline.limit).await.is_ok()
+                }
             };
             commits.keep(committed, probe);
             return Err(StoreError::TimedOut(deadline.limit));
         };
-        deadline.bound::<D, _>(std::future::ready(answer)).await?;
+        let committed = deadline.bound::<D, _>(std::future::ready(answer)).await;
+        connection.judged(committed)?;
         connection.release();
         Ok(())
     }

@@ -25,6 +25,7 @@ mod outbox;
 mod pool;
 mod rooms;
 mod rows;
+mod servers;
 mod statements;
 mod tables;
 mod timers;
@@ -310,12 +311,12 @@ pub trait Admin: Send + Sync + 'static {
     /// Counts the timers that reset their room at `since` or later, as far as history goes back.
     async fn fired_since(&self, since: DateTime<Utc>) -> Result<u64>;
 
-    /// Checks whether this URL leads to lobbyd's tables.
-    async fn try_url(&self, url: &str) -> Result<()>;
+    /// Checks whether one of these URLs leads to lobbyd's tables.
+    async fn try_urls(&self, urls: &[&str]) -> Result<()>;
 
-    /// Connects by this URL from now on. Connections made by the old one are closed after their
+    /// Connects by these URLs from now on. Connections made by the old ones are closed after their
     /// current use.
-    fn use_url(&self, url: &str) -> Result<()>;
+    fn use_urls(&self, urls: &[&str]) -> Result<()>;
 
     /// Closes the connections, and waits for that only briefly.
     async fn close(&self);
@@ -326,15 +327,20 @@ pub trait Database: Timers + Outbox + Rooms + Users + Admin {}
 
 impl<T: Timers + Outbox + Rooms + Users + Admin> Database for T {}
 
-/// Opens the store that the URL names. Connects when it is first used, so it succeeds while the
-/// database is unavailable; only a URL that cannot be used is an error.
-pub fn connect(url: &str, options: PoolOptions) -> Result<Arc<dyn Database>> {
-    Ok(match url.split_once(':').map(|(scheme, _)| scheme) {
-        Some("sqlite") => Arc::new(SqlStore::<Sqlite>::open(url, options)?),
-        Some("postgres" | "postgresql") => Arc::new(SqlStore::<Postgres>::open(url, options)?),
-        Some("mysql" | "mariadb") => Arc::new(SqlStore::<MySql>::open(url, options)?),
-        Some(_) | None => {
-            return Err(StoreError::Url("expected sqlite:, postgres: or mysql:".to_owned()));
-        }
+/// Opens the store that the URLs name, which are tried in turn. Connects when it is first used, so it
+/// succeeds while the database is unavailable; only a URL that cannot be used is an error.
+pub fn connect(urls: &[&str], options: PoolOptions) -> Result<Arc<dyn Database>> {
+    let all = |schemes: &[&str]| {
+        let is_one = |url: &&str| url.split_once(':').is_some_and(|(it, _)| schemes.contains(&it));
+        !urls.is_empty() && urls.iter().all(is_one)
+    };
+    Ok(if all(&["sqlite"]) {
+        Arc::new(SqlStore::<Sqlite>::open(urls, options)?)
+    } else if all(&["postgres", "postgresql"]) {
+        Arc::new(SqlStore::<Postgres>::open(urls, options)?)
+    } else if all(&["mysql", "mariadb"]) {
+        Arc::new(SqlStore::<MySql>::open(urls, options)?)
+    } else {
+        return Err(StoreError::Url("expected sqlite:, postgres: or mysql:".to_owned()));
     })
 }

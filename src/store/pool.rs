@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use sqlx::{Connection as _, Pool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::commits::CommitGate;
 use super::connection::{Connection, Transaction};
 use super::dialect::{ConnectOptions, Dialect, Value};
 use super::error::{Result, StoreError};
+use super::servers::Servers;
 use super::statements::Statement;
 
 /// Bound of the test of an idle connection: it may have died without a sign.
@@ -58,33 +58,19 @@ pub(super) struct SqlStore<D: Dialect> {
     /// Longest time that one use of the database may take.
     pub(super) limit: Duration,
     application: &'static str,
+    pub(super) servers: Arc<Servers<D>>,
     group: PoolGroup,
-    generation: Arc<PoolGeneration>,
-}
-
-/// When the pool was last told to connect in another way.
-#[derive(Default)]
-struct PoolGeneration(Mutex<Option<Instant>>);
-
-impl PoolGeneration {
-    fn renew(&self) {
-        *self.0.lock() = Some(Instant::now());
-    }
-
-    /// Whether a connection of this age may have been started before; connecting takes up to
-    /// `limit`.
-    fn outdates(&self, age: Duration, limit: Duration) -> bool {
-        let renewed = *self.0.lock();
-        renewed.is_some_and(|renewed| age + limit > renewed.elapsed())
-    }
 }
 
 impl<D: Dialect> SqlStore<D> {
-    /// Connects when it is first used.
-    pub(super) fn open(url: &str, options: PoolOptions) -> Result<Self> {
+    /// Connects when it is first used. There is at least one URL.
+    pub(super) fn open(urls: &[&str], options: PoolOptions) -> Result<Self> {
         let limit = options.timeout;
-        let generation = Arc::new(PoolGeneration::default());
-        let current = Arc::clone(&generation);
+        let by_url = connect_options::<D>(urls, limit, options.application)?;
+        let first = by_url.first().cloned();
+        let first = first.ok_or_else(|| StoreError::Url("expected a URL".to_owned()))?;
+        let servers = Arc::new(Servers::new(by_url));
+        let current = Arc::clone(&servers);
         let pool = D::pool_options(limit)
             .max_connections(options.max_connections)
             .acquire_timeout(limit)
@@ -92,7 +78,7 @@ impl<D: Dialect> SqlStore<D> {
             // sqlx's own test of an idle connection has no bound.
             .test_before_acquire(false)
             .before_acquire(move |connection, metadata| {
-                let outdated = current.outdates(metadata.age, limit);
+                let outdated = current.outdate(metadata.age, limit);
                 Box::pin(async move {
                     if metadata.idle_for > RECENTLY_USED {
                         let alive = timeout(PING_TIMEOUT, connection.ping()).await;
@@ -101,13 +87,13 @@ impl<D: Dialect> SqlStore<D> {
                     Ok(!outdated)
                 })
             })
-            .connect_lazy_with(D::connect_options(url, limit, options.application)?);
+            .connect_lazy_with(first);
         let PoolOptions { application, group, .. } = options;
-        Ok(Self { pool, limit, application, group, generation })
+        Ok(Self { pool, limit, application, servers, group })
     }
 
     pub(super) async fn acquire(&self) -> Result<Connection<D>> {
-        Connection::acquire(&self.pool, self.limit).await
+        Connection::acquire(&self.pool, &self.servers, self.limit).await
     }
 
     pub(super) async fn begin(&self) -> Result<Transaction<D>> {
@@ -171,15 +157,14 @@ impl<D: Dialect> SqlStore<D> {
         Ok(rows)
     }
 
-    /// How this store connects by a URL.
-    pub(super) fn connect_options(&self, url: &str) -> Result<ConnectOptions<D>> {
-        D::connect_options(url, self.limit, self.application)
+    /// How this store connects by URLs.
+    pub(super) fn connect_options(&self, urls: &[&str]) -> Result<Vec<ConnectOptions<D>>> {
+        connect_options::<D>(urls, self.limit, self.application)
     }
 
-    /// Connects by this URL from now on.
-    pub(super) fn set_url(&self, url: &str) -> Result<()> {
-        self.pool.set_connect_options(self.connect_options(url)?);
-        self.generation.renew();
+    /// Connects by these URLs from now on.
+    pub(super) fn set_urls(&self, urls: &[&str]) -> Result<()> {
+        self.servers.replace(&self.pool, self.connect_options(urls)?);
         Ok(())
     }
 
@@ -189,4 +174,12 @@ impl<D: Dialect> SqlStore<D> {
             tracing::debug!("database connections dropped without a close handshake");
         }
     }
+}
+
+fn connect_options<D: Dialect>(
+    urls: &[&str],
+    limit: Duration,
+    application: &str,
+) -> Result<Vec<ConnectOptions<D>>> {
+    urls.iter().map(|url| D::connect_options(url, limit, application)).collect()
 }

@@ -43,6 +43,7 @@ mod configuration;
 mod crash;
 mod deploy;
 mod dial_in;
+mod failover;
 mod harness;
 mod house_rules;
 mod http_server;

@@ -160,13 +160,13 @@ async fn a_due_timer_fires_once(fixture: StoreFixture) {
 
 async fn a_new_url_is_tried_before_it_is_used(fixture: StoreFixture) {
     let other = Database::create(fixture.database.kind).await;
-    assert!(fixture.store.try_url("nonsense").await.is_err());
-    assert!(fixture.store.try_url(&other.url).await.is_err(), "it has no tables");
+    assert!(fixture.store.try_urls(&["nonsense"]).await.is_err());
+    assert!(fixture.store.try_urls(&[&other.url]).await.is_err(), "it has no tables");
     other.store().await;
     other.insert_room("a").await;
-    fixture.store.try_url(&other.url).await.unwrap();
+    fixture.store.try_urls(&[&other.url]).await.unwrap();
     assert_eq!(fixture.store.room(&token("a")).await.unwrap(), None);
-    fixture.store.use_url(&other.url).unwrap();
+    fixture.store.use_urls(&[&other.url]).unwrap();
     assert_eq!(fixture.lobby("a").await, Lobby::OPEN);
 }
 

@@ -20,11 +20,12 @@ use lapin::message::DeliveryResult;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPHardError};
 use lapin::types::{FieldTable, ShortString};
-use lapin::uri::AMQPUri;
+
 use lapin::{Channel, Connection, Consumer, ErrorKind};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::nodes::Uris;
 use super::{Broker, REPLY_SUCCESS, answered, broker, message};
 use crate::bus::{BusError, Delivery, DeliveryTag, Result, Subscription};
 
@@ -39,7 +40,7 @@ pub(super) struct AmqpSubscription {
     inbox: Inbox,
     deliveries: mpsc::UnboundedReceiver<Delivery>,
     lost: watch::Receiver<Option<Loss>>,
-    uri: watch::Receiver<AMQPUri>,
+    uris: watch::Receiver<Uris>,
     unacknowledged: BTreeSet<DeliveryTag>,
     pace: Pace,
     switching: Option<BoxFuture<'static, Result<ReplaceableConsumer>>>,
@@ -85,7 +86,7 @@ struct Inbox {
 
 impl AmqpSubscription {
     pub(super) async fn start(target: &Broker) -> Result<Self> {
-        let uri = target.uri.subscribe();
+        let uris = target.nodes.subscribe();
         let connection = target.connect("consumer").await?;
         let channel = answered("open a channel", connection.create_channel()).await?;
         let (sender, deliveries) = mpsc::unbounded_channel();
@@ -100,7 +101,7 @@ impl AmqpSubscription {
             inbox,
             deliveries,
             lost,
-            uri,
+            uris,
             unacknowledged: BTreeSet::new(),
             pace: Pace::Careful { acknowledged: 0, new: None, last: None, quiet_at: None },
             switching: None,
@@ -183,7 +184,7 @@ impl Subscription for AmqpSubscription {
             tokio::select! {
                 // In this order: what a lost subscription has delivered is delivered again.
                 biased;
-                lost = lost(&mut self.lost, &mut self.uri, &self.inbox.queue) => return Err(lost),
+                lost = lost(&mut self.lost, &mut self.uris, &self.inbox.queue) => return Err(lost),
                 consumer = switched(&mut self.switching) => {
                     self.switching = None;
                     self.consumer = consumer?;
@@ -221,7 +222,7 @@ impl Subscription for AmqpSubscription {
     }
 
     async fn lost(&mut self) -> BusError {
-        lost(&mut self.lost, &mut self.uri, &self.inbox.queue).await
+        lost(&mut self.lost, &mut self.uris, &self.inbox.queue).await
     }
 
     fn capacity(&self) -> usize {
@@ -299,18 +300,18 @@ impl Inbox {
     }
 }
 
-/// Waits until the subscription is lost, or the URL has changed.
+/// Waits until the subscription is lost, or the URLs have changed.
 async fn lost(
     lost: &mut watch::Receiver<Option<Loss>>,
-    uri: &mut watch::Receiver<AMQPUri>,
+    uris: &mut watch::Receiver<Uris>,
     queue: &str,
 ) -> BusError {
     tokio::select! {
-        Ok(()) = uri.changed() => BusError::Reconnect,
+        Ok(()) = uris.changed() => BusError::Reconnect,
         Ok(lost) = lost.wait_for(Option::is_some) => match lost.clone() {
             Some(Loss::Failed(error)) if is_unparseable(error.kind()) => BusError::Unparseable {
                 queue: queue.to_owned(),
-                vhost: uri.borrow().vhost.clone(),
+                vhost: uris.borrow().first().map(|uri| uri.vhost.clone()).unwrap_or_default(),
                 source: Box::new(error),
             },
             Some(Loss::Failed(error)) => broker(error),

@@ -4,10 +4,11 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use lapin::options::BasicConsumeOptions;
 use lapin::types::{FieldTable, ShortString};
-use lapin::uri::AMQPUri;
+
 use lapin::{Channel, Connection, Consumer};
 use tokio::sync::watch;
 
+use super::nodes::Uris;
 use super::{Broker, answered, broker, topology};
 use crate::bus::{BusError, Listener, Result};
 
@@ -18,12 +19,12 @@ pub(super) struct AmqpListener {
     _connection: Connection,
     _channel: Channel,
     consumer: Consumer,
-    uri: watch::Receiver<AMQPUri>,
+    uris: watch::Receiver<Uris>,
 }
 
 impl AmqpListener {
     pub(super) async fn start(target: &Broker) -> Result<Self> {
-        let uri = target.uri.subscribe();
+        let uris = target.nodes.subscribe();
         let connection = target.connect("listener").await?;
         let channel = answered("open a channel", connection.create_channel()).await?;
         let queue = topology::declare_listener(&channel, &target.options).await?;
@@ -36,7 +37,7 @@ impl AmqpListener {
             FieldTable::default(),
         );
         let consumer = answered("start to listen", consuming).await?;
-        Ok(Self { _connection: connection, _channel: channel, consumer, uri })
+        Ok(Self { _connection: connection, _channel: channel, consumer, uris })
     }
 }
 
@@ -44,7 +45,7 @@ impl AmqpListener {
 impl Listener for AmqpListener {
     async fn next(&mut self) -> Result<Vec<u8>> {
         tokio::select! {
-            Ok(()) = self.uri.changed() => Err(BusError::Reconnect),
+            Ok(()) = self.uris.changed() => Err(BusError::Reconnect),
             delivery = self.consumer.next() => match delivery {
                 Some(delivery) => delivery.map(|delivery| delivery.data).map_err(broker),
                 // The queue is gone, while connection and channel may still appear healthy.

@@ -10,33 +10,27 @@ mod batch;
 mod consumer;
 mod listener;
 mod message;
+mod nodes;
 mod publisher;
 mod topology;
 mod transfer;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{Connection, ConnectionProperties, ConnectionStatus};
+use lapin::{Connection, ConnectionStatus};
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 pub(super) use self::message::Original;
+use self::nodes::Nodes;
 use self::publisher::Publisher;
 use self::transfer::TransferLink;
 use super::{
     Bus, BusError, BusOptions, Confirmation, Listener, Message, Result, Subscription, Transfer,
 };
-
-/// Bound of a connection attempt: some peers accept a connection and then never answer.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bound of one request that the broker answers.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,11 +45,6 @@ const CLOSE_POLL: Duration = Duration::from_millis(5);
 /// documentation warns of false alarms below five.
 const HEARTBEAT: u16 = 10;
 
-const CONNECT_TIMED_OUT: BusError = BusError::TimedOut("accept a connection", CONNECT_TIMEOUT);
-
-/// The first bytes of a client: AMQP 0-9-1.
-const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
-
 /// Header with a message's trace context, as in HTTP: see W3C Trace Context for AMQP.
 const TRACEPARENT: &str = "traceparent";
 
@@ -64,32 +53,20 @@ const REPLY_SUCCESS: u16 = 200;
 
 /// How to reach the broker, and the names there.
 pub(super) struct Broker {
-    /// Connections watch it for a change.
-    uri: watch::Sender<AMQPUri>,
+    nodes: Nodes,
     options: BusOptions,
     /// The connections that have not ended yet.
     connections: Mutex<Vec<ConnectionStatus>>,
-    /// Whether the peer accepted the last attempt and never answered.
-    unresponsive: AtomicBool,
 }
 
 impl Broker {
     /// Opens a connection and declares the topology. `role` shows in the broker's list.
     async fn connect(&self, role: &str) -> Result<Connection> {
-        let uri = self.uri.borrow().clone();
-        self.connect_by(uri, role).await
+        self.welcome(self.nodes.connect(&connection_name(role), None).await?).await
     }
 
-    async fn connect_by(&self, uri: AMQPUri, role: &str) -> Result<Connection> {
-        if self.unresponsive.load(Ordering::Relaxed) {
-            probe_handshake(&uri).await?;
-        }
-        let name = format!("lobbyd {role}, process {}", std::process::id());
-        let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let connecting = Connection::connect_uri(uri, properties);
-        let connected = timeout(CONNECT_TIMEOUT, connecting).await;
-        self.unresponsive.store(connected.is_err(), Ordering::Relaxed);
-        let connection = connected.map_err(|_elapsed| CONNECT_TIMED_OUT)?.map_err(broker)?;
+    /// Remembers a new connection, and declares the topology there.
+    async fn welcome(&self, connection: Connection) -> Result<Connection> {
         self.remember(connection.status().clone());
         if self.options.declare {
             topology::declare(&connection, &self.options).await?;
@@ -104,37 +81,12 @@ impl Broker {
     }
 }
 
+fn connection_name(role: &str) -> String {
+    format!("lobbyd {role}, process {}", std::process::id())
+}
+
 fn is_open(connection: &ConnectionStatus) -> bool {
     !connection.closed() && !connection.errored()
-}
-
-/// Waits until the peer answers the protocol header. lapin keeps the thread and socket of an
-/// abandoned attempt until the peer answers, so an unresponsive peer is first probed without lapin.
-/// (Behind TLS there is no such plain probe.)
-async fn probe_handshake(uri: &AMQPUri) -> Result<()> {
-    if uri.scheme == AMQPScheme::AMQPS {
-        return Ok(());
-    }
-    let authority = &uri.authority;
-    let probing = async {
-        let mut stream = TcpStream::connect((authority.host.as_str(), authority.port)).await?;
-        stream.write_all(PROTOCOL_HEADER).await?;
-        stream.read_u8().await
-    };
-    match timeout(CONNECT_TIMEOUT, probing).await {
-        Ok(Ok(_first_byte)) => Ok(()),
-        Ok(Err(error)) => Err(BusError::Broker(Box::new(error))),
-        Err(_elapsed) => Err(CONNECT_TIMED_OUT),
-    }
-}
-
-fn parse(url: &str) -> Result<AMQPUri> {
-    // The parser's message may repeat the URL with its password.
-    let expected =
-        |_message| BusError::Url("expected amqp://user:password@host:port/vhost".to_owned());
-    let mut uri: AMQPUri = url.parse().map_err(expected)?;
-    uri.query.heartbeat.get_or_insert(HEARTBEAT);
-    Ok(uri)
 }
 
 pub(super) struct AmqpBus {
@@ -144,14 +96,9 @@ pub(super) struct AmqpBus {
 }
 
 impl AmqpBus {
-    pub(super) fn new(url: &str, options: BusOptions) -> Result<Self> {
-        let uri = watch::Sender::new(parse(url)?);
-        let broker = Arc::new(Broker {
-            uri,
-            options,
-            connections: Mutex::default(),
-            unresponsive: AtomicBool::new(false),
-        });
+    pub(super) fn new(urls: &[&str], options: BusOptions) -> Result<Self> {
+        let nodes = Nodes::new(nodes::parse(urls)?);
+        let broker = Arc::new(Broker { nodes, options, connections: Mutex::default() });
         let publisher = Publisher::new(Arc::clone(&broker));
         let transfers = TransferLink::new(Arc::clone(&broker));
         Ok(Self { broker, publisher, transfers })
@@ -180,14 +127,16 @@ impl Bus for AmqpBus {
         Ok(Box::new(listener::AmqpListener::start(&self.broker).await?))
     }
 
-    async fn try_url(&self, url: &str) -> Result<()> {
-        let probe = self.broker.connect_by(parse(url)?, "probe").await?;
+    async fn try_urls(&self, urls: &[&str]) -> Result<()> {
+        let nodes = nodes::parse(urls)?;
+        let probe = self.broker.nodes.connect_to(&nodes, &connection_name("probe"), None).await?;
+        let probe = self.broker.welcome(probe).await?;
         close_connection(&probe).await;
         Ok(())
     }
 
-    fn use_url(&self, url: &str) -> Result<()> {
-        self.broker.uri.send_replace(parse(url)?);
+    fn use_urls(&self, urls: &[&str]) -> Result<()> {
+        self.broker.nodes.replace(nodes::parse(urls)?);
         Ok(())
     }
 

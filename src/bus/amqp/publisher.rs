@@ -7,12 +7,12 @@ use futures_util::FutureExt;
 use futures_util::future::{MaybeDone, maybe_done};
 use lapin::message::BasicReturnMessage;
 use lapin::options::ConfirmSelectOptions;
-use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Broker, answered, close_connection};
+use super::nodes::Uris;
+use super::{Broker, answered, close_connection, connection_name};
 use crate::bus::{BusError, PUBLISH_TIMEOUT, Result};
 
 /// AMQP's delivery mode of messages that survive a restart of the broker.
@@ -33,8 +33,8 @@ pub(super) struct Publisher {
 /// A connection with its channels in confirm mode. Dropping it closes it.
 pub(super) struct PublisherConnection {
     pub(super) connection: Connection,
-    /// Shows whether the URL has changed since.
-    uri: watch::Receiver<AMQPUri>,
+    /// Shows whether the URLs have changed since.
+    uris: watch::Receiver<Uris>,
     /// Channels that no call uses. Each call takes one for itself, so that a returned message is
     /// known to be one of its own.
     pub(super) idle: parking_lot::Mutex<Vec<Channel>>,
@@ -85,7 +85,7 @@ impl Publisher {
 
 impl PublisherConnection {
     fn is_of_use(&self) -> bool {
-        self.connection.status().connected() && matches!(self.uri.has_changed(), Ok(false))
+        self.connection.status().connected() && matches!(self.uris.has_changed(), Ok(false))
     }
 
     /// A channel that no other call uses.
@@ -98,14 +98,14 @@ impl PublisherConnection {
     }
 
     async fn open(target: &Broker) -> Result<Self> {
-        let uri = target.uri.subscribe();
-        let mut small_frames = uri.borrow().clone();
-        small_frames.query.frame_max.get_or_insert(FRAME_MAX);
-        let connection = target.connect_by(small_frames, "publisher").await?;
+        let uris = target.nodes.subscribe();
+        let connection =
+            target.nodes.connect(&connection_name("publisher"), Some(FRAME_MAX)).await?;
+        let connection = target.welcome(connection).await?;
         let events = confirming_channel(&connection).await?;
         Ok(Self {
             connection,
-            uri,
+            uris,
             idle: parking_lot::Mutex::new(vec![events]),
             lookups: Mutex::default(),
         })

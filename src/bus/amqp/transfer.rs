@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use lapin::options::BasicPublishOptions;
-use lapin::uri::AMQPUri;
+
 use lapin::{Channel, Confirmation, Connection};
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
+use super::nodes::Uris;
 use super::publisher::confirming_channel;
 use super::{Broker, broker, close_connection};
 use crate::bus::{BusError, Destination, Original, PUBLISH_TIMEOUT, Result, Transfer};
@@ -25,7 +26,7 @@ pub(super) struct TransferLink {
 struct TransferConnection {
     connection: Connection,
     /// Shows whether the URL has changed since.
-    uri: watch::Receiver<AMQPUri>,
+    uris: watch::Receiver<Uris>,
     dead_letters: Mutex<Channel>,
     retry: Mutex<Channel>,
 }
@@ -77,15 +78,15 @@ impl TransferLink {
 
 impl TransferConnection {
     async fn open(target: &Broker) -> Result<Self> {
-        let uri = target.uri.subscribe();
+        let uris = target.nodes.subscribe();
         let connection = target.connect("transfers").await?;
         let dead_letters = Mutex::new(confirming_channel(&connection).await?);
         let retry = Mutex::new(confirming_channel(&connection).await?);
-        Ok(Self { connection, uri, dead_letters, retry })
+        Ok(Self { connection, uris, dead_letters, retry })
     }
 
     fn is_of_use(&self) -> bool {
-        self.connection.status().connected() && matches!(self.uri.has_changed(), Ok(false))
+        self.connection.status().connected() && matches!(self.uris.has_changed(), Ok(false))
     }
 
     /// Stores messages in a queue, and returns when the broker has all of them.

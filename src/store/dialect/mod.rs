@@ -7,6 +7,7 @@ mod mysql;
 mod postgres;
 mod sqlite;
 
+use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
@@ -66,6 +67,22 @@ into_value! {
     &'a String: |text| Self::Text(Some(text));
     Option<&'a str>: |text| Self::Text(text);
     &'a RoomToken: |token| Self::Text(Some(token.as_str()));
+}
+
+/// A host name or address, and a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::store) struct Endpoint {
+    pub(in crate::store) host: String,
+    pub(in crate::store) port: u16,
+    /// Whether the certificate has to be that of the name, so that the name cannot be replaced by an
+    /// address.
+    pub(in crate::store) is_verified: bool,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
 }
 
 /// A row of a result, read by the names of its columns.
@@ -228,6 +245,21 @@ pub(super) trait Dialect: Driver {
         limit: Duration,
         application: &str,
     ) -> Result<ConnectOptions<Self>>;
+
+    /// The server to which these options lead; `None` if it is not reached over the network.
+    fn endpoint(_options: &ConnectOptions<Self>) -> Option<Endpoint> {
+        None
+    }
+
+    /// The same options for another host.
+    fn with_host(options: ConnectOptions<Self>, _host: &str) -> ConnectOptions<Self> {
+        options
+    }
+
+    /// Whether the server is not a standby, nor made read-only.
+    fn is_writable(
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = sqlx::Result<bool>> + Send;
 
     /// How to set up connections for uses that may take up to `limit`.
     fn pool_options(_limit: Duration) -> PoolOptions<Self> {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
-use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlPoolOptions};
+use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlPoolOptions, MySqlSslMode};
 use sqlx::{AssertSqlSafe, Error, Executor, MySql, MySqlConnection};
 
-use super::{Dialect, MIGRATION_TIMEOUT, MIGRATIONS_TABLE, Verdict};
+use super::{Dialect, Endpoint, MIGRATION_TIMEOUT, MIGRATIONS_TABLE, Verdict};
 use crate::store::error::{Result, StoreError};
 use crate::store::statements::Statement;
 
@@ -31,6 +31,25 @@ impl Dialect for MySql {
         _application: &str,
     ) -> Result<MySqlConnectOptions> {
         url.parse().map_err(|error| StoreError::unusable_url(&error))
+    }
+
+    fn endpoint(options: &MySqlConnectOptions) -> Option<Endpoint> {
+        let is_verified = matches!(options.get_ssl_mode(), MySqlSslMode::VerifyIdentity);
+        options.get_socket().is_none().then(|| Endpoint {
+            host: options.get_host().trim_matches(['[', ']']).to_owned(),
+            port: options.get_port(),
+            is_verified,
+        })
+    }
+
+    fn with_host(options: MySqlConnectOptions, host: &str) -> MySqlConnectOptions {
+        options.host(host)
+    }
+
+    async fn is_writable(connection: &mut MySqlConnection) -> sqlx::Result<bool> {
+        let read_only: i64 =
+            sqlx::query_scalar("SELECT @@GLOBAL.read_only").fetch_one(connection).await?;
+        Ok(read_only == 0)
     }
 
     fn pool_options(limit: Duration) -> MySqlPoolOptions {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgDatabaseError};
+use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgSslMode};
 use sqlx::{Executor, PgConnection, Postgres};
 
-use super::{Dialect, Verdict};
+use super::{Dialect, Endpoint, Verdict};
 use crate::store::error::{Result, StoreError};
 use crate::store::statements::Statement;
 
@@ -26,6 +26,8 @@ impl Dialect for Postgres {
     }
 
     fn connect_options(url: &str, limit: Duration, application: &str) -> Result<PgConnectOptions> {
+        // That is what `Servers` looks for, and sqlx does not know it.
+        let url = url.replace("target_session_attrs=read-write", "");
         let mut connect: PgConnectOptions =
             url.parse().map_err(|error| StoreError::unusable_url(&error))?;
         if connect.get_application_name().is_none() {
@@ -40,6 +42,25 @@ impl Dialect for Postgres {
             // plans are those of a nearly empty table, which would be read from end to end.
             ("enable_seqscan", "off"),
         ]))
+    }
+
+    fn endpoint(options: &PgConnectOptions) -> Option<Endpoint> {
+        let is_verified = matches!(options.get_ssl_mode(), PgSslMode::VerifyFull);
+        options.get_socket().is_none().then(|| Endpoint {
+            host: options.get_host().trim_matches(['[', ']']).to_owned(),
+            port: options.get_port(),
+            is_verified,
+        })
+    }
+
+    fn with_host(options: PgConnectOptions, host: &str) -> PgConnectOptions {
+        options.host(host)
+    }
+
+    async fn is_writable(connection: &mut PgConnection) -> sqlx::Result<bool> {
+        let read_only: String =
+            sqlx::query_scalar("SHOW transaction_read_only").fetch_one(connection).await?;
+        Ok(read_only == "off")
     }
 
     async fn migrate_alone(

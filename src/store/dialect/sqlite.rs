@@ -60,6 +60,10 @@ impl Dialect for Sqlite {
             .pragma("cache_size", CACHE_SIZE))
     }
 
+    async fn is_writable(_connection: &mut SqliteConnection) -> sqlx::Result<bool> {
+        Ok(true)
+    }
+
     async fn migrate_alone(
         migrator: &Migrator,
         connection: &mut SqliteConnection,

@@ -215,7 +215,7 @@ async fn rooms_are_a_view(roles: &Roles) {
         application: "lobbyd test",
         group: store::PoolGroup::default(),
     };
-    let prepared = store::connect(&cluster.database.url, options).unwrap();
+    let prepared = store::connect(&[&cluster.database.url], options).unwrap();
     prepared.prepare_all().await.unwrap();
 
     let client = cluster.client().await;

@@ -95,7 +95,7 @@ impl Database {
             application: "lobbyd test",
             group: store::PoolGroup::default(),
         };
-        let store = store::connect(&self.url, options).unwrap();
+        let store = store::connect(&[&self.url], options).unwrap();
         store.migrate().await.unwrap();
         store
     }

@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout_at};
 use tower::{Layer, Service, service_fn};
 use tower_http::csrf::{Csrf, CsrfLayer, ProtectionError};
 use tracing::Instrument;
+use tracing::field::{Empty, display};
 use uuid::{Builder, Uuid};
 
 use super::byte_budget::ByteBudget;
@@ -122,11 +123,18 @@ impl Surroundings {
             self.forget_login(request.headers_mut());
         }
         let span = tracing::info_span!(
-            "request", request.id = id_text, http.method = method, client.address = %client
+            "request",
+            request.id = id_text,
+            http.method = method,
+            client.address = Empty
         );
+        // The log says who changed what, and from where.
+        if !request.method().is_safe() {
+            span.record("client.address", display(client));
+        }
         let (request, body) = RequestBody::of(request, || self.received.open(client));
         let mut response = if self.hosts.allow(&request) {
-            execute(self.routes, request).instrument(span).await
+            execute(self.routes, request, begin).instrument(span).await
         } else {
             let message = "this server has another name, see http.hosts in its configuration";
             OcsError::new(StatusCode::MISDIRECTED_REQUEST, message).into_response()
@@ -160,8 +168,7 @@ impl Surroundings {
 }
 
 /// Executes and logs a request, in limited time and protected from panics.
-async fn execute(mut routes: Routes, request: Request) -> Response {
-    let begin = Instant::now();
+async fn execute(mut routes: Routes, request: Request, begin: Instant) -> Response {
     let answering = AssertUnwindSafe(async move { routes.call(request).await }).catch_unwind();
     let response = match timeout_at(begin + REQUEST_TIMEOUT, answering).await {
         Ok(Ok(Ok(response))) => response,

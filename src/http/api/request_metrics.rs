@@ -18,24 +18,26 @@ const OTHER: &str = "other";
 
 #[derive(Default)]
 pub(super) struct RequestMetrics {
-    routes: matchit::Router<SharedString>,
+    /// The places of the routes in the list of their names.
+    routes: matchit::Router<usize>,
+    names: Vec<SharedString>,
     /// To find a series by its labels costs as much as the rest of a poll's way through the
     /// middleware, so they are kept.
-    series: RwLock<HashMap<(&'static str, SharedString, StatusCode), Series>>,
+    series: RwLock<HashMap<(Labels, StatusCode), Series>>,
 }
 
 /// What a request is counted as.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Labels {
     pub(super) method: &'static str,
-    route: SharedString,
+    route: Option<usize>,
     /// Whether it may wait for a change, so that its duration says nothing about the server.
     may_wait: bool,
 }
 
 struct Series {
     requests: Counter,
-    duration: Histogram,
+    duration: Option<Histogram>,
 }
 
 impl RequestMetrics {
@@ -43,50 +45,54 @@ impl RequestMetrics {
     pub(super) fn of(
         paths: impl IntoIterator<Item = String>,
     ) -> Result<Self, matchit::InsertError> {
-        let mut routes = matchit::Router::new();
+        let mut metrics = Self::default();
         for path in paths {
-            let route = SharedString::from_shared(path.as_str().into());
-            routes.insert(path, route)?;
+            metrics.routes.insert(path.as_str(), metrics.names.len())?;
+            metrics.names.push(SharedString::from_shared(path.into()));
         }
-        Ok(Self { routes, series: RwLock::default() })
+        Ok(metrics)
     }
 
     pub(super) fn labels<B>(&self, request: &Request<B>) -> Labels {
         let route = self.routes.at(request.uri().path());
         Labels {
             method: method_label(request.method()),
-            route: route.map_or(SharedString::const_str(OTHER), |found| found.value.clone()),
+            route: route.ok().map(|found| *found.value),
             may_wait: etag::may_wait(request),
         }
     }
 
     /// Records a request that was answered.
     pub(super) fn record(&self, labels: Labels, status: StatusCode, duration: Duration) {
-        let Labels { method, route, may_wait } = labels;
-        let key = (method, route, status);
+        let key = (labels, status);
         if let Some(series) = self.series.read().get(&key) {
-            return series.record(may_wait, duration);
+            return series.record(duration);
         }
-        let series = Series::new(&key);
-        series.record(may_wait, duration);
+        let series = self.find(labels, status);
+        series.record(duration);
         self.series.write().insert(key, series);
+    }
+
+    fn find(&self, Labels { method, route, may_wait }: Labels, status: StatusCode) -> Series {
+        let route = route.and_then(|place| self.names.get(place)).cloned();
+        let route = route.unwrap_or(SharedString::const_str(OTHER));
+        let status = status.as_str().to_owned();
+        Series {
+            requests: metrics::counter!(
+                REQUESTS, "method" => method, "route" => route.clone(), "status" => status
+            ),
+            duration: (!may_wait).then(
+                || metrics::histogram!(REQUEST_DURATION, "method" => method, "route" => route),
+            ),
+        }
     }
 }
 
 impl Series {
-    fn new((method, route, status): &(&'static str, SharedString, StatusCode)) -> Self {
-        let (method, route, status) = (*method, route.clone(), status.as_str().to_owned());
-        let requests = metrics::counter!(
-            REQUESTS, "method" => method, "route" => route.clone(), "status" => status
-        );
-        let duration = metrics::histogram!(REQUEST_DURATION, "method" => method, "route" => route);
-        Self { requests, duration }
-    }
-
-    fn record(&self, may_wait: bool, duration: Duration) {
+    fn record(&self, duration: Duration) {
         self.requests.increment(1);
-        if !may_wait {
-            self.duration.record(duration);
+        if let Some(durations) = &self.duration {
+            durations.record(duration);
         }
     }
 }

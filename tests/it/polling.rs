@@ -74,7 +74,7 @@ async fn an_unchanged_room_is_answered_with_304(app: TestApp) {
         let first = owner.get(path).await.expect(200);
         let known = tag(&first);
         assert!(known.starts_with('"'), "{known} is not strong");
-        assert_eq!(first.header("vary"), Some("Accept, Authorization, Cookie"));
+        assert_eq!(first.header("vary"), Some("Accept, Accept-Encoding, Authorization, Cookie"));
         let other = "\"other\"";
         for matching in
             [known.clone(), format!("W/{known}"), format!("{other}, {known}"), "*".to_owned()]

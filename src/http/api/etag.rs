@@ -7,10 +7,9 @@
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
-use axum::http::header::IF_NONE_MATCH;
+use axum::http::header::{ETAG, IF_NONE_MATCH};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
-use headers::{ETag, Header, IfNoneMatch};
 use tokio::time::Instant;
 use utoipa::{IntoParams, IntoResponses};
 
@@ -30,6 +29,21 @@ const STATE_BYTES: usize = 2 + size_of::<[Fingerprint; 2]>();
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
+/// Added to the tag of a compressed response, which is another representation of the same state.
+const GZIP: &str = "-gzip";
+
+/// Identifies a state: hexadecimal digits.
+pub(super) struct Tag(String);
+
+/// What `If-None-Match` names.
+#[derive(Debug, Clone)]
+enum Known {
+    /// Any state, as `*` does.
+    Any,
+    /// Tags as the client sent them, without quotes.
+    Tags(Vec<Box<str>>),
+}
+
 #[derive(Debug, Clone, IntoParams)]
 #[into_params(parameter_in = Header)]
 pub(super) struct Conditional {
@@ -37,7 +51,7 @@ pub(super) struct Conditional {
     form: Form,
     /// Entity tags of the states that the client has
     #[param(rename = "If-None-Match", value_type = Option<String>)]
-    known: Option<IfNoneMatch>,
+    known: Option<Known>,
     /// `wait=N`: wait up to N (50) seconds for a state that the client does not have
     #[param(rename = "Prefer", value_type = Option<String>, example = "wait=1")]
     wait: Option<u64>,
@@ -53,10 +67,9 @@ impl<S: Sync> FromRequestParts<S> for Conditional {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, OcsError> {
         let headers = &parts.headers;
-        let known = known_tags(headers);
+        let known = Known::of_request(headers);
         // Only for a state that the client names: any change could be new to `*`.
-        let names_states = known.as_ref().is_some_and(|known| *known != IfNoneMatch::any());
-        let may_wait = names_states && parts.method != Method::HEAD;
+        let may_wait = matches!(known, Some(Known::Tags(_))) && parts.method != Method::HEAD;
         let wait = preferred_wait(headers).filter(|_wait| may_wait);
         Ok(Self { form: Form::of_request(parts.uri.query(), headers), known, wait })
     }
@@ -73,7 +86,7 @@ impl Conditional {
         &self,
         views: impl IntoIterator<Item = &'v View>,
         viewer: ViewerContext<'_>,
-    ) -> ETag {
+    ) -> Tag {
         let mut state = Vec::with_capacity(STATE_BYTES);
         state.extend([u8::from(viewer.may_enable_sip), u8::from(self.form == Form::Json)]);
         for view in views {
@@ -88,19 +101,21 @@ impl Conditional {
                 state.extend(room.unwrap_or_default());
             }
         }
-        let tag = format!("\"{}\"", digest(&state));
-        tag.parse().expect("hexadecimal digits in quotes are an entity tag")
+        Tag(digest(&state))
     }
 
     /// Whether the client does not have the state of this tag.
-    pub(super) fn is_news(&self, tag: &ETag) -> bool {
-        self.known.as_ref().is_none_or(|known| known.precondition_passes(tag))
+    pub(super) fn is_news(&self, tag: &Tag) -> bool {
+        self.known.as_ref().is_none_or(|known| known.find(tag).is_none())
     }
 
-    /// 304 if the client has the state, otherwise `response`, which is made for that only.
-    pub(super) fn answer(&self, tag: ETag, response: impl FnOnce() -> OcsResponse) -> OcsResponse {
-        let response = if self.is_news(&tag) { response() } else { OcsResponse::not_modified() };
-        let response = response.typed_header(tag);
+    /// 304 if the client has the state, otherwise `response`, which is made for that only. A 304
+    /// names the tag that the client sent, which is that of its own representation.
+    pub(super) fn answer(&self, tag: &Tag, response: impl FnOnce() -> OcsResponse) -> OcsResponse {
+        let response = match self.known.as_ref().and_then(|known| known.find(tag)) {
+            Some(known) => OcsResponse::not_modified().header(ETAG, format!("\"{known}\"")),
+            None => response().header(ETAG, format!("\"{}\"", tag.0)),
+        };
         match self.wait {
             Some(wait) => response.header(PREFERENCE_APPLIED, format!("wait={wait}")),
             None => response,
@@ -114,24 +129,38 @@ pub(super) fn may_wait<B>(request: &Request<B>) -> bool {
     request.headers().contains_key(PREFER) || query.contains("lookIntoFuture=1")
 }
 
-/// The tags are copied: in place they would keep the buffer of the whole request while it waits.
-fn known_tags(headers: &HeaderMap) -> Option<IfNoneMatch> {
-    let values = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let copies: Vec<HeaderValue> =
-        values.filter_map(|value| without_encodings(value).try_into().ok()).collect();
-    // Without the header it decodes as a list of no tags.
-    if copies.is_empty() { None } else { IfNoneMatch::decode(&mut copies.iter()).ok() }
+impl Known {
+    /// The tags are copied: in place they would keep the buffer of the whole request while it waits.
+    fn of_request(headers: &HeaderMap) -> Option<Self> {
+        let values = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+        let mut tags = Vec::new();
+        for value in values {
+            if value.trim() == "*" {
+                return Some(Self::Any);
+            }
+            // A weak tag has its mark before the quotes; here it means the same.
+            tags.extend(value.split('"').skip(1).step_by(2).map(Box::from));
+        }
+        (!tags.is_empty()).then_some(Self::Tags(tags))
+    }
+
+    /// The tag as the client knows it, if it does. To the tags of a compressed response, lobbyd and
+    /// proxies add `-gzip`, `;br` or the like; those of lobbyd have neither character before.
+    fn find<'t>(&'t self, tag: &'t Tag) -> Option<&'t str> {
+        let is_same = |known: &&str| known.split(['-', ';']).next() == Some(&tag.0);
+        match self {
+            Self::Any => Some(&tag.0),
+            Self::Tags(tags) => tags.iter().map(AsRef::as_ref).find(is_same),
+        }
+    }
 }
 
-/// The header as before a proxy compressed the response: to the tags of the response it added
-/// `-gzip`, `;br` or the like, and it does not remove that from the request. Tags of lobbyd have
-/// neither character.
-fn without_encodings(tags: &str) -> String {
-    let parts = tags.split('"').enumerate().map(|(index, part)| match index % 2 {
-        0 => part,
-        _quoted => part.split(['-', ';']).next().unwrap_or_default(),
-    });
-    parts.collect::<Vec<_>>().join("\"")
+/// Gives a response that is being compressed the tag of its compressed representation.
+pub(super) fn mark_compressed(headers: &mut HeaderMap) {
+    let tag = headers.get(ETAG).and_then(|tag| tag.to_str().ok()?.strip_suffix('"'));
+    if let Some(tag) = tag.and_then(|tag| HeaderValue::try_from(format!("{tag}{GZIP}\"")).ok()) {
+        headers.insert(ETAG, tag);
+    }
 }
 
 /// Seconds of the first `wait` in a list of preferences, which may be spread over several headers.
@@ -164,29 +193,33 @@ mod tests {
         Conditional::from_request_parts(&mut parts, &()).await.unwrap()
     }
 
-    fn tag(tag: &str) -> ETag {
-        tag.parse().unwrap()
+    fn tag(tag: &str) -> Tag {
+        Tag(tag.to_owned())
     }
 
     #[tokio::test]
     async fn lists_and_weak_forms_match() {
         let tags = [(header::IF_NONE_MATCH, r#""a", W/"b""#), (header::IF_NONE_MATCH, r#""c""#)];
         let several = conditional(&tags).await;
-        for known in [r#""a""#, r#""b""#, r#""c""#] {
+        for known in ["a", "b", "c"] {
             assert!(!several.is_news(&tag(known)), "{known}");
         }
-        assert!(several.is_news(&tag(r#""d""#)));
-        assert!(!conditional(&[(header::IF_NONE_MATCH, "*")]).await.is_news(&tag(r#""d""#)));
-        assert!(conditional(&[]).await.is_news(&tag(r#""a""#)));
+        assert!(several.is_news(&tag("d")));
+        assert!(!conditional(&[(header::IF_NONE_MATCH, "*")]).await.is_news(&tag("d")));
+        assert!(conditional(&[]).await.is_news(&tag("a")));
+        assert!(conditional(&[(header::IF_NONE_MATCH, "a")]).await.is_news(&tag("a")));
     }
 
     #[tokio::test]
-    async fn tags_that_a_compressing_proxy_has_changed_match() {
+    async fn tags_of_compressed_responses_match() {
         for known in [r#""a-gzip""#, r#"W/"a;gzip""#, r#""x-br", "a-br""#, r#""a--gzip""#] {
             let conditional = conditional(&[(header::IF_NONE_MATCH, known)]).await;
-            assert!(!conditional.is_news(&tag(r#""a""#)), "{known}");
-            assert!(conditional.is_news(&tag(r#""b""#)), "{known}");
+            assert!(!conditional.is_news(&tag("a")), "{known}");
+            assert!(conditional.is_news(&tag("b")), "{known}");
         }
+        let mut headers = HeaderMap::from_iter([(ETAG, HeaderValue::from_static(r#""a""#))]);
+        mark_compressed(&mut headers);
+        assert_eq!(headers[ETAG], r#""a-gzip""#);
     }
 
     #[tokio::test(start_paused = true)]

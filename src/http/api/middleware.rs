@@ -26,6 +26,7 @@ use tracing::field::{Empty, display};
 use uuid::{Builder, Uuid};
 
 use super::byte_budget::ByteBudget;
+use super::compression;
 use super::hosts::Hosts;
 use super::ocs::{Envelope, OcsError};
 use super::proxies::Proxies;
@@ -118,6 +119,7 @@ impl Surroundings {
         let envelope = Envelope::of_request(&request);
         let Peer(peer) = *request.extensions().get().expect("the server adds the peer");
         let client = self.proxies.client(peer, request.headers());
+        let accepts_gzip = compression::is_accepted(request.headers());
         exempt_ocs_clients(request.headers_mut());
         if request.method().is_safe() && is_sent_by_foreign_page(request.headers()) {
             self.forget_login(request.headers_mut());
@@ -149,6 +151,9 @@ impl Surroundings {
             }
         }
         envelope.write(&mut response, id, || self.sent.open(client));
+        if accepts_gzip {
+            response = compression::compress(response, || self.sent.open(client)).await;
+        }
         self.metrics.record(labels, response.status(), begin.elapsed());
         if response.status() != StatusCode::NOT_MODIFIED {
             response.headers_mut().extend(SECURITY_HEADERS);

@@ -14,6 +14,7 @@ mod auth;
 mod byte_budget;
 mod call;
 mod chat;
+mod compression;
 mod dto;
 mod etag;
 mod hosts;

@@ -205,7 +205,8 @@ fn allow_form(body: &mut RequestBody) {
 }
 
 pub(super) async fn serve(State(document): State<Arc<str>>) -> Response {
-    ([(header::CONTENT_TYPE, JSON)], document.to_string()).into_response()
+    let headers = [(header::CONTENT_TYPE, JSON), (header::VARY, "Accept-Encoding")];
+    (headers, document.to_string()).into_response()
 }
 
 #[cfg(test)]

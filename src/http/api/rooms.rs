@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{HeaderName, StatusCode};
-use headers::ETag;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
@@ -15,7 +14,7 @@ use utoipa_axum::routes;
 
 use super::auth::{AuthenticatedUser, Requester, UserOrGuest};
 use super::dto::RoomDto;
-use super::etag::{Conditional, NotModified};
+use super::etag::{Conditional, NotModified, Tag};
 use super::moderation::{permissions, zero_or_one};
 use super::ocs::{Ocs, OcsError, OcsResponse, OcsResult};
 use super::openapi::{Done, NoRoom, NotModerator, RoomShown};
@@ -84,10 +83,10 @@ pub(super) async fn list(
         read_at >= since || view.overview().is_modified_since(since)
     };
     let tag = |views: &Vec<View>| conditional.tag(views.iter().filter(is_modified), viewer);
-    let is_news = |tag: &ETag| conditional.is_news(tag);
+    let is_news = |tag: &Tag| conditional.is_news(tag);
     let deadline = conditional.deadline();
     let (views, tag) = api.service.list_when(&caller.actor.id, deadline, tag, is_news).await?;
-    let response = conditional.answer(tag, || {
+    let response = conditional.answer(&tag, || {
         let modified = views.iter().filter(is_modified);
         let rooms: Vec<_> = modified.map(|view| RoomDto::of(view, viewer)).collect();
         OcsResponse::ok(rooms)
@@ -120,11 +119,11 @@ pub(super) async fn show(
     let caller = requester.caller.as_ref();
     let viewer = api.viewer(caller);
     let tag = |view: &View| conditional.tag([view], viewer);
-    let is_news = |tag: &ETag| conditional.is_news(tag);
+    let is_news = |tag: &Tag| conditional.is_news(tag);
     let deadline = conditional.deadline();
     let poll = api.service.view_when(&token, caller, requester.address, deadline, tag, is_news);
     let (view, tag) = poll.await?;
-    let response = conditional.answer(tag, || OcsResponse::ok(RoomDto::of(&view, viewer)));
+    let response = conditional.answer(&tag, || OcsResponse::ok(RoomDto::of(&view, viewer)));
     Ok(response.header(TALK_HASH, api.talk_hash.clone()))
 }
 

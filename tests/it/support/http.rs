@@ -6,10 +6,12 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    io::Read,
     sync::{Arc, Mutex},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use flate2::read::GzDecoder;
 use http_body_util::{BodyExt, Full};
 use hyper::{
     HeaderMap, Method, Request,
@@ -234,6 +236,16 @@ impl Response {
         let json = self.json();
         let status = json.pointer("/ocs/meta/statuscode").and_then(Value::as_i64);
         status.unwrap_or_else(|| panic!("no status in the envelope of {self:?}"))
+    }
+
+    /// The response as it was before it was compressed.
+    #[track_caller]
+    pub fn decompressed(self) -> Self {
+        assert_eq!(self.header("content-encoding"), Some("gzip"), "{:?}", self.headers);
+        let mut body = Vec::new();
+        GzDecoder::new(self.body.as_slice()).read_to_end(&mut body).unwrap();
+        assert!(body.len() > 2 * self.body.len(), "{} bytes of {}", self.body.len(), body.len());
+        Self { body, ..self }
     }
 
     /// The first header of this name.

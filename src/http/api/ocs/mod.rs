@@ -15,7 +15,6 @@ use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use headers::{Header, HeaderMapExt};
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -25,6 +24,10 @@ use super::byte_budget::Reservation;
 
 /// Largest body whose memory is not counted, in bytes.
 const SMALL_BODY: usize = 64 * 1024;
+
+/// What the responses to the same path depend on.
+const VARY: HeaderValue =
+    HeaderValue::from_static("Accept, Accept-Encoding, Authorization, Cookie");
 
 /// What a handler returns.
 pub(super) type OcsResult = Result<OcsResponse, OcsError>;
@@ -91,11 +94,6 @@ impl OcsResponse {
         }
         self
     }
-
-    pub(super) fn typed_header(mut self, header: impl Header) -> Self {
-        self.headers.typed_insert(header);
-        self
-    }
 }
 
 impl IntoResponse for OcsResponse {
@@ -107,7 +105,7 @@ impl IntoResponse for OcsResponse {
         }
         let headers = response.headers_mut();
         *headers = self.headers;
-        headers.insert(header::VARY, HeaderValue::from_static("Accept, Authorization, Cookie"));
+        headers.insert(header::VARY, VARY);
         let private = HeaderValue::from_static("private, no-cache");
         headers.entry(header::CACHE_CONTROL).or_insert(private);
         response

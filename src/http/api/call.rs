@@ -4,18 +4,18 @@
 //! call is decided by `domain`.
 
 use axum::extract::State;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
 use super::auth::UserOrGuest;
 use super::dto::PeerDto;
-use super::ocs::{Ocs, OcsResponse, OcsResult};
+use super::ocs::{List, Ocs, OcsResponse, OcsResult};
 use super::openapi::{Done, InLobby, NoRoom, NotJoined};
 use super::params::{Params, RoomPath, flag, integer, optional_integer};
 use super::{Api, Routes};
-use crate::domain::CallFlags;
 use crate::domain::commands::{Command, Resource};
+use crate::domain::{Attendee, CallFlags, RoomToken};
 
 /// As in Talk, a participant who joins without flags has audio and video.
 const DEFAULT_FLAGS: CallFlags = CallFlags::IN_CALL.union(CallFlags::AUDIO).union(CallFlags::VIDEO);
@@ -38,9 +38,20 @@ pub(super) async fn peers(
     UserOrGuest(caller): UserOrGuest,
     RoomPath(token): RoomPath,
 ) -> OcsResult {
-    let (_room, attendees) = api.service.participants(&token, &caller, Resource::Peers).await?;
-    let peers = attendees.iter().flat_map(|attendee| PeerDto::all_of(&token, attendee));
-    Ok(OcsResponse::ok(peers.collect::<Vec<_>>()))
+    let (_room, all) = api.service.participants(&token, &caller, Resource::Peers).await?;
+    Ok(OcsResponse::list(Peers { token, all }))
+}
+
+/// The participants of the call of a room.
+struct Peers {
+    token: RoomToken,
+    all: Vec<Attendee>,
+}
+
+impl List for Peers {
+    fn elements(&self) -> impl Iterator<Item = impl Serialize> {
+        self.all.iter().flat_map(|attendee| PeerDto::all_of(&self.token, attendee))
+    }
 }
 
 #[derive(Deserialize, ToSchema)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{HeaderName, Method, StatusCode};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 use super::auth::UserOrGuest;
 use super::dto::MessageDto;
 use super::etag::MAX_WAIT;
-use super::ocs::{Ocs, OcsError, OcsResponse, OcsResult};
+use super::ocs::{List, Ocs, OcsError, OcsResponse, OcsResult};
 use super::openapi::{InLobby, NoRoom};
 use super::params::{
     MAX_MESSAGE_BODY, Params, RoomItemPath, RoomPath, flag, integer, optional_integer,
@@ -23,7 +23,7 @@ use super::params::{
 };
 use super::{Api, Routes};
 use crate::domain::commands::Command;
-use crate::domain::{Caller, ChatPage, MessageQuery, NewMessage, RoomToken};
+use crate::domain::{Actor, Caller, ChatMessage, ChatPage, MessageQuery, NewMessage, RoomToken};
 
 /// Messages per response, by default and at most, as in Talk.
 const DEFAULT_LIMIT: i64 = 100;
@@ -124,13 +124,26 @@ pub(super) async fn receive(
     let response = match messages.last() {
         Some(last) => {
             let last_given = last.message.id;
-            let dto = |message| MessageDto::with_parent(&token, message, &caller.actor);
-            let messages: Vec<_> = messages.iter().map(dto).collect();
-            OcsResponse::ok(messages).header(LAST_GIVEN, last_given)
+            let messages = Messages { token, messages, viewer: caller.actor };
+            OcsResponse::list(messages).header(LAST_GIVEN, last_given)
         }
         None => OcsResponse::not_modified(),
     };
     Ok(response.header(LAST_COMMON_READ, last_common_read))
+}
+
+/// Messages of a room as a participant reads them.
+struct Messages {
+    token: RoomToken,
+    messages: Vec<ChatMessage>,
+    viewer: Actor,
+}
+
+impl List for Messages {
+    fn elements(&self) -> impl Iterator<Item = impl Serialize> {
+        let messages = self.messages.iter();
+        messages.map(|message| MessageDto::with_parent(&self.token, message, &self.viewer))
+    }
 }
 
 /// Parameters of a request for the chat. As in Talk, a chat that the caller may not read is refused

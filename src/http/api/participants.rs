@@ -5,20 +5,22 @@
 
 use axum::extract::State;
 use axum_extra::extract::CookieJar;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::auth::{Requester, UserOrGuest};
 use super::dto::{ParticipantDto, RoomDto};
-use super::ocs::{Ocs, OcsError, OcsResponse, OcsResult};
+use super::ocs::{List, Ocs, OcsError, OcsResponse, OcsResult};
 use super::openapi::{Done, InLobby, NoAttendee, NoRoom, NotModerator};
 use super::params::{Params, RoomPath, flag, integer, optional_text, text};
 use super::rooms::check_password;
 use super::{Api, Routes};
 use crate::domain::commands::{AttendeeCommand, Command, Resource};
-use crate::domain::{AttendeeId, PermissionChange, Permissions, participants_for};
+use crate::domain::{
+    Actor, Attendee, AttendeeId, PermissionChange, Permissions, Room, participants_for,
+};
 
 pub(super) fn routes() -> Routes {
     vec![
@@ -53,9 +55,21 @@ pub(super) async fn list(
     RoomPath(token): RoomPath,
 ) -> OcsResult {
     let (room, all) = api.service.participants(&token, &caller, Resource::Participants).await?;
-    let visible = participants_for(&room, &all, &caller.actor);
-    let participants = visible.map(|participant| ParticipantDto::of(&token, participant));
-    Ok(OcsResponse::ok(participants.collect::<Vec<_>>()))
+    Ok(OcsResponse::list(Participants { room, all, viewer: caller.actor }))
+}
+
+/// The participants of a room whom a viewer sees.
+struct Participants {
+    room: Room,
+    all: Vec<Attendee>,
+    viewer: Actor,
+}
+
+impl List for Participants {
+    fn elements(&self) -> impl Iterator<Item = impl Serialize> {
+        let visible = participants_for(&self.room, &self.all, &self.viewer);
+        visible.map(|participant| ParticipantDto::of(&self.room.token, participant))
+    }
 }
 
 #[derive(Deserialize, ToSchema)]

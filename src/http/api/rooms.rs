@@ -3,11 +3,12 @@
 //! The polled responses carry an entity tag, see [`etag`](super::etag). Who may see or change what
 //! is decided by `domain`; the waiting is done by [`rooms`](crate::rooms).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{HeaderName, StatusCode};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
@@ -16,7 +17,7 @@ use super::auth::{AuthenticatedUser, Requester, UserOrGuest};
 use super::dto::RoomDto;
 use super::etag::{Conditional, NotModified, Tag};
 use super::moderation::{permissions, zero_or_one};
-use super::ocs::{Ocs, OcsError, OcsResponse, OcsResult};
+use super::ocs::{List, Ocs, OcsError, OcsResponse, OcsResult};
 use super::openapi::{Done, NoRoom, NotModerator, RoomShown};
 use super::params::{
     MAX_DESCRIPTION_BODY, Params, RoomPath, integer, optional_integer, optional_text, text,
@@ -25,7 +26,7 @@ use super::{Api, Routes, TALK_HASH};
 use crate::auth::MAX_PASSWORD_BYTES;
 use crate::cache::View;
 use crate::domain::commands::{Command, CreateRoom};
-use crate::domain::{LobbyRequest, RoomType};
+use crate::domain::{Caller, LobbyRequest, RoomType};
 
 /// A time before the list was read, for `modifiedSince` of the next request.
 const MODIFIED_BEFORE: HeaderName = HeaderName::from_static("x-nextcloud-talk-modified-before");
@@ -85,14 +86,27 @@ pub(super) async fn list(
     let tag = |views: &Vec<View>| conditional.tag(views.iter().filter(is_modified), viewer);
     let is_news = |tag: &Tag| conditional.is_news(tag);
     let deadline = conditional.deadline();
-    let (views, tag) = api.service.list_when(&caller.actor.id, deadline, tag, is_news).await?;
+    let (mut views, tag) = api.service.list_when(&caller.actor.id, deadline, tag, is_news).await?;
     let response = conditional.answer(&tag, || {
-        let modified = views.iter().filter(is_modified);
-        let rooms: Vec<_> = modified.map(|view| RoomDto::of(view, viewer)).collect();
-        OcsResponse::ok(rooms)
+        views.retain(|view| is_modified(&view));
+        let rooms = Rooms { views, caller: caller.clone(), api: Arc::clone(&api) };
+        OcsResponse::list(rooms)
     });
     let response = response.header(TALK_HASH, api.talk_hash.clone());
     Ok(response.header(MODIFIED_BEFORE, before.timestamp()))
+}
+
+/// Rooms as a user sees them.
+struct Rooms {
+    views: Vec<View>,
+    caller: Caller,
+    api: Api,
+}
+
+impl List for Rooms {
+    fn elements(&self) -> impl Iterator<Item = impl Serialize> {
+        self.views.iter().map(|view| self.api.room(view, &self.caller))
+    }
 }
 
 /// Get a room

@@ -4,26 +4,25 @@
 //! the body in the form that the request asks for, as Nextcloud does: JSON for `?format=json` or
 //! `Accept: application/json`, otherwise XML. Nothing here knows what the data is about.
 
+mod body;
 mod error;
 mod xml;
 
 use std::borrow::Cow;
 use std::fmt::Display;
+use std::io;
 use std::sync::Arc;
 
-use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::json;
 use utoipa::ToSchema;
 
+use self::body::BodyWriter;
 pub(super) use self::error::OcsError;
 use super::byte_budget::Reservation;
-
-/// Largest body whose memory is not counted, in bytes.
-const SMALL_BODY: usize = 64 * 1024;
 
 /// What the responses to the same path depend on.
 const VARY: HeaderValue =
@@ -48,18 +47,51 @@ struct Content {
 
 /// Data of any type, which is written when the form is known.
 trait Data: Send + Sync {
-    fn write(&self, meta: Meta, form: Form) -> String;
+    fn write(&self, meta: Meta, form: Form, target: &mut BodyWriter<'_>) -> io::Result<()>;
 }
 
+/// A list whose elements are made while it is written, one by one.
+pub(super) trait List: Send + Sync + 'static {
+    fn elements(&self) -> impl Iterator<Item = impl Serialize>;
+}
+
+/// Makes data of a list.
+struct Listed<L>(L);
+
+/// Makes JSON of a list.
+struct Elements<'l, L>(&'l L);
+
 impl<T: Serialize + Send + Sync> Data for T {
-    fn write(&self, meta: Meta, form: Form) -> String {
-        let ocs = Ocs { ocs: OcsEnvelope { meta, data: self } };
+    fn write(&self, meta: Meta, form: Form, target: &mut BodyWriter<'_>) -> io::Result<()> {
         match form {
-            Form::Json => serde_json::to_string(&ocs),
-            Form::Xml => serde_json::to_value(self).map(|data| xml::write(&ocs.ocs.meta, &data)),
+            Form::Json => write_json(target, meta, self),
+            Form::Xml => xml::write(target, &meta, &serde_json::to_value(self)?),
         }
-        .expect("the types of responses have text keys")
     }
+}
+
+impl<L: List> Data for Listed<L> {
+    fn write(&self, meta: Meta, form: Form, target: &mut BodyWriter<'_>) -> io::Result<()> {
+        match form {
+            Form::Json => write_json(target, meta, Elements(&self.0)),
+            Form::Xml => {
+                let values = self.0.elements().map(|each| serde_json::to_value(each));
+                let values = values.map(|value| value.expect("elements have text keys"));
+                xml::write_list(target, &meta, values)
+            }
+        }
+    }
+}
+
+impl<L: List> Serialize for Elements<'_, L> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.elements())
+    }
+}
+
+fn write_json(target: &mut BodyWriter<'_>, meta: Meta, data: impl Serialize) -> io::Result<()> {
+    let envelope = Ocs { ocs: OcsEnvelope { meta, data } };
+    Ok(serde_json::to_writer(target, &envelope)?)
 }
 
 impl OcsResponse {
@@ -68,11 +100,20 @@ impl OcsResponse {
         Self::with_status(StatusCode::OK, data)
     }
 
+    /// 200 with this list.
+    pub(super) fn list(list: impl List) -> Self {
+        Self::of(StatusCode::OK, Listed(list))
+    }
+
     /// Another status with this data.
     pub(super) fn with_status(
         status: StatusCode,
         data: impl Serialize + Send + Sync + 'static,
     ) -> Self {
+        Self::of(status, data)
+    }
+
+    fn of(status: StatusCode, data: impl Data + 'static) -> Self {
         let content = Content { message: Cow::Borrowed("OK"), data: Box::new(data) };
         Self { status, headers: HeaderMap::new(), content: Some(content) }
     }
@@ -192,21 +233,15 @@ impl Envelope {
         &self,
         response: &mut Response,
         id: impl Display,
-        open: impl FnOnce() -> Reservation,
+        open: impl Fn() -> Reservation,
     ) {
-        let Some(body) = self.body(response, &id) else { return };
-        let body = if body.len() <= SMALL_BODY {
-            Bytes::from(body)
-        } else {
-            let mut reservation = open();
-            if reservation.extend(body.len()) {
-                Bytes::from_owner(Reserved { body, _reservation: reservation })
-            } else {
-                let message = "too much is being sent, try again";
-                *response = OcsError::overloaded("response_bytes", message).into_response();
-                self.body(response, &id).unwrap_or_default().into()
-            }
-        };
+        let Some(content) = response.extensions_mut().remove::<Arc<Content>>() else { return };
+        let mut body = BodyWriter::new(&open);
+        if self.write_content(&content, response.status(), &id, &mut body).is_err() {
+            let message = "too much is being sent, try again";
+            *response = OcsError::overloaded("response_bytes", message).into_response();
+            return self.write(response, id, open);
+        }
         let media_type = HeaderValue::from_static(match self.form {
             Form::Json => "application/json; charset=utf-8",
             Form::Xml => "application/xml; charset=utf-8",
@@ -215,31 +250,23 @@ impl Envelope {
         headers.insert(header::CONTENT_TYPE, media_type);
         // The router has set that of the empty body.
         headers.remove(header::CONTENT_LENGTH);
-        *response.body_mut() = Body::from(body);
+        *response.body_mut() = body.into_body();
     }
 
-    fn body(&self, response: &mut Response, id: &impl Display) -> Option<String> {
-        let content: Arc<Content> = response.extensions_mut().remove()?;
-        let Content { message, data } = &*content;
-        let status = response.status();
+    fn write_content(
+        &self,
+        content: &Content,
+        status: StatusCode,
+        id: &impl Display,
+        target: &mut BodyWriter<'_>,
+    ) -> io::Result<()> {
+        let Content { message, data } = content;
         let message = if status.is_server_error() {
             format!("{message} (request {id})")
         } else {
             message.to_string()
         };
-        Some(data.write(Meta::new(status, self.first_version, message), self.form))
-    }
-}
-
-/// A body that occupies memory until its last byte is sent.
-struct Reserved {
-    body: String,
-    _reservation: Reservation,
-}
-
-impl AsRef<[u8]> for Reserved {
-    fn as_ref(&self) -> &[u8] {
-        self.body.as_bytes()
+        data.write(Meta::new(status, self.first_version, message), self.form, target)
     }
 }
 

@@ -10,6 +10,9 @@ use super::reason::Reason;
 /// Longest chat message, in characters, as in Talk.
 pub const MAX_MESSAGE_CHARS: usize = 32_000;
 
+/// Longest text of a message that is shown with its room, in characters.
+const MAX_PREVIEW_CHARS: usize = 1000;
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Message {
     /// Grows within the room.
@@ -40,6 +43,19 @@ impl Message {
             Content::Comment(body) => body.len(),
             Content::Deleted { .. } | Content::System { .. } => 0,
         }
+    }
+
+    /// The message with the beginning of a long body: what is shown with the room, of which there
+    /// are many in a list.
+    pub fn preview(mut self) -> Self {
+        if let Content::Comment(body) = &mut self.content
+            && let Some((end, _)) = body.char_indices().nth(MAX_PREVIEW_CHARS)
+        {
+            body.truncate(end);
+            body.shrink_to_fit();
+            body.push('…');
+        }
+        self
     }
 }
 
@@ -127,6 +143,27 @@ pub struct MessageQuery {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_preview_is_the_beginning_of_a_long_body() {
+        let preview = |body: &str| {
+            let message = Message {
+                id: 1,
+                actor: Actor::user("bob"),
+                actor_name: "Bob".to_owned(),
+                created_at: 0,
+                content: Content::Comment(body.to_owned()),
+                mentions: Vec::new(),
+                reference_id: String::new(),
+                parent_id: None,
+            };
+            message.preview().content
+        };
+        let comment = |body: &str| Content::Comment(body.to_owned());
+        let full = "ä".repeat(MAX_PREVIEW_CHARS);
+        assert_eq!(preview(&full), comment(&full));
+        assert_eq!(preview(&format!("{full}xy")), comment(&format!("{full}…")));
+    }
 
     #[test]
     fn mentions_are_found_as_talk_writes_them() {

@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::domain::commands::{NewRoom, RoomSettings, Target};
 use crate::domain::{
-    Actor, DueTimer, Lobby, PendingTimer, Room, RoomId, RoomOverview, RoomToken, TimerKey, Version,
+    Actor, DueTimer, Lobby, Message, PendingTimer, Room, RoomId, RoomOverview, RoomToken, TimerKey,
+    Version,
 };
 use crate::store::connection::{Connection, Transaction, expect_rows};
 use crate::store::dialect::{Columns, Dialect, values};
@@ -44,7 +45,7 @@ impl<D: Dialect> Connection<D> {
 
     /// Reads what all participants see of a room, besides the room itself.
     pub(crate) async fn overview(&mut self, room: Room) -> Result<RoomOverview> {
-        let last_message = self.last_message(room.id).await?;
+        let last_message = self.last_message(room.id).await?.map(Message::preview);
         let (moderators, users) = self.count_users(room.id).await?;
         let mut one_to_one = Vec::new();
         for id in room.one_to_one_members() {

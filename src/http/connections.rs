@@ -13,8 +13,11 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use crate::auth::network;
 use crate::metrics::LIMITED;
 
-/// A connection with a request in progress.
+/// A connection with a request whose response is not complete.
 const BUSY: u64 = u64::MAX;
+
+/// A connection with a complete response that the client has not accepted yet.
+const UNSENT: u64 = u64::MAX - 1;
 
 /// How many connections may be open.
 #[derive(Debug, Clone)]
@@ -42,7 +45,7 @@ struct Open {
 #[derive(Clone)]
 struct Connection {
     network: IpAddr,
-    /// The moment at which its last request was answered, or at which it was accepted.
+    /// The moment at which its last response was sent, or at which it was accepted.
     idle_since: Arc<AtomicU64>,
     closing: CancellationToken,
 }
@@ -56,14 +59,14 @@ pub(super) struct Slot {
     open: Arc<Mutex<Open>>,
 }
 
-/// Records when a connection has a request in progress.
+/// Records since when a connection is idle.
 #[derive(Clone)]
 pub(super) struct Activity {
     idle_since: Arc<AtomicU64>,
     moments: Arc<AtomicU64>,
 }
 
-/// A request in progress, until it is dropped.
+/// A request, until its response is complete and this is dropped.
 pub(super) struct Busy(Activity);
 
 impl Connections {
@@ -116,7 +119,7 @@ impl Open {
         });
         let moments = candidates
             .map(|(id, connection)| (connection.idle_since.load(Ordering::Relaxed), *id))
-            .filter(|(moment, _id)| *moment != BUSY);
+            .filter(|(moment, _id)| *moment < UNSENT);
         let Some((_moment, id)) = moments.min() else { return false };
         if let Some(connection) = self.remove(id) {
             connection.closing.cancel();
@@ -163,12 +166,19 @@ impl Activity {
         self.idle_since.store(BUSY, Ordering::Relaxed);
         Busy(self.clone())
     }
+
+    /// All of what was written is sent.
+    pub(super) fn sent(&self) {
+        if self.idle_since.load(Ordering::Relaxed) == UNSENT {
+            let moment = self.moments.fetch_add(1, Ordering::Relaxed);
+            self.idle_since.store(moment, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let moment = self.0.moments.fetch_add(1, Ordering::Relaxed);
-        self.0.idle_since.store(moment, Ordering::Relaxed);
+        self.0.idle_since.store(UNSENT, Ordering::Relaxed);
     }
 }
 
@@ -219,13 +229,16 @@ mod tests {
         let (first, second) = (connect(1).unwrap(), connect(2).unwrap());
         let third = connect(3).unwrap();
         let request = second.activity().begin();
-        drop(first.activity().begin());
+        let answered = first.activity();
+        drop(answered.begin());
+        answered.sent();
         let fourth = connect(4).unwrap();
         let closed = |slots: [&Slot; 4]| slots.map(is_closed);
         assert_eq!(closed([&first, &second, &third, &fourth]), [false, false, true, false]);
-        let others = [first.activity().begin(), fourth.activity().begin()];
-        assert!(connect(5).is_none(), "all have a request");
-        drop((request, others));
+        drop(first.activity().begin());
+        let other = fourth.activity().begin();
+        assert!(connect(5).is_none(), "all have a request, or a response to send");
+        drop((request, other));
         // The end of a connection that was closed releases nothing twice.
         drop(third);
         assert_eq!(connections.open.lock().by_id.len(), 3);

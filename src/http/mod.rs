@@ -7,6 +7,7 @@
 pub mod api;
 mod connections;
 pub mod ops;
+mod sending;
 mod server;
 
 pub use connections::Limits;

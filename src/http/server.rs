@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::connections::{Connections, Limits, Slot};
+use super::sending::{Tracked, TrackedBody};
 
 /// Time in which a client has to accept more of a response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -118,14 +119,14 @@ async fn serve_connection<S>(
         request.extensions_mut().insert(peer);
         let (busy, response) = (activity.begin(), service.clone().call(request));
         async move {
-            let response = response.await;
-            drop(busy);
-            response
+            let Ok(response) = response.await;
+            Ok::<_, Infallible>(response.map(|body| TrackedBody::new(body, busy)))
         }
     });
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
-    let connection = server.serve_connection(TokioIo::new(Box::pin(stream)), service);
+    let stream = Tracked::new(Box::pin(stream), slot.activity());
+    let connection = server.serve_connection(TokioIo::new(stream), service);
     // Boxed, because a future that a task takes and pins has its place twice.
     let mut connection = Box::pin(connection);
     let result = tokio::select! {

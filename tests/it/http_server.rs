@@ -289,6 +289,48 @@ async fn a_silent_connection_is_closed_to_admit_another() {
     assert_eq!(closed.unwrap(), 0, "the oldest one");
 }
 
+/// A response that is complete for the server may still be on its way to a slow client.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_not_idle_while_its_response_is_being_sent() {
+    let mut app = app().await;
+    let alice = app.user("alice").await;
+    let room = alice.room(3).await;
+    let chat = format!("/chat/{room}");
+    for _ in 0..8 {
+        let message = json!({"message": "\u{1f600}".repeat(32_000)});
+        alice.post(&chat, message).await.expect(201);
+    }
+    app.set("HTTP__MAX_CONNECTIONS", "4");
+    app.restart().await;
+    let address = ("127.0.0.1", app.http_port());
+    let request = |connection: &str| {
+        format!(
+            "GET /ocs/v2.php/apps/spreed/api/v1{chat}?lookIntoFuture=0 HTTP/1.1\r\nHost: x\r\n\
+             Authorization: {}\r\nAccept: application/json\r\nConnection: {connection}\r\n\r\n",
+            basic("alice", PASSWORD)
+        )
+    };
+    // More than the kernel takes for a client that does not read.
+    let requests = request("keep-alive").repeat(7) + &request("close");
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    slow.write_all(requests.as_bytes()).await.unwrap();
+    let mut responses = vec![0; 1];
+    timeout(PATIENCE, slow.read_exact(&mut responses)).await.unwrap().unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    app.api.guest().get(CAPABILITIES).await.expect(200);
+    let closed = timeout(PATIENCE, silent[0].read(&mut [0])).await.expect("it is open");
+    assert_eq!(closed.unwrap(), 0, "it was idle for longest");
+    timeout(PATIENCE, slow.read_to_end(&mut responses)).await.unwrap().unwrap();
+    let responses = String::from_utf8(responses).unwrap();
+    assert_eq!(responses.matches("HTTP/1.1 200 OK\r\n").count(), 8);
+    let (_header, last) = responses.rsplit_once("\r\n\r\n").unwrap();
+    let messages: Value = serde_json::from_str(last).unwrap();
+    assert!(messages["ocs"]["data"][7]["message"].is_string(), "the end is missing");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_requests_do_not_delay_the_shutdown() {
     let mut app = app().await;

@@ -13,6 +13,10 @@ use sha2::{Digest, Sha256};
 use super::ocs::OcsError;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The header of RFC 7239. It is not read: a proxy that sends the other ones may pass it on as the
+/// client sent it.
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Carries the secret that makes a proxy's `user_header` count.
@@ -97,7 +101,10 @@ impl Proxies {
     /// The address of the client behind a request that arrived from `peer`.
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         if self.trusts(peer) {
-            return self.client_address(headers).unwrap_or(peer);
+            return self.client_address(headers).unwrap_or_else(|| {
+                report_unknown_client(peer, headers);
+                peer
+            });
         }
         if headers.contains_key(FORWARDED_FOR) {
             // Once, because every client can send the header.
@@ -125,17 +132,35 @@ impl Proxies {
 
     /// The last forwarded address that is not one of a trusted proxy.
     fn client_address(&self, headers: &HeaderMap) -> Option<IpAddr> {
-        let forwarded: Vec<&str> = headers
-            .get_all(FORWARDED_FOR)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .collect();
-        forwarded
-            .into_iter()
-            .rev()
-            .map_while(|address| parse_address(address.trim()))
-            .find(|address| !self.trusts(*address))
+        let forwarded: Vec<&str> = forwarded(headers).collect();
+        forwarded.into_iter().rev().map_while(parse_address).find(|address| !self.trusts(*address))
+    }
+}
+
+/// The forwarded addresses, as they are written.
+fn forwarded(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim)
+}
+
+/// Logs once why clients of a trusted proxy share the limits of its address.
+fn report_unknown_client(proxy: IpAddr, headers: &HeaderMap) {
+    static UNREADABLE: Once = Once::new();
+    static OTHER_HEADER: Once = Once::new();
+    if forwarded(headers).any(|address| parse_address(address).is_none()) {
+        UNREADABLE.call_once(|| {
+            tracing::warn!(
+                proxy.address = %proxy,
+                "X-Forwarded-For of a trusted proxy contains no address: its clients share one limit"
+            );
+        });
+    } else if headers.contains_key(FORWARDED) && !headers.contains_key(FORWARDED_FOR) {
+        OTHER_HEADER.call_once(|| {
+            tracing::warn!(
+                proxy.address = %proxy,
+                "Forwarded ignored: its clients share one limit; have it send X-Forwarded-For"
+            );
+        });
     }
 }
 
@@ -212,7 +237,10 @@ mod tests {
         let proxy = address("10.2.2.2");
         assert_eq!(client(proxy, &forwarded), address("192.0.2.7"));
         assert_eq!(client(proxy, &HeaderMap::new()), proxy);
-        assert_eq!(client(proxy, &headers(&[(FORWARDED_FOR, "nonsense")])), proxy);
+        for unknown in ["nonsense", "unknown", "_hidden", "192.0.2.66, unknown"] {
+            assert_eq!(client(proxy, &headers(&[(FORWARDED_FOR, unknown)])), proxy, "{unknown}");
+        }
+        assert_eq!(client(proxy, &headers(&[(FORWARDED, "for=192.0.2.66")])), proxy);
         for same in [
             "192.0.2.7, ::ffff:10.0.0.1",
             "192.0.2.7:4711",

@@ -34,7 +34,7 @@ use crate::bus::Bus;
 use crate::clock::DatabaseClock;
 use crate::config::{Config, ConfigError};
 use crate::health::{Component, Health};
-use crate::http::api::{Hosts, Proxies};
+use crate::http::api::{Hosts, Origins, Proxies};
 use crate::store::{Database, PoolGroup, StoreError};
 use crate::supervisor::Supervisor;
 use crate::systemd::SystemdNotifier;
@@ -97,6 +97,7 @@ pub struct App {
     bus: Arc<dyn Bus>,
     proxies: Proxies,
     hosts: Hosts,
+    origins: Origins,
     exporter: Option<Exporter>,
     reloads: Option<ReloadSource>,
 }
@@ -110,7 +111,7 @@ impl App {
 
     /// Builds the program on a bus that the caller uses as well.
     pub fn with_bus(config: Config, role: Role, bus: Arc<dyn Bus>) -> Result<Self, ConfigError> {
-        let Validated { proxies, hosts, exporter } = validate(&config)?;
+        let Validated { proxies, hosts, origins, exporter } = validate(&config)?;
         validate::check_role(&config, role)?;
         let group = PoolGroup::default();
         let urls = config.database.url.expose();
@@ -125,6 +126,7 @@ impl App {
             bus,
             proxies,
             hosts,
+            origins,
             exporter,
             reloads: None,
         })

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Role;
 use crate::config::{Config, ConfigError, HttpConfig, Secret};
-use crate::http::api::{Hosts, Proxies, UserHeader};
+use crate::http::api::{Hosts, Origins, Proxies, UserHeader};
 use crate::tasks::housekeeping::check_schedule;
 use crate::traces::Exporter;
 
@@ -25,6 +25,7 @@ const MAX_AGE: Duration = Duration::from_hours(100 * 366 * 24);
 pub(super) struct Validated {
     pub(super) proxies: Proxies,
     pub(super) hosts: Hosts,
+    pub(super) origins: Origins,
     pub(super) exporter: Option<Exporter>,
 }
 
@@ -43,10 +44,12 @@ pub(super) fn validate(config: &Config) -> Result<Validated, ConfigError> {
         proxies(&config.http).map_err(|problem| ConfigError::new("http.user_header", problem))?;
     let hosts = Hosts::new(&config.http.hosts)
         .map_err(|problem| ConfigError::new("http.hosts", problem))?;
+    let origins = Origins::new(&config.http.allowed_origins)
+        .map_err(|problem| ConfigError::new("http.allowed_origins", problem))?;
     let exporter = config.traces.endpoint.as_ref().map(|url| Exporter::new(url.expose()));
     let exporter = exporter.transpose();
     let exporter = exporter.map_err(|problem| ConfigError::new("traces.endpoint", problem))?;
-    Ok(Validated { proxies, hosts, exporter })
+    Ok(Validated { proxies, hosts, origins, exporter })
 }
 
 fn proxies(config: &HttpConfig) -> Result<Proxies, String> {

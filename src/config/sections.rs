@@ -89,6 +89,8 @@ pub struct HttpConfig {
     pub user_header_secret_file: Option<PathBuf>,
     #[serde(deserialize_with = "list")]
     pub hosts: Vec<String>,
+    #[serde(deserialize_with = "list")]
+    pub allowed_origins: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]

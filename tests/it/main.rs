@@ -3,7 +3,7 @@
 //! One file per subject. `store_contract`, `shared_rows` and `room_contract` test each promise of the
 //! store on every database, and `timers` the rules of timers with a manual clock. `chain`, `crash`, `outage`,
 //! `race` and `reload` run the real program against real servers. `webinar`, `dial_in`, `rooms`,
-//! `polling`, `http_server`, `bounds`, `compression` and `leaks` use its HTTP API, and `clients` does so with programs of other
+//! `polling`, `http_server`, `origins`, `bounds`, `compression` and `leaks` use its HTTP API, and `clients` does so with programs of other
 //! projects. `cli` runs the commands. `deploy` tests the files in deploy/, and `house_rules` reads
 //! the source. `support` is the environment that they share; `harness` tests it.
 
@@ -53,6 +53,7 @@ mod lifecycle;
 mod lobby_changes;
 mod migrations;
 mod moderation;
+mod origins;
 mod outage;
 mod poison;
 mod polling;

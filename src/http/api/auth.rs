@@ -19,6 +19,7 @@ use headers::authorization::{Basic, Credentials};
 use headers::{Authorization, HeaderMapExt};
 
 use super::ocs::OcsError;
+use super::origins::FromOtherSite;
 use super::params::RoomPath;
 use super::proxies::Origin;
 use super::{Api, digest};
@@ -45,6 +46,8 @@ pub(super) struct Requester {
     pub(super) address: IpAddr,
     /// Whether the client uses TLS, as far as a trusted proxy says so.
     secure: bool,
+    /// Whether a page of another site sent the request, one that may.
+    from_other_site: bool,
 }
 
 impl Requester {
@@ -71,10 +74,13 @@ impl Requester {
             Some(user) => Caller { client, ..user },
             None => guest(&secret, room),
         };
+        // Browsers give a cookie to a page of another site only if it says so, and only with TLS.
+        let is_third_party = self.from_other_site && self.secure;
         let cookie = Cookie::build((client_cookie(self.secure), secret.as_str().to_owned()))
             .path("/")
             .http_only(true)
-            .same_site(SameSite::Lax)
+            .same_site(if is_third_party { SameSite::None } else { SameSite::Lax })
+            .partitioned(is_third_party)
             .secure(self.secure);
         (caller, cookies.add(cookie))
     }
@@ -110,7 +116,8 @@ impl FromRequestParts<Api> for Requester {
                 None => None,
             },
         };
-        Ok(Self { caller, address, secure })
+        let from_other_site = parts.extensions.get::<FromOtherSite>().is_some();
+        Ok(Self { caller, address, secure, from_other_site })
     }
 }
 

@@ -36,10 +36,10 @@ const DEFAULT_WAIT: u64 = 30;
 const MAX_REFERENCE: usize = 64;
 
 /// Id of the last message that every user of the room has read.
-const LAST_COMMON_READ: HeaderName = HeaderName::from_static("x-chat-last-common-read");
+pub(super) const LAST_COMMON_READ: HeaderName = HeaderName::from_static("x-chat-last-common-read");
 
 /// Id of the last message of a response, for the next request.
-const LAST_GIVEN: HeaderName = HeaderName::from_static("x-chat-last-given");
+pub(super) const LAST_GIVEN: HeaderName = HeaderName::from_static("x-chat-last-given");
 
 pub(super) fn routes() -> Routes {
     vec![routes!(receive, send), routes!(delete)]

@@ -26,8 +26,8 @@ pub(super) const MAX_WAIT: u64 = 50;
 /// Bytes of the state of one room, from which its tag is made.
 const STATE_BYTES: usize = 2 + size_of::<[Fingerprint; 2]>();
 
-const PREFER: HeaderName = HeaderName::from_static("prefer");
-const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+pub(super) const PREFER: HeaderName = HeaderName::from_static("prefer");
+pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// Added to the tag of a compressed response, which is another representation of the same state.
 const GZIP: &str = "-gzip";

@@ -29,6 +29,7 @@ use super::byte_budget::ByteBudget;
 use super::compression;
 use super::hosts::Hosts;
 use super::ocs::{Envelope, OcsError};
+use super::origins::Origins;
 use super::proxies::Proxies;
 use super::request_body::RequestBody;
 use super::request_metrics::RequestMetrics;
@@ -37,13 +38,13 @@ use crate::http::server::Peer;
 /// Longest time that a request may take, including a long poll.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Clients of Nextcloud send it with every request. A page of another site cannot: browsers would
-/// ask for permission first, which is never given.
-const OCS_API_REQUEST: HeaderName = HeaderName::from_static("ocs-apirequest");
+/// Clients of Nextcloud send it with every request. A page of another site cannot: browsers ask for
+/// permission first, which only the pages of [`Origins`] get.
+pub(super) const OCS_API_REQUEST: HeaderName = HeaderName::from_static("ocs-apirequest");
 
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+pub(super) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Browsers take each response for what its type says, show none of it as a page, and do not tell
 /// other sites from which room a link was followed.
@@ -73,6 +74,7 @@ struct Surroundings {
     metrics: Arc<RequestMetrics>,
     proxies: Arc<Proxies>,
     hosts: Arc<Hosts>,
+    origins: Arc<Origins>,
     /// Bodies that are being received, and those that are being sent.
     received: ByteBudget,
     sent: ByteBudget,
@@ -84,6 +86,7 @@ pub(super) fn around(
     metrics: RequestMetrics,
     proxies: Proxies,
     hosts: Hosts,
+    origins: Origins,
     memory: Memory,
 ) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone
 {
@@ -92,6 +95,7 @@ pub(super) fn around(
         metrics: Arc::new(metrics),
         proxies: Arc::new(proxies),
         hosts: Arc::new(hosts),
+        origins: Arc::new(origins),
         received: ByteBudget::new(memory.requests),
         sent: ByteBudget::new(memory.responses),
     };
@@ -120,6 +124,7 @@ impl Surroundings {
         let Peer(peer) = *request.extensions().get().expect("the server adds the peer");
         let client = self.proxies.client(peer, request.headers());
         let accepts_gzip = compression::is_accepted(request.headers());
+        let page = self.origins.admit(&mut request);
         exempt_ocs_clients(request.headers_mut());
         if request.method().is_safe() && is_sent_by_foreign_page(request.headers()) {
             self.forget_login(request.headers_mut());
@@ -157,6 +162,11 @@ impl Surroundings {
         self.metrics.record(labels, response.status(), begin.elapsed());
         if response.status() != StatusCode::NOT_MODIFIED {
             response.headers_mut().extend(SECURITY_HEADERS);
+        }
+        if let Some(page) = page {
+            response = self.origins.share(page, response).await;
+        } else if let Some(vary) = self.origins.vary() {
+            response.headers_mut().append(header::VARY, vary);
         }
         let id = HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer));
         response.headers_mut().insert(REQUEST_ID, id.expect("digits and hyphens"));
@@ -238,6 +248,7 @@ mod tests {
             metrics: Arc::default(),
             proxies: Arc::default(),
             hosts: Arc::default(),
+            origins: Arc::default(),
             received: ByteBudget::new(1),
             sent: ByteBudget::new(1),
         };

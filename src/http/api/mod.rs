@@ -22,6 +22,7 @@ mod middleware;
 mod moderation;
 mod ocs;
 mod openapi;
+mod origins;
 mod params;
 mod participants;
 mod proxies;
@@ -47,6 +48,7 @@ use self::dto::RoomDto;
 pub use self::hosts::Hosts;
 pub use self::middleware::Memory;
 use self::ocs::{OcsError, OcsResponse, OcsResult};
+pub use self::origins::Origins;
 pub use self::proxies::{Proxies, UserHeader};
 use self::request_metrics::RequestMetrics;
 use super::connections::Limits;
@@ -74,6 +76,7 @@ pub struct ApiDependencies {
     pub clients: ClientSecrets,
     pub proxies: Proxies,
     pub hosts: Hosts,
+    pub origins: Origins,
     pub memory: Memory,
 }
 
@@ -125,12 +128,13 @@ pub async fn serve(
     limits: Limits,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let ApiDependencies { service, accounts, clients, proxies, hosts, memory } = dependencies;
+    let ApiDependencies { service, accounts, clients, proxies, hosts, origins, memory } =
+        dependencies;
     let talk_hash = server_info::talk_hash(service.sip()).try_into()?;
     let shared = Shared { service, accounts, clients, proxies: proxies.clone(), talk_hash };
     let (routes, paths) = router(Arc::new(shared));
     let metrics = RequestMetrics::of(paths)?;
-    let service = middleware::around(routes, metrics, proxies, hosts, memory);
+    let service = middleware::around(routes, metrics, proxies, hosts, origins, memory);
     server::serve(listener, service, limits, KEEP_ALIVE, stop).await
 }
 

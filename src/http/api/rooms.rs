@@ -29,7 +29,7 @@ use crate::domain::commands::{Command, CreateRoom};
 use crate::domain::{Caller, LobbyRequest, RoomType};
 
 /// A time before the list was read, for `modifiedSince` of the next request.
-const MODIFIED_BEFORE: HeaderName = HeaderName::from_static("x-nextcloud-talk-modified-before");
+pub(super) const MODIFIED_BEFORE: HeaderName = HeaderName::from_static("x-nextcloud-talk-modified-before");
 
 /// A change is dated before its commit, and becomes visible after it, so consecutive lists overlap
 /// by this time: a room that is listed twice does no harm, one that is never listed does.

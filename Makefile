@@ -87,7 +87,7 @@ $(SYSTEM): tests/root-filesystem
 ## make tools    installs the programs that the tests run from PyPI, npm and crates.io, into target/
 .PHONY: tools
 tools: $(TOOLS)/nc-py-api/installed $(TOOLS)/schemathesis/installed $(TOOLS)/deploy/installed \
-       $(TOOLS)/asyncapi/installed $(CARGO_DEB)
+       $(TOOLS)/asyncapi/installed $(TOOLS)/redocly/installed $(CARGO_DEB)
 
 # Each has its own environment, because they need different versions of urllib3. It is created again
 # when the versions change.
@@ -97,10 +97,12 @@ $(TOOLS)/%/installed: tests/tools/%.txt | packages
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
-$(TOOLS)/asyncapi/installed: $(wildcard tests/tools/asyncapi/*) | packages
+$(TOOLS)/asyncapi/installed: $(wildcard tests/tools/asyncapi/*)
+$(TOOLS)/redocly/installed: $(wildcard tests/tools/redocly/*)
+$(TOOLS)/asyncapi/installed $(TOOLS)/redocly/installed: | packages
 	rm -rf $(@D)
 	mkdir -p $(@D)
-	cp tests/tools/asyncapi/* $(@D)
+	cp tests/tools/$(notdir $(@D))/* $(@D)
 	npm ci --silent --no-fund --no-audit --prefix $(@D)
 	touch $@
 

@@ -1,10 +1,12 @@
 //! Clients of other projects. They define what a server with Talk's API must do, not these tests.
 
-use std::process::Output;
+use std::{fs, process::Output};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::{cluster::start_on_sqlite, daemon::add_user, http::Api, tools};
+use crate::support::{
+    cluster::start_on_sqlite, daemon::add_user, http::Api, server::folder, tools,
+};
 
 fn assert_passed(output: &Output) {
     let (shown, errors) =
@@ -28,6 +30,54 @@ async fn a_client_library_of_nextcloud_runs_a_webinar() {
     let output = tools::talk("talk.py", &[], &environment);
     assert_passed(&output);
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim_end(), "ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_linter_finds_no_fault_in_the_description() {
+    let (daemon, _settings) = start_on_sqlite().await;
+    let description = Api::new(daemon.http_port).guest().get("/openapi.json").await.expect(200);
+    let lint = |document: &Value| {
+        let path = folder("openapi-").join("openapi.json");
+        fs::write(&path, document.to_string()).unwrap();
+        let script = tools::file("target/test-tools/redocly/lint.mjs");
+        tools::output(tools::debian("node").arg(script).arg(path))
+    };
+    let mut description = description.json();
+    assert_passed(&lint(&description));
+    // It finds faults.
+    description["servers"] = json!([]);
+    assert_eq!(lint(&description).status.code(), Some(1));
+}
+
+/// Which requests need a login, as the description says, is what an anonymous visitor finds.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_description_says_who_may_send_a_request() {
+    let (daemon, settings) = start_on_sqlite().await;
+    add_user(&settings, "alice", "secret", &[]);
+    let api = Api::new(daemon.http_port);
+    let room = api.user("alice", "secret").room(3).await;
+    let description = api.guest().get("/openapi.json").await.expect(200).json();
+    let usual = &description["security"];
+    for (path, item) in description["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let path = path.replace("{token}", &room).replace("{id}", "1");
+            let headers = [("accept", "application/json"), ("ocs-apirequest", "true")];
+            let response = api.guest().raw(&method.to_uppercase(), &path, &headers, "").await;
+            let security = operation.get("security").unwrap_or(usual);
+            let accepts = |kind: &str| {
+                let kinds = security.as_array().unwrap().iter();
+                kinds.flat_map(|kind| kind.as_object().unwrap().keys()).any(|each| each == kind)
+            };
+            let is_open = security.as_array().unwrap().contains(&json!({}));
+            let expected = match (is_open, accepts("guest")) {
+                (true, _) => 200,
+                (false, true) => 404,
+                (false, false) => 401,
+            };
+            assert!(accepts("basic"), "{method} {path}");
+            assert_eq!(response.status, expected, "{method} {path}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

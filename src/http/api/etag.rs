@@ -35,6 +35,21 @@ const GZIP: &str = "-gzip";
 /// Identifies a state: hexadecimal digits.
 pub(super) struct Tag(String);
 
+impl Tag {
+    pub(super) fn of(state: &[u8]) -> Self {
+        Self(digest(state))
+    }
+
+    pub(super) fn value(&self) -> HeaderValue {
+        quoted(&self.0)
+    }
+}
+
+/// The value of `ETag`, of hexadecimal digits or of what was in the header of a request.
+fn quoted(tag: &str) -> HeaderValue {
+    HeaderValue::try_from(format!("\"{tag}\"")).expect("a part of a header is one")
+}
+
 /// What `If-None-Match` names.
 #[derive(Debug, Clone)]
 enum Known {
@@ -50,10 +65,10 @@ pub(super) struct Conditional {
     #[param(ignore)]
     form: Form,
     /// Entity tags of the states that the client has
-    #[param(rename = "If-None-Match", value_type = Option<String>)]
+    #[param(rename = "If-None-Match", value_type = String, required = false)]
     known: Option<Known>,
     /// `wait=N`: wait up to N (50) seconds for a state that the client does not have
-    #[param(rename = "Prefer", value_type = Option<String>, example = "wait=1")]
+    #[param(rename = "Prefer", value_type = String, required = false, example = "wait=1")]
     wait: Option<u64>,
 }
 
@@ -101,7 +116,7 @@ impl Conditional {
                 state.extend(room.unwrap_or_default());
             }
         }
-        Tag(digest(&state))
+        Tag::of(&state)
     }
 
     /// Whether the client does not have the state of this tag.
@@ -109,12 +124,17 @@ impl Conditional {
         self.known.as_ref().is_none_or(|known| known.find(tag).is_none())
     }
 
+    /// The tag as the client knows it, if it has the state.
+    pub(super) fn known(&self, tag: &Tag) -> Option<HeaderValue> {
+        self.known.as_ref()?.find(tag).map(quoted)
+    }
+
     /// 304 if the client has the state, otherwise `response`, which is made for that only. A 304
     /// names the tag that the client sent, which is that of its own representation.
     pub(super) fn answer(&self, tag: &Tag, response: impl FnOnce() -> OcsResponse) -> OcsResponse {
-        let response = match self.known.as_ref().and_then(|known| known.find(tag)) {
-            Some(known) => OcsResponse::not_modified().header(ETAG, format!("\"{known}\"")),
-            None => response().header(ETAG, format!("\"{}\"", tag.0)),
+        let response = match self.known(tag) {
+            Some(known) => OcsResponse::not_modified().header(ETAG, known),
+            None => response().header(ETAG, tag.value()),
         };
         match self.wait {
             Some(wait) => response.header(PREFERENCE_APPLIED, format!("wait={wait}")),

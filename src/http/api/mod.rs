@@ -143,9 +143,9 @@ fn router(api: Api) -> (Router, Vec<String>) {
     let (router, document) = routes().with_state(api).split_for_parts();
     let paths = document.paths.paths.keys().map(String::as_str).chain([OPENAPI]);
     let paths = paths.map(str::to_owned).collect();
-    let document = openapi::complete(document);
+    let document = openapi::Document::of(&document);
     let router = router
-        .route(OPENAPI, get(openapi::serve).with_state(document.into()))
+        .route(OPENAPI, get(openapi::serve).with_state(Arc::new(document)))
         .fallback(async || OcsError::new(StatusCode::NOT_FOUND, "there is no such path"))
         .method_not_allowed_fallback(async || {
             OcsError::new(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method")

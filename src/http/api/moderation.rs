@@ -55,7 +55,7 @@ pub(super) struct SetReadOnly {
 /// In a read-only room nobody can write, or join the call; a call in progress ends.
 #[utoipa::path(
     put, path = "/read-only", tag = "moderation", operation_id = "setReadOnly",
-    params(RoomPath), request_body = SetReadOnly,
+    security(("basic" = [])), params(RoomPath), request_body = SetReadOnly,
     responses(RoomShown, NotModerator, NoRoom, (
         status = 400, description = "The state is invalid, or the room is one-to-one"
     ))
@@ -136,7 +136,7 @@ pub(super) struct AddBan {
 ///
 /// A participant is removed. A banned actor cannot join, unless a moderator adds them.
 #[utoipa::path(
-    post, path = "/", tag = "moderation", operation_id = "ban",
+    post, path = "/", tag = "moderation", operation_id = "ban", security(("basic" = [])),
     params(RoomPath), request_body = AddBan,
     responses(NotModerator, NoRoom,
         (status = 200, description = "The ban", body = inline(Ocs<BanDto>)),
@@ -169,7 +169,8 @@ pub(super) async fn ban(
 
 /// Remove a ban
 #[utoipa::path(
-    delete, path = "/{id}", tag = "moderation", operation_id = "unban", params(RoomItemPath),
+    delete, path = "/{id}", tag = "moderation", operation_id = "unban",
+    security(("basic" = [])), params(RoomItemPath),
     responses(Done, NotModerator, (
         status = 404, description = "There is no such room for this participant, or no such ban"
     ))

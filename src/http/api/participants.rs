@@ -132,9 +132,12 @@ fn yes() -> bool {
 /// anonymous visitor who joins a public room becomes a guest.
 #[utoipa::path(
     post, path = "/participants/active", tag = "participants", operation_id = "joinRoom",
-    params(RoomPath), request_body = Join,
+    security(("basic" = []), ("guest" = []), ()), params(RoomPath), request_body = Join,
     responses(NoRoom,
-        (status = 200, description = "The room", body = inline(Ocs<RoomDto>)),
+        (
+            status = 200, description = "The room", body = inline(Ocs<RoomDto>),
+            headers(("Set-Cookie" = String, description = "Of a client that had no cookie"))
+        ),
         (status = 403, description = "Wrong password, or the participant is banned"),
         (status = 409, description = "The client is in the call, and force is false"),
     )

@@ -29,7 +29,8 @@ use crate::domain::commands::{Command, CreateRoom};
 use crate::domain::{Caller, LobbyRequest, RoomType};
 
 /// A time before the list was read, for `modifiedSince` of the next request.
-pub(super) const MODIFIED_BEFORE: HeaderName = HeaderName::from_static("x-nextcloud-talk-modified-before");
+pub(super) const MODIFIED_BEFORE: HeaderName =
+    HeaderName::from_static("x-nextcloud-talk-modified-before");
 
 /// A change is dated before its commit, and becomes visible after it, so consecutive lists overlap
 /// by this time: a room that is listed twice does no harm, one that is never listed does.
@@ -60,7 +61,8 @@ pub(super) struct ListRooms {
 /// With `If-None-Match`, a list that the client has is answered with 304; with `Prefer: wait=N` as
 /// well, the request waits up to N (50) seconds until a room changes.
 #[utoipa::path(
-    get, path = "/", tag = "rooms", operation_id = "listRooms", params(ListRooms, Conditional),
+    get, path = "/", tag = "rooms", operation_id = "listRooms",
+    security(("basic" = [])), params(ListRooms, Conditional),
     responses(NotModified, (
         status = 200, description = "The rooms", body = inline(Ocs<Vec<RoomDto>>), headers(
             ("ETag" = String, description = "Identifies the state of the rooms"),
@@ -115,7 +117,8 @@ impl List for Rooms {
 /// `If-None-Match`, a state that the client has is answered with 304; with `Prefer: wait=N` as
 /// well, the request waits up to N (50) seconds until the room changes.
 #[utoipa::path(
-    get, path = "/{token}", tag = "rooms", operation_id = "getRoom", params(RoomPath, Conditional),
+    get, path = "/{token}", tag = "rooms", operation_id = "getRoom",
+    security(("basic" = []), ("guest" = []), ()), params(RoomPath, Conditional),
     responses(NotModified, NoRoom, (
         status = 200, description = "The room", body = inline(Ocs<RoomDto>), headers(
             ("ETag" = String, description = "Identifies the state of the room"),
@@ -225,7 +228,8 @@ fn check_unsupported(others: &Map<String, Value>) -> Result<(), OcsError> {
 ///
 /// Two users have one one-to-one room. If it exists already, it is returned with status 200.
 #[utoipa::path(
-    post, path = "/", tag = "rooms", operation_id = "createRoom", request_body = CreateRoomRequest,
+    post, path = "/", tag = "rooms", operation_id = "createRoom",
+    security(("basic" = [])), request_body = CreateRoomRequest,
     responses(
         (status = 200, description = "The existing one-to-one room", body = inline(Ocs<RoomDto>)),
         (status = 201, description = "The new room", body = inline(Ocs<RoomDto>)),

@@ -165,6 +165,7 @@ pub(super) fn talk_hash(sip: &Sip) -> String {
 /// Get the server's capabilities
 #[utoipa::path(
     get, path = "/capabilities", tag = "server", operation_id = "getCapabilities",
+    security(("basic" = []), ("guest" = []), ()),
     responses((status = 200, description = "The capabilities", body = inline(Ocs<Server>)))
 )]
 pub(super) async fn capabilities(State(api): State<Api>, requester: Requester) -> OcsResult {
@@ -186,7 +187,7 @@ pub(super) struct Account {
 
 /// Get the current user
 #[utoipa::path(
-    get, path = "/user", tag = "server", operation_id = "getUser",
+    get, path = "/user", tag = "server", operation_id = "getUser", security(("basic" = [])),
     responses((status = 200, description = "The user", body = inline(Ocs<Account>)))
 )]
 pub(super) async fn user(AuthenticatedUser(caller): AuthenticatedUser) -> OcsResult {

@@ -38,7 +38,7 @@ pub(super) struct SetLobby {
 /// Participants who have to wait then leave a call in progress. A timer in the past opens the room
 /// at once.
 #[utoipa::path(
-    put, path = "/lobby", tag = "webinar", operation_id = "setLobby",
+    put, path = "/lobby", tag = "webinar", operation_id = "setLobby", security(("basic" = [])),
     params(RoomPath), request_body = SetLobby,
     responses(NotModerator, NoRoom,
         (status = 200, description = "The room", body = inline(Ocs<RoomDto>)),
@@ -65,7 +65,7 @@ pub(super) struct SetSip {
 
 /// Enable or disable SIP dial-in
 #[utoipa::path(
-    put, path = "/sip", tag = "webinar", operation_id = "setSip",
+    put, path = "/sip", tag = "webinar", operation_id = "setSip", security(("basic" = [])),
     params(RoomPath), request_body = SetSip,
     responses(NotModerator, NoRoom,
         (status = 200, description = "The room", body = inline(Ocs<RoomDto>)),

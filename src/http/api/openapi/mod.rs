@@ -1,25 +1,27 @@
 //! The `OpenAPI` document: generated from the handlers, and completed with what they have in
 //! common.
 //!
-//! Handlers describe what is specific to them. Every request can also fail because of its login,
-//! its size or the server; every response exists in JSON and XML. This module describes that, and
-//! the responses that many handlers share. It adds no path of its own.
+//! Handlers describe what is specific to them. This module describes the responses that many of them
+//! share; how any request can fail, and what is the same for all, is in [`document`]. It adds no path
+//! of its own.
+
+mod document;
 
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use utoipa::openapi::path::Operation;
-use utoipa::openapi::request_body::RequestBody;
+use serde_json::Value;
 use utoipa::openapi::schema::{Schema, SchemaType, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Content, ObjectBuilder, RefOr, Required};
+use utoipa::openapi::{ObjectBuilder, RefOr};
 use utoipa::{IntoResponses, Modify, OpenApi, PartialSchema, ToSchema, openapi};
 
 use super::Routes;
 use super::auth::CLIENT_COOKIE;
 use super::dto::RoomDto;
+use super::etag::{Conditional, Tag};
 use super::ocs::Ocs;
 
 const JSON: &str = "application/json";
@@ -33,9 +35,11 @@ const FORM: &str = "application/x-www-form-urlencoded";
         description = "Webinars: rooms with a lobby that opens on time. Paths, parameters, status \
             codes and fields are those of Nextcloud Talk's API, version 4.\n\nFor every method, \
             parameters may be sent in a JSON object, in a form, or in the query. Responses are \
-            JSON for `Accept: application/json` or `?format=json`, otherwise XML."
+            JSON for `Accept: application/json` or `?format=json`, otherwise XML. A path \
+            answers methods that it does not have with 405."
     ),
-    security(("basic" = []), ("guest" = []), ()),
+    servers((url = "/", description = "This server")),
+    security(("basic" = []), ("guest" = [])),
     modifiers(&SecuritySchemes)
 )]
 struct Base;
@@ -47,7 +51,9 @@ impl Modify for SecuritySchemes {
         let components = document.components.get_or_insert_default();
         let basic = HttpBuilder::new().scheme(HttpAuthScheme::Basic).build();
         components.add_security_scheme("basic", SecurityScheme::Http(basic));
-        let cookie = ApiKey::Cookie(ApiKeyValue::new(CLIENT_COOKIE));
+        let description =
+            "Set when a client joins a room. With TLS, its name begins with `__Host-`.";
+        let cookie = ApiKey::Cookie(ApiKeyValue::with_description(CLIENT_COOKIE, description));
         components.add_security_scheme("guest", SecurityScheme::ApiKey(cookie));
     }
 }
@@ -89,48 +95,6 @@ pub(super) struct NotModerator;
 #[response(status = 412)]
 pub(super) struct InLobby;
 
-/// How any request can fail.
-#[derive(IntoResponses)]
-#[expect(dead_code, reason = "describes responses that extractors and layers make")]
-enum CommonFailure {
-    /// A parameter is missing or invalid; the message names it
-    #[response(status = 400)]
-    InvalidParameter,
-    /// User or password is wrong, or the operation needs a user
-    #[response(status = 401)]
-    Unauthorized,
-    /// There is no such path
-    #[response(status = 404)]
-    NoPath,
-    /// The request took too long
-    #[response(status = 408)]
-    TimedOut,
-    /// The body is too large
-    #[response(status = 413)]
-    TooLarge,
-    /// Too many wrong passwords came from this address; retry after `Retry-After`
-    #[response(status = 429)]
-    Throttled,
-    /// Internal error; the message contains the id under which it is logged
-    #[response(status = 500)]
-    Internal,
-    /// The database is unavailable; retry after `Retry-After`
-    #[response(status = 503)]
-    Unavailable,
-}
-
-/// How any changing request can fail, besides.
-#[derive(IntoResponses)]
-#[expect(dead_code, reason = "describes responses that extractors and layers make")]
-enum CommonFailureOfChange {
-    /// A page of another site sent the request
-    #[response(status = 403)]
-    CrossSite,
-    /// The body is neither JSON nor a form
-    #[response(status = 415)]
-    UnsupportedMediaType,
-}
-
 /// Details of a failure, or an empty list.
 struct FailureData;
 
@@ -158,69 +122,64 @@ pub(super) fn for_first_version(mut routes: Routes) -> Routes {
     routes
 }
 
-/// Completes the document with what all operations have in common.
-pub(super) fn complete(mut document: openapi::OpenApi) -> String {
-    for item in document.paths.paths.values_mut() {
-        if let Some(operation) = &mut item.get {
-            complete_operation(operation);
-        }
-        let changes = [&mut item.post, &mut item.put, &mut item.delete];
-        for operation in changes.into_iter().flatten() {
-            add_responses::<CommonFailureOfChange>(operation);
-            complete_operation(operation);
-        }
-    }
-    document.to_json().expect("a document has text keys")
+fn failure_schema() -> Value {
+    serde_json::to_value(Ocs::<FailureData>::schema()).expect("a schema has text keys")
 }
 
-fn complete_operation(operation: &mut Operation) {
-    if let Some(RefOr::T(body)) = &mut operation.request_body {
-        allow_form(body);
-    }
-    add_responses::<CommonFailure>(operation);
-    let responses = &mut operation.responses.responses;
-    for (_status, response) in responses.iter_mut().filter(|(status, _)| *status != "304") {
-        let RefOr::T(response) = response else { continue };
-        if response.content.is_empty() {
-            let failure = Content::new(Some(Ocs::<FailureData>::schema()));
-            response.content.insert(JSON.to_owned(), failure.into());
-        }
-        response.content.insert(XML.to_owned(), Content::default().into());
+/// The document as it is served.
+pub(super) struct Document {
+    text: String,
+    tag: Tag,
+}
+
+impl Document {
+    /// Completes the document with what all operations have in common.
+    pub(super) fn of(document: &openapi::OpenApi) -> Self {
+        let generated = serde_json::to_value(document).expect("a document has text keys");
+        let text = document::complete(generated).to_string();
+        Self { tag: Tag::of(text.as_bytes()), text }
     }
 }
 
-/// Adds responses with the statuses that the operation does not describe itself.
-fn add_responses<R: IntoResponses>(operation: &mut Operation) {
-    for (status, response) in R::responses() {
-        operation.responses.responses.entry(status).or_insert(response);
+pub(super) async fn serve(
+    State(document): State<Arc<Document>>,
+    conditional: Conditional,
+) -> Response {
+    let Document { text, tag } = &*document;
+    let headers = |tag| {
+        [
+            (header::CONTENT_TYPE, HeaderValue::from_static(JSON)),
+            (header::VARY, HeaderValue::from_static("Accept-Encoding")),
+            (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+            (header::ETAG, tag),
+        ]
+    };
+    match conditional.known(tag) {
+        Some(known) => (StatusCode::NOT_MODIFIED, headers(known)).into_response(),
+        None => (headers(tag.value()), text.clone()).into_response(),
     }
-}
-
-/// A form can contain the same as JSON; and the query can, so the body is optional.
-fn allow_form(body: &mut RequestBody) {
-    if let Some(json) = body.content.get(JSON).cloned() {
-        body.content.insert(FORM.to_owned(), json);
-    }
-    body.required = Some(Required::False);
-}
-
-pub(super) async fn serve(State(document): State<Arc<str>>) -> Response {
-    let headers = [(header::CONTENT_TYPE, JSON), (header::VARY, "Accept-Encoding")];
-    (headers, document.to_string()).into_response()
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
-    use serde_json::Value;
-
     use super::*;
+
+    fn document() -> Value {
+        let document = Document::of(&super::super::routes().into_openapi());
+        serde_json::from_str(&document.text).unwrap()
+    }
+
+    /// The value, or what it refers to.
+    fn resolve<'d>(document: &'d Value, value: &'d Value) -> &'d Value {
+        let pointer = value["$ref"].as_str().map(|reference| &reference[1..]);
+        pointer.map_or(value, |pointer| document.pointer(pointer).unwrap())
+    }
 
     #[test]
     fn every_response_is_described_in_both_forms() {
-        let document = complete(super::super::routes().into_openapi());
-        let document: Value = serde_json::from_str(&document).unwrap();
+        let document = document();
         assert_eq!(document["openapi"], "3.1.0");
         let (mut ids, mut operations, mut responses) = (BTreeSet::new(), 0, 0);
         for (path, item) in document["paths"].as_object().unwrap() {
@@ -229,7 +188,7 @@ mod tests {
                 operations += 1;
                 for (status, response) in operation["responses"].as_object().unwrap() {
                     let has_body = status != "304";
-                    let content = &response["content"];
+                    let content = &resolve(&document, response)["content"];
                     assert_eq!(content[JSON]["schema"].is_object(), has_body, "{method} {path}");
                     assert_eq!(content[XML].is_object(), has_body, "{method} {path}");
                     responses += 1;
@@ -238,5 +197,39 @@ mod tests {
         }
         assert_eq!(ids.len(), operations, "operation ids are unique");
         assert!(responses > 200, "{responses}");
+    }
+
+    #[test]
+    fn what_is_repeated_is_named() {
+        let document = document();
+        let data = |operation: &str, status: &str| {
+            let pointer = format!(
+                "/paths/~1ocs~1v2.php~1{}/responses/{status}/content/application~1json/schema\
+                 /properties/ocs/properties/data",
+                operation.replacen(' ', "/", 1)
+            );
+            document.pointer(&pointer).unwrap_or_else(|| panic!("{pointer}")).clone()
+        };
+        for (operation, status, name) in [
+            ("apps~1spreed~1api~1v4~1room~1{token} get", "200", "Room"),
+            ("apps~1spreed~1api~1v4~1room~1{token}~1webinar~1lobby put", "200", "Room"),
+            ("apps~1spreed~1api~1v4~1room post", "201", "Room"),
+            ("apps~1spreed~1api~1v1~1ban~1{token} post", "200", "Ban"),
+            ("cloud~1user get", "200", "Account"),
+            ("cloud~1capabilities get", "200", "Server"),
+        ] {
+            let reference = format!("#/components/schemas/{name}");
+            assert_eq!(data(operation, status)["$ref"], reference, "{operation}");
+        }
+        for (operation, name) in [
+            ("apps~1spreed~1api~1v4~1room get", "Room"),
+            ("apps~1spreed~1api~1v4~1room~1{token}~1participants get", "Participant"),
+            ("apps~1spreed~1api~1v1~1chat~1{token} get", "Message"),
+        ] {
+            let reference = format!("#/components/schemas/{name}");
+            assert_eq!(data(operation, "200")["items"]["$ref"], reference, "{operation}");
+        }
+        let size = document.to_string().len();
+        assert!(size < 100_000, "{size} bytes");
     }
 }

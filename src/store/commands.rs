@@ -92,6 +92,8 @@ impl<D: Dialect> Transaction<D> {
             Some(id) => self.bans(room.id).await?.into_iter().find(|ban| ban.id == id),
             None => None,
         };
+        let adds_ban = matches!(command, Command::Ban { .. });
+        let bans = if adds_ban { self.count_bans(room.id).await? } else { 0 };
         let context = CommandContext {
             room: &room,
             caller,
@@ -101,6 +103,7 @@ impl<D: Dialect> Transaction<D> {
             mentioned: &mentioned,
             is_banned,
             ban: ban.as_ref(),
+            bans,
             others,
             now,
         };

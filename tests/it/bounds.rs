@@ -201,6 +201,31 @@ async fn a_room_has_a_limited_number_of_guests() {
     limited(&app, "guests", 1).await;
 }
 
+/// Actors who have never been in the room can be banned.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_has_a_limited_number_of_bans() {
+    let app = TestApp::new(Kind::Sqlite).await;
+    let owner = app.user("owner").await;
+    let room = owner.room(3).await;
+    let bans = format!("/ocs/v2.php/apps/spreed/api/v1/ban/{room}");
+    let ban = |id: &str| json!({"actorType": "users", "actorId": id});
+    let first = owner.post(&bans, ban("first")).await.expect(200).data()["id"].clone();
+    let copies = "INSERT INTO lobbyd_bans (room_id, actor_type, actor_id, display_name,
+                                           moderator_id, moderator_name, note, created_at)
+        WITH RECURSIVE numbers (number) AS (
+            SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < 999
+        )
+        SELECT room_id, actor_type, number, display_name, moderator_id, moderator_name, note,
+               created_at
+        FROM lobbyd_bans CROSS JOIN numbers";
+    app.database.execute(copies).await;
+    let refused = owner.post(&bans, ban("last")).await.expect(400);
+    assert_eq!(refused.data()["error"], "bannedActor");
+    assert_eq!(owner.get(&bans).await.expect(200).data().as_array().map(Vec::len), Some(1000));
+    owner.delete(&format!("{bans}/{first}"), json!({})).await.expect(200);
+    owner.post(&bans, ban("last")).await.expect(200);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn guests_of_one_address_join_at_a_limited_rate() {
     let app = app_with("LIMITS__JOINS_PER_MINUTE", "2").await;

@@ -8,6 +8,9 @@ use crate::domain::{Actor, Reason};
 /// Longest note, in characters, as in Talk.
 const MAX_NOTE_CHARS: usize = 4000;
 
+/// Most bans of a room: all of them are read together.
+const MAX_BANS: i64 = 1000;
+
 /// Also removes a participant. An actor who has left can be banned too.
 pub(super) fn ban(
     context: &CommandContext<'_>,
@@ -27,6 +30,9 @@ pub(super) fn ban(
     }
     if note.chars().count() > MAX_NOTE_CHARS {
         return Err(invalid("internalNote", "a note has at most 4000 characters"));
+    }
+    if context.bans >= MAX_BANS {
+        return Err(invalid("bannedActor", "a room has at most 1000 bans"));
     }
     let name = context.target.map(|target| target.display_name.clone()).unwrap_or_default();
     let ban = BanChange::Add { actor: actor.clone(), name: name.clone(), note: note.to_owned() };

@@ -15,6 +15,10 @@ impl<D: Dialect> Connection<D> {
         self.fetch_all(statements::OF_ROOM, values![room], rows::ban).await
     }
 
+    pub(crate) async fn count_bans(&mut self, room: RoomId) -> Result<i64> {
+        self.fetch_one(statements::COUNT_OF_ROOM, values![room], |row| row.int("number")).await
+    }
+
     pub(crate) async fn is_banned(&mut self, room: RoomId, actor: &Actor) -> Result<bool> {
         let values = values![room, actor.kind.name(), &actor.id];
         let number = self.fetch_one(statements::COUNT, values, |row| row.int("number")).await?;

@@ -1,5 +1,5 @@
 //! Pages of other origins: an allowed one uses the API as one of this server does, others are
-//! strangers.
+//! anonymous visitors.
 
 use serde_json::json;
 
@@ -90,7 +90,7 @@ async fn a_guest_of_an_allowed_page_has_a_cookie_of_a_third_party() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_of_another_origin_remains_a_stranger() {
+async fn a_page_of_another_origin_remains_an_anonymous_visitor() {
     let app = app().await;
     let alice = app.user("alice").await;
     let room = alice.room(3).await;

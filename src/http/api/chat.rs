@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{HeaderName, Method, StatusCode};
+use axum::http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 use super::auth::UserOrGuest;
 use super::dto::MessageDto;
 use super::etag::MAX_WAIT;
+use super::header_names::{LAST_COMMON_READ, LAST_GIVEN};
 use super::ocs::{List, Ocs, OcsError, OcsResponse, OcsResult};
 use super::openapi::{InLobby, NoRoom};
 use super::params::{
@@ -34,12 +35,6 @@ const DEFAULT_WAIT: u64 = 30;
 
 /// Longest reference of a message, in characters: a SHA-256 in hexadecimal digits.
 const MAX_REFERENCE: usize = 64;
-
-/// Id of the last message that every user of the room has read.
-pub(super) const LAST_COMMON_READ: HeaderName = HeaderName::from_static("x-chat-last-common-read");
-
-/// Id of the last message of a response, for the next request.
-pub(super) const LAST_GIVEN: HeaderName = HeaderName::from_static("x-chat-last-given");
 
 pub(super) fn routes() -> Routes {
     vec![routes!(receive, send), routes!(delete)]

@@ -9,12 +9,13 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use axum::http::header::{ETAG, IF_NONE_MATCH};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use axum::http::{HeaderMap, HeaderValue, Method, Request};
 use tokio::time::Instant;
 use utoipa::{IntoParams, IntoResponses};
 
 use super::digest;
 use super::dto::RoomDto;
+use super::header_names::{PREFER, PREFERENCE_APPLIED};
 use super::ocs::{Form, OcsError, OcsResponse};
 use crate::cache::{Fingerprint, View};
 use crate::domain::ViewerContext;
@@ -25,9 +26,6 @@ pub(super) const MAX_WAIT: u64 = 50;
 
 /// Bytes of the state of one room, from which its tag is made.
 const STATE_BYTES: usize = 2 + size_of::<[Fingerprint; 2]>();
-
-pub(super) const PREFER: HeaderName = HeaderName::from_static("prefer");
-pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// Added to the tag of a compressed response, which is another representation of the same state.
 const GZIP: &str = "-gzip";
@@ -200,7 +198,7 @@ fn wait_seconds(preference: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::header;
+    use axum::http::{HeaderName, header};
 
     use super::*;
 

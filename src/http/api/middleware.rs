@@ -27,6 +27,7 @@ use uuid::{Builder, Uuid};
 
 use super::byte_budget::ByteBudget;
 use super::compression;
+use super::header_names::{OCS_API_REQUEST, REQUEST_ID, SEC_FETCH_SITE};
 use super::hosts::Hosts;
 use super::ocs::{Envelope, OcsError};
 use super::origins::Origins;
@@ -37,14 +38,6 @@ use crate::http::server::Peer;
 
 /// Longest time that a request may take, including a long poll.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
-
-pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Clients of Nextcloud send it with every request. A page of another site cannot: browsers ask for
-/// permission first, which only the pages of [`Origins`] get.
-pub(super) const OCS_API_REQUEST: HeaderName = HeaderName::from_static("ocs-apirequest");
-
-pub(super) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Browsers take each response for what its type says, show none of it as a page, and do not tell
 /// other sites from which room a link was followed.

@@ -17,6 +17,7 @@ mod chat;
 mod compression;
 mod dto;
 mod etag;
+mod header_names;
 mod hosts;
 mod middleware;
 mod moderation;
@@ -36,7 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode};
 use axum::routing::get;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
@@ -62,9 +63,6 @@ use crate::rooms::RoomService;
 /// How long a connection stays open without a request, or with an incomplete header: longer than
 /// proxies keep theirs open, which would otherwise send a request on a connection that is closed.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
-
-/// Identifies the server's configuration: clients reload the capabilities when it changes.
-const TALK_HASH: HeaderName = HeaderName::from_static("x-nextcloud-talk-hash");
 
 /// Path of the description of the API.
 const OPENAPI: &str = "/openapi.json";

@@ -2,7 +2,7 @@
 //!
 //! A page of an allowed origin is trusted as one of this server is: its requests carry the login and
 //! the cookies of the browser, and it may read the responses. [`middleware`](super::middleware)
-//! treats the requests of all other pages as those of strangers.
+//! treats the requests of all other pages as those of anonymous visitors.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -15,8 +15,10 @@ use tower::{Layer, Service, service_fn};
 use tower_http::cors::CorsLayer;
 use url::Url;
 
-use super::middleware::{OCS_API_REQUEST, REQUEST_ID, SEC_FETCH_SITE};
-use super::{chat, etag, rooms};
+use super::header_names::{
+    LAST_COMMON_READ, LAST_GIVEN, MODIFIED_BEFORE, OCS_API_REQUEST, PREFER, PREFERENCE_APPLIED,
+    REQUEST_ID, SEC_FETCH_SITE, TALK_HASH,
+};
 
 /// How long browsers remember what they may send.
 const PREFLIGHT_AGE: Duration = Duration::from_hours(1);
@@ -97,7 +99,7 @@ impl Origins {
                 header::CONTENT_TYPE,
                 header::IF_NONE_MATCH,
                 OCS_API_REQUEST,
-                etag::PREFER,
+                PREFER,
             ])
             .expose_headers(EXPOSED)
             .vary([header::ORIGIN])
@@ -109,11 +111,11 @@ impl Origins {
 const EXPOSED: [HeaderName; 8] = [
     header::ETAG,
     header::RETRY_AFTER,
-    etag::PREFERENCE_APPLIED,
-    super::TALK_HASH,
-    rooms::MODIFIED_BEFORE,
-    chat::LAST_GIVEN,
-    chat::LAST_COMMON_READ,
+    PREFERENCE_APPLIED,
+    TALK_HASH,
+    MODIFIED_BEFORE,
+    LAST_GIVEN,
+    LAST_COMMON_READ,
     REQUEST_ID,
 ];
 

@@ -58,7 +58,7 @@ pub(super) async fn list(
     Ok(OcsResponse::list(Participants { room, all, viewer: caller.actor }))
 }
 
-/// The participants of a room whom a viewer sees.
+/// The participants of a room that a viewer sees.
 struct Participants {
     room: Room,
     all: Vec<Attendee>,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{HeaderName, StatusCode};
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
@@ -16,21 +16,18 @@ use utoipa_axum::routes;
 use super::auth::{AuthenticatedUser, Requester, UserOrGuest};
 use super::dto::RoomDto;
 use super::etag::{Conditional, NotModified, Tag};
+use super::header_names::{MODIFIED_BEFORE, TALK_HASH};
 use super::moderation::{permissions, zero_or_one};
 use super::ocs::{List, Ocs, OcsError, OcsResponse, OcsResult};
 use super::openapi::{Done, NoRoom, NotModerator, RoomShown};
 use super::params::{
     MAX_DESCRIPTION_BODY, Params, RoomPath, integer, optional_integer, optional_text, text,
 };
-use super::{Api, Routes, TALK_HASH};
+use super::{Api, Routes};
 use crate::auth::MAX_PASSWORD_BYTES;
 use crate::cache::View;
 use crate::domain::commands::{Command, CreateRoom};
 use crate::domain::{Caller, LobbyRequest, RoomType};
-
-/// A time before the list was read, for `modifiedSince` of the next request.
-pub(super) const MODIFIED_BEFORE: HeaderName =
-    HeaderName::from_static("x-nextcloud-talk-modified-before");
 
 /// A change is dated before its commit, and becomes visible after it, so consecutive lists overlap
 /// by this time: a room that is listed twice does no harm, one that is never listed does.
@@ -91,8 +88,7 @@ pub(super) async fn list(
     let (mut views, tag) = api.service.list_when(&caller.actor.id, deadline, tag, is_news).await?;
     let response = conditional.answer(&tag, || {
         views.retain(|view| is_modified(&view));
-        let rooms = Rooms { views, caller: caller.clone(), api: Arc::clone(&api) };
-        OcsResponse::list(rooms)
+        OcsResponse::list(Rooms { views, caller: caller.clone(), api: Arc::clone(&api) })
     });
     let response = response.header(TALK_HASH, api.talk_hash.clone());
     Ok(response.header(MODIFIED_BEFORE, before.timestamp()))

@@ -11,8 +11,9 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use super::auth::{AuthenticatedUser, Requester};
+use super::header_names::TALK_HASH;
 use super::ocs::{Ocs, OcsResponse, OcsResult};
-use super::{Api, Routes, TALK_HASH, digest};
+use super::{Api, Routes, digest};
 use crate::domain::commands::MAX_DESCRIPTION_CHARS;
 use crate::domain::{Actor, MAX_MESSAGE_CHARS};
 use crate::rooms::Sip;

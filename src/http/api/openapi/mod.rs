@@ -20,7 +20,7 @@ use utoipa::{IntoResponses, Modify, OpenApi, PartialSchema, ToSchema, openapi};
 
 use super::Routes;
 use super::auth::CLIENT_COOKIE;
-use super::dto::RoomDto;
+use super::dto::{ParticipantDto, PeerDto, RoomDto};
 use super::etag::{Conditional, Tag};
 use super::ocs::Ocs;
 
@@ -40,6 +40,8 @@ const FORM: &str = "application/x-www-form-urlencoded";
     ),
     servers((url = "/", description = "This server")),
     security(("basic" = []), ("guest" = [])),
+    // Those that occur only in lists.
+    components(schemas(ParticipantDto, PeerDto)),
     modifiers(&SecuritySchemes)
 )]
 struct Base;
@@ -224,6 +226,7 @@ mod tests {
         for (operation, name) in [
             ("apps~1spreed~1api~1v4~1room get", "Room"),
             ("apps~1spreed~1api~1v4~1room~1{token}~1participants get", "Participant"),
+            ("apps~1spreed~1api~1v4~1call~1{token} get", "Peer"),
             ("apps~1spreed~1api~1v1~1chat~1{token} get", "Message"),
         ] {
             let reference = format!("#/components/schemas/{name}");

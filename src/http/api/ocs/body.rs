@@ -72,6 +72,17 @@ impl io::Write for BodyWriter<'_> {
         Ok(fitting.len())
     }
 
+    /// A list is tens of thousands of small writes.
+    #[inline]
+    fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while bytes.len() > PIECE - self.piece.bytes.len() {
+            let written = self.write(bytes)?;
+            bytes = bytes.get(written..).unwrap_or_default();
+        }
+        self.piece.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

@@ -14,8 +14,14 @@ use hyper::body::{Frame, SizeHint};
 
 use super::super::byte_budget::Reservation;
 
-/// Size of a piece, in bytes. The first one is not counted.
-const PIECE: usize = 64 * 1024;
+/// Size of the first piece, in bytes, which is not counted.
+const FIRST: usize = 64 * 1024;
+
+/// Size of the others, in bytes: so large that the allocator returns their memory to the system.
+const PIECE: usize = 1024 * 1024;
+
+/// Bytes that are counted at once.
+const STEP: usize = 64 * 1024;
 
 /// Bytes of the first piece to begin with: enough for most responses.
 const USUAL: usize = 2 * 1024;
@@ -30,13 +36,15 @@ pub(super) struct BodyWriter<'o> {
 
 struct Piece {
     bytes: Vec<u8>,
-    /// Memory that the piece occupies until it is sent.
-    _memory: Option<Reservation>,
+    /// How many bytes may be written.
+    counted: usize,
+    /// The memory that they occupy until they are sent; `None` for the first piece.
+    memory: Option<Reservation>,
 }
 
 impl<'o> BodyWriter<'o> {
     pub(super) fn new(open: &'o dyn Fn() -> Reservation) -> Self {
-        let piece = Piece { bytes: Vec::with_capacity(USUAL), _memory: None };
+        let piece = Piece { bytes: Vec::with_capacity(USUAL), counted: FIRST, memory: None };
         Self { pieces: VecDeque::new(), piece, open }
     }
 
@@ -49,25 +57,37 @@ impl<'o> BodyWriter<'o> {
         Body::new(Pieces { left, pieces: self.pieces })
     }
 
-    fn next_piece(&mut self) -> io::Result<()> {
-        let mut memory = (self.open)();
-        if !memory.extend(PIECE) {
-            return Err(io::ErrorKind::OutOfMemory.into());
+    /// Counts more bytes, in the next piece if this one is full.
+    fn make_room(&mut self) -> io::Result<()> {
+        let Piece { counted, memory, .. } = &mut self.piece;
+        match memory {
+            Some(memory) if *counted < PIECE => {
+                reserve(memory)?;
+                *counted += STEP;
+            }
+            Some(_) | None => {
+                let mut memory = (self.open)();
+                reserve(&mut memory)?;
+                let bytes = Vec::with_capacity(PIECE);
+                let next = Piece { bytes, counted: STEP, memory: Some(memory) };
+                let full = std::mem::replace(&mut self.piece, next);
+                self.pieces.push_back(Bytes::from_owner(full));
+            }
         }
-        let next = Piece { bytes: Vec::with_capacity(PIECE), _memory: Some(memory) };
-        let full = std::mem::replace(&mut self.piece, next);
-        self.pieces.push_back(Bytes::from_owner(full));
         Ok(())
     }
 }
 
+fn reserve(memory: &mut Reservation) -> io::Result<()> {
+    if memory.extend(STEP) { Ok(()) } else { Err(io::ErrorKind::OutOfMemory.into()) }
+}
+
 impl io::Write for BodyWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.piece.bytes.len() == PIECE {
-            self.next_piece()?;
+        if self.piece.space() == 0 {
+            self.make_room()?;
         }
-        let space = PIECE - self.piece.bytes.len();
-        let fitting = bytes.get(..space).unwrap_or(bytes);
+        let fitting = bytes.get(..self.piece.space()).unwrap_or(bytes);
         self.piece.bytes.extend_from_slice(fitting);
         Ok(fitting.len())
     }
@@ -75,7 +95,7 @@ impl io::Write for BodyWriter<'_> {
     /// A list is tens of thousands of small writes.
     #[inline]
     fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while bytes.len() > PIECE - self.piece.bytes.len() {
+        while bytes.len() > self.piece.space() {
             let written = self.write(bytes)?;
             bytes = bytes.get(written..).unwrap_or_default();
         }
@@ -85,6 +105,12 @@ impl io::Write for BodyWriter<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl Piece {
+    fn space(&self) -> usize {
+        self.counted - self.bytes.len()
     }
 }
 
@@ -135,17 +161,19 @@ mod tests {
     #[tokio::test]
     async fn pieces_occupy_memory_until_they_are_sent() {
         let client = IpAddr::from([192, 0, 2, 1]);
-        // The client may use a quarter: two pieces.
-        let budget = ByteBudget::new(8 * PIECE);
-        let text: Vec<u8> = (0..3 * PIECE).map(|index| b"abcdefg"[index % 7]).collect();
+        // The client may use a quarter: besides the first piece, the others of this text.
+        let budget = ByteBudget::new(4 * (2 * PIECE + STEP));
+        let length = FIRST + 2 * PIECE + STEP;
+        let text: Vec<u8> = (0..length).map(|index| b"abcdefg"[index % 7]).collect();
         let open = || budget.open(client);
         let mut writer = BodyWriter::new(&open);
         writer.write_all(&text).unwrap();
+        assert!(writer.write_all(b"x").is_err());
         let mut other = BodyWriter::new(&open);
-        other.write_all(&text[..PIECE]).unwrap();
+        other.write_all(&text[..FIRST]).unwrap();
         assert!(other.write_all(b"x").is_err());
         let body = writer.into_body();
-        assert_eq!(body.size_hint().exact(), Some(3 * 64 * 1024));
+        assert_eq!(body.size_hint().exact(), u64::try_from(length).ok());
         assert!(other.write_all(b"x").is_err());
         assert_eq!(to_bytes(body, usize::MAX).await.unwrap(), text);
         assert!(other.write_all(b"x").is_ok());

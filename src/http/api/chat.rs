@@ -119,7 +119,7 @@ pub(super) async fn receive(
     let response = match messages.last() {
         Some(last) => {
             let last_given = last.message.id;
-            let messages = Messages { token, messages, viewer: caller.actor };
+            let messages = Messages { token, all: messages, viewer: caller.actor };
             OcsResponse::list(messages).header(LAST_GIVEN, last_given)
         }
         None => OcsResponse::not_modified(),
@@ -130,14 +130,14 @@ pub(super) async fn receive(
 /// Messages of a room as a participant reads them.
 struct Messages {
     token: RoomToken,
-    messages: Vec<ChatMessage>,
+    all: Vec<ChatMessage>,
     viewer: Actor,
 }
 
 impl List for Messages {
     fn elements(&self) -> impl Iterator<Item = impl Serialize> {
-        let messages = self.messages.iter();
-        messages.map(|message| MessageDto::with_parent(&self.token, message, &self.viewer))
+        let all = self.all.iter();
+        all.map(|message| MessageDto::with_parent(&self.token, message, &self.viewer))
     }
 }
 

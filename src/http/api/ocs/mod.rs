@@ -75,7 +75,7 @@ impl<L: List> Data for Listed<L> {
         match form {
             Form::Json => write_json(target, meta, Elements(&self.0)),
             Form::Xml => {
-                let values = self.0.elements().map(|each| serde_json::to_value(each));
+                let values = self.0.elements().map(serde_json::to_value);
                 let values = values.map(|value| value.expect("elements have text keys"));
                 xml::write_list(target, &meta, values)
             }

@@ -3,6 +3,8 @@
 //!
 //! It works on the JSON of the document and knows no operation.
 
+#![expect(clippy::indexing_slicing, reason = "a member that JSON does not have is null, or added")]
+
 use serde_json::{Map, Value, json};
 
 use super::{FORM, JSON, XML, failure_schema};

@@ -34,7 +34,7 @@ test-servers: packages $(SYSTEM)
 	LOBBYD_TEST_ROOT=$(abspath $(SYSTEM)) $(CARGO) test --locked --all-features --test it -- \
 		--test-threads=$(TEST_THREADS) $(ON_SERVERS)
 	LOBBYD_TEST_ROOT=$(abspath $(SYSTEM)) $(CARGO) test --locked --all-features --test it -- \
-		--test-threads=1 --ignored --nocapture failover::
+		--test-threads=1 --ignored --nocapture killed::
 
 ## make test-systemd boots that Debian with systemd, and installs, freezes, upgrades, reboots and
 ##               purges the package; needs root

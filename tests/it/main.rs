@@ -1,11 +1,13 @@
 //! The integration tests: one binary, one harness, real servers.
 //!
-//! One file per subject. `store_contract`, `shared_rows` and `room_contract` test each promise of the
-//! store on every database, and `timers` the rules of timers with a manual clock. `chain`, `crash`, `outage`,
-//! `race` and `reload` run the real program against real servers. `webinar`, `dial_in`, `rooms`,
-//! `polling`, `http_server`, `origins`, `bounds`, `compression` and `leaks` use its HTTP API, and `clients` does so with programs of other
-//! projects. `cli` runs the commands. `deploy` tests the files in deploy/, and `house_rules` reads
-//! the source. `support` is the environment that they share; `harness` tests it.
+//! One file per subject. `store_contract`, `shared_rows` and `room_contract` test each promise of
+//! the store on every database, and `timers` the rules of timers with a manual clock. `chain`,
+//! `crash`, `outage`, `race` and `reload` run the real program against real servers. `webinar`,
+//! `dial_in`, `rooms`, `polling`, `http_server`, `origins`, `bounds`, `compression` and `leaks` use
+//! its HTTP API, and `clients` does so with programs of other projects. `cli` runs the commands. `deploy` tests the
+//! files in deploy/, and `house_rules` reads the source. `killed` and `deploy::booted` need a
+//! system of their own and run only when asked for. `support` is the environment that they share;
+//! `harness` tests it.
 
 #![expect(
     clippy::unwrap_used,
@@ -48,6 +50,7 @@ mod failover;
 mod harness;
 mod house_rules;
 mod http_server;
+mod killed;
 mod leaks;
 mod lifecycle;
 mod lobby_changes;

@@ -153,6 +153,7 @@ async fn no_room_is_lost_on_a_booted_debian() {
     upgrade(&mut trial).await;
     reboot(&mut trial).await;
     return_after_removal(&mut trial).await;
+    one_process(&mut trial).await;
     nothing_is_lost(&trial).await;
     purge(&mut trial);
     println!("\n{}", trial.table);
@@ -292,6 +293,22 @@ async fn return_after_removal(trial: &mut Trial) {
     let late = trial.opened("removed").await;
     assert_eq!(trial.services(), services);
     trial.step("remove and install", took, Some(late));
+}
+
+/// The unit for both parts replaces the two others.
+async fn one_process(trial: &mut Trial) {
+    let took = trial.timed(
+        "systemctl disable --quiet --now lobbyd lobbyd-api; systemctl enable --quiet --now lobbyd-run",
+    );
+    trial.ready().await;
+    trial.arm("both", 2).await;
+    let late = trial.opened("both").await;
+    let services = trial.services();
+    assert_eq!(services, "disabled\ninactive\ndisabled\ninactive\nenabled\nactive");
+    trial.machine.run("apt-get -qq remove lobbyd");
+    trial.machine.run("apt-get -qq --no-install-recommends install /root/next.deb");
+    assert_eq!(trial.services(), services);
+    trial.step("lobbyd run instead of both", took, Some(late));
 }
 
 /// Each timer opened its room once, and the subscriber has an update of each.

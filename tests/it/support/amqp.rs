@@ -127,6 +127,18 @@ impl Client {
 
     /// Declares a durable queue that receives messages with one of these routing keys.
     pub async fn record_keys(&self, queue: &str, keys: &[String]) {
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        self.channel.queue_declare(queue.into(), durable, FieldTable::default()).await.unwrap();
+        self.bind_to_topic(queue, keys).await;
+    }
+
+    /// Declares a queue on every node of a cluster that receives every room update from now on.
+    pub async fn record_in_quorum_queue(&self, queue: &str) {
+        self.declare_quorum_queue(queue).await;
+        self.bind_to_topic(queue, &["room.updated.#".to_owned()]).await;
+    }
+
+    async fn bind_to_topic(&self, queue: &str, keys: &[String]) {
         let topic = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         self.channel
             .exchange_declare(
@@ -137,8 +149,6 @@ impl Client {
             )
             .await
             .unwrap();
-        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        self.channel.queue_declare(queue.into(), durable, FieldTable::default()).await.unwrap();
         for key in keys {
             let (queue, exchange) = (queue.into(), self.exchange.as_str().into());
             let options = QueueBindOptions::default();

@@ -141,6 +141,15 @@ impl Server {
         }
     }
 
+    /// Omits an argument from the next start.
+    fn forget_argument(&mut self, argument: &str) {
+        let mut command = Command::new(self.command.get_program());
+        command.args(self.command.get_args().filter(|other| *other != argument));
+        command.envs(self.command.get_envs().map(|(key, value)| (key, value.unwrap())));
+        command.current_dir(self.command.get_current_dir().unwrap());
+        self.command = command;
+    }
+
     /// Kills the server with SIGKILL.
     pub fn kill(&mut self) {
         self.process = None;
@@ -180,15 +189,28 @@ pub fn start_postgres() -> Server {
 
 /// Starts PostgreSQL with these settings, each `name=value`.
 pub fn start_postgres_with(settings: &[String]) -> Server {
-    let binaries = newest_postgres();
     let folder = folder_of("postgres", "postgres-");
-    let data = folder.join("data");
-    run(installed_as("postgres", binaries.join("initdb"))
+    run(installed_as("postgres", newest_postgres().join("initdb"))
         .args(["--auth=trust", "--username=lobbyd", "--no-sync", "--encoding=UTF8", "--pgdata"])
-        .arg(&data)
+        .arg(folder.join("data"))
         .current_dir(&folder));
-    let port = free_port();
-    let mut command = installed_as("postgres", binaries.join("postgres"));
+    run_postgres(free_port(), folder, settings)
+}
+
+/// Starts a standby of a PostgreSQL, on this port.
+pub fn start_standby(primary: &Server, port: u16) -> Server {
+    let folder = folder_of("postgres", "postgres-");
+    run(installed_as("postgres", newest_postgres().join("pg_basebackup"))
+        .args(["--host=127.0.0.1", "--username=lobbyd", "--checkpoint=fast", "--no-sync"])
+        .args(["--write-recovery-conf", &format!("--port={}", primary.port), "--pgdata"])
+        .arg(folder.join("data"))
+        .current_dir(&folder));
+    run_postgres(port, folder, &[])
+}
+
+fn run_postgres(port: u16, folder: PathBuf, settings: &[String]) -> Server {
+    let data = folder.join("data");
+    let mut command = installed_as("postgres", newest_postgres().join("postgres"));
     command.arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "127.0.0.1"]);
     command.arg("-k").arg(&folder).args(["-c", "max_connections=300"]).current_dir(&folder);
     command.args(settings.iter().flat_map(|setting| ["-c", setting]));
@@ -214,30 +236,84 @@ pub fn start_mariadb() -> Server {
 
 /// Starts MariaDB with these settings, each `name=value`.
 pub fn start_mariadb_with(settings: &[String]) -> Server {
+    let folder = mariadb_folder();
+    run_mariadb(free_port(), folder, settings)
+}
+
+/// A new folder with the data of a MariaDB, and the statements that make its user.
+fn mariadb_folder() -> PathBuf {
     let folder = folder_of("mysql", "mariadb-");
-    let data = folder.join("data");
     run(installed_as("mysql", "/usr/bin/mariadb-install-db")
         .args(["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal"])
-        .arg(format!("--datadir={}", data.display()))
+        .arg(format!("--datadir={}", folder.join("data").display()))
         // At its start a server removes temporary tables from its folder, also those of others.
         .env("TMPDIR", &folder)
         .current_dir(&folder));
-    let users = folder.join("users.sql");
     fs::write(
-        &users,
+        folder.join("users.sql"),
         "CREATE OR REPLACE USER lobbyd@'127.0.0.1' IDENTIFIED BY 'lobbyd';
          GRANT ALL ON *.* TO lobbyd@'127.0.0.1' WITH GRANT OPTION;",
     )
     .unwrap();
-    let port = free_port();
+    folder
+}
+
+fn run_mariadb(port: u16, folder: PathBuf, settings: &[String]) -> Server {
     let mut command = installed_as("mysql", "/usr/sbin/mariadbd");
     command.arg("--no-defaults").args(["--bind-address=127.0.0.1", "--skip-name-resolve"]);
-    command.arg(format!("--port={port}")).arg(format!("--datadir={}", data.display()));
+    command.arg(format!("--port={port}"));
+    command.arg(format!("--datadir={}", folder.join("data").display()));
     command.arg(format!("--socket={}", folder.join("socket").display()));
-    command.env("TMPDIR", &folder);
-    command.arg(format!("--init-file={}", users.display())).current_dir(&folder);
+    command.arg(format!("--init-file={}", folder.join("users.sql").display()));
+    command.env("TMPDIR", &folder).current_dir(&folder);
     command.args(settings.iter().map(|setting| format!("--{setting}")));
     Server::new(port, folder, command, None)
+}
+
+/// Starts MariaDB servers that form a Galera cluster.
+pub fn start_galera(number: usize) -> Vec<Server> {
+    let ports: Vec<u16> = (0..number).map(|_| free_port()).collect();
+    let nodes: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+    let node = |index: usize| {
+        let (group, transfer) = (ports[index], free_port());
+        let mut settings: Vec<String> = [
+            "wsrep-on=ON",
+            "wsrep-provider=/usr/lib/galera/libgalera_smm.so",
+            "wsrep-sst-method=rsync",
+            "binlog-format=ROW",
+            "innodb-autoinc-lock-mode=2",
+            "innodb-flush-log-at-trx-commit=0",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        settings.push(format!("wsrep-cluster-address=gcomm://{}", nodes.join(",")));
+        settings.push("wsrep-node-address=127.0.0.1".to_owned());
+        settings.push(format!("wsrep-node-name=node{index}"));
+        // While it sends its data to a node that joins, a node takes no commit.
+        settings.push(format!("wsrep-sst-donor=node{},", number - 1));
+        settings.push(format!("wsrep-sst-receive-address=127.0.0.1:{transfer}"));
+        settings.push(format!(
+            "wsrep-provider-options=base_host=127.0.0.1;base_port={group};\
+             gmcast.listen_addr=tcp://127.0.0.1:{group};\
+             ist.recv_addr=127.0.0.1:{};pc.recovery=false",
+            free_port()
+        ));
+        settings
+    };
+    // A node that is started again joins the others, so only the first process may found the cluster.
+    let mut servers = Vec::new();
+    for index in 0..number {
+        let mut settings = node(index);
+        if index == 0 {
+            settings.push("wsrep-new-cluster".to_owned());
+        }
+        let mut server = run_mariadb(free_port(), mariadb_folder(), &settings);
+        if index == 0 {
+            server.forget_argument("--wsrep-new-cluster");
+        }
+        servers.push(server);
+    }
+    servers
 }
 
 /// A private RabbitMQ.
@@ -256,18 +332,35 @@ impl Broker {
 
     /// Starts a broker with these lines in its configuration. They make it listen on `port`.
     pub fn start_with(port: u16, lines: &str) -> Self {
+        Self::node(port, lines, &folder("rabbitmq-home-"), free_port())
+    }
+
+    /// Starts brokers that form a cluster.
+    pub fn cluster(number: usize) -> Vec<Self> {
+        let (home, names_port) = (folder("rabbitmq-home-"), free_port());
+        let brokers: Vec<Self> =
+            (0..number).map(|_| Self::node(free_port(), "", &home, names_port)).collect();
+        for other in &brokers[1..] {
+            other.control(&["stop_app"]);
+            other.control(&["join_cluster", &brokers[0].name()]);
+            other.control(&["start_app"]);
+        }
+        brokers
+    }
+
+    /// Nodes with one home have the same secret, and those with one name service find each other.
+    fn node(port: u16, lines: &str, home: &Path, names_port: u16) -> Self {
         let folder = folder("rabbitmq-");
         fs::write(folder.join("plugins"), "[].").unwrap();
         let lines = format!("disk_free_limit.absolute = 50MB\n{lines}");
         fs::write(folder.join("rabbitmq.conf"), lines).unwrap();
         fs::write(folder.join("rabbitmq-env.conf"), "").unwrap();
         let path = |name: &str| folder.join(name).display().to_string();
-        let names_port = free_port();
         let environment = vec![
-            ("HOME", folder.display().to_string()),
+            ("HOME", home.display().to_string()),
             ("ERL_EPMD_ADDRESS", "127.0.0.1".to_owned()),
             ("ERL_EPMD_PORT", names_port.to_string()),
-            ("RABBITMQ_NODENAME", format!("lobbyd-test-{port}@localhost")),
+            ("RABBITMQ_NODENAME", node_name(port)),
             ("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1".to_owned()),
             ("RABBITMQ_NODE_PORT", port.to_string()),
             ("RABBITMQ_DIST_PORT", free_port().to_string()),
@@ -277,13 +370,19 @@ impl Broker {
             ("RABBITMQ_CONFIG_FILE", path("rabbitmq.conf")),
             ("RABBITMQ_CONF_ENV_FILE", path("rabbitmq-env.conf")),
         ];
-        // Otherwise Erlang starts its name service as a daemon that outlives the test process.
+        // Otherwise Erlang starts its name service as a daemon that outlives the test process. Of
+        // several for one port, the first serves.
         let mut names = installed("epmd");
         names.envs(environment.iter().cloned());
         let names = Process::start(&names, &folder.join("epmd.log"));
         let mut command = installed(format!("{RABBITMQ}/rabbitmq-server"));
         command.envs(environment.iter().cloned()).current_dir(&folder);
         Self { server: Server::new(port, folder, command, Some(names)), environment }
+    }
+
+    /// The name of this node in its cluster.
+    pub fn name(&self) -> String {
+        node_name(self.server.port)
     }
 
     /// Runs `rabbitmqctl` on this broker.
@@ -297,6 +396,13 @@ impl Broker {
         let mut command = installed(format!("{RABBITMQ}/rabbitmqctl"));
         command.arg("--quiet").args(arguments).envs(self.environment.iter().cloned());
         String::from_utf8(command.output().unwrap().stdout).unwrap()
+    }
+
+    /// Runs a shell script with RabbitMQ's commands for this broker.
+    pub fn shell(&self, script: &str) {
+        let mut command = installed("sh");
+        let script = format!("PATH={RABBITMQ}:$PATH; {script}");
+        run(command.args(["-ec", &script]).envs(self.environment.iter().cloned()));
     }
 
     /// What it has logged.
@@ -319,6 +425,10 @@ impl Broker {
 
 pub fn amqp_url(port: u16) -> String {
     format!("amqp://guest:guest@127.0.0.1:{port}/%2f")
+}
+
+fn node_name(port: u16) -> String {
+    format!("lobbyd-test-{port}@localhost")
 }
 
 /// The broker that tests share; each test uses its own names.

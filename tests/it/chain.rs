@@ -3,11 +3,13 @@
 //! Here the tests wait for timers in real time. The rules of timers are tested with a manual clock
 //! in `timers`.
 
+use std::fs;
+
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
 
 use crate::support::{
-    cluster::TestCluster, daemon::run, database::Kind, eventually, server::BROKER,
+    cluster::TestCluster, daemon::run, database::Kind, eventually, server::BROKER, tools::file,
 };
 
 on_every_database! { crate::support::cluster::TestCluster::new:
@@ -189,7 +191,10 @@ async fn the_publish_command_changes_a_lobby(cluster: TestCluster) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documented_permissions_of_the_broker_suffice() {
     BROKER.control(&["add_user", "lobbyd", "secret"]);
-    BROKER.control(&["set_permissions", "lobbyd", r"^lobbyd\.", ".*", ".*"]);
+    let readme = fs::read_to_string(file("deploy/rabbitmq/README.md")).unwrap();
+    let command = readme.split_once("rabbitmqctl set_permissions lobbyd ").unwrap().1;
+    let [configure, write, read] = [1, 3, 5].map(|part| command.split('\'').nth(part).unwrap());
+    BROKER.control(&["set_permissions", "lobbyd", configure, write, read]);
     let mut cluster = TestCluster::new(Kind::Sqlite).await;
     cluster.exchange = "lobbyd.events".to_owned();
     cluster.dead_letters = "lobbyd.dead-letters".to_owned();

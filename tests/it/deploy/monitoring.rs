@@ -21,6 +21,7 @@ use crate::support::{
 const ALERTS: &str = "deploy/monitoring/alerts.yaml";
 const ALERT_TESTS: &str = "deploy/monitoring/alerts-test.yaml";
 const DASHBOARD: &str = "deploy/monitoring/dashboard.json";
+const ALERTMANAGER: &str = "deploy/monitoring/alertmanager.yaml";
 const RUNBOOK: &str = "deploy/RUNBOOK.md";
 
 /// Labels that Prometheus adds to scraped metrics, or that histogram buckets have.
@@ -116,7 +117,37 @@ fn each_alert_has_a_section_in_the_runbook() {
         }
         assert!(["critical", "warning"].contains(&alert["labels"]["severity"].as_str().unwrap()));
         let section = name(alert).to_lowercase();
-        assert_eq!(annotations["runbook_url"], format!("{RUNBOOK}#{section}"));
+        // The copy in the package.
+        let url = format!("file:///usr/share/doc/lobbyd/RUNBOOK.md#{section}");
+        assert_eq!(annotations["runbook_url"], url);
+    }
+}
+
+/// Alertmanager accepts the example, and its rules name alerts that exist.
+#[test]
+fn the_inhibitions_name_alerts() {
+    printed(debian("amtool").arg("check-config").arg(file(ALERTMANAGER)));
+    let alerts = alerts();
+    let named: Vec<&str> = alerts.iter().map(name).collect();
+    let matchers: Vec<String> = yaml(&text(ALERTMANAGER))[0]["inhibit_rules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|rule| ["source_matchers", "target_matchers"].map(|side| rule[side].clone()))
+        .flat_map(|matchers| serde_json::from_value::<Vec<String>>(matchers).unwrap())
+        .filter(|matcher| matcher.starts_with("alertname"))
+        .collect();
+    assert!(matchers.len() > 8, "{matchers:?}");
+    for matcher in matchers {
+        let pattern = matcher.split_once('~').map_or_else(
+            || matcher.trim_start_matches("alertname = ").to_owned(),
+            |(_, pattern)| pattern.trim().trim_matches('"').to_owned(),
+        );
+        let alternatives = pattern.trim_start_matches("Lobbyd").trim_matches(['(', ')']);
+        for alternative in alternatives.split('|') {
+            let alert = format!("Lobbyd{alternative}");
+            assert!(named.contains(&alert.as_str()), "{alert}");
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 use serde_json::json;
 
 use crate::support::{
+    amqp::Client,
     cluster::TestCluster,
     daemon::{Settings, program},
     database::{Database, Kind},
@@ -205,8 +206,14 @@ async fn the_runbook_returns_dead_letters_to_the_workers() {
     await_dead_letters(2).await;
     cluster.database.insert_room("webinar").await;
 
-    broker.enable("rabbitmq_shovel");
+    for plugin in &commands(&text(RUNBOOK), "rabbitmq-plugins")[0][2..] {
+        broker.enable(plugin);
+    }
     for command in commands(&text(RUNBOOK), "rabbitmqctl") {
+        if command[1] == "import_definitions" {
+            // It reads the lines that follow it.
+            continue;
+        }
         broker.control(&command[1..].iter().map(String::as_str).collect::<Vec<_>>());
     }
     cluster.database.lobby_becomes("webinar", 1).await;
@@ -215,4 +222,24 @@ async fn the_runbook_returns_dead_letters_to_the_workers() {
         eventually("the returned dead letter", || client.take(&cluster.dead_letters)).await;
     assert_eq!(returned.json()["token"], "nowhere");
     assert_eq!(returned.headers["lobbyd-reason"], "unknown room nowhere (waited 100ms)");
+}
+
+/// Without a plugin, and beside what exists.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_runbook_binds_the_queue_of_a_subscriber() {
+    let broker = Broker::start();
+    let mut cluster = TestCluster::on(Database::create(Kind::Sqlite).await, &broker.url());
+    cluster.exchange = "lobbyd.events".to_owned();
+    cluster.set("EVENTS__EXCHANGE", "lobbyd.events");
+    let worker = cluster.worker().await;
+    cluster.database.insert_rooms("room", 1, cluster.database.now().await).await;
+    worker.logs("events are refused").await;
+    let runbook = text(RUNBOOK);
+    let (_, block) = *blocks(&runbook)
+        .iter()
+        .find(|(_, block)| block.starts_with("rabbitmqctl import_definitions"))
+        .unwrap();
+    broker.shell(block);
+    let client = Client::connect(&broker.url(), "lobbyd.events").await;
+    assert_eq!(client.take_ids("webinars", 1).await.len(), 1);
 }

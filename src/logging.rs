@@ -53,7 +53,7 @@ const LIBRARIES: LevelFilter = LevelFilter::WARN;
 fn filter(level: &str) -> anyhow::Result<EnvFilter> {
     let mut own = LevelFilter::ERROR;
     let mut directives = Vec::new();
-    for part in level.split(',').map(str::trim) {
+    for part in level.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         match part.parse::<LevelFilter>() {
             Ok(level) => {
                 own = level;
@@ -170,6 +170,7 @@ mod tests {
             ("debug", format!("lobbyd=debug,warn,{quiet}")),
             ("error", format!("lobbyd=error,error,{quiet}")),
             ("off", format!("lobbyd=off,off,{quiet}")),
+            ("info,", format!("lobbyd=info,warn,{quiet}")),
             ("warn,sqlx=debug", "lobbyd=warn,warn,lapin=off,sqlx=debug".to_owned()),
             ("lobbyd::tasks=debug", format!("lobbyd::tasks=debug,error,{quiet}")),
         ] {

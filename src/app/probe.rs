@@ -1,7 +1,7 @@
 //! Tries the servers that a configuration names, for `lobbyd config check --connect`.
 
 use super::{existing, open_bus, open_existing_database};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, SecretUrl, SecretUrls};
 use crate::logging;
 
 /// Connects to database and broker as a start would, and returns what each of them answers. Nothing
@@ -15,15 +15,15 @@ pub async fn try_servers(
 
 async fn try_database(config: &Config) -> Result<Result<String, String>, ConfigError> {
     let database = open_existing_database(config, "lobbyd config check")?;
-    let urls = existing(config);
-    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
-    let tried = async {
-        database.try_urls(&urls).await?;
-        database.check_writable().await
-    };
-    let answer = tried.await.map_err(|error| logging::causes(&error));
+    let mut refusals = Vec::new();
+    for (url, shown) in existing(config).iter().zip(config.database.url.iter()) {
+        if let Err(error) = database.try_urls(&[url]).await {
+            refusals.push(refusal(shown, &error));
+        }
+    }
+    let answer = database.check_writable().await.map_err(|error| logging::causes(&error));
     database.close().await;
-    Ok(answer.map(|()| "connected, and can be written".to_owned()))
+    Ok(summary("connected, and can be written", answer, &refusals, &config.database.url))
 }
 
 async fn try_bus(config: &Config) -> Result<Result<String, String>, ConfigError> {
@@ -31,15 +31,37 @@ async fn try_bus(config: &Config) -> Result<Result<String, String>, ConfigError>
     if config.events.url.is_in_process() {
         return Ok(Ok("inside the process".to_owned()));
     }
-    let tried = async {
-        bus.try_urls(&config.events.url.expose()).await?;
-        bus.missing_queue().await
-    };
-    let answer = match tried.await {
-        Ok(None) => Ok("connected".to_owned()),
-        Ok(Some(queue)) => Err(format!("required queue {queue} does not exist")),
+    let mut refusals = Vec::new();
+    for url in config.events.url.iter() {
+        if let Err(error) = bus.try_urls(&[url.expose()]).await {
+            refusals.push(refusal(url, &error));
+        }
+    }
+    let answer = match bus.publish(&[]).await.map(|_none| bus.missing_queue()) {
+        Ok(looking) => match looking.await {
+            Ok(None) => Ok(()),
+            Ok(Some(queue)) => Err(format!("required queue {queue} does not exist")),
+            Err(error) => Err(logging::causes(&error)),
+        },
         Err(error) => Err(logging::causes(&error)),
     };
     bus.close().await;
-    Ok(answer)
+    Ok(summary("connected", answer, &refusals, &config.events.url))
+}
+
+/// What one server of several answers.
+fn refusal(url: &SecretUrl, error: &dyn std::error::Error) -> String {
+    format!("{}: {}", url.redacted(), logging::causes(error))
+}
+
+/// The answer of a whole list. One server that can be used is enough, and the others are named.
+fn summary(
+    success: &str,
+    answer: Result<(), String>,
+    refusals: &[String],
+    urls: &SecretUrls,
+) -> Result<String, String> {
+    let others = if urls.iter().count() > 1 { refusals } else { &[] };
+    let text = [&[success.to_owned()], others].concat().join("; not ");
+    answer.map(|()| text)
 }

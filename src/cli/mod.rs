@@ -110,10 +110,16 @@ impl Cli {
         }
         let file = self.config;
         // These use the same servers as the service, so they find the same credentials.
+        let is_quiet = matches!(
+            self.command,
+            Command::Config { command: ConfigCommand::Check(Check { quiet: true, .. }) }
+        );
         let beside_service = || {
             let layers = credentials::layers(file.clone());
             let (loaded, _level) = load(&layers)?;
-            credentials::report(&loaded.origins, &layers)?;
+            if !is_quiet {
+                credentials::report(&loaded.origins, &layers)?;
+            }
             anyhow::Ok(loaded)
         };
         let layers = Layers { file: file.clone(), credstore: None };

@@ -33,6 +33,17 @@ impl Config {
     pub fn needs_restart(&self, next: &Self) -> Vec<String> {
         let mut changed = changed_keys(&self.to_toml(), &next.to_toml());
         changed.retain(|key| !RELOADED.contains(&key.as_str()));
+        // What is hidden in the text.
+        let secret = |config: &Self| {
+            config.http.user_header_secret.as_ref().map(|secret| secret.expose().to_owned())
+        };
+        if secret(self) != secret(next) {
+            changed.push("http.user_header_secret".to_owned());
+        }
+        if self.traces.endpoint != next.traces.endpoint {
+            changed.push("traces.endpoint".to_owned());
+        }
+        changed.dedup();
         // Only whether there is a secret matters to lobbyd: it makes SIP configured.
         if self.sip.shared_secret.is_some() != next.sip.shared_secret.is_some() {
             changed.push("sip.shared_secret".to_owned());
@@ -78,6 +89,11 @@ mod tests {
         new.housekeeping.prune = "0 0 * * * *".to_owned();
         assert!(old.needs_restart(&new).is_empty());
         assert_eq!(old.reloaded(&new), ["housekeeping.prune", "log.level"]);
+        let mut rotated = new.clone();
+        rotated.http.user_header_secret = Some("new".to_owned().into());
+        new.http.user_header_secret = Some("old".to_owned().into());
+        assert_eq!(new.needs_restart(&rotated), ["http.user_header_secret"]);
+        new.http.user_header_secret = None;
         new.timers.batch = NonZeroU32::MIN;
         new.sip.dialin_info = Some("call us".to_owned());
         new.sip.shared_secret = Some("secret".to_owned().into());

@@ -15,7 +15,7 @@ use ::config::{FileFormat, Format, Map, Source, Value};
 use super::ConfigError;
 
 /// The file that is read when no other one is named.
-const SYSTEM_FILE: &str = "/etc/lobbyd/lobbyd.toml";
+pub const SYSTEM_FILE: &str = "/etc/lobbyd/lobbyd.toml";
 
 /// The variable that holds the folder of systemd's credentials, see `LoadCredential=`.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";

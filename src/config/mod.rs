@@ -19,7 +19,7 @@ use ::config::{Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
 
 pub use self::error::ConfigError;
-pub use self::layers::{Layers, Origin, Origins};
+pub use self::layers::{Layers, Origin, Origins, SYSTEM_FILE};
 pub use self::secret::Secret;
 pub use self::sections::{
     DatabaseConfig, EventsConfig, HousekeepingConfig, HttpConfig, LimitsConfig, LogConfig,
@@ -265,6 +265,9 @@ mod tests {
             "amqp://lobbyd:a\\marker-secret@mq:port/%2f",
             "amqp://lobbyd:marker-secret@mq1,amqp://lobbyd:marker-secret@mq2",
             "amqp://lobbyd:marker-secret@mq1:5672,mq2:5672/%2f",
+            "postgres:/lobbyd:marker-secret@db/lobbyd",
+            "mysql:lobbyd:marker-secret@db/lobbyd",
+            "postgres://lobbyd:marker-secret@db1,db2/lobbyd",
         ] {
             let mut config = Config::defaults();
             config.events.url = url.to_owned().into();

@@ -1,5 +1,6 @@
 //! URLs that may hold a password.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -47,6 +48,11 @@ impl SecretUrl {
         }
     }
 
+    /// The name of the database or virtual host.
+    fn path(&self) -> Option<String> {
+        url::Url::parse(self.expose()).ok().map(|url| url.path().to_owned())
+    }
+
     /// Whether there is another URL in this one, or several hosts.
     fn names_several(&self) -> bool {
         let Some((scheme, rest)) = self.expose().split_once("://") else { return false };
@@ -61,9 +67,11 @@ impl SecretUrl {
     }
 
     /// Whether an `@` stands where no user and password end: behind a `/`, `#` or `?` that was not
-    /// encoded, in another URL of a list, or in a text that is no URL.
+    /// encoded, in another URL of a list, in a text that is no URL, or where slashes are missing.
     fn is_unclear(&self) -> bool {
-        let Some((scheme, rest)) = self.expose().split_once("://") else { return false };
+        let Some((scheme, rest)) = self.expose().split_once("://") else {
+            return !self.expose().starts_with("sqlite:") && self.expose().contains('@');
+        };
         let end = rest.find(['/', '\\', '?', '#']).unwrap_or(rest.len());
         let (authority, behind) = rest.split_at(end);
         let is_url = url::Url::parse(self.expose()).is_ok();
@@ -123,24 +131,31 @@ pub struct SecretUrls(Vec<SecretUrl>);
 impl SecretUrls {
     /// The URLs with their passwords, for the code that connects.
     pub fn expose(&self) -> Vec<&str> {
-        self.0.iter().map(SecretUrl::expose).collect()
+        self.iter().map(SecretUrl::expose).collect()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &SecretUrl> {
+        self.0.iter()
     }
 
     /// Whether they name the bus inside the process, which no other process can reach.
     pub fn is_in_process(&self) -> bool {
-        self.expose().iter().any(|url| url.starts_with("memory:"))
+        self.iter().any(|url| url.expose().starts_with("memory:"))
     }
 
     pub(super) fn check(&self) -> Result<(), &'static str> {
-        if self.0.is_empty() {
-            return Err("expected a URL");
+        self.iter().try_for_each(SecretUrl::check)?;
+        let different: BTreeSet<_> = self.iter().map(SecretUrl::path).collect();
+        match different.len() {
+            0 => Err("expected a URL"),
+            1 => Ok(()),
+            _several => Err("expected the same database or virtual host in all URLs of a list"),
         }
-        self.0.iter().try_for_each(SecretUrl::check)
     }
 
     /// The URLs without their passwords.
     pub fn redacted(&self) -> String {
-        self.0.iter().map(SecretUrl::redacted).collect::<Vec<_>>().join(" ")
+        self.iter().map(SecretUrl::redacted).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -219,6 +234,8 @@ mod tests {
         for url in ["amqp://a,b/%2f", "amqp://a/%2f,amqp://b/%2f", "postgres:///x?hostaddr=a,b"] {
             assert_eq!(check(url), Err(SEVERAL), "{url}");
         }
+        let vhosts = SecretUrls::from("amqp://a/one amqp://b/two".to_owned());
+        assert!(vhosts.check().unwrap_err().contains("virtual host"));
         let standby = check("postgres://a/x?target_session_attrs=prefer-standby");
         assert_eq!(standby, Err(SESSION_ATTRS));
     }

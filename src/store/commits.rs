@@ -24,8 +24,11 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// may be dead.
 const PROBE_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Probes that wait at the server at a time. None is given up, because the server would keep it.
+/// Probes that wait at the server at a time. The server keeps the connection of one that is given up.
 const MAX_PROBES: usize = 3;
+
+/// How long as many probes wait as may.
+const PROBES_GIVEN_UP_AFTER: Duration = Duration::from_mins(5);
 
 /// Whether the database answers commits. The pools of a process share it.
 #[derive(Debug, Clone, Default)]
@@ -48,7 +51,7 @@ impl CommitGate {
     }
 
     /// Keeps a commit whose time is over, until it or a probe is answered. Both say whether they were
-    /// committed.
+    /// committed. `changes` counts how often the server was changed.
     #[expect(
         clippy::disallowed_methods,
         reason = "nobody waits for the answer; it ends with the pool at the latest"
@@ -57,6 +60,7 @@ impl CommitGate {
         &self,
         committing: impl Future<Output = bool> + Send + 'static,
         probe: impl Fn() -> F + Send + Sync + 'static,
+        changes: impl Fn() -> u64 + Send + Sync + 'static,
     ) where
         F: Future<Output = bool> + Send,
     {
@@ -71,7 +75,7 @@ impl CommitGate {
             tokio::select! {
                 () = answered.cancelled() => {}
                 () = kept => gate.open(),
-                () = until_probed(probe), if is_first => gate.open(),
+                () = until_probed(probe, changes), if is_first => gate.open(),
             }
         }));
     }
@@ -96,13 +100,20 @@ impl CommitGate {
 }
 
 /// Probes until the database has committed one. A probe that has no answer stays, and another one
-/// begins beside it, because its connection may be dead.
-async fn until_probed<F: Future<Output = bool>>(probe: impl Fn() -> F) {
+/// begins beside it, because its connection may be dead. Those to another server than the one in use
+/// are given up, and in the end all are: the server may have lost its address to another.
+async fn until_probed<F: Future<Output = bool>>(probe: impl Fn() -> F, changes: impl Fn() -> u64) {
     let mut probes = FuturesUnordered::new();
+    let (mut server, mut full_since) = (changes(), Instant::now());
     loop {
         sleep(PROBE_INTERVAL).await;
+        if changes() != server || full_since.elapsed() > PROBES_GIVEN_UP_AFTER {
+            probes.clear();
+            server = changes();
+        }
         if probes.len() < MAX_PROBES {
             probes.push(probe());
+            full_since = Instant::now();
         }
         if let Ok(Some(true)) = timeout(PROBE_PATIENCE, probes.next()).await {
             return;

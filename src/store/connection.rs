@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::commits::CommitGate;
 use super::dialect::{ConnectOptions, Dialect, Value, Verdict};
 use super::error::{CommandError, Result, StoreError};
-use super::servers::{SERVER_TIMEOUT, Servers};
+use super::servers::Servers;
 use super::statements::{Statement, inbox};
 
 /// Bound of a connection that is made only to learn why the pool has none.
@@ -75,16 +75,23 @@ impl<D: Dialect> Connection<D> {
         let deadline = Deadline::after(limit);
         let acquiring = async {
             servers.settle(pool).await;
+            let mut acquiring = Box::pin(pool.acquire());
             if servers.are_several() {
-                if let Ok(Ok(connection)) = timeout(SERVER_TIMEOUT, pool.acquire()).await {
+                let waited = timeout(servers.attempt, &mut acquiring).await;
+                if let Ok(Ok(connection)) = waited {
                     return Ok(connection);
                 }
-                servers.suspect();
-                servers.settle(pool).await;
+                if servers.replace_silent(pool).await || waited.is_ok() {
+                    acquiring = Box::pin(pool.acquire());
+                }
             }
-            pool.acquire().await
+            acquiring.await
         };
-        match deadline.bound::<D, _>(acquiring).await {
+        let acquired = deadline.bound::<D, _>(acquiring).await;
+        if acquired.is_err() {
+            servers.suspect();
+        }
+        match acquired {
             Ok(connection) => {
                 let servers = Arc::clone(servers);
                 Ok(Self { inner: Some(connection), deadline, servers })
@@ -237,6 +244,7 @@ impl<D: Dialect> Transaction<D> {
         });
         let Ok((connection, answer)) = timeout_at(deadline.at, &mut committing).await else {
             servers.suspect();
+            let changes = Arc::clone(&servers);
             let committed = async { matches!(committing.await, (_connection, Ok(()))) };
             let probe = move || {
                 let (pool, servers) = (pool.clone(), Arc::clone(&servers));
@@ -245,7 +253,7 @@ impl<D: Dialect> Transaction<D> {
                     probe_commit::<D>(&pool.connect_options(), deadline.limit).await.is_ok()
                 }
             };
-            commits.keep(committed, probe);
+            commits.keep(committed, probe, move || changes.changes());
             return Err(StoreError::TimedOut(deadline.limit));
         };
         let committed = deadline.bound::<D, _>(std::future::ready(answer)).await;

@@ -334,13 +334,15 @@ pub fn connect(urls: &[&str], options: PoolOptions) -> Result<Arc<dyn Database>>
         let is_one = |url: &&str| url.split_once(':').is_some_and(|(it, _)| schemes.contains(&it));
         !urls.is_empty() && urls.iter().all(is_one)
     };
-    Ok(if all(&["sqlite"]) {
+    Ok(if urls.len() == 1 && all(&["sqlite"]) {
         Arc::new(SqlStore::<Sqlite>::open(urls, options)?)
     } else if all(&["postgres", "postgresql"]) {
         Arc::new(SqlStore::<Postgres>::open(urls, options)?)
     } else if all(&["mysql", "mariadb"]) {
         Arc::new(SqlStore::<MySql>::open(urls, options)?)
     } else {
-        return Err(StoreError::Url("expected sqlite:, postgres: or mysql:".to_owned()));
+        return Err(StoreError::Url(
+            "expected sqlite:, postgres: or mysql:, and one file only".to_owned(),
+        ));
     })
 }

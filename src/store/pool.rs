@@ -69,7 +69,7 @@ impl<D: Dialect> SqlStore<D> {
         let by_url = connect_options::<D>(urls, limit, options.application)?;
         let first = by_url.first().cloned();
         let first = first.ok_or_else(|| StoreError::Url("expected a URL".to_owned()))?;
-        let servers = Arc::new(Servers::new(by_url));
+        let servers = Arc::new(Servers::new(by_url, limit));
         let current = Arc::clone(&servers);
         let pool = D::pool_options(limit)
             .max_connections(options.max_connections)
@@ -80,11 +80,14 @@ impl<D: Dialect> SqlStore<D> {
             .before_acquire(move |connection, metadata| {
                 let outdated = current.outdate(metadata.age, limit);
                 Box::pin(async move {
+                    if outdated {
+                        return Ok(false);
+                    }
                     if metadata.idle_for > RECENTLY_USED {
                         let alive = timeout(PING_TIMEOUT, connection.ping()).await;
                         alive.map_err(|_elapsed| sqlx::Error::PoolTimedOut)??;
                     }
-                    Ok(!outdated)
+                    Ok(true)
                 })
             })
             .connect_lazy_with(first);

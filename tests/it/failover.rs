@@ -44,20 +44,21 @@ async fn a_node_of_the_broker_that_freezes_is_left_for_another() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgres_server_that_freezes_is_left_for_another() {
-    leave_frozen_database(Kind::Postgres, POSTGRES.port).await;
+    leave_frozen_database(Kind::Postgres, POSTGRES.port, "5s").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mariadb_server_that_freezes_is_left_for_another() {
-    leave_frozen_database(Kind::MariaDb, MARIADB.port).await;
+    leave_frozen_database(Kind::MariaDb, MARIADB.port, "1s").await;
 }
 
-async fn leave_frozen_database(kind: Kind, port: u16) {
+async fn leave_frozen_database(kind: Kind, port: u16, timeout: &str) {
     let servers = [Proxy::to(port).await, Proxy::to(port).await];
     let mut cluster = TestCluster::new(kind).await;
     let client = cluster.client().await;
     let urls = servers.each_ref().map(|server| cluster.database.url_through(server.port));
     cluster.set("DATABASE__URL", &urls.join("\n"));
+    cluster.set("DATABASE__TIMEOUT", timeout);
     servers[0].set(Mode::Freeze);
     let worker = cluster.worker().await;
     let mut rooms = 0;
@@ -101,6 +102,33 @@ async fn the_server_that_can_write_is_used() {
     standby.insert_rooms("after", 5, standby.now().await).await;
     standby.all_published().await;
     worker.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_address_of_a_name_is_tried() {
+    let server = Proxy::to(POSTGRES.port).await;
+    let mut cluster = TestCluster::new(Kind::Postgres).await;
+    let client = cluster.client().await;
+    // The name has the address ::1 as well on most machines, where the proxy does not listen.
+    let url = cluster.database.url_through(server.port).replace("127.0.0.1", "localhost");
+    cluster.set("DATABASE__URL", &url);
+    let node = Proxy::to(BROKER.server.port).await;
+    cluster.set("EVENTS__URL", &amqp_url(node.port).replace("127.0.0.1", "localhost"));
+    let worker = cluster.worker().await;
+    for (round, mode) in [Mode::Pass, Mode::Cut, Mode::Freeze].into_iter().enumerate() {
+        server.set(mode);
+        node.set(mode);
+        if mode != Mode::Pass {
+            worker.unready().await;
+            server.set(Mode::Pass);
+            node.set(Mode::Pass);
+        }
+        let prefix = format!("round{round}x");
+        cluster.database.insert_rooms(&prefix, 5, cluster.database.now().await).await;
+        cluster.database.all_open().await;
+        cluster.database.all_published().await;
+    }
+    cluster.all_done(&client, 15).await;
 }
 
 /// The statement that makes transactions of new sessions read-only, or not.

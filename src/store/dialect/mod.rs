@@ -69,14 +69,14 @@ into_value! {
     &'a RoomToken: |token| Self::Text(Some(token.as_str()));
 }
 
-/// A host name or address, and a port.
+/// A host name, an address or the path of a socket, and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::store) struct Endpoint {
     pub(in crate::store) host: String,
     pub(in crate::store) port: u16,
-    /// Whether the certificate has to be that of the name, so that the name cannot be replaced by an
-    /// address.
-    pub(in crate::store) is_verified: bool,
+    /// Whether it cannot be replaced by an address: a socket, or a name that the certificate has to
+    /// match.
+    pub(in crate::store) is_fixed: bool,
 }
 
 impl fmt::Display for Endpoint {
@@ -246,7 +246,7 @@ pub(super) trait Dialect: Driver {
         application: &str,
     ) -> Result<ConnectOptions<Self>>;
 
-    /// The server to which these options lead; `None` if it is not reached over the network.
+    /// The server to which these options lead; `None` for a file.
     fn endpoint(_options: &ConnectOptions<Self>) -> Option<Endpoint> {
         None
     }

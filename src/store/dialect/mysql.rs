@@ -34,12 +34,13 @@ impl Dialect for MySql {
     }
 
     fn endpoint(options: &MySqlConnectOptions) -> Option<Endpoint> {
-        let is_verified = matches!(options.get_ssl_mode(), MySqlSslMode::VerifyIdentity);
-        options.get_socket().is_none().then(|| Endpoint {
-            host: options.get_host().trim_matches(['[', ']']).to_owned(),
-            port: options.get_port(),
-            is_verified,
-        })
+        let (host, is_fixed) = if let Some(socket) = options.get_socket() {
+            (socket.display().to_string(), true)
+        } else {
+            let is_verified = matches!(options.get_ssl_mode(), MySqlSslMode::VerifyIdentity);
+            (options.get_host().trim_matches(['[', ']']).to_owned(), is_verified)
+        };
+        Some(Endpoint { host, port: options.get_port(), is_fixed })
     }
 
     fn with_host(options: MySqlConnectOptions, host: &str) -> MySqlConnectOptions {
@@ -48,7 +49,10 @@ impl Dialect for MySql {
 
     async fn is_writable(connection: &mut MySqlConnection) -> sqlx::Result<bool> {
         let read_only: i64 =
-            sqlx::query_scalar("SELECT @@GLOBAL.read_only").fetch_one(connection).await?;
+            sqlx::query_scalar("SELECT @@GLOBAL.read_only").fetch_one(&mut *connection).await?;
+        // A node that has lost its cluster answers the query.
+        connection.execute("START TRANSACTION").await?;
+        connection.execute("ROLLBACK").await?;
         Ok(read_only == 0)
     }
 

@@ -45,12 +45,13 @@ impl Dialect for Postgres {
     }
 
     fn endpoint(options: &PgConnectOptions) -> Option<Endpoint> {
-        let is_verified = matches!(options.get_ssl_mode(), PgSslMode::VerifyFull);
-        options.get_socket().is_none().then(|| Endpoint {
-            host: options.get_host().trim_matches(['[', ']']).to_owned(),
-            port: options.get_port(),
-            is_verified,
-        })
+        let (host, is_fixed) = if let Some(socket) = options.get_socket() {
+            (socket.display().to_string(), true)
+        } else {
+            let is_verified = matches!(options.get_ssl_mode(), PgSslMode::VerifyFull);
+            (options.get_host().trim_matches(['[', ']']).to_owned(), is_verified)
+        };
+        Some(Endpoint { host, port: options.get_port(), is_fixed })
     }
 
     fn with_host(options: PgConnectOptions, host: &str) -> PgConnectOptions {

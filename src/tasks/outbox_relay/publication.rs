@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::claim::{Claim, Delays, LONGEST_DELAY, Selection, ids, refusal_delay};
@@ -81,17 +82,26 @@ struct Marked {
     refused: Vec<EventId>,
 }
 
+/// Batches of which the outcome is stored at once: the pool has connections for more than the relay.
+const SETTLING: usize = 2;
+
 /// Runs the steps.
 pub(super) struct Publications {
     ctx: TaskContext,
     reported: Reported,
+    settling: Semaphore,
     /// Rows that the database refuses to claim.
     isolated: Mutex<Isolated>,
 }
 
 impl Publications {
     pub(super) fn new(ctx: TaskContext) -> Self {
-        Self { ctx, reported: Reported::default(), isolated: Mutex::default() }
+        Self {
+            ctx,
+            reported: Reported::default(),
+            settling: Semaphore::new(SETTLING),
+            isolated: Mutex::default(),
+        }
     }
 
     /// Makes sure of the connection. Returns the name of a required queue that does not exist.
@@ -194,6 +204,7 @@ impl Publications {
         delays: Delays,
         claim: &Claim<'_>,
     ) -> Vec<EventId> {
+        let _turn = self.settling.acquire().await;
         let (mut confirmed, mut refused, mut others) = (Vec::new(), Vec::new(), Vec::new());
         let mut attempts = BTreeMap::new();
         for outcome in outcomes {

@@ -5,7 +5,15 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep};
+
+/// Waits after a login was refused: an operator has to act, and servers log each try.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// How often the log repeats that the login is refused.
+const REMINDER: Duration = Duration::from_mins(1);
 
 /// Exponential back-off with full jitter: a random time up to a bound that doubles with each failure,
 /// so that workers do not all reconnect at the same moment.
@@ -47,6 +55,57 @@ impl Backoff {
     }
 }
 
+/// Slows down the tries at servers that refuse the login.
+#[derive(Debug, Default)]
+pub struct RefusalGate(Mutex<Option<Refusal>>);
+
+#[derive(Debug)]
+struct Refusal {
+    reason: String,
+    wait: Duration,
+    retry_at: Instant,
+    logged_at: Instant,
+}
+
+impl RefusalGate {
+    /// Why the login was refused, if it is too early for another try.
+    pub fn check(&self) -> Option<String> {
+        let refusal = self.0.lock();
+        let refusal = refusal.as_ref().filter(|refusal| Instant::now() < refusal.retry_at)?;
+        Some(refusal.reason.clone())
+    }
+
+    /// Records a refusal. Returns whether the log should repeat it.
+    pub fn refused(&self, reason: &str) -> bool {
+        let (mut refusal, now) = (self.0.lock(), Instant::now());
+        let Some(refusal) = refusal.as_mut() else {
+            *refusal = Some(Refusal {
+                reason: reason.to_owned(),
+                wait: FIRST_WAIT,
+                retry_at: now + FIRST_WAIT,
+                logged_at: now,
+            });
+            return false;
+        };
+        reason.clone_into(&mut refusal.reason);
+        // Of several tries at once, one counts.
+        if refusal.retry_at <= now {
+            refusal.wait = (refusal.wait * 2).min(LONGEST_WAIT);
+            refusal.retry_at = now + refusal.wait;
+        }
+        let is_due = now - refusal.logged_at >= REMINDER;
+        if is_due {
+            refusal.logged_at = now;
+        }
+        is_due
+    }
+
+    /// Records that the login was accepted, or is another one.
+    pub fn reset(&self) {
+        *self.0.lock() = None;
+    }
+}
+
 /// Repeats `attempt` until it succeeds, however long that takes. Only the first failure is reported.
 pub async fn retry<T, E, F>(
     waits: (Duration, Duration),
@@ -84,5 +143,25 @@ mod tests {
         assert_eq!(bounds.last(), Some(&2000));
         backoff.reset();
         assert_eq!(backoff.bound().as_millis(), 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_login_is_tried_at_a_slow_pace_and_logged_once_a_minute() {
+        let gate = RefusalGate::default();
+        let (begin, mut tries, mut lines) = (Instant::now(), Vec::new(), Vec::new());
+        while begin.elapsed() < Duration::from_mins(3) {
+            if gate.check().is_none() {
+                tries.push(begin.elapsed().as_secs());
+                if gate.refused("wrong password") {
+                    lines.push(begin.elapsed().as_secs());
+                }
+            }
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(tries, [0, 1, 3, 7, 15, 31, 61, 91, 121, 151]);
+        assert_eq!(lines, [61, 121]);
+        assert_eq!(gate.check().as_deref(), Some("wrong password"));
+        gate.reset();
+        assert_eq!(gate.check(), None);
     }
 }

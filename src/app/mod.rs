@@ -19,7 +19,7 @@ use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::api_runtime::ApiRuntime;
@@ -46,6 +46,9 @@ use crate::{bus, http, logging, store};
 /// After this time without progress the timer task counts as stuck, beyond the three uses of the
 /// database that one of its steps may take.
 const STUCK_MARGIN: Duration = Duration::from_secs(30);
+
+/// How often the log repeats that the start waits for the database.
+const REMINDER: Duration = Duration::from_mins(1);
 
 /// Bound of the count of what is left at the end.
 const COUNT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -242,15 +245,23 @@ impl App {
     }
 
     /// Waits for the database and applies the migrations.
-    async fn await_database(&self, role: Role, health: &Health) -> Result<Prepared, StoreError> {
+    async fn await_database(&self, role: Role, health: &Health) -> anyhow::Result<Prepared> {
         let mut backoff = Backoff::new(Backoff::TASKS);
+        let mut reminded_at = Instant::now();
         loop {
             match self.prepare_database(role).await {
                 Ok(prepared) => return Ok(prepared),
-                Err(error @ StoreError::Migration(_)) => return Err(error),
+                Err(error @ StoreError::Migration(_)) => return Err(error.into()),
+                Err(StoreError::Unsuitable(problem)) => {
+                    return Err(ConfigError::new("database.url", problem).into());
+                }
                 Err(error) => {
                     let problem = logging::causes(&error);
-                    if health.set_down(Component::Database, problem.as_str()) {
+                    let is_news = health.set_down(Component::Database, problem.as_str());
+                    let is_reminder = reminded_at.elapsed() >= REMINDER;
+                    // A refused login has a reminder of its own.
+                    if is_news || is_reminder && !matches!(error, StoreError::LoginRefused(_)) {
+                        reminded_at = Instant::now();
                         tracing::warn!(error = problem, "waiting for the database");
                     }
                 }

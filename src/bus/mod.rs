@@ -31,6 +31,9 @@ pub enum BusError {
     /// The broker is unreachable, refused the connection, or lost it.
     #[error("broker unavailable")]
     Broker(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The broker refuses the user, or the virtual host to it, and is not asked again for a while.
+    #[error("broker refuses the login: {0}")]
+    LoginRefused(String),
     #[error("broker did not {0} within {1:?}")]
     TimedOut(&'static str, Duration),
     /// The broker has a memory or disk alarm and takes no publications.
@@ -46,8 +49,8 @@ pub enum BusError {
     /// The listener was too slow and has missed updates.
     #[error("update listener fell behind")]
     Overrun,
-    /// The connection is replaced by one to another URL.
-    #[error("reconnecting: the URL has changed")]
+    /// The connection is replaced by one to other URLs, or to another node.
+    #[error("reconnecting: another URL or node is used")]
     Reconnect,
     /// A message was returned or refused.
     #[error("message refused by the broker: {0}")]

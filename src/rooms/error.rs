@@ -65,6 +65,7 @@ impl From<StoreError> for RoomError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable(_)
+            | StoreError::LoginRefused(_)
             | StoreError::TimedOut(_)
             | StoreError::Contended(_)
             | StoreError::CommitUnanswered(_)
@@ -73,6 +74,7 @@ impl From<StoreError> for RoomError {
             | StoreError::Unreadable(_)
             | StoreError::Corrupt(_)
             | StoreError::Unprepared(_)
+            | StoreError::Unsuitable(_)
             | StoreError::Migration(_)
             | StoreError::Url(_) => Self::Internal(error),
         }

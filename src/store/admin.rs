@@ -14,8 +14,11 @@ use super::{Admin, Backlog, migration, statements};
 #[async_trait]
 impl<D: Dialect> Admin for SqlStore<D> {
     async fn migrate(&self) -> Result<()> {
-        self.servers.settle(&self.pool).await;
-        migration::migrate(&self.pool, self.limit).await
+        let migrating = async {
+            self.servers.settle(&self.pool).await;
+            migration::migrate(&self.pool, self.limit).await
+        };
+        self.unless_refused(migrating).await
     }
 
     async fn now(&self) -> Result<DateTime<Utc>> {
@@ -25,6 +28,7 @@ impl<D: Dialect> Admin for SqlStore<D> {
 
     async fn prepare_all(&self) -> Result<()> {
         let mut connection = self.acquire().await?;
+        connection.check_settings().await?;
         for statement in statements::all() {
             // Each is a round trip, and there are more than a distant database answers in time.
             connection.restart_deadline();

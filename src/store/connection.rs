@@ -148,6 +148,15 @@ impl<D: Dialect> Connection<D> {
         self.judged(prepared)
     }
 
+    /// Fails if the server is not set up as lobbyd needs it.
+    pub(super) async fn check_settings(&mut self) -> Result<()> {
+        let deadline = self.deadline;
+        match deadline.bound::<D, _>(D::unsuitable_setting(self.connection())).await? {
+            Some(problem) => Err(StoreError::Unsuitable(problem)),
+            None => Ok(()),
+        }
+    }
+
     /// Begins a new use of the connection.
     pub(super) fn restart_deadline(&mut self) {
         self.deadline = Deadline::after(self.deadline.limit);

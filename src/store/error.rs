@@ -12,6 +12,12 @@ pub enum StoreError {
     /// request may succeed later, so it is retried.
     #[error("database unavailable")]
     Unavailable(#[source] sqlx::Error),
+    /// The server refuses the login, and is not asked again for a while.
+    #[error("database refuses the login: {0}")]
+    LoginRefused(String),
+    /// The server is not set up as lobbyd needs it.
+    #[error("{0}")]
+    Unsuitable(String),
     /// One use of the database took longer than it may.
     #[error("database did not answer within {0:?}")]
     TimedOut(Duration),
@@ -67,6 +73,8 @@ impl StoreError {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Unavailable(_)
+            | Self::LoginRefused(_)
+            | Self::Unsuitable(_)
             | Self::TimedOut(_)
             | Self::CommitUnanswered(_)
             | Self::Contended(_)
@@ -84,7 +92,9 @@ impl StoreError {
         match self {
             Self::Unavailable(error) => error.as_database_error().is_some(),
             Self::Rejected(_) | Self::Unprepared(_) => true,
-            Self::TimedOut(_)
+            Self::LoginRefused(_)
+            | Self::Unsuitable(_)
+            | Self::TimedOut(_)
             | Self::CommitUnanswered(_)
             | Self::Contended(_)
             | Self::Conflict { .. }

@@ -14,8 +14,12 @@ use super::dialect::{Dialect, MIGRATION_TIMEOUT, MIGRATIONS_TABLE};
 use super::error::{Result, StoreError};
 
 pub(super) async fn migrate<D: Dialect>(pool: &Pool<D>, limit: Duration) -> Result<()> {
-    // A connection that is closed afterwards, and with it every lock and setting.
+    // A connection that is closed afterwards, and with it every setting.
     let mut connection = connection::connect(pool, limit).await?;
+    let unsuitable = D::unsuitable_setting(&mut connection).await;
+    if let Some(problem) = unsuitable.map_err(StoreError::Unavailable)? {
+        return Err(StoreError::Unsuitable(problem));
+    }
     let migrating = async {
         let mut migrator = D::migrator();
         migrator.dangerous_set_table_name(MIGRATIONS_TABLE);

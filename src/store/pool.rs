@@ -13,6 +13,8 @@ use super::dialect::{ConnectOptions, Dialect, Value};
 use super::error::{Result, StoreError};
 use super::servers::Servers;
 use super::statements::Statement;
+use crate::backoff::RefusalGate;
+use crate::logging;
 
 /// Bound of the test of an idle connection: it may have died without a sign.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -41,6 +43,7 @@ pub struct PoolOptions {
 #[derive(Debug, Clone)]
 pub struct PoolGroup {
     commits: CommitGate,
+    refusals: Arc<RefusalGate>,
     /// Held while a transaction writes to SQLite. SQLite itself lets writers poll for its lock, and
     /// any of them may come last again and again; here they come in turn.
     writer: Arc<Semaphore>,
@@ -48,7 +51,11 @@ pub struct PoolGroup {
 
 impl Default for PoolGroup {
     fn default() -> Self {
-        Self { commits: CommitGate::default(), writer: Arc::new(Semaphore::new(1)) }
+        Self {
+            commits: CommitGate::default(),
+            refusals: Arc::default(),
+            writer: Arc::new(Semaphore::new(1)),
+        }
     }
 }
 
@@ -96,7 +103,36 @@ impl<D: Dialect> SqlStore<D> {
     }
 
     pub(super) async fn acquire(&self) -> Result<Connection<D>> {
-        Connection::acquire(&self.pool, &self.servers, self.limit).await
+        self.unless_refused(Connection::acquire(&self.pool, &self.servers, self.limit)).await
+    }
+
+    /// Connects, unless the login was refused a short time ago and no connection is left.
+    pub(super) async fn unless_refused<T>(
+        &self,
+        connecting: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let refusals = &self.group.refusals;
+        if self.pool.num_idle() == 0
+            && let Some(reason) = refusals.check()
+        {
+            return Err(StoreError::LoginRefused(reason));
+        }
+        match connecting.await {
+            Ok(connected) => {
+                refusals.reset();
+                Ok(connected)
+            }
+            Err(StoreError::Unavailable(error))
+                if error.as_database_error().is_some_and(D::refuses_login) =>
+            {
+                let reason = logging::causes(&error);
+                if refusals.refused(&reason) {
+                    tracing::warn!(error = reason, "database still refuses the login");
+                }
+                Err(StoreError::LoginRefused(reason))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) async fn begin(&self) -> Result<Transaction<D>> {
@@ -168,6 +204,7 @@ impl<D: Dialect> SqlStore<D> {
     /// Connects by these URLs from now on.
     pub(super) fn set_urls(&self, urls: &[&str]) -> Result<()> {
         self.servers.replace(&self.pool, self.connect_options(urls)?);
+        self.group.refusals.reset();
         Ok(())
     }
 

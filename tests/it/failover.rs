@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::support::{
     cluster::TestCluster,
-    daemon::{run, settings, text},
+    daemon::{Daemon, run, settings, text},
     database::{Database, Kind},
     proxy::{Mode, Proxy},
     server::{BROKER, MARIADB, POSTGRES, amqp_url},
@@ -40,6 +40,23 @@ async fn a_node_of_the_broker_that_freezes_is_left_for_another() {
         assert!(begin.elapsed() < LEFT_WITHIN);
     }
     cluster.all_done(&client, rooms).await;
+}
+
+/// Nothing is published meanwhile, and heartbeats would show it after twenty seconds only.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_connection_leaves_a_node_that_freezes_without_traffic() {
+    let nodes = [Proxy::to(BROKER.server.port).await, Proxy::to(BROKER.server.port).await];
+    let mut cluster = TestCluster::new(Kind::Postgres).await;
+    cluster.set("EVENTS__URL", &nodes.each_ref().map(|node| amqp_url(node.port)).join(" "));
+    // Worker and API in one process: it has a consumer, a publisher and a listener.
+    let run = Daemon::start_as("run", &cluster.settings);
+    run.ready().await;
+    let (begin, moved) = (Instant::now(), nodes[1].accepts(3));
+    nodes[0].set(Mode::Freeze);
+    moved.await;
+    run.ready().await;
+    println!("all connections at another node after {:?}", begin.elapsed());
+    run.logs("broker node chosen").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

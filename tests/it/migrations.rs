@@ -4,7 +4,12 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use lobbyd::store::StoreError;
 
-use crate::support::database::{Database, Kind};
+use crate::support::{
+    cluster::TestCluster,
+    daemon::{Daemon, run, settings, text},
+    database::{Database, Kind},
+    server::{BROKER, start_mariadb_with},
+};
 
 const KINDS: [Kind; 3] = [Kind::Sqlite, Kind::Postgres, Kind::MariaDb];
 
@@ -130,4 +135,54 @@ async fn sqlite_refuses_a_timer_in_a_format_that_does_not_sort() {
         assert!(error.contains("lobbyd_rooms_lobby_timer_check"), "{bad}: {error}");
     }
     database.execute(&format!("{insert} ('a', 3, '', datetime('now', '+3 seconds'))")).await;
+}
+
+/// A process that is started again and again would not help.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_not_set_up_for_lobbyd_is_refused_at_the_start() {
+    let postgres = Database::create(Kind::Postgres).await;
+    let latin = format!("{}_latin", postgres.url.rsplit('/').next().unwrap());
+    postgres
+        .execute(&format!(
+            "CREATE DATABASE {latin} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'
+             TEMPLATE template0"
+        ))
+        .await;
+    let (server, _name) = postgres.url.rsplit_once('/').unwrap();
+    let statements = ["log-bin=binlog", "binlog-format=STATEMENT"].map(str::to_owned);
+    let mariadb = start_mariadb_with(&statements);
+    let statement = Database::create_on(Kind::MariaDb, mariadb.port).await;
+    for (url, problem) in
+        [(format!("{server}/{latin}"), "UTF8"), (statement.url.clone(), "binlog_format=STATEMENT")]
+    {
+        for migrate in ["true", "false"] {
+            let settings = settings(&[
+                ("LOBBYD__DATABASE__URL", &url),
+                ("LOBBYD__DATABASE__MIGRATE", migrate),
+            ]);
+            let output = run(&settings, &["run"]);
+            let error = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(78), "{error}");
+            assert!(error.contains("database.url: ") && error.contains(problem), "{error}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dialect_and_character_set_of_a_mariadb_server_do_not_matter() {
+    let modes =
+        ["sql-mode=ORACLE", "character-set-server=latin1", "log-bin=binlog", "binlog-format=MIXED"];
+    let mariadb = start_mariadb_with(&modes.map(str::to_owned));
+    let cluster =
+        TestCluster::on(Database::create_on(Kind::MariaDb, mariadb.port).await, &BROKER.url());
+    let client = cluster.client().await;
+    let run = Daemon::start_as("run", &cluster.settings);
+    run.ready().await;
+    let timer = cluster.database.timestamp_sql(cluster.database.now().await);
+    let insert = "INSERT INTO lobbyd_rooms (token, type, name, lobby_state, lobby_timer) VALUES";
+    cluster
+        .database
+        .execute(&format!("{insert} ('room1', 3, 'Caf\u{e9} \u{1f389}', 1, {timer})"))
+        .await;
+    cluster.all_done(&client, 1).await;
 }

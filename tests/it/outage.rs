@@ -379,3 +379,72 @@ async fn a_worker_that_starts_first_waits_for_database_and_broker() {
     cluster.database.insert_rooms("room", 1, cluster.database.now().await).await;
     cluster.all_done(&client, 1).await;
 }
+
+/// An operator has to act, and servers log each try.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_login_is_reported_once_and_tried_again() {
+    let mut cluster = TestCluster::new(Kind::Postgres).await;
+    let user = cluster.exchange.replace(['.', '-'], "_");
+    let database = cluster.database.url.replace("//lobbyd@", &format!("//{user}@"));
+    let events = cluster.amqp_url.replace("//guest:guest@", &format!("//{user}:marker-secret@"));
+    cluster.set("DATABASE__URL", &database);
+    cluster.set("EVENTS__URL", &events);
+    let worker = Daemon::start(&cluster.settings);
+    worker.unready_with("database refuses the login: ").await;
+    cluster.database.execute(&format!("CREATE ROLE {user} LOGIN SUPERUSER")).await;
+    worker.unready_with("consumer: broker refuses the login: ").await;
+    worker.unready_with("publisher: broker refuses the login: ").await;
+    eventually("several refusals", || async {
+        (BROKER.log().matches(&format!("user '{user}'")).count() >= 3).then_some(())
+    })
+    .await;
+    let log = worker.log();
+    for line in ["waiting for the database", "consumer disconnected", "publisher disconnected"] {
+        assert_eq!(log.matches(line).count(), 1, "{line}: {log}");
+    }
+    assert!(!log.contains("marker-secret"), "{log}");
+    BROKER.control(&["add_user", &user, "marker-secret"]);
+    BROKER.control(&["set_permissions", &user, ".*", ".*", ".*"]);
+    worker.ready().await;
+}
+
+/// Somebody has declared it before, or an earlier version did.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_with_other_arguments_is_used_as_it_is() {
+    let cluster = TestCluster::new(Kind::Sqlite).await;
+    let client = cluster.client().await;
+    for queue in [&cluster.queue, &cluster.dead_letters] {
+        client.declare_quorum_queue(queue).await;
+    }
+    let worker = cluster.worker().await;
+    cluster.database.insert_room("webinar").await;
+    let timer = cluster.database.now().await;
+    client.publish(&json!({"token": "webinar", "state": 1, "timer": timer})).await;
+    client.take_reset(&cluster.updates).await;
+    client.publish(&json!({"token": "unknown", "state": 1})).await;
+    eventually("the dead letter", || client.take(&cluster.dead_letters)).await;
+    for queue in [&cluster.queue, &cluster.dead_letters] {
+        let line = format!("it is used as it is name=\"{queue}\"");
+        assert_eq!(worker.log().matches(&line).count(), 1, "{}", worker.log());
+    }
+}
+
+/// Otherwise the broker logs a warning at each restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_connections_to_the_broker_are_closed_at_the_end() {
+    let broker = Broker::start();
+    let cluster = TestCluster::on(Database::create(Kind::Sqlite).await, &broker.url());
+    let mut run = Daemon::start_as("run", &cluster.settings);
+    run.ready().await;
+    assert!(run.stop().await.success());
+    let of = |role: &str| format!("lobbyd {role}, process {}", run.process());
+    for role in ["consumer", "publisher", "listener"] {
+        eventually("the end of the connection in the log", || async {
+            let log = broker.log();
+            let mut lines = log.lines().filter(|line| line.contains(&of(role)));
+            lines.find(|line| line.contains("closing AMQP connection")).map(drop)
+        })
+        .await;
+    }
+    assert!(!broker.log().contains("unexpectedly closed"), "{}", broker.log());
+}

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
+use lapin::options::{BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, ErrorKind};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::publisher::{
     NOT_STORED, PERSISTENT, Publisher, PublisherConnection, all_by, return_reason, timed_out,
@@ -21,6 +22,9 @@ use crate::logging;
 /// How often one call takes a set of messages apart over which the broker closes the channel. The
 /// rest is refused then, and comes again in other sets.
 const MAX_SPLITS: usize = 32;
+
+/// Bound of the answer of a node, if there is another one.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Messages with their places in the batch.
 type Numbered<'a> = Vec<(usize, &'a Message)>;
@@ -38,7 +42,9 @@ impl Publisher {
     pub(super) async fn publish(&self, messages: &[Message]) -> Result<Vec<Confirmation>> {
         if messages.is_empty() {
             // Nothing is claimed meanwhile, so a slow connection does no harm.
-            return self.link().await.map(|_connection| Vec::new());
+            let link = self.link().await?;
+            self.probe(&link).await?;
+            return Ok(Vec::new());
         }
         let deadline = Instant::now() + PUBLISH_TIMEOUT;
         let link = self.link_by(deadline).await?;
@@ -64,6 +70,37 @@ impl Publisher {
             self.forget(&link).await;
         }
         Ok(confirmations.into_values().collect())
+    }
+
+    /// Has the node answer, if there is another one to go to: a frozen one would be noticed only
+    /// after some heartbeats.
+    async fn probe(&self, link: &Arc<PublisherConnection>) -> Result<()> {
+        if !self.broker.nodes.are_several() {
+            return Ok(());
+        }
+        let mut lookups = link.lookups.lock().await;
+        let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+        let exchange = self.broker.options.updates_exchange.as_str();
+        let answering = async {
+            let channel = match lookups.take() {
+                Some(channel) => channel,
+                None => link.connection.create_channel().await?,
+            };
+            let kind = lapin::ExchangeKind::Fanout;
+            channel.exchange_declare(exchange.into(), kind, passive, FieldTable::default()).await?;
+            lapin::Result::Ok(channel)
+        };
+        match timeout(PROBE_TIMEOUT, answering).await {
+            Ok(Ok(channel)) => *lookups = Some(channel),
+            // The node has answered, though the exchange may be missing.
+            Ok(Err(_closed)) => {}
+            Err(_elapsed) => {
+                drop(lookups);
+                self.forget(link).await;
+                return Err(BusError::TimedOut("answer", PROBE_TIMEOUT));
+            }
+        }
+        Ok(())
     }
 
     /// Publishes messages on a channel of their own, and adds what became of them. If the broker
@@ -158,7 +195,7 @@ impl Publisher {
 }
 
 /// The error with which the broker closed a channel, if it did.
-fn soft_error(error: &BusError) -> Option<(AMQPSoftError, String)> {
+pub(super) fn soft_error(error: &BusError) -> Option<(AMQPSoftError, String)> {
     let BusError::Broker(cause) = error else { return None };
     let ErrorKind::ProtocolError(cause) = cause.downcast_ref::<lapin::Error>()?.kind() else {
         return None;

@@ -86,8 +86,7 @@ struct Inbox {
 
 impl AmqpSubscription {
     pub(super) async fn start(target: &Broker) -> Result<Self> {
-        let uris = target.nodes.subscribe();
-        let connection = target.connect("consumer").await?;
+        let (connection, uris) = target.connect("consumer", None).await?;
         let channel = answered("open a channel", connection.create_channel()).await?;
         let (sender, deliveries) = mpsc::unbounded_channel();
         let (reason, lost) = watch::channel(None);

@@ -24,8 +24,7 @@ pub(super) struct AmqpListener {
 
 impl AmqpListener {
     pub(super) async fn start(target: &Broker) -> Result<Self> {
-        let uris = target.nodes.subscribe();
-        let connection = target.connect("listener").await?;
+        let (connection, uris) = target.connect("listener", None).await?;
         let channel = answered("open a channel", connection.create_channel()).await?;
         let queue = topology::declare_listener(&channel, &target.options).await?;
         // Missed updates are read from the database, so nothing has to be acknowledged.

@@ -15,6 +15,7 @@ mod publisher;
 mod topology;
 mod transfer;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use parking_lot::Mutex;
 use tokio::time::{sleep, timeout};
 
 pub(super) use self::message::Original;
-use self::nodes::Nodes;
+use self::nodes::{Connected, Nodes};
 use self::publisher::Publisher;
 use self::transfer::TransferLink;
 use super::{
@@ -57,19 +58,29 @@ pub(super) struct Broker {
     options: BusOptions,
     /// The connections that have not ended yet.
     connections: Mutex<Vec<ConnectionStatus>>,
+    /// What exists with other arguments, and was logged.
+    different: Mutex<BTreeSet<String>>,
 }
 
 impl Broker {
     /// Opens a connection and declares the topology. `role` shows in the broker's list.
-    async fn connect(&self, role: &str) -> Result<Connection> {
-        self.welcome(self.nodes.connect(&connection_name(role), None).await?).await
+    async fn connect(&self, role: &str, frame_max: Option<u32>) -> Result<Connected> {
+        let (connection, uris) = self.nodes.connect(&connection_name(role), frame_max).await?;
+        Ok((self.welcome(connection).await?, uris))
     }
 
     /// Remembers a new connection, and declares the topology there.
     async fn welcome(&self, connection: Connection) -> Result<Connection> {
         self.remember(connection.status().clone());
         if self.options.declare {
-            topology::declare(&connection, &self.options).await?;
+            for name in topology::declare(&connection, &self.options).await? {
+                if self.different.lock().insert(name.clone()) {
+                    tracing::warn!(
+                        name,
+                        "queue or exchange exists with other arguments, it is used as it is"
+                    );
+                }
+            }
         }
         Ok(connection)
     }
@@ -98,7 +109,12 @@ pub(super) struct AmqpBus {
 impl AmqpBus {
     pub(super) fn new(urls: &[&str], options: BusOptions) -> Result<Self> {
         let nodes = Nodes::new(nodes::parse(urls)?);
-        let broker = Arc::new(Broker { nodes, options, connections: Mutex::default() });
+        let broker = Arc::new(Broker {
+            nodes,
+            options,
+            connections: Mutex::default(),
+            different: Mutex::default(),
+        });
         let publisher = Publisher::new(Arc::clone(&broker));
         let transfers = TransferLink::new(Arc::clone(&broker));
         Ok(Self { broker, publisher, transfers })

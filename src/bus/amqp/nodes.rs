@@ -2,18 +2,21 @@
 //!
 //! The URLs, and the addresses of their names, are tried in turn, each for a limited time: a node that
 //! is gone swallows packets, and a frozen one accepts connections and never answers. The next
-//! connection begins with the node that has worked last.
+//! connection begins with the node that has worked last. When one connection had to go to another
+//! node, the others follow: some of them would notice a frozen node only after its heartbeats.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::runtime::default_runtime;
 use lapin::tcp::OwnedTLSConfig;
 use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
+use lapin::{AsyncTcpStream, Connection, ConnectionProperties, ErrorKind};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
@@ -21,6 +24,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{HEARTBEAT, broker};
+use crate::backoff::RefusalGate;
 use crate::bus::{BusError, Result};
 
 /// Bound of all attempts of one connection.
@@ -39,9 +43,16 @@ pub(super) struct Nodes {
     uris: watch::Sender<Uris>,
     /// The node that has worked last.
     preferred: Mutex<Option<SocketAddr>>,
+    /// The node of the last connection.
+    in_use: Mutex<Option<SocketAddr>>,
+    are_several: AtomicBool,
+    refusals: RefusalGate,
     /// The nodes that accepted the last attempt and never answered.
     silent: Mutex<HashSet<SocketAddr>>,
 }
+
+/// A new connection, and a watch of the URLs: it changes when the connection has to be replaced.
+pub(super) type Connected = (Connection, watch::Receiver<Uris>);
 
 struct Node {
     uri: AMQPUri,
@@ -53,24 +64,59 @@ impl Nodes {
         Self {
             uris: watch::Sender::new(uris),
             preferred: Mutex::default(),
+            in_use: Mutex::default(),
+            are_several: AtomicBool::new(false),
+            refusals: RefusalGate::default(),
             silent: Mutex::default(),
         }
     }
 
-    pub(super) fn subscribe(&self) -> watch::Receiver<Uris> {
-        self.uris.subscribe()
+    /// Whether there is another node to go to.
+    pub(super) fn are_several(&self) -> bool {
+        self.are_several.load(Ordering::Relaxed)
     }
 
     /// Connects to the nodes of these URLs from now on.
     pub(super) fn replace(&self, uris: Uris) {
         *self.preferred.lock() = None;
+        *self.in_use.lock() = None;
+        self.refusals.reset();
         self.uris.send_replace(uris);
     }
 
     /// Connects to the first node that answers. The error is that of the last one.
-    pub(super) async fn connect(&self, name: &str, frame_max: Option<u32>) -> Result<Connection> {
-        let uris = Arc::clone(&self.uris.borrow());
-        self.connect_to(&uris, name, frame_max).await
+    pub(super) async fn connect(&self, name: &str, frame_max: Option<u32>) -> Result<Connected> {
+        if let Some(reason) = self.refusals.check() {
+            return Err(BusError::LoginRefused(reason));
+        }
+        let mut watched = self.uris.subscribe();
+        let uris = Arc::clone(&watched.borrow_and_update());
+        let connection = match self.connect_to(&uris, name, frame_max).await {
+            Ok(connection) => connection,
+            Err(BusError::LoginRefused(reason)) => {
+                if self.refusals.refused(&reason) {
+                    tracing::warn!(error = reason, "broker still refuses the login");
+                }
+                return Err(BusError::LoginRefused(reason));
+            }
+            Err(error) => return Err(error),
+        };
+        self.refusals.reset();
+        self.follow();
+        if Arc::ptr_eq(&uris, &watched.borrow()) {
+            watched.mark_unchanged();
+        }
+        Ok((connection, watched))
+    }
+
+    /// Has the other connections go to the node that has just worked, if it is another one.
+    fn follow(&self) {
+        let Some(node) = *self.preferred.lock() else { return };
+        let before = self.in_use.lock().replace(node);
+        if before.is_some_and(|before| before != node) {
+            tracing::info!(server = %node, "broker node chosen");
+            self.uris.send_modify(|_same| {});
+        }
     }
 
     /// Connects to a node of other URLs.
@@ -98,6 +144,7 @@ impl Nodes {
                 Err(error) => failure = Some(error),
             }
         }
+        self.are_several.store(nodes.len() > 1, Ordering::Relaxed);
         let preferred = *self.preferred.lock();
         nodes.sort_by_key(|node| Some(node.address) != preferred);
         let limit = if nodes.len() == 1 { CONNECT_TIMEOUT } else { NODE_TIMEOUT };
@@ -148,7 +195,7 @@ impl Nodes {
                     }
                 })
             };
-            Connection::connector(uri, runtime, connect, properties).await.map_err(broker)
+            Connection::connector(uri, runtime, connect, properties).await.map_err(login)
         };
         let connected = timeout(limit, connecting).await;
         let mut silent = self.silent.lock();
@@ -163,6 +210,20 @@ impl Nodes {
             }
         }
     }
+}
+
+/// An error of a new connection.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enumeration is not exhaustive")]
+fn login(error: lapin::Error) -> BusError {
+    let is_refusal = match error.kind() {
+        ErrorKind::ProtocolError(cause) => matches!(
+            cause.kind(),
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)
+                | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)
+        ),
+        _ => false,
+    };
+    if is_refusal { BusError::LoginRefused(error.to_string()) } else { broker(error) }
 }
 
 /// The nodes that a URL names.

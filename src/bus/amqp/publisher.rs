@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::nodes::Uris;
-use super::{Broker, answered, close_connection, connection_name};
+use super::{Broker, answered, close_connection};
 use crate::bus::{BusError, PUBLISH_TIMEOUT, Result};
 
 /// AMQP's delivery mode of messages that survive a restart of the broker.
@@ -98,10 +98,7 @@ impl PublisherConnection {
     }
 
     async fn open(target: &Broker) -> Result<Self> {
-        let uris = target.nodes.subscribe();
-        let connection =
-            target.nodes.connect(&connection_name("publisher"), Some(FRAME_MAX)).await?;
-        let connection = target.welcome(connection).await?;
+        let (connection, uris) = target.connect("publisher", Some(FRAME_MAX)).await?;
         let events = confirming_channel(&connection).await?;
         Ok(Self {
             connection,

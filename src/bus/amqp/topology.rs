@@ -3,9 +3,11 @@
 use lapin::options::{
     ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
+use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ExchangeKind};
 
+use super::batch::soft_error;
 use super::{BusOptions, Result, answered};
 
 /// Binding of the queue of lobby changes.
@@ -17,11 +19,17 @@ const ROOM_UPDATES: &str = "room.updated.#";
 /// Milliseconds that an event stays in the retry queue.
 const RETRY_DELAY: i32 = 1000;
 
-/// Declares everything. What exists with the same arguments stays as it is. How often the broker
-/// delivers an event is left to a policy, which an operator can change.
-pub(super) async fn declare(connection: &Connection, options: &BusOptions) -> Result<()> {
+/// More deliveries of a dead letter than there will be: each read is one, and RabbitMQ 4 would drop
+/// it after twenty.
+const DEAD_LETTER_DELIVERIES: i32 = 1_000_000;
+
+/// Declares everything. What exists stays as it is. How often the broker delivers an event is left to
+/// a policy, which an operator can change; the other arguments are those without which events would be
+/// lost. Returns what exists with other arguments: it is used as it is.
+pub(super) async fn declare(connection: &Connection, options: &BusOptions) -> Result<Vec<String>> {
+    let mut different = Vec::new();
     // A refused declaration closes its channel, so it is not the one that goes on to work.
-    let channel = answered("open a channel", connection.create_channel()).await?;
+    let mut channel = answered("open a channel", connection.create_channel()).await?;
     for (exchange, kind) in [
         (&options.exchange, ExchangeKind::Topic),
         // All that is bound there wants every update. With topics, each would cost the broker a
@@ -30,8 +38,12 @@ pub(super) async fn declare(connection: &Connection, options: &BusOptions) -> Re
     ] {
         let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         let name = exchange.as_str().into();
-        let exchange = channel.exchange_declare(name, kind, durable, FieldTable::default());
-        answered("declare an exchange", exchange).await?;
+        let declaring = channel.exchange_declare(name, kind, durable, FieldTable::default());
+        let declared = answered("declare an exchange", declaring).await;
+        if is_different(declared)? {
+            different.push(exchange.clone());
+            channel = answered("open a channel", connection.create_channel()).await?;
+        }
     }
     let subscribers = channel.exchange_bind(
         options.exchange.as_str().into(),
@@ -42,17 +54,38 @@ pub(super) async fn declare(connection: &Connection, options: &BusOptions) -> Re
     );
     answered("bind the exchange of subscribers", subscribers).await?;
     for (queue, arguments) in [
-        (&options.dead_letter_queue, FieldTable::default()),
+        (&options.dead_letter_queue, dead_letter_arguments()),
         (&options.retry_queue, retry_arguments(options)),
         (&options.queue, dead_lettering_to(&options.dead_letter_queue)),
     ] {
         let quorum = with(arguments, "x-queue-type", text("quorum"));
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        answered("declare a queue", channel.queue_declare(queue.as_str().into(), durable, quorum))
-            .await?;
+        let declaring = channel.queue_declare(queue.as_str().into(), durable, quorum);
+        let declared = answered("declare a queue", declaring).await.map(drop);
+        if is_different(declared)? {
+            different.push(queue.clone());
+            channel = answered("open a channel", connection.create_channel()).await?;
+        }
     }
     bind(&channel, &options.queue, &options.exchange, LOBBY_CHANGES).await?;
-    answered("close a channel", channel.close(super::REPLY_SUCCESS, "declared".into())).await
+    answered("close a channel", channel.close(super::REPLY_SUCCESS, "declared".into())).await?;
+    Ok(different)
+}
+
+/// Whether a declaration failed because of what exists.
+fn is_different(declared: Result<()>) -> Result<bool> {
+    match declared {
+        Ok(()) => Ok(false),
+        Err(error) => match soft_error(&error) {
+            Some((AMQPSoftError::PRECONDITIONFAILED, _reason)) => Ok(true),
+            Some(_) | None => Err(error),
+        },
+    }
+}
+
+fn dead_letter_arguments() -> FieldTable {
+    let limit = AMQPValue::LongInt(DEAD_LETTER_DELIVERIES);
+    with(FieldTable::default(), "x-delivery-limit", limit)
 }
 
 /// Events go back to their queue when they have waited.

@@ -78,8 +78,7 @@ impl TransferLink {
 
 impl TransferConnection {
     async fn open(target: &Broker) -> Result<Self> {
-        let uris = target.nodes.subscribe();
-        let connection = target.connect("transfers").await?;
+        let (connection, uris) = target.connect("transfers", None).await?;
         let dead_letters = Mutex::new(confirming_channel(&connection).await?);
         let retry = Mutex::new(confirming_channel(&connection).await?);
         Ok(Self { connection, uris, dead_letters, retry })

@@ -261,6 +261,18 @@ pub(super) trait Dialect: Driver {
         connection: &mut Self::Connection,
     ) -> impl Future<Output = sqlx::Result<bool>> + Send;
 
+    /// Whether the server does not accept this user, or not for this database.
+    fn refuses_login(_error: &dyn DatabaseError) -> bool {
+        false
+    }
+
+    /// What has to be changed at the server before lobbyd can run on it.
+    fn unsuitable_setting(
+        _connection: &mut Self::Connection,
+    ) -> impl Future<Output = sqlx::Result<Option<String>>> + Send {
+        std::future::ready(Ok(None))
+    }
+
     /// How to set up connections for uses that may take up to `limit`.
     fn pool_options(_limit: Duration) -> PoolOptions<Self> {
         PoolOptions::new()

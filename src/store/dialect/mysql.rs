@@ -11,6 +11,10 @@ use super::{Dialect, Endpoint, MIGRATION_TIMEOUT, MIGRATIONS_TABLE, Verdict};
 use crate::store::error::{Result, StoreError};
 use crate::store::statements::Statement;
 
+/// The dialect of the statements, whatever the server's default.
+const SQL_MODE: &str = "SET SESSION sql_mode = \
+                        'STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'";
+
 /// Lock waits that fit into one use of the database.
 const LOCK_WAITS: u32 = 3;
 
@@ -80,15 +84,33 @@ impl Dialect for MySql {
                 connection
                     .execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
                     .await?;
+                connection.execute(SQL_MODE).await?;
                 connection.execute(settings).await.map(drop)
             })
         })
+    }
+
+    fn refuses_login(error: &dyn DatabaseError) -> bool {
+        // Access denied to user, to database; unknown database; host, plugin, locked account.
+        let number = error.try_downcast_ref().map_or(0, MySqlDatabaseError::number);
+        matches!(number, 1044 | 1045 | 1049 | 1130 | 1698 | 3118 | 4151)
+    }
+
+    async fn unsuitable_setting(connection: &mut MySqlConnection) -> sqlx::Result<Option<String>> {
+        let names = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('log_bin', 'binlog_format')";
+        let settings: Vec<(String, String)> = sqlx::query_as(names).fetch_all(connection).await?;
+        let is = |name: &str, value: &str| settings.contains(&(name.to_owned(), value.to_owned()));
+        let problem = "binlog_format=STATEMENT cannot log transactions at READ COMMITTED; set it to \
+                       MIXED or ROW";
+        let is_unsuitable = is("log_bin", "ON") && is("binlog_format", "STATEMENT");
+        Ok(is_unsuitable.then(|| problem.to_owned()))
     }
 
     async fn migrate_alone(
         migrator: &Migrator,
         connection: &mut MySqlConnection,
     ) -> Result<(), MigrateError> {
+        connection.execute(SQL_MODE).await?;
         // A lock of the session, among those of the whole server.
         let lock = "SELECT GET_LOCK(CONCAT('lobbyd_migrations ', DATABASE()), ?)";
         let locked: Option<i64> = sqlx::query_scalar(lock)

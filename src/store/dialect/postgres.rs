@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::error::DatabaseError;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgSslMode};
-use sqlx::{Executor, PgConnection, Postgres};
+use sqlx::{Connection, Executor, PgConnection, Postgres};
 
 use super::{Dialect, Endpoint, Verdict};
 use crate::store::error::{Result, StoreError};
@@ -64,15 +64,30 @@ impl Dialect for Postgres {
         Ok(read_only == "off")
     }
 
+    fn refuses_login(error: &dyn DatabaseError) -> bool {
+        // Classes: invalid authorization, invalid catalog name.
+        error.code().is_some_and(|code| code.starts_with("28") || code.starts_with("3D"))
+    }
+
+    async fn unsuitable_setting(connection: &mut PgConnection) -> sqlx::Result<Option<String>> {
+        let encoding: String =
+            sqlx::query_scalar("SHOW server_encoding").fetch_one(connection).await?;
+        let problem = || format!("the database has the encoding {encoding}, and lobbyd needs UTF8");
+        Ok((encoding != "UTF8").then(problem))
+    }
+
     async fn migrate_alone(
         migrator: &Migrator,
         connection: &mut PgConnection,
     ) -> Result<(), MigrateError> {
-        // A lock of the session. The number is "lobbyd" in ASCII: no other program takes it.
-        connection
-            .execute("SET statement_timeout = 0; SELECT pg_advisory_lock(x'6c6f62627964'::bigint)")
-            .await?;
-        migrator.run_direct(None, connection, false).await
+        // A lock of the transaction, because pgbouncer would keep one of the session. The number is
+        // "lobbyd" in ASCII: no other program takes it.
+        let mut transaction = connection.begin().await?;
+        let lock = "SET LOCAL statement_timeout = 0; \
+                    SELECT pg_advisory_xact_lock(x'6c6f62627964'::bigint)";
+        transaction.execute(lock).await?;
+        migrator.run_direct(None, &mut *transaction, false).await?;
+        Ok(transaction.commit().await?)
     }
 
     fn verdict(error: &dyn DatabaseError) -> Verdict {

@@ -177,7 +177,7 @@ impl Client {
             .unwrap();
     }
 
-    /// Declares a queue as lobbyd declares that of the dead letters.
+    /// Declares a quorum queue without further arguments.
     pub async fn declare_quorum_queue(&self, queue: &str) {
         let mut quorum = FieldTable::default();
         quorum.insert("x-queue-type".into(), lapin::types::AMQPValue::LongString("quorum".into()));

@@ -14,8 +14,8 @@
 \set ON_ERROR_STOP on
 BEGIN;
 
-CREATE ROLE lobbyd_owner LOGIN;
-CREATE ROLE lobbyd LOGIN;
+SELECT format('CREATE ROLE %I LOGIN', role) FROM (VALUES ('lobbyd_owner'), ('lobbyd')) AS roles (role)
+WHERE role NOT IN (SELECT rolname FROM pg_roles) \gexec
 
 -- By default every role may create temporary tables, and before PostgreSQL 15 also tables in the
 -- schema public. If other programs share the database, first check that none of them needs that.

@@ -169,6 +169,7 @@ fn a_url_with_several_hosts_is_refused_and_shows_no_password() {
         ("events.url", "amqp://u:marker-secret@a,b:5672/%2f"),
         ("events.url", "amqp://u:p@a:5672/%2f,amqp://u:marker-secret@b:5672/%2f"),
         ("events.url", "amqp://u:marker-secret@a/%2f memory:"),
+        ("events.url", "amqp://u:marker-secret@a/one amqp://u:marker-secret@b/two"),
     ] {
         let variable = format!("LOBBYD__{}", key.replace('.', "__").to_uppercase());
         let output = run(&settings(&[(&variable, url)]), &["worker"]);

@@ -249,7 +249,13 @@ async fn probe_handshake(address: SocketAddr) -> std::io::Result<()> {
 
 /// Reads the URLs of a broker.
 pub(super) fn parse(urls: &[&str]) -> Result<Uris> {
-    urls.iter().map(|url| parse_one(url)).collect()
+    let parsed: Uris = urls.iter().map(|url| parse_one(url)).collect::<Result<_>>()?;
+    // In another virtual host, no event would arrive, and nothing would fail.
+    let vhosts: HashSet<&str> = parsed.iter().map(|uri| uri.vhost.as_str()).collect();
+    if vhosts.len() > 1 {
+        return Err(BusError::Url("expected the same virtual host in all URLs".to_owned()));
+    }
+    Ok(parsed)
 }
 
 fn parse_one(url: &str) -> Result<AMQPUri> {

@@ -18,7 +18,11 @@ impl<D: Dialect> Admin for SqlStore<D> {
             self.servers.settle(&self.pool).await;
             migration::migrate(&self.pool, self.limit).await
         };
-        self.unless_refused(migrating).await
+        let migrated = self.unless_refused(migrating).await;
+        if migrated.is_err() {
+            self.servers.suspect();
+        }
+        migrated
     }
 
     async fn now(&self) -> Result<DateTime<Utc>> {

@@ -109,6 +109,13 @@ impl Nodes {
         Ok((connection, watched))
     }
 
+    /// Tries the node in use last: it was connected, and did not do its work.
+    pub(super) fn distrust(&self) {
+        if let Some(node) = self.preferred.lock().take() {
+            self.silent.lock().insert(node);
+        }
+    }
+
     /// Has the other connections go to the node that has just worked, if it is another one.
     fn follow(&self) {
         let Some(node) = *self.preferred.lock() else { return };
@@ -146,7 +153,12 @@ impl Nodes {
         }
         self.are_several.store(nodes.len() > 1, Ordering::Relaxed);
         let preferred = *self.preferred.lock();
-        nodes.sort_by_key(|node| Some(node.address) != preferred);
+        {
+            let silent = self.silent.lock();
+            nodes.sort_by_key(|node| {
+                (Some(node.address) != preferred, silent.contains(&node.address))
+            });
+        }
         let limit = if nodes.len() == 1 { CONNECT_TIMEOUT } else { NODE_TIMEOUT };
         for node in nodes {
             let Node { mut uri, address } = node;
@@ -197,17 +209,32 @@ impl Nodes {
             };
             Connection::connector(uri, runtime, connect, properties).await.map_err(login)
         };
-        let connected = timeout(limit, connecting).await;
-        let mut silent = self.silent.lock();
-        match connected {
+        let mut attempt = Attempt { silent: &self.silent, address, is_answered: false };
+        match timeout(limit, connecting).await {
             Ok(connected) => {
-                silent.remove(&address);
+                attempt.is_answered = true;
                 connected
             }
-            Err(_elapsed) => {
-                silent.insert(address);
-                Err(timed_out())
-            }
+            Err(_elapsed) => Err(timed_out()),
+        }
+    }
+}
+
+/// An attempt at a node. Dropped, it records whether the node has answered: the caller may give up
+/// first.
+struct Attempt<'a> {
+    silent: &'a Mutex<HashSet<SocketAddr>>,
+    address: SocketAddr,
+    is_answered: bool,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let mut silent = self.silent.lock();
+        if self.is_answered {
+            silent.remove(&self.address);
+        } else {
+            silent.insert(self.address);
         }
     }
 }

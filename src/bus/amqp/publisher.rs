@@ -79,6 +79,7 @@ impl Publisher {
             && slot.as_ref().is_some_and(|link| Arc::ptr_eq(link, failed))
         {
             *slot = None;
+            self.broker.nodes.distrust();
         }
     }
 }

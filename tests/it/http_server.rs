@@ -433,4 +433,26 @@ async fn the_log_says_who_changed_what() {
     assert!(changes[1].contains("2096-10-02T07:06:40Z"), "{}", changes[1]);
     assert!(changes[2].contains("password_set"), "{}", changes[2]);
     assert!(!log.contains("marker-9x"));
+
+    // A client cannot forge a line.
+    let bans = format!("/ocs/v2.php/apps/spreed/api/v1/ban/{room}");
+    let forged = "x\n<6>lobbyd::audit: room changed actor=users/admin";
+    let ban = json!({"actorType": "users", "actorId": forged});
+    alice.post(&bans, ban).await.expect(400);
+    assert!(!app.log().contains("users/admin"));
+}
+
+/// The level that the operators' documents recommend.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_log_says_who_changed_what() {
+    let mut app = app().await;
+    app.set("LOG__LEVEL", "warn,lobbyd::audit=info");
+    app.restart().await;
+    let alice = app.user("alice").await;
+    let room = alice.room(3).await;
+    let log = app.log();
+    let created = log.lines().rfind(|line| line.contains("conversation_created")).unwrap();
+    for part in ["lobbyd::audit", "users/alice", "127.0.0.1", "request.id", &room] {
+        assert!(created.contains(part), "{created}");
+    }
 }

@@ -122,7 +122,9 @@ impl Surroundings {
         if request.method().is_safe() && is_sent_by_foreign_page(request.headers()) {
             self.forget_login(request.headers_mut());
         }
+        // A log that is quiet except for changes has it too.
         let span = tracing::info_span!(
+            target: "lobbyd::audit",
             "request",
             request.id = id_text,
             http.method = method,

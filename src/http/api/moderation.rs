@@ -152,7 +152,9 @@ pub(super) async fn ban(
     const MAX_ID_CHARS: usize = 64;
     let kind =
         ActorKind::from_name(&request.actor_type).filter(|kind| *kind != ActorKind::DeletedUsers);
-    let id = Some(request.actor_id).filter(|id| (1..=MAX_ID_CHARS).contains(&id.chars().count()));
+    let id = Some(request.actor_id).filter(|id| {
+        (1..=MAX_ID_CHARS).contains(&id.chars().count()) && !id.contains(char::is_control)
+    });
     let actor = kind.zip(id).map(|(kind, id)| Actor { kind, id });
     let actor = actor.ok_or_else(|| {
         OcsError::invalid("bannedActor", "expected the id of one of the users or guests")

@@ -3,7 +3,7 @@
 use chrono::DateTime;
 use tracing::Level;
 
-use crate::domain::{Actor, Reason, RoomUpdated};
+use crate::domain::{Actor, Reason, RoomToken, RoomUpdated};
 
 /// Writes a line for a change that somebody made by the API, in the span of the request. What every
 /// participant may do, such as joining, is written at debug. No line has a text or a password.
@@ -31,6 +31,17 @@ pub(super) fn record(update: &RoomUpdated, actor: &Actor) {
     } else {
         record!(Level::DEBUG);
     }
+}
+
+/// Writes a line for a change that the database did not answer in time. It may have been made.
+pub(super) fn record_unknown(token: &RoomToken, actor: &Actor) {
+    tracing::event!(
+        target: "lobbyd::audit",
+        Level::INFO,
+        room.token = %token,
+        actor = actor.to_string(),
+        "outcome of a change unknown"
+    );
 }
 
 fn timer(update: &RoomUpdated) -> Option<impl std::fmt::Display> {

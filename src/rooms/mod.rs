@@ -6,6 +6,7 @@
 //! the lobby must be enforced. This module knows no HTTP status and no field name.
 
 mod audit;
+mod changes;
 mod chat;
 mod error;
 mod guesses;
@@ -23,6 +24,8 @@ use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use self::changes::Outcome;
+use self::changes::{Changes, Writer};
 pub use self::error::{Limit, Result, RoomError};
 use self::guesses::Guesses;
 pub use self::limits::ClientLimits;
@@ -34,11 +37,9 @@ use crate::auth::{Passwords, network};
 use crate::cache::{ChangeListener, RoomCache, View};
 use crate::clock::DatabaseClock;
 use crate::domain::commands::{Command, CreateRoom, NewRoom, Refusal, Resource, require_moderator};
-use crate::domain::{
-    Actor, Attendee, Ban, Caller, ChatMessage, Room, RoomToken, RoomType, RoomUpdated, User,
-};
+use crate::domain::{Actor, Attendee, Ban, Caller, Room, RoomToken, RoomType, User};
 use crate::relay::RelayHandle;
-use crate::store::{Changed, Created, Database};
+use crate::store::Database;
 
 /// When a user with too many rooms, or a guest of a full room, may try again.
 const ROOMS_RETRY: Duration = Duration::from_mins(1);
@@ -52,20 +53,14 @@ pub struct RoomService {
     passwords: Arc<Passwords>,
     guesses: Guesses,
     sip: Sip,
-    changes: Rate<Actor>,
+    changes: Changes,
+    change_rate: Rate<Actor>,
     joins: Rate<IpAddr>,
     long_polls: LongPolls,
     hashes: Hashes,
     limits: ClientLimits,
-    relay: RelayHandle,
     /// Ends every wait.
     stop: CancellationToken,
-}
-
-pub struct Outcome {
-    /// The room as the caller sees it; `None` if nothing changed, or if the room was deleted.
-    view: Option<View>,
-    pub message: Option<ChatMessage>,
 }
 
 impl RoomService {
@@ -79,21 +74,27 @@ impl RoomService {
         stop: CancellationToken,
     ) -> Self {
         let cache = Arc::new(RoomCache::new(Arc::clone(&database), Arc::clone(&clock)));
-        let presence = PresenceRecorder::new(Arc::clone(&database), Arc::clone(&clock));
+        let presence = Arc::new(PresenceRecorder::new(Arc::clone(&database), Arc::clone(&clock)));
+        let writer = Writer {
+            database: Arc::clone(&database),
+            cache: Arc::clone(&cache),
+            presence: Arc::clone(&presence),
+            relay,
+        };
         Self {
             database,
             cache,
-            presence: Arc::new(presence),
+            presence,
             clock,
             passwords,
             guesses: Guesses::default(),
             sip,
-            changes: Rate::per_minute(limits.changes_per_minute, Limit::Changes),
+            changes: Changes::new(writer),
+            change_rate: Rate::per_minute(limits.changes_per_minute, Limit::Changes),
             joins: Rate::per_minute(limits.joins_per_minute, Limit::Joins),
             long_polls: LongPolls::new(&limits),
             hashes: Hashes::default(),
             limits,
-            relay,
             stop,
         }
     }
@@ -162,7 +163,7 @@ impl RoomService {
         password: Option<&str>,
     ) -> Result<View> {
         let mut new = NewRoom::of(request, self.now())?;
-        self.changes.check(&caller.actor)?;
+        self.change_rate.check(&caller.actor)?;
         self.check_rooms(&caller.actor).await?;
         if let Some(password) = password {
             let _turn = self.hashes.begin(&caller.actor)?;
@@ -171,7 +172,7 @@ impl RoomService {
         loop {
             // A random token is hardly ever in use.
             let token = token::random(self.sip.configured);
-            if let Some(view) = self.try_create(&token, caller, &new).await? {
+            if let Some(view) = self.changes.try_create(&token, caller, &new, self.now()).await? {
                 return Ok(view);
             }
         }
@@ -182,11 +183,11 @@ impl RoomService {
     pub async fn one_to_one(&self, caller: &Caller, other: &str) -> Result<(View, bool)> {
         let other = self.user(other).await?;
         let new = NewRoom::one_to_one(&caller.actor, Actor::user(other.id), other.display_name)?;
-        self.changes.check(&caller.actor)?;
+        self.change_rate.check(&caller.actor)?;
         self.check_rooms(&caller.actor).await?;
         for number in 0.. {
             let token = token::one_to_one(&new.name, number);
-            if let Some(view) = self.try_create(&token, caller, &new).await? {
+            if let Some(view) = self.changes.try_create(&token, caller, &new, self.now()).await? {
                 return Ok((view, true));
             }
             let room = self.database.room(&token).await?;
@@ -198,21 +199,21 @@ impl RoomService {
         unreachable!("a pair of names has fewer former rooms than there are numbers")
     }
 
-    /// Executes a command. After an error nothing was done, or, if only the database's answer was
-    /// lost, all of it.
+    /// Waits for the changes whose requests have ended before them.
+    pub async fn finish(&self) {
+        self.changes.finish().await;
+    }
+
+    /// Executes a command, also if this is dropped meanwhile. After an error nothing was done, or, if
+    /// only the database's answer was lost, all of it.
     pub async fn change(
         &self,
         token: &RoomToken,
         caller: &Caller,
         command: &Command,
     ) -> Result<Outcome> {
-        self.changes.check(&caller.actor)?;
-        let changed = self.database.change(token, caller, command, self.now()).await?;
-        let Changed { update, message, overview, attendee } = changed;
-        self.presence.record(attendee.as_ref(), caller.client.as_ref());
-        let view = overview.map(|overview| View::new(overview, attendee));
-        self.publish_locally(update.as_slice(), &caller.actor, view.as_ref());
-        Ok(Outcome { view, message })
+        self.change_rate.check(&caller.actor)?;
+        self.changes.change(token, caller, command, self.now()).await
     }
 
     /// Executes a command, and returns the room as the caller sees it afterwards.
@@ -313,20 +314,6 @@ impl RoomService {
         Err(RoomError::Limited { limit: Limit::Rooms(most), wait: ROOMS_RETRY })
     }
 
-    /// `None` if there is a room with this token.
-    async fn try_create(
-        &self,
-        token: &RoomToken,
-        caller: &Caller,
-        new: &NewRoom,
-    ) -> Result<Option<View>> {
-        let created = self.database.create(token, caller, new, self.now()).await?;
-        let Some(Created { updates, overview, owner }) = created else { return Ok(None) };
-        let view = View::new(overview, Some(owner));
-        self.publish_locally(&updates, &caller.actor, Some(&view));
-        Ok(Some(view))
-    }
-
     async fn check_moderator(&self, token: &RoomToken, caller: &Caller) -> Result<()> {
         let room = self.view(token, Some(caller)).await?.overview().room.id;
         let attendee = self.database.attendee(room, &caller.actor).await?;
@@ -352,21 +339,5 @@ impl RoomService {
         let client = caller.and_then(|caller| caller.client.as_ref());
         self.presence.record(view.attendee(), client);
         Ok((view, change))
-    }
-
-    /// Wakes the requests that wait in this process, and the relay, which publishes to the others.
-    /// `view` is what the caller sees after these updates, unless the room was deleted.
-    fn publish_locally(&self, updates: &[RoomUpdated], caller: &Actor, view: Option<&View>) {
-        if updates.is_empty() {
-            return;
-        }
-        for update in updates {
-            audit::record(update, caller);
-        }
-        match view {
-            Some(view) => self.cache.put(updates, caller, view),
-            None => updates.iter().for_each(|update| self.cache.apply_update(update)),
-        }
-        self.relay.wake();
     }
 }

@@ -133,7 +133,9 @@ pub async fn serve(
     let (routes, paths) = router(Arc::new(shared));
     let metrics = RequestMetrics::of(paths)?;
     let service = middleware::around(routes, metrics, proxies, hosts, origins, memory);
-    server::serve(listener, service, limits, KEEP_ALIVE, stop).await
+    let served = server::serve(listener, service, limits, KEEP_ALIVE, stop).await;
+    rooms.finish().await;
+    served
 }
 
 /// The routes, and their paths.

@@ -48,13 +48,18 @@ impl Reservation {
         let ByteBudget { total, used } = &self.budget;
         let mut used = used.lock();
         let of_client = used.by_network.get(&self.network).copied().unwrap_or_default();
-        if used.total + bytes > *total || of_client + bytes > total / CLIENT_SHARE {
+        if used.total + bytes > *total || of_client + bytes > self.share() {
             return false;
         }
         used.total += bytes;
         used.by_network.insert(self.network, of_client + bytes);
         self.bytes += bytes;
         true
+    }
+
+    /// How many bytes one client may use at once.
+    pub(super) fn share(&self) -> usize {
+        self.budget.total / CLIENT_SHARE
     }
 }
 

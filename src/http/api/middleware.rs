@@ -7,7 +7,7 @@
 
 use std::any::Any;
 use std::convert::Infallible;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use tracing::Instrument;
 use tracing::field::{Empty, display};
 use uuid::{Builder, Uuid};
 
-use super::byte_budget::ByteBudget;
+use super::byte_budget::{ByteBudget, Reservation};
 use super::compression;
 use super::header_names::{OCS_API_REQUEST, REQUEST_ID, SEC_FETCH_SITE};
 use super::hosts::Hosts;
@@ -136,7 +136,7 @@ impl Surroundings {
         }
         let (request, body) = RequestBody::of(request, || self.received.open(client));
         let mut response = if self.hosts.allow(&request) {
-            execute(self.routes, request, begin).instrument(span).await
+            execute(self.routes, request, begin).instrument(span.clone()).await
         } else {
             let message = "this server has another name, see http.hosts in its configuration";
             OcsError::new(StatusCode::MISDIRECTED_REQUEST, message).into_response()
@@ -150,7 +150,7 @@ impl Surroundings {
                 response.headers_mut().insert(header::CONNECTION, close);
             }
         }
-        envelope.write(&mut response, id, || self.sent.open(client));
+        span.in_scope(|| write(&envelope, &mut response, id, || self.sent.open(client)));
         if accepts_gzip {
             response = compression::compress(response, || self.sent.open(client)).await;
         }
@@ -197,6 +197,15 @@ async fn execute(mut routes: Routes, request: Request, begin: Instant) -> Respon
     response
 }
 
+/// Writes the body of a response, protected from panics: the elements of lists are made meanwhile.
+fn write(envelope: &Envelope, response: &mut Response, id: Uuid, open: impl Fn() -> Reservation) {
+    let writing = AssertUnwindSafe(|| envelope.write(response, id, &open));
+    if let Err(panic) = catch_unwind(writing) {
+        *response = answer_panic(panic);
+        envelope.write(response, id, open);
+    }
+}
+
 #[expect(clippy::needless_pass_by_value, reason = "a panic is passed by value")]
 fn answer_panic(panic: Box<dyn Any + Send>) -> Response {
     let text = panic.downcast_ref::<&str>().copied();
@@ -228,18 +237,25 @@ fn refuse_cross_site(_error: ProtectionError) -> Response {
 mod tests {
     use std::net::IpAddr;
 
-    use axum::routing::post;
+    use axum::body::to_bytes;
+    use axum::routing::{MethodRouter, post};
+    use serde::Serialize;
 
+    use super::super::ocs::{List, OcsResponse};
     use super::*;
 
     async fn answer(headers: &[(HeaderName, &'static str)]) -> Response {
+        answer_by(post(async || StatusCode::OK), headers).await
+    }
+
+    async fn answer_by(handler: MethodRouter, headers: &[(HeaderName, &'static str)]) -> Response {
         let mut request = Request::post("/").body(Body::empty()).unwrap();
         for (name, value) in headers {
             request.headers_mut().append(name, HeaderValue::from_static(value));
         }
         request.extensions_mut().insert(Peer(IpAddr::from([192, 0, 2, 1])));
         let surroundings = Surroundings {
-            routes: protected(Router::new().route("/", post(async || StatusCode::OK))),
+            routes: protected(Router::new().route("/", handler)),
             metrics: Arc::default(),
             proxies: Arc::default(),
             hosts: Arc::default(),
@@ -263,6 +279,26 @@ mod tests {
         assert!(!is_refused(&page("http://lobby.example")).await);
         assert!(is_refused(&page("http://evil.example")).await);
         assert!(is_refused(&[(SEC_FETCH_SITE, "same-site")]).await);
+    }
+
+    /// A list whose elements cannot be made.
+    struct Broken;
+
+    impl List for Broken {
+        fn elements(&self) -> impl Iterator<Item = impl Serialize> {
+            (0..3).inspect(|number| assert!(*number < 2, "out of luck"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_while_a_list_is_written_is_answered() {
+        let broken = post(async || OcsResponse::list(Broken));
+        let response = answer_by(broken, &[]).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        assert!(body.contains("internal error (request "), "{body}");
+        assert!(body.ends_with("</ocs>"), "{body}");
     }
 
     #[tokio::test]

@@ -26,10 +26,14 @@ const STEP: usize = 64 * 1024;
 /// Bytes of the first piece to begin with: enough for most responses.
 const USUAL: usize = 2 * 1024;
 
-/// Writing fails when the client's share is used up.
+/// Writing fails with [`OutOfMemory`](io::ErrorKind::OutOfMemory) while other responses occupy the
+/// memory, and with [`FileTooLarge`](io::ErrorKind::FileTooLarge) if this one exceeds the client's
+/// share.
 pub(super) struct BodyWriter<'o> {
     pieces: VecDeque<Bytes>,
     piece: Piece,
+    /// Bytes that are counted, in all pieces.
+    occupied: usize,
     /// Opens a reservation for the next piece.
     open: &'o dyn Fn() -> Reservation,
 }
@@ -45,7 +49,7 @@ struct Piece {
 impl<'o> BodyWriter<'o> {
     pub(super) fn new(open: &'o dyn Fn() -> Reservation) -> Self {
         let piece = Piece { bytes: Vec::with_capacity(USUAL), counted: FIRST, memory: None };
-        Self { pieces: VecDeque::new(), piece, open }
+        Self { pieces: VecDeque::new(), piece, occupied: 0, open }
     }
 
     pub(super) fn into_body(mut self) -> Body {
@@ -62,12 +66,12 @@ impl<'o> BodyWriter<'o> {
         let Piece { counted, memory, .. } = &mut self.piece;
         match memory {
             Some(memory) if *counted < PIECE => {
-                reserve(memory)?;
+                reserve(memory, &mut self.occupied)?;
                 *counted += STEP;
             }
             Some(_) | None => {
                 let mut memory = (self.open)();
-                reserve(&mut memory)?;
+                reserve(&mut memory, &mut self.occupied)?;
                 let bytes = Vec::with_capacity(PIECE);
                 let next = Piece { bytes, counted: STEP, memory: Some(memory) };
                 let full = std::mem::replace(&mut self.piece, next);
@@ -78,8 +82,15 @@ impl<'o> BodyWriter<'o> {
     }
 }
 
-fn reserve(memory: &mut Reservation) -> io::Result<()> {
-    if memory.extend(STEP) { Ok(()) } else { Err(io::ErrorKind::OutOfMemory.into()) }
+fn reserve(memory: &mut Reservation, occupied: &mut usize) -> io::Result<()> {
+    if *occupied + STEP > memory.share() {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    if !memory.extend(STEP) {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    *occupied += STEP;
+    Ok(())
 }
 
 impl io::Write for BodyWriter<'_> {
@@ -168,10 +179,11 @@ mod tests {
         let open = || budget.open(client);
         let mut writer = BodyWriter::new(&open);
         writer.write_all(&text).unwrap();
-        assert!(writer.write_all(b"x").is_err());
+        let failure = |written: io::Result<()>| written.map_err(|error| error.kind());
+        assert_eq!(failure(writer.write_all(b"x")), Err(io::ErrorKind::FileTooLarge));
         let mut other = BodyWriter::new(&open);
         other.write_all(&text[..FIRST]).unwrap();
-        assert!(other.write_all(b"x").is_err());
+        assert_eq!(failure(other.write_all(b"x")), Err(io::ErrorKind::OutOfMemory));
         let body = writer.into_body();
         assert_eq!(body.size_hint().exact(), u64::try_from(length).ok());
         assert!(other.write_all(b"x").is_err());

@@ -75,6 +75,13 @@ impl OcsError {
         Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
     }
 
+    /// 500: this response alone exceeds the `limit`, also when it is asked for again.
+    pub(in crate::http::api) fn too_large(limit: &'static str) -> Self {
+        metrics::counter!(crate::metrics::LIMITED, "limit" => limit).increment(1);
+        let message = "the response is too large, ask for a part of it".to_owned();
+        Self { message, ..Self::internal("a response exceeds a quarter of limits.response_memory") }
+    }
+
     /// 500. The log contains the cause, under the request's id.
     pub(in crate::http::api) fn internal(cause: &str) -> Self {
         tracing::error!(error = cause, "request failed");

@@ -23,6 +23,7 @@ use utoipa::ToSchema;
 use self::body::BodyWriter;
 pub(super) use self::error::OcsError;
 use super::byte_budget::Reservation;
+use crate::logging;
 
 /// What the responses to the same path depend on.
 const VARY: HeaderValue =
@@ -237,9 +238,8 @@ impl Envelope {
     ) {
         let Some(content) = response.extensions_mut().remove::<Arc<Content>>() else { return };
         let mut body = BodyWriter::new(&open);
-        if self.write_content(&content, response.status(), &id, &mut body).is_err() {
-            let message = "too much is being sent, try again";
-            *response = OcsError::overloaded("response_bytes", message).into_response();
+        if let Err(error) = self.write_content(&content, response.status(), &id, &mut body) {
+            *response = failure(&error).into_response();
             return self.write(response, id, open);
         }
         let media_type = HeaderValue::from_static(match self.form {
@@ -267,6 +267,18 @@ impl Envelope {
             message.to_string()
         };
         data.write(Meta::new(status, self.first_version, message), self.form, target)
+    }
+}
+
+/// What a response is replaced by that cannot be written.
+fn failure(error: &io::Error) -> OcsError {
+    const LIMIT: &str = "response_bytes";
+    if error.kind() == io::ErrorKind::OutOfMemory {
+        OcsError::overloaded(LIMIT, "too much is being sent, try again")
+    } else if error.kind() == io::ErrorKind::FileTooLarge {
+        OcsError::too_large(LIMIT)
+    } else {
+        OcsError::internal(&logging::causes(error))
     }
 }
 

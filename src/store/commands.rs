@@ -92,8 +92,11 @@ impl<D: Dialect> Transaction<D> {
             Some(id) => self.bans(room.id).await?.into_iter().find(|ban| ban.id == id),
             None => None,
         };
-        let adds_ban = matches!(command, Command::Ban { .. });
-        let bans = if adds_ban { self.count_bans(room.id).await? } else { 0 };
+        let other_bans = if let Command::Ban { actor, .. } = command {
+            self.count_other_bans(room.id, actor).await?
+        } else {
+            0
+        };
         let context = CommandContext {
             room: &room,
             caller,
@@ -103,7 +106,7 @@ impl<D: Dialect> Transaction<D> {
             mentioned: &mentioned,
             is_banned,
             ban: ban.as_ref(),
-            bans,
+            other_bans,
             others,
             now,
         };

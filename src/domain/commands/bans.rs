@@ -29,10 +29,10 @@ pub(super) fn ban(
         return Err(invalid("moderator", "moderators cannot be banned"));
     }
     if note.chars().count() > MAX_NOTE_CHARS {
-        return Err(invalid("internalNote", "a note has at most 4000 characters"));
+        return Err(invalid("internalNote", "the note is too long"));
     }
-    if context.bans >= MAX_BANS {
-        return Err(invalid("bannedActor", "a room has at most 1000 bans"));
+    if context.other_bans >= MAX_BANS {
+        return Err(invalid("bannedActor", "the room has too many bans"));
     }
     let name = context.target.map(|target| target.display_name.clone()).unwrap_or_default();
     let ban = BanChange::Add { actor: actor.clone(), name: name.clone(), note: note.to_owned() };

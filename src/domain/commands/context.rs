@@ -41,8 +41,8 @@ pub struct CommandContext<'a> {
     pub is_banned: bool,
     /// The ban that the command removes.
     pub ban: Option<&'a Ban>,
-    /// Bans of the room; 0 unless the command adds one.
-    pub bans: i64,
+    /// Bans of others in the room; 0 unless the command adds one.
+    pub other_bans: i64,
     /// Zeros unless [`Command::needs_other_counts`](super::Command::needs_other_counts).
     pub others: OtherCounts,
     /// The database's time.

@@ -140,7 +140,8 @@ pub(super) struct AddBan {
     params(RoomPath), request_body = AddBan,
     responses(NotModerator, NoRoom,
         (status = 200, description = "The ban", body = inline(Ocs<BanDto>)),
-        (status = 400, description = "The actor is invalid, a moderator or the caller"),
+        (status = 400, description = "The actor is invalid, a moderator or the caller, or \
+            the room has too many bans"),
     )
 )]
 pub(super) async fn ban(

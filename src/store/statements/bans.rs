@@ -7,8 +7,10 @@ statements! {
                created_at
         FROM lobbyd_bans WHERE room_id = $1 ORDER BY id";
 
-    /// room → how many bans it has.
-    COUNT_OF_ROOM: portable "SELECT count(*) AS number FROM lobbyd_bans WHERE room_id = $1";
+    /// room, kind of actor, actor → how many bans others have there.
+    COUNT_OF_OTHERS: portable "\
+        SELECT count(*) AS number FROM lobbyd_bans
+        WHERE room_id = $1 AND NOT (actor_type = $2 AND actor_id = $3)";
 
     /// room, kind of actor, actor → how many bans the actor has there.
     COUNT: portable "\

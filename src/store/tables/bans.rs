@@ -15,8 +15,10 @@ impl<D: Dialect> Connection<D> {
         self.fetch_all(statements::OF_ROOM, values![room], rows::ban).await
     }
 
-    pub(crate) async fn count_bans(&mut self, room: RoomId) -> Result<i64> {
-        self.fetch_one(statements::COUNT_OF_ROOM, values![room], |row| row.int("number")).await
+    /// How many other actors are banned.
+    pub(crate) async fn count_other_bans(&mut self, room: RoomId, actor: &Actor) -> Result<i64> {
+        let values = values![room, actor.kind.name(), &actor.id];
+        self.fetch_one(statements::COUNT_OF_OTHERS, values, |row| row.int("number")).await
     }
 
     pub(crate) async fn is_banned(&mut self, room: RoomId, actor: &Actor) -> Result<bool> {

@@ -105,6 +105,12 @@ async fn a_page_of_another_origin_remains_an_anonymous_visitor() {
         assert_eq!(seen.header("access-control-allow-origin"), None);
         assert_eq!(seen.data()["participantType"], 4, "its login does not count");
         assert!(seen.headers.get_all("vary").iter().any(|vary| vary == "Origin"), "{seen:?}");
+        // An older browser names only the origin.
+        let older = alice.header("origin", origin);
+        let seen = older.raw("GET", &path, &json, "").await.expect(200);
+        assert_eq!(seen.data()["participantType"], 4, "its login does not count");
+        let seen = older.get(&path).await.expect(200);
+        assert_eq!(seen.data()["participantType"], 1, "no page can send OCS-APIRequest");
         let form = [("content-type", "application/x-www-form-urlencoded")];
         page.raw("PUT", &path, &form, "roomName=Renamed").await.expect(403);
     }

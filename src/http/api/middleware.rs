@@ -221,10 +221,14 @@ fn exempt_ocs_clients(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a browser says so. A page of the same site may still be that of somebody else.
+/// Whether a browser says so of a request that changes nothing. A page of the same site may still be
+/// that of somebody else.
 fn is_sent_by_foreign_page(headers: &HeaderMap) -> bool {
-    let site = headers.get(SEC_FETCH_SITE);
-    site.is_some_and(|site| site == "cross-site" || site == "same-site")
+    match headers.get(SEC_FETCH_SITE) {
+        Some(site) => site == "cross-site" || site == "same-site",
+        // Older browsers name only the origin, for such requests only if it is another one.
+        None => headers.contains_key(header::ORIGIN),
+    }
 }
 
 /// Browsers add a remembered login to every request, also to those that pages of other sites send.

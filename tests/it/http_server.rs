@@ -407,8 +407,15 @@ async fn requests_are_counted() {
     app.daemon().metric_becomes(&series(&format!(r#"{rooms},status="404""#)), 2).await;
     let invented = series(r#"method="GET",route="other",status="404""#);
     app.daemon().metric_becomes(&invented, 2).await;
-    let durations = format!("lobbyd_http_request_duration_seconds_count{{{rooms}}}");
-    assert_eq!(app.daemon().metric(&durations).await, Some(2));
+    let durations =
+        |labels: &str| format!("lobbyd_http_request_duration_seconds_count{{{labels}}}");
+    assert_eq!(app.daemon().metric(&durations(rooms)).await, Some(2));
+
+    // How long a request waits for messages says nothing about the server.
+    app.api.guest().get("/chat/one?lookIntoFuture=true").await.expect(404);
+    let chat = r#"method="GET",route="/ocs/v2.php/apps/spreed/api/v1/chat/{token}""#;
+    app.daemon().metric_becomes(&series(&format!(r#"{chat},status="404""#)), 1).await;
+    assert_eq!(app.daemon().metric(&durations(chat)).await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,6 +53,8 @@ async fn a_page_of_an_allowed_origin_uses_the_api() {
     ] {
         assert!(asked.header(header).unwrap().contains(needed), "{asked:?}");
     }
+    let counted = r#"lobbyd_http_requests_total{method="other",route="/ocs/v2.php/apps/spreed/api/v4/room/{token}",status="200"}"#;
+    app.daemon().metric_becomes(counted, 1).await;
     let page_of_alice = page(&alice, APP);
     let seen = page_of_alice.get(&path).await.expect(200);
     assert_eq!(seen.header("access-control-allow-origin"), Some(APP));

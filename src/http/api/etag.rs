@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use axum::http::header::{ETAG, IF_NONE_MATCH};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method, Request};
+use axum::http::{HeaderMap, HeaderValue, Method};
 use tokio::time::Instant;
 use utoipa::{IntoParams, IntoResponses};
 
@@ -141,12 +141,6 @@ impl Conditional {
     }
 }
 
-/// Whether a request asks to be held until something changes.
-pub(super) fn may_wait<B>(request: &Request<B>) -> bool {
-    let query = request.uri().query().unwrap_or_default();
-    request.headers().contains_key(PREFER) || query.contains("lookIntoFuture=1")
-}
-
 impl Known {
     /// The tags are copied: in place they would keep the buffer of the whole request while it waits.
     fn of_request(headers: &HeaderMap) -> Option<Self> {
@@ -198,7 +192,7 @@ fn wait_seconds(preference: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderName, header};
+    use axum::http::{HeaderName, Request, header};
 
     use super::*;
 

@@ -154,8 +154,10 @@ impl Surroundings {
         if accepts_gzip {
             response = compression::compress(response, || self.sent.open(client)).await;
         }
-        self.metrics.record(labels, response.status(), begin.elapsed());
-        if response.status() != StatusCode::NOT_MODIFIED {
+        if response.status() == StatusCode::NOT_MODIFIED {
+            // It would be the length of the response that the client has.
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+        } else {
             response.headers_mut().extend(SECURITY_HEADERS);
         }
         if let Some(page) = page {
@@ -163,6 +165,7 @@ impl Surroundings {
         } else if let Some(vary) = self.origins.vary() {
             response.headers_mut().append(header::VARY, vary);
         }
+        self.metrics.record(labels, response.status(), begin.elapsed());
         let id = HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer));
         response.headers_mut().insert(REQUEST_ID, id.expect("digits and hyphens"));
         Ok(response)

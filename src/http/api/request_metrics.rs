@@ -1,7 +1,8 @@
 //! Counts requests, and measures how long they take, by route.
 //!
-//! This stands outside of the router, so that every request is counted, whatever stops it, and finds
-//! its route by itself. Clients can invent methods and paths, and each value of a label takes memory
+//! This stands outside of the router, so that every request that is answered is counted, whatever
+//! stops it, and finds its route by itself. A request whose client closes the connection before is
+//! not counted. Clients can invent methods and paths, and each value of a label takes memory
 //! forever: what has no route is counted as "other".
 
 use std::collections::HashMap;
@@ -11,16 +12,21 @@ use axum::http::{Method, Request, StatusCode};
 use metrics::{Counter, Histogram, SharedString};
 use parking_lot::RwLock;
 
-use super::etag;
+use super::header_names::PREFER;
 use crate::metrics::{REQUEST_DURATION, REQUESTS};
 
 const OTHER: &str = "other";
+
+/// End of the route on which reading waits for new messages, unless it asks for older ones.
+const CHAT: &str = "/chat/{token}";
 
 #[derive(Default)]
 pub(super) struct RequestMetrics {
     /// The places of the routes in the list of their names.
     routes: matchit::Router<usize>,
     names: Vec<SharedString>,
+    /// The place of [`CHAT`].
+    chat: Option<usize>,
     /// To find a series by its labels costs as much as the rest of a poll's way through the
     /// middleware, so they are kept.
     series: RwLock<HashMap<(Labels, StatusCode), Series>>,
@@ -47,18 +53,23 @@ impl RequestMetrics {
     ) -> Result<Self, matchit::InsertError> {
         let mut metrics = Self::default();
         for path in paths {
-            metrics.routes.insert(path.as_str(), metrics.names.len())?;
+            let place = metrics.names.len();
+            metrics.routes.insert(path.as_str(), place)?;
+            if path.ends_with(CHAT) {
+                metrics.chat = Some(place);
+            }
             metrics.names.push(SharedString::from_shared(path.into()));
         }
         Ok(metrics)
     }
 
     pub(super) fn labels<B>(&self, request: &Request<B>) -> Labels {
-        let route = self.routes.at(request.uri().path());
+        let route = self.routes.at(request.uri().path()).ok().map(|found| *found.value);
+        let reads_chat = request.method() == Method::GET && route.is_some() && route == self.chat;
         Labels {
             method: method_label(request.method()),
-            route: route.ok().map(|found| *found.value),
-            may_wait: etag::may_wait(request),
+            route,
+            may_wait: reads_chat || request.headers().contains_key(PREFER),
         }
     }
 

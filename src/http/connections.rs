@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
@@ -13,11 +14,17 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use crate::auth::network;
 use crate::metrics::LIMITED;
 
-/// A connection with a request whose response is not complete.
+/// A connection with a request that has no response yet.
 const BUSY: u64 = u64::MAX;
 
-/// A connection with a complete response that the client has not accepted yet.
-const UNSENT: u64 = u64::MAX - 1;
+/// Added to the moment since which a response is being sent whose body is not complete.
+const STREAMING: u64 = 1 << 63;
+
+/// Added to the moment since which a response is being sent whose body is complete.
+const UNSENT: u64 = 1 << 62;
+
+/// A client that takes longer for a response makes room for others if no connection is idle.
+const SLOW: Duration = Duration::from_secs(10);
 
 /// How many connections may be open.
 #[derive(Debug, Clone)]
@@ -31,9 +38,12 @@ pub struct Limits {
 pub(super) struct Connections {
     limits: Limits,
     open: Arc<Mutex<Open>>,
-    /// Counts the moments at which a connection became idle, to compare them.
-    moments: Arc<AtomicU64>,
+    clock: Clock,
 }
+
+/// The time since the server began, in nanoseconds.
+#[derive(Clone, Copy)]
+struct Clock(Instant);
 
 #[derive(Default)]
 struct Open {
@@ -45,8 +55,9 @@ struct Open {
 #[derive(Clone)]
 struct Connection {
     network: IpAddr,
-    /// The moment at which its last response was sent, or at which it was accepted.
-    idle_since: Arc<AtomicU64>,
+    /// The moment at which its last response was sent, or at which it was accepted; or what it does
+    /// instead of being idle.
+    state: Arc<AtomicU64>,
     closing: CancellationToken,
 }
 
@@ -55,72 +66,82 @@ pub(super) struct Slot {
     id: u64,
     address: IpAddr,
     connection: Connection,
-    moments: Arc<AtomicU64>,
+    clock: Clock,
     open: Arc<Mutex<Open>>,
 }
 
-/// Records since when a connection is idle.
+/// Records what a connection does, and since when.
 #[derive(Clone)]
 pub(super) struct Activity {
-    idle_since: Arc<AtomicU64>,
-    moments: Arc<AtomicU64>,
+    state: Arc<AtomicU64>,
+    clock: Clock,
 }
 
 /// A request, until its response is complete and this is dropped.
 pub(super) struct Busy(Activity);
 
+impl Clock {
+    fn now(self) -> u64 {
+        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(UNSENT - 1)
+    }
+}
+
 impl Connections {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, open: Arc::default(), moments: Arc::default() }
+        Self { limits, open: Arc::default(), clock: Clock(Instant::now()) }
     }
 
-    /// A place for a connection from this address. Where none is free, the connection that has been
-    /// idle for longest is closed; `None` if no connection is idle.
+    /// A place for a connection from this address. Where none is free, another connection is closed,
+    /// see [`make_room`](Self::make_room); `None` if none can be.
     pub(super) fn admit(&self, address: IpAddr) -> Option<Slot> {
         let limits = &self.limits;
         let network = network(address);
         let is_exempt = address.is_loopback()
             || limits.trusted.iter().any(|trusted| trusted.contains(&address));
+        let now = self.clock.now();
         let mut open = self.open.lock();
         let of_network = open.per_network.get(&network).copied().unwrap_or_default();
         let is_admitted = if !is_exempt && of_network >= limits.per_address {
-            open.close_idle(Some(network))
+            open.make_room(Some(network), now)
         } else {
-            open.by_id.len() < limits.connections || open.close_idle(None)
+            open.by_id.len() < limits.connections || open.make_room(None, now)
         };
         if !is_admitted {
             metrics::counter!(LIMITED, "limit" => "connections").increment(1);
             tracing::debug!(%address, "too many connections");
             return None;
         }
-        let idle_since = Arc::new(AtomicU64::new(self.moments.fetch_add(1, Ordering::Relaxed)));
-        let connection = Connection { network, idle_since, closing: CancellationToken::new() };
+        let state = Arc::new(AtomicU64::new(now));
+        let connection = Connection { network, state, closing: CancellationToken::new() };
         open.last_id += 1;
         let id = open.last_id;
         open.by_id.insert(id, connection.clone());
         *open.per_network.entry(network).or_default() += 1;
         drop(open);
-        let (moments, open) = (Arc::clone(&self.moments), Arc::clone(&self.open));
-        Some(Slot { id, address, connection, moments, open })
+        let (clock, open) = (self.clock, Arc::clone(&self.open));
+        Some(Slot { id, address, connection, clock, open })
     }
 
-    /// Closes the connection that has been idle for longest.
-    pub(super) fn close_idle(&self) {
-        self.open.lock().close_idle(None);
+    /// Closes the connection that has been idle for longest; if none is idle, the one whose client
+    /// has been accepting a response for longest.
+    pub(super) fn make_room(&self) {
+        self.open.lock().make_room(None, self.clock.now());
     }
 }
 
 impl Open {
-    /// Closes the connection, of this network or of any, that has been idle for longest. False if
-    /// none is idle.
-    fn close_idle(&mut self, network: Option<IpAddr>) -> bool {
+    /// Closes a connection of this network or of any. False if none can make room.
+    fn make_room(&mut self, network: Option<IpAddr>, now: u64) -> bool {
         let candidates = self.by_id.iter().filter(|(_id, connection)| {
             network.is_none_or(|network| connection.network == network)
         });
-        let moments = candidates
-            .map(|(id, connection)| (connection.idle_since.load(Ordering::Relaxed), *id))
-            .filter(|(moment, _id)| *moment < UNSENT);
-        let Some((_moment, id)) = moments.min() else { return false };
+        let moments = candidates.filter_map(|(id, connection)| {
+            let state = connection.state.load(Ordering::Relaxed);
+            let (is_sending, since) = (state >= UNSENT, state & !(STREAMING | UNSENT));
+            let is_slow = || Duration::from_nanos(now.saturating_sub(since)) > SLOW;
+            (!is_sending || state != BUSY && is_slow()).then_some((is_sending, since, *id))
+        });
+        let Some((_is_sending, _since, id)) = moments.min() else { return false };
         if let Some(connection) = self.remove(id) {
             connection.closing.cancel();
         }
@@ -145,8 +166,7 @@ impl Slot {
     }
 
     pub(super) fn activity(&self) -> Activity {
-        let idle_since = Arc::clone(&self.connection.idle_since);
-        Activity { idle_since, moments: Arc::clone(&self.moments) }
+        Activity { state: Arc::clone(&self.connection.state), clock: self.clock }
     }
 
     /// Waits until the connection has to make room for another one.
@@ -163,22 +183,35 @@ impl Drop for Slot {
 
 impl Activity {
     pub(super) fn begin(&self) -> Busy {
-        self.idle_since.store(BUSY, Ordering::Relaxed);
+        self.set(BUSY);
         Busy(self.clone())
     }
 
     /// All of what was written is sent.
     pub(super) fn sent(&self) {
-        if self.idle_since.load(Ordering::Relaxed) == UNSENT {
-            let moment = self.moments.fetch_add(1, Ordering::Relaxed);
-            self.idle_since.store(moment, Ordering::Relaxed);
+        let state = self.state.load(Ordering::Relaxed);
+        if state & (STREAMING | UNSENT) == UNSENT {
+            self.set(self.clock.now());
         }
+    }
+
+    fn set(&self, state: u64) {
+        self.state.store(state, Ordering::Relaxed);
+    }
+}
+
+impl Busy {
+    /// The request has a response, whose body is not complete.
+    pub(super) fn answered(&self) {
+        self.0.set(STREAMING | self.0.clock.now());
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.idle_since.store(UNSENT, Ordering::Relaxed);
+        let state = self.0.state.load(Ordering::Relaxed);
+        let since = if state == BUSY { self.0.clock.now() } else { state & !STREAMING };
+        self.0.set(UNSENT | since);
     }
 }
 
@@ -242,6 +275,28 @@ mod tests {
         // The end of a connection that was closed releases nothing twice.
         drop(third);
         assert_eq!(connections.open.lock().by_id.len(), 3);
+    }
+
+    #[test]
+    fn a_client_that_accepts_a_response_slowly_makes_room_if_no_connection_is_idle() {
+        let connections = connections(2);
+        let connect = |host: u8| connections.admit(IpAddr::from([192, 0, 2, host]));
+        let (slow, waiting) = (connect(1).unwrap(), connect(2).unwrap());
+        let _waiting = waiting.activity().begin();
+        for is_complete in [false, true] {
+            let response = slow.activity().begin();
+            response.answered();
+            let _streaming = (!is_complete).then_some(response);
+            slow.activity().set(if is_complete { UNSENT } else { STREAMING });
+            assert!(connect(3).is_none(), "it has just begun");
+        }
+        assert!(!is_closed(&slow));
+        let old = u64::try_from(SLOW.as_nanos()).unwrap() + 1;
+        let mut open = connections.open.lock();
+        assert!(!open.make_room(Some(IpAddr::from([192, 0, 2, 2])), old), "it waits for a change");
+        assert!(open.make_room(None, old));
+        drop(open);
+        assert!(is_closed(&slow) && !is_closed(&waiting));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connections::{Activity, Busy};
+use super::connections::Activity;
 
 /// A connection. hyper flushes it when nothing is left to write.
 pub(super) struct Tracked<S> {
@@ -20,10 +20,10 @@ pub(super) struct Tracked<S> {
     activity: Activity,
 }
 
-/// The body of a response.
-pub(super) struct TrackedBody {
+/// The body of a response, with what it occupies until it is complete.
+pub(super) struct GuardedBody<G> {
     body: Body,
-    _busy: Busy,
+    _guard: G,
 }
 
 impl<S> Tracked<S> {
@@ -32,9 +32,9 @@ impl<S> Tracked<S> {
     }
 }
 
-impl TrackedBody {
-    pub(super) fn new(body: Body, busy: Busy) -> Self {
-        Self { body, _busy: busy }
+impl<G> GuardedBody<G> {
+    pub(super) fn new(body: Body, guard: G) -> Self {
+        Self { body, _guard: guard }
     }
 }
 
@@ -82,7 +82,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tracked<S> {
     }
 }
 
-impl HttpBody for TrackedBody {
+impl<G: Unpin> HttpBody for GuardedBody<G> {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -2,9 +2,9 @@
 //!
 //! axum's own `serve` waits for the header of a request forever, so connections are accepted here,
 //! with limits on their number, on how many one address may hold, and on the time for headers and
-//! responses. At a limit, the connection that has been idle for longest makes room for a new one. It
-//! serves any service, that of [`api`](super::api) and that of [`ops`](super::ops), and knows nothing
-//! about requests.
+//! responses. At a limit, the connection that has been idle for longest makes room for a new one, or one
+//! that accepts a response slowly. It serves any service, that of [`api`](super::api) and that of
+//! [`ops`](super::ops), and knows nothing about requests.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::connections::{Connections, Limits, Slot};
-use super::sending::{Tracked, TrackedBody};
+use super::sending::{GuardedBody, Tracked};
 
 /// Time in which a client has to accept more of a response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -74,7 +74,7 @@ where
                     tracing::warn!(%error, "connections cannot be accepted");
                 }
                 is_failing = true;
-                connections.close_idle();
+                connections.make_room();
                 sleep(ACCEPT_RETRY).await;
                 continue;
             }
@@ -120,7 +120,8 @@ async fn serve_connection<S>(
         let (busy, response) = (activity.begin(), service.clone().call(request));
         async move {
             let Ok(response) = response.await;
-            Ok::<_, Infallible>(response.map(|body| TrackedBody::new(body, busy)))
+            busy.answered();
+            Ok::<_, Infallible>(response.map(|body| GuardedBody::new(body, busy)))
         }
     });
     let mut stream = TimeoutStream::new(stream);

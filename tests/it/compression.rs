@@ -31,8 +31,16 @@ async fn a_client_that_accepts_gzip_gets_large_responses_compressed() {
     let document = gzip.get("/openapi.json").await.expect(200);
     assert_eq!(document.header("vary"), Some("Accept-Encoding"));
     assert_eq!(document.decompressed().json()["openapi"], "3.1.0");
-    let head = gzip.raw("HEAD", "/room", &[], "").await.expect(200);
-    assert_eq!((head.header("content-encoding"), head.body.len()), (Some("gzip"), 0));
+    for path in ["/room", "/openapi.json"] {
+        let head = gzip.raw("HEAD", path, &[], "").await.expect(200);
+        let get = gzip.raw("GET", path, &[], "").await.expect(200);
+        assert_eq!((head.header("content-encoding"), head.body.len()), (Some("gzip"), 0));
+        assert_eq!(head.header("content-length"), get.header("content-length"));
+        let tag = get.header("etag").unwrap();
+        assert_eq!(head.header("etag"), Some(tag));
+        let known = gzip.raw("HEAD", path, &[("if-none-match", tag)], "").await.expect(304);
+        assert_eq!(known.header("content-length"), None, "{known:?}");
+    }
 
     // What most polls are answered with has its length, and costs no compression.
     let description = json!({"description": "Figures and questions. ".repeat(20)});

@@ -29,6 +29,7 @@ mod participants;
 mod proxies;
 mod request_body;
 mod request_metrics;
+mod response_layer;
 mod rooms;
 mod server_info;
 mod webinar;

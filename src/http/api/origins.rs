@@ -4,14 +4,11 @@
 //! the cookies of the browser, and it may read the responses. [`middleware`](super::middleware)
 //! treats the requests of all other pages as those of anonymous visitors.
 
-use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::time::Duration;
 
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
-use tower::{Layer, Service, service_fn};
 use tower_http::cors::CorsLayer;
 use url::Url;
 
@@ -19,13 +16,17 @@ use super::header_names::{
     LAST_COMMON_READ, LAST_GIVEN, MODIFIED_BEFORE, OCS_API_REQUEST, PREFER, PREFERENCE_APPLIED,
     REQUEST_ID, SEC_FETCH_SITE, TALK_HASH,
 };
+use super::response_layer;
 
 /// How long browsers remember what they may send.
 const PREFLIGHT_AGE: Duration = Duration::from_hours(1);
 
 /// Origins as browsers write them; empty for none.
 #[derive(Debug, Clone, Default)]
-pub struct Origins(Vec<HeaderValue>);
+pub struct Origins {
+    allowed: Vec<HeaderValue>,
+    layer: CorsLayer,
+}
 
 /// What a page of an allowed origin asks the server for.
 pub(super) struct PageRequest {
@@ -42,14 +43,15 @@ pub(super) struct FromOtherSite;
 impl Origins {
     /// Accepts exact origins.
     pub fn new(origins: &[String]) -> Result<Self, String> {
-        origins.iter().map(|text| parse(text)).collect::<Result<_, _>>().map(Self)
+        let allowed: Vec<_> = origins.iter().map(|text| parse(text)).collect::<Result<_, _>>()?;
+        Ok(Self { layer: layer(allowed.clone()), allowed })
     }
 
     /// Recognises a request of an allowed page, and hides from the cross-site check where it is
     /// from.
     pub(super) fn admit<B>(&self, request: &mut Request<B>) -> Option<PageRequest> {
         let mut origins = request.headers().get_all(header::ORIGIN).iter();
-        let origin = origins.next().filter(|origin| self.0.contains(origin))?.clone();
+        let origin = origins.next().filter(|origin| self.allowed.contains(origin))?.clone();
         if origins.next().is_some() {
             return None;
         }
@@ -67,44 +69,39 @@ impl Origins {
     /// permission to send the request.
     pub(super) async fn share(&self, page: PageRequest, response: Response) -> Response {
         let PageRequest { method, origin, is_preflight } = page;
-        let is_unknown = response.status() != StatusCode::METHOD_NOT_ALLOWED;
-        if method == Method::OPTIONS && (!is_preflight || is_unknown) {
+        let path_exists = response.status() == StatusCode::METHOD_NOT_ALLOWED;
+        if method == Method::OPTIONS && !(is_preflight && path_exists) {
             return response;
         }
         // The layer would take each OPTIONS for a preflight, also of a path that does not exist.
         let mut request = Request::new(response);
         *request.method_mut() = method;
         request.headers_mut().insert(header::ORIGIN, origin);
-        let answer: fn(Request<Response>) -> Ready<Result<Response, Infallible>> =
-            |request| ready(Ok(request.into_body()));
-        match self.layer().layer(service_fn(answer)).call(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
-        }
+        response_layer::apply(&self.layer, request).await
     }
 
     /// What responses to others depend on.
     pub(super) fn vary(&self) -> Option<HeaderValue> {
-        (!self.0.is_empty()).then(|| HeaderValue::from_static("Origin"))
+        (!self.allowed.is_empty()).then(|| HeaderValue::from_static("Origin"))
     }
+}
 
-    fn layer(&self) -> CorsLayer {
-        CorsLayer::new()
-            .allow_origin(self.0.clone())
-            .allow_credentials(true)
-            .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
-            .allow_headers([
-                header::ACCEPT,
-                header::AUTHORIZATION,
-                header::CONTENT_TYPE,
-                header::IF_NONE_MATCH,
-                OCS_API_REQUEST,
-                PREFER,
-            ])
-            .expose_headers(EXPOSED)
-            .vary([header::ORIGIN])
-            .max_age(PREFLIGHT_AGE)
-    }
+fn layer(allowed: Vec<HeaderValue>) -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_credentials(true)
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
+        .allow_headers([
+            header::ACCEPT,
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::IF_NONE_MATCH,
+            OCS_API_REQUEST,
+            PREFER,
+        ])
+        .expose_headers(EXPOSED)
+        .vary([header::ORIGIN])
+        .max_age(PREFLIGHT_AGE)
 }
 
 /// Headers of responses that pages may read.

@@ -24,7 +24,7 @@ struct Request {
     has_parameters: bool,
 }
 
-const FAILURES: [Failure; 9] = [
+const FAILURES: [Failure; 10] = [
     Failure {
         status: 400,
         name: "InvalidParameter",
@@ -62,6 +62,12 @@ const FAILURES: [Failure; 9] = [
         applies: |request| request.has_body,
     },
     Failure {
+        status: 421,
+        name: "Misdirected",
+        description: "The server does not have the name that the request gives",
+        applies: |_| true,
+    },
+    Failure {
         status: 429,
         name: "TooMany",
         description: "This client exceeds a limit, or too many wrong passwords came from its \
@@ -83,11 +89,34 @@ const FAILURES: [Failure; 9] = [
     },
 ];
 
-/// Headers of responses, by name: the statuses that have it, and its description.
-const HEADERS: [(&str, &str, &[&str], &str); 3] = [
-    ("RequestId", "X-Request-Id", &[], "Under which the server logs the request"),
-    ("RetryAfter", "Retry-After", &["429", "503"], "Seconds after which it may be tried again"),
-    ("Challenge", "WWW-Authenticate", &["401"], "How users log in"),
+/// A header of responses.
+struct Header {
+    component: &'static str,
+    name: &'static str,
+    /// Which responses have it; empty for all.
+    statuses: &'static [&'static str],
+    description: &'static str,
+}
+
+const HEADERS: [Header; 3] = [
+    Header {
+        component: "RequestId",
+        name: "X-Request-Id",
+        statuses: &[],
+        description: "Under which the server logs the request",
+    },
+    Header {
+        component: "RetryAfter",
+        name: "Retry-After",
+        statuses: &["429", "503"],
+        description: "Seconds after which it may be tried again",
+    },
+    Header {
+        component: "Challenge",
+        name: "WWW-Authenticate",
+        statuses: &["401"],
+        description: "How users log in",
+    },
 ];
 
 /// Completes the document.
@@ -144,9 +173,10 @@ fn complete_operation(method: &str, operation: &mut Value) {
 }
 
 fn complete_response(status: &str, response: &mut Value) {
-    for (name, header, statuses, _description) in HEADERS {
+    for Header { component, name, statuses, .. } in HEADERS {
         if statuses.is_empty() || statuses.contains(&status) {
-            response["headers"][header] = json!({ "$ref": format!("#/components/headers/{name}") });
+            response["headers"][name] =
+                json!({ "$ref": format!("#/components/headers/{component}") });
         }
     }
     if status == "304" {
@@ -165,10 +195,10 @@ fn response(Failure { status, name, description, .. }: &Failure) -> (String, Val
     ((*name).to_owned(), response)
 }
 
-fn header((name, _, _, description): &(&str, &str, &[&str], &str)) -> (String, Value) {
+fn header(Header { component, description, .. }: &Header) -> (String, Value) {
     let header =
         json!({ "description": description, "required": true, "schema": { "type": "string" } });
-    ((*name).to_owned(), header)
+    ((*component).to_owned(), header)
 }
 
 fn parameters() -> Value {

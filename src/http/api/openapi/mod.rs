@@ -9,6 +9,7 @@ mod document;
 
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -130,7 +131,7 @@ fn failure_schema() -> Value {
 
 /// The document as it is served.
 pub(super) struct Document {
-    text: String,
+    text: Bytes,
     tag: Tag,
 }
 
@@ -138,8 +139,8 @@ impl Document {
     /// Completes the document with what all operations have in common.
     pub(super) fn of(document: &openapi::OpenApi) -> Self {
         let generated = serde_json::to_value(document).expect("a document has text keys");
-        let text = document::complete(generated).to_string();
-        Self { tag: Tag::of(text.as_bytes()), text }
+        let text = Bytes::from(document::complete(generated).to_string());
+        Self { tag: Tag::of(&text), text }
     }
 }
 
@@ -170,7 +171,7 @@ mod tests {
 
     fn document() -> Value {
         let document = Document::of(&super::super::routes().into_openapi());
-        serde_json::from_str(&document.text).unwrap()
+        serde_json::from_slice(&document.text).unwrap()
     }
 
     /// The value, or what it refers to.

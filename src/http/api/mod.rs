@@ -32,6 +32,7 @@ mod request_metrics;
 mod response_layer;
 mod rooms;
 mod server_info;
+mod unsupported;
 mod webinar;
 
 use std::sync::Arc;
@@ -130,6 +131,7 @@ pub async fn serve(
     let ApiDependencies { service, accounts, clients, proxies, hosts, origins, memory } =
         dependencies;
     let talk_hash = server_info::talk_hash(service.sip()).try_into()?;
+    let rooms = Arc::clone(&service);
     let shared = Shared { service, accounts, clients, proxies: proxies.clone(), talk_hash };
     let (routes, paths) = router(Arc::new(shared));
     let metrics = RequestMetrics::of(paths)?;

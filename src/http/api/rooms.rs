@@ -23,7 +23,7 @@ use super::openapi::{Done, NoRoom, NotModerator, RoomShown};
 use super::params::{
     MAX_DESCRIPTION_BODY, Params, RoomPath, integer, optional_integer, optional_text, text,
 };
-use super::{Api, Routes};
+use super::{Api, Routes, unsupported};
 use crate::auth::MAX_PASSWORD_BYTES;
 use crate::cache::View;
 use crate::domain::commands::{Command, CreateRoom};
@@ -189,37 +189,6 @@ pub(super) struct CreateRoomRequest {
     others: Map<String, Value>,
 }
 
-/// Parameters of Talk that have no effect here, with Talk's names of their errors.
-const UNSUPPORTED: [(&str, &str); 9] = [
-    ("listable", "listable"),
-    ("messageExpiration", "message-expiration"),
-    ("mentionPermissions", "mention-permissions"),
-    ("recordingConsent", "recording-consent"),
-    ("sipEnabled", "sip-enabled"),
-    ("participants", "invite"),
-    ("emoji", "avatar"),
-    ("avatarColor", "avatar"),
-    ("source", "invite"),
-];
-
-/// Refuses what would otherwise be ignored, unless it asks for nothing.
-fn check_unsupported(others: &Map<String, Value>) -> Result<(), OcsError> {
-    for (name, error) in UNSUPPORTED {
-        let asks = others.get(name).is_some_and(|value| match value {
-            Value::Null | Value::Bool(false) => false,
-            Value::Number(number) => number.as_f64() != Some(0.0),
-            Value::String(text) => !matches!(text.as_str(), "" | "0" | "false"),
-            Value::Array(members) => !members.is_empty(),
-            Value::Object(members) => !members.is_empty(),
-            Value::Bool(true) => true,
-        });
-        if asks {
-            return Err(OcsError::invalid(error, format!("{name} is not supported")));
-        }
-    }
-    Ok(())
-}
-
 /// Create a room
 ///
 /// Two users have one one-to-one room. If it exists already, it is returned with status 200.
@@ -238,7 +207,7 @@ pub(super) async fn create(
     AuthenticatedUser(caller): AuthenticatedUser,
     Params(request): Params<CreateRoomRequest, MAX_DESCRIPTION_BODY>,
 ) -> OcsResult {
-    check_unsupported(&request.others)?;
+    unsupported::check(&request.others)?;
     let default_permissions = permissions(request.permissions.unwrap_or_default(), "permissions")?;
     let read_only = zero_or_one(request.read_only.unwrap_or_default(), "read-only")?;
     let (view, created) = if RoomType::from(request.room_type) == RoomType::OneToOne {

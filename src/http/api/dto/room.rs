@@ -48,7 +48,7 @@ pub(in crate::http::api) struct RoomDto {
     call_start_time: i64,
     /// Unix seconds of the last message.
     last_activity: i64,
-    /// Of a text of more than 1,000 characters, these and `…`.
+    /// A text of more than 1,000 characters is cut to its first 1,000 and `…`.
     last_message: LastMessage,
     unread_messages: i64,
     /// Whether an unread message mentions the viewer.

@@ -4,10 +4,10 @@
 //! the store on every database, and `timers` the rules of timers with a manual clock. `chain`,
 //! `crash`, `outage`, `race` and `reload` run the real program against real servers. `webinar`,
 //! `dial_in`, `rooms`, `polling`, `http_server`, `origins`, `bounds`, `compression` and `leaks` use
-//! its HTTP API, and `clients` does so with programs of other projects. `cli` runs the commands. `deploy` tests the
-//! files in deploy/, and `house_rules` reads the source. `killed` and `deploy::booted` need a
-//! system of their own and run only when asked for. `support` is the environment that they share;
-//! `harness` tests it.
+//! its HTTP API, and `clients` does so with programs of other projects. `failover` has several
+//! servers. `cli` runs the commands. `deploy` tests the files in deploy/, and `house_rules` reads the
+//! source. `support` is the environment that they share; `harness` tests it. What needs a system of
+//! its own is in tests/systems.
 
 #![expect(
     clippy::unwrap_used,
@@ -50,7 +50,6 @@ mod failover;
 mod harness;
 mod house_rules;
 mod http_server;
-mod killed;
 mod leaks;
 mod lifecycle;
 mod lobby_changes;
@@ -68,6 +67,7 @@ mod rooms;
 mod sessions;
 mod shared_rows;
 mod store_contract;
+#[expect(dead_code, reason = "tests/systems uses the rest")]
 mod support;
 mod timers;
 #[cfg(feature = "otlp")]

@@ -52,7 +52,8 @@ macro_rules! room {
 }
 
 /// Timers in the order of their index, after a key and without exceptions. MySQL needs the time of
-/// the key twice, so the key has three values.
+/// the key twice, so the key has three values, and it searches the exceptions as a text: for a set
+/// made of them it would read all of them, as JSON, for each timer.
 macro_rules! timers {
     (postgres $columns:literal) => {
         concat!(
@@ -74,11 +75,9 @@ macro_rules! timers {
             WHERE (lobby_due_at > TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $1 SECOND
                    OR lobby_due_at = TIMESTAMP'1970-01-01 00:00:00' + INTERVAL $2 SECOND
                    AND id > $3)
-              AND (id, lobby_due_at) NOT IN (
-                  SELECT except_id, TIMESTAMP'1970-01-01 00:00:00' + INTERVAL except_due_at SECOND
-                  FROM JSON_TABLE($4, '$[*]' COLUMNS (
-                      except_id BIGINT PATH '$[0]', except_due_at BIGINT PATH '$[1]'
-                  )) AS exceptions)"
+              AND LOCATE(CAST(CONCAT(
+                      '[', id, ',', TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_due_at), ']'
+                  ) AS BINARY), $4) = 0"
         )
     };
     (sqlite $columns:literal) => {

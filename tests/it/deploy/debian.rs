@@ -54,11 +54,6 @@ static PACKAGE: LazyLock<Package> = LazyLock::new(|| {
     Package { archive, root, control }
 });
 
-/// The archive of the package.
-pub fn archive() -> PathBuf {
-    PACKAGE.archive.clone()
-}
-
 impl Package {
     fn field(&self, name: &str) -> String {
         printed(debian("dpkg-deb").arg("--field").arg(&self.archive).arg(name)).trim().to_owned()

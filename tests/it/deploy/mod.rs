@@ -1,7 +1,6 @@
 //! The files in `deploy/`: each is run or checked by the program that it is written for.
 
 mod asyncapi;
-mod booted;
 mod broker;
 mod container;
 mod database;

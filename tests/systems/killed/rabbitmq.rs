@@ -13,7 +13,6 @@ use crate::support::{
 
 /// Each time the node that leads the queue, to which the workers are connected at first.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "kills servers: `make test-servers`"]
 async fn the_leader_of_a_rabbitmq_cluster_is_killed_under_load() {
     let mut nodes = Broker::cluster(3);
     let urls: Vec<String> = nodes.iter().map(Broker::url).collect();

@@ -15,7 +15,6 @@ use crate::support::{
 /// The primary is killed, and the standby promoted two seconds later. The first URL leads to the old
 /// primary, which comes back as a standby that nobody may write to.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "kills servers: `make test-servers`"]
 async fn a_synchronous_standby_is_promoted_under_load() {
     let mut first = start_postgres();
     let database = Database::create_on(Kind::Postgres, first.port).await;

@@ -11,7 +11,6 @@ use crate::support::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "kills servers: `make test-servers`"]
 async fn a_node_of_a_galera_cluster_is_killed_under_load() {
     let mut nodes = start_galera(3);
     let database = Database::create_on(Kind::MariaDb, nodes[2].port).await;

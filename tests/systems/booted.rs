@@ -1,6 +1,6 @@
 //! The package on a booted Debian with systemd, PostgreSQL and RabbitMQ: `make test-systemd`.
 //!
-//! `LOBBYD_TEST_PACKAGE` names the package; without it, it is built from the program of these tests.
+//! `LOBBYD_TEST_PACKAGE` names the package.
 
 use std::{
     env, fs,
@@ -8,15 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    deploy::debian::archive,
-    support::{
-        eventually,
-        machine::Machine,
-        server::folder,
-        table::{Table, seconds},
-        tools::{debian, printed},
-    },
+use crate::support::{
+    eventually,
+    machine::Machine,
+    server::folder,
+    table::{Table, seconds},
+    tools::{debian, printed},
 };
 
 /// Longest time that the start of the service, and so the installation, may take while the database
@@ -131,9 +128,9 @@ fn next_revision(package: &PathBuf) -> PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "boots a Debian: `make test-systemd`"]
 async fn no_room_is_lost_on_a_booted_debian() {
-    let package = env::var_os("LOBBYD_TEST_PACKAGE").map_or_else(archive, PathBuf::from);
+    let package =
+        PathBuf::from(env::var_os("LOBBYD_TEST_PACKAGE").expect("LOBBYD_TEST_PACKAGE is set"));
     let next = next_revision(&package);
     let begin = Instant::now();
     let machine = Machine::boot();

@@ -213,6 +213,8 @@ impl Accounts {
             }
             Err(error) => {
                 tracing::debug!(%error, "version of the users not read");
+                // Not at once again: that may take seconds while the database does not answer.
+                self.version.lock().read_at = Some(Instant::now());
                 known
             }
         }

@@ -47,7 +47,7 @@ pub(super) struct Nodes {
     in_use: Mutex<Option<SocketAddr>>,
     are_several: AtomicBool,
     refusals: RefusalGate,
-    /// The nodes that accepted the last attempt and never answered.
+    /// The nodes that did not answer the last attempt, or did not do their work: they come last.
     silent: Mutex<HashSet<SocketAddr>>,
 }
 

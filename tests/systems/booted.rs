@@ -324,7 +324,7 @@ async fn nothing_is_lost(trial: &Trial) {
     })
     .await;
     println!(
-        "\n{} timers: lost 0, opened twice 0, early 0, {published} updates each announced once",
+        "\n{} timers: lost 0, opened twice 0, early 0; {published} updates, as many were received",
         trial.timers
     );
 }

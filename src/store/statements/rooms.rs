@@ -93,7 +93,8 @@ macro_rules! timers {
     };
 }
 
-/// The timers that are due.
+/// The timers that are due. SQLite would plan a statement whose limit is a bare value each time again,
+/// because the best plan may depend on it.
 macro_rules! due {
     (postgres) => {
         concat!(
@@ -114,7 +115,7 @@ macro_rules! due {
     (sqlite) => {
         concat!(
             timers!(sqlite ", type AS room_type, lobby_version, sip_enabled"),
-            " AND lobby_timer <= datetime($5, 'unixepoch') ORDER BY lobby_timer, id LIMIT $6"
+            " AND lobby_timer <= datetime($5, 'unixepoch') ORDER BY lobby_timer, id LIMIT +$6"
         )
     };
 }

@@ -61,7 +61,7 @@ pub struct Accounts {
     passwords: Arc<Passwords>,
     throttle: Throttle,
     /// By the credentials. Apart from `by_name`, because there a client has proved no password.
-    logins: ExpiringCache<Digest, Login>,
+    logins: ExpiringCache<Digest, Arc<Login>>,
     by_name: ExpiringCache<String, (User, i64)>,
     version: Mutex<KnownVersion>,
     failures_logged: LogRate,
@@ -71,7 +71,6 @@ pub struct Accounts {
 
 /// Credentials that were verified. They are exempt from throttling: another client that guesses from
 /// the same address must not lock them out.
-#[derive(Clone)]
 struct Login {
     user: User,
     /// The hash that the password matches. As long as it is the user's, no other hash is computed.
@@ -162,7 +161,7 @@ impl Accounts {
             Some((user, hash)) => (Some(user), hash),
             None => (None, DUMMY_HASH.to_owned()),
         };
-        let is_same = |login: &Login| login.hash == hash;
+        let is_same = |login: &Arc<Login>| login.hash == hash;
         if let Some(user) = user.as_ref().filter(|_user| verified.as_ref().is_some_and(is_same)) {
             return Ok(self.keep_login(credentials, user.clone(), hash, version));
         }
@@ -172,7 +171,7 @@ impl Accounts {
         // recorded, so that the next guess sees it.
         if let Some(login) = self.logins.get(&credentials).filter(|login| login.is_current(version))
         {
-            return Ok(login.user);
+            return Ok(login.user.clone());
         }
         if verified.is_none() {
             throttled(self.throttle.begin(from, &account))?;
@@ -190,7 +189,7 @@ impl Accounts {
 
     fn keep_login(&self, credentials: Digest, user: User, hash: String, version: i64) -> User {
         let login = Login { user: user.clone(), hash, read_at: Instant::now(), version };
-        self.logins.insert(credentials, login);
+        self.logins.insert(credentials, Arc::new(login));
         user
     }
 

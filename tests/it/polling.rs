@@ -288,13 +288,17 @@ async fn polls_of_an_unchanged_room_do_not_need_the_database() {
         owner.header("if-none-match", &list).get("/room").await.expect(304);
         owner.get(&path).await.expect(200);
     }
-    let failed = owner.put(&path, json!({"roomName": "x"})).await.expect(503);
-    assert!(failed.header("retry-after").is_some());
-    let message = failed.json()["ocs"]["meta"]["message"].as_str().unwrap().to_owned();
-    let id = failed.header("x-request-id").unwrap();
-    assert!(message.contains(id), "{message}");
-    assert!(daemon.log().contains(id), "{message}");
-    assert!(!message.contains("postgres"), "{message}");
+    let change = owner.put(&path, json!({"roomName": "x"}));
+    let (change, read) = tokio::join!(change, owner.get("/room/other"));
+    for failed in [change, read] {
+        let failed = failed.expect(503);
+        assert!(failed.header("retry-after").is_some());
+        let message = failed.json()["ocs"]["meta"]["message"].as_str().unwrap().to_owned();
+        let id = failed.header("x-request-id").unwrap();
+        assert!(message.contains(id), "{message}");
+        assert!(daemon.log().contains(id), "{message}");
+        assert!(!message.contains("postgres"), "{message}");
+    }
     proxy.set(Mode::Pass);
     eventually("the database to be available again", || async {
         (owner.put(&path, json!({"roomName": "x"})).await.status == 200).then_some(())

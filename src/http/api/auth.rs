@@ -170,7 +170,7 @@ async fn find_user(api: &Api, id: &str) -> Result<User, OcsError> {
 /// A guest has another id in each room.
 fn guest(secret: &ClientSecret, room: &RoomToken) -> Caller {
     Caller {
-        actor: Actor::guest(digest(format!("{} {room}", secret.as_str()).as_bytes())),
+        actor: Actor::guest(digest([secret.as_str().as_bytes(), b" ", room.as_str().as_bytes()])),
         client: Some(client_id(secret)),
         display_name: String::new(),
         may_enable_sip: false,
@@ -179,7 +179,7 @@ fn guest(secret: &ClientSecret, room: &RoomToken) -> Caller {
 
 /// Another digest than that of a guest, which other participants see.
 fn client_id(secret: &ClientSecret) -> ClientId {
-    ClientId(digest(format!("client {}", secret.as_str()).as_bytes()))
+    ClientId(digest([b"client ", secret.as_str().as_bytes()]))
 }
 
 fn client_cookie(secure: bool) -> &'static str {

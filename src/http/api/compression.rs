@@ -36,18 +36,20 @@ pub(super) fn is_accepted(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Compresses a response if that is worth it. The compressor counts as a part of what may be sent to
-/// the client at once; if there is no place for it, the response is sent as it is.
+/// Whether a response is large enough.
+pub(super) fn is_worthwhile(response: &Response) -> bool {
+    // The response to HEAD may have no body any more, but has its length.
+    let length = response.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    length.unwrap_or(response.body().size_hint().lower()) >= MIN_BODY
+}
+
+/// Compresses a response. The compressor counts as a part of what may be sent to the client at once;
+/// if there is no place for it, the response is sent as it is.
 pub(super) async fn compress(
     mut response: Response,
     open: impl FnOnce() -> Reservation,
 ) -> Response {
-    // The response to HEAD may have no body any more, but has its length.
-    let length = response.headers().get(header::CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-    if length.unwrap_or(response.body().size_hint().lower()) < MIN_BODY {
-        return response;
-    }
     let mut memory = open();
     if !memory.extend(COMPRESSOR_BYTES) {
         return response;

@@ -35,7 +35,7 @@ pub(super) struct Tag(String);
 
 impl Tag {
     pub(super) fn of(state: &[u8]) -> Self {
-        Self(digest(state))
+        Self(digest([state]))
     }
 
     pub(super) fn value(&self) -> HeaderValue {
@@ -45,7 +45,7 @@ impl Tag {
 
 /// The value of `ETag`, of hexadecimal digits or of what was in the header of a request.
 fn quoted(tag: &str) -> HeaderValue {
-    HeaderValue::try_from(format!("\"{tag}\"")).expect("a part of a header is one")
+    HeaderValue::try_from(["\"", tag, "\""].concat()).expect("a part of a header is one")
 }
 
 /// What `If-None-Match` names.

@@ -7,12 +7,13 @@
 
 use std::any::Any;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -21,15 +22,15 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 use tower::{Layer, Service, service_fn};
 use tower_http::csrf::{Csrf, CsrfLayer, ProtectionError};
-use tracing::Instrument;
-use tracing::field::{Empty, display};
+use tracing::level_filters::LevelFilter;
+use tracing::{Instrument, Span};
 use uuid::{Builder, Uuid};
 
 use super::byte_budget::{ByteBudget, Reservation};
 use super::compression;
 use super::header_names::{OCS_API_REQUEST, REQUEST_ID, SEC_FETCH_SITE};
 use super::hosts::Hosts;
-use super::ocs::{Envelope, OcsError};
+use super::ocs::{Envelope, Failure, OcsError};
 use super::origins::Origins;
 use super::proxies::Proxies;
 use super::request_body::RequestBody;
@@ -61,13 +62,12 @@ pub struct Memory {
 }
 
 /// What each request passes.
-#[derive(Clone)]
 struct Surroundings {
     routes: Routes,
-    metrics: Arc<RequestMetrics>,
-    proxies: Arc<Proxies>,
-    hosts: Arc<Hosts>,
-    origins: Arc<Origins>,
+    metrics: RequestMetrics,
+    proxies: Proxies,
+    hosts: Hosts,
+    origins: Origins,
     /// Bodies that are being received, and those that are being sent.
     received: ByteBudget,
     sent: ByteBudget,
@@ -83,17 +83,19 @@ pub(super) fn around(
     memory: Memory,
 ) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone
 {
-    let surroundings = Surroundings {
+    let surroundings = Arc::new(Surroundings {
         routes: protected(routes),
-        metrics: Arc::new(metrics),
-        proxies: Arc::new(proxies),
-        hosts: Arc::new(hosts),
-        origins: Arc::new(origins),
+        metrics,
+        proxies,
+        hosts,
+        origins,
         received: ByteBudget::new(memory.requests),
         sent: ByteBudget::new(memory.responses),
-    };
+    });
     service_fn(move |request: Request<Incoming>| {
-        surroundings.clone().answer(request.map(Body::new))
+        let body =
+            |body: Incoming| if body.is_end_stream() { Body::empty() } else { Body::new(body) };
+        Arc::clone(&surroundings).answer(request.map(body))
     })
 }
 
@@ -105,11 +107,9 @@ fn protected(routes: Router) -> Routes {
 impl Surroundings {
     /// Answers, counts and logs a request, under the id that its response carries. Clients do not
     /// choose the ids under which their requests are logged.
-    async fn answer(self, mut request: Request) -> Result<Response, Infallible> {
+    async fn answer(self: Arc<Self>, mut request: Request) -> Result<Response, Infallible> {
         // `Uuid::new_v4` would ask the kernel for its randomness.
         let id = Builder::from_random_bytes(rand::random()).into_uuid();
-        let mut buffer = Uuid::encode_buffer();
-        let id_text: &str = id.hyphenated().encode_lower(&mut buffer);
         let begin = Instant::now();
         let labels = self.metrics.labels(&request);
         let method = labels.method;
@@ -122,21 +122,15 @@ impl Surroundings {
         if request.method().is_safe() && is_sent_by_foreign_page(request.headers()) {
             self.forget_login(request.headers_mut());
         }
-        // A log that is quiet except for changes has it too.
-        let span = tracing::info_span!(
-            target: "lobbyd::audit",
-            "request",
-            request.id = id_text,
-            http.method = method,
-            client.address = Empty
-        );
+        let is_safe = request.method().is_safe();
         // The log says who changed what, and from where.
-        if !request.method().is_safe() {
-            span.record("client.address", display(client));
-        }
+        let new_span = || span(id, method, (!is_safe).then_some(client));
+        // A poll would spend a part of its time on one that no line is logged in.
+        let is_followed = !is_safe || LevelFilter::current() >= LevelFilter::DEBUG;
+        let span = if is_followed { new_span() } else { Span::none() };
         let (request, body) = RequestBody::of(request, || self.received.open(client));
         let mut response = if self.hosts.allow(&request) {
-            execute(self.routes, request, begin).instrument(span.clone()).await
+            execute(self.routes.clone(), request, begin).instrument(span.clone()).await
         } else {
             let message = "this server has another name, see http.hosts in its configuration";
             OcsError::new(StatusCode::MISDIRECTED_REQUEST, message).into_response()
@@ -145,14 +139,18 @@ impl Surroundings {
             if let Some(failure) = body.failure() {
                 response = OcsError::from(failure).into_response();
             }
-            if !body.skip_rest().await {
+            if !Box::pin(body.skip_rest()).await {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
             }
         }
-        span.in_scope(|| write(&envelope, &mut response, id, || self.sent.open(client)));
-        if accepts_gzip {
-            response = compression::compress(response, || self.sent.open(client)).await;
+        let open = || self.sent.open(client);
+        if let Some(failure) = write(&envelope, &mut response, id, open) {
+            let span = if is_followed { span } else { new_span() };
+            span.in_scope(|| failure.log());
+        }
+        if accepts_gzip && compression::is_worthwhile(&response) {
+            response = Box::pin(compression::compress(response, open)).await;
         }
         if response.status() == StatusCode::NOT_MODIFIED {
             // It would be the length of the response that the client has.
@@ -161,12 +159,12 @@ impl Surroundings {
             response.headers_mut().extend(SECURITY_HEADERS);
         }
         if let Some(page) = page {
-            response = self.origins.share(page, response).await;
+            response = Box::pin(self.origins.share(page, response)).await;
         } else if let Some(vary) = self.origins.vary() {
             response.headers_mut().append(header::VARY, vary);
         }
         self.metrics.record(labels, response.status(), begin.elapsed());
-        let id = HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer));
+        let id = HeaderValue::from_str(id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
         response.headers_mut().insert(REQUEST_ID, id.expect("digits and hyphens"));
         Ok(response)
     }
@@ -178,6 +176,20 @@ impl Surroundings {
         headers.remove(header::COOKIE);
         self.proxies.forget_user(headers);
     }
+}
+
+/// Under which the log has what happens to a request. A log that is quiet except for changes has it
+/// too.
+fn span(id: Uuid, method: &str, client: Option<IpAddr>) -> Span {
+    let mut buffer = Uuid::encode_buffer();
+    let id: &str = id.hyphenated().encode_lower(&mut buffer);
+    tracing::info_span!(
+        target: "lobbyd::audit",
+        "request",
+        request.id = id,
+        http.method = method,
+        client.address = client.map(display)
+    )
 }
 
 /// Executes and logs a request, in limited time and protected from panics.
@@ -201,12 +213,18 @@ async fn execute(mut routes: Routes, request: Request, begin: Instant) -> Respon
 }
 
 /// Writes the body of a response, protected from panics: the elements of lists are made meanwhile.
-fn write(envelope: &Envelope, response: &mut Response, id: Uuid, open: impl Fn() -> Reservation) {
+/// Returns why the request could not be executed.
+fn write(
+    envelope: &Envelope,
+    response: &mut Response,
+    id: Uuid,
+    open: impl Fn() -> Reservation,
+) -> Option<Failure> {
     let writing = AssertUnwindSafe(|| envelope.write(response, id, &open));
-    if let Err(panic) = catch_unwind(writing) {
+    catch_unwind(writing).unwrap_or_else(|panic| {
         *response = answer_panic(panic);
-        envelope.write(response, id, open);
-    }
+        envelope.write(response, id, open)
+    })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "a panic is passed by value")]
@@ -242,8 +260,6 @@ fn refuse_cross_site(_error: ProtectionError) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use axum::body::to_bytes;
     use axum::routing::{MethodRouter, post};
     use serde::Serialize;
@@ -261,15 +277,15 @@ mod tests {
             request.headers_mut().append(name, HeaderValue::from_static(value));
         }
         request.extensions_mut().insert(Peer(IpAddr::from([192, 0, 2, 1])));
-        let surroundings = Surroundings {
+        let surroundings = Arc::new(Surroundings {
             routes: protected(Router::new().route("/", handler)),
-            metrics: Arc::default(),
-            proxies: Arc::default(),
-            hosts: Arc::default(),
-            origins: Arc::default(),
+            metrics: RequestMetrics::default(),
+            proxies: Proxies::default(),
+            hosts: Hosts::default(),
+            origins: Origins::default(),
             received: ByteBudget::new(1),
             sent: ByteBudget::new(1),
-        };
+        });
         surroundings.answer(request).await.unwrap()
     }
 

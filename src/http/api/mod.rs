@@ -188,10 +188,11 @@ fn under(prefix: &str, mut paths: Paths) -> Paths {
 }
 
 /// Hexadecimal SHA-256, cut to the length of a SHA-1, which Talk uses in these places.
-fn digest(bytes: &[u8]) -> String {
+fn digest<const N: usize>(parts: [&[u8]; N]) -> String {
     const BYTES: usize = 20;
     let mut digits = String::with_capacity(2 * BYTES);
-    for byte in Sha256::digest(bytes).iter().take(BYTES) {
+    let digest = parts.iter().fold(Sha256::new(), Sha256::chain_update);
+    for byte in digest.finalize().iter().take(BYTES) {
         digits.push(hexadecimal(byte >> 4));
         digits.push(hexadecimal(byte & 0xf));
     }

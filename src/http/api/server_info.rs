@@ -160,7 +160,7 @@ impl Server {
 /// Changes when the capabilities change.
 pub(super) fn talk_hash(sip: &Sip) -> String {
     let server = serde_json::to_vec(&Server::of(sip, true)).unwrap_or_default();
-    digest(&server)
+    digest([&server])
 }
 
 /// Get the server's capabilities

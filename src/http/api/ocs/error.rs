@@ -1,7 +1,8 @@
 //! Errors of the API: which status and which data a refusal or a failure is answered with.
 //!
-//! Whether something is refused is decided by `domain`. The causes of internal errors are logged
-//! here, and never sent. Every extractor and handler returns this error.
+//! Whether something is refused is decided by `domain`. The causes of failures are never sent;
+//! [`middleware`](super::super::middleware) logs them. Every extractor and handler returns this
+//! error.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -34,11 +35,31 @@ pub(in crate::http::api) struct OcsError {
     /// Talk's identifier of the problem, or what the client needs to proceed.
     data: Value,
     retry_after: Option<Duration>,
+    failure: Option<Failure>,
+}
+
+/// What the log says about a request that could not be executed, with the cause.
+#[derive(Debug, Clone)]
+pub(in crate::http::api) enum Failure {
+    DatabaseUnavailable(String),
+    Internal(String),
+}
+
+impl Failure {
+    pub(in crate::http::api) fn log(&self) {
+        match self {
+            Self::DatabaseUnavailable(cause) => {
+                tracing::warn!(error = cause, "database unavailable, request refused");
+            }
+            Self::Internal(cause) => tracing::error!(error = cause, "request failed"),
+        }
+    }
 }
 
 impl OcsError {
     pub(in crate::http::api) fn new(status: StatusCode, message: impl Display) -> Self {
-        Self { status, message: message.to_string(), data: json!([]), retry_after: None }
+        let message = message.to_string();
+        Self { status, message, data: json!([]), retry_after: None, failure: None }
     }
 
     /// 400 with Talk's identifier of the problem.
@@ -83,9 +104,9 @@ impl OcsError {
     }
 
     /// 500. The log contains the cause, under the request's id.
-    pub(in crate::http::api) fn internal(cause: &str) -> Self {
-        tracing::error!(error = cause, "request failed");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
+    pub(in crate::http::api) fn internal(cause: impl Into<String>) -> Self {
+        let failure = Some(Failure::Internal(cause.into()));
+        Self { failure, ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error") }
     }
 }
 
@@ -126,18 +147,15 @@ impl From<RoomError> for OcsError {
             RoomError::Refused(refusal) => refusal.into(),
             RoomError::Throttled(wait) => Self::throttled(wait),
             RoomError::Limited { limit, wait } => Self::limited(limit, wait),
-            RoomError::Unavailable(error) => {
-                let cause = logging::causes(&error);
-                tracing::warn!(error = cause, "database unavailable, request refused");
-                Self {
-                    retry_after: Some(UNAVAILABLE_RETRY),
-                    ..Self::new(
-                        StatusCode::SERVICE_UNAVAILABLE,
-                        "the database is unavailable, try again",
-                    )
-                }
-            }
-            RoomError::Internal(error) => Self::internal(&logging::causes(&error)),
+            RoomError::Unavailable(error) => Self {
+                retry_after: Some(UNAVAILABLE_RETRY),
+                failure: Some(Failure::DatabaseUnavailable(logging::causes(&error))),
+                ..Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the database is unavailable, try again",
+                )
+            },
+            RoomError::Internal(error) => Self::internal(logging::causes(&error)),
         }
     }
 }
@@ -161,7 +179,8 @@ impl IntoResponse for OcsError {
         if let Some(wait) = self.retry_after {
             headers.insert(header::RETRY_AFTER, wait.as_secs().saturating_add(1).into());
         }
-        let content = Content { message: self.message.into(), data: Box::new(self.data) };
+        let Self { message, data, failure, .. } = self;
+        let content = Content { message: message.into(), data: Box::new(data), failure };
         OcsResponse { status: self.status, headers, content: Some(content) }.into_response()
     }
 }

@@ -21,13 +21,16 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use self::body::BodyWriter;
-pub(super) use self::error::OcsError;
+pub(super) use self::error::{Failure, OcsError};
 use super::byte_budget::Reservation;
 use crate::logging;
 
 /// What the responses to the same path depend on.
 const VARY: HeaderValue =
     HeaderValue::from_static("Accept, Accept-Encoding, Authorization, Cookie");
+
+/// Space for the headers of a 304: most responses are one.
+const NOT_MODIFIED_HEADERS: usize = 6;
 
 /// What a handler returns.
 pub(super) type OcsResult = Result<OcsResponse, OcsError>;
@@ -44,6 +47,8 @@ pub(super) struct OcsResponse {
 struct Content {
     message: Cow<'static, str>,
     data: Box<dyn Data>,
+    /// Why the request could not be executed.
+    failure: Option<Failure>,
 }
 
 /// Data of any type, which is written when the form is known.
@@ -115,7 +120,8 @@ impl OcsResponse {
     }
 
     fn of(status: StatusCode, data: impl Data + 'static) -> Self {
-        let content = Content { message: Cow::Borrowed("OK"), data: Box::new(data) };
+        let message = Cow::Borrowed("OK");
+        let content = Content { message, data: Box::new(data), failure: None };
         Self { status, headers: HeaderMap::new(), content: Some(content) }
     }
 
@@ -126,7 +132,8 @@ impl OcsResponse {
 
     /// 304, which has no body.
     pub(super) fn not_modified() -> Self {
-        Self { status: StatusCode::NOT_MODIFIED, headers: HeaderMap::new(), content: None }
+        let headers = HeaderMap::with_capacity(NOT_MODIFIED_HEADERS);
+        Self { status: StatusCode::NOT_MODIFIED, headers, content: None }
     }
 
     /// Adds a header, unless its value cannot be one.
@@ -230,13 +237,14 @@ impl Envelope {
 
     /// Writes the body of a response that handlers return. `id` is that of the request, and `open`
     /// the client's share of what may be sent at once: a large body occupies it until it is sent.
+    /// Returns why the request could not be executed.
     pub(super) fn write(
         &self,
         response: &mut Response,
         id: impl Display,
         open: impl Fn() -> Reservation,
-    ) {
-        let Some(content) = response.extensions_mut().remove::<Arc<Content>>() else { return };
+    ) -> Option<Failure> {
+        let content = response.extensions_mut().remove::<Arc<Content>>()?;
         let mut body = BodyWriter::new(&open);
         if let Err(error) = self.write_content(&content, response.status(), &id, &mut body) {
             *response = failure(&error).into_response();
@@ -251,6 +259,7 @@ impl Envelope {
         // The router has set that of the empty body.
         headers.remove(header::CONTENT_LENGTH);
         *response.body_mut() = body.into_body();
+        content.failure.clone()
     }
 
     fn write_content(
@@ -260,7 +269,7 @@ impl Envelope {
         id: &impl Display,
         target: &mut BodyWriter<'_>,
     ) -> io::Result<()> {
-        let Content { message, data } = content;
+        let Content { message, data, .. } = content;
         let message = if status.is_server_error() {
             format!("{message} (request {id})")
         } else {
@@ -278,7 +287,7 @@ fn failure(error: &io::Error) -> OcsError {
     } else if error.kind() == io::ErrorKind::FileTooLarge {
         OcsError::too_large(LIMIT)
     } else {
-        OcsError::internal(&logging::causes(error))
+        OcsError::internal(logging::causes(error))
     }
 }
 

@@ -144,6 +144,41 @@ async fn a_database_that_answers_no_commit_is_not_ready_and_keeps_few_connection
     drop(api);
 }
 
+/// Queries are answered meanwhile, so the event seems to be slow. A slow one rests for 45 seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_commit_had_no_answer_is_applied_soon_after_the_outage() {
+    let server = start_postgres();
+    let database = Database::create_on(Kind::Postgres, server.port).await;
+    let mut cluster = TestCluster::on(database, &BROKER.url());
+    cluster.set("EVENTS__PREFETCH", "20");
+    cluster.set("OPS__OVERDUE_AFTER", "1s");
+    let worker = cluster.worker().await;
+    let client = cluster.client().await;
+    // After these, more than one delivery may be unacknowledged, and the event waits in the process.
+    cluster.database.open_rooms("room", 50).await;
+    for room in 1..=50 {
+        client.publish(&json!({"token": format!("room{room}"), "state": 1})).await;
+    }
+    eventually("every event to be applied", || async {
+        (cluster.database.closed_rooms().await == 50).then_some(())
+    })
+    .await;
+    cluster.database.insert_room("webinar").await;
+    cluster.database.execute("ALTER SYSTEM SET synchronous_standby_names = 'gone'").await;
+    cluster.database.execute("SELECT pg_reload_conf()").await;
+    client.publish(&json!({"token": "webinar", "state": 1})).await;
+    worker.unready_with("database has not answered a commit for ").await;
+    worker.metric_becomes("lobbyd_deliveries_aside", 1).await;
+
+    cluster.database.execute("ALTER SYSTEM RESET synchronous_standby_names").await;
+    cluster.database.execute("SELECT pg_reload_conf()").await;
+    let begin = Instant::now();
+    worker.ready().await;
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(30), "the event was not applied for {took:?}");
+    cluster.database.lobby_becomes("webinar", 1).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_the_database_is_logged_once_in_every_process() {
     let mut server = start_postgres();

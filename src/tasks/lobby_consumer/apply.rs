@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::pin;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::End;
 use super::consumption::Consumption;
@@ -41,7 +41,6 @@ impl Consumption<'_> {
             if set.is_empty() {
                 continue;
             }
-            let begun = Instant::now();
             let committing = commit(self.task, &set);
             match self.while_parsing(committing).await {
                 Ok(results) => {
@@ -50,8 +49,7 @@ impl Consumption<'_> {
                     self.acknowledge().await?;
                 }
                 Err(error) => {
-                    let took = begun.elapsed();
-                    self.recover(set, &error, took, &mut attempts, &mut sets).await?;
+                    self.recover(set, &error, &mut attempts, &mut sets).await?;
                 }
             }
         }
@@ -64,7 +62,6 @@ impl Consumption<'_> {
         &mut self,
         set: Vec<Event>,
         error: &StoreError,
-        took: Duration,
         attempts: &mut Attempts,
         sets: &mut Vec<Vec<Event>>,
     ) -> Result<(), End> {
@@ -88,9 +85,9 @@ impl Consumption<'_> {
             let is_slow = matches!(error, StoreError::TimedOut(_))
                 && self.task.ctx.sample_time().await.is_ok();
             if is_slow {
-                // One of several is the slow one. Each room is tried alone.
-                let rest = if set.len() == 1 { took * SLOW_REST } else { Duration::ZERO };
-                self.set_aside_slow(set, rest);
+                // One of them is the slow one, or none: a database that answers queries may answer no
+                // commit. Each room is tried alone.
+                self.set_aside_slow(set, Duration::ZERO);
             } else {
                 sets.push(set);
             }

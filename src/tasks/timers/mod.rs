@@ -17,9 +17,9 @@ mod one_by_one;
 mod punctuality;
 mod refused;
 mod report;
+mod suspects;
 mod sweep;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ use self::one_by_one::{LockedSweep, OneByOne};
 use self::punctuality::Punctuality;
 use self::refused::RefusedTimers;
 use self::report::report;
+use self::suspects::{Suspects, near, size};
 use self::sweep::{Hold, LockedRooms, Sweep};
 use super::TaskContext;
 use crate::backoff::Backoff;
@@ -56,9 +57,6 @@ const SUSPECT_TIME: Duration = Duration::from_millis(50);
 /// fewer transactions, but many would take twice as many.
 const PARTS: usize = 8;
 
-/// Bound of the suspects, in batches. Each statement names all of them.
-const SUSPECT_BATCHES: u32 = 4;
-
 /// After so many sweeps in a row that left a locked room behind, the row locks are awaited;
 /// otherwise a busy room could stay closed. The other rooms open meanwhile.
 const LOCKED_SWEEPS: u32 = 3;
@@ -74,8 +72,7 @@ pub struct TimerTask {
     hold: Hold,
     /// The end of the last sweep.
     swept_at: Instant,
-    /// Parts of batches that failed, each in the order of its timers.
-    suspects: VecDeque<Vec<PendingTimer>>,
+    suspects: Suspects,
     refused: Arc<RefusedTimers>,
     locked: LockedRooms,
     punctuality: Punctuality,
@@ -114,7 +111,7 @@ impl TimerTask {
             sweep: None,
             hold: Hold::default(),
             swept_at: Instant::now(),
-            suspects: VecDeque::new(),
+            suspects: Suspects::default(),
             refused: Arc::default(),
             locked: LockedRooms::default(),
             punctuality: Punctuality::default(),
@@ -186,10 +183,11 @@ impl TimerTask {
         let now = self.ctx.sample_time().await?;
         if self.sweep.is_none()
             && self.swept_at.elapsed() < SUSPECT_TIME
-            && let Some(suspects) = self.suspects.pop_front()
+            && let Some(suspects) = self.suspects.take()
         {
             let after = suspects.first().map(|timer| timer.key.previous());
-            self.fire(now, after, size(&suspects)).await?;
+            let except = near(self.isolated(after));
+            self.fire(now, after, &except, size(&suspects)).await?;
             return Ok(Duration::ZERO);
         }
         if self.fire_newest(now).await? || self.fire_oldest(now).await? {
@@ -210,7 +208,7 @@ impl TimerTask {
         let last = if self.sweep.is_some() && self.suspects.is_empty() {
             self.fire_two(now, after).await?
         } else {
-            self.fire(now, after, self.batch).await?
+            self.fire(now, after, &self.isolated(after), self.batch).await?
         };
         if last.is_none() {
             self.end_sweep();
@@ -232,7 +230,8 @@ impl TimerTask {
         let Some(after) = self.sweep.as_mut().and_then(|sweep| sweep.turn_of_newest(now)) else {
             return Ok(false);
         };
-        let last = self.fire(now, Some(after), self.batch).await?;
+        let except = self.isolated(Some(after));
+        let last = self.fire(now, Some(after), &except, self.batch).await?;
         if let Some(sweep) = &mut self.sweep {
             sweep.newest = last.unwrap_or(TimerKey::last_at(now));
         }
@@ -250,12 +249,12 @@ impl TimerTask {
         &mut self,
         now: DateTime<Utc>,
         after: Option<TimerKey>,
+        except: &[TimerKey],
         limit: u32,
     ) -> store::Result<Option<TimerKey>> {
         let permit = self.relay.reserve(now);
         let claimed_until = permit.as_ref().map(BatchPermit::claimed_until);
-        let except = self.isolated();
-        let batch = DueBatch { after, except: &except, limit, locked: LockPolicy::SkipLocked };
+        let batch = DueBatch { after, except, limit, locked: LockPolicy::SkipLocked };
         match self.ctx.database.fire_due(now, batch, claimed_until).await {
             Ok(fired) => {
                 self.punctuality.found(fired.last.is_some());
@@ -276,7 +275,7 @@ impl TimerTask {
         now: DateTime<Utc>,
         after: Option<TimerKey>,
     ) -> store::Result<Option<TimerKey>> {
-        let (except, limit) = (self.isolated(), self.batch);
+        let (except, limit) = (self.isolated(after), self.batch);
         let batch = DueBatch { after, except: &except, limit, locked: LockPolicy::SkipLocked };
         let fire = || self.ctx.database.fire_due(now, batch, None);
         let outcomes: [_; 2] = tokio::join!(fire(), fire()).into();
@@ -318,27 +317,20 @@ impl TimerTask {
                 self.refused.add(timer, &error);
             }
             // Each further try may take as long.
-            several if error.is_timeout() => self.suspect(several, 1),
+            several if error.is_timeout() => self.suspects.add(several, 1, self.batch),
             several if error.is_refusal() || error.is_contention() => {
-                self.suspect(several, several.len().div_ceil(PARTS));
+                self.suspects.add(several, several.len().div_ceil(PARTS), self.batch);
             }
             _outage => return Err(error),
         }
         Ok(())
     }
 
-    /// Remembers the parts of a batch that failed. The next sweep finds those again that are too many.
-    fn suspect(&mut self, due: &[PendingTimer], part: usize) {
-        let known: u32 = self.suspects.iter().map(|suspects| size(suspects)).sum();
-        if known + size(due) <= self.batch.saturating_mul(SUSPECT_BATCHES) {
-            self.suspects.extend(due.chunks(part).map(<[_]>::to_vec));
-        }
-    }
-
-    /// The timers that sweeps leave out.
-    fn isolated(&self) -> Vec<TimerKey> {
-        let suspects = self.suspects.iter().flatten().map(|timer| timer.key);
-        suspects.chain(self.refused.keys()).collect()
+    /// The timers that sweeps leave out, of those after this one.
+    fn isolated(&self, after: Option<TimerKey>) -> Vec<TimerKey> {
+        let suspects = self.suspects.timers().map(|timer| timer.key);
+        let isolated = suspects.chain(self.refused.keys());
+        isolated.filter(|key| after.is_none_or(|after| *key > after)).collect()
     }
 
     /// The delay after a sweep. Everything that was due at `now` has fired, except isolated and locked
@@ -354,7 +346,8 @@ impl TimerTask {
         let upcoming = upcoming.map(|timer| timer.key.due_at);
         let delay = self.locked.next_delay(locked, upcoming, now);
         if self.locked.sweeps > LOCKED_SWEEPS {
-            self.await_locked.send_replace(Some(LockedSweep { at: now, except: self.isolated() }));
+            self.await_locked
+                .send_replace(Some(LockedSweep { at: now, except: self.isolated(None) }));
         }
         Ok(upcoming.map_or(delay, |due_at| until(due_at).min(delay)))
     }
@@ -362,7 +355,7 @@ impl TimerTask {
     /// Reports the oldest due room, and returns the first timer that is not isolated.
     async fn look(&mut self, now: DateTime<Utc>) -> store::Result<Option<TimerKey>> {
         let oldest = self.ctx.database.next_due(None, &[]).await?;
-        let isolated = self.isolated();
+        let isolated = self.isolated(None);
         let first = match &oldest {
             Some(timer) if isolated.contains(&timer.key) => {
                 self.ctx.database.next_due(None, &isolated).await?
@@ -371,7 +364,7 @@ impl TimerTask {
         };
         self.looked_at = Instant::now();
         let key = first.as_ref().map(|timer| timer.key);
-        let suspects = self.suspects.iter().flatten().cloned();
+        let suspects = self.suspects.timers().cloned();
         let waiting = self.refused.first_unready(suspects.chain(first));
         self.ctx.health.set_oldest(
             Work::Timers,
@@ -388,8 +381,4 @@ impl TimerTask {
     fn report_unknown(&self) {
         self.ctx.health.assume_oldest(Work::Timers, self.looked_at.elapsed());
     }
-}
-
-fn size(timers: &[PendingTimer]) -> u32 {
-    u32::try_from(timers.len()).unwrap_or(u32::MAX)
 }

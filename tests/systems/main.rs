@@ -1,7 +1,7 @@
 //! Tests that need a system of their own, and run only when they are asked for.
 //!
 //! `booted` is a Debian with systemd and the package: `make test-systemd`. `killed` are the servers of
-//! clusters: `make test-servers`. `LOBBYD_TEST_ROOT` names the root file system of both.
+//! clusters, and pgbouncer: `make test-servers`. `LOBBYD_TEST_ROOT` names the root file system of both.
 
 #![expect(
     dead_code,

@@ -150,9 +150,14 @@ impl Server {
         self.command = command;
     }
 
-    /// Kills the server with SIGKILL.
+    /// Kills the server with SIGKILL, and waits until it no longer listens.
     pub fn kill(&mut self) {
         self.process = None;
+        let begin = Instant::now();
+        while TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+            assert!(begin.elapsed() < PATIENCE, "the server was not killed");
+            sleep(Duration::from_millis(10));
+        }
     }
 
     fn log(&self) -> String {
@@ -182,6 +187,8 @@ pub fn give_to(user: &str, path: &Path) {
         run(installed("chown").arg(format!("{user}:{user}")).arg(path));
     }
 }
+
+const PGBOUNCER: &str = "/usr/sbin/pgbouncer";
 
 pub fn start_postgres() -> Server {
     start_postgres_with(&[])
@@ -215,6 +222,40 @@ fn run_postgres(port: u16, folder: PathBuf, settings: &[String]) -> Server {
     command.arg("-k").arg(&folder).args(["-c", "max_connections=300"]).current_dir(&folder);
     command.args(settings.iter().flat_map(|setting| ["-c", setting]));
     Server::new(port, folder, command, None)
+}
+
+/// Starts a pgbouncer in front of a PostgreSQL, with this section of its configuration.
+pub fn start_pgbouncer(postgres: &Server, section: &str) -> Server {
+    let (folder, port) = (folder_of("postgres", "pgbouncer-"), free_port());
+    let users = folder.join("users");
+    fs::write(&users, "\"lobbyd\" \"\"\n").unwrap();
+    let configuration = folder.join("pgbouncer.ini");
+    let text = format!(
+        "{section}
+        listen_addr = 127.0.0.1
+        listen_port = {port}
+        unix_socket_dir =
+        auth_type = trust
+        auth_file = {}
+        [databases]
+        * = host=127.0.0.1 port={}
+        ",
+        users.display(),
+        postgres.port
+    );
+    fs::write(&configuration, text).unwrap();
+    let mut command = installed_as("postgres", PGBOUNCER);
+    command.arg(configuration).current_dir(&folder);
+    Server::new(port, folder, command, None)
+}
+
+/// The version of pgbouncer: 1.24 is 124.
+pub fn pgbouncer_version() -> u32 {
+    let output = installed(PGBOUNCER).arg("--version").output().unwrap().stdout;
+    let text = String::from_utf8(output).unwrap();
+    let version = text.lines().next().and_then(|line| line.strip_prefix("PgBouncer ")).unwrap();
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap());
+    parts.next().unwrap() * 100 + parts.next().unwrap()
 }
 
 /// The folder with PostgreSQL's programs, in the root file system of the servers.

@@ -5,6 +5,7 @@
 
 mod galera;
 mod load;
+mod pgbouncer;
 mod postgres;
 mod rabbitmq;
 

@@ -443,6 +443,34 @@ async fn a_refused_login_is_reported_once_and_tried_again() {
     worker.ready().await;
 }
 
+/// Only an operator can change that. With the outbox, the stop would take the grace period.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_servers_that_refuse_the_login() {
+    let mut cluster = TestCluster::new(Kind::Postgres).await;
+    let user = cluster.exchange.replace(['.', '-'], "_");
+    let database = &cluster.database;
+    database.execute(&format!("CREATE ROLE {user} LOGIN SUPERUSER")).await;
+    BROKER.control(&["add_user", &user, "secret"]);
+    BROKER.control(&["set_permissions", &user, ".*", ".*", ".*"]);
+    let database_url = database.url.replace("//lobbyd@", &format!("//{user}@"));
+    let login = format!("//{user}:secret@");
+    cluster.set("DATABASE__URL", &database_url);
+    cluster.set("EVENTS__URL", &cluster.amqp_url.replace("//guest:guest@", &login));
+    cluster.set("SHUTDOWN__GRACE", "10m");
+    let mut worker = cluster.worker().await;
+    BROKER.control(&["delete_user", &user]);
+    worker.unready_with("publisher: broker refuses the login").await;
+    let database = &cluster.database;
+    database.insert_rooms("room", 1, database.now().await).await;
+    database.lobby_becomes("room1", 0).await;
+    database.execute(&format!("ALTER ROLE {user} NOLOGIN")).await;
+    let terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename";
+    database.execute(&format!("{terminate} = '{user}'")).await;
+    worker.unready_with("database: database refuses the login").await;
+    assert!(worker.stop().await.success());
+    assert_eq!(database.unpublished().await, 1);
+}
+
 /// Somebody has declared it before, or an earlier version did.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_with_other_arguments_is_used_as_it_is() {

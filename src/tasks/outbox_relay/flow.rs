@@ -33,6 +33,8 @@ pub(super) struct Flow {
     paused: bool,
     /// Whether nothing is awaited any longer.
     ending: bool,
+    /// Which server refuses the login. Only an operator can change that, so a stop does not wait.
+    refusing: Refusing,
     /// Confirmed events that are not marked yet.
     unmarked: Vec<EventId>,
 }
@@ -44,6 +46,13 @@ enum Gate {
     Disconnected,
     /// A required queue does not exist.
     MissingQueue,
+}
+
+/// The servers that refuse the login.
+#[derive(Debug, Clone, Copy, Default)]
+struct Refusing {
+    database: bool,
+    broker: bool,
 }
 
 /// Whether the broker confirms what it receives.
@@ -67,6 +76,7 @@ impl Flow {
             more: true,
             paused: false,
             ending: false,
+            refusing: Refusing::default(),
             unmarked: Vec::new(),
         }
     }
@@ -95,7 +105,8 @@ impl Flow {
 
     /// Whether nothing is left that could be published.
     pub(super) fn is_flushed(&self) -> bool {
-        self.unmarked.is_empty() && (!self.more || self.gate == Gate::MissingQueue)
+        let is_shut = self.gate == Gate::MissingQueue || self.refusing.broker;
+        self.refusing.database || self.unmarked.is_empty() && (!self.more || is_shut)
     }
 
     /// Whether batches are small because the link is slow.
@@ -140,6 +151,7 @@ impl Flow {
     }
 
     pub(super) fn checked(&mut self, outcome: Result<Option<String>, BusError>) {
+        self.refusing.broker = matches!(outcome, Err(BusError::LoginRefused(_)));
         match outcome {
             Ok(None) => {
                 self.gate = Gate::Open;
@@ -181,6 +193,7 @@ impl Flow {
         selection: Selection,
         claimed: store::Result<Claimed>,
     ) -> Option<Batch> {
+        self.refusing.database = matches!(claimed, Err(StoreError::LoginRefused(_)));
         match claimed {
             Ok(Claimed { batch, is_full }) => {
                 self.more |= is_full && selection != Selection::Probe;
@@ -385,6 +398,20 @@ mod tests {
         assert!(!flow.is_flushed() && flow.next_claim().is_some());
         flow.claimed(Selection::All, none());
         assert!(flow.next_claim().is_none() && flow.is_flushed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_does_not_wait_for_servers_that_refuse_the_login() {
+        let (mut flow, _health) = flow();
+        flow.end();
+        assert!(!flow.is_flushed());
+        flow.checked(Err(BusError::LoginRefused("wrong password".to_owned())));
+        assert!(flow.is_flushed());
+        let unmarked = vec![EventId::from(uuid::Uuid::nil())];
+        flow.published(Selection::All, Published { unmarked, ..Published::default() });
+        assert!(!flow.is_flushed(), "the database can store the confirm");
+        flow.claimed(Selection::All, Err(StoreError::LoginRefused("wrong password".to_owned())));
+        assert!(flow.is_flushed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,26 +1,33 @@
 //! Applies a changed configuration while the program runs: the log level, the two URLs, and the
-//! schedules of housekeeping.
+//! schedules of housekeeping. A URL in a file of its own is also read again while its server does not
+//! work: Kubernetes renews a mounted secret without a signal.
 //!
 //! Afterwards a value is either in force, or the log says why not: an invalid configuration changes
 //! nothing, a URL that does not work leaves the previous one in use, and any other changed value is
 //! reported to need a restart.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::schedules;
 use super::validate::validate;
 use crate::bus::Bus;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, SecretUrls};
 use crate::health::{Component, Health};
 use crate::logging;
 use crate::logging::LogLevel;
 use crate::store::Database;
 use crate::systemd::SystemdNotifier;
 use crate::tasks::housekeeping::Schedules;
+
+/// How often the file of a URL is read again while its server does not work.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Where a running program gets its changed configuration from.
 pub struct ReloadSource {
@@ -83,9 +90,12 @@ impl Reload {
     /// Runs until `stop`, which may interrupt a change: a half-applied one ends with the process.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let reloads = async {
-            // The stream of signals never ends.
-            while self.source.hangups.recv().await.is_some() {
-                self.reload().await;
+            loop {
+                tokio::select! {
+                    // The stream of signals never ends.
+                    _ = self.source.hangups.recv() => self.reload().await,
+                    () = sleep(RENEWAL_INTERVAL) => self.renew_urls().await,
+                }
             }
         };
         stop.run_until_cancelled(reloads).await;
@@ -124,23 +134,55 @@ impl Reload {
         let schedules = schedules(&self.config);
         self.schedules
             .send_if_modified(|current| std::mem::replace(current, schedules.clone()) != schedules);
-        if next.database.url != self.config.database.url {
-            let changed = self.change_database(&next.database.url.expose()).await;
-            if outcome.add("database.url", &changed) {
-                self.config.database.url = next.database.url;
-            }
-        }
-        if next.events.url != self.config.events.url {
-            let changed = self.change_bus(&next.events.url.expose()).await;
-            if outcome.add("events.url", &changed) {
-                self.config.events.url = next.events.url;
-            }
-        }
+        self.apply_database_url(next.database.url, &mut outcome).await;
+        self.apply_events_url(next.events.url, &mut outcome).await;
         match outcome.undone() {
             None => tracing::info!("configuration reloaded"),
             Some(undone) => tracing::warn!(undone, "configuration reloaded in part"),
         }
         outcome
+    }
+
+    /// Takes over a URL whose file has changed, if its server does not work. Anything else in the
+    /// configuration may be half edited, and waits for a reload.
+    async fn renew_urls(&mut self) {
+        let is_database_up = self.health.is_up(Component::Database);
+        if is_database_up && self.is_broker_up() {
+            return;
+        }
+        let Ok(next) = (self.source.read)() else { return };
+        let (mut outcome, config) = (Outcome::default(), &self.config);
+        let is_same = |old: &Option<PathBuf>, new: &Option<PathBuf>| old.is_some() && old == new;
+        let database = is_same(&config.database.url_file, &next.database.url_file);
+        let events = is_same(&config.events.url_file, &next.events.url_file);
+        if database && !is_database_up {
+            self.apply_database_url(next.database.url, &mut outcome).await;
+        }
+        if events && !self.is_broker_up() {
+            self.apply_events_url(next.events.url, &mut outcome).await;
+        }
+    }
+
+    fn is_broker_up(&self) -> bool {
+        BROKER_COMPONENTS.iter().any(|component| self.health.is_up(*component))
+    }
+
+    async fn apply_database_url(&mut self, url: SecretUrls, outcome: &mut Outcome) {
+        if url != self.config.database.url {
+            let changed = self.change_database(&url.expose()).await;
+            if outcome.add("database.url", &changed) {
+                self.config.database.url = url;
+            }
+        }
+    }
+
+    async fn apply_events_url(&mut self, url: SecretUrls, outcome: &mut Outcome) {
+        if url != self.config.events.url {
+            let changed = self.change_bus(&url.expose()).await;
+            if outcome.add("events.url", &changed) {
+                self.config.events.url = url;
+            }
+        }
     }
 
     /// While the old URL works, the new one is tested first, because a mistyped one would keep every
@@ -166,7 +208,7 @@ impl Reload {
     }
 
     async fn change_bus(&self, urls: &[&str]) -> Result<(), String> {
-        if BROKER_COMPONENTS.iter().any(|component| self.health.is_up(*component)) {
+        if self.is_broker_up() {
             self.bus.try_urls(urls).await.map_err(|error| logging::causes(&error))?;
         }
         self.bus.use_urls(urls).map_err(|error| logging::causes(&error))

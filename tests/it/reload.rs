@@ -85,6 +85,35 @@ async fn an_invalid_configuration_changes_nothing() {
     assert!(configured.worker.stop().await.success());
 }
 
+/// Kubernetes renews a mounted secret in place, and signals nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_is_renewed_is_taken_over_without_a_signal_if_the_old_one_is_refused() {
+    let cluster = TestCluster::new(Kind::Postgres).await;
+    let user = cluster.exchange.replace(['.', '-'], "_");
+    let secrets = folder("secrets-");
+    let (database_url, events_url) = (secrets.join("database-url"), secrets.join("events-url"));
+    fs::write(&database_url, cluster.database.url.replace("//lobbyd@", &format!("//{user}@")))
+        .unwrap();
+    let login = format!("//{user}:wrong@");
+    fs::write(&events_url, cluster.amqp_url.replace("//guest:guest@", &login)).unwrap();
+    let mut settings = cluster.settings.clone();
+    settings.retain(|(key, _)| {
+        !["LOBBYD__DATABASE__URL", "LOBBYD__EVENTS__URL"].contains(&key.as_str())
+    });
+    for (key, file) in [("DATABASE__URL_FILE", &database_url), ("EVENTS__URL_FILE", &events_url)] {
+        settings.push((format!("LOBBYD__{key}"), file.display().to_string()));
+    }
+    let worker = Daemon::start(&settings);
+    worker.unready_with("database refuses the login").await;
+    fs::write(&database_url, &cluster.database.url).unwrap();
+    worker.unready_with("consumer: broker refuses the login").await;
+    fs::write(&events_url, &cluster.amqp_url).unwrap();
+    worker.ready().await;
+    for key in ["database.url", "events.url"] {
+        worker.logs(&format!("setting taken over key=\"{key}\"")).await;
+    }
+}
+
 /// After the rotation of a password, the old one is no longer valid.
 #[tokio::test(flavor = "multi_thread")]
 async fn new_secrets_of_database_and_broker_can_be_reloaded() {

@@ -66,6 +66,7 @@ impl From<StoreError> for RoomError {
         match error {
             StoreError::Unavailable(_)
             | StoreError::LoginRefused(_)
+            | StoreError::NotOwned(_)
             | StoreError::TimedOut(_)
             | StoreError::Contended(_)
             | StoreError::CommitUnanswered(_)

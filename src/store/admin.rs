@@ -66,7 +66,8 @@ impl<D: Dialect> Admin for SqlStore<D> {
     }
 
     async fn check_writable(&self) -> Result<()> {
-        self.execute(statements::inbox::PROBE, values![]).await.map(drop)
+        let written = self.execute(statements::inbox::PROBE, values![]).await;
+        written.map(drop).map_err(|error| self.explained(error))
     }
 
     async fn fired_since(&self, since: DateTime<Utc>) -> Result<u64> {

@@ -15,6 +15,9 @@ pub enum StoreError {
     /// The server refuses the login, and is not asked again for a while.
     #[error("database refuses the login: {0}")]
     LoginRefused(String),
+    /// The files of the database belong to somebody else.
+    #[error("database cannot be written: {0}")]
+    NotOwned(String),
     /// The server is not set up as lobbyd needs it.
     #[error("{0}")]
     Unsuitable(String),
@@ -74,6 +77,7 @@ impl StoreError {
         match self {
             Self::Unavailable(_)
             | Self::LoginRefused(_)
+            | Self::NotOwned(_)
             | Self::Unsuitable(_)
             | Self::TimedOut(_)
             | Self::CommitUnanswered(_)
@@ -93,6 +97,7 @@ impl StoreError {
             Self::Unavailable(error) => error.as_database_error().is_some(),
             Self::Rejected(_) | Self::Unprepared(_) => true,
             Self::LoginRefused(_)
+            | Self::NotOwned(_)
             | Self::Unsuitable(_)
             | Self::TimedOut(_)
             | Self::CommitUnanswered(_)

@@ -1,10 +1,11 @@
-//! The file of a SQLite database that root creates.
+//! The owner of the files of a SQLite database: root may create, copy or restore them.
 
 use std::io;
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
+use rustix::fs::{Access, access};
 use rustix::process::geteuid;
 use sqlx::sqlite::SqliteConnectOptions;
 
@@ -24,4 +25,16 @@ pub fn create_file_for_owner(url: &str) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// A file of this database that may not be written because it belongs to another user, in words.
+pub(super) fn foreign_file(database: &Path) -> Option<String> {
+    ["", "-wal", "-shm"].into_iter().find_map(|suffix| {
+        let mut file = database.as_os_str().to_owned();
+        file.push(suffix);
+        let owner = std::fs::metadata(&file).ok()?.uid();
+        let is_foreign = owner != geteuid().as_raw() && access(&file, Access::WRITE_OK).is_err();
+        let owner = if owner == 0 { "root".to_owned() } else { format!("user {owner}") };
+        is_foreign.then(|| format!("{} belongs to {owner}", Path::new(&file).display()))
+    })
 }

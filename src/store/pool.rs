@@ -131,8 +131,16 @@ impl<D: Dialect> SqlStore<D> {
                 }
                 Err(StoreError::LoginRefused(reason))
             }
-            Err(error) => Err(error),
+            Err(error) => Err(self.explained(error)),
         }
+    }
+
+    /// Says whose a file is that may be the cause.
+    pub(super) fn explained(&self, error: StoreError) -> StoreError {
+        let foreign = matches!(error, StoreError::Unavailable(_))
+            .then(|| D::foreign_file(&self.pool.connect_options()))
+            .flatten();
+        foreign.map_or(error, StoreError::NotOwned)
     }
 
     pub(super) async fn begin(&self) -> Result<Transaction<D>> {

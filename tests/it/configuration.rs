@@ -1,14 +1,17 @@
 //! The configuration as an administrator sees it: what is refused, and which layer wins.
 
 use std::{
-    fs,
-    os::unix::fs::{MetadataExt, chown},
+    fs::{self, Permissions},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, chown},
+        process::CommandExt,
+    },
 };
 
 use nix::unistd::getuid;
 
 use crate::support::{
-    daemon::{Settings, add_user, run, settings, text},
+    daemon::{Daemon, Settings, add_user, program, run, settings, text},
     server::{BROKER, folder, free_port},
 };
 
@@ -136,7 +139,7 @@ fn an_error_in_a_file_names_its_absolute_path() {
     let name = file.file_name().unwrap().to_str().unwrap();
     for wrong in ["no TOML", "[timers]\nbatch = \"many\"\n"] {
         fs::write(&file, wrong).unwrap();
-        let mut check = crate::support::daemon::program(&settings(&[]));
+        let mut check = program(&settings(&[]));
         check.args(["--config", name, "config", "check"]).current_dir(folder);
         let error = text(&check.output().unwrap().stderr);
         assert!(error.ends_with(&format!(", in {}\n", file.display())), "{error}");
@@ -174,6 +177,24 @@ async fn a_check_that_connects_says_what_each_server_refuses() {
     for answer in ["# database.url: connected", "# events.url: inside the process"] {
         assert!(shown.contains(answer), "no {answer} in {shown}");
     }
+}
+
+/// It was restored or copied there by root.
+#[tokio::test]
+async fn a_sqlite_file_of_another_user_is_named_with_its_owner() {
+    if !getuid().is_root() {
+        return;
+    }
+    let database = folder("state-").join("lobbyd.db");
+    let url = format!("sqlite://{}?mode=rwc", database.display());
+    let environment = settings(&[("LOBBYD__DATABASE__URL", &url)]);
+    assert!(run(&environment, &["migrate"]).status.success());
+    fs::set_permissions(database.parent().unwrap(), Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&database, Permissions::from_mode(0o644)).unwrap();
+    let nobody = 65_534;
+    let mut service = program(&environment);
+    let worker = Daemon::spawn(service.arg("worker").current_dir("/").uid(nobody).gid(nobody));
+    worker.unready_with(&format!("{} belongs to root", database.display())).await;
 }
 
 /// A service with a user of its own has to be able to write the file that root has created.

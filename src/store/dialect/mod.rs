@@ -266,6 +266,11 @@ pub(super) trait Dialect: Driver {
         false
     }
 
+    /// A file of the database that this user may not write, and whose it is.
+    fn foreign_file(_options: &ConnectOptions<Self>) -> Option<String> {
+        None
+    }
+
     /// What has to be changed at the server before lobbyd can run on it.
     fn unsuitable_setting(
         _connection: &mut Self::Connection,

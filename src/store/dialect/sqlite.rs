@@ -9,6 +9,7 @@ use sqlx::{Connection, Sqlite, SqliteConnection};
 
 use super::{Dialect, Verdict};
 use crate::store::error::{Result, StoreError};
+use crate::store::file::foreign_file;
 use crate::store::statements::Statement;
 
 /// How long a writer waits for another one, as a fraction of the time that one use may take: the rest
@@ -58,6 +59,10 @@ impl Dialect for Sqlite {
             .busy_timeout(Duration::from_secs_f64(limit.as_secs_f64() * BUSY_SHARE))
             .row_buffer_size(ROW_BUFFER_SIZE)
             .pragma("cache_size", CACHE_SIZE))
+    }
+
+    fn foreign_file(options: &SqliteConnectOptions) -> Option<String> {
+        foreign_file(options.get_filename())
     }
 
     async fn is_writable(_connection: &mut SqliteConnection) -> sqlx::Result<bool> {

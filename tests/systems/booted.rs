@@ -257,7 +257,12 @@ async fn upgrade(trial: &mut Trial) {
     let (services, process) = (trial.services(), trial.property("MainPID"));
     trial.arm("upgrade", 2).await;
     // dpkg stops nothing; the service restarts at the end.
-    trial.machine.run("sleep 1");
+    eventually("the timer to be due within a second", || async {
+        let due = "SELECT 1 FROM lobbyd_rooms WHERE token = 'upgrade'
+                   AND (lobby_timer IS NULL OR lobby_timer < now() + interval '1 s')";
+        trial.query(due).filter(|found| !found.is_empty())
+    })
+    .await;
     let begin = Instant::now();
     trial.machine.run(
         "apt-get -qq --no-install-recommends install /root/next.deb

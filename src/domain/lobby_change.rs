@@ -96,7 +96,7 @@ impl ChangeOrder {
     }
 
     /// The version that a room of this version takes, if the change is newer.
-    fn after(self, room: Version) -> Option<Version> {
+    pub fn after(self, room: Version) -> Option<Version> {
         match self {
             Self::Version(version) => (version > room).then_some(version),
             Self::WithinSecond { estimate, end } => (end > room).then(|| estimate.max(room.next())),

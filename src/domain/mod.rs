@@ -17,6 +17,7 @@ mod permissions;
 mod pin;
 mod reason;
 mod room;
+mod talk;
 mod timer;
 mod trace;
 mod view;
@@ -43,6 +44,7 @@ pub use room::{
     InvalidToken, OBJECT_TYPES_WITH_LOBBY, Room, RoomId, RoomOverview, RoomToken, RoomType,
     RoomVersion, SipState, Version,
 };
+pub use talk::{Standing, TalkLobby, TalkTimer, talk_lobby_set};
 pub use timer::{DueTimer, PendingTimer, TimerKey};
 pub use trace::TraceParent;
 pub use view::{ParticipantView, RoomView, ViewerContext, participants_for};

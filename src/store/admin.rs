@@ -3,7 +3,6 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use super::connection::probe;
 use super::dialect::{Columns, Dialect, explain_failed, values};
 use super::error::{Result, StoreError};
 use super::pool::SqlStore;
@@ -77,14 +76,7 @@ impl<D: Dialect> Admin for SqlStore<D> {
     }
 
     async fn try_urls(&self, urls: &[&str]) -> Result<()> {
-        let mut outcome = Ok(());
-        for options in self.connect_options(urls)? {
-            outcome = probe::<D>(&options, self.limit, statements::rooms::CHECK).await;
-            if outcome.is_ok() {
-                break;
-            }
-        }
-        outcome
+        self.try_urls_with(urls, statements::rooms::CHECK).await
     }
 
     fn use_urls(&self, urls: &[&str]) -> Result<()> {

@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::commits::CommitGate;
-use super::connection::{Connection, Transaction};
+use super::connection::{Connection, Transaction, probe};
 use super::dialect::{ConnectOptions, Dialect, Value};
 use super::error::{Result, StoreError};
 use super::servers::Servers;
@@ -207,6 +207,18 @@ impl<D: Dialect> SqlStore<D> {
     /// How this store connects by URLs.
     pub(super) fn connect_options(&self, urls: &[&str]) -> Result<Vec<ConnectOptions<D>>> {
         connect_options::<D>(urls, self.limit, self.application)
+    }
+
+    /// Checks whether a server of these URLs runs a statement without values.
+    pub(super) async fn try_urls_with(&self, urls: &[&str], statement: Statement) -> Result<()> {
+        let mut outcome = Ok(());
+        for options in self.connect_options(urls)? {
+            outcome = probe::<D>(&options, self.limit, statement).await;
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
     }
 
     /// Connects by these URLs from now on.

@@ -10,7 +10,7 @@ use super::error::{Result, StoreError};
 use crate::domain::{
     Actor, ActorKind, Attendee, AttendeeId, Ban, Call, CallFlags, ClientId, Content, DueTimer,
     Lobby, LobbyState, Message, ParticipantType, PendingTimer, Permissions, Reason, Room, RoomId,
-    RoomToken, RoomType, RoomVersion, Session, SipState, TimerKey, Version,
+    RoomToken, RoomType, RoomVersion, Session, SipState, TalkTimer, TimerKey, Version,
 };
 
 pub(super) fn room(row: &impl Columns) -> Result<Room> {
@@ -65,6 +65,16 @@ pub(super) fn room_version(row: &impl Columns) -> Result<RoomVersion> {
 pub(super) fn pending_timer(row: &impl Columns) -> Result<PendingTimer> {
     let token = token(row).unwrap_or_else(|_unreadable| RoomToken::stored(String::new()));
     Ok(PendingTimer { key: timer_key(row)?, token })
+}
+
+/// A timer of a Talk.
+pub(super) fn talk_timer(row: &impl Columns) -> Result<TalkTimer> {
+    Ok(TalkTimer {
+        room: RoomId(row.int("id")?),
+        token: token(row)?,
+        room_type: RoomType::from(row.int("room_type")?),
+        due_at: time_from_seconds(row.int("due_at")?)?,
+    })
 }
 
 pub(super) fn due_timer(row: &impl Columns) -> Result<DueTimer> {

@@ -12,6 +12,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_bans TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_messages TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_outbox TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_inbox TO lobbyd;
+GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_talk_timers TO lobbyd;
+GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_talk_lobbies TO lobbyd;
 
 -- Worker and API only read users. But when lobbyd starts, MariaDB checks all of its statements,
 -- including those of `lobbyd user`, and refuses them if a right is missing.

@@ -103,6 +103,7 @@ pub(super) mod lobby_changes;
 pub(super) mod messages;
 pub(super) mod outbox;
 pub(super) mod rooms;
+pub(super) mod talk;
 pub(super) mod users;
 
 pub(super) fn all() -> impl Iterator<Item = Statement> {
@@ -115,6 +116,7 @@ pub(super) fn all() -> impl Iterator<Item = Statement> {
         messages::ALL,
         outbox::ALL,
         rooms::ALL,
+        talk::ALL,
         users::ALL,
     ]
     .into_iter()

@@ -21,6 +21,8 @@ pub enum Component {
     Publisher,
     /// The API's listener for room updates.
     Listener,
+    /// Nextcloud Talk: its database, and that it opens rooms when it is asked.
+    Talk,
 }
 
 impl Component {
@@ -31,6 +33,7 @@ impl Component {
             Self::Consumer => "consumer",
             Self::Publisher => "publisher",
             Self::Listener => "listener",
+            Self::Talk => "talk",
         }
     }
 }
@@ -44,6 +47,12 @@ pub enum Work {
     Deliveries,
     /// Events of the outbox that are not confirmed.
     Outbox,
+    /// Rooms of Nextcloud Talk whose timer is due.
+    Talk,
+}
+
+impl Work {
+    const ALL: [Self; 4] = [Self::Timers, Self::Deliveries, Self::Outbox, Self::Talk];
 }
 
 impl Work {
@@ -53,6 +62,7 @@ impl Work {
             Self::Timers => "timers",
             Self::Deliveries => Component::Consumer.name(),
             Self::Outbox => Component::Publisher.name(),
+            Self::Talk => Component::Talk.name(),
         }
     }
 
@@ -61,6 +71,7 @@ impl Work {
             Self::Timers => crate::metrics::OVERDUE,
             Self::Deliveries => crate::metrics::DELIVERIES_OLDEST,
             Self::Outbox => crate::metrics::OUTBOX_OLDEST,
+            Self::Talk => crate::metrics::TALK_OVERDUE,
         }
     }
 }
@@ -180,7 +191,7 @@ impl Health {
 
     /// Sets the gauges that show how old the oldest items are.
     pub fn record_ages(&self) {
-        for work in [Work::Timers, Work::Deliveries, Work::Outbox] {
+        for work in Work::ALL {
             let age = self.state.lock().age_of_all(work);
             metrics::gauge!(work.gauge()).set(age.as_secs_f64());
         }
@@ -215,13 +226,11 @@ impl Health {
             };
             Some(Problem { part: component.name(), text })
         });
-        let overdue =
-            [Work::Timers, Work::Deliveries, Work::Outbox].into_iter().filter_map(|work| {
-                let (item, age) =
-                    state.age(work).filter(|(_item, age)| *age > self.overdue_after)?;
-                let text = format!("{item} (for {}s)", age.as_secs());
-                Some(Problem { part: work.part(), text })
-            });
+        let overdue = Work::ALL.into_iter().filter_map(|work| {
+            let (item, age) = state.age(work).filter(|(_item, age)| *age > self.overdue_after)?;
+            let text = format!("{item} (for {}s)", age.as_secs());
+            Some(Problem { part: work.part(), text })
+        });
         down.chain(overdue).collect()
     }
 

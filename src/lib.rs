@@ -58,6 +58,8 @@
 //! | an event that no queue takes | the events that were returned | `lobbyd_outbox_refused` |
 //! | a confirm that cannot be stored | this event, for its claim | `lobbyd_outbox_refused` |
 //! | a database that answers no commit | all writes | part `database` |
+//! | a room that Talk does not open | this room | `lobbyd_talk_refused` |
+//! | a Talk that cannot be asked | the rooms of Talk | part `talk` |
 //!
 //! Each task reports the age of its oldest item that is not done to [`health`], from the database
 //! or the broker, not from the result of its last call. `/readyz` is red while one is older than
@@ -92,6 +94,17 @@
 //!    whose entity tag has changed is answered with 200; one whose wait expires, with 304. Changes
 //!    that other programs make with SQL are found by comparing versions with the database.
 //!
+//! # One room of a Nextcloud Talk, from its timer to its announcement
+//!
+//! Beside a [Talk](talk), lobbyd changes no row: Talk resets a room when it is read, and
+//! [`TalkTask`](tasks::TalkTask) is the reader. Every second it reads from Talk's table what will be due
+//! within five, records that in lobbyd's own database, and sleeps until each instant by the clock of
+//! Talk's database. Then it reads the row, requests the room, and reads the row again: that alone says
+//! whether the room is open. The end of the record and the event about the room are one transaction
+//! in lobbyd's own database, so a crash in between neither loses an announcement nor repeats it. A
+//! room that fails is tried again by itself; an answer that stands for all rooms stops the requests.
+//! An advisory lock in Talk's database lets one instance ask at a time.
+//!
 //! # Promises
 //!
 //! Tests refer to them by number.
@@ -117,6 +130,7 @@
 //! | [`domain`] | types and rules; pure |
 //! | [`store`] | rows and transactions; the only SQL |
 //! | [`bus`] | messages to and from the broker; the only AMQP and CloudEvents |
+//! | [`talk`] | requests to a Nextcloud Talk; the only HTTP client |
 //! | [`cache`] | rooms as this API process last read them, kept current by updates |
 //! | [`auth`] | passwords, logins, and how often they may be guessed |
 //! | [`rooms`] | commands, queries and long polls behind the API |
@@ -232,5 +246,6 @@ pub mod rooms;
 pub mod store;
 pub mod supervisor;
 pub mod systemd;
+pub mod talk;
 pub mod tasks;
 pub mod traces;

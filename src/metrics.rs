@@ -87,6 +87,20 @@ metric_table! {
     counter PRUNED "lobbyd_outbox_pruned_total" "Outbox rows deleted by housekeeping, by kind"
         { "kind": "history", "dead" }
 
+    counter TALK_OPENED "lobbyd_talk_opened_total"
+        "Rooms of Talk that were open after their timer, by what had read them first"
+        { "by": "lobbyd", "other" }
+    counter TALK_REQUESTS "lobbyd_talk_requests_total" "Requests for rooms of Talk, by outcome"
+        { "outcome": "ok", "not_found", "failed", "unanswered", "unauthorized", "blocked",
+          "maintenance", "redirected", "unreachable" }
+    histogram TALK_LAG (Seconds) "lobbyd_talk_lag_seconds"
+        "Time from a timer's due time until its room of Talk was seen open"
+    gauge TALK_OVERDUE (Seconds) "lobbyd_talk_overdue_seconds"
+        "How long the room of Talk that has been due for longest is overdue" {}
+    gauge TALK_DUE "lobbyd_talk_due" "Rooms of Talk that are due and not open, up to 1000" {}
+    gauge TALK_REFUSED "lobbyd_talk_refused" "Due rooms that Talk does not open" {}
+    gauge TALK_LEADER "lobbyd_talk_leader" "1 while this instance opens the rooms of Talk" {}
+
     gauge CONNECTED "lobbyd_connected" "1 while the component works, by part"
     gauge BLOCKED "lobbyd_broker_blocked" "1 while the broker blocks the publishing connection" {}
 
@@ -126,6 +140,7 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 pub fn install() -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full(LAG.to_owned()), &LAG_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full(TALK_LAG.to_owned()), &LAG_BUCKETS)?
         .set_buckets_for_metric(Matcher::Full(COMMIT_LAG.to_owned()), &LAG_BUCKETS)?
         .set_buckets_for_metric(Matcher::Full(REQUEST_DURATION.to_owned()), &REQUEST_BUCKETS)?
         .install_recorder()?;

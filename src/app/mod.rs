@@ -8,6 +8,7 @@
 mod api_runtime;
 mod probe;
 mod reload;
+mod talk;
 mod tasks;
 mod validate;
 
@@ -26,6 +27,8 @@ use self::api_runtime::ApiRuntime;
 pub use self::probe::try_servers;
 use self::reload::Reload;
 pub use self::reload::ReloadSource;
+use self::talk::Talk;
+pub use self::talk::check_talk;
 use self::tasks::{Api, TaskSet};
 use self::validate::{Validated, validate};
 use crate::auth::ClientSecrets;
@@ -35,13 +38,14 @@ use crate::clock::DatabaseClock;
 use crate::config::{Config, ConfigError};
 use crate::health::{Component, Health};
 use crate::http::api::{Hosts, Origins, Proxies};
+use crate::relay::RelayHandle;
 use crate::store::{Database, PoolGroup, StoreError};
 use crate::supervisor::Supervisor;
 use crate::systemd::SystemdNotifier;
 use crate::tasks::housekeeping::Schedules;
-use crate::tasks::{BacklogGauges, TaskContext, WriteCheck};
+use crate::tasks::{BacklogGauges, TalkContext, TalkTask, TaskContext, WriteCheck};
 use crate::traces::{Exporter, Traces};
-use crate::{bus, http, logging, store};
+use crate::{bus, http, logging, relay, store};
 
 /// After this time without progress the timer task counts as stuck, beyond the three uses of the
 /// database that one of its steps may take.
@@ -60,6 +64,8 @@ pub enum Role {
     Worker,
     Api,
     Both,
+    /// Has a Nextcloud Talk open its rooms.
+    Talk,
 }
 
 impl Role {
@@ -71,20 +77,27 @@ impl Role {
         matches!(self, Self::Api | Self::Both)
     }
 
+    /// Whether it opens the rooms of a Talk, if one is configured.
+    fn opens_talk(self) -> bool {
+        self.works() || self == Self::Talk
+    }
+
     /// The names under which PostgreSQL lists the connections of the tasks and those of the API.
     fn applications(self) -> [&'static str; 2] {
         match self {
             Self::Worker | Self::Both => ["lobbyd worker", "lobbyd api"],
             Self::Api => ["lobbyd api", "lobbyd api"],
+            Self::Talk => ["lobbyd talk", "lobbyd talk"],
         }
     }
 
-    /// The components that its readiness depends on.
-    fn components(self) -> Vec<Component> {
+    /// The components that its readiness depends on, with those of a Talk if `has_talk`.
+    fn components(self, has_talk: bool) -> Vec<Component> {
         let mut components = vec![Component::Database];
-        components.extend(self.works().then_some(Component::Consumer));
+        components.extend((self != Self::Api).then_some(Component::Consumer));
         components.push(Component::Publisher);
         components.extend(self.serves().then_some(Component::Listener));
+        components.extend(has_talk.then_some(Component::Talk));
         components
     }
 }
@@ -98,6 +111,8 @@ pub struct App {
     /// The pool of the API, so that its clients delay no task.
     api_database: Arc<dyn Database>,
     bus: Arc<dyn Bus>,
+    /// The Talk whose rooms the role opens.
+    talk: Option<Talk>,
     proxies: Proxies,
     hosts: Hosts,
     origins: Origins,
@@ -116,6 +131,7 @@ impl App {
     pub fn with_bus(config: Config, role: Role, bus: Arc<dyn Bus>) -> Result<Self, ConfigError> {
         let Validated { proxies, hosts, origins, exporter } = validate(&config)?;
         validate::check_role(&config, role)?;
+        let talk = Talk::open(&config.talk)?.filter(|_talk| role.opens_talk());
         let group = PoolGroup::default();
         let urls = config.database.url.expose();
         let [tasks, api] = role.applications();
@@ -127,6 +143,7 @@ impl App {
             database,
             api_database,
             bus,
+            talk,
             proxies,
             hosts,
             origins,
@@ -154,8 +171,8 @@ impl App {
         let (ops, http) = self.listen(role).await?;
         let api_runtime = ApiRuntime::start(role).context("the threads of the API")?;
         let stuck_after = STUCK_MARGIN + 3 * self.config.database.timeout;
-        let health =
-            Arc::new(Health::new(&role.components(), stuck_after, self.config.ops.overdue_after));
+        let components = role.components(self.talk.is_some());
+        let health = Arc::new(Health::new(&components, stuck_after, self.config.ops.overdue_after));
         let mut supervisor = Supervisor::new(stop.clone());
         let backlog = Arc::new(BacklogGauges::new(Arc::clone(&self.api_database)));
         let ops =
@@ -172,12 +189,15 @@ impl App {
                 config: self.config.clone(),
                 databases: vec![self.database(), Arc::clone(&self.api_database)],
                 bus: Arc::clone(&self.bus),
+                talk: self.talk.clone(),
                 schedules: reschedule,
                 health: Arc::clone(&health),
                 systemd,
             };
             supervisor.spawn("reload", reload.run(stop.clone()));
         }
+        let (relay, queue) = relay::channel();
+        self.start_talk(&mut supervisor, &health, &relay, &stop);
         let prepared = tokio::select! {
             // In this order: a task that ends because of the stop has not failed.
             biased;
@@ -202,12 +222,28 @@ impl App {
                 runtime: api_runtime.handle(),
                 clients,
             });
-            tasks.start(role, api);
+            tasks.start(role, api, relay, queue);
         }
         let outcome = supervisor.run(self.config.shutdown.grace).await;
         self.log_end().await;
         tokio::join!(self.bus.close(), self.database.close(), self.api_database.close());
         outcome
+    }
+
+    /// Starts the task that has a Talk open its rooms, which does not wait for lobbyd's own database.
+    fn start_talk(
+        &self,
+        supervisor: &mut Supervisor,
+        health: &Arc<Health>,
+        relay: &RelayHandle,
+        stop: &CancellationToken,
+    ) {
+        let Some(Talk { rooms, client }) = self.talk.clone() else { return };
+        let (database, health) = (self.database(), Arc::clone(health));
+        let ctx = TalkContext { rooms, client, database, relay: relay.clone(), health };
+        let task = TalkTask::new(ctx, self.config.talk.concurrency);
+        let task = if self.role == Role::Talk { task.alone() } else { task };
+        supervisor.spawn("Talk task", task.run(stop.clone()));
     }
 
     /// Opens the ops listener, and that of the API if the role serves it.

@@ -16,9 +16,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::schedules;
+use super::talk::Talk;
 use super::validate::validate;
 use crate::bus::Bus;
-use crate::config::{Config, ConfigError, SecretUrls};
+use crate::config::{Config, ConfigError, SecretUrls, TalkConfig};
 use crate::health::{Component, Health};
 use crate::logging;
 use crate::logging::LogLevel;
@@ -45,6 +46,7 @@ pub(super) struct Reload {
     pub(super) config: Config,
     pub(super) databases: Vec<Arc<dyn Database>>,
     pub(super) bus: Arc<dyn Bus>,
+    pub(super) talk: Option<Talk>,
     pub(super) schedules: watch::Sender<Schedules>,
     pub(super) health: Arc<Health>,
     pub(super) systemd: Arc<SystemdNotifier>,
@@ -136,6 +138,7 @@ impl Reload {
             .send_if_modified(|current| std::mem::replace(current, schedules.clone()) != schedules);
         self.apply_database_url(next.database.url, &mut outcome).await;
         self.apply_events_url(next.events.url, &mut outcome).await;
+        self.apply_talk(next.talk, &mut outcome).await;
         match outcome.undone() {
             None => tracing::info!("configuration reloaded"),
             Some(undone) => tracing::warn!(undone, "configuration reloaded in part"),
@@ -147,7 +150,8 @@ impl Reload {
     /// configuration may be half edited, and waits for a reload.
     async fn renew_urls(&mut self) {
         let is_database_up = self.health.is_up(Component::Database);
-        if is_database_up && self.is_broker_up() {
+        let is_talk_up = self.talk.is_none() || self.health.is_up(Component::Talk);
+        if is_database_up && self.is_broker_up() && is_talk_up {
             return;
         }
         let Ok(next) = (self.source.read)() else { return };
@@ -155,11 +159,32 @@ impl Reload {
         let is_same = |old: &Option<PathBuf>, new: &Option<PathBuf>| old.is_some() && old == new;
         let database = is_same(&config.database.url_file, &next.database.url_file);
         let events = is_same(&config.events.url_file, &next.events.url_file);
+        let mut talk = config.talk.clone();
+        if is_same(&talk.secret_file, &next.talk.secret_file) {
+            talk.secret = next.talk.secret;
+        }
+        if is_same(&talk.password_file, &next.talk.password_file) {
+            talk.password = next.talk.password;
+        }
+        if is_same(&talk.database_url_file, &next.talk.database_url_file) {
+            talk.database_url = next.talk.database_url;
+        }
         if database && !is_database_up {
             self.apply_database_url(next.database.url, &mut outcome).await;
         }
         if events && !self.is_broker_up() {
             self.apply_events_url(next.events.url, &mut outcome).await;
+        }
+        if !is_talk_up {
+            self.apply_talk(talk, &mut outcome).await;
+        }
+    }
+
+    async fn apply_talk(&mut self, next: TalkConfig, outcome: &mut Outcome) {
+        if let Some(talk) = &self.talk {
+            for (key, changed) in talk.reload(&mut self.config.talk, next).await {
+                outcome.add(key, &changed);
+            }
         }
     }
 

@@ -7,19 +7,20 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::talk::Talk;
 use super::{App, Role};
 use crate::auth::{Accounts, ClientSecrets, Passwords};
 use crate::cache::CacheSync;
 use crate::config::Config;
+use crate::http;
 use crate::http::Limits;
 use crate::http::api::{ApiDependencies, Memory};
-use crate::relay::RelayHandle;
+use crate::relay::{RelayHandle, RelayQueue};
 use crate::rooms::{ClientLimits, RoomService, Sip};
 use crate::store::Database;
 use crate::supervisor::Supervisor;
 use crate::tasks::housekeeping::{Housekeeping, Retention, Schedules};
-use crate::tasks::{LobbyConsumer, OutboxRelay, TaskContext, TimerTask};
-use crate::{http, relay};
+use crate::tasks::{LobbyConsumer, OutboxRelay, TalkLobbies, TaskContext, TimerTask};
 
 /// Open files that clients of the API cannot take: for database, broker and ops listener.
 const RESERVED_FILES: u64 = 128;
@@ -43,13 +44,25 @@ pub(super) struct Api<'a> {
 impl TaskSet<'_> {
     /// Starts the role's tasks, and those of the API. The relay is part of each role, and ends after
     /// the tasks that hold a handle of it.
-    pub(super) fn start(mut self, role: Role, api: Option<Api<'_>>) {
-        let (relay, queue) = relay::channel();
+    pub(super) fn start(
+        mut self,
+        role: Role,
+        api: Option<Api<'_>>,
+        relay: RelayHandle,
+        queue: RelayQueue,
+    ) {
         if role.works() {
             self.start_worker(relay.clone());
         }
-        if let Some(api) = api {
-            self.start_api(role, api, relay);
+        if role == Role::Talk {
+            self.start_talk_lobbies(relay.clone());
+        }
+        if role != Role::Api {
+            self.start_housekeeping();
+        }
+        match api {
+            Some(api) => self.start_api(role, api, relay),
+            None => drop(relay),
         }
         let batch = self.app.config.timers.batch.get();
         let relay = OutboxRelay::new(self.ctx, queue, batch);
@@ -61,6 +74,21 @@ impl TaskSet<'_> {
         let timers = TimerTask::new(self.ctx.clone(), relay.clone(), config.timers.batch.get());
         let (grace, skew) = (config.events.unknown_room_grace, config.events.max_clock_skew);
         let consumer = LobbyConsumer::new(self.ctx.clone(), timers.waker(), relay, grace, skew);
+        self.supervisor.spawn("timer task", timers.run(self.stop.clone()));
+        self.supervisor.spawn("lobby consumer", consumer.run(self.stop.clone()));
+    }
+
+    /// Without other rooms, lobby changes are those of Talk's rooms.
+    fn start_talk_lobbies(&mut self, relay: RelayHandle) {
+        let Some(Talk { rooms, client }) = self.app.talk.clone() else { return };
+        let config = &self.app.config.events;
+        let (grace, skew) = (config.unknown_room_grace, config.max_clock_skew);
+        let lobbies = TalkLobbies::new(self.ctx.clone(), rooms, client, relay, grace, skew);
+        self.supervisor.spawn("Talk lobbies", lobbies.run(self.stop.clone()));
+    }
+
+    fn start_housekeeping(&mut self) {
+        let config = &self.app.config;
         let retention = Retention {
             history: config.outbox.history,
             dead_after: config.outbox.dead_after,
@@ -68,8 +96,6 @@ impl TaskSet<'_> {
         };
         let housekeeping = Housekeeping::new(&self.ctx, retention);
         let housekeeping = housekeeping.run(self.schedules.clone(), self.stop.clone());
-        self.supervisor.spawn("timer task", timers.run(self.stop.clone()));
-        self.supervisor.spawn("lobby consumer", consumer.run(self.stop.clone()));
         self.supervisor.spawn("housekeeping", housekeeping);
     }
 

@@ -1,5 +1,6 @@
 //! Checks of configured values that only the parts can judge, before any of them starts.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::Role;
@@ -13,6 +14,9 @@ const MIN_DATABASE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A worker that waits for the lock of a room needs another connection for the rooms that are due.
 const MIN_CONNECTIONS: u32 = 2;
+
+/// One request that hangs must not hold up all others; more requests than this are an attack.
+const TALK_CONCURRENCY: RangeInclusive<usize> = 2..=32;
 
 /// A larger batch would hold its locks for longer than a use of the database may take.
 const MAX_BATCH: u32 = 10_000;
@@ -61,13 +65,19 @@ fn proxies(config: &HttpConfig) -> Result<Proxies, String> {
     Proxies::new(&config.trusted_proxies, header.transpose()?)
 }
 
-/// Refuses a bus that cannot connect an API process with its workers.
+/// Refuses a configuration that does not have what the role needs.
 pub(super) fn check_role(config: &Config, role: Role) -> Result<(), ConfigError> {
     if role == Role::Api && config.events.url.is_in_process() {
         return Err(ConfigError::new(
             "events.url",
             "memory: is a bus inside one process, on which an API process receives nothing from \
              workers; name the broker (amqp://…), or use `lobbyd run`, which is both in one process",
+        ));
+    }
+    if role == Role::Talk && config.talk.url.is_none() {
+        return Err(ConfigError::new(
+            "talk.url",
+            "`lobbyd talk` needs the address of the Nextcloud",
         ));
     }
     Ok(())
@@ -80,6 +90,9 @@ fn check_sizes(config: &Config) -> Result<(), ConfigError> {
     }
     if config.timers.batch.get() > MAX_BATCH {
         return Err(ConfigError::new("timers.batch", format!("at most {MAX_BATCH}")));
+    }
+    if !TALK_CONCURRENCY.contains(&config.talk.concurrency.get()) {
+        return Err(ConfigError::new("talk.concurrency", "expected 2 to 32"));
     }
     Ok(())
 }

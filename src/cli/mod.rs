@@ -9,6 +9,7 @@ mod generate;
 mod health;
 mod manual;
 mod publish;
+mod talk;
 mod user;
 
 use std::io;
@@ -66,6 +67,8 @@ enum Command {
     Worker,
     /// Serve the HTTP API; any number of processes can do so
     Api,
+    /// Beside a Nextcloud Talk: have it open its rooms on time
+    Talk(talk::Talk),
     /// Update the database schema and exit
     Migrate,
     /// Check the running program, for health checks of containers
@@ -125,10 +128,14 @@ impl Cli {
         let layers = Layers { file: file.clone(), credstore: None };
         match self.command {
             // It runs on the embedded defaults, not on the configuration of this machine.
-            Command::Demo(demo) => demo.run().await,
+            Command::Demo(demo) => Box::pin(demo.run()).await,
             Command::Run => serve(layers, Role::Both).await,
             Command::Worker => serve(layers, Role::Worker).await,
             Command::Api => serve(layers, Role::Api).await,
+            Command::Talk(talk::Talk { command: None }) => serve(layers, Role::Talk).await,
+            Command::Talk(talk::Talk { command: Some(command) }) => {
+                command.run(&beside_service()?.config).await
+            }
             Command::Migrate => migrate(&beside_service()?.config).await,
             Command::Health(health) => health.run(&load(&layers)?.0.config).await,
             Command::Publish(publish) => publish.run(&beside_service()?.config).await,
@@ -202,16 +209,28 @@ impl Check {
         if !self.connect {
             return Ok(());
         }
-        let mut refused = Vec::new();
-        for (key, answer) in app::try_servers(&config).await? {
-            match answer {
-                Ok(answer) if self.quiet => drop(answer),
-                Ok(answer) => print(&format!("# {key}: {answer}"))?,
-                Err(problem) => refused.push(format!("{key}: {problem}")),
-            }
+        let mut answers = Vec::from(app::try_servers(&config).await?);
+        if config.talk.url.is_some() {
+            answers.extend(app::check_talk(&config, None).await?);
         }
-        if refused.is_empty() { Ok(()) } else { bail!("{}", refused.join("; ")) }
+        print_answers(answers, self.quiet)
     }
+}
+
+/// Prints what servers have answered, by the keys of the configuration. Fails if one refused.
+fn print_answers(
+    answers: Vec<(&'static str, Result<String, String>)>,
+    is_quiet: bool,
+) -> anyhow::Result<()> {
+    let mut refused = Vec::new();
+    for (key, answer) in answers {
+        match answer {
+            Ok(answer) if is_quiet => drop(answer),
+            Ok(answer) => print(&format!("# {key}: {answer}"))?,
+            Err(problem) => refused.push(format!("{key}: {problem}")),
+        }
+    }
+    if refused.is_empty() { Ok(()) } else { bail!("{}", refused.join("; ")) }
 }
 
 /// Prints lines to standard output.

@@ -176,7 +176,7 @@ fn round_up(time: DateTime<Utc>) -> DateTime<Utc> {
     }
 }
 
-fn token(text: &str) -> Result<RoomToken, String> {
+pub(super) fn token(text: &str) -> Result<RoomToken, String> {
     RoomToken::parse(text).map_err(|error| error.to_string())
 }
 

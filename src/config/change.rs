@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Config;
 
 /// The keys that a running program reloads.
-const RELOADED: [&str; 10] = [
+const RELOADED: [&str; 16] = [
     "database.url",
     "database.url_file",
     "events.url",
@@ -18,6 +18,12 @@ const RELOADED: [&str; 10] = [
     "log.level",
     "sip.shared_secret",
     "sip.shared_secret_file",
+    "talk.database_url",
+    "talk.database_url_file",
+    "talk.password",
+    "talk.password_file",
+    "talk.secret",
+    "talk.secret_file",
 ];
 
 impl Config {
@@ -53,7 +59,7 @@ impl Config {
 }
 
 fn is_secret(key: &str) -> bool {
-    ["database.", "events.", "sip."].iter().any(|section| key.starts_with(section))
+    ["database.", "events.", "sip.", "talk."].iter().any(|section| key.starts_with(section))
 }
 
 /// The keys, with their sections, whose values differ.

@@ -23,7 +23,7 @@ pub use self::layers::{Layers, Origin, Origins, SYSTEM_FILE};
 pub use self::secret::Secret;
 pub use self::sections::{
     DatabaseConfig, EventsConfig, HousekeepingConfig, HttpConfig, LimitsConfig, LogConfig,
-    OpsConfig, OutboxConfig, ShutdownConfig, SipConfig, TimersConfig, TracesConfig,
+    OpsConfig, OutboxConfig, ShutdownConfig, SipConfig, TalkConfig, TimersConfig, TracesConfig,
 };
 pub use self::urls::{SecretUrl, SecretUrls};
 
@@ -62,6 +62,7 @@ pub struct Config {
     pub http: HttpConfig,
     pub limits: LimitsConfig,
     pub sip: SipConfig,
+    pub talk: TalkConfig,
     pub ops: OpsConfig,
     pub traces: TracesConfig,
     pub log: LogConfig,
@@ -149,6 +150,24 @@ impl Config {
                 &mut self.http.user_header_secret_file,
                 Target::Secret(&mut self.http.user_header_secret),
             ),
+            (
+                "talk.secret",
+                "talk-secret",
+                &mut self.talk.secret_file,
+                Target::Secret(&mut self.talk.secret),
+            ),
+            (
+                "talk.database_url",
+                "talk-database-url",
+                &mut self.talk.database_url_file,
+                Target::OptionalUrl(&mut self.talk.database_url),
+            ),
+            (
+                "talk.password",
+                "talk-password",
+                &mut self.talk.password_file,
+                Target::Secret(&mut self.talk.password),
+            ),
         ] {
             let file_key = format!("{key}_file");
             if origins.is_in_environment(key) && !origins.is_in_environment(&file_key) {
@@ -175,13 +194,18 @@ impl Config {
         self.database.url.check().map_err(refuse("database.url"))?;
         self.events.url.check().map_err(refuse("events.url"))?;
         let endpoint = self.traces.endpoint.as_ref();
-        endpoint.map_or(Ok(()), SecretUrl::check).map_err(refuse("traces.endpoint"))
+        endpoint.map_or(Ok(()), SecretUrl::check).map_err(refuse("traces.endpoint"))?;
+        let talk = &self.talk;
+        talk.url.as_ref().map_or(Ok(()), SecretUrl::check).map_err(refuse("talk.url"))?;
+        let database = talk.database_url.as_ref();
+        database.map_or(Ok(()), SecretUrls::check).map_err(refuse("talk.database_url"))
     }
 }
 
 /// Where a secret goes.
 enum Target<'a> {
     Url(&'a mut SecretUrls),
+    OptionalUrl(&'a mut Option<SecretUrls>),
     Secret(&'a mut Option<Secret>),
 }
 
@@ -189,6 +213,7 @@ impl Target<'_> {
     fn set(self, text: String) {
         match self {
             Self::Url(url) => *url = text.into(),
+            Self::OptionalUrl(url) => *url = Some(text.into()),
             Self::Secret(secret) => *secret = Some(text.into()),
         }
     }
@@ -236,6 +261,14 @@ mod tests {
         config.sip.dialin_info = Some("x".into());
         config.sip.shared_secret = Some("x".to_owned().into());
         config.sip.shared_secret_file = Some("x".into());
+        config.talk.url = Some("x".to_owned().into());
+        config.talk.secret = Some("x".to_owned().into());
+        config.talk.secret_file = Some("x".into());
+        config.talk.database_url = Some("x".to_owned().into());
+        config.talk.database_url_file = Some("x".into());
+        config.talk.user = Some("x".to_owned());
+        config.talk.password = Some("x".to_owned().into());
+        config.talk.password_file = Some("x".into());
         let keys = |text: &str| -> BTreeSet<String> {
             let mut section = String::new();
             let mut keys = BTreeSet::new();

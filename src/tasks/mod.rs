@@ -11,6 +11,7 @@ mod backlog;
 pub mod housekeeping;
 mod lobby_consumer;
 mod outbox_relay;
+mod talk;
 mod timers;
 mod write_check;
 
@@ -21,6 +22,7 @@ use chrono::{DateTime, Utc};
 pub use backlog::BacklogGauges;
 pub use lobby_consumer::LobbyConsumer;
 pub use outbox_relay::OutboxRelay;
+pub use talk::{TalkContext, TalkLobbies, TalkTask};
 pub use timers::{TimerTask, TimerWaker};
 pub use write_check::WriteCheck;
 

@@ -5,7 +5,7 @@
 //! `crash`, `outage`, `race` and `reload` run the real program against real servers. `webinar`,
 //! `dial_in`, `rooms`, `polling`, `http_server`, `origins`, `bounds`, `compression` and `leaks` use
 //! its HTTP API, and `clients` does so with programs of other projects. `failover` has several
-//! servers. `cli` runs the commands. `deploy` tests the files in deploy/, and `house_rules` reads the
+//! servers. `talk` runs beside a stand-in for Nextcloud Talk. `cli` runs the commands. `deploy` tests the files in deploy/, and `house_rules` reads the
 //! source. `support` is the environment that they share; `harness` tests it. What needs a system of
 //! its own is in tests/systems.
 
@@ -69,6 +69,7 @@ mod shared_rows;
 mod store_contract;
 #[expect(dead_code, reason = "tests/systems uses the rest")]
 mod support;
+mod talk;
 mod timers;
 #[cfg(feature = "otlp")]
 mod traces;

@@ -23,7 +23,7 @@ const UNPARSEABLE: (Duration, Duration) = (Duration::from_millis(100), Duration:
 /// have removed it.
 const UNPARSEABLE_LIMIT: u32 = 25;
 
-pub(super) struct ConnectionState {
+pub(in crate::tasks) struct ConnectionState {
     health: Arc<Health>,
     backoff: Backoff,
     /// Connections in a row that ended with a message that cannot be parsed.
@@ -33,7 +33,7 @@ pub(super) struct ConnectionState {
 }
 
 impl ConnectionState {
-    pub(super) fn new(health: &Arc<Health>) -> Self {
+    pub(in crate::tasks) fn new(health: &Arc<Health>) -> Self {
         Self {
             health: Arc::clone(health),
             backoff: Backoff::new(Backoff::TASKS),
@@ -44,7 +44,7 @@ impl ConnectionState {
 
     /// A new connection works, unless the last one ended with a message that cannot be parsed: it
     /// comes first again.
-    pub(super) fn opened(&mut self) {
+    pub(in crate::tasks) fn opened(&mut self) {
         self.proven_at = Some(Instant::now() + PROVEN_AFTER);
         if self.unparseable == 0 {
             self.set_up();
@@ -52,7 +52,7 @@ impl ConnectionState {
     }
 
     /// Waits until the connection has lasted for long enough.
-    pub(super) async fn proven(&self) {
+    pub(in crate::tasks) async fn proven(&self) {
         match self.proven_at {
             Some(proven_at) => sleep_until(proven_at).await,
             None => pending().await,
@@ -60,7 +60,7 @@ impl ConnectionState {
     }
 
     /// A delivery was acknowledged, or the connection has lasted for long enough.
-    pub(super) fn works(&mut self) {
+    pub(in crate::tasks) fn works(&mut self) {
         if self.proven_at.take().is_some() {
             self.backoff.reset();
             self.unparseable = 0;
@@ -69,7 +69,7 @@ impl ConnectionState {
     }
 
     /// Returns how long to wait before the next attempt.
-    pub(super) fn lost(&mut self, error: &BusError) -> Duration {
+    pub(in crate::tasks) fn lost(&mut self, error: &BusError) -> Duration {
         self.proven_at = None;
         if matches!(error, BusError::Reconnect) {
             return Duration::ZERO;

@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use self::connection::ConnectionState;
+pub(super) use self::connection::ConnectionState;
 use self::consumption::Consumption;
 use super::{TaskContext, TimerWaker};
 use crate::bus::BusError;

@@ -19,7 +19,7 @@ const LAYERS: [&[&str]; 9] = [
     &["cache"],
     &["auth", "relay", "traces"],
     &["clock"],
-    &["bus", "health", "store"],
+    &["bus", "health", "store", "talk"],
     &["backoff", "domain", "logging", "metrics"],
 ];
 

@@ -1,0 +1,554 @@
+//! `lobbyd talk` beside a stand-in for Nextcloud Talk, on each database that Talk runs on.
+
+mod stand_in;
+
+use std::{fs, time::Duration};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+pub use self::stand_in::Talk;
+use self::stand_in::{Fault, SECRET};
+use crate::support::{
+    amqp::{Client, Published},
+    daemon::{Daemon, Settings, run, text},
+    database::{Database, Kind},
+    eventually,
+    proxy::{Mode, Proxy},
+    server::{BROKER, folder, start_postgres},
+};
+
+/// Makes each function a test per database of Talk.
+macro_rules! on_each_talk {
+    ($($test:ident,)*) => {
+        on_each_talk!(@ postgres, Postgres: $($test,)*);
+        on_each_talk!(@ mariadb, MariaDb: $($test,)*);
+    };
+    (@ $module:ident, $kind:ident: $($test:ident,)*) => {
+        mod $module {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                let talk = super::Talk::new($crate::support::database::Kind::$kind).await;
+                super::$test(talk).await;
+            })*
+        }
+    };
+}
+
+on_each_talk! {
+    rooms_open_when_they_are_due_and_are_announced_once,
+    timers_that_are_moved_or_removed_are_never_asked_for,
+    a_room_that_was_created_again_opens_by_its_new_timer,
+    a_herd_opens_each_room_once,
+    the_login_needs_six_columns_only,
+    one_instance_asks_and_another_takes_over_when_it_is_killed,
+    a_clock_of_talk_that_is_behind_is_waited_for,
+    lobbies_are_set_by_events,
+}
+
+fn set(settings: &mut Settings, key: &str, value: &str) {
+    let key = format!("LOBBYD__{key}");
+    settings.retain(|(other, _)| *other != key);
+    settings.push((key, value.to_owned()));
+}
+
+/// lobbyd's own database.
+fn own(settings: &Settings) -> Database {
+    let (_key, url) = settings.iter().find(|(key, _)| key == "LOBBYD__DATABASE__URL").unwrap();
+    Database::open(Kind::Sqlite, url.clone())
+}
+
+async fn start(settings: &Settings) -> Daemon {
+    let daemon = Daemon::start_as("talk", settings);
+    daemon.ready().await;
+    daemon
+}
+
+/// Waits until these rooms are announced, and checks that each was announced once.
+async fn announced(settings: &Settings, tokens: &[&str]) {
+    let own = own(settings);
+    eventually("every announcement", || async {
+        (own.resets().await.len() >= tokens.len()).then_some(())
+    })
+    .await;
+    let mut found: Vec<String> = own.resets().await.into_values().map(|it| it.token).collect();
+    found.sort();
+    let mut expected: Vec<String> = tokens.iter().map(|token| (*token).to_owned()).collect();
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+/// Settings with exchanges and queues of their own at the broker.
+fn with_broker(talk: &Talk) -> Settings {
+    let mut settings = talk.settings();
+    set(&mut settings, "EVENTS__URL", &BROKER.url());
+    for name in ["EXCHANGE", "UPDATES_EXCHANGE", "QUEUE", "DEAD_LETTER_QUEUE", "RETRY_QUEUE"] {
+        set(&mut settings, &format!("EVENTS__{name}"), &format!("talk-{name}.{}", talk.port));
+    }
+    settings
+}
+
+/// A client of that broker, and the queue in which it records the updates.
+async fn client_of(talk: &Talk) -> (Client, String) {
+    let client = Client::connect(&BROKER.url(), &format!("talk-EXCHANGE.{}", talk.port)).await;
+    let queue = format!("talk-updates.{}", talk.port);
+    client.record(&queue).await;
+    (client, queue)
+}
+
+async fn rooms_open_when_they_are_due_and_are_announced_once(talk: Talk) {
+    let daemon = start(&with_broker(&talk)).await;
+    let (client, queue) = client_of(&talk).await;
+    talk.close("public", 3, 2).await;
+    let timer = talk.close("group", 2, 3).await;
+    talk.insert("federated", 3, timer, "'https://other.example.org'").await;
+    talk.opens("public").await;
+    talk.opens("group").await;
+    assert_eq!((talk.messages("public"), talk.messages("group")), (1, 1));
+    let mut updates: Vec<_> = client.take_resets(&queue, 2).await.into_values().collect();
+    updates.sort_by_key(Published::token);
+    let data = &updates[0].json()["data"];
+    assert_eq!((&data["token"], &data["type"]), (&"group".into(), &2.into()));
+    assert_eq!((&data["lobbyState"], &data["lobbyTimer"]), (&0.into(), &0.into()));
+    assert_eq!(data["sipEnabled"], 1);
+    let due_at = chrono::DateTime::parse_from_rfc3339(data["dueAt"].as_str().unwrap()).unwrap();
+    let fired_at = chrono::DateTime::parse_from_rfc3339(data["firedAt"].as_str().unwrap()).unwrap();
+    assert_eq!(due_at.timestamp(), timer);
+    assert!(fired_at > due_at, "{data}");
+    assert_eq!(data["version"], fired_at.timestamp_millis());
+    assert_eq!(talk.requests("federated"), 0);
+    daemon.metric_becomes("lobbyd_talk_opened_total{by=\"lobbyd\"}", 2).await;
+    assert_eq!(daemon.metric("lobbyd_talk_leader").await, Some(1));
+    daemon.logs("room of Talk opened").await;
+    assert!(!daemon.log().contains(SECRET));
+}
+
+async fn timers_that_are_moved_or_removed_are_never_asked_for(talk: Talk) {
+    let settings = talk.settings();
+    let _daemon = start(&settings).await;
+    let timer = talk.close("moved", 3, 3).await;
+    talk.close("removed", 3, 3).await;
+    talk.close("reopened", 3, 3).await;
+    // Recorded, so it is known to lobbyd.
+    let own = own(&settings);
+    let known = "SELECT count(*) FROM lobbyd_talk_timers";
+    eventually("three timers", || async { (own.number(known).await == 3).then_some(()) }).await;
+    talk.set_timer("moved", Some(timer + 3600)).await;
+    talk.set_timer("removed", None).await;
+    let open = "UPDATE oc_talk_rooms SET lobby_state = 0, lobby_timer = NULL WHERE token";
+    talk.database.execute(&format!("{open} = 'reopened'")).await;
+    eventually("no timers", || async { (own.number(known).await == 0).then_some(()) }).await;
+    talk.close("other", 3, 2).await;
+    talk.opens("other").await;
+    assert_eq!(talk.all_requests(), ["other"]);
+    announced(&settings, &["other"]).await;
+}
+
+async fn a_room_that_was_created_again_opens_by_its_new_timer(talk: Talk) {
+    let settings = talk.settings();
+    let _daemon = start(&settings).await;
+    talk.close("again", 3, 4).await;
+    let own = own(&settings);
+    let known = "SELECT count(*) FROM lobbyd_talk_timers";
+    eventually("the timer", || async { (own.number(known).await == 1).then_some(()) }).await;
+    talk.database.execute("DELETE FROM oc_talk_rooms").await;
+    talk.close("again", 2, 2).await;
+    talk.opens("again").await;
+    announced(&settings, &["again"]).await;
+    assert_eq!(talk.requests("again"), 1);
+}
+
+async fn a_herd_opens_each_room_once(talk: Talk) {
+    let settings = talk.settings();
+    let daemon = start(&settings).await;
+    talk.set_delay(Duration::from_millis(5));
+    talk.close_many("herd", 500, 3).await;
+    talk.all_open().await;
+    let tokens: Vec<String> = (1..=500).map(|index| format!("herd{index}")).collect();
+    let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    announced(&settings, &tokens).await;
+    for token in tokens {
+        assert_eq!((talk.requests(token), talk.messages(token)), (1, 1), "{token}");
+    }
+    assert_eq!(daemon.metric("lobbyd_talk_opened_total{by=\"lobbyd\"}").await, Some(500));
+    own(&settings).all_published().await;
+}
+
+async fn the_login_needs_six_columns_only(talk: Talk) {
+    let columns = "id, token, type, lobby_state, lobby_timer, remote_server";
+    let name = format!("reader_{}", talk.port);
+    let (role, url) = match talk.database.kind {
+        Kind::Postgres => (
+            format!("CREATE ROLE {name} LOGIN"),
+            talk.database.url.replace("lobbyd@", &format!("{name}@")),
+        ),
+        Kind::Sqlite | Kind::MariaDb => {
+            let url = talk.database.url.replace("lobbyd:lobbyd@", &format!("{name}:reader@"));
+            (format!("CREATE USER {name} IDENTIFIED BY 'reader'"), url)
+        }
+    };
+    talk.database.execute(&role).await;
+    let mut settings = talk.settings();
+    set(&mut settings, "TALK__DATABASE_URL", &url);
+    if talk.database.kind == Kind::MariaDb {
+        // Otherwise the login has no database.
+        let create = format!("GRANT SELECT (name) ON oc_talk_rooms TO {name}");
+        talk.database.execute(&create).await;
+    }
+    let daemon = Daemon::start_as("talk", &settings);
+    let problem = daemon.unready_with("needs GRANT SELECT").await;
+    assert!(problem.contains(columns), "{problem}");
+    talk.database.execute(&format!("GRANT SELECT ({columns}) ON oc_talk_rooms TO {name}")).await;
+    daemon.ready().await;
+    talk.close("abc", 2, 1).await;
+    talk.opens("abc").await;
+    announced(&settings, &["abc"]).await;
+}
+
+async fn one_instance_asks_and_another_takes_over_when_it_is_killed(talk: Talk) {
+    let (settings, others) = (talk.settings(), talk.settings());
+    let mut first = start(&settings).await;
+    first.metric_becomes("lobbyd_talk_leader", 1).await;
+    let second = start(&others).await;
+    second.logs("standing by").await;
+    talk.close("one", 3, 1).await;
+    talk.opens("one").await;
+    assert_eq!((talk.requests("one"), second.metric("lobbyd_talk_leader").await), (1, Some(0)));
+    first.signal(Signal::SIGKILL);
+    first.ended().await;
+    talk.close("two", 3, 1).await;
+    talk.opens("two").await;
+    second.metric_becomes("lobbyd_talk_leader", 1).await;
+    announced(&others, &["two"]).await;
+}
+
+async fn a_clock_of_talk_that_is_behind_is_waited_for(talk: Talk) {
+    talk.set_clock_ahead(-3);
+    let settings = talk.settings();
+    let _daemon = start(&settings).await;
+    let timer = talk.close("slow", 3, 1).await;
+    talk.opens("slow").await;
+    assert!(talk.database.now().await >= timer + 3);
+    assert!(talk.requests("slow") > 3);
+    talk.set_clock_ahead(30);
+    let timer = talk.close("fast", 3, 2).await;
+    talk.opens("fast").await;
+    // Talk would open it earlier, and is not asked.
+    assert!(talk.database.now_millis().await > timer * 1000);
+    announced(&settings, &["slow", "fast"]).await;
+}
+
+async fn lobbies_are_set_by_events(talk: Talk) {
+    let mut settings = with_broker(&talk);
+    set(&mut settings, "TALK__USER", "lobbyd");
+    set(&mut settings, "TALK__PASSWORD", "app password");
+    let daemon = start(&settings).await;
+    let (client, queue) = client_of(&talk).await;
+    talk.insert("abc", 3, 0, "NULL").await;
+    let open = "UPDATE oc_talk_rooms SET lobby_state = 0, lobby_timer = NULL";
+    talk.database.execute(open).await;
+    let now = talk.database.now().await;
+    let version = now * 1000;
+    let timer = now + 4;
+    let change = |state: i64, timer: i64, version: i64| json!({ "token": "abc", "state": state, "timer": timer, "version": version });
+    client.publish(&change(1, timer, version)).await;
+    let set = client.take_ids(&queue, 1).await.into_values().next().unwrap();
+    assert_eq!(set.json()["data"]["reason"], "lobby_non_moderators");
+    assert_eq!(set.json()["data"]["lobbyTimer"], timer);
+    // Older, and of no room.
+    client.publish(&change(0, 0, version - 1)).await;
+    client.publish(&json!({ "token": "nowhere", "state": 1, "version": version })).await;
+    client.publish(&json!({ "token": "abc", "state": 7 })).await;
+    daemon.metric_becomes("lobbyd_events_received_total{outcome=\"stale\"}", 1).await;
+    daemon.metric_becomes("lobbyd_events_received_total{outcome=\"malformed\"}", 1).await;
+    talk.opens("abc").await;
+    let reset = client.take_reset(&queue).await;
+    assert_eq!(reset.json()["data"]["token"], "abc");
+    daemon.metric_becomes("lobbyd_events_received_total{outcome=\"unknown_room\"}", 1).await;
+    let expected = json!({ "token": "abc", "lobby": { "state": 1, "timer": timer } });
+    assert_eq!(talk.lobbies(), [expected]);
+    daemon.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_for_talk_are_refused_without_an_account() {
+    let talk = Talk::new(Kind::Postgres).await;
+    let daemon = start(&with_broker(&talk)).await;
+    let (client, _queue) = client_of(&talk).await;
+    client.publish(&json!({ "token": "abc", "state": 0 })).await;
+    daemon.logs("talk.user is not configured").await;
+    assert_eq!(client.count(&format!("talk-DEAD_LETTER_QUEUE.{}", talk.port)).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_secret_only_public_rooms_are_opened() {
+    let talk = Talk::new(Kind::Postgres).await;
+    let mut settings = talk.settings();
+    settings.retain(|(key, _)| key != "LOBBYD__TALK__SECRET");
+    let daemon = start(&settings).await;
+    talk.close("group", 2, 0).await;
+    talk.close("public", 3, 1).await;
+    talk.opens("public").await;
+    assert_eq!(talk.all_requests(), ["public"]);
+    assert_eq!(daemon.gauge("lobbyd_talk_overdue_seconds").await, Some(0.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_row_counts_and_not_the_status() {
+    let talk = Talk::new(Kind::Postgres).await;
+    talk.set_fault(Fault::FailsAfterReset);
+    let settings = talk.settings();
+    let daemon = start(&settings).await;
+    talk.close("abc", 3, 1).await;
+    talk.opens("abc").await;
+    announced(&settings, &["abc"]).await;
+    assert_eq!(talk.requests("abc"), 1);
+    daemon.metric_becomes("lobbyd_talk_requests_total{outcome=\"failed\"}", 1).await;
+    daemon.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rooms_open_after_the_maintenance() {
+    let talk = Talk::new(Kind::Postgres).await;
+    talk.set_fault(Fault::Maintenance);
+    let settings = talk.settings();
+    let daemon = Daemon::start_as("talk", &settings);
+    daemon.unready_with("maintenance").await;
+    talk.close_many("room", 20, 0).await;
+    eventually("a request", || async { (!talk.all_requests().is_empty()).then_some(()) }).await;
+    talk.set_fault(None);
+    talk.all_open().await;
+    daemon.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_secret_stops_the_requests_until_its_file_changes() {
+    let talk = Talk::new(Kind::Postgres).await;
+    talk.set_secret("renewed");
+    let file = folder("secret-").join("talk-secret");
+    fs::write(&file, SECRET).unwrap();
+    let mut settings = talk.settings();
+    settings.retain(|(key, _)| key != "LOBBYD__TALK__SECRET");
+    set(&mut settings, "TALK__SECRET_FILE", file.to_str().unwrap());
+    let daemon = start(&settings).await;
+    talk.close_many("room", 20, 0).await;
+    daemon.unready_with("does not accept the secret").await;
+    daemon.metric_becomes("lobbyd_talk_due", 20).await;
+    // As many as may be under way at once, and no more.
+    let requests = talk.all_requests().len();
+    assert!(requests <= 4, "{requests}");
+    fs::write(&file, "renewed\n").unwrap();
+    talk.all_open().await;
+    daemon.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_is_renewed_by_a_reload() {
+    let talk = Talk::new(Kind::Postgres).await;
+    talk.set_secret("renewed");
+    let mut settings = talk.settings();
+    settings.retain(|(key, _)| key != "LOBBYD__TALK__SECRET");
+    let file = folder("configuration-").join("lobbyd.toml");
+    let write =
+        |secret: &str| fs::write(&file, format!("[talk]\nsecret = \"{secret}\"\n")).unwrap();
+    write(SECRET);
+    let mut program = crate::support::daemon::program(&settings);
+    let daemon = Daemon::spawn(program.args(["talk", "--config", file.to_str().unwrap()]));
+    talk.close("abc", 2, 0).await;
+    daemon.unready_with("does not accept the secret").await;
+    write("renewed");
+    daemon.signal(Signal::SIGHUP);
+    daemon.logs("configuration reloaded").await;
+    talk.opens("abc").await;
+    daemon.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_that_talk_does_not_show_is_asked_for_once() {
+    let talk = Talk::new(Kind::Postgres).await;
+    for index in 1..=5 {
+        talk.set_fault_of(&format!("room{index}"), Some(Fault::Hides));
+    }
+    let settings = talk.settings();
+    let daemon = start(&settings).await;
+    talk.close_many("room", 5, 0).await;
+    daemon.metric_becomes("lobbyd_talk_refused", 5).await;
+    talk.close("other", 3, 2).await;
+    talk.opens("other").await;
+    assert_eq!(talk.all_requests().len(), 6);
+    daemon.ready().await;
+    daemon.logs("Talk does not open this room").await;
+    // With another timer it is another matter.
+    talk.set_fault_of("room1", None);
+    talk.set_timer("room1", Some(talk.database.now().await)).await;
+    talk.opens("room1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn talks_protection_from_brute_force_is_obeyed() {
+    let talk = Talk::new(Kind::Postgres).await;
+    talk.set_blocking(true);
+    let settings = talk.settings();
+    let daemon = start(&settings).await;
+    talk.close_many("room", 50, 0).await;
+    let problem = daemon.unready_with("brute force").await;
+    assert!(problem.contains("whitelist"), "{problem}");
+    daemon.metric_becomes("lobbyd_talk_due", 50).await;
+    let requests = talk.all_requests().len();
+    assert!(requests <= 4, "{requests}");
+    let log = daemon.log();
+    assert_eq!(log.matches("brute force").count(), 1, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rooms_that_fail_or_hang_delay_no_other_room() {
+    let talk = Talk::new(Kind::Postgres).await;
+    for index in 1..=4 {
+        let fault = if index % 2 == 0 { Fault::Hangs } else { Fault::Fails };
+        talk.set_fault_of(&format!("bad{index}"), Some(fault));
+    }
+    let settings = talk.settings();
+    let daemon = start(&settings).await;
+    talk.close_many("bad", 4, 0).await;
+    talk.asked("bad1", 3).await;
+    talk.asked("bad2", 1).await;
+    talk.close_many("good", 50, 1).await;
+    for index in 1..=50 {
+        talk.opens(&format!("good{index}")).await;
+    }
+    assert!(!talk.is_open("bad1").await && !talk.is_open("bad2").await);
+    daemon.unready_with("of Talk is due").await;
+    for index in 1..=4 {
+        talk.set_fault_of(&format!("bad{index}"), None);
+    }
+    talk.all_open().await;
+    daemon.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_is_reported_and_not_followed() {
+    let talk = Talk::new(Kind::Postgres).await;
+    talk.set_fault(Fault::Redirects);
+    let daemon = Daemon::start_as("talk", &talk.settings());
+    talk.close("abc", 3, 0).await;
+    daemon.unready_with("redirects to http://127.0.0.1:1/elsewhere").await;
+    talk.set_fault(None);
+    talk.opens("abc").await;
+    daemon.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_that_is_down_opens_its_rooms_when_it_is_back() {
+    let talk = Talk::new(Kind::Postgres).await;
+    talk.close("abc", 3, 0).await;
+    let mut settings = talk.settings();
+    let proxy = Proxy::to(talk.port).await;
+    proxy.set(Mode::Cut);
+    set(&mut settings, "TALK__URL", &format!("http://127.0.0.1:{}/", proxy.port));
+    let daemon = Daemon::start_as("talk", &settings);
+    daemon.unready_with("Nextcloud cannot be reached").await;
+    proxy.set(Mode::Pass);
+    talk.opens("abc").await;
+    daemon.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_talk_that_restarts_delays_rooms_and_loses_none() {
+    let mut server = start_postgres();
+    let talk = Talk::on(Database::create_on(Kind::Postgres, server.port).await).await;
+    let settings = talk.settings();
+    let daemon = start(&settings).await;
+    talk.close("abc", 3, 4).await;
+    server.kill();
+    daemon.unready_with("database of Talk").await;
+    server.start();
+    daemon.ready().await;
+    talk.opens("abc").await;
+    announced(&settings, &["abc"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_lobbyd_that_is_unavailable_delays_announcements_only() {
+    let mut server = start_postgres();
+    let own = Database::create_on(Kind::Postgres, server.port).await;
+    let talk = Talk::new(Kind::Postgres).await;
+    let mut settings = talk.settings();
+    set(&mut settings, "DATABASE__URL", &own.url);
+    let daemon = start(&settings).await;
+    server.kill();
+    talk.close("abc", 3, 1).await;
+    talk.opens("abc").await;
+    daemon.unready_with("database").await;
+    server.start();
+    daemon.ready().await;
+    eventually("the announcement", || async {
+        let resets = own.resets().await;
+        (resets.len() == 1).then_some(())
+    })
+    .await;
+    own.all_published().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_that_opened_before_a_crash_is_announced_after_it() {
+    let talk = Talk::new(Kind::Postgres).await;
+    let settings = talk.settings();
+    let mut daemon = start(&settings).await;
+    talk.set_fault(Fault::Hangs);
+    talk.close("abc", 3, 1).await;
+    talk.asked("abc", 1).await;
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended().await;
+    let open = "UPDATE oc_talk_rooms SET lobby_state = 0, lobby_timer = NULL";
+    talk.database.execute(open).await;
+    let _daemon = start(&settings).await;
+    announced(&settings, &["abc"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_check_says_what_has_to_be_set_where() {
+    let talk = Talk::new(Kind::Postgres).await;
+    let mut settings = talk.settings();
+    let check = |settings: &Settings| run(settings, &["talk", "check"]);
+    let empty = check(&settings);
+    assert!(text(&empty.stdout).contains("has no room to try"), "{empty:?}");
+    talk.close("later", 2, 3600).await;
+    let good = check(&settings);
+    assert!(good.status.success(), "{good:?}");
+    assert!(text(&good.stdout).contains("Talk accepts it for room later"), "{good:?}");
+    set(&mut settings, "TALK__SECRET", "wrong");
+    let wrong = check(&settings);
+    assert!(!wrong.status.success());
+    assert!(text(&wrong.stderr).contains("sip_bridge_shared_secret"), "{wrong:?}");
+    set(&mut settings, "TALK__TABLE", "nc_talk_rooms");
+    let missing = check(&settings);
+    assert!(text(&missing.stderr).contains("talk.table nc_talk_rooms"), "{missing:?}");
+    for (key, value) in [
+        ("TALK__URL", "ftp://example.org"),
+        ("TALK__TABLE", "rooms; DROP"),
+        ("TALK__CONCURRENCY", "1"),
+        ("TALK__DATABASE_URL", "sqlite://talk.db"),
+        ("TALK__USER", "lobbyd"),
+    ] {
+        let mut settings = talk.settings();
+        set(&mut settings, key, value);
+        let refused = run(&settings, &["talk"]);
+        assert_eq!(refused.status.code(), Some(78), "{key}: {refused:?}");
+        let named = key.to_lowercase().replace("__", ".");
+        assert!(text(&refused.stderr).contains(&named), "{key}: {refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_opens_the_rooms_of_talk_beside_its_own() {
+    let talk = Talk::new(Kind::MariaDb).await;
+    let settings = talk.settings();
+    let daemon = Daemon::start_as("run", &settings);
+    daemon.ready().await;
+    let own = own(&settings);
+    own.insert_rooms("own", 1, own.now().await + 1).await;
+    talk.close("talk1", 3, 1).await;
+    own.lobby_becomes("own1", 0).await;
+    talk.opens("talk1").await;
+    announced(&settings, &["own1", "talk1"]).await;
+}

@@ -1,5 +1,6 @@
 -- An example for MariaDB: lobbyd_rooms as a view on the table in which a backend keeps its
--- conversations. Names and types are those of Nextcloud Talk; the table is in the same database:
+-- conversations. Names and types are those of Nextcloud Talk, but do not use it with a live Talk: see
+-- ../README.md. The table is in the same database:
 --
 --     CREATE TABLE oc_talk_rooms (
 --         id          INT NOT NULL AUTO_INCREMENT PRIMARY KEY,
@@ -11,7 +12,8 @@
 --         object_id   VARCHAR(64) DEFAULT '',
 --         lobby_state INT NOT NULL DEFAULT 0,
 --         lobby_timer DATETIME,                            -- UTC
---         sip_enabled SMALLINT UNSIGNED NOT NULL DEFAULT 0
+--         sip_enabled SMALLINT UNSIGNED NOT NULL DEFAULT 0,
+--         remote_server VARCHAR(512) DEFAULT NULL
 --         -- and others, all with a default
 --     ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 --
@@ -57,10 +59,12 @@ ALTER TABLE oc_talk_rooms
 DROP TABLE lobbyd_rooms;
 
 -- Plain columns of one table, so that rows can be inserted, updated and deleted through the view.
+-- Copies of rooms of other servers are those servers' to open.
 CREATE VIEW lobbyd_rooms AS
 SELECT id, token, type, name, description, object_type, object_id, lobby_state, lobby_timer,
        lobby_version, lobby_timer_reached, sip_enabled, lobby_due_at
-FROM oc_talk_rooms;
+FROM oc_talk_rooms
+WHERE COALESCE(remote_server, '') = '';
 
 -- A user of the view needs rights on the view only; MariaDB checks the rights of the view's creator
 -- on the table.

@@ -1,5 +1,6 @@
 -- An example for PostgreSQL: lobbyd_rooms as a view on the table in which a backend keeps its
--- conversations. Names and types are those of Nextcloud Talk:
+-- conversations. Names and types are those of Nextcloud Talk, but do not use it with a live Talk: see
+-- ../README.md.
 --
 --     CREATE TABLE oc_talk_rooms (
 --         id          SERIAL PRIMARY KEY,
@@ -11,7 +12,8 @@
 --         object_id   VARCHAR(64) DEFAULT '',
 --         lobby_state INTEGER NOT NULL DEFAULT 0,
 --         lobby_timer TIMESTAMP(0) WITHOUT TIME ZONE,      -- UTC
---         sip_enabled SMALLINT NOT NULL DEFAULT 0
+--         sip_enabled SMALLINT NOT NULL DEFAULT 0,
+--         remote_server VARCHAR(512) DEFAULT NULL
 --         -- and others, all with a default
 --     );
 --
@@ -50,11 +52,13 @@ END
 $$;
 DROP TABLE lobbyd_rooms;
 
--- lobbyd reads the id as a bigint. All others are plain columns, so that they can be written.
+-- lobbyd reads the id as a bigint. All others are plain columns, so that they can be written. Copies
+-- of rooms of other servers are those servers' to open.
 CREATE VIEW lobbyd_rooms AS
 SELECT id::bigint AS id, token, type, name, description, object_type, object_id, lobby_state,
        lobby_timer, lobby_version, lobby_timer_reached, sip_enabled
-FROM oc_talk_rooms;
+FROM oc_talk_rooms
+WHERE coalesce(remote_server, '') = '';
 
 -- To find due rooms, and a room by its id.
 CREATE INDEX lobbyd_rooms_due_idx ON oc_talk_rooms (lobby_timer, (id::bigint))

@@ -80,6 +80,7 @@ fn the_package_contains_the_expected_files_and_fields() {
         "usr/bin/lobbyd 755",
         "usr/lib/systemd/system/lobbyd-api.service 644",
         "usr/lib/systemd/system/lobbyd-run.service 644",
+        "usr/lib/systemd/system/lobbyd-talk.service 644",
         "usr/lib/systemd/system/lobbyd.service 644",
         "usr/share/bash-completion/completions/lobbyd 644",
         "usr/share/fish/vendor_completions.d/lobbyd.fish 644",
@@ -136,13 +137,15 @@ fn the_scripts_start_the_daemon_but_not_the_api() {
         .lines()
         .filter_map(|line| line.trim().strip_prefix("if deb-systemd-helper --quiet was-enabled "))
         .collect();
-    let units = ["lobbyd.service; then", "lobbyd-api.service; then", "lobbyd-run.service; then"];
-    assert_eq!(enabled, units);
+    let units =
+        ["lobbyd.service", "lobbyd-api.service", "lobbyd-run.service", "lobbyd-talk.service"];
+    let tested = units.map(|unit| format!("{unit}; then"));
+    assert_eq!(enabled, tested);
     assert!(install.contains("if deb-systemd-helper debian-installed lobbyd-api.service; then"));
     assert!(!install.contains("debian-installed lobbyd.service"));
     assert!(install.contains("deb-systemd-invoke $_dh_action lobbyd.service "), "{install}");
     assert!(install.contains("deb-systemd-invoke try-restart lobbyd-api.service "), "{install}");
-    for unit in ["lobbyd.service", "lobbyd-api.service", "lobbyd-run.service"] {
+    for unit in units {
         assert!(remove.contains(&format!("deb-systemd-invoke stop {unit} ")), "{remove}");
     }
 }

@@ -10,13 +10,14 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    daemon::{Daemon, Settings},
+    daemon::Daemon,
     database::{Database, Kind},
     eventually,
     http::Api,
     server::folder,
     tools::{debian, file, output, printed, yaml},
 };
+use crate::talk::Talk;
 
 const ALERTS: &str = "deploy/monitoring/alerts.yaml";
 const ALERT_TESTS: &str = "deploy/monitoring/alerts-test.yaml";
@@ -172,15 +173,20 @@ fn exported(metrics: &str) -> Exported {
 /// The metrics of a program that has opened a room and answered a request.
 async fn scrape() -> String {
     let database = Database::create(Kind::Sqlite).await;
-    let settings: Settings = vec![("LOBBYD__DATABASE__URL".to_owned(), database.url.clone())];
+    let talk = Talk::new(Kind::Postgres).await;
+    let mut settings = talk.settings();
+    settings.push(("LOBBYD__DATABASE__URL".to_owned(), database.url.clone()));
     let program = Daemon::start_as("run", &settings);
     program.ready().await;
     database.insert_rooms("room", 1, database.now().await).await;
     database.all_published().await;
     Api::new(program.http_port).guest().get("/room").await.expect(401);
-    eventually("the metrics of a reset", || async {
+    talk.close("talk", 3, 0).await;
+    eventually("the metrics of two resets", || async {
         let (_status, metrics) = program.get("/metrics").await?;
-        metrics.contains("lobbyd_timer_lag_seconds_count 1").then_some(metrics)
+        let is_complete = metrics.contains("lobbyd_timer_lag_seconds_count 2")
+            && metrics.contains("lobbyd_talk_lag_seconds_count 1");
+        is_complete.then_some(metrics)
     })
     .await
 }

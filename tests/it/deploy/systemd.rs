@@ -14,7 +14,8 @@ use crate::support::{
     tools::{debian, file, printed},
 };
 
-const UNITS: [&str; 3] = ["lobbyd.service", "lobbyd-api.service", "lobbyd-run.service"];
+const UNITS: [&str; 4] =
+    ["lobbyd.service", "lobbyd-api.service", "lobbyd-run.service", "lobbyd-talk.service"];
 
 /// Path of the program in the units.
 const INSTALLED: &str = "/usr/bin/lobbyd";
@@ -146,7 +147,7 @@ fn the_timeouts_of_the_units_match_those_of_the_program() {
 #[test]
 fn the_api_may_open_a_file_for_each_connection() {
     let clients = Config::defaults().http.max_connections;
-    for unit in &UNITS[1..] {
+    for unit in &UNITS[1..3] {
         let files: usize = value(&text(unit), "LimitNOFILE").parse().unwrap();
         assert!(files > clients.get() + 1024, "{files} files for {clients} connections");
     }
@@ -154,7 +155,7 @@ fn the_api_may_open_a_file_for_each_connection() {
 
 #[test]
 fn both_services_can_run_on_one_machine() {
-    let [daemon, api, run] = UNITS.map(text);
+    let [daemon, api, run, talk] = UNITS.map(text);
     let change = values(&api, "Environment")
         .into_iter()
         .find_map(|setting| setting.strip_prefix("LOBBYD__OPS__LISTEN="))
@@ -166,7 +167,10 @@ fn both_services_can_run_on_one_machine() {
     assert_eq!(value(&daemon, "WorkingDirectory"), "%S/lobbyd");
     assert!(values(&api, "StateDirectory").is_empty());
     assert_eq!(value(&run, "Conflicts"), "lobbyd.service lobbyd-api.service");
-    assert_eq!(value(&run, "StateDirectory"), value(&daemon, "StateDirectory"));
+    assert_eq!(value(&talk, "Conflicts"), "lobbyd.service lobbyd-run.service");
+    for other in [&run, &talk] {
+        assert_eq!(value(other, "StateDirectory"), value(&daemon, "StateDirectory"));
+    }
 }
 
 /// According to systemd's manual, a unit also starts if a credential that is named without a path
@@ -179,6 +183,9 @@ fn each_credential_is_optional_and_is_used_if_it_exists() {
         ("events-url", "amqp://lobbyd@credential/%2f"),
         ("sip-secret", "marker-secret"),
         ("user-header-secret", "marker-secret"),
+        ("talk-secret", "marker-secret"),
+        ("talk-password", "marker-secret"),
+        ("talk-database-url", "postgres://lobbyd@credential/talk"),
     ] {
         fs::write(credentials.join(id), secret).unwrap();
     }
@@ -186,9 +193,26 @@ fn each_credential_is_optional_and_is_used_if_it_exists() {
     check.args(["config", "check"]).env("CREDENTIALS_DIRECTORY", &credentials);
     let shown = printed(&mut check);
     for (unit, ids) in [
-        ("lobbyd.service", ["database-url", "events-url"].as_slice()),
+        (
+            "lobbyd.service",
+            ["database-url", "events-url", "talk-secret", "talk-database-url"].as_slice(),
+        ),
         ("lobbyd-api.service", &["database-url", "events-url", "sip-secret", "user-header-secret"]),
-        ("lobbyd-run.service", &["database-url", "events-url", "sip-secret", "user-header-secret"]),
+        (
+            "lobbyd-run.service",
+            &[
+                "database-url",
+                "events-url",
+                "sip-secret",
+                "user-header-secret",
+                "talk-secret",
+                "talk-database-url",
+            ],
+        ),
+        (
+            "lobbyd-talk.service",
+            &["talk-secret", "talk-database-url", "talk-password", "database-url", "events-url"],
+        ),
     ] {
         let text = text(unit);
         let loaded: Vec<&str> = values(&text, "LoadCredential");
@@ -199,6 +223,9 @@ fn each_credential_is_optional_and_is_used_if_it_exists() {
                 "database-url" => "url = \"postgres://lobbyd@credential/lobbyd\"",
                 "events-url" => "url = \"amqp://lobbyd@credential/%2f\"",
                 "sip-secret" => "shared_secret = \"***\"",
+                "talk-secret" => "secret = \"***\"",
+                "talk-password" => "password = \"***\"",
+                "talk-database-url" => "database_url = \"postgres://lobbyd@credential/talk\"",
                 _proxy => "user_header_secret = \"***\"",
             };
             assert!(shown.contains(line), "no {line} in {shown}");

@@ -133,17 +133,28 @@ async fn latest(database: &Database, since: i64) -> [Duration; 2] {
     let since = database.timestamp_sql(since);
     let mut latest = [Duration::ZERO; 2];
     for (latest, column) in latest.iter_mut().zip(["created_at", "published_at"]) {
-        let difference = match database.kind {
-            Kind::Postgres => {
-                format!("floor(extract(epoch FROM max({column} - due_at)) * 1000)::bigint")
-            }
-            Kind::MariaDb => {
-                format!("CAST(max(TIMESTAMPDIFF(MICROSECOND, due_at, {column})) / 1000 AS SIGNED)")
-            }
+        // Many events share a row, and are in its data.
+        let (difference, time, shared) = match database.kind {
+            Kind::Postgres => (
+                "floor(extract(epoch FROM max(done_at - due_at)) * 1000)::bigint",
+                "to_timestamp((event ->> 'due_at')::bigint)",
+                "(SELECT * FROM lobbyd_outbox WHERE events > 1) AS shared,
+                 jsonb_array_elements(data::jsonb) AS event",
+            ),
+            Kind::MariaDb => (
+                "CAST(max(TIMESTAMPDIFF(MICROSECOND, due_at, done_at)) / 1000 AS SIGNED)",
+                "'1970-01-01' + INTERVAL event.due SECOND",
+                "(SELECT * FROM lobbyd_outbox WHERE events > 1) AS shared,
+                 JSON_TABLE(data, '$[*]' COLUMNS (due BIGINT PATH '$.due_at')) AS event",
+            ),
             Kind::Sqlite => unreachable!("SQLite has no server"),
         };
-        let sql =
-            format!("SELECT coalesce({difference}, 0) FROM lobbyd_outbox WHERE due_at >= {since}");
+        let sql = format!(
+            "SELECT coalesce({difference}, 0) FROM (
+                 SELECT {column} AS done_at, due_at FROM lobbyd_outbox WHERE events = 1
+                 UNION ALL SELECT {column}, {time} FROM {shared}
+             ) AS events WHERE due_at >= {since}"
+        );
         *latest = Duration::from_millis(database.number(&sql).await.try_into().unwrap());
     }
     latest

@@ -131,7 +131,7 @@ impl App {
     pub fn with_bus(config: Config, role: Role, bus: Arc<dyn Bus>) -> Result<Self, ConfigError> {
         let Validated { proxies, hosts, origins, exporter } = validate(&config)?;
         validate::check_role(&config, role)?;
-        let talk = Talk::open(&config.talk)?.filter(|_talk| role.opens_talk());
+        let talk = if role.opens_talk() { Talk::open(&config.talk)? } else { None };
         let group = PoolGroup::default();
         let urls = config.database.url.expose();
         let [tasks, api] = role.applications();
@@ -242,7 +242,6 @@ impl App {
         let (database, health) = (self.database(), Arc::clone(health));
         let ctx = TalkContext { rooms, client, database, relay: relay.clone(), health };
         let task = TalkTask::new(ctx, self.config.talk.concurrency);
-        let task = if self.role == Role::Talk { task.alone() } else { task };
         supervisor.spawn("Talk task", task.run(stop.clone()));
     }
 

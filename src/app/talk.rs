@@ -7,7 +7,7 @@ use chrono::DateTime;
 use secrecy::SecretString;
 
 use crate::config::{Config, ConfigError, Secret, TalkConfig};
-use crate::domain::{RoomToken, RoomType};
+use crate::domain::RoomToken;
 use crate::logging;
 use crate::store;
 use crate::store::TalkRooms;
@@ -56,12 +56,15 @@ impl Talk {
         ] {
             outcomes.extend(is_changed.then_some((key, Ok(()))));
         }
-        (current.secret, current.secret_file) = (next.secret, next.secret_file);
-        (current.password, current.password_file) = (next.password, next.password_file);
-        if !outcomes.is_empty() {
-            match credentials(current) {
-                Ok(credentials) => self.client.use_credentials(credentials),
-                Err(error) => outcomes.push(("talk.password", Err(error.to_string()))),
+        let mut changed = current.clone();
+        (changed.secret, changed.secret_file) = (next.secret, next.secret_file);
+        (changed.password, changed.password_file) = (next.password, next.password_file);
+        match credentials(&changed) {
+            Err(error) => outcomes = vec![("talk.password", Err(error.to_string()))],
+            Ok(_same) if outcomes.is_empty() => {}
+            Ok(credentials) => {
+                self.client.use_credentials(credentials);
+                *current = changed;
             }
         }
         if let Some(urls) =
@@ -104,7 +107,8 @@ pub async fn check_talk(
     let Some(talk) = Talk::open(&config.talk)? else {
         return Err(ConfigError::new("talk.url", "no Nextcloud is configured"));
     };
-    let (now, sample) = tokio::join!(talk.rooms.now(), talk.rooms.sample(token));
+    let (now, sample) =
+        tokio::join!(talk.rooms.now(), talk.rooms.sample(token, talk.client.has_secret()));
     let site = talk.client.check().await;
     let database = match &sample {
         Ok(Some((token, _type))) => {
@@ -133,32 +137,25 @@ pub async fn check_talk(
         Err(trouble) => Err(trouble.to_string()),
     };
     let mut answers = vec![("talk.database_url", database), ("talk.url", url)];
-    if let (Ok(Some((token, room_type))), Ok(_)) = (sample, site) {
-        answers.push(("talk.secret", try_secret(&talk.client, &token, room_type).await));
+    if let (Ok(Some((token, _type))), Ok(_)) = (sample, site) {
+        answers.push(("talk.secret", try_secret(&talk.client, &token).await));
     }
     talk.rooms.close().await;
     Ok(answers)
 }
 
-async fn try_secret(
-    client: &TalkClient,
-    token: &RoomToken,
-    room_type: RoomType,
-) -> Result<String, String> {
-    let is_public = room_type == RoomType::Public;
+async fn try_secret(client: &TalkClient, token: &RoomToken) -> Result<String, String> {
     match (client.read_room(token).await, client.has_secret()) {
         (Answer::Read(_), true) => Ok(format!("Talk accepts it for room {token}")),
         (Answer::Read(_), false) => {
             Ok(format!("not configured: only public rooms can be opened, such as {token}"))
         }
-        (Answer::NotFound, false) if !is_public => {
-            Ok("not configured: only public rooms can be opened".to_owned())
+        (Answer::Trouble(Trouble::Unauthorized), _) => {
+            Err("Talk does not accept it. Use the one that `occ config:app:get spreed \
+             sip_bridge_shared_secret` prints; only if that is empty, set one: `occ config:app:set \
+             spreed sip_bridge_shared_secret --value=SECRET`"
+                .to_owned())
         }
-        (Answer::Trouble(Trouble::Unauthorized), _) => Err(
-            "Talk does not accept it. Set the same secret in Nextcloud, which may not have one yet: \
-             occ config:app:set spreed sip_bridge_shared_secret --value=SECRET"
-                .to_owned(),
-        ),
         (answer, _) => Err(format!("room {token}: {}", answer.problem())),
     }
 }

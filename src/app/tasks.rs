@@ -20,7 +20,9 @@ use crate::rooms::{ClientLimits, RoomService, Sip};
 use crate::store::Database;
 use crate::supervisor::Supervisor;
 use crate::tasks::housekeeping::{Housekeeping, Retention, Schedules};
-use crate::tasks::{LobbyConsumer, OutboxRelay, TalkLobbies, TaskContext, TimerTask};
+use crate::tasks::{
+    LobbyConsumer, OutboxRelay, TalkLobbies, TaskContext, TimerTask, watch_database,
+};
 
 /// Open files that clients of the API cannot take: for database, broker and ops listener.
 const RESERVED_FILES: u64 = 128;
@@ -83,6 +85,8 @@ impl TaskSet<'_> {
         let Some(Talk { rooms, client }) = self.app.talk.clone() else { return };
         let config = &self.app.config.events;
         let (grace, skew) = (config.unknown_room_grace, config.max_clock_skew);
+        let watch = watch_database(self.ctx.clone(), self.stop.clone());
+        self.supervisor.spawn("database watch", watch);
         let lobbies = TalkLobbies::new(self.ctx.clone(), rooms, client, relay, grace, skew);
         self.supervisor.spawn("Talk lobbies", lobbies.run(self.stop.clone()));
     }

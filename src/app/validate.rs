@@ -15,8 +15,8 @@ const MIN_DATABASE_TIMEOUT: Duration = Duration::from_millis(100);
 /// A worker that waits for the lock of a room needs another connection for the rooms that are due.
 const MIN_CONNECTIONS: u32 = 2;
 
-/// One request that hangs must not hold up all others; more requests than this are an attack.
-const TALK_CONCURRENCY: RangeInclusive<usize> = 2..=32;
+/// One request that hangs must not hold up all others, and ten refused ones at once lock lobbyd out.
+const TALK_CONCURRENCY: RangeInclusive<usize> = 2..=8;
 
 /// A larger batch would hold its locks for longer than a use of the database may take.
 const MAX_BATCH: u32 = 10_000;
@@ -92,7 +92,7 @@ fn check_sizes(config: &Config) -> Result<(), ConfigError> {
         return Err(ConfigError::new("timers.batch", format!("at most {MAX_BATCH}")));
     }
     if !TALK_CONCURRENCY.contains(&config.talk.concurrency.get()) {
-        return Err(ConfigError::new("talk.concurrency", "expected 2 to 32"));
+        return Err(ConfigError::new("talk.concurrency", "expected 2 to 8"));
     }
     Ok(())
 }

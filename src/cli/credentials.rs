@@ -16,8 +16,11 @@ const CREDSTORE: &str = "/etc/credstore";
 const ENCRYPTED: &str = "/etc/credstore.encrypted";
 
 /// The URLs, and the files of their credentials.
-const URLS: [(&str, &str); 2] =
-    [("database.url", "lobbyd.database-url"), ("events.url", "lobbyd.events-url")];
+const URLS: [(&str, &str); 3] = [
+    ("database.url", "lobbyd.database-url"),
+    ("events.url", "lobbyd.events-url"),
+    ("talk.database_url", "lobbyd.talk-database-url"),
+];
 
 /// The layers of a command. Another configuration file than the service's has its own URLs, and what
 /// other users may change is not believed.

@@ -79,6 +79,12 @@ impl IncomingChange {
         Self { order: ChangeOrder::Version(version), ..self }
     }
 
+    /// Whether it repeats an event that was applied; `applied_at` is when one of its identity was.
+    pub fn is_repeated(&self, applied_at: Option<DateTime<Utc>>) -> bool {
+        let since = self.identity.as_ref().and_then(|identity| identity.duplicate_since);
+        since.zip(applied_at).is_some_and(|(since, applied_at)| applied_at >= since)
+    }
+
     /// The result if there is no such room. That of lobbyd's own change has been deleted since.
     pub fn without_room(&self) -> Applied {
         if self.own { Applied::Stale } else { Applied::UnknownRoom }
@@ -112,7 +118,7 @@ pub fn decide_lobby_change(
     change: &IncomingChange,
     applied_at: Option<DateTime<Utc>>,
 ) -> Decision {
-    if is_repeated(change, applied_at) || had_its_effect(room, change) {
+    if change.is_repeated(applied_at) || had_its_effect(room, change) {
         return Decision::Stale;
     }
     let Some(version) = change.order.after(room.version) else {
@@ -122,11 +128,6 @@ pub fn decide_lobby_change(
         LobbyState::NonModerators if !room.can_have_lobby() => Decision::LobbyNotSupported,
         LobbyState::NonModerators | LobbyState::None => Decision::Set(version),
     }
-}
-
-fn is_repeated(change: &IncomingChange, applied_at: Option<DateTime<Utc>>) -> bool {
-    let duplicate_since = change.identity.as_ref().and_then(|identity| identity.duplicate_since);
-    duplicate_since.zip(applied_at).is_some_and(|(since, applied_at)| applied_at >= since)
 }
 
 /// An event that does not say when the change was made, and whose timer is not after the one that

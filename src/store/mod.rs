@@ -291,7 +291,7 @@ pub trait Users: Send + Sync + 'static {
 /// What lobbyd keeps about the rooms of a Nextcloud Talk.
 #[async_trait]
 pub trait TalkRecords: Send + Sync + 'static {
-    /// Records timers that are about to be due, instead of the earlier ones of their rooms.
+    /// Records timers that are about to be due.
     async fn record_talk_timers(&self, timers: &[TalkTimer]) -> Result<()>;
 
     /// The timers that are recorded, those first that are due first, at most `limit`.
@@ -302,11 +302,11 @@ pub trait TalkRecords: Send + Sync + 'static {
     async fn end_talk_timer(&self, timer: &TalkTimer, update: Option<&RoomUpdated>)
     -> Result<bool>;
 
-    /// The version of the last lobby that an event has set in Talk.
-    async fn talk_lobby_version(&self, token: &RoomToken) -> Result<Version>;
+    /// The version that a change of a lobby gets in Talk; `None` if it is stale or a repetition.
+    async fn talk_lobby_version(&self, change: &IncomingChange) -> Result<Option<Version>>;
 
-    /// Records that Talk has this lobby, with its version, and stores the event that announces it.
-    async fn talk_lobby_set(&self, token: &RoomToken, update: &RoomUpdated) -> Result<()>;
+    /// Records that Talk has the lobby of this change, and stores the event that announces it.
+    async fn talk_lobby_set(&self, change: &IncomingChange, update: &RoomUpdated) -> Result<()>;
 }
 
 /// The database as a whole: its tables, its time, how to reach it.

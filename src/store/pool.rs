@@ -223,9 +223,14 @@ impl<D: Dialect> SqlStore<D> {
 
     /// Connects by these URLs from now on.
     pub(super) fn set_urls(&self, urls: &[&str]) -> Result<()> {
-        self.servers.replace(&self.pool, self.connect_options(urls)?);
-        self.group.refusals.reset();
+        self.set_options(self.connect_options(urls)?);
         Ok(())
+    }
+
+    /// Connects in these ways from now on.
+    pub(super) fn set_options(&self, options: Vec<ConnectOptions<D>>) {
+        self.servers.replace(&self.pool, options);
+        self.group.refusals.reset();
     }
 
     pub(super) async fn close_pool(&self) {

@@ -3,9 +3,10 @@
 //! events have set, because Talk has none.
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use serde_json::json;
 
-use super::connection::Transaction;
+use super::connection::{Connection, Transaction};
 use super::dialect::{Columns, Dialect, values};
 use super::error::Result;
 use super::pool::SqlStore;
@@ -13,7 +14,9 @@ use super::rows::to_json;
 use super::statements::talk as statements;
 use super::tables::outbox::{Progress, new_event};
 use super::{Admin, TalkRecords, rows};
-use crate::domain::{OutboxEvent, ROOM_UPDATED, RoomToken, RoomUpdated, TalkTimer, Version};
+use crate::domain::{
+    IncomingChange, OutboxEvent, ROOM_UPDATED, RoomToken, RoomUpdated, TalkTimer, Version,
+};
 
 #[async_trait]
 impl<D: Dialect> TalkRecords for SqlStore<D> {
@@ -40,12 +43,8 @@ impl<D: Dialect> TalkRecords for SqlStore<D> {
         update: Option<&RoomUpdated>,
     ) -> Result<bool> {
         let now = Admin::now(self).await?;
-        let event = update.map(|update| OutboxEvent {
-            due_at: Some(timer.due_at),
-            ..new_event(ROOM_UPDATED, &timer.token, update, now)
-        });
         let mut transaction = self.begin().await?;
-        match transaction.end_talk_timer(timer, event, Progress::available_at(now)).await {
+        match transaction.end_talk_timer(timer, update, now).await {
             Ok(true) => transaction.commit().await.map(|()| true),
             Ok(false) => transaction.roll_back().await.map(|()| false),
             Err(error) => {
@@ -55,19 +54,26 @@ impl<D: Dialect> TalkRecords for SqlStore<D> {
         }
     }
 
-    async fn talk_lobby_version(&self, token: &RoomToken) -> Result<Version> {
-        let version = |row: &D::Row| row.int("version").map(Version::stored);
-        let found = self.fetch_all(statements::LOBBY_VERSION, values![token], version).await?;
-        Ok(found.first().copied().unwrap_or(Version::ZERO))
+    async fn talk_lobby_version(&self, change: &IncomingChange) -> Result<Option<Version>> {
+        let mut connection = self.acquire().await?;
+        let version = connection.talk_lobby_version(&change.token).await?;
+        let keys = change.identity.iter().map(|identity| identity.key.as_str()).collect();
+        let applied_at = connection.applied_at(&keys).await?.into_values().next();
+        connection.release();
+        let is_new = !change.is_repeated(applied_at);
+        Ok(change.order.after(version).filter(|_version| is_new))
     }
 
-    async fn talk_lobby_set(&self, token: &RoomToken, update: &RoomUpdated) -> Result<()> {
+    async fn talk_lobby_set(&self, change: &IncomingChange, update: &RoomUpdated) -> Result<()> {
         let now = Admin::now(self).await?;
-        let event = new_event(ROOM_UPDATED, token, update, now);
+        let event = new_event(ROOM_UPDATED, &change.token, update, now);
         let mut transaction = self.begin().await?;
         let setting = async {
-            let values = values![token, update.version];
+            let values = values![&change.token, update.version];
             transaction.execute(statements::SET_LOBBY_VERSION, values).await?;
+            if let Some(identity) = &change.identity {
+                transaction.record_applied(&[identity.key.clone()].into(), now).await?;
+            }
             transaction.insert_events(vec![event], Progress::available_at(now)).await
         };
         match setting.await {
@@ -80,19 +86,35 @@ impl<D: Dialect> TalkRecords for SqlStore<D> {
     }
 }
 
+impl<D: Dialect> Connection<D> {
+    async fn talk_lobby_version(&mut self, token: &RoomToken) -> Result<Version> {
+        let version = |row: &D::Row| row.int("version").map(Version::stored);
+        let found = self.fetch_optional(statements::LOBBY_VERSION, values![token], version).await?;
+        Ok(found.unwrap_or(Version::ZERO))
+    }
+}
+
 impl<D: Dialect> Transaction<D> {
     async fn end_talk_timer(
         &mut self,
         timer: &TalkTimer,
-        event: Option<OutboxEvent>,
-        progress: Progress,
+        update: Option<&RoomUpdated>,
+        now: DateTime<Utc>,
     ) -> Result<bool> {
         let values = values![timer.room, timer.due_at.timestamp()];
         if self.execute(statements::DELETE, values).await? == 0 {
             return Ok(false);
         }
-        if let Some(event) = event {
-            self.insert_events(vec![event], progress).await?;
+        if let Some(update) = update {
+            // Newer than the lobby that an event has set, also if the clock of its sender is ahead.
+            let set = self.talk_lobby_version(&timer.token).await?;
+            let version = update.version.max(set.next().milliseconds());
+            let update = RoomUpdated { version, ..update.clone() };
+            let event = OutboxEvent {
+                due_at: Some(timer.due_at),
+                ..new_event(ROOM_UPDATED, &timer.token, &update, now)
+            };
+            self.insert_events(vec![event], Progress::available_at(now)).await?;
         }
         Ok(true)
     }

@@ -32,7 +32,7 @@ pub enum Trouble {
     /// With the time after which Talk allows another request, if it tells.
     #[error(
         "Talk's protection from brute force blocks lobbyd's address: exempt it (occ config:app:set \
-         bruteForce whitelist_1 --value=ADDRESS/32)"
+         bruteForce whitelist_N --value=ADDRESS/32, with an N that is not in use)"
     )]
     Blocked(Option<Duration>),
     #[error("Nextcloud is in maintenance mode or not available (status 503)")]
@@ -41,6 +41,9 @@ pub enum Trouble {
     Redirected(String),
     #[error("Nextcloud cannot be reached: {0}")]
     Unreachable(String),
+    /// With the status.
+    #[error("no Talk answers at talk.url (status {0}): is the app enabled, is the address right?")]
+    Missing(u16),
     #[error("Talk fails for every room (last: {0})")]
     Failing(String),
 }
@@ -66,7 +69,7 @@ impl Answer {
     pub fn outcome(&self) -> &'static str {
         match self {
             Self::Read(_) => "ok",
-            Self::NotFound => "not_found",
+            Self::NotFound | Self::Trouble(Trouble::Missing(_)) => "not_found",
             Self::Failed(_) => "failed",
             Self::Unanswered => "unanswered",
             Self::Trouble(Trouble::Unauthorized) => "unauthorized",

@@ -30,7 +30,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long an idle connection is kept: web servers close theirs after some seconds too.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A room is about 2 KiB. Of a longer body nothing is used.
 const MAX_BODY_BYTES: usize = 256 * 1024;
@@ -80,6 +80,8 @@ impl TalkClient {
         let http = Client::builder()
             .user_agent(user_agent)
             .redirect(Policy::none())
+            // Nextcloud has to see lobbyd's own address.
+            .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)
             .pool_idle_timeout(IDLE_TIMEOUT)
@@ -125,6 +127,9 @@ impl TalkClient {
         }
         match self.send(request).await {
             Ok((StatusCode::OK, body)) => Answer::Read(sip_state(&body)),
+            Ok((StatusCode::NOT_FOUND, body)) if is_unknown_app(&body) => {
+                Answer::Trouble(Trouble::Missing(StatusCode::NOT_FOUND.as_u16()))
+            }
             Ok((status, _body)) => Answer::of(status),
             Err(answer) => answer,
         }
@@ -150,12 +155,13 @@ impl TalkClient {
         match self.send(request).await {
             Ok((StatusCode::OK, body)) => Ok(sip_state(&body)),
             Ok((status, body)) => Err(Refused::of(status, &body)),
+            Err(Answer::Unanswered) => Err(Refused::Failed("no answer".to_owned())),
             Err(answer) => Err(Refused::Trouble(answer.trouble())),
         }
     }
 
-    /// Asks whether the Nextcloud is there, without any room. Returns the difference of its clock to
-    /// `now` in seconds, if it tells its time.
+    /// Asks whether the Nextcloud is there, without any room. Returns the time that it tells, as in the
+    /// header `Date`.
     pub async fn check(&self) -> Result<Option<String>, Trouble> {
         let mut url = self.base.clone();
         url.set_path(&format!("{}status.php", self.base.path()));
@@ -163,16 +169,18 @@ impl TalkClient {
             Ok(response) => response,
             Err(error) => return Err(Trouble::Unreachable(logging::causes(&error.without_url()))),
         };
-        if response.status().is_redirection() || response.status().is_server_error() {
+        let status = response.status();
+        if status.is_redirection() || status.is_server_error() {
             return Err(Answer::of_response(&response).trouble());
         }
         let date = response.headers().get("date").and_then(|date| date.to_str().ok());
         let date = date.map(str::to_owned);
         let body = body_of(response).await.unwrap_or_default();
-        if body.get("maintenance").and_then(Value::as_bool) == Some(true) {
-            return Err(Trouble::Maintenance);
+        match (body.get("installed"), body.get("maintenance")) {
+            (Some(_), Some(Value::Bool(true))) => Err(Trouble::Maintenance),
+            (Some(_), _) => Ok(date),
+            (None, _) => Err(Trouble::Missing(status.as_u16())),
         }
-        Ok(date)
     }
 
     fn endpoint(&self, path: &[&str]) -> Url {
@@ -213,6 +221,11 @@ async fn body_of(mut response: Response) -> reqwest::Result<Value> {
         }
     }
     Ok(serde_json::from_slice(&body).unwrap_or_default())
+}
+
+/// Whether Nextcloud itself has answered, because Talk is disabled: OCS 998.
+fn is_unknown_app(body: &Value) -> bool {
+    body.pointer("/ocs/meta/statuscode").and_then(Value::as_i64) == Some(998)
 }
 
 /// What Talk says about dial-in to a room, in the body of a response.

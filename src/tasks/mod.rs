@@ -22,7 +22,7 @@ use chrono::{DateTime, Utc};
 pub use backlog::BacklogGauges;
 pub use lobby_consumer::LobbyConsumer;
 pub use outbox_relay::OutboxRelay;
-pub use talk::{TalkContext, TalkLobbies, TalkTask};
+pub use talk::{TalkContext, TalkLobbies, TalkTask, watch_database};
 pub use timers::{TimerTask, TimerWaker};
 pub use write_check::WriteCheck;
 

@@ -9,8 +9,7 @@ statements! {
             SELECT room, token, type, to_timestamp(due_at)
             FROM json_to_recordset(CAST($1 AS json))
                      AS timers (room bigint, token text, type bigint, due_at bigint)
-            ON CONFLICT (room_id) DO UPDATE
-            SET token = excluded.token, room_type = excluded.room_type, due_at = excluded.due_at",
+            ON CONFLICT (room_id, due_at) DO NOTHING",
         mysql "\
             INSERT INTO lobbyd_talk_timers (room_id, token, room_type, due_at)
             SELECT timers.room, timers.token, timers.type,
@@ -21,16 +20,14 @@ statements! {
                      type BIGINT PATH '$.type',
                      due_at BIGINT PATH '$.due_at'
                  )) AS timers
-            ON DUPLICATE KEY UPDATE token = VALUES(token), room_type = VALUES(room_type),
-                                    due_at = VALUES(due_at)",
+            ON DUPLICATE KEY UPDATE token = VALUES(token)",
         // The condition tells the parser that ON does not belong to a join.
         sqlite "\
             INSERT INTO lobbyd_talk_timers (room_id, token, room_type, due_at)
             SELECT value ->> 'room', value ->> 'token', value ->> 'type',
                    datetime(value ->> 'due_at', 'unixepoch')
             FROM json_each($1) WHERE TRUE
-            ON CONFLICT (room_id) DO UPDATE
-            SET token = excluded.token, room_type = excluded.room_type, due_at = excluded.due_at";
+            ON CONFLICT (room_id, due_at) DO NOTHING";
 
     /// limit → room, token, type, due time (seconds).
     RECORDED:

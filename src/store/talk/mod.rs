@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{MySql, Postgres};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use self::statements::{TalkDialect, TalkStatements};
@@ -58,8 +59,12 @@ pub trait TalkRooms: Send + Sync + 'static {
     async fn lobby(&self, room: RoomId) -> Result<TalkRow>;
 
     /// A room of this server that can have a lobby: the one with this token, otherwise a new one whose
-    /// timer is not due soon, not a public one if possible.
-    async fn sample(&self, token: Option<&RoomToken>) -> Result<Option<(RoomToken, RoomType)>>;
+    /// timer is not due soon. Without `groups` a public one, otherwise preferably another one.
+    async fn sample(
+        &self,
+        token: Option<&RoomToken>,
+        groups: bool,
+    ) -> Result<Option<(RoomToken, RoomType)>>;
 
     /// Tries to become the one instance that acts on these rooms. `None` if another one is.
     async fn lead(&self) -> Result<Option<Box<dyn Leadership>>>;
@@ -111,6 +116,8 @@ struct TalkTable<D: TalkDialect> {
     store: SqlStore<D>,
     table: String,
     statements: TalkStatements,
+    /// The connection on which the lock is tried again and again, and which server it leads to.
+    candidate: Mutex<Option<(D::Connection, u64)>>,
 }
 
 impl<D: TalkDialect> TalkTable<D> {
@@ -122,7 +129,34 @@ impl<D: TalkDialect> TalkTable<D> {
             group: PoolGroup::default(),
         };
         let store = SqlStore::open(urls, options)?;
-        Ok(Self { store, table: table.to_owned(), statements: TalkStatements::of::<D>(table) })
+        let statements = TalkStatements::of::<D>(table);
+        let table =
+            Self { store, table: table.to_owned(), statements, candidate: Mutex::default() };
+        table.use_urls(urls)?;
+        Ok(table)
+    }
+
+    async fn try_lead(&self) -> Result<Option<Lock<D>>> {
+        let mut candidate = self.candidate.lock().await;
+        self.store.servers.settle(&self.store.pool).await;
+        let changes = self.store.servers.changes();
+        let mut connection = match candidate.take() {
+            Some((connection, of)) if of == changes => connection,
+            Some(_) | None => {
+                let mut connection = connect(&self.store.pool, LIMIT).await?;
+                D::limit_silence(&mut connection).await.map_err(StoreError::Unavailable)?;
+                connection
+            }
+        };
+        let taking = timeout(LIMIT, D::try_lock(&mut connection, &self.table)).await;
+        let taken = taking.map_err(|_elapsed| StoreError::TimedOut(LIMIT))?;
+        if taken.map_err(StoreError::Unavailable)? {
+            let servers = Arc::clone(&self.store.servers);
+            let is_current = Box::new(move || servers.changes() == changes);
+            return Ok(Some(Lock { connection, is_current }));
+        }
+        *candidate = Some((connection, changes));
+        Ok(None)
     }
 
     /// Says which rights are missing.
@@ -166,28 +200,25 @@ impl<D: TalkDialect> TalkRooms for TalkTable<D> {
         found.map_err(|error| self.explain(error))
     }
 
-    async fn sample(&self, token: Option<&RoomToken>) -> Result<Option<(RoomToken, RoomType)>> {
+    async fn sample(
+        &self,
+        token: Option<&RoomToken>,
+        groups: bool,
+    ) -> Result<Option<(RoomToken, RoomType)>> {
         let room = |row: &D::Row| Ok((rows::token(row)?, RoomType::from(row.int("room_type")?)));
         let token = token.map_or("", RoomToken::as_str);
-        let found = self.store.fetch_all(self.statements.sample, values![token, token], room).await;
+        let found = self
+            .store
+            .fetch_all(self.statements.sample, values![i64::from(groups), token, token], room)
+            .await;
         Ok(found.map_err(|error| self.explain(error))?.pop())
     }
 
     async fn lead(&self) -> Result<Option<Box<dyn Leadership>>> {
-        self.store.servers.settle(&self.store.pool).await;
-        let changes = self.store.servers.changes();
-        let mut connection = connect(&self.store.pool, LIMIT).await?;
-        let taking = async {
-            D::limit_silence(&mut connection).await?;
-            D::try_lock(&mut connection, &format!("lobbyd talk {}", self.table)).await
-        };
-        let taken = timeout(LIMIT, taking).await.map_err(|_elapsed| StoreError::TimedOut(LIMIT))?;
-        if !taken.map_err(StoreError::Unavailable)? {
-            return Ok(None);
-        }
-        let servers = Arc::clone(&self.store.servers);
-        let is_current = Box::new(move || servers.changes() == changes);
-        Ok(Some(Box::new(Lock::<D> { connection, is_current })))
+        Ok(match self.store.unless_refused(self.try_lead()).await? {
+            Some(lock) => Some(Box::new(lock)),
+            None => None,
+        })
     }
 
     async fn try_urls(&self, urls: &[&str]) -> Result<()> {
@@ -195,7 +226,9 @@ impl<D: TalkDialect> TalkRooms for TalkTable<D> {
     }
 
     fn use_urls(&self, urls: &[&str]) -> Result<()> {
-        self.store.set_urls(urls)
+        let options = self.store.connect_options(urls)?;
+        self.store.set_options(options.into_iter().map(D::of_talk).collect());
+        Ok(())
     }
 
     async fn close(&self) {

@@ -2,9 +2,10 @@
 
 use std::future::Future;
 
-use sqlx::{Executor, MySql, MySqlConnection, PgConnection, Postgres};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Error, Executor, MySql, MySqlConnection, PgConnection, Postgres};
 
-use crate::store::dialect::Dialect;
+use crate::store::dialect::{ConnectOptions, Dialect};
 use crate::store::statements::Statement;
 
 /// How the leader's session is kept from outliving its client: the server ends it after so many
@@ -17,7 +18,7 @@ pub(super) struct TalkStatements {
     pub(super) upcoming: Statement,
     /// id → state or null, timer or null, now (milliseconds); one row, also if there is no room.
     pub(super) lobby: Statement,
-    /// Token or an empty text, twice → token, type.
+    /// Whether rooms that are not public count too (0 or 1), token or an empty text, twice → token, type.
     pub(super) sample: Statement,
 }
 
@@ -46,15 +47,20 @@ pub(super) trait TalkDialect: Dialect {
     const LOBBY: &'static str;
     const SAMPLE: &'static str;
 
+    /// How to connect to the database of Talk, whose table is read from end to end.
+    fn of_talk(options: ConnectOptions<Self>) -> ConnectOptions<Self> {
+        options
+    }
+
     /// Has the server end this session soon after its client is gone.
     fn limit_silence(
         connection: &mut Self::Connection,
     ) -> impl Future<Output = sqlx::Result<()>> + Send;
 
-    /// Takes a lock of the session, unless another session has it.
+    /// Takes a lock of the session for this table, unless another session has it.
     fn try_lock(
         connection: &mut Self::Connection,
-        name: &str,
+        table: &str,
     ) -> impl Future<Output = sqlx::Result<bool>> + Send;
 }
 
@@ -66,6 +72,7 @@ impl TalkDialect for Postgres {
                extract(epoch FROM lobby_timer)::bigint AS due_at
         FROM {table}
         WHERE lobby_state = 1 AND coalesce(remote_server, '') = '' AND token IS NOT NULL
+          AND lobby_timer > '1970-01-02'
           AND lobby_timer <= (clock_timestamp() AT TIME ZONE 'UTC') + interval '5 seconds'
           AND (type = 3 OR $1 = 1)
         ORDER BY lobby_timer, id LIMIT $2";
@@ -79,10 +86,14 @@ impl TalkDialect for Postgres {
     const SAMPLE: &'static str = "\
         SELECT token::text AS token, type::bigint AS room_type
         FROM {table}
-        WHERE coalesce(remote_server, '') = '' AND type IN (2, 3)
-          AND (token = $1 OR $2 = '' AND token IS NOT NULL AND (lobby_timer IS NULL
+        WHERE coalesce(remote_server, '') = '' AND (type = 3 OR type = 2 AND $1 = 1)
+          AND (token = $2 OR $3 = '' AND token IS NOT NULL AND (lobby_timer IS NULL
                    OR lobby_timer > (now() AT TIME ZONE 'UTC') + interval '1 minute'))
         ORDER BY type, id DESC LIMIT 1";
+
+    fn of_talk(options: PgConnectOptions) -> PgConnectOptions {
+        options.options([("enable_seqscan", "on")])
+    }
 
     async fn limit_silence(connection: &mut PgConnection) -> sqlx::Result<()> {
         let keepalives = "SET tcp_keepalives_idle = 3; SET tcp_keepalives_interval = 2; \
@@ -94,9 +105,10 @@ impl TalkDialect for Postgres {
         sqlx::query(setting).bind(format!("{MAX_SILENCE}s")).execute(connection).await.map(drop)
     }
 
-    async fn try_lock(connection: &mut PgConnection, name: &str) -> sqlx::Result<bool> {
-        let lock = "SELECT pg_try_advisory_lock(('x' || left(md5($1), 16))::bit(64)::bigint)";
-        sqlx::query_scalar(lock).bind(name).fetch_one(connection).await
+    async fn try_lock(connection: &mut PgConnection, table: &str) -> sqlx::Result<bool> {
+        let lock = "SELECT pg_try_advisory_lock(\
+                        ('x' || left(md5('lobbyd talk ' || $1), 16))::bit(64)::bigint)";
+        sqlx::query_scalar(lock).bind(split(table).1).fetch_one(connection).await
     }
 }
 
@@ -109,7 +121,7 @@ impl TalkDialect for MySql {
                TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_timer) AS due_at
         FROM {table}
         WHERE lobby_state = 1 AND coalesce(remote_server, '') = '' AND token IS NOT NULL
-          AND lobby_timer <= UTC_TIMESTAMP() + INTERVAL 5 SECOND
+          AND lobby_timer > '1970-01-02' AND lobby_timer <= UTC_TIMESTAMP() + INTERVAL 5 SECOND
           AND (type = 3 OR ? = 1)
         ORDER BY lobby_timer, id LIMIT ?";
 
@@ -122,7 +134,7 @@ impl TalkDialect for MySql {
     const SAMPLE: &'static str = "\
         SELECT CAST(token AS CHAR) AS token, CAST(type AS SIGNED) AS room_type
         FROM {table}
-        WHERE coalesce(remote_server, '') = '' AND type IN (2, 3)
+        WHERE coalesce(remote_server, '') = '' AND (type = 3 OR type = 2 AND ? = 1)
           AND (token = ? OR ? = '' AND token IS NOT NULL AND (lobby_timer IS NULL
                    OR lobby_timer > UTC_TIMESTAMP() + INTERVAL 1 MINUTE))
         ORDER BY type, id DESC LIMIT 1";
@@ -132,10 +144,19 @@ impl TalkDialect for MySql {
         connection.execute(setting).await.map(drop)
     }
 
-    async fn try_lock(connection: &mut MySqlConnection, name: &str) -> sqlx::Result<bool> {
+    async fn try_lock(connection: &mut MySqlConnection, table: &str) -> sqlx::Result<bool> {
+        let (schema, table) = split(table);
         // The locks of MySQL are those of the whole server, and their names are short.
-        let lock = "SELECT GET_LOCK(CONCAT('lobbyd ', SHA1(CONCAT(DATABASE(), ' ', ?))), 0)";
-        let taken: Option<i64> = sqlx::query_scalar(lock).bind(name).fetch_one(connection).await?;
-        Ok(taken == Some(1))
+        let lock = "SELECT GET_LOCK(\
+                        CONCAT('lobbyd ', SHA1(CONCAT(COALESCE(?, DATABASE()), ' ', ?))), 0)";
+        let taking = sqlx::query_scalar(lock).bind(schema).bind(table);
+        let taken: Option<i64> = taking.fetch_one(connection).await?;
+        let problem = || Error::Protocol("talk.database_url has to name a database".to_owned());
+        Ok(taken.ok_or_else(problem)? == 1)
     }
+}
+
+/// The schema, if it is named, and the table.
+fn split(table: &str) -> (Option<&str>, &str) {
+    table.split_once('.').map_or((None, table), |(schema, table)| (Some(schema), table))
 }

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Attempted, RECORD_TIMEOUT, attempt};
+use super::announcer::Ended;
+use super::attempt::{Attempted, Means, attempt};
 use super::queue::Queue;
 use super::report::{Report, oldest};
 use super::site::{Permission, Site};
@@ -17,6 +19,7 @@ use super::{INTERVAL, TalkContext};
 use crate::clock::DatabaseClock;
 use crate::domain::TalkTimer;
 use crate::health::Work;
+use crate::store;
 use crate::store::{Leadership, StoreError};
 use crate::talk::Trouble;
 
@@ -27,8 +30,15 @@ const MAX_ROOMS: usize = 1000;
 /// Timers of a leader before this one that are taken over.
 const MAX_RECORDED: u32 = 10_000;
 
+/// For how long the lock counts as held after its last check. The server ends a session that is silent
+/// for ten seconds.
+const MAX_UNCHECKED: Duration = Duration::from_secs(8);
+
 /// Talk opens a room whose timer is over, not one whose timer is just due.
 pub(super) const AFTER_DUE: Duration = Duration::from_millis(1);
+
+/// How long the first attempt for a room may wait for lobbyd's own database.
+const RECORD_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Something that has ended.
 enum Step {
@@ -36,10 +46,11 @@ enum Step {
     Looked(Result<Look, StoreError>),
     /// With the timers that lobbyd's own database may have, and whether it has them.
     Recorded(Vec<TalkTimer>, bool),
-    /// With whether the room had failed before.
-    Attempted(Attempted, bool),
-    /// A probe without any room.
-    Probed(Result<Option<String>, Trouble>),
+    /// With the timers of an earlier leader.
+    TakenOver(store::Result<Vec<TalkTimer>>),
+    Attempted(Attempted),
+    /// A probe without any room, and when it began.
+    Probed(Result<Option<String>, Trouble>, Instant),
 }
 
 struct Look {
@@ -56,20 +67,28 @@ pub(super) struct Leader {
     pub(super) queue: Queue,
     pub(super) site: Site,
     steps: FuturesUnordered<BoxFuture<'static, Step>>,
-    pub(super) announcements: FuturesUnordered<BoxFuture<'static, ()>>,
+    pub(super) announcements: mpsc::UnboundedSender<Ended>,
     /// Attempts under way, and those among them for rooms that failed before.
     attempts: usize,
     retries: usize,
     is_looking: bool,
     is_probing: bool,
+    /// Whether the timers of an earlier leader are in the queue.
+    has_taken_over: bool,
     lock: Option<Box<dyn Leadership>>,
+    /// When the lock was last known to be held.
+    checked_at: Instant,
     /// The version of the secret that Talk has refused.
     pub(super) refused_secret: u64,
     pub(super) report: Report,
 }
 
 impl Leader {
-    pub(super) fn new(ctx: TalkContext, concurrency: NonZeroUsize) -> Self {
+    pub(super) fn new(
+        ctx: TalkContext,
+        concurrency: NonZeroUsize,
+        announcements: mpsc::UnboundedSender<Ended>,
+    ) -> Self {
         Self {
             ctx,
             concurrency: concurrency.get(),
@@ -77,32 +96,45 @@ impl Leader {
             queue: Queue::default(),
             site: Site::default(),
             steps: FuturesUnordered::new(),
-            announcements: FuturesUnordered::new(),
+            announcements,
             attempts: 0,
             retries: 0,
             is_looking: false,
             is_probing: false,
+            has_taken_over: false,
             lock: None,
+            checked_at: Instant::now(),
             refused_secret: 0,
             report: Report::default(),
         }
     }
 
     /// Runs until `end`, or until the lock may be lost, which is an error. After `end`, what is under
-    /// way is finished.
+    /// way is finished. What is known of Talk and its rooms stays for the next time.
     pub(super) async fn run(
-        mut self,
+        &mut self,
         lock: Box<dyn Leadership>,
         end: &CancellationToken,
-    ) -> Result<(), StoreError> {
-        self.lock = Some(lock);
-        self.probe_site();
+    ) -> store::Result<()> {
+        (self.lock, self.checked_at) = (Some(lock), Instant::now());
+        let ended = self.lead(end).await;
+        // Without the lock no request may be sent, and none of those under way is awaited.
+        self.lock = None;
+        self.steps.clear();
+        (self.attempts, self.retries, self.clock) = (0, 0, None);
+        (self.is_looking, self.is_probing, self.has_taken_over) = (false, false, false);
+        self.queue.put_all_back(Instant::now());
+        self.report.flush(&self.queue);
+        ended
+    }
+
+    async fn lead(&mut self, end: &CancellationToken) -> store::Result<()> {
         let mut tick = interval(INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let ended = loop {
+        loop {
             let is_stopping = end.is_cancelled();
             if is_stopping && self.attempts == 0 {
-                break Ok(());
+                return Ok(());
             }
             if !is_stopping {
                 self.begin_attempts();
@@ -110,40 +142,26 @@ impl Leader {
             let wake_at = self.wake_at();
             tokio::select! {
                 biased;
-                Some(step) = self.steps.next() => {
-                    if let Err(error) = self.finish(step) {
-                        break Err(error);
-                    }
-                }
-                Some(()) = self.announcements.next() => self.ctx.relay.wake(),
+                Some(step) = self.steps.next() => self.finish(step)?,
                 _ = tick.tick() => self.tick(),
                 () = sleep_until(wake_at), if !is_stopping => {}
                 () = end.cancelled(), if !is_stopping => {}
             }
-        };
-        // Without the lock no request may be sent, and none of those under way is awaited.
-        self.steps.clear();
-        self.report.flush(&self.queue);
-        while self.announcements.next().await.is_some() {
-            self.ctx.relay.wake();
         }
-        ended
     }
 
     /// When to look at the queue again, if nothing else happens.
     fn wake_at(&self) -> Instant {
         let now = Instant::now();
-        let far = now + INTERVAL;
-        let is_free = self.attempts < self.concurrency && self.retries < self.retry_slots();
-        let next = match self.site.permission(now) {
-            Permission::All | Permission::New | Permission::NewAndProbe if is_free => {
-                self.queue.next_at()
-            }
-            Permission::Nothing => self.site.retry_at(),
-            Permission::All | Permission::New | Permission::NewAndProbe | Permission::Probe => None,
+        let may_retry = self.retries < self.retry_slots();
+        let room = match self.site.permission(now) {
+            _ if self.attempts >= self.concurrency => None,
+            Permission::All => self.queue.next_at(now, may_retry),
+            Permission::New | Permission::NewAndProbe => self.queue.next_at(now, false),
+            Permission::Probe | Permission::Nothing => None,
         };
-        // Rooms that may not be asked for now are ready all the time.
-        next.filter(|next| *next > now).map_or(far, |next| next.min(far))
+        let probe = self.site.retry_at().filter(|at| *at > now);
+        [room, probe].into_iter().flatten().fold(now + INTERVAL, Instant::min)
     }
 
     /// Rooms that failed leave slots to others.
@@ -153,65 +171,76 @@ impl Leader {
 
     /// Begins the attempts that may be made now.
     fn begin_attempts(&mut self) {
-        while self.attempts < self.concurrency {
+        // After a freeze of this process, another instance may have the lock.
+        while self.attempts < self.concurrency && self.checked_at.elapsed() < MAX_UNCHECKED {
             let now = Instant::now();
             let may_retry = self.retries < self.retry_slots();
             let begun = match self.site.permission(now) {
                 Permission::All => self.queue.begin(now, may_retry),
                 Permission::New => self.queue.begin(now, false),
-                Permission::NewAndProbe => self.queue.begin(now, false).or_else(|| {
-                    self.site.probing(now);
-                    self.queue.begin_probe(now).map(|timer| (timer, true))
-                }),
+                Permission::NewAndProbe => {
+                    let new = self.queue.begin(now, false);
+                    if new.is_none() && may_retry { self.probe(now) } else { new }
+                }
                 Permission::Probe if self.attempts == 0 && !self.is_probing => {
-                    self.site.probing(now);
-                    let probe = self.queue.begin_probe(now).map(|timer| (timer, true));
+                    let probe = self.probe(now);
                     if probe.is_none() {
-                        self.probe_without_room();
+                        self.probe_without_room(now);
                     }
                     probe
                 }
                 Permission::Probe | Permission::Nothing => None,
             };
-            let Some((timer, is_retry)) = begun else { return };
+            let Some((timer, means, is_retry)) = begun else { return };
             self.attempts += 1;
             self.retries += usize::from(is_retry);
             let (rooms, client) = (Arc::clone(&self.ctx.rooms), Arc::clone(&self.ctx.client));
             self.steps.push(Box::pin(async move {
-                Step::Attempted(attempt(rooms, client, timer).await, is_retry)
+                Step::Attempted(attempt(rooms, client, timer, means, is_retry).await)
             }));
         }
     }
 
+    fn probe(&mut self, now: Instant) -> Option<(TalkTimer, Means, bool)> {
+        let probe = self.queue.begin_probe(now)?;
+        self.site.probing(now);
+        Some(probe)
+    }
+
     /// Nothing is due: only whether the site is there can be asked.
-    fn probe_without_room(&mut self) {
+    fn probe_without_room(&mut self, now: Instant) {
         match self.site.trouble() {
             // Over, as far as anybody knows.
-            Some(Trouble::Blocked(_)) => self.works(),
+            Some(Trouble::Blocked(_) | Trouble::Missing(_)) => self.works(now),
             Some(Trouble::Unauthorized) | None => {}
             Some(
                 Trouble::Maintenance
                 | Trouble::Redirected(_)
                 | Trouble::Unreachable(_)
                 | Trouble::Failing(_),
-            ) => self.probe_site(),
+            ) => {
+                self.site.probing(now);
+                self.probe_site();
+            }
         }
     }
 
     fn probe_site(&mut self) {
         if !std::mem::replace(&mut self.is_probing, true) {
             let client = Arc::clone(&self.ctx.client);
-            self.steps.push(Box::pin(async move { Step::Probed(client.check().await) }));
+            let now = Instant::now();
+            self.steps.push(Box::pin(async move { Step::Probed(client.check().await, now) }));
         }
     }
 
     /// Takes over what another leader has recorded and did not announce.
     fn take_over(&mut self) {
-        let database = Arc::clone(&self.ctx.database);
-        self.steps.push(Box::pin(async move {
-            let recorded = database.recorded_talk_timers(MAX_RECORDED).await;
-            Step::Recorded(recorded.unwrap_or_default(), true)
-        }));
+        if !self.has_taken_over {
+            let database = Arc::clone(&self.ctx.database);
+            self.steps.push(Box::pin(async move {
+                Step::TakenOver(database.recorded_talk_timers(MAX_RECORDED).await)
+            }));
+        }
     }
 
     /// Checks the lock and looks at the table, unless the last ones still do so.
@@ -239,7 +268,7 @@ impl Leader {
         if self.site.trouble() == Some(&Trouble::Unauthorized)
             && self.ctx.client.secret_version() != self.refused_secret
         {
-            self.works();
+            self.works(Instant::now());
         }
         self.report.flush(&self.queue);
     }
@@ -247,21 +276,29 @@ impl Leader {
     fn finish(&mut self, step: Step) -> Result<(), StoreError> {
         match step {
             Step::Checked(_lock, Err(error)) => return Err(error),
-            Step::Checked(lock, Ok(())) => self.lock = Some(lock),
+            Step::Checked(lock, Ok(())) => {
+                (self.lock, self.checked_at) = (Some(lock), Instant::now());
+            }
             Step::Looked(look) => {
                 self.is_looking = false;
                 self.looked(look?);
             }
             Step::Recorded(timers, is_recorded) => self.add(&timers, is_recorded),
-            Step::Attempted(attempted, is_retry) => {
+            Step::TakenOver(recorded) => {
+                if let Ok(timers) = recorded {
+                    self.has_taken_over = timers.len() < usize::try_from(MAX_RECORDED).unwrap_or(0);
+                    self.add(&timers, true);
+                }
+            }
+            Step::Attempted(attempted) => {
                 self.attempts -= 1;
-                self.retries -= usize::from(is_retry);
+                self.retries -= usize::from(attempted.is_retry);
                 self.attempted(attempted);
             }
-            Step::Probed(answer) => {
+            Step::Probed(answer, begun_at) => {
                 self.is_probing = false;
                 match answer {
-                    Ok(_date) => self.works(),
+                    Ok(_date) => self.works(begun_at),
                     Err(trouble) => self.stopped(trouble),
                 }
             }
@@ -288,7 +325,14 @@ impl Leader {
         let first = self.queue.oldest().map(|timer| oldest(timer, clock.now()));
         self.ctx.health.set_oldest(Work::Talk, first);
         if self.clock.replace(clock).is_none() {
-            self.take_over();
+            tracing::info!(url = self.ctx.client.url(), "opening the rooms of Talk");
+            self.probe_site();
+        }
+        self.take_over();
+        if !self.queue.has_failing()
+            && let Some(since) = self.site.has_no_failing_room(now)
+        {
+            self.resume(since);
         }
         self.show_site();
     }
@@ -298,6 +342,8 @@ impl Leader {
         let Some(clock) = &self.clock else { return };
         let timers = self.queue.unknown(timers);
         let until = |due_at| clock.until(due_at + AFTER_DUE);
-        self.queue.add(timers, is_recorded, until, Instant::now());
+        for timer in self.queue.add(timers, is_recorded, until, Instant::now()) {
+            self.announce(timer, None, true);
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! event is acknowledged when Talk has the lobby and its version is stored, or when it is a dead
 //! letter. Without an account every event is one.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +31,9 @@ const CONCURRENCY: usize = 4;
 
 /// Wait before the next try of an event whose room does not exist yet, or that Talk failed to set.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// After this time an event is a dead letter that Talk fails to set: a fault of its room, or of Talk.
+const FAILED_PATIENCE: TimeDelta = TimeDelta::minutes(5);
 
 /// Wait while Talk cannot be asked.
 const TROUBLE_WAIT: Duration = Duration::from_secs(5);
@@ -123,22 +126,23 @@ impl TalkLobbies {
         mut subscription: Box<dyn Subscription>,
         connection: &mut ConnectionState,
     ) -> BusError {
-        let (mut waiting, mut busy) = (Vec::<Event>::new(), HashSet::<RoomToken>::new());
+        let (mut waiting, mut busy) =
+            (Vec::<Event>::new(), BTreeMap::<RoomToken, DateTime<Utc>>::new());
         let mut handled: FuturesUnordered<BoxFuture<'_, (Event, Verdict)>> =
             FuturesUnordered::new();
         loop {
             while handled.len() < CONCURRENCY
                 && let Some(event) = take_next(&mut waiting, &busy)
             {
-                busy.extend(event.token().cloned());
+                busy.extend(event.token().cloned().map(|token| (token, event.received)));
                 handled.push(Box::pin(async {
                     let verdict = self.ctx.handle(&event).await;
                     (event, verdict)
                 }));
             }
             self.report(&waiting, &busy);
-            let next_at = waiting.iter().map(|event| event.retry_at).min();
-            let next_at = next_at.filter(|at| *at > Instant::now());
+            let now = Instant::now();
+            let next_at = waiting.iter().map(|event| event.retry_at).filter(|at| *at > now).min();
             tokio::select! {
                 Some((event, verdict)) = handled.next() => {
                     if let Some(token) = event.token() {
@@ -157,21 +161,23 @@ impl TalkLobbies {
                     }
                     Err(lost) => return lost,
                 },
-                () = sleep_until(next_at.unwrap_or_else(Instant::now)), if next_at.is_some() => {}
+                () = sleep_until(next_at.unwrap_or(now)), if next_at.is_some() => {}
                 () = connection.proven() => connection.works(),
             }
         }
     }
 
     /// Reports the oldest event that is not acknowledged.
-    fn report(&self, waiting: &[Event], busy: &HashSet<RoomToken>) {
+    fn report(&self, waiting: &[Event], busy: &BTreeMap<RoomToken, DateTime<Utc>>) {
         let ctx = &self.ctx.task;
-        let oldest = waiting.iter().min_by_key(|event| event.received).map(|event| {
-            let item = match event.token() {
+        let waiting_since = waiting.iter().map(|event| (event.received, event.token()));
+        let busy_since = busy.iter().map(|(token, received)| (*received, Some(token)));
+        let oldest = waiting_since.chain(busy_since).min().map(|(received, token)| {
+            let item = match token {
                 Some(room) => format!("event of room {room} is not acknowledged"),
                 None => "a malformed event is not acknowledged".to_owned(),
             };
-            Oldest { item, age: ctx.clock.now() - event.received }
+            Oldest { item, age: ctx.clock.now() - received }
         });
         ctx.health.set_oldest(Work::Deliveries, oldest);
         let aside = waiting.len() + busy.len();
@@ -205,9 +211,9 @@ fn conclude(mut event: Event, verdict: Verdict, waiting: &mut Vec<Event>) -> Opt
 }
 
 /// Takes the first event that may be handled now: later events of a room wait for the earlier ones.
-fn take_next(waiting: &mut Vec<Event>, busy: &HashSet<RoomToken>) -> Option<Event> {
+fn take_next(waiting: &mut Vec<Event>, busy: &BTreeMap<RoomToken, DateTime<Utc>>) -> Option<Event> {
     let now = Instant::now();
-    let mut blocked: HashSet<&RoomToken> = busy.iter().collect();
+    let mut blocked: HashSet<&RoomToken> = busy.keys().collect();
     let position = waiting.iter().position(|event| {
         let is_free = event.token().is_none_or(|token| !blocked.contains(token));
         if is_free && event.retry_at <= now {
@@ -268,8 +274,8 @@ impl Context {
         }
         let token = &change.token;
         let known = tokio::join!(
-            self.task.database.talk_lobby_version(token),
-            self.rooms.sample(Some(token))
+            self.task.database.talk_lobby_version(change),
+            self.rooms.sample(Some(token), true)
         );
         let (version, room) = match known {
             (Ok(version), Ok(room)) => (version, room),
@@ -277,9 +283,9 @@ impl Context {
                 return Verdict::Retry(logging::causes(&error));
             }
         };
-        let Some(version) = change.order.after(version) else { return Verdict::Done("stale") };
+        let Some(version) = version else { return Verdict::Done("stale") };
+        let waited = self.task.clock.now() - received;
         let Some((_token, room_type)) = room else {
-            let waited = self.task.clock.now() - received;
             let reason = format!("Talk has no room {token} that can have a lobby");
             return if waited < self.unknown_room_grace {
                 Verdict::Retry(reason)
@@ -298,7 +304,7 @@ impl Context {
             Ok(sip) => {
                 let sip = sip.unwrap_or(SipState::Disabled);
                 let update = talk_lobby_set(token, room_type, lobby, version, sip);
-                match self.task.database.talk_lobby_set(token, &update).await {
+                match self.task.database.talk_lobby_set(change, &update).await {
                     Ok(()) => {
                         self.relay.wake();
                         Verdict::Done("applied")
@@ -306,7 +312,7 @@ impl Context {
                     Err(error) => Verdict::Retry(logging::causes(&error)),
                 }
             }
-            Err(refused) => self.refused(token, &refused, secret_version),
+            Err(refused) => self.refused(&refused, secret_version, waited),
         }
     }
 
@@ -319,10 +325,13 @@ impl Context {
         stop.map(|stop| stop.problem.clone())
     }
 
-    fn refused(&self, token: &RoomToken, refused: &Refused, version: u64) -> Verdict {
+    fn refused(&self, refused: &Refused, version: u64, waited: TimeDelta) -> Verdict {
         let problem = refused.to_string();
         let trouble = match refused {
             Refused::NoAccount | Refused::Final(_) => return Verdict::Dead("rejected", problem),
+            Refused::Failed(_) if waited > FAILED_PATIENCE => {
+                return Verdict::Dead("rejected", problem);
+            }
             Refused::Failed(_) => return Verdict::Retry(problem),
             Refused::Trouble(trouble) => trouble,
         };
@@ -331,11 +340,15 @@ impl Context {
             Trouble::Maintenance
             | Trouble::Redirected(_)
             | Trouble::Unreachable(_)
+            | Trouble::Missing(_)
             | Trouble::Failing(_) => TROUBLE_WAIT,
         };
-        tracing::warn!(room.token = %token, error = problem, "lobby cannot be set in Talk");
         let until = Instant::now() + wait;
-        *self.stop.lock() = Some(Stop { until, version, problem: problem.clone() });
+        let stop = Stop { until, version, problem: problem.clone() };
+        let before = self.stop.lock().replace(stop);
+        if before.is_none_or(|before| before.problem != problem) {
+            tracing::warn!(error = problem, "lobbies cannot be set in Talk");
+        }
         Verdict::Retry(problem)
     }
 }

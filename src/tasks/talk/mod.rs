@@ -4,12 +4,13 @@
 //! timers will be due within seconds, sleeps until each of them by the clock of Talk's database, and
 //! reads the room through Talk's API. It writes nothing into Talk's database, and judges by the row,
 //! never by the status of an answer. One instance does so at a time, the *leader*, which holds an
-//! advisory lock in Talk's database; the others look for overdue rooms only.
+//! advisory lock in Talk's database; the others stand by.
 //!
 //! A timer is recorded in lobbyd's own database before its room is asked for, and the announcement of
 //! the room ends the record. A database of lobbyd that is unavailable delays announcements, and no
 //! room.
 
+mod announcer;
 mod attempt;
 mod leader;
 mod lobbies;
@@ -22,17 +23,20 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use self::announcer::announce;
 use self::leader::Leader;
 pub use self::lobbies::TalkLobbies;
 use crate::backoff::Backoff;
-use crate::health::{Component, Health, Oldest, Work};
+use crate::health::{Component, Health, Work};
 use crate::logging;
 use crate::relay::RelayHandle;
 use crate::store::{Database, StoreError, TalkRooms};
 use crate::talk::TalkClient;
+use crate::tasks::TaskContext;
 
 /// Time between two looks at Talk's table.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -51,114 +55,99 @@ pub struct TalkContext {
 pub struct TalkTask {
     ctx: TalkContext,
     concurrency: NonZeroUsize,
-    /// Whether no other task of this process reports whether lobbyd's own database is available.
-    is_alone: bool,
 }
 
 impl TalkTask {
     /// Sends at most `concurrency` requests at a time.
     pub fn new(ctx: TalkContext, concurrency: NonZeroUsize) -> Self {
-        Self { ctx, concurrency, is_alone: false }
+        Self { ctx, concurrency }
     }
 
-    /// Has the task report whether lobbyd's own database is available.
-    pub fn alone(self) -> Self {
-        Self { is_alone: true, ..self }
-    }
-
-    /// Runs until `stop`. Requests that have been sent are awaited.
+    /// Runs until `stop`. Requests that have been sent are awaited, and what they opened is announced.
     pub async fn run(self, stop: CancellationToken) {
-        tokio::join!(self.take_turns(&stop), self.watch_database(&stop));
+        let (announcements, ended) = mpsc::unbounded_channel();
+        let (database, relay) = (Arc::clone(&self.ctx.database), self.ctx.relay.clone());
+        let leader = Leader::new(self.ctx.clone(), self.concurrency, announcements);
+        tokio::join!(self.take_turns(leader, &stop), announce(ended, database, relay));
         self.ctx.rooms.close().await;
     }
 
     /// Leads, or waits to lead.
-    async fn take_turns(&self, stop: &CancellationToken) {
+    async fn take_turns(&self, mut leader: Leader, stop: &CancellationToken) {
         let mut backoff = Backoff::new(Backoff::TASKS);
         let mut was_standby = false;
         while !stop.is_cancelled() {
             let Some(taken) = stop.run_until_cancelled(self.ctx.rooms.lead()).await else { return };
-            let wait = match taken {
+            let led = match taken {
                 Ok(Some(lock)) => {
-                    backoff.reset();
                     was_standby = false;
-                    tracing::info!(url = self.ctx.client.url(), "opening the rooms of Talk");
                     metrics::gauge!(crate::metrics::TALK_LEADER).set(1);
-                    let ended =
-                        Leader::new(self.ctx.clone(), self.concurrency).run(lock, stop).await;
+                    let led = leader.run(lock, stop).await;
                     metrics::gauge!(crate::metrics::TALK_LEADER).set(0);
-                    if let Err(error) = ended {
-                        self.report_down(&error);
-                    }
-                    Backoff::TASKS.0
+                    led
                 }
                 Ok(None) => {
                     if !std::mem::replace(&mut was_standby, true) {
                         tracing::info!("another instance opens the rooms of Talk, standing by");
                     }
-                    match self.look().await {
-                        Ok(()) => {
-                            backoff.reset();
-                            INTERVAL
-                        }
-                        Err(error) => self.wait_after(&error, &mut backoff),
-                    }
+                    self.stand_by();
+                    Ok(())
                 }
-                Err(error) => self.wait_after(&error, &mut backoff),
+                Err(error) => Err(error),
+            };
+            let wait = match led {
+                Ok(()) => {
+                    backoff.reset();
+                    INTERVAL
+                }
+                Err(error) => {
+                    self.report_down(&error);
+                    backoff.next_wait()
+                }
             };
             stop.run_until_cancelled(sleep(wait)).await;
         }
     }
 
-    /// Reports the oldest overdue room, while another instance leads.
-    async fn look(&self) -> Result<(), StoreError> {
-        let (rooms, health) = (&self.ctx.rooms, &self.ctx.health);
-        let (now, first) =
-            (rooms.now().await?, rooms.upcoming(self.ctx.client.has_secret(), 1).await?);
-        health.set_oldest(Work::Talk, first.first().map(|timer| report::oldest(timer, now)));
+    /// Another instance has the lock, and so checks it every second: it reports what is overdue.
+    fn stand_by(&self) {
+        let health = &self.ctx.health;
+        health.set_oldest(Work::Talk, None);
         if health.set_up(Component::Talk) {
             tracing::info!("database of Talk available");
         }
-        Ok(())
     }
 
-    fn wait_after(&self, error: &StoreError, backoff: &mut Backoff) -> Duration {
-        self.report_down(error);
-        backoff.next_wait()
-    }
-
+    /// The age of the oldest overdue room grows meanwhile.
     fn report_down(&self, error: &StoreError) {
         let problem = format!("database of Talk: {}", logging::causes(error));
         if self.ctx.health.set_down(Component::Talk, problem.as_str()) {
             tracing::warn!(error = problem, "rooms of Talk cannot be opened");
         }
-        self.ctx.health.set_oldest(Work::Talk, None::<Oldest>);
     }
+}
 
-    /// Reports whether lobbyd's own database is available, if no other task does.
-    async fn watch_database(&self, stop: &CancellationToken) {
-        if !self.is_alone {
-            return;
-        }
-        let TalkContext { database, health, .. } = &self.ctx;
-        while let Some(answer) = stop.run_until_cancelled(database.now()).await {
-            match answer {
-                Ok(_now) => {
-                    if health.set_up(Component::Database) {
-                        tracing::info!("database available");
-                    }
-                }
-                Err(error) => {
-                    let problem = logging::causes(&error);
-                    if health.set_down(Component::Database, problem.as_str()) {
-                        tracing::warn!(
-                            error = problem,
-                            "database unavailable, openings of Talk are announced later"
-                        );
-                    }
+/// Reports whether lobbyd's own database is available, in a process without a timer task. Runs until
+/// `stop`.
+pub async fn watch_database(ctx: TaskContext, stop: CancellationToken) {
+    let TaskContext { database, health, .. } = ctx;
+    while let Some(answer) = stop.run_until_cancelled(database.now()).await {
+        match answer {
+            Ok(_now) => {
+                if health.set_up(Component::Database) {
+                    tracing::info!("database available");
                 }
             }
-            stop.run_until_cancelled(sleep(INTERVAL)).await;
+            Err(error) => {
+                let problem = logging::causes(&error);
+                if health.set_down(Component::Database, problem.as_str()) {
+                    tracing::warn!(
+                        error = problem,
+                        "database unavailable, rooms of Talk are announced later"
+                    );
+                }
+            }
         }
+        stop.run_until_cancelled(sleep(INTERVAL)).await;
     }
 }

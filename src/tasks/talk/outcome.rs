@@ -1,10 +1,9 @@
 //! What the leader does after an attempt: it announces the room, tries it again later, or stops asking.
 
-use std::sync::Arc;
-
 use tokio::time::Instant;
 
-use super::attempt::{Attempted, Outcome, announce};
+use super::announcer::Ended;
+use super::attempt::{Attempted, Outcome};
 use super::leader::{AFTER_DUE, Leader};
 use super::queue::Failure;
 use super::report::count_request;
@@ -15,73 +14,89 @@ use crate::talk::{Answer, Trouble};
 
 impl Leader {
     pub(super) fn attempted(&mut self, attempted: Attempted) {
-        let Attempted { timer, answer, outcome, secret_version } = attempted;
+        let Attempted { timer, begun_at, is_retry: _, answer, outcome, secret_version } = attempted;
         let now = Instant::now();
-        if answer == Some(Answer::Trouble(Trouble::Unauthorized)) {
-            self.refused_secret = secret_version;
-        }
         if let Some(answer) = &answer {
             count_request(answer.outcome());
+        }
+        // It stands for all requests, whatever became of the room.
+        if let Some(Answer::Trouble(trouble)) = &answer {
+            if *trouble == Trouble::Unauthorized {
+                self.refused_secret = secret_version;
+            }
+            self.stopped(trouble.clone());
         }
         match outcome {
             Outcome::Settled(standing, read_at) => {
                 let is_recorded = self.queue.settled(timer.room);
-                let mut update = None;
-                if standing == Standing::Opened {
+                let update = (standing == Standing::Opened).then(|| {
                     let sip = match &answer {
                         Some(Answer::Read(Some(sip))) => *sip,
                         _unknown => SipState::Disabled,
                     };
-                    update = Some(timer.opened(read_at, sip));
                     self.report.opened(&timer, read_at, answer.is_some());
-                }
+                    timer.opened(read_at, sip)
+                });
                 self.announce(timer, update, is_recorded);
-                if answer.is_some() {
-                    self.works();
+                if matches!(answer, Some(Answer::Read(_) | Answer::Failed(_))) {
+                    self.works(begun_at);
                 }
             }
-            Outcome::NotDue => self.queue.put_back(timer.room, now + AFTER_DUE),
+            Outcome::NotDue(wait) => self.queue.put_back(timer.room, now + wait + AFTER_DUE),
             Outcome::Unknown(error) => {
                 let problem = format!("database of Talk: {}", logging::causes(&error));
-                self.fail(&timer, Failure::Failed, &problem, now);
+                let is_hidden = answer == Some(Answer::NotFound);
+                let failure = if is_hidden { Failure::Final } else { Failure::Failed };
+                self.fail(&timer, failure, &problem, now);
             }
-            Outcome::Closed(answer) => self.still_closed(&timer, answer, now),
+            Outcome::Closed => {
+                if let Some(answer) = answer {
+                    self.still_closed(&timer, &answer, begun_at, now);
+                } else {
+                    // It is no longer among the rooms that may be asked for.
+                    let is_recorded = self.queue.settled(timer.room);
+                    self.announce(timer, None, is_recorded);
+                }
+            }
         }
     }
 
     /// Reacts to an answer after which the room is still closed.
-    pub(super) fn still_closed(&mut self, timer: &TalkTimer, answer: Answer, now: Instant) {
+    fn still_closed(
+        &mut self,
+        timer: &TalkTimer,
+        answer: &Answer,
+        begun_at: Instant,
+        now: Instant,
+    ) {
         let problem = answer.problem();
         match answer {
             Answer::Read(_) => {
-                self.works();
+                self.works(begun_at);
                 self.fail(timer, Failure::StillClosed, &problem, now);
             }
             Answer::NotFound => {
-                self.works();
                 self.fail(timer, Failure::Final, &problem, now);
+                if self.site.hid(timer.room, 404, now) {
+                    tracing::warn!(
+                        "Talk shows none of the rooms, they are tried rarely from now on"
+                    );
+                }
+                self.show_site();
             }
             Answer::Failed(_) | Answer::Unanswered => {
-                if self.site.failed(timer.room, &problem, now) {
+                let was_refused = self.queue.is_refused(timer.room);
+                if !was_refused && self.site.failed(timer.room, &problem, now) {
                     tracing::warn!(error = problem, "Talk fails for every room");
                 }
                 self.show_site();
                 self.fail(timer, Failure::Failed, &problem, now);
             }
-            Answer::Trouble(trouble) => {
-                self.queue.put_back(timer.room, now);
-                self.stopped(trouble);
-            }
+            Answer::Trouble(_) => self.queue.put_back(timer.room, now),
         }
     }
 
-    pub(super) fn fail(
-        &mut self,
-        timer: &TalkTimer,
-        failure: Failure,
-        problem: &str,
-        now: Instant,
-    ) {
+    fn fail(&mut self, timer: &TalkTimer, failure: Failure, problem: &str, now: Instant) {
         if self.queue.failed(timer.room, failure, now) {
             let (token, due_at) = (&timer.token, &timer.due_at);
             tracing::warn!(
@@ -97,22 +112,27 @@ impl Leader {
 
     /// Ends the record of a timer, with the event about its room.
     pub(super) fn announce(
-        &mut self,
+        &self,
         timer: TalkTimer,
         update: Option<RoomUpdated>,
         is_recorded: bool,
     ) {
-        let database = Arc::clone(&self.ctx.database);
-        self.announcements.push(Box::pin(announce(database, timer, update, is_recorded)));
+        // The announcer ends after this task.
+        self.announcements.send(Ended { timer, update, is_recorded }).ok();
     }
 
-    /// Records that Talk answers.
-    pub(super) fn works(&mut self) {
-        if let Some(since) = self.site.works() {
-            tracing::info!("Talk works again");
-            self.queue.recover(since, Instant::now());
+    /// Records that Talk has answered a request that was begun then.
+    pub(super) fn works(&mut self, begun_at: Instant) {
+        if let Some(since) = self.site.works(begun_at) {
+            self.resume(since);
         }
         self.show_site();
+    }
+
+    /// Requests rooms again, after Talk could not be asked since then.
+    pub(super) fn resume(&mut self, since: Instant) {
+        tracing::info!("rooms of Talk are requested again");
+        self.queue.recover(since, Instant::now());
     }
 
     /// Records an answer that stands for all requests.

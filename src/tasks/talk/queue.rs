@@ -9,6 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
+use super::attempt::Means;
 use crate::domain::{RoomId, RoomType, TalkTimer};
 
 /// Waits after attempts that failed, each twice as long as the one before.
@@ -48,6 +49,10 @@ struct Entry {
     due_at: Instant,
     state: State,
     failures: u32,
+    /// How often it was a probe.
+    probes: u32,
+    /// Whether it is no longer among the rooms that may be asked for.
+    is_unlisted: bool,
     /// When the first of them happened.
     failed_at: Option<Instant>,
     is_refused: bool,
@@ -73,33 +78,41 @@ impl Queue {
     }
 
     /// Adds timers, which are due when `until` says. `is_recorded` says whether lobbyd's own database
-    /// has them.
+    /// has them. Returns the timers whose place they take, or that are older than the present ones.
     pub(super) fn add(
         &mut self,
         timers: Vec<TalkTimer>,
         is_recorded: bool,
         until: impl Fn(DateTime<Utc>) -> Duration,
         now: Instant,
-    ) {
+    ) -> Vec<TalkTimer> {
+        let mut superseded = Vec::new();
         for timer in timers {
             let due_at = now + until(timer.due_at);
-            let is_running =
-                self.0.get(&timer.room).is_some_and(|entry| entry.state == State::Running);
-            // The attempt for its earlier timer ends first.
-            if !is_running {
-                let state = State::Waits(due_at);
-                let entry = Entry {
-                    timer,
-                    due_at,
-                    state,
-                    failures: 0,
-                    failed_at: None,
-                    is_refused: false,
-                    is_recorded,
-                };
-                self.0.insert(entry.timer.room, entry);
+            match self.0.get(&timer.room) {
+                // The attempt for its other timer ends first.
+                Some(entry) if entry.state == State::Running => continue,
+                Some(entry) if entry.timer.due_at > timer.due_at => {
+                    superseded.push(timer);
+                    continue;
+                }
+                Some(entry) => superseded.push(entry.timer.clone()),
+                None => {}
             }
+            let entry = Entry {
+                timer,
+                due_at,
+                state: State::Waits(due_at),
+                failures: 0,
+                probes: 0,
+                is_unlisted: false,
+                failed_at: None,
+                is_refused: false,
+                is_recorded,
+            };
+            self.0.insert(entry.timer.room, entry);
         }
+        superseded
     }
 
     /// Takes out the timers that are no longer in the table before they were due. Those that are due
@@ -110,11 +123,14 @@ impl Queue {
         let mut removed = Vec::new();
         self.0.retain(|room, entry| {
             let is_found = found.get(room) == Some(&entry.timer.due_at);
-            if is_found || entry.state == State::Running {
+            if entry.state == State::Running {
                 return true;
             }
-            if entry.due_at <= now {
+            entry.is_unlisted = !is_found && entry.due_at <= now;
+            if entry.is_unlisted {
                 entry.state = State::Waits(now);
+            }
+            if is_found || entry.is_unlisted {
                 return true;
             }
             removed.push(entry.timer.clone());
@@ -124,29 +140,40 @@ impl Queue {
     }
 
     /// Begins an attempt for the room that has been due for longest, public ones first. Among those
-    /// that failed before, only if `retries` says so.
-    pub(super) fn begin(&mut self, now: Instant, retries: bool) -> Option<(TalkTimer, bool)> {
+    /// that failed before, only if `retries` says so. Returns whether it had failed.
+    pub(super) fn begin(
+        &mut self,
+        now: Instant,
+        retries: bool,
+    ) -> Option<(TalkTimer, Means, bool)> {
         let is_ready = |entry: &&mut Entry| {
-            matches!(entry.state, State::Waits(until) if until <= now)
-                && (retries || entry.failures == 0)
+            matches!(entry.state, State::Waits(until) if until <= now) && entry.is_eligible(retries)
         };
         let order = |entry: &&mut Entry| {
             let is_public = entry.timer.room_type == RoomType::Public;
             (entry.failures > 0, entry.timer.due_at, !is_public, entry.timer.room)
         };
-        let entry = self.0.values_mut().filter(is_ready).min_by_key(order)?;
-        entry.state = State::Running;
-        Some((entry.timer.clone(), entry.failures > 0))
+        self.0.values_mut().filter(is_ready).min_by_key(order).map(Entry::begin)
     }
 
-    /// Begins an attempt for the room that was tried least often of those that are due.
-    pub(super) fn begin_probe(&mut self, now: Instant) -> Option<TalkTimer> {
-        let is_due =
-            |entry: &&mut Entry| entry.due_at <= now && matches!(entry.state, State::Waits(_));
-        let order = |entry: &&mut Entry| (entry.failures, entry.timer.due_at, entry.timer.room);
+    /// Begins an attempt for the room that was a probe least often, among those that are due. One that
+    /// is refused waits for its time.
+    pub(super) fn begin_probe(&mut self, now: Instant) -> Option<(TalkTimer, Means, bool)> {
+        let is_due = |entry: &&mut Entry| match entry.state {
+            State::Waits(until) => entry.due_at <= now && (!entry.is_refused || until <= now),
+            State::Running | State::GivenUp => false,
+        };
+        let order = |entry: &&mut Entry| (entry.probes, entry.timer.due_at, entry.timer.room);
         let entry = self.0.values_mut().filter(is_due).min_by_key(order)?;
-        entry.state = State::Running;
-        Some(entry.timer.clone())
+        entry.probes += 1;
+        Some(entry.begin())
+    }
+
+    /// Ends all attempts, whose outcomes are not known.
+    pub(super) fn put_all_back(&mut self, now: Instant) {
+        for entry in self.0.values_mut().filter(|entry| entry.state == State::Running) {
+            entry.state = State::Waits(now);
+        }
     }
 
     /// Ends an attempt whose timer does not stand any more. Returns whether the timer is recorded.
@@ -167,12 +194,13 @@ impl Queue {
         entry.failures += 1;
         entry.failed_at.get_or_insert(now);
         let was_refused = entry.is_refused;
-        entry.is_refused |= failure == Failure::Final || entry.failures >= MAX_FAILURES;
+        let waits_for_clock =
+            failure == Failure::StillClosed && now - entry.due_at < PATIENCE_WITH_CLOCK;
+        entry.is_refused |=
+            failure == Failure::Final || entry.failures >= MAX_FAILURES && !waits_for_clock;
         let doubled = FIRST_WAIT.saturating_mul(2_u32.saturating_pow(entry.failures - 1));
         let longest = match failure {
-            Failure::StillClosed if now - entry.due_at < PATIENCE_WITH_CLOCK => {
-                LONGEST_WAIT_FOR_CLOCK
-            }
+            Failure::StillClosed if waits_for_clock => LONGEST_WAIT_FOR_CLOCK,
             _ if entry.is_refused => REFUSED_WAIT,
             Failure::Failed | Failure::StillClosed | Failure::Final => LONGEST_WAIT,
         };
@@ -183,24 +211,34 @@ impl Queue {
         entry.is_refused && !was_refused
     }
 
-    /// Has the rooms tried again at once that have failed only since `began_at`.
+    /// Has the rooms tried again at once that have failed only since `began_at`, once.
     pub(super) fn recover(&mut self, began_at: Instant, now: Instant) {
         for entry in self.0.values_mut() {
             let is_new = entry.failed_at.is_some_and(|failed_at| failed_at >= began_at);
-            if is_new && matches!(entry.state, State::Waits(_)) {
+            if is_new && entry.state != State::Running {
                 entry.state = State::Waits(now);
-                (entry.failures, entry.failed_at, entry.is_refused) = (0, None, false);
+                (entry.failures, entry.is_refused) = (0, false);
             }
         }
     }
 
-    /// When the next room is due or tried again.
-    pub(super) fn next_at(&self) -> Option<Instant> {
+    /// When the next room is due or tried again, after `now`.
+    pub(super) fn next_at(&self, now: Instant, retries: bool) -> Option<Instant> {
         let at = |entry: &Entry| match entry.state {
-            State::Waits(until) => Some(until),
-            State::Running | State::GivenUp => None,
+            State::Waits(until) if until > now && entry.is_eligible(retries) => Some(until),
+            State::Waits(_) | State::Running | State::GivenUp => None,
         };
         self.0.values().filter_map(at).min()
+    }
+
+    /// Whether a room counts as refused.
+    pub(super) fn is_refused(&self, room: RoomId) -> bool {
+        self.0.get(&room).is_some_and(|entry| entry.is_refused)
+    }
+
+    /// Whether a room has failed that does not count as refused.
+    pub(super) fn has_failing(&self) -> bool {
+        self.0.values().any(|entry| entry.failures > 0 && !entry.is_refused)
     }
 
     /// The timer that has been due for longest, without those that are refused.
@@ -216,6 +254,19 @@ impl Queue {
 
     pub(super) fn refused(&self) -> usize {
         self.0.values().filter(|entry| entry.is_refused).count()
+    }
+}
+
+impl Entry {
+    /// Whether it may be begun, if rooms that failed may only be with `retries`.
+    fn is_eligible(&self, retries: bool) -> bool {
+        retries || self.failures == 0
+    }
+
+    fn begin(&mut self) -> (TalkTimer, Means, bool) {
+        self.state = State::Running;
+        let means = if self.is_unlisted { Means::Read } else { Means::Ask };
+        (self.timer.clone(), means, self.failures > 0)
     }
 }
 
@@ -246,7 +297,7 @@ mod tests {
 
     fn begun(queue: &mut Queue, now: Instant, retries: bool) -> Vec<i64> {
         std::iter::from_fn(|| queue.begin(now, retries))
-            .map(|(timer, _)| timer.room.number())
+            .map(|(timer, ..)| timer.room.number())
             .collect()
     }
 
@@ -255,7 +306,7 @@ mod tests {
         let timers = vec![timer(2, 90), timer(3, 90), timer(4, 80), timer(5, 101)];
         let (mut queue, now) = queue(timers);
         assert_eq!(begun(&mut queue, now, true), [4, 3, 2]);
-        assert_eq!(queue.next_at(), Some(now + Duration::from_secs(1)));
+        assert_eq!(queue.next_at(now, true), Some(now + Duration::from_secs(1)));
         assert_eq!(begun(&mut queue, now + Duration::from_secs(1), true), [5]);
     }
 
@@ -267,7 +318,7 @@ mod tests {
             assert_eq!(begun(&mut queue, now, attempt > 0), [1]);
             let is_news = queue.failed(RoomId(1), Failure::Failed, now);
             assert_eq!(is_news, attempt == 10, "attempt {attempt}");
-            let next = queue.next_at().unwrap();
+            let next = queue.next_at(now, true).unwrap();
             waits.push((next - now).as_millis());
             now = next;
         }
@@ -284,10 +335,11 @@ mod tests {
         for _ in 0..30 {
             assert_eq!(begun(&mut queue, now, true), [1]);
             queue.failed(RoomId(1), Failure::StillClosed, now);
-            let next = queue.next_at().unwrap();
+            let next = queue.next_at(now, true).unwrap();
             assert!(next - now <= LONGEST_WAIT_FOR_CLOCK);
             now = next;
         }
+        assert_eq!(queue.refused(), 0);
     }
 
     #[test]
@@ -298,7 +350,8 @@ mod tests {
         let later = now + Duration::from_hours(1);
         assert!(begun(&mut queue, later, true).is_empty());
         assert!(queue.unknown(&[timer(1, 90)]).is_empty());
-        queue.add(queue.unknown(&[timer(1, 95)]), true, until, later);
+        assert_eq!(queue.add(queue.unknown(&[timer(1, 95)]), true, until, later), [timer(1, 90)]);
+        assert_eq!(queue.add(vec![timer(1, 92)], true, until, later), [timer(1, 92)]);
         assert_eq!(begun(&mut queue, later, true), [1]);
     }
 
@@ -309,7 +362,8 @@ mod tests {
         queue.failed(RoomId(1), Failure::Final, now);
         let removed = queue.retain(&[timer(3, 105)], now);
         assert_eq!(removed, [timer(2, 105)]);
-        assert_eq!(begun(&mut queue, now, true), [1]);
+        let begun = queue.begin(now, true).unwrap();
+        assert_eq!((begun.0, begun.1), (timer(1, 90), Means::Read));
     }
 
     #[test]
@@ -324,5 +378,10 @@ mod tests {
         queue.failed(RoomId(1), Failure::Failed, outage);
         queue.recover(outage, outage);
         assert_eq!(begun(&mut queue, outage, true), [3]);
+        // Its next failures are its own.
+        let later = outage + Duration::from_mins(1);
+        queue.failed(RoomId(3), Failure::Failed, later);
+        queue.recover(later, later);
+        assert_eq!(begun(&mut queue, later, true), [1]);
     }
 }

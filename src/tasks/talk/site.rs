@@ -1,5 +1,6 @@
 //! Whether Talk can be asked at present: one answer may stand for all requests.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,15 +13,18 @@ use crate::talk::Trouble;
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Wait after a refused secret. Ten of them within half an hour lock the address out.
-const UNAUTHORIZED_WAIT: Duration = Duration::from_mins(5);
+/// Wait after a refused secret, and after rooms that Talk does not show. Ten of these within half an
+/// hour lock the address out.
+const REFUSED_WAIT: Duration = Duration::from_mins(5);
 
 /// Wait while the address is locked out, unless Talk says how long that lasts.
 const BLOCKED_WAIT: Duration = Duration::from_mins(1);
-const LONGEST_BLOCKED_WAIT: Duration = Duration::from_mins(10);
 
 /// After so many failures in a row, of more than one room, all rooms fail.
-const FAILURES: u32 = 4;
+const FAILURES: usize = 4;
+
+/// After so many rooms in a row that Talk does not show, it shows none.
+const HIDDEN: usize = 3;
 
 /// What may be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,16 +42,19 @@ pub(super) enum Permission {
 #[derive(Debug, Default)]
 pub(super) struct Site {
     stop: Option<Stop>,
-    /// Failures since the last success, and the room of the last one.
-    failures: u32,
-    last_failed: Option<RoomId>,
-    /// When the first of these failures happened.
-    failing_since: Option<Instant>,
+    /// Failures in a row, with their rooms, and when the first of them happened.
+    failures: usize,
+    failed: HashSet<RoomId>,
+    /// Rooms in a row that Talk does not show.
+    hidden: HashSet<RoomId>,
+    since: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Stop {
     trouble: Trouble,
+    /// The last answer that says so.
+    answered_at: Instant,
     wait: Duration,
     retry_at: Instant,
 }
@@ -84,14 +91,19 @@ impl Site {
 
     /// Records an answer that stands for all requests. Returns whether it is news.
     pub(super) fn refused(&mut self, trouble: Trouble, now: Instant) -> bool {
+        let wait = first(&trouble);
+        self.since.get_or_insert(now);
         match &mut self.stop {
             Some(stop) if is_same(&stop.trouble, &trouble) => {
+                stop.answered_at = now;
+                if wait > FIRST_WAIT {
+                    stop.retry_at = stop.retry_at.max(now + wait);
+                }
                 stop.trouble = trouble;
                 false
             }
             _ => {
-                let wait = first(&trouble);
-                self.stop = Some(Stop { trouble, wait, retry_at: now + wait });
+                self.stop = Some(Stop { trouble, answered_at: now, wait, retry_at: now + wait });
                 true
             }
         }
@@ -99,28 +111,45 @@ impl Site {
 
     /// Records that Talk failed for a room. Returns whether it fails for all of them since now.
     pub(super) fn failed(&mut self, room: RoomId, problem: &str, now: Instant) -> bool {
-        let is_another = self.last_failed.is_some_and(|last| last != room);
         self.failures += 1;
-        self.last_failed = Some(room);
-        self.failing_since.get_or_insert(now);
-        let stands_for_all = self.failures >= FAILURES && is_another;
+        self.failed.insert(room);
+        self.since.get_or_insert(now);
+        let stands_for_all = self.failures >= FAILURES && self.failed.len() > 1;
         match &self.stop {
             Some(Stop { trouble: Trouble::Failing(_), .. }) => false,
-            None if !stands_for_all => false,
+            _ if stands_for_all => self.refused(Trouble::Failing(problem.to_owned()), now),
             // Talk answers again, though it fails.
-            Some(_other) if !stands_for_all => {
+            _ => {
                 self.stop = None;
                 false
             }
-            _ => self.refused(Trouble::Failing(problem.to_owned()), now),
         }
     }
 
-    /// Records that Talk works. Returns since when it did not, if that is news.
-    pub(super) fn works(&mut self) -> Option<Instant> {
-        let since = self.failing_since.take();
-        (self.failures, self.last_failed) = (0, None);
-        self.stop.take().map(|stop| since.unwrap_or(stop.retry_at))
+    /// Records that Talk does not show a room. Returns whether it shows none since now.
+    pub(super) fn hid(&mut self, room: RoomId, status: u16, now: Instant) -> bool {
+        self.hidden.insert(room);
+        self.since.get_or_insert(now);
+        self.hidden.len() >= HIDDEN && self.refused(Trouble::Missing(status), now)
+    }
+
+    /// Records that Talk has answered a request that was begun then. Returns since when it did not, if
+    /// that is news. An answer to a request from before a stop does not end it.
+    pub(super) fn works(&mut self, begun_at: Instant) -> Option<Instant> {
+        if self.stop.as_ref().is_some_and(|stop| begun_at < stop.answered_at) {
+            return None;
+        }
+        let since = self.since.take();
+        self.failures = 0;
+        self.failed.clear();
+        self.hidden.clear();
+        self.stop.take().and(since)
+    }
+
+    /// Ends the stop by failing rooms, when none of them is left.
+    pub(super) fn has_no_failing_room(&mut self, now: Instant) -> Option<Instant> {
+        let is_failing = matches!(self.trouble(), Some(Trouble::Failing(_)));
+        if is_failing { self.works(now) } else { None }
     }
 }
 
@@ -130,8 +159,8 @@ fn is_same(one: &Trouble, other: &Trouble) -> bool {
 
 fn first(trouble: &Trouble) -> Duration {
     match trouble {
-        Trouble::Unauthorized => UNAUTHORIZED_WAIT,
-        Trouble::Blocked(wait) => wait.unwrap_or(BLOCKED_WAIT).min(LONGEST_BLOCKED_WAIT),
+        Trouble::Unauthorized | Trouble::Missing(_) => REFUSED_WAIT,
+        Trouble::Blocked(wait) => wait.unwrap_or(BLOCKED_WAIT),
         Trouble::Maintenance
         | Trouble::Redirected(_)
         | Trouble::Unreachable(_)
@@ -141,10 +170,59 @@ fn first(trouble: &Trouble) -> Duration {
 
 fn longer(trouble: &Trouble, wait: Duration) -> Duration {
     match trouble {
-        Trouble::Unauthorized | Trouble::Blocked(_) => first(trouble),
+        Trouble::Unauthorized | Trouble::Missing(_) | Trouble::Blocked(_) => first(trouble),
         Trouble::Maintenance
         | Trouble::Redirected(_)
         | Trouble::Unreachable(_)
         | Trouble::Failing(_) => (wait * 2).min(LONGEST_WAIT),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn several_rooms_that_fail_in_a_row_stand_for_all() {
+        let (mut site, now) = (Site::default(), Instant::now());
+        for _ in 0..10 {
+            assert!(!site.failed(RoomId(1), "status 500", now));
+        }
+        assert_eq!(site.permission(now), Permission::All);
+        assert!(site.failed(RoomId(2), "status 500", now + SECOND));
+        assert_eq!(site.permission(now + SECOND), Permission::New);
+        assert_eq!(site.permission(now + SECOND * 2), Permission::NewAndProbe);
+        assert_eq!(site.works(now + SECOND * 2), Some(now));
+        assert_eq!(site.permission(now), Permission::All);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_from_before_a_stop_does_not_end_it() {
+        let (mut site, now) = (Site::default(), Instant::now());
+        assert!(site.refused(Trouble::Unauthorized, now + SECOND));
+        assert!(!site.refused(Trouble::Unauthorized, now + SECOND));
+        assert_eq!(site.works(now), None);
+        assert_eq!(site.permission(now + SECOND * 200), Permission::Nothing);
+        assert_eq!(site.permission(now + SECOND * 302), Permission::Probe);
+        assert_eq!(site.works(now + SECOND * 302), Some(now + SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_that_talk_asks_for_is_kept() {
+        let (mut site, now) = (Site::default(), Instant::now());
+        site.refused(Trouble::Blocked(Some(SECOND * 10)), now);
+        site.refused(Trouble::Blocked(Some(SECOND * 3600)), now);
+        assert_eq!(site.retry_at(), Some(now + SECOND * 3600));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn three_rooms_that_are_not_shown_stand_for_all() {
+        let (mut site, now) = (Site::default(), Instant::now());
+        assert!(!site.hid(RoomId(1), 404, now));
+        assert!(!site.hid(RoomId(2), 404, now));
+        assert!(site.hid(RoomId(3), 404, now));
+        assert_eq!(site.permission(now + SECOND), Permission::Nothing);
     }
 }

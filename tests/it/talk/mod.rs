@@ -4,6 +4,7 @@ mod stand_in;
 
 use std::{fs, time::Duration};
 
+use lobbyd::domain::SipState;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -14,6 +15,7 @@ use crate::support::{
     daemon::{Daemon, Settings, run, text},
     database::{Database, Kind},
     eventually,
+    fixtures::at,
     proxy::{Mode, Proxy},
     server::{BROKER, folder, start_postgres},
 };
@@ -366,22 +368,34 @@ async fn a_secret_is_renewed_by_a_reload() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_room_that_talk_does_not_show_is_asked_for_once() {
     let talk = Talk::new(Kind::Postgres).await;
-    for index in 1..=5 {
+    for index in 1..=2 {
         talk.set_fault_of(&format!("room{index}"), Some(Fault::Hides));
     }
     let settings = talk.settings();
     let daemon = start(&settings).await;
-    talk.close_many("room", 5, 0).await;
-    daemon.metric_becomes("lobbyd_talk_refused", 5).await;
+    talk.close_many("room", 2, 0).await;
+    daemon.metric_becomes("lobbyd_talk_refused", 2).await;
     talk.close("other", 3, 2).await;
     talk.opens("other").await;
-    assert_eq!(talk.all_requests().len(), 6);
+    assert_eq!(talk.all_requests().len(), 3);
     daemon.ready().await;
     daemon.logs("Talk does not open this room").await;
     // With another timer it is another matter.
     talk.set_fault_of("room1", None);
     talk.set_timer("room1", Some(talk.database.now().await)).await;
     talk.opens("room1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_talk_that_shows_no_room_is_not_asked_for_each() {
+    let talk = Talk::new(Kind::MariaDb).await;
+    talk.set_fault(Fault::Hides);
+    let daemon = start(&talk.settings()).await;
+    talk.close_many("room", 50, 0).await;
+    daemon.unready_with("no Talk answers").await;
+    daemon.metric_becomes("lobbyd_talk_due", 50).await;
+    let requests = talk.all_requests().len();
+    assert!(requests <= 7, "{requests}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -487,6 +501,90 @@ async fn a_database_of_lobbyd_that_is_unavailable_delays_announcements_only() {
     })
     .await;
     own.all_published().await;
+}
+
+/// lobbyd's own database stays away: only its announcements wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn rooms_open_after_a_restart_of_talks_database_without_that_of_lobbyd() {
+    let (mut server, mut own_server) = (start_postgres(), start_postgres());
+    let own = Database::create_on(Kind::Postgres, own_server.port).await;
+    let talk = Talk::on(Database::create_on(Kind::Postgres, server.port).await).await;
+    let mut settings = talk.settings();
+    set(&mut settings, "DATABASE__URL", &own.url);
+    let daemon = start(&settings).await;
+    own_server.kill();
+    talk.close("one", 3, 1).await;
+    talk.opens("one").await;
+    server.kill();
+    daemon.unready_with("database of Talk").await;
+    server.start();
+    eventually("the other room", || async {
+        let now = talk.database.try_execute("SELECT 1").await;
+        now.is_ok().then_some(())
+    })
+    .await;
+    talk.close("two", 3, 1).await;
+    talk.opens("two").await;
+    own_server.start();
+    daemon.ready().await;
+    eventually("both announcements", || async { (own.resets().await.len() == 2).then_some(()) })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_is_ready_while_talk_refuses_a_room() {
+    let talk = Talk::new(Kind::Postgres).await;
+    talk.set_fault_of("bad", Some(Fault::Hides));
+    let leader = start(&talk.settings()).await;
+    talk.close("bad", 3, 0).await;
+    leader.metric_becomes("lobbyd_talk_refused", 1).await;
+    let standby = start(&talk.settings()).await;
+    standby.logs("standing by").await;
+    assert_eq!(standby.gauge("lobbyd_talk_overdue_seconds").await, Some(0.0));
+    standby.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_timers_of_a_room_are_announced_that_was_closed_again_meanwhile() {
+    for kind in [Kind::Sqlite, Kind::Postgres, Kind::MariaDb] {
+        let database = Database::create(kind).await;
+        let store = database.store().await;
+        for seconds in [100, 200] {
+            let due_at = database.timestamp_sql(at(seconds).timestamp());
+            let insert = "INSERT INTO lobbyd_talk_timers (room_id, token, room_type, due_at)";
+            database.execute(&format!("{insert} VALUES (7, 'abc', 3, {due_at})")).await;
+        }
+        let timers = store.recorded_talk_timers(10).await.unwrap();
+        assert_eq!(timers.iter().map(|it| it.due_at).collect::<Vec<_>>(), [at(100), at(200)]);
+        store.record_talk_timers(&timers).await.unwrap();
+        for timer in timers {
+            let update = timer.opened(timer.due_at, SipState::Disabled);
+            assert!(store.end_talk_timer(&timer, Some(&update)).await.unwrap(), "{kind:?}");
+            assert!(!store.end_talk_timer(&timer, Some(&update)).await.unwrap(), "{kind:?}");
+        }
+        assert_eq!(database.resets().await.len(), 2, "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_talk_fails_to_apply_is_tried_again_before_the_next_one() {
+    let talk = Talk::new(Kind::Postgres).await;
+    let mut settings = with_broker(&talk);
+    set(&mut settings, "TALK__USER", "lobbyd");
+    set(&mut settings, "TALK__PASSWORD", "app password");
+    let daemon = start(&settings).await;
+    let (client, _queue) = client_of(&talk).await;
+    talk.close("abc", 3, 3600).await;
+    talk.set_fault_of("abc", Some(Fault::Fails));
+    let version = talk.database.now().await * 1000;
+    client.publish(&json!({ "token": "abc", "state": 1, "version": version })).await;
+    client.publish(&json!({ "token": "abc", "state": 0, "version": version + 1 })).await;
+    daemon.metric_becomes("lobbyd_deliveries_aside", 2).await;
+    talk.set_fault_of("abc", None);
+    talk.opens("abc").await;
+    daemon.metric_becomes("lobbyd_events_received_total{outcome=\"applied\"}", 2).await;
+    let states: Vec<_> = talk.lobbies().iter().map(|it| it["lobby"]["state"].clone()).collect();
+    assert_eq!(states, [1, 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

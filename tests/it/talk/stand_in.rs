@@ -360,6 +360,9 @@ async fn set_lobby(
     if headers.get("Authorization").is_none_or(|it| it != "Basic bG9iYnlkOmFwcCBwYXNzd29yZA==") {
         return StatusCode::UNAUTHORIZED.into_response();
     }
+    if site.lock().faults.get(&token) == Some(&Fault::Fails) {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    }
     let body: Value = serde_json::from_str(&body).unwrap();
     let count = format!("SELECT count(*) FROM oc_talk_rooms WHERE token = '{token}'");
     if database.number(&count).await == 0 {

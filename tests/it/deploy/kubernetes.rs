@@ -146,7 +146,7 @@ fn the_program_listens_on_the_ports_of_the_manifests() {
             .collect()
     };
     assert_eq!(open("ingress"), [8080, 9464]);
-    assert_eq!(open("egress"), [53, 53, 5671, 5672, 5432, 3306, 4318]);
+    assert_eq!(open("egress"), [53, 53, 5671, 5672, 5432, 3306, 443, 4318]);
 }
 
 #[test]

@@ -195,7 +195,8 @@ fn each_credential_is_optional_and_is_used_if_it_exists() {
     for (unit, ids) in [
         (
             "lobbyd.service",
-            ["database-url", "events-url", "talk-secret", "talk-database-url"].as_slice(),
+            ["database-url", "events-url", "talk-secret", "talk-database-url", "talk-password"]
+                .as_slice(),
         ),
         ("lobbyd-api.service", &["database-url", "events-url", "sip-secret", "user-header-secret"]),
         (
@@ -207,6 +208,7 @@ fn each_credential_is_optional_and_is_used_if_it_exists() {
                 "user-header-secret",
                 "talk-secret",
                 "talk-database-url",
+                "talk-password",
             ],
         ),
         (

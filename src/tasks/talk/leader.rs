@@ -44,16 +44,18 @@ const RECORD_TIMEOUT: Duration = Duration::from_millis(500);
 enum Step {
     Checked(Box<dyn Leadership>, Result<(), StoreError>),
     Looked(Result<Look, StoreError>),
-    /// With the timers that lobbyd's own database may have, and whether it has them.
-    Recorded(Vec<TalkTimer>, bool),
+    /// With the timers that a look has found, which began then, and whether lobbyd's own database has
+    /// them.
+    Recorded(Vec<TalkTimer>, Instant, bool),
     /// With the timers of an earlier leader.
-    TakenOver(store::Result<Vec<TalkTimer>>),
+    TakenOver(store::Result<Vec<TalkTimer>>, Instant),
     Attempted(Attempted),
     /// A probe without any room, and when it began.
     Probed(Result<Option<String>, Trouble>, Instant),
 }
 
 struct Look {
+    begun_at: Instant,
     clock: DatabaseClock,
     found: Vec<TalkTimer>,
     is_complete: bool,
@@ -238,7 +240,8 @@ impl Leader {
         if !self.has_taken_over {
             let database = Arc::clone(&self.ctx.database);
             self.steps.push(Box::pin(async move {
-                Step::TakenOver(database.recorded_talk_timers(MAX_RECORDED).await)
+                let begun_at = Instant::now();
+                Step::TakenOver(database.recorded_talk_timers(MAX_RECORDED).await, begun_at)
             }));
         }
     }
@@ -256,11 +259,12 @@ impl Leader {
             let limit = MAX_ROOMS + self.queue.refused();
             let groups = self.ctx.client.has_secret();
             self.steps.push(Box::pin(async move {
+                let begun_at = Instant::now();
                 let looking = async {
                     let clock = DatabaseClock::new(rooms.now().await?);
                     let found = rooms.upcoming(groups, limit).await?;
                     let is_complete = found.len() < limit;
-                    Ok(Look { clock, found, is_complete })
+                    Ok(Look { begun_at, clock, found, is_complete })
                 };
                 Step::Looked(looking.await)
             }));
@@ -283,11 +287,13 @@ impl Leader {
                 self.is_looking = false;
                 self.looked(look?);
             }
-            Step::Recorded(timers, is_recorded) => self.add(&timers, is_recorded),
-            Step::TakenOver(recorded) => {
+            Step::Recorded(timers, looked_at, is_recorded) => {
+                self.add(&timers, looked_at, is_recorded);
+            }
+            Step::TakenOver(recorded, begun_at) => {
                 if let Ok(timers) = recorded {
                     self.has_taken_over = timers.len() < usize::try_from(MAX_RECORDED).unwrap_or(0);
-                    self.add(&timers, true);
+                    self.add(&timers, begun_at, true);
                 }
             }
             Step::Attempted(attempted) => {
@@ -306,20 +312,20 @@ impl Leader {
         Ok(())
     }
 
-    fn looked(&mut self, Look { clock, found, is_complete }: Look) {
+    fn looked(&mut self, Look { begun_at, clock, found, is_complete }: Look) {
         let now = Instant::now();
         if is_complete {
             for timer in self.queue.retain(&found, now) {
                 self.announce(timer, None, true);
             }
         }
-        let unknown = self.queue.unknown(&found);
+        let unknown = self.queue.unknown(&found, begun_at);
         if !unknown.is_empty() {
             let database = Arc::clone(&self.ctx.database);
             self.steps.push(Box::pin(async move {
                 let recorded = timeout(RECORD_TIMEOUT, database.record_talk_timers(&unknown)).await;
                 let is_recorded = matches!(recorded, Ok(Ok(())));
-                Step::Recorded(unknown, is_recorded)
+                Step::Recorded(unknown, begun_at, is_recorded)
             }));
         }
         let first = self.queue.oldest().map(|timer| oldest(timer, clock.now()));
@@ -338,9 +344,9 @@ impl Leader {
     }
 
     /// Adds timers to the queue.
-    fn add(&mut self, timers: &[TalkTimer], is_recorded: bool) {
+    fn add(&mut self, timers: &[TalkTimer], looked_at: Instant, is_recorded: bool) {
         let Some(clock) = &self.clock else { return };
-        let timers = self.queue.unknown(timers);
+        let timers = self.queue.unknown(timers, looked_at);
         let until = |due_at| clock.until(due_at + AFTER_DUE);
         for timer in self.queue.add(timers, is_recorded, until, Instant::now()) {
             self.announce(timer, None, true);

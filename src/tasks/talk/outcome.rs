@@ -28,7 +28,7 @@ impl Leader {
         }
         match outcome {
             Outcome::Settled(standing, read_at) => {
-                let is_recorded = self.queue.settled(timer.room);
+                let is_recorded = self.queue.settled(&timer, now);
                 let update = (standing == Standing::Opened).then(|| {
                     let sip = match &answer {
                         Some(Answer::Read(Some(sip))) => *sip,
@@ -54,7 +54,7 @@ impl Leader {
                     self.still_closed(&timer, &answer, begun_at, now);
                 } else {
                     // It is no longer among the rooms that may be asked for.
-                    let is_recorded = self.queue.settled(timer.room);
+                    let is_recorded = self.queue.settled(&timer, now);
                     self.announce(timer, None, is_recorded);
                 }
             }

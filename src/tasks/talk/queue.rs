@@ -39,8 +39,16 @@ pub(super) enum Failure {
     Final,
 }
 
+/// For how long timers that have ended are remembered: a look at the table that began before is over by
+/// then.
+const LOOK: Duration = Duration::from_secs(12);
+
 #[derive(Debug, Default)]
-pub(super) struct Queue(HashMap<RoomId, Entry>);
+pub(super) struct Queue {
+    entries: HashMap<RoomId, Entry>,
+    /// Timers that have ended, and when.
+    settled: HashMap<(RoomId, DateTime<Utc>), Instant>,
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -69,10 +77,17 @@ enum State {
 }
 
 impl Queue {
-    /// The timers that are not known yet.
-    pub(super) fn unknown(&self, found: &[TalkTimer]) -> Vec<TalkTimer> {
+    /// The timers that are not known yet, of those that a look found that began at `looked_at`. It may
+    /// have found some that have ended since.
+    pub(super) fn unknown(&mut self, found: &[TalkTimer], looked_at: Instant) -> Vec<TalkTimer> {
+        self.settled.retain(|_timer, settled_at| settled_at.elapsed() < LOOK);
         let is_known = |timer: &&TalkTimer| {
-            self.0.get(&timer.room).is_some_and(|entry| entry.timer.due_at == timer.due_at)
+            let settled_at = self.settled.get(&(timer.room, timer.due_at));
+            settled_at.is_some_and(|settled_at| *settled_at >= looked_at)
+                || self
+                    .entries
+                    .get(&timer.room)
+                    .is_some_and(|entry| entry.timer.due_at == timer.due_at)
         };
         found.iter().filter(|timer| !is_known(timer)).cloned().collect()
     }
@@ -89,7 +104,7 @@ impl Queue {
         let mut superseded = Vec::new();
         for timer in timers {
             let due_at = now + until(timer.due_at);
-            match self.0.get(&timer.room) {
+            match self.entries.get(&timer.room) {
                 // The attempt for its other timer ends first.
                 Some(entry) if entry.state == State::Running => continue,
                 Some(entry) if entry.timer.due_at > timer.due_at => {
@@ -110,7 +125,7 @@ impl Queue {
                 is_refused: false,
                 is_recorded,
             };
-            self.0.insert(entry.timer.room, entry);
+            self.entries.insert(entry.timer.room, entry);
         }
         superseded
     }
@@ -121,7 +136,7 @@ impl Queue {
         let found: HashMap<RoomId, DateTime<Utc>> =
             found.iter().map(|timer| (timer.room, timer.due_at)).collect();
         let mut removed = Vec::new();
-        self.0.retain(|room, entry| {
+        self.entries.retain(|room, entry| {
             let is_found = found.get(room) == Some(&entry.timer.due_at);
             if entry.state == State::Running {
                 return true;
@@ -153,7 +168,7 @@ impl Queue {
             let is_public = entry.timer.room_type == RoomType::Public;
             (entry.failures > 0, entry.timer.due_at, !is_public, entry.timer.room)
         };
-        self.0.values_mut().filter(is_ready).min_by_key(order).map(Entry::begin)
+        self.entries.values_mut().filter(is_ready).min_by_key(order).map(Entry::begin)
     }
 
     /// Begins an attempt for the room that was a probe least often, among those that are due. One that
@@ -164,33 +179,34 @@ impl Queue {
             State::Running | State::GivenUp => false,
         };
         let order = |entry: &&mut Entry| (entry.probes, entry.timer.due_at, entry.timer.room);
-        let entry = self.0.values_mut().filter(is_due).min_by_key(order)?;
+        let entry = self.entries.values_mut().filter(is_due).min_by_key(order)?;
         entry.probes += 1;
         Some(entry.begin())
     }
 
     /// Ends all attempts, whose outcomes are not known.
     pub(super) fn put_all_back(&mut self, now: Instant) {
-        for entry in self.0.values_mut().filter(|entry| entry.state == State::Running) {
+        for entry in self.entries.values_mut().filter(|entry| entry.state == State::Running) {
             entry.state = State::Waits(now);
         }
     }
 
     /// Ends an attempt whose timer does not stand any more. Returns whether the timer is recorded.
-    pub(super) fn settled(&mut self, room: RoomId) -> bool {
-        self.0.remove(&room).is_some_and(|entry| entry.is_recorded)
+    pub(super) fn settled(&mut self, timer: &TalkTimer, now: Instant) -> bool {
+        self.settled.insert((timer.room, timer.due_at), now);
+        self.entries.remove(&timer.room).is_some_and(|entry| entry.is_recorded)
     }
 
     /// Ends an attempt that says nothing about the room, which is tried again at this time.
     pub(super) fn put_back(&mut self, room: RoomId, at: Instant) {
-        if let Some(entry) = self.0.get_mut(&room) {
+        if let Some(entry) = self.entries.get_mut(&room) {
             entry.state = State::Waits(at);
         }
     }
 
     /// Ends an attempt that failed. Returns whether the room counts as refused since now.
     pub(super) fn failed(&mut self, room: RoomId, failure: Failure, now: Instant) -> bool {
-        let Some(entry) = self.0.get_mut(&room) else { return false };
+        let Some(entry) = self.entries.get_mut(&room) else { return false };
         entry.failures += 1;
         entry.failed_at.get_or_insert(now);
         let was_refused = entry.is_refused;
@@ -213,7 +229,7 @@ impl Queue {
 
     /// Has the rooms tried again at once that have failed only since `began_at`, once.
     pub(super) fn recover(&mut self, began_at: Instant, now: Instant) {
-        for entry in self.0.values_mut() {
+        for entry in self.entries.values_mut() {
             let is_new = entry.failed_at.is_some_and(|failed_at| failed_at >= began_at);
             if is_new && entry.state != State::Running {
                 entry.state = State::Waits(now);
@@ -228,32 +244,32 @@ impl Queue {
             State::Waits(until) if until > now && entry.is_eligible(retries) => Some(until),
             State::Waits(_) | State::Running | State::GivenUp => None,
         };
-        self.0.values().filter_map(at).min()
+        self.entries.values().filter_map(at).min()
     }
 
     /// Whether a room counts as refused.
     pub(super) fn is_refused(&self, room: RoomId) -> bool {
-        self.0.get(&room).is_some_and(|entry| entry.is_refused)
+        self.entries.get(&room).is_some_and(|entry| entry.is_refused)
     }
 
     /// Whether a room has failed that does not count as refused.
     pub(super) fn has_failing(&self) -> bool {
-        self.0.values().any(|entry| entry.failures > 0 && !entry.is_refused)
+        self.entries.values().any(|entry| entry.failures > 0 && !entry.is_refused)
     }
 
     /// The timer that has been due for longest, without those that are refused.
     pub(super) fn oldest(&self) -> Option<&TalkTimer> {
-        let known = self.0.values().filter(|entry| !entry.is_refused);
+        let known = self.entries.values().filter(|entry| !entry.is_refused);
         known.map(|entry| &entry.timer).min_by_key(|timer| timer.due_at)
     }
 
     /// The number of rooms that are due, with those that are refused.
     pub(super) fn due(&self, now: Instant) -> usize {
-        self.0.values().filter(|entry| entry.due_at <= now).count()
+        self.entries.values().filter(|entry| entry.due_at <= now).count()
     }
 
     pub(super) fn refused(&self) -> usize {
-        self.0.values().filter(|entry| entry.is_refused).count()
+        self.entries.values().filter(|entry| entry.is_refused).count()
     }
 }
 
@@ -349,10 +365,21 @@ mod tests {
         assert!(queue.failed(RoomId(1), Failure::Final, now));
         let later = now + Duration::from_hours(1);
         assert!(begun(&mut queue, later, true).is_empty());
-        assert!(queue.unknown(&[timer(1, 90)]).is_empty());
-        assert_eq!(queue.add(queue.unknown(&[timer(1, 95)]), true, until, later), [timer(1, 90)]);
+        assert!(queue.unknown(&[timer(1, 90)], later).is_empty());
+        let unknown = queue.unknown(&[timer(1, 95)], later);
+        assert_eq!(queue.add(unknown, true, until, later), [timer(1, 90)]);
         assert_eq!(queue.add(vec![timer(1, 92)], true, until, later), [timer(1, 92)]);
         assert_eq!(begun(&mut queue, later, true), [1]);
+    }
+
+    #[test]
+    fn a_timer_that_has_ended_is_not_added_by_a_look_that_began_before() {
+        let (mut queue, now) = queue(vec![timer(1, 90)]);
+        assert_eq!(begun(&mut queue, now, true), [1]);
+        assert!(queue.settled(&timer(1, 90), now));
+        assert!(queue.unknown(&[timer(1, 90)], now).is_empty());
+        let later = now + Duration::from_millis(1);
+        assert_eq!(queue.unknown(&[timer(1, 90)], later), [timer(1, 90)]);
     }
 
     #[test]

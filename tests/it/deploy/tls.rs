@@ -2,7 +2,22 @@
 //! without a certificate of this authority for the right name, and does not fall back to plain
 //! text.
 
-use std::{fs, path::PathBuf, sync::LazyLock};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock},
+};
+
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use tokio_rustls::TlsAcceptor;
 
 use crate::support::{
     cluster::TestCluster,
@@ -15,6 +30,7 @@ use crate::support::{
     },
     tools::{debian, file, printed},
 };
+use crate::talk::Talk;
 
 /// A certificate authority in its own directory.
 struct Authority {
@@ -209,4 +225,58 @@ async fn a_broker_without_the_right_certificate_is_refused() {
     })
     .await;
     assert_eq!(worker.get("/livez").await.unwrap().0, 200);
+}
+
+/// Answers by TLS at a port of localhost, and forwards to another port, until the result is dropped.
+async fn terminate_tls(certificate: &Path, target: u16) -> (u16, JoinSet<()>) {
+    let chain = CertificateDer::from_pem_file(certificate.join("server.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(certificate.join("server.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![chain], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (client, _address) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            connections.spawn(async move {
+                // A client that does not trust the certificate ends the handshake.
+                let Ok(mut client) = acceptor.accept(client).await else { return };
+                let mut server = TcpStream::connect(("127.0.0.1", target)).await.unwrap();
+                copy_bidirectional(&mut client, &mut server).await.ok();
+            });
+        }
+    });
+    (port, serving)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn talk_is_requested_only_with_a_certificate_of_the_authority() {
+    let (authority, other) = (Authority::new("lobbyd test"), Authority::new("other"));
+    let talk = Talk::new(Kind::Postgres).await;
+    let (port, _serving) = terminate_tls(&authority.certify("root"), talk.port).await;
+    let settings_with = |authority: &Authority, host: &str| {
+        let mut settings = talk.settings();
+        settings.retain(|(key, _)| key != "LOBBYD__TALK__URL");
+        settings.push(("LOBBYD__TALK__URL".to_owned(), format!("https://{host}:{port}")));
+        settings.push(("SSL_CERT_FILE".to_owned(), authority.ca()));
+        settings
+    };
+    for refused in [settings_with(&other, "localhost"), settings_with(&authority, "127.0.0.1")] {
+        let daemon = Daemon::start_as("talk", &refused);
+        daemon.unready_with("Nextcloud cannot be reached").await;
+    }
+    assert!(talk.all_requests().is_empty());
+    let daemon = Daemon::start_as("talk", &settings_with(&authority, "localhost"));
+    daemon.ready().await;
+    talk.close("abc", 2, 1).await;
+    talk.opens("abc").await;
 }

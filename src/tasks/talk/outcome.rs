@@ -86,7 +86,7 @@ impl Leader {
             }
             Answer::Failed(_) | Answer::Unanswered => {
                 let was_refused = self.queue.is_refused(timer.room);
-                if !was_refused && self.site.failed(timer.room, &problem, now) {
+                if !was_refused && self.site.failed(timer.room, &problem, begun_at, now) {
                     tracing::warn!(error = problem, "Talk fails for every room");
                 }
                 self.show_site();

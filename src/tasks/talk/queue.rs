@@ -61,7 +61,7 @@ struct Entry {
     probes: u32,
     /// Whether it is no longer among the rooms that may be asked for.
     is_unlisted: bool,
-    /// When the first of them happened.
+    /// When the first failure happened.
     failed_at: Option<Instant>,
     is_refused: bool,
     /// Whether lobbyd's own database has the timer.

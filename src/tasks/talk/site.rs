@@ -109,8 +109,18 @@ impl Site {
         }
     }
 
-    /// Records that Talk failed for a room. Returns whether it fails for all of them since now.
-    pub(super) fn failed(&mut self, room: RoomId, problem: &str, now: Instant) -> bool {
+    /// Records that Talk failed for a room, after a request that was begun then. Returns whether it
+    /// fails for all of them since now.
+    pub(super) fn failed(
+        &mut self,
+        room: RoomId,
+        problem: &str,
+        begun_at: Instant,
+        now: Instant,
+    ) -> bool {
+        if self.is_before_stop(begun_at) {
+            return false;
+        }
         self.failures += 1;
         self.failed.insert(room);
         self.since.get_or_insert(now);
@@ -136,7 +146,7 @@ impl Site {
     /// Records that Talk has answered a request that was begun then. Returns since when it did not, if
     /// that is news. An answer to a request from before a stop does not end it.
     pub(super) fn works(&mut self, begun_at: Instant) -> Option<Instant> {
-        if self.stop.as_ref().is_some_and(|stop| begun_at < stop.answered_at) {
+        if self.is_before_stop(begun_at) {
             return None;
         }
         let since = self.since.take();
@@ -144,6 +154,11 @@ impl Site {
         self.failed.clear();
         self.hidden.clear();
         self.stop.take().and(since)
+    }
+
+    /// Whether the answer to a request that was begun then says nothing about the present stop.
+    fn is_before_stop(&self, begun_at: Instant) -> bool {
+        self.stop.as_ref().is_some_and(|stop| begun_at < stop.answered_at)
     }
 
     /// Ends the stop by failing rooms, when none of them is left.
@@ -188,10 +203,10 @@ mod tests {
     async fn several_rooms_that_fail_in_a_row_stand_for_all() {
         let (mut site, now) = (Site::default(), Instant::now());
         for _ in 0..10 {
-            assert!(!site.failed(RoomId(1), "status 500", now));
+            assert!(!site.failed(RoomId(1), "status 500", now, now));
         }
         assert_eq!(site.permission(now), Permission::All);
-        assert!(site.failed(RoomId(2), "status 500", now + SECOND));
+        assert!(site.failed(RoomId(2), "status 500", now, now + SECOND));
         assert_eq!(site.permission(now + SECOND), Permission::New);
         assert_eq!(site.permission(now + SECOND * 2), Permission::NewAndProbe);
         assert_eq!(site.works(now + SECOND * 2), Some(now));
@@ -204,6 +219,7 @@ mod tests {
         assert!(site.refused(Trouble::Unauthorized, now + SECOND));
         assert!(!site.refused(Trouble::Unauthorized, now + SECOND));
         assert_eq!(site.works(now), None);
+        assert!(!site.failed(RoomId(1), "status 500", now, now + SECOND));
         assert_eq!(site.permission(now + SECOND * 200), Permission::Nothing);
         assert_eq!(site.permission(now + SECOND * 302), Permission::Probe);
         assert_eq!(site.works(now + SECOND * 302), Some(now + SECOND));

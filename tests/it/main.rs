@@ -5,9 +5,10 @@
 //! `crash`, `outage`, `race` and `reload` run the real program against real servers. `webinar`,
 //! `dial_in`, `rooms`, `polling`, `http_server`, `origins`, `bounds`, `compression` and `leaks` use
 //! its HTTP API, and `clients` does so with programs of other projects. `failover` has several
-//! servers. `talk` runs beside a stand-in for Nextcloud Talk. `cli` runs the commands. `deploy` tests the files in deploy/, and `house_rules` reads the
-//! source. `support` is the environment that they share; `harness` tests it. What needs a system of
-//! its own is in tests/systems.
+//! servers. `talk` runs beside a stand-in for Nextcloud Talk, and `signaling` beside a real signaling
+//! server of Talk. `cli` runs the commands. `deploy` tests the files in deploy/, and `house_rules`
+//! reads the source. `support` is the environment that they share; `harness` tests it. What needs a
+//! system of its own is in tests/systems.
 
 #![expect(
     clippy::unwrap_used,
@@ -66,6 +67,7 @@ mod room_contract;
 mod rooms;
 mod sessions;
 mod shared_rows;
+mod signaling;
 mod store_contract;
 #[expect(dead_code, reason = "tests/systems uses the rest")]
 mod support;

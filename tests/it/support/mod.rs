@@ -17,6 +17,7 @@ pub mod proxy;
 pub mod raw_amqp;
 pub mod root;
 pub mod server;
+pub mod signaling;
 pub mod table;
 pub mod timers;
 pub mod tools;

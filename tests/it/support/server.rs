@@ -18,6 +18,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
 use super::{
     PATIENCE,
     root::{in_root, installed, installed_as},
@@ -122,7 +127,12 @@ pub struct Server {
 }
 
 impl Server {
-    fn new(port: u16, folder: PathBuf, command: Command, companion: Option<Process>) -> Self {
+    pub(super) fn new(
+        port: u16,
+        folder: PathBuf,
+        command: Command,
+        companion: Option<Process>,
+    ) -> Self {
         let mut server = Self { port, folder, command, _companion: companion, process: None };
         server.start();
         server
@@ -132,7 +142,7 @@ impl Server {
     pub fn start(&mut self) {
         let begin = Instant::now();
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(begin.elapsed() < PATIENCE, "{}", self.log());
+            assert!(begin.elapsed() < PATIENCE, "the server does not listen: {}", self.log());
             // After a kill, PostgreSQL exits again until the last of its child processes has ended.
             if self.process.as_mut().is_none_or(Process::has_ended) {
                 self.process = Some(Process::start(&self.command, &self.folder.join("log")));
@@ -160,9 +170,24 @@ impl Server {
         }
     }
 
-    fn log(&self) -> String {
-        let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-        format!("the server does not listen, its log says: {log}")
+    /// Sends a signal to the server, and not to the shell beside it.
+    pub fn signal(&self, signal: Signal) {
+        let guard = self.process.as_ref().unwrap().id();
+        let program = self.command.get_program().to_string_lossy();
+        let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+        let mut servers = processes.filter_map(|process| {
+            let status = fs::read_to_string(process.join("status")).ok()?;
+            let command = fs::read_to_string(process.join("cmdline")).ok()?;
+            let is_server = status.lines().any(|line| line == format!("PPid:\t{guard}"))
+                && command.starts_with(&*program);
+            is_server.then(|| process.file_name()?.to_str()?.parse().ok()).flatten()
+        });
+        kill(Pid::from_raw(servers.next().unwrap()), signal).unwrap();
+    }
+
+    /// What it has printed.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 }
 

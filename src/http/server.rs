@@ -29,6 +29,11 @@ use super::sending::{GuardedBody, Tracked};
 /// Time in which a client has to accept more of a response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Milliseconds after which a connection is closed whose client acknowledges nothing: the network would
+/// otherwise keep a client that has vanished for a quarter of an hour.
+#[cfg(target_os = "linux")]
+const LOST_PEER_TIMEOUT: u32 = 45_000;
+
 /// Largest header of a request, in bytes.
 const MAX_HEADER: usize = 16 * 1024;
 
@@ -113,6 +118,8 @@ async fn serve_connection<S>(
 {
     // Responses are sent at once; without this option, small ones are delayed.
     stream.set_nodelay(true).ok();
+    #[cfg(target_os = "linux")]
+    rustix::net::sockopt::set_tcp_user_timeout(&stream, LOST_PEER_TIMEOUT).ok();
     let activity = slot.activity();
     let peer = Peer(slot.address());
     let service = service_fn(move |mut request: Request<Incoming>| {

@@ -94,6 +94,10 @@
 //!    whose entity tag has changed is answered with 200; one whose wait expires, with 304. Changes
 //!    that other programs make with SQL are found by comparing versions with the database.
 //!
+//! A client that follows the room by an event stream waits in the same way, and goes on: a
+//! [`Follower`](rooms::Follower) looks after each change, at most five times a second, and the stream
+//! sends the room if its viewer sees another one. What all viewers of a kind see is written once.
+//!
 //! # One room of a Nextcloud Talk, from its timer to its announcement
 //!
 //! Beside a [Talk](talk), lobbyd changes no row: Talk resets a room when it is read, and
@@ -133,7 +137,7 @@
 //! | [`talk`] | requests to a Nextcloud Talk; the only HTTP client |
 //! | [`cache`] | rooms as this API process last read them, kept current by updates |
 //! | [`auth`] | passwords, logins, and how often they may be guessed |
-//! | [`rooms`] | commands, queries and long polls behind the API |
+//! | [`rooms`] | commands, queries, long polls and event streams behind the API |
 //! | [`tasks`] | the tasks of the worker, and the relay of every process |
 //! | [`relay`] | the queue between code that writes events and the task that publishes them |
 //! | [`http`] | the API in Talk's dialect, and the ops listener; the only axum |

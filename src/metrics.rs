@@ -113,6 +113,7 @@ metric_table! {
         { "limit": "connections", "long_polls", "changes", "joins", "rooms", "guests", "hashes", "unknown_rooms",
           "request_bytes", "response_bytes" }
     gauge LONG_POLLS "lobbyd_http_long_polls" "Requests that wait for their room to change" {}
+    gauge EVENT_STREAMS "lobbyd_event_streams" "Open event streams, on which clients follow a room" {}
     counter LOGINS "lobbyd_logins_total" "Logins, by outcome"
         { "outcome": "ok", "wrong", "throttled" }
     counter ROOM_PASSWORDS "lobbyd_room_passwords_total" "Passwords given to join a room, by outcome"

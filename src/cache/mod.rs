@@ -23,7 +23,7 @@ use self::room::{AttendeeSnapshot, CachedRoom, RoomSnapshot, TTL};
 pub use self::sync::CacheSync;
 use crate::clock::DatabaseClock;
 use crate::domain::{
-    Actor, Attendee, Reason, RoomId, RoomOverview, RoomToken, RoomUpdated, RoomVersion,
+    Actor, Attendee, Audience, Reason, RoomId, RoomOverview, RoomToken, RoomUpdated, RoomVersion,
 };
 use crate::store;
 use crate::store::Database;
@@ -60,6 +60,13 @@ impl View {
         Self { room: Arc::new(RoomSnapshot::new(overview)), attendee: Arc::new(attendee) }
     }
 
+    /// The same room as another viewer sees it.
+    #[cfg(test)]
+    pub(crate) fn for_another(&self, attendee: Option<Attendee>) -> Self {
+        let attendee = AttendeeSnapshot::new(attendee, self.overview().room.version);
+        Self { room: Arc::clone(&self.room), attendee: Arc::new(attendee) }
+    }
+
     pub fn overview(&self) -> &RoomOverview {
         &self.room.overview
     }
@@ -67,6 +74,16 @@ impl View {
     /// The viewer's attendee record, if they take part.
     pub fn attendee(&self) -> Option<&Attendee> {
         self.attendee.attendee.as_ref()
+    }
+
+    pub fn audience(&self) -> Audience {
+        Audience::of(&self.overview().room, self.attendee())
+    }
+
+    /// A text about the room that is the same for the whole [`audience`](Self::audience). The first
+    /// view of a room as it is writes it, for all.
+    pub fn shared_text(&self, write: impl FnOnce() -> String) -> &str {
+        self.room.text(self.audience(), write)
     }
 
     /// Views of members with the same fingerprints look the same. Those of members waiting in the

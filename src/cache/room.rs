@@ -1,7 +1,7 @@
 //! One cached room: what all participants see of it, and the attendee record of each viewer.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 use super::changes::{Changes, Seen};
 use crate::domain::{
-    Actor, Attendee, Reason, Room, RoomOverview, RoomToken, RoomUpdated, RoomVersion, Version,
+    Actor, Attendee, Audience, Reason, Room, RoomOverview, RoomToken, RoomUpdated, RoomVersion,
+    Version,
 };
 use crate::store;
 use crate::store::Rooms;
@@ -32,6 +33,15 @@ pub(super) struct RoomSnapshot {
     pub(super) fingerprint: Fingerprint,
     /// Of what the lobby does not hide.
     pub(super) waiting_fingerprint: Fingerprint,
+    texts: Texts,
+}
+
+/// What is written for all viewers of a kind, by those who read the cache.
+#[derive(Default)]
+struct Texts {
+    non_members: OnceLock<Box<str>>,
+    waiting: OnceLock<Box<str>>,
+    admitted: OnceLock<Box<str>>,
 }
 
 pub(super) struct AttendeeSnapshot {
@@ -86,7 +96,16 @@ impl RoomSnapshot {
             fingerprint(&(unhidden, room.has_password(), last_activity, one_to_one));
         let fingerprint =
             fingerprint(&(visible, last_message, moderators, is_single_user, one_to_one));
-        Self { overview, fingerprint, waiting_fingerprint }
+        Self { overview, fingerprint, waiting_fingerprint, texts: Texts::default() }
+    }
+
+    pub(super) fn text(&self, audience: Audience, write: impl FnOnce() -> String) -> &str {
+        let text = match audience {
+            Audience::NonMembers => &self.texts.non_members,
+            Audience::Waiting => &self.texts.waiting,
+            Audience::Admitted => &self.texts.admitted,
+        };
+        text.get_or_init(|| write().into_boxed_str())
     }
 
     /// Whether the room is as it was when it was loaded, or was loaded after `current` was read.

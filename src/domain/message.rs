@@ -37,6 +37,17 @@ impl Message {
         matches!(self.content, Content::Comment(_))
     }
 
+    /// Whether its text says "you" to this participant.
+    pub fn addresses(&self, viewer: &Actor) -> bool {
+        match &self.content {
+            Content::Comment(_) => false,
+            Content::Deleted { by: (by, _name) } => by == viewer,
+            Content::System { about, .. } => {
+                self.actor == *viewer || about.as_ref().is_some_and(|(about, _)| about == viewer)
+            }
+        }
+    }
+
     /// Size of the body in bytes.
     pub fn size(&self) -> usize {
         match &self.content {

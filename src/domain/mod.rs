@@ -47,4 +47,4 @@ pub use room::{
 pub use talk::{Standing, TalkLobby, TalkTimer, talk_lobby_set};
 pub use timer::{DueTimer, PendingTimer, TimerKey};
 pub use trace::TraceParent;
-pub use view::{ParticipantView, RoomView, ViewerContext, participants_for};
+pub use view::{Audience, ParticipantView, RoomView, ViewerContext, participants_for};

@@ -20,6 +20,26 @@ pub struct ViewerContext<'a> {
     pub client: Option<&'a ClientId>,
 }
 
+/// Viewers who see the same of a room, except for their own part in it, see
+/// [`RoomView::is_personal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    NonMembers,
+    /// Participants in the lobby.
+    Waiting,
+    Admitted,
+}
+
+impl Audience {
+    pub fn of(room: &Room, viewer: Option<&Attendee>) -> Self {
+        match viewer {
+            None => Self::NonMembers,
+            Some(me) if me.is_waiting(room) => Self::Waiting,
+            Some(_) => Self::Admitted,
+        }
+    }
+}
+
 /// What one viewer may see of a room.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, each a field of Talk's room")]
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +102,14 @@ impl<'a> RoomView<'a> {
                 && room.token.is_dialable(),
             ..known
         }
+    }
+
+    /// Whether others of the same [`Audience`] see another name of the room, or another text of its
+    /// last message.
+    pub fn is_personal(&self) -> bool {
+        let me = self.attendee.map(|attendee| &attendee.actor);
+        let addresses = |message: &Message| me.is_some_and(|me| message.addresses(me));
+        self.other.is_some() || self.last_message.is_some_and(addresses)
     }
 
     fn hidden(room: &Room, visible: Cow<'a, Room>) -> Self {

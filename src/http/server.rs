@@ -47,6 +47,11 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) IpAddr);
 
+/// Marks a response whose body waits for changes. Its connection is as busy as that of a request that
+/// waits, and does not make room for others.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WaitingBody;
+
 /// Answers requests by `service` on `listener` until `stop`; those in progress may then take a
 /// moment longer. A connection is closed if no header of a request arrives within `header_timeout`,
 /// also while it is idle.
@@ -127,7 +132,9 @@ async fn serve_connection<S>(
         let (busy, response) = (activity.begin(), service.clone().call(request));
         async move {
             let Ok(response) = response.await;
-            busy.answered();
+            if response.extensions().get::<WaitingBody>().is_none() {
+                busy.answered();
+            }
             Ok::<_, Infallible>(response.map(|body| GuardedBody::new(body, busy)))
         }
     });

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use super::error::{Limit, Result, RoomError};
 use crate::auth::network;
 use crate::domain::Actor;
+use crate::metrics::{EVENT_STREAMS, LONG_POLLS};
 
 /// Entries of a rate limiter that are always kept.
 const RETAINED: usize = 10_000;
@@ -106,7 +107,7 @@ impl Drop for HashTurn {
     }
 }
 
-/// Counts the requests that wait.
+/// Counts the requests that wait, and the event streams.
 #[derive(Clone)]
 pub(super) struct LongPolls {
     per_client: usize,
@@ -120,9 +121,10 @@ struct Waiting {
     by_client: HashMap<ClientKey, usize>,
 }
 
-/// A request that waits, until it is dropped.
+/// A request that waits, or an event stream, until it is dropped.
 pub(super) struct LongPoll {
     client: ClientKey,
+    gauge: &'static str,
     polls: LongPolls,
 }
 
@@ -134,6 +136,15 @@ impl LongPolls {
 
     /// Fails if too many requests wait.
     pub(super) fn begin(&self, client: ClientKey) -> Result<LongPoll> {
+        self.begin_as(client, LONG_POLLS)
+    }
+
+    /// As [`begin`](Self::begin), for an event stream.
+    pub(super) fn begin_stream(&self, client: ClientKey) -> Result<LongPoll> {
+        self.begin_as(client, EVENT_STREAMS)
+    }
+
+    fn begin_as(&self, client: ClientKey, gauge: &'static str) -> Result<LongPoll> {
         let refuse = |limit| Err(RoomError::Limited { limit, wait: LONG_POLL_RETRY });
         let mut waiting = self.waiting.lock();
         if waiting.total >= self.total {
@@ -145,8 +156,8 @@ impl LongPolls {
         }
         *of_client += 1;
         waiting.total += 1;
-        metrics::gauge!(crate::metrics::LONG_POLLS).increment(1);
-        Ok(LongPoll { client, polls: self.clone() })
+        metrics::gauge!(gauge).increment(1);
+        Ok(LongPoll { client, gauge, polls: self.clone() })
     }
 }
 
@@ -160,6 +171,6 @@ impl Drop for LongPoll {
                 waiting.by_client.remove(&self.client);
             }
         }
-        metrics::gauge!(crate::metrics::LONG_POLLS).decrement(1);
+        metrics::gauge!(self.gauge).decrement(1);
     }
 }

@@ -1,4 +1,5 @@
-//! Application service behind the HTTP API: commands, queries and long polls, in terms of the domain.
+//! Application service behind the HTTP API: commands, queries, long polls and event streams, in terms of
+//! the domain.
 //!
 //! `http` calls it. A command goes to the database; its result is published to the requests that
 //! wait in this process at once, and to the other processes by the outbox. Room queries are answered
@@ -9,6 +10,7 @@ mod audit;
 mod changes;
 mod chat;
 mod error;
+mod follow;
 mod guesses;
 mod limits;
 mod long_poll;
@@ -27,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::changes::Outcome;
 use self::changes::{Changes, Writer};
 pub use self::error::{Limit, Result, RoomError};
+pub use self::follow::{Followed, Follower};
 use self::guesses::Guesses;
 pub use self::limits::ClientLimits;
 use self::limits::{ClientKey, Hashes, LongPolls, Rate};

@@ -3,7 +3,7 @@
 //! One file per subject. `store_contract`, `shared_rows` and `room_contract` test each promise of
 //! the store on every database, and `timers` the rules of timers with a manual clock. `chain`,
 //! `crash`, `outage`, `race` and `reload` run the real program against real servers. `webinar`,
-//! `dial_in`, `rooms`, `polling`, `http_server`, `origins`, `bounds`, `compression` and `leaks` use
+//! `dial_in`, `rooms`, `polling`, `event_streams`, `http_server`, `origins`, `bounds`, `compression` and `leaks` use
 //! its HTTP API, and `clients` does so with programs of other projects. `failover` has several
 //! servers. `talk` runs beside a stand-in for Nextcloud Talk, and `signaling` beside a real signaling
 //! server of Talk. `cli` runs the commands. `deploy` tests the files in deploy/, and `house_rules`
@@ -47,6 +47,7 @@ mod configuration;
 mod crash;
 mod deploy;
 mod dial_in;
+mod event_streams;
 mod failover;
 mod harness;
 mod house_rules;

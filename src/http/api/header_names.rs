@@ -10,6 +10,12 @@ pub(super) const OCS_API_REQUEST: HeaderName = HeaderName::from_static("ocs-apir
 pub(super) const PREFER: HeaderName = HeaderName::from_static("prefer");
 pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
+/// A client that connects to an event stream again says which event it has.
+pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// Asks nginx not to hold a response back until it is complete.
+pub(super) const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
 pub(super) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

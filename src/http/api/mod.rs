@@ -17,6 +17,7 @@ mod chat;
 mod compression;
 mod dto;
 mod etag;
+mod events;
 mod header_names;
 mod hosts;
 mod middleware;
@@ -163,6 +164,7 @@ fn routes() -> OpenApiRouter<Api> {
         (format!("{spreed}/v1/ban/{{token}}"), moderation::ban_routes()),
         (format!("{spreed}/v1/guest/{{token}}"), participants::guest_routes()),
         (format!("{spreed}/v4/room"), rooms::routes()),
+        (format!("{spreed}/v4/room/{{token}}/events"), events::routes()),
         (format!("{spreed}/v4/room/{{token}}"), participants::routes()),
         (format!("{spreed}/v4/room/{{token}}"), moderation::routes()),
         (format!("{spreed}/v4/room/{{token}}/webinar"), webinar::routes()),

@@ -13,8 +13,8 @@ use tower_http::cors::CorsLayer;
 use url::Url;
 
 use super::header_names::{
-    LAST_COMMON_READ, LAST_GIVEN, MODIFIED_BEFORE, OCS_API_REQUEST, PREFER, PREFERENCE_APPLIED,
-    REQUEST_ID, SEC_FETCH_SITE, TALK_HASH,
+    LAST_COMMON_READ, LAST_EVENT_ID, LAST_GIVEN, MODIFIED_BEFORE, OCS_API_REQUEST, PREFER,
+    PREFERENCE_APPLIED, REQUEST_ID, SEC_FETCH_SITE, TALK_HASH,
 };
 use super::response_layer;
 
@@ -99,6 +99,7 @@ fn layer(allowed: Vec<HeaderValue>) -> CorsLayer {
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
             header::IF_NONE_MATCH,
+            LAST_EVENT_ID,
             OCS_API_REQUEST,
             PREFER,
         ])

@@ -17,16 +17,16 @@ use crate::metrics::{REQUEST_DURATION, REQUESTS};
 
 const OTHER: &str = "other";
 
-/// End of the route on which reading waits for new messages, unless it asks for older ones.
-const CHAT: &str = "/chat/{token}";
+/// Ends of the routes on which reading waits: for new messages, and until a stream has caught up.
+const WAITING: [&str; 2] = ["/chat/{token}", "/room/{token}/events"];
 
 #[derive(Default)]
 pub(super) struct RequestMetrics {
     /// The places of the routes in the list of their names.
     routes: matchit::Router<usize>,
     names: Vec<SharedString>,
-    /// The place of [`CHAT`].
-    chat: Option<usize>,
+    /// The places of [`WAITING`].
+    waiting: Vec<usize>,
     /// To find a series by its labels costs as much as the rest of a poll's way through the
     /// middleware, so they are kept.
     series: RwLock<HashMap<(Labels, StatusCode), Series>>,
@@ -55,8 +55,8 @@ impl RequestMetrics {
         for path in paths {
             let place = metrics.names.len();
             metrics.routes.insert(path.as_str(), place)?;
-            if path.ends_with(CHAT) {
-                metrics.chat = Some(place);
+            if WAITING.iter().any(|end| path.ends_with(end)) {
+                metrics.waiting.push(place);
             }
             metrics.names.push(SharedString::from_shared(path.into()));
         }
@@ -65,11 +65,12 @@ impl RequestMetrics {
 
     pub(super) fn labels<B>(&self, request: &Request<B>) -> Labels {
         let route = self.routes.at(request.uri().path()).ok().map(|found| *found.value);
-        let reads_chat = request.method() == Method::GET && route.is_some() && route == self.chat;
+        let waits = route.is_some_and(|place| self.waiting.contains(&place));
         Labels {
             method: method_label(request.method()),
             route,
-            may_wait: reads_chat || request.headers().contains_key(PREFER),
+            may_wait: waits && request.method() == Method::GET
+                || request.headers().contains_key(PREFER),
         }
     }
 

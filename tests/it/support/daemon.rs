@@ -177,6 +177,11 @@ impl Daemon {
         self.metric_becomes("lobbyd_http_long_polls", number).await;
     }
 
+    /// Waits until this many event streams are open.
+    pub async fn event_streams_become(&self, number: u64) {
+        self.metric_becomes("lobbyd_event_streams", number).await;
+    }
+
     /// Waits until the log has this text.
     pub async fn logs(&self, text: &str) {
         eventually(&format!("{text:?} in the log"), || async {

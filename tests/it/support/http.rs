@@ -15,7 +15,7 @@ use flate2::read::GzDecoder;
 use http_body_util::{BodyExt, Full};
 use hyper::{
     HeaderMap, Method, Request,
-    body::Bytes,
+    body::{Bytes, Incoming},
     header::{self, HeaderName, HeaderValue},
 };
 use hyper_util::{
@@ -127,8 +127,19 @@ impl Client {
         self.send(method, path, usual_headers(Some(JSON)), body.to_string().into()).await
     }
 
-    async fn send(&self, method: Method, path: &str, headers: HeaderMap, body: Bytes) -> Response {
-        let request_line = format!("{method} {path}");
+    /// Sends a request, and returns its response when that has begun.
+    pub(super) async fn open(&self, path: &str) -> Result<hyper::Response<Incoming>, String> {
+        let request = self.request(Method::GET, path, usual_headers(None), Bytes::new());
+        self.connections.request(request).await.map_err(|error| error.to_string())
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Request<Full<Bytes>> {
         let uri = format!("http://127.0.0.1:{}{}", self.port, absolute(path));
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
@@ -140,6 +151,12 @@ impl Client {
         if let Some(cookies) = self.cookies() {
             request.headers_mut().insert(header::COOKIE, cookies.parse().unwrap());
         }
+        request
+    }
+
+    async fn send(&self, method: Method, path: &str, headers: HeaderMap, body: Bytes) -> Response {
+        let request_line = format!("{method} {path}");
+        let request = self.request(method, path, headers, body);
         // The server may hold a request for a minute until something changes.
         let exchange = async {
             let response =

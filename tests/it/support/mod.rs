@@ -9,6 +9,7 @@ pub mod app;
 pub mod cluster;
 pub mod daemon;
 pub mod database;
+pub mod event_stream;
 pub mod fixtures;
 pub mod http;
 pub mod machine;

@@ -10,11 +10,20 @@ use crate::domain::{Attendee, ParticipantType, Room, RoomView, Session, ViewerCo
 /// Talk's `sessionId` of a viewer without a session.
 const NO_SESSION: &str = "0";
 
-#[expect(clippy::struct_excessive_bools, reason = "these are the fields of Talk's response")]
 #[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
 #[schema(as = Room)]
 pub(in crate::http::api) struct RoomDto {
+    #[serde(flatten)]
+    shared: SharedFields,
+    #[serde(flatten)]
+    own: OwnFields,
+}
+
+/// What a whole [`Audience`](crate::domain::Audience) sees, unless the view
+/// [is personal](RoomView::is_personal).
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct SharedFields {
     id: i64,
     /// Identifies the room in paths.
     token: String,
@@ -50,6 +59,15 @@ pub(in crate::http::api) struct RoomDto {
     last_activity: i64,
     /// A text of more than 1,000 characters is cut to its first 1,000 and `…`.
     last_message: LastMessage,
+    #[serde(flatten)]
+    fixed: TalkDefaults,
+}
+
+/// What each viewer has for themselves.
+#[expect(clippy::struct_excessive_bools, reason = "these are the fields of Talk's response")]
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct OwnFields {
     unread_messages: i64,
     /// Whether an unread message mentions the viewer.
     unread_mention: bool,
@@ -64,8 +82,6 @@ pub(in crate::http::api) struct RoomDto {
     can_enable_sip: bool,
     #[serde(flatten)]
     viewer: Viewer,
-    #[serde(flatten)]
-    fixed: TalkDefaults,
 }
 
 /// The viewer's part in the room. Non-members have the values of a guest without a session.
@@ -127,12 +143,34 @@ enum LastMessage {
 
 impl RoomDto {
     pub(in crate::http::api) fn of(view: &View, viewer: ViewerContext<'_>) -> Self {
-        RoomView::for_viewer(view.overview(), view.attendee(), viewer).into()
+        let room = RoomView::for_viewer(view.overview(), view.attendee(), viewer);
+        Self { shared: SharedFields::of(&room), own: OwnFields::of(&room) }
+    }
+
+    /// The same as JSON. What a whole audience sees is written once for all of it.
+    pub(in crate::http::api) fn json(view: &View, viewer: ViewerContext<'_>) -> String {
+        let room = RoomView::for_viewer(view.overview(), view.attendee(), viewer);
+        let own = json(&OwnFields::of(&room));
+        let write_shared = || json(&SharedFields::of(&room));
+        if room.is_personal() {
+            return join(&write_shared(), &own);
+        }
+        join(view.shared_text(write_shared), &own)
     }
 }
 
-impl From<RoomView<'_>> for RoomDto {
-    fn from(view: RoomView<'_>) -> Self {
+fn json(fields: &impl Serialize) -> String {
+    serde_json::to_string(fields).expect("fields have text keys")
+}
+
+/// One JSON object with the members of two, neither of which is empty.
+fn join(one: &str, other: &str) -> String {
+    let (one, other) = (one.strip_suffix('}'), other.strip_prefix('{'));
+    [one.unwrap_or_default(), ",", other.unwrap_or_default()].concat()
+}
+
+impl SharedFields {
+    fn of(view: &RoomView<'_>) -> Self {
         let room = &view.room;
         let (name, display_name) = match view.other {
             Some((other, display_name)) => (&other.id, display_name),
@@ -165,6 +203,14 @@ impl From<RoomView<'_>> for RoomDto {
             call_start_time: room.call.map_or(0, |call| call.started_at),
             last_activity: view.last_activity,
             last_message,
+            fixed: TalkDefaults { notification_calls: 1, ..TalkDefaults::default() },
+        }
+    }
+}
+
+impl OwnFields {
+    fn of(view: &RoomView<'_>) -> Self {
+        Self {
             unread_messages: view.unread_messages,
             unread_mention: view.unread_mention,
             unread_mention_direct: view.unread_mention,
@@ -173,8 +219,7 @@ impl From<RoomView<'_>> for RoomDto {
             can_delete_conversation: view.can_delete,
             can_leave_conversation: view.can_leave,
             can_enable_sip: view.can_enable_sip,
-            viewer: Viewer::of(room, view.attendee, view.session),
-            fixed: TalkDefaults { notification_calls: 1, ..TalkDefaults::default() },
+            viewer: Viewer::of(&view.room, view.attendee, view.session),
         }
     }
 }
@@ -197,5 +242,105 @@ impl Viewer {
             last_ping: session.map_or(0, |session| session.last_ping),
             session_id: session.map_or(NO_SESSION, |session| &session.id).to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::domain::{
+        Actor, AttendeeId, Content, Lobby, LobbyState, Message, Permissions, Reason, RoomOverview,
+    };
+
+    const CONTEXT: ViewerContext<'_> = ViewerContext { may_enable_sip: true, client: None };
+
+    fn attendee(name: &str, participant_type: ParticipantType) -> Attendee {
+        Attendee {
+            id: AttendeeId(1),
+            actor: Actor::user(name),
+            display_name: name.to_owned(),
+            participant_type,
+            permissions: Permissions::DEFAULT,
+            pin: Some("1234567".to_owned()),
+            last_read_message: 2,
+            comments_read: 0,
+            read_at: 0,
+            last_mention: 0,
+            sessions: Vec::new(),
+        }
+    }
+
+    /// A room that alice has just renamed.
+    fn overview(lobby: Lobby) -> RoomOverview {
+        let content = Content::System { reason: Reason::ConversationRenamed, about: None };
+        let message = Message {
+            id: 7,
+            actor: Actor::user("alice"),
+            actor_name: "Alice".to_owned(),
+            created_at: 5,
+            content,
+            mentions: Vec::new(),
+            reference_id: String::new(),
+            parent_id: None,
+        };
+        RoomOverview {
+            room: Room { lobby, description: "Line\nand \"}\"".to_owned(), ..Room::example() },
+            last_message: Some(message),
+            moderators: 1,
+            is_single_user: false,
+            one_to_one: Vec::new(),
+        }
+    }
+
+    fn parsed(text: &str) -> Value {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn every_viewer_is_told_what_they_would_read() {
+        let closed = Lobby { state: LobbyState::NonModerators, timer: None };
+        let bob_and_carol = [("bob", "Bob"), ("carol", "Carol")]
+            .map(|(id, name)| (Actor::user(id), name.to_owned()));
+        for (lobby, one_to_one) in
+            [(Lobby::OPEN, Vec::new()), (closed, Vec::new()), (Lobby::OPEN, bob_and_carol.to_vec())]
+        {
+            let overview = RoomOverview { one_to_one, ..overview(lobby) };
+            let room = View::new(overview, None);
+            for viewer in [
+                Some(attendee("bob", ParticipantType::User)),
+                Some(attendee("alice", ParticipantType::Owner)),
+                Some(attendee("carol", ParticipantType::User)),
+                Some(attendee("dave", ParticipantType::Moderator)),
+                None,
+            ] {
+                let view = room.for_another(viewer);
+                let read = parsed(&json(&RoomDto::of(&view, CONTEXT)));
+                assert_eq!(parsed(&RoomDto::json(&view, CONTEXT)), read);
+            }
+        }
+    }
+
+    /// Half of the viewers wait in the lobby, and one has done what the last message says.
+    #[test]
+    fn what_an_audience_sees_is_written_once() {
+        let closed = Lobby { state: LobbyState::NonModerators, timer: None };
+        let room = View::new(overview(closed), None);
+        let texts: Vec<*const str> = (0..2_000)
+            .map(|number| {
+                let kind = [ParticipantType::User, ParticipantType::Moderator][number % 2];
+                let view = room.for_another(Some(attendee(&format!("user {number}"), kind)));
+                assert!(!RoomDto::json(&view, CONTEXT).is_empty());
+                std::ptr::from_ref(view.shared_text(|| unreachable!("it is written already")))
+            })
+            .collect();
+        assert!(texts.iter().skip(2).zip(&texts).all(|(next, first)| std::ptr::eq(*next, *first)));
+        assert!(!std::ptr::eq(texts[0], texts[1]));
+        // The words of the last message for alice are for nobody else.
+        let alice = room.for_another(Some(attendee("alice", ParticipantType::Owner)));
+        assert!(RoomDto::json(&alice, CONTEXT).contains("You renamed"));
+        let dave = room.for_another(Some(attendee("dave", ParticipantType::Moderator)));
+        assert!(RoomDto::json(&dave, CONTEXT).contains("{actor} renamed"));
     }
 }

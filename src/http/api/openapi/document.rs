@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{FORM, JSON, XML, failure_schema};
+use super::{EVENT_STREAM, FORM, JSON, XML, failure_schema};
 
 /// How a request can fail besides what its operation describes.
 struct Failure {
@@ -186,7 +186,9 @@ fn complete_response(status: &str, response: &mut Value) {
         response["content"] =
             json!({ JSON: { "schema": { "$ref": "#/components/schemas/Failure" } } });
     }
-    response["content"][XML] = json!({});
+    if response["content"].get(EVENT_STREAM).is_none() {
+        response["content"][XML] = json!({});
+    }
 }
 
 fn response(Failure { status, name, description, .. }: &Failure) -> (String, Value) {

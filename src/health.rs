@@ -23,6 +23,8 @@ pub enum Component {
     Listener,
     /// Nextcloud Talk: its database, and that it opens rooms when it is asked.
     Talk,
+    /// Talk's signaling servers, all of them.
+    Signaling,
 }
 
 impl Component {
@@ -34,6 +36,7 @@ impl Component {
             Self::Publisher => "publisher",
             Self::Listener => "listener",
             Self::Talk => "talk",
+            Self::Signaling => "signaling",
         }
     }
 }
@@ -49,10 +52,13 @@ pub enum Work {
     Outbox,
     /// Rooms of Nextcloud Talk whose timer is due.
     Talk,
+    /// Rooms that a signaling server has to be told.
+    Signaling,
 }
 
 impl Work {
-    const ALL: [Self; 4] = [Self::Timers, Self::Deliveries, Self::Outbox, Self::Talk];
+    const ALL: [Self; 5] =
+        [Self::Timers, Self::Deliveries, Self::Outbox, Self::Talk, Self::Signaling];
 }
 
 impl Work {
@@ -63,6 +69,7 @@ impl Work {
             Self::Deliveries => Component::Consumer.name(),
             Self::Outbox => Component::Publisher.name(),
             Self::Talk => Component::Talk.name(),
+            Self::Signaling => Component::Signaling.name(),
         }
     }
 
@@ -72,6 +79,7 @@ impl Work {
             Self::Deliveries => crate::metrics::DELIVERIES_OLDEST,
             Self::Outbox => crate::metrics::OUTBOX_OLDEST,
             Self::Talk => crate::metrics::TALK_OVERDUE,
+            Self::Signaling => crate::metrics::SIGNALING_OLDEST,
         }
     }
 }

@@ -60,6 +60,8 @@
 //! | a database that answers no commit | all writes | part `database` |
 //! | a room that Talk does not open | this room | `lobbyd_talk_refused` |
 //! | a Talk that cannot be asked | the rooms of Talk | part `talk` |
+//! | a room that a signaling server refuses | this room, for this server | `lobbyd_signaling_refused` |
+//! | a signaling server that cannot be told | the rooms for this server | part `signaling` |
 //!
 //! Each task reports the age of its oldest item that is not done to [`health`], from the database
 //! or the broker, not from the result of its last call. `/readyz` is red while one is older than
@@ -100,7 +102,7 @@
 //!
 //! # One room of a Nextcloud Talk, from its timer to its announcement
 //!
-//! Beside a [Talk](talk), lobbyd changes no row: Talk resets a room when it is read, and
+//! Beside a [Talk](nextcloud::TalkClient), lobbyd changes no row: Talk resets a room when it is read, and
 //! [`TalkTask`](tasks::TalkTask) is the reader. Every second it reads from Talk's table what will be due
 //! within five, records that in lobbyd's own database, and sleeps until each instant by the clock of
 //! Talk's database. Then it reads the row, requests the room, and reads the row again: that alone says
@@ -108,6 +110,13 @@
 //! in lobbyd's own database, so a crash in between neither loses an announcement nor repeats it. A
 //! room that fails is tried again by itself; an answer that stands for all rooms stops the requests.
 //! An advisory lock in Talk's database lets one instance ask at a time.
+//!
+//! # One change, to the clients of a signaling server
+//!
+//! The transaction of a change also records its rooms for the [signaling servers](nextcloud::SignalingClient)
+//! of Talk, if there are any. [`SignalingTask`](tasks::SignalingTask) makes of that one row for each
+//! server and room, and tells each server the rooms as they are then, until it has accepted them. Rows
+//! that it locks are never those of a room, an event or a timer.
 //!
 //! # Promises
 //!
@@ -245,11 +254,11 @@ pub mod health;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+pub mod nextcloud;
 pub mod relay;
 pub mod rooms;
 pub mod store;
 pub mod supervisor;
 pub mod systemd;
-pub mod talk;
 pub mod tasks;
 pub mod traces;

@@ -101,6 +101,18 @@ metric_table! {
     gauge TALK_REFUSED "lobbyd_talk_refused" "Due rooms that Talk does not open" {}
     gauge TALK_LEADER "lobbyd_talk_leader" "1 while this instance opens the rooms of Talk" {}
 
+    counter SIGNALING_REQUESTS "lobbyd_signaling_requests_total"
+        "Rooms told to Talk's signaling servers, by server and outcome"
+    histogram SIGNALING_LAG (Seconds) "lobbyd_signaling_lag_seconds"
+        "Time from a change, or from a timer's due time, until a signaling server was told the room"
+    gauge SIGNALING_PENDING "lobbyd_signaling_pending"
+        "Rooms that signaling servers have yet to be told, counted up to 10000 for each" {}
+    gauge SIGNALING_OLDEST (Seconds) "lobbyd_signaling_oldest_seconds"
+        "Age of the oldest change that a signaling server has yet to be told" {}
+    gauge SIGNALING_REFUSED "lobbyd_signaling_refused" "Rooms that signaling servers refuse" {}
+    counter SIGNALING_DROPPED "lobbyd_signaling_dropped_total"
+        "Rooms that a signaling server was not told for too long" {}
+
     gauge CONNECTED "lobbyd_connected" "1 while the component works, by part"
     gauge BLOCKED "lobbyd_broker_blocked" "1 while the broker blocks the publishing connection" {}
 
@@ -142,6 +154,7 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full(LAG.to_owned()), &LAG_BUCKETS)?
         .set_buckets_for_metric(Matcher::Full(TALK_LAG.to_owned()), &LAG_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full(SIGNALING_LAG.to_owned()), &LAG_BUCKETS)?
         .set_buckets_for_metric(Matcher::Full(COMMIT_LAG.to_owned()), &LAG_BUCKETS)?
         .set_buckets_for_metric(Matcher::Full(REQUEST_DURATION.to_owned()), &REQUEST_BUCKETS)?
         .install_recorder()?;

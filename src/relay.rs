@@ -31,6 +31,7 @@ pub struct RelayHandle {
     batches: mpsc::Sender<Batch>,
     changes: mpsc::Sender<Batch>,
     wake: Arc<Notify>,
+    stored: Arc<Notify>,
     open: Arc<AtomicBool>,
     held: Arc<AtomicBool>,
 }
@@ -74,6 +75,7 @@ pub fn channel() -> (RelayHandle, RelayQueue) {
         batches: sender,
         changes: changes_sender,
         wake: Arc::clone(&wake),
+        stored: Arc::default(),
         open: Arc::clone(&open),
         held: Arc::clone(&held),
     };
@@ -116,6 +118,7 @@ impl RelayHandle {
 
     /// Passes on rows of the outbox: with a permit as a claimed batch, otherwise by waking the relay.
     pub fn pass(&self, permit: Option<BatchPermit<'_>>, rows: Vec<OutboxRow>) {
+        self.stored.notify_one();
         match permit {
             _ if rows.is_empty() => {}
             Some(BatchPermit { permit, claimed_until, expires_at }) => {
@@ -127,7 +130,14 @@ impl RelayHandle {
 
     /// Wakes the relay after events were written to the outbox, unclaimed.
     pub fn wake(&self) {
+        self.stored.notify_one();
         self.wake.notify_one();
+    }
+
+    /// Wakes one task after this process has written events to the outbox. It does not keep the relay
+    /// running.
+    pub fn stored(&self) -> Arc<Notify> {
+        Arc::clone(&self.stored)
     }
 }
 

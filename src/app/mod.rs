@@ -8,6 +8,8 @@
 mod api_runtime;
 mod probe;
 mod reload;
+mod role;
+mod signaling;
 mod talk;
 mod tasks;
 mod validate;
@@ -27,6 +29,7 @@ use self::api_runtime::ApiRuntime;
 pub use self::probe::try_servers;
 use self::reload::Reload;
 pub use self::reload::ReloadSource;
+pub use self::role::Role;
 use self::talk::Talk;
 pub use self::talk::check_talk;
 use self::tasks::{Api, TaskSet};
@@ -38,6 +41,7 @@ use crate::clock::DatabaseClock;
 use crate::config::{Config, ConfigError};
 use crate::health::{Component, Health};
 use crate::http::api::{Hosts, Origins, Proxies};
+use crate::nextcloud::SignalingClient;
 use crate::relay::RelayHandle;
 use crate::store::{Database, PoolGroup, StoreError};
 use crate::supervisor::Supervisor;
@@ -57,51 +61,6 @@ const REMINDER: Duration = Duration::from_mins(1);
 /// Bound of the count of what is left at the end.
 const COUNT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What a process does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Consumes events, opens rooms, publishes updates.
-    Worker,
-    Api,
-    Both,
-    /// Has a Nextcloud Talk open its rooms.
-    Talk,
-}
-
-impl Role {
-    fn works(self) -> bool {
-        matches!(self, Self::Worker | Self::Both)
-    }
-
-    fn serves(self) -> bool {
-        matches!(self, Self::Api | Self::Both)
-    }
-
-    /// Whether it opens the rooms of a Talk, if one is configured.
-    fn opens_talk(self) -> bool {
-        self.works() || self == Self::Talk
-    }
-
-    /// The names under which PostgreSQL lists the connections of the tasks and those of the API.
-    fn applications(self) -> [&'static str; 2] {
-        match self {
-            Self::Worker | Self::Both => ["lobbyd worker", "lobbyd api"],
-            Self::Api => ["lobbyd api", "lobbyd api"],
-            Self::Talk => ["lobbyd talk", "lobbyd talk"],
-        }
-    }
-
-    /// The components that its readiness depends on, with those of a Talk if `has_talk`.
-    fn components(self, has_talk: bool) -> Vec<Component> {
-        let mut components = vec![Component::Database];
-        components.extend((self != Self::Api).then_some(Component::Consumer));
-        components.push(Component::Publisher);
-        components.extend(self.serves().then_some(Component::Listener));
-        components.extend(has_talk.then_some(Component::Talk));
-        components
-    }
-}
-
 /// The program, built and not yet started.
 pub struct App {
     role: Role,
@@ -113,6 +72,8 @@ pub struct App {
     bus: Arc<dyn Bus>,
     /// The Talk whose rooms the role opens.
     talk: Option<Talk>,
+    /// The signaling servers that the role tells of rooms.
+    signaling: Vec<Arc<SignalingClient>>,
     proxies: Proxies,
     hosts: Hosts,
     origins: Origins,
@@ -129,9 +90,12 @@ impl App {
 
     /// Builds the program on a bus that the caller uses as well.
     pub fn with_bus(config: Config, role: Role, bus: Arc<dyn Bus>) -> Result<Self, ConfigError> {
-        let Validated { proxies, hosts, origins, exporter } = validate(&config)?;
+        let Validated { proxies, hosts, origins, exporter, mut signaling } = validate(&config)?;
         validate::check_role(&config, role)?;
         let talk = if role.opens_talk() { Talk::open(&config.talk)? } else { None };
+        if !role.works() {
+            signaling.clear();
+        }
         let group = PoolGroup::default();
         let urls = config.database.url.expose();
         let [tasks, api] = role.applications();
@@ -144,6 +108,7 @@ impl App {
             api_database,
             bus,
             talk,
+            signaling,
             proxies,
             hosts,
             origins,
@@ -171,7 +136,7 @@ impl App {
         let (ops, http) = self.listen(role).await?;
         let api_runtime = ApiRuntime::start(role).context("the threads of the API")?;
         let stuck_after = STUCK_MARGIN + 3 * self.config.database.timeout;
-        let components = role.components(self.talk.is_some());
+        let components = role.components(self.talk.is_some(), !self.signaling.is_empty());
         let health = Arc::new(Health::new(&components, stuck_after, self.config.ops.overdue_after));
         let mut supervisor = Supervisor::new(stop.clone());
         let backlog = Arc::new(BacklogGauges::new(Arc::clone(&self.api_database)));
@@ -190,6 +155,7 @@ impl App {
                 databases: vec![self.database(), Arc::clone(&self.api_database)],
                 bus: Arc::clone(&self.bus),
                 talk: self.talk.clone(),
+                signaling: self.signaling.clone(),
                 schedules: reschedule,
                 health: Arc::clone(&health),
                 systemd,
@@ -316,7 +282,11 @@ impl App {
             let key = self.database.client_key(&ClientSecrets::random_key()).await?;
             clients = Some(ClientSecrets::new(&key));
         }
-        Ok(Prepared { clock: DatabaseClock::new(self.database.now().await?), clients })
+        let now = self.database.now().await?;
+        // Before any room changes, so that no change is missed.
+        let servers: Vec<&str> = self.signaling.iter().map(|server| server.url()).collect();
+        self.database.see_signaling_servers(&servers, now).await?;
+        Ok(Prepared { clock: DatabaseClock::new(now), clients })
     }
 }
 

@@ -16,13 +16,15 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::schedules;
+use super::signaling::renew_secrets;
 use super::talk::Talk;
 use super::validate::validate;
 use crate::bus::Bus;
-use crate::config::{Config, ConfigError, SecretUrls, TalkConfig};
+use crate::config::{Config, ConfigError, SecretUrls, SignalingServer, TalkConfig};
 use crate::health::{Component, Health};
 use crate::logging;
 use crate::logging::LogLevel;
+use crate::nextcloud::SignalingClient;
 use crate::store::Database;
 use crate::systemd::SystemdNotifier;
 use crate::tasks::housekeeping::Schedules;
@@ -47,6 +49,7 @@ pub(super) struct Reload {
     pub(super) databases: Vec<Arc<dyn Database>>,
     pub(super) bus: Arc<dyn Bus>,
     pub(super) talk: Option<Talk>,
+    pub(super) signaling: Vec<Arc<SignalingClient>>,
     pub(super) schedules: watch::Sender<Schedules>,
     pub(super) health: Arc<Health>,
     pub(super) systemd: Arc<SystemdNotifier>,
@@ -139,6 +142,7 @@ impl Reload {
         self.apply_database_url(next.database.url, &mut outcome).await;
         self.apply_events_url(next.events.url, &mut outcome).await;
         self.apply_talk(next.talk, &mut outcome).await;
+        self.apply_signaling(&next.signaling.servers);
         match outcome.undone() {
             None => tracing::info!("configuration reloaded"),
             Some(undone) => tracing::warn!(undone, "configuration reloaded in part"),
@@ -151,7 +155,8 @@ impl Reload {
     async fn renew_urls(&mut self) {
         let is_database_up = self.health.is_up(Component::Database);
         let is_talk_up = self.talk.is_none() || self.health.is_up(Component::Talk);
-        if is_database_up && self.is_broker_up() && is_talk_up {
+        let is_signaling_up = self.signaling.is_empty() || self.health.is_up(Component::Signaling);
+        if is_database_up && self.is_broker_up() && is_talk_up && is_signaling_up {
             return;
         }
         let Ok(next) = (self.source.read)() else { return };
@@ -177,6 +182,20 @@ impl Reload {
         }
         if !is_talk_up {
             self.apply_talk(talk, &mut outcome).await;
+        }
+        if !is_signaling_up && self.config.signaling.has_renewed_secrets(&next.signaling) {
+            self.apply_signaling(&next.signaling.servers);
+        }
+    }
+
+    /// Takes over the secrets of the same servers. A server that refused its secret is tried again.
+    fn apply_signaling(&mut self, next: &[SignalingServer]) {
+        let current = &mut self.config.signaling.servers;
+        let is_same = current.len() == next.len()
+            && current.iter().zip(next).all(|(current, next)| current.is_same_server(next));
+        if is_same {
+            renew_secrets(&self.signaling, next);
+            *current = next.to_vec();
         }
     }
 

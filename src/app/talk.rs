@@ -9,9 +9,9 @@ use secrecy::SecretString;
 use crate::config::{Config, ConfigError, Secret, TalkConfig};
 use crate::domain::RoomToken;
 use crate::logging;
+use crate::nextcloud::{Answer, Credentials, TalkClient, Trouble};
 use crate::store;
 use crate::store::TalkRooms;
-use crate::talk::{Answer, Credentials, TalkClient, Trouble};
 
 /// Difference of the clocks of Talk and its database that is worth a word, in seconds. Both are told in
 /// whole seconds.

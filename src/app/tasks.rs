@@ -21,7 +21,7 @@ use crate::store::Database;
 use crate::supervisor::Supervisor;
 use crate::tasks::housekeeping::{Housekeeping, Retention, Schedules};
 use crate::tasks::{
-    LobbyConsumer, OutboxRelay, TalkLobbies, TaskContext, TimerTask, watch_database,
+    LobbyConsumer, OutboxRelay, SignalingTask, TalkLobbies, TaskContext, TimerTask, watch_database,
 };
 
 /// Open files that clients of the API cannot take: for database, broker and ops listener.
@@ -54,6 +54,7 @@ impl TaskSet<'_> {
         queue: RelayQueue,
     ) {
         if role.works() {
+            self.start_signaling(&relay);
             self.start_worker(relay.clone());
         }
         if role == Role::Talk {
@@ -80,6 +81,16 @@ impl TaskSet<'_> {
         self.supervisor.spawn("lobby consumer", consumer.run(self.stop.clone()));
     }
 
+    fn start_signaling(&mut self, relay: &RelayHandle) {
+        let servers = self.app.signaling.clone();
+        if !servers.is_empty() {
+            let database = Arc::clone(&self.app.api_database);
+            let TaskContext { clock, health, .. } = self.ctx.clone();
+            let task = SignalingTask::new(database, clock, health, servers, relay.stored());
+            self.supervisor.spawn("signaling task", task.run(self.stop.clone()));
+        }
+    }
+
     /// Without other rooms, lobby changes are those of Talk's rooms.
     fn start_talk_lobbies(&mut self, relay: RelayHandle) {
         let Some(Talk { rooms, client }) = self.app.talk.clone() else { return };
@@ -97,6 +108,7 @@ impl TaskSet<'_> {
             history: config.outbox.history,
             dead_after: config.outbox.dead_after,
             session: config.http.session_timeout,
+            signaling: config.signaling.give_up_after,
         };
         let housekeeping = Housekeeping::new(&self.ctx, retention);
         let housekeeping = housekeeping.run(self.schedules.clone(), self.stop.clone());

@@ -1,11 +1,13 @@
 //! Checks of configured values that only the parts can judge, before any of them starts.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Role;
+use super::{Role, signaling};
 use crate::config::{Config, ConfigError, HttpConfig, Secret};
 use crate::http::api::{Hosts, Origins, Proxies, UserHeader};
+use crate::nextcloud::SignalingClient;
 use crate::tasks::housekeeping::check_schedule;
 use crate::traces::Exporter;
 
@@ -31,6 +33,7 @@ pub(super) struct Validated {
     pub(super) hosts: Hosts,
     pub(super) origins: Origins,
     pub(super) exporter: Option<Exporter>,
+    pub(super) signaling: Vec<Arc<SignalingClient>>,
 }
 
 /// Refuses values that cannot be used.
@@ -53,7 +56,8 @@ pub(super) fn validate(config: &Config) -> Result<Validated, ConfigError> {
     let exporter = config.traces.endpoint.as_ref().map(|url| Exporter::new(url.expose()));
     let exporter = exporter.transpose();
     let exporter = exporter.map_err(|problem| ConfigError::new("traces.endpoint", problem))?;
-    Ok(Validated { proxies, hosts, origins, exporter })
+    let signaling = signaling::clients(&config.signaling.servers)?;
+    Ok(Validated { proxies, hosts, origins, exporter, signaling })
 }
 
 fn proxies(config: &HttpConfig) -> Result<Proxies, String> {
@@ -106,6 +110,7 @@ fn check_durations(config: &Config) -> Result<(), ConfigError> {
         ("outbox.history", config.outbox.history),
         ("outbox.dead_after", config.outbox.dead_after),
         ("http.session_timeout", config.http.session_timeout),
+        ("signaling.give_up_after", config.signaling.give_up_after),
     ] {
         if age > MAX_AGE {
             return Err(ConfigError::new(key, "at most 100 years"));

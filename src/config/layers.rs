@@ -183,9 +183,11 @@ impl Origins {
         for line in toml.lines() {
             annotated.push_str(line);
             if let Some(name) = line.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
-                section = name;
+                // A table of a list comes from where the list comes from.
+                section = name.trim_matches(['[', ']']);
             } else if let Some((key, _value)) = line.split_once(" = ") {
                 let origin = self.values.get(&format!("{section}.{key}"));
+                let origin = origin.or_else(|| self.values.get(section));
                 let origin = origin.unwrap_or(&Origin::Default);
                 write!(annotated, "  # {origin}").expect("writing to a String does not fail");
             }

@@ -23,7 +23,8 @@ pub use self::layers::{Layers, Origin, Origins, SYSTEM_FILE};
 pub use self::secret::Secret;
 pub use self::sections::{
     DatabaseConfig, EventsConfig, HousekeepingConfig, HttpConfig, LimitsConfig, LogConfig,
-    OpsConfig, OutboxConfig, ShutdownConfig, SipConfig, TalkConfig, TimersConfig, TracesConfig,
+    OpsConfig, OutboxConfig, ShutdownConfig, SignalingConfig, SignalingServer, SipConfig,
+    TalkConfig, TimersConfig, TracesConfig,
 };
 pub use self::urls::{SecretUrl, SecretUrls};
 
@@ -63,6 +64,7 @@ pub struct Config {
     pub limits: LimitsConfig,
     pub sip: SipConfig,
     pub talk: TalkConfig,
+    pub signaling: SignalingConfig,
     pub ops: OpsConfig,
     pub traces: TracesConfig,
     pub log: LogConfig,
@@ -186,6 +188,13 @@ impl Config {
                 if is_named { Origin::File(path) } else { Origin::Credential(path) },
             );
         }
+        for (index, server) in self.signaling.servers.iter_mut().enumerate() {
+            if let Some(file) = &server.secret_file {
+                let key = format!("signaling.servers[{index}].secret");
+                server.secret = Some(read_secret(&format!("{key}_file"), file)?.into());
+                origins.read_from(&key, Origin::File(file.clone()));
+            }
+        }
         Ok(())
     }
 
@@ -197,6 +206,13 @@ impl Config {
         endpoint.map_or(Ok(()), SecretUrl::check).map_err(refuse("traces.endpoint"))?;
         let talk = &self.talk;
         talk.url.as_ref().map_or(Ok(()), SecretUrl::check).map_err(refuse("talk.url"))?;
+        for (index, server) in self.signaling.servers.iter().enumerate() {
+            for (name, url) in [("url", &server.url), ("backend", &server.backend)] {
+                url.check().map_err(|problem| {
+                    ConfigError::new(&format!("signaling.servers[{index}].{name}"), problem)
+                })?;
+            }
+        }
         let database = talk.database_url.as_ref();
         database.map_or(Ok(()), SecretUrls::check).map_err(refuse("talk.database_url"))
     }

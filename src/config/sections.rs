@@ -1,6 +1,8 @@
 //! The sections of the configuration, as types. `config/lobbyd.toml` documents their keys.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
@@ -8,7 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::de::Error;
+use serde::de::{DeserializeOwned, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Secret, SecretUrl, SecretUrls};
@@ -151,6 +153,45 @@ pub struct TalkConfig {
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
+pub struct SignalingConfig {
+    #[serde(with = "humantime_serde")]
+    pub give_up_after: Duration,
+    #[serde(deserialize_with = "tables")]
+    pub servers: Vec<SignalingServer>,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignalingServer {
+    pub url: SecretUrl,
+    pub backend: SecretUrl,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Secret>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_file: Option<PathBuf>,
+}
+
+impl SignalingConfig {
+    /// Whether the file of a secret has another one.
+    pub fn has_renewed_secrets(&self, next: &Self) -> bool {
+        self.servers.iter().zip(&next.servers).any(|(current, next)| {
+            current.is_same_server(next)
+                && current.secret_file.is_some()
+                && current.secret != next.secret
+        })
+    }
+}
+
+impl SignalingServer {
+    /// Whether nothing but the secret differs.
+    pub fn is_same_server(&self, other: &Self) -> bool {
+        (&self.url, &self.backend, &self.secret_file)
+            == (&other.url, &other.backend, &other.secret_file)
+    }
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct OpsConfig {
     pub listen: SocketAddr,
     #[serde(with = "humantime_serde")]
@@ -199,6 +240,42 @@ where
         .filter(|member| !member.is_empty())
         .map(|member| member.parse().map_err(Error::custom))
         .collect()
+}
+
+/// A list of tables, in the environment as the text of a TOML array.
+fn tables<'de, D, T>(value: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    struct Tables<T>(PhantomData<T>);
+
+    impl<'de, T: DeserializeOwned> Visitor<'de> for Tables<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of tables, [{ … }, { … }]")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut tables: A) -> Result<Vec<T>, A::Error> {
+            let mut all = Vec::new();
+            while let Some(table) = tables.next_element()? {
+                all.push(table);
+            }
+            Ok(all)
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Vec<T>, E> {
+            let table = toml::from_str::<BTreeMap<String, Vec<T>>>(&format!("list = {text}"));
+            // The message of the parser would show the text, with its secrets.
+            let mut table = table.map_err(|_shows_the_text| {
+                E::custom("expected a TOML array of tables, [{ … }, { … }], with the keys of the reference")
+            })?;
+            Ok(table.remove("list").unwrap_or_default())
+        }
+    }
+
+    value.deserialize_any(Tables(PhantomData))
 }
 
 #[cfg(test)]

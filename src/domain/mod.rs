@@ -17,6 +17,7 @@ mod permissions;
 mod pin;
 mod reason;
 mod room;
+mod signaling;
 mod talk;
 mod timer;
 mod trace;
@@ -44,6 +45,7 @@ pub use room::{
     InvalidToken, OBJECT_TYPES_WITH_LOBBY, Room, RoomId, RoomOverview, RoomToken, RoomType,
     RoomVersion, SipState, Version,
 };
+pub use signaling::{SignalingBacklog, SignalingUpdate};
 pub use talk::{Standing, TalkLobby, TalkTimer, talk_lobby_set};
 pub use timer::{DueTimer, PendingTimer, TimerKey};
 pub use trace::TraceParent;

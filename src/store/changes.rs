@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use super::connection::{Transaction, expect_rows};
 use super::dialect::Dialect;
 use super::error::Result;
+use super::signaling::SignalingChange;
 use super::tables::outbox::{Progress, new_event};
 use crate::domain::commands::{Announcement, AttendeeChange, Changes, RoomChange};
 use crate::domain::{
@@ -120,6 +121,9 @@ impl<D: Dialect> Transaction<D> {
         };
         let room = changes.room();
         let mut events = vec![new_event(ROOM_UPDATED, &room.token, &update, now)];
+        if update.reason.is_told_by_signaling() {
+            self.pass_to_signaling(SignalingChange::of(&events)).await?;
+        }
         if changes.publishes_lobby {
             let payload = LobbyChangedPayload::of(&room.token, room.lobby, Some(room.version));
             events.push(new_event(LOBBY_CHANGED, &room.token, &payload, now));

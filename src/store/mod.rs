@@ -26,6 +26,7 @@ mod pool;
 mod rooms;
 mod rows;
 mod servers;
+mod signaling;
 mod statements;
 mod tables;
 mod talk;
@@ -46,12 +47,13 @@ pub use self::error::{CommandError, Result, StoreError};
 pub use self::file::create_file_for_owner;
 use self::pool::SqlStore;
 pub use self::pool::{PoolGroup, PoolOptions};
+pub use self::signaling::Signaling;
 pub use self::talk::{Leadership, TALK_COLUMNS, TalkRooms, TalkRow, connect_talk, is_table_name};
+pub use self::talk_records::TalkRecords;
 use crate::domain::commands::{Command, NewRoom, Resource};
 use crate::domain::{
     Actor, Applied, Attendee, Ban, Caller, ChatPage, EventId, IncomingChange, MessageQuery,
-    OutboxRow, PendingTimer, Room, RoomId, RoomOverview, RoomToken, RoomUpdated, RoomVersion,
-    TalkTimer, TimerKey, User, Version,
+    OutboxRow, PendingTimer, Room, RoomId, RoomOverview, RoomToken, RoomVersion, TimerKey, User,
 };
 
 /// Numbers of pending timers and events, each counted up to [`LIMIT`](Self::LIMIT), so that the count
@@ -288,27 +290,6 @@ pub trait Users: Send + Sync + 'static {
     async fn users(&self) -> Result<Vec<User>>;
 }
 
-/// What lobbyd keeps about the rooms of a Nextcloud Talk.
-#[async_trait]
-pub trait TalkRecords: Send + Sync + 'static {
-    /// Records timers that are about to be due.
-    async fn record_talk_timers(&self, timers: &[TalkTimer]) -> Result<()>;
-
-    /// The timers that are recorded, those first that are due first, at most `limit`.
-    async fn recorded_talk_timers(&self, limit: u32) -> Result<Vec<TalkTimer>>;
-
-    /// Ends a recorded timer, and stores the event that announces its room, if that is open. Returns
-    /// false if the timer is not recorded, because it has ended before: then nothing is stored.
-    async fn end_talk_timer(&self, timer: &TalkTimer, update: Option<&RoomUpdated>)
-    -> Result<bool>;
-
-    /// The version that a change of a lobby gets in Talk; `None` if it is stale or a repetition.
-    async fn talk_lobby_version(&self, change: &IncomingChange) -> Result<Option<Version>>;
-
-    /// Records that Talk has the lobby of this change, and stores the event that announces it.
-    async fn talk_lobby_set(&self, change: &IncomingChange, update: &RoomUpdated) -> Result<()>;
-}
-
 /// The database as a whole: its tables, its time, how to reach it.
 #[async_trait]
 pub trait Admin: Send + Sync + 'static {
@@ -348,9 +329,9 @@ pub trait Admin: Send + Sync + 'static {
 }
 
 /// Everything that lobbyd stores.
-pub trait Database: Timers + Outbox + Rooms + Users + TalkRecords + Admin {}
+pub trait Database: Timers + Outbox + Rooms + Users + TalkRecords + Signaling + Admin {}
 
-impl<T: Timers + Outbox + Rooms + Users + TalkRecords + Admin> Database for T {}
+impl<T: Timers + Outbox + Rooms + Users + TalkRecords + Signaling + Admin> Database for T {}
 
 /// Opens the store that the URLs name, which are tried in turn. Connects when it is first used, so it
 /// succeeds while the database is unavailable; only a URL that cannot be used is an error.

@@ -13,10 +13,31 @@ use super::pool::SqlStore;
 use super::rows::to_json;
 use super::statements::talk as statements;
 use super::tables::outbox::{Progress, new_event};
-use super::{Admin, TalkRecords, rows};
+use super::{Admin, rows};
 use crate::domain::{
     IncomingChange, OutboxEvent, ROOM_UPDATED, RoomToken, RoomUpdated, TalkTimer, Version,
 };
+
+/// What lobbyd keeps about the rooms of a Nextcloud Talk.
+#[async_trait]
+pub trait TalkRecords: Send + Sync + 'static {
+    /// Records timers that are about to be due.
+    async fn record_talk_timers(&self, timers: &[TalkTimer]) -> Result<()>;
+
+    /// The timers that are recorded, those first that are due first, at most `limit`.
+    async fn recorded_talk_timers(&self, limit: u32) -> Result<Vec<TalkTimer>>;
+
+    /// Ends a recorded timer, and stores the event that announces its room, if that is open. Returns
+    /// false if the timer is not recorded, because it has ended before: then nothing is stored.
+    async fn end_talk_timer(&self, timer: &TalkTimer, update: Option<&RoomUpdated>)
+    -> Result<bool>;
+
+    /// The version that a change of a lobby gets in Talk; `None` if it is stale or a repetition.
+    async fn talk_lobby_version(&self, change: &IncomingChange) -> Result<Option<Version>>;
+
+    /// Records that Talk has the lobby of this change, and stores the event that announces it.
+    async fn talk_lobby_set(&self, change: &IncomingChange, update: &RoomUpdated) -> Result<()>;
+}
 
 #[async_trait]
 impl<D: Dialect> TalkRecords for SqlStore<D> {

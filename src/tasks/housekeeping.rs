@@ -60,6 +60,8 @@ pub struct Retention {
     pub dead_after: Duration,
     /// How long sessions without activity last.
     pub session: Duration,
+    /// How long signaling servers are tried to be told a room.
+    pub signaling: Duration,
 }
 
 #[derive(Clone)]
@@ -121,6 +123,7 @@ impl Housekeeping {
             self.job(&schedules.prune, "pruning history", Self::prune_history),
             self.job(&schedules.prune, "discarding unconfirmed events", Self::prune_dead),
             self.job(&schedules.prune, "pruning identities", Self::prune_identities),
+            self.job(&schedules.prune, "giving up old signaling", Self::prune_signaling),
             self.job(&schedules.summary, "summary", Self::summary),
             self.job(
                 &schedules.summary,
@@ -181,6 +184,16 @@ impl Housekeeping {
     async fn prune_identities(self) -> store::Result<()> {
         let before = self.clock.now() - IDENTITIES;
         in_batches(|| self.database.prune_applied(before, PRUNE_BATCH)).await.map(drop)
+    }
+
+    async fn prune_signaling(self) -> store::Result<()> {
+        let before = self.clock.now() - self.retention.signaling;
+        let rooms = in_batches(|| self.database.prune_signaling(before, PRUNE_BATCH)).await?;
+        metrics::counter!(crate::metrics::SIGNALING_DROPPED).increment(rooms);
+        if rooms > 0 {
+            tracing::warn!(rooms, "rooms given up that signaling servers were not told");
+        }
+        Ok(())
     }
 
     /// The search reads all rooms, and such a timer only shows in its room, so once a day is enough.

@@ -8,9 +8,11 @@
 //! passes the events of reset rooms to the relay. Both only save time; the state is in the database.
 
 mod backlog;
+mod breaker;
 pub mod housekeeping;
 mod lobby_consumer;
 mod outbox_relay;
+mod signaling;
 mod talk;
 mod timers;
 mod write_check;
@@ -22,6 +24,7 @@ use chrono::{DateTime, Utc};
 pub use backlog::BacklogGauges;
 pub use lobby_consumer::LobbyConsumer;
 pub use outbox_relay::OutboxRelay;
+pub use signaling::SignalingTask;
 pub use talk::{TalkContext, TalkLobbies, TalkTask, watch_database};
 pub use timers::{TimerTask, TimerWaker};
 pub use write_check::WriteCheck;

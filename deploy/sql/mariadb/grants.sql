@@ -12,6 +12,9 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_bans TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_messages TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_outbox TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_inbox TO lobbyd;
+GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_signaling_servers TO lobbyd;
+GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_signaling_changes TO lobbyd;
+GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_signaling_updates TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_talk_timers TO lobbyd;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lobbyd_talk_lobbies TO lobbyd;
 

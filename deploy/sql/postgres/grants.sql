@@ -12,7 +12,8 @@ REVOKE ALL ON lobbyd_migrations FROM lobbyd;
 -- Rooms and their participants. Locking a row requires the right to update it.
 GRANT SELECT, INSERT, UPDATE, DELETE
     ON lobbyd_rooms, lobbyd_room_states, lobbyd_attendees, lobbyd_sessions, lobbyd_bans,
-       lobbyd_messages, lobbyd_outbox, lobbyd_inbox, lobbyd_talk_timers,
+       lobbyd_messages, lobbyd_outbox, lobbyd_inbox, lobbyd_signaling_servers,
+       lobbyd_signaling_changes, lobbyd_signaling_updates, lobbyd_talk_timers,
        lobbyd_talk_lobbies
     TO lobbyd;
 

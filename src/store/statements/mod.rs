@@ -103,6 +103,7 @@ pub(super) mod lobby_changes;
 pub(super) mod messages;
 pub(super) mod outbox;
 pub(super) mod rooms;
+pub(super) mod signaling;
 pub(super) mod talk;
 pub(super) mod users;
 
@@ -116,6 +117,7 @@ pub(super) fn all() -> impl Iterator<Item = Statement> {
         messages::ALL,
         outbox::ALL,
         rooms::ALL,
+        signaling::ALL,
         talk::ALL,
         users::ALL,
     ]

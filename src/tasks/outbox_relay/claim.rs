@@ -13,6 +13,9 @@ use crate::tasks::TaskContext;
 /// Longest delay before an event that the broker refused is published again.
 pub(super) const LONGEST_DELAY: TimeDelta = TimeDelta::minutes(1);
 
+/// Events per probe of a destination that takes none.
+pub(super) const PROBE: u32 = 50;
+
 /// How far events are set back that wait for probes. No other event is as old, so the index tells
 /// them apart, and a probe begins with those that wait longest.
 const SET_BACK: TimeDelta = TimeDelta::days(10 * 365);

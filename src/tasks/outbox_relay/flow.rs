@@ -5,8 +5,7 @@
 
 use std::sync::Arc;
 
-use super::breaker::{Breaker, Change, PROBE};
-use super::claim::Selection;
+use super::claim::{PROBE, Selection};
 use super::publication::{Claimed, Published, Unpublished};
 use crate::bus::BusError;
 use crate::clock::DatabaseClock;
@@ -16,6 +15,7 @@ use crate::logging;
 use crate::relay::Batch;
 use crate::store;
 use crate::store::{Pending, StoreError};
+use crate::tasks::breaker::{Breaker, Change};
 
 pub(super) struct Flow {
     health: Arc<Health>,

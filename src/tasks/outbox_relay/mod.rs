@@ -9,7 +9,6 @@
 //! sent and marked. So events of a room can overtake each other; consumers order them by their
 //! version. [`publication`] has the steps, and [`flow`] decides which of them are due.
 
-mod breaker;
 mod claim;
 mod flow;
 mod isolated;

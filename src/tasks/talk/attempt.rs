@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
 use crate::domain::{Standing, TalkTimer};
+use crate::nextcloud::{Answer, TalkClient};
 use crate::store::{StoreError, TalkRooms};
-use crate::talk::{Answer, TalkClient};
 
 /// What an attempt may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,9 +19,9 @@ use super::{INTERVAL, TalkContext};
 use crate::clock::DatabaseClock;
 use crate::domain::TalkTimer;
 use crate::health::Work;
+use crate::nextcloud::Trouble;
 use crate::store;
 use crate::store::{Leadership, StoreError};
-use crate::talk::Trouble;
 
 /// Rooms that are in the queue at once, apart from those that are refused. When they are open, the
 /// next ones follow.

@@ -20,9 +20,9 @@ use crate::bus::{BusError, Delivery, DeliveryTag, Destination, Subscription, Tra
 use crate::domain::{IncomingChange, Lobby, RoomToken, SipState, talk_lobby_set};
 use crate::health::{Oldest, Work};
 use crate::logging;
+use crate::nextcloud::{Refused, TalkClient, Trouble};
 use crate::relay::RelayHandle;
 use crate::store::TalkRooms;
-use crate::talk::{Refused, TalkClient, Trouble};
 use crate::tasks::TaskContext;
 use crate::tasks::lobby_consumer::ConnectionState;
 

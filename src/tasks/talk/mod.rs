@@ -33,9 +33,9 @@ pub use self::lobbies::TalkLobbies;
 use crate::backoff::Backoff;
 use crate::health::{Component, Health, Work};
 use crate::logging;
+use crate::nextcloud::TalkClient;
 use crate::relay::RelayHandle;
 use crate::store::{Database, StoreError, TalkRooms};
-use crate::talk::TalkClient;
 use crate::tasks::TaskContext;
 
 /// Time between two looks at Talk's table.

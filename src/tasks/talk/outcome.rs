@@ -10,7 +10,7 @@ use super::report::count_request;
 use crate::domain::{RoomUpdated, SipState, Standing, TalkTimer};
 use crate::health::Component;
 use crate::logging;
-use crate::talk::{Answer, Trouble};
+use crate::nextcloud::{Answer, Trouble};
 
 impl Leader {
     pub(super) fn attempted(&mut self, attempted: Attempted) {

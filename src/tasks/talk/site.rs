@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::domain::RoomId;
-use crate::talk::Trouble;
+use crate::nextcloud::Trouble;
 
 /// Waits between probes of a Talk that is not there, each twice as long as the one before. The rooms
 /// that are due open so soon after its return.

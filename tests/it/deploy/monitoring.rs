@@ -15,6 +15,7 @@ use crate::support::{
     eventually,
     http::Api,
     server::folder,
+    signaling::{SECRET, SignalingServer},
     tools::{debian, file, output, printed, yaml},
 };
 use crate::talk::Talk;
@@ -174,7 +175,11 @@ fn exported(metrics: &str) -> Exported {
 async fn scrape() -> String {
     let database = Database::create(Kind::Sqlite).await;
     let talk = Talk::new(Kind::Postgres).await;
+    let signaling = SignalingServer::start().await;
     let mut settings = talk.settings();
+    let (url, backend) = (signaling.url(), signaling.backend());
+    let servers = format!(r#"[{{ url = "{url}", backend = "{backend}", secret = "{SECRET}" }}]"#);
+    settings.push(("LOBBYD__SIGNALING__SERVERS".to_owned(), servers));
     settings.push(("LOBBYD__DATABASE__URL".to_owned(), database.url.clone()));
     let program = Daemon::start_as("run", &settings);
     program.ready().await;
@@ -185,7 +190,8 @@ async fn scrape() -> String {
     eventually("the metrics of two resets", || async {
         let (_status, metrics) = program.get("/metrics").await?;
         let is_complete = metrics.contains("lobbyd_timer_lag_seconds_count 2")
-            && metrics.contains("lobbyd_talk_lag_seconds_count 1");
+            && metrics.contains("lobbyd_talk_lag_seconds_count 1")
+            && metrics.contains("lobbyd_signaling_lag_seconds_count 1");
         is_complete.then_some(metrics)
     })
     .await

@@ -19,7 +19,7 @@ const LAYERS: [&[&str]; 9] = [
     &["cache"],
     &["auth", "relay", "traces"],
     &["clock"],
-    &["bus", "health", "store", "talk"],
+    &["bus", "health", "nextcloud", "store"],
     &["backoff", "domain", "logging", "metrics"],
 ];
 

@@ -42,7 +42,7 @@ fn each_library_is_used_in_one_place() {
         ("axum::", &["http/"]),
         ("utoipa", &["http/api/"]),
         ("quick_xml", &["http/api/ocs/xml.rs"]),
-        ("reqwest", &["talk/"]),
+        ("reqwest", &["nextcloud/"]),
         ("opentelemetry", &["traces/otlp.rs"]),
         ("argon2", &["auth/passwords.rs"]),
         ("tokio_cron_scheduler", &["tasks/housekeeping.rs", "logging.rs"]),

@@ -1,4 +1,5 @@
-//! The signature of requests of Talk's SIP bridge.
+//! The signature of requests that know a shared secret: those of Talk's SIP bridge, and those of a
+//! backend to its signaling servers.
 
 use std::fmt::Write as _;
 

@@ -1,10 +1,10 @@
-//! Whether the destination of the events takes them.
+//! Whether a destination takes what is sent to it: queues of the broker, or a signaling server.
 //!
-//! An event that no queue takes says something about the destination: repeating it and all others
-//! until there is a queue would cost more with each of them. So after a batch of which nothing was
-//! taken, its events are set back, and only probes of them are published: a few, less and less often.
-//! When one of a probe is taken, all are published again. All other events are published as ever:
-//! queues may be bound to some rooms only, and those must not wait for the others.
+//! Something that a destination does not take says something about the destination: repeating it and
+//! all others would cost more with each of them. So after a batch of which nothing was taken, it is
+//! set back, and only probes of it are sent: a few, less and less often. When one of a probe is taken,
+//! all are sent again. What is new is sent as ever: queues may be bound to some rooms only, and
+//! those must not wait for the others.
 
 use std::time::Duration;
 
@@ -16,9 +16,6 @@ const FIRST_DELAY: Duration = Duration::from_secs(1);
 /// Longest delay between two probes.
 const LONGEST_DELAY: Duration = Duration::from_mins(1);
 
-/// Events per probe.
-pub(super) const PROBE: u32 = 50;
-
 #[derive(Debug, Default)]
 pub(super) struct Breaker(Option<Open>);
 
@@ -26,7 +23,7 @@ pub(super) struct Breaker(Option<Open>);
 struct Open {
     probe_at: Instant,
     delay: Duration,
-    /// Whether other events were taken meanwhile.
+    /// Whether others were taken meanwhile.
     takes_others: bool,
 }
 
@@ -56,7 +53,7 @@ impl Breaker {
         self.0.as_ref().is_some_and(|open| !open.takes_others)
     }
 
-    /// Records how many events of a batch were taken and returned.
+    /// Records how many of a batch were taken and returned.
     pub(super) fn record(&mut self, probe: bool, taken: usize, returned: usize) -> Option<Change> {
         match &mut self.0 {
             None if taken == 0 && returned > 0 => {
@@ -79,7 +76,7 @@ impl Breaker {
         }
     }
 
-    /// Closes it, because no event waits any longer.
+    /// Closes it, because nothing waits any longer.
     pub(super) fn reset(&mut self) {
         self.0 = None;
     }

@@ -1,36 +1,28 @@
-//! Requests to a Nextcloud Talk, the only HTTP client of lobbyd.
+//! Requests to a Nextcloud Talk.
 //!
 //! Reading a room makes Talk reset it when its timer is over. The request is signed as the one of
 //! the SIP bridge, an operation that Talk publishes; without the secret, anybody may read public
-//! rooms. Nothing is retried here, and no status says whether a room is open: the caller reads the
-//! row. Secrets are in headers only, which no error and no log line shows.
+//! rooms. No status says whether a room is open: the caller reads the row.
 
 mod answer;
-mod signature;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
 pub use self::answer::{Answer, Refused, Trouble};
+use super::signature;
 use crate::domain::{Lobby, RoomToken, SipState};
 use crate::logging;
-
-/// Bound of a connection attempt.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Bound of a request. A busy Talk answers within seconds; PHP gives up after 30 of them, and goes on
 /// without its client until then.
 const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long an idle connection is kept: web servers close theirs after some seconds too.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A room is about 2 KiB. Of a longer body nothing is used.
 const MAX_BODY_BYTES: usize = 256 * 1024;
@@ -64,27 +56,9 @@ impl TalkClient {
     /// `url` is that of the Nextcloud, with the path of a subfolder if it has one. Connects when it
     /// is first used. Returns what is wrong with the URL or the user agent.
     pub fn new(url: &str, user_agent: &str, credentials: Credentials) -> Result<Self, String> {
-        let mut base = Url::parse(url).map_err(|error| error.to_string())?;
-        if !matches!(base.scheme(), "http" | "https") || !base.has_host() {
-            return Err("expected https://host, perhaps with a path".to_owned());
-        }
-        if !base.username().is_empty() || base.password().is_some() {
-            return Err("expected no user and no password in it".to_owned());
-        }
-        if base.query().is_some() || base.fragment().is_some() {
-            return Err("expected no query and no fragment".to_owned());
-        }
-        if !base.path().ends_with('/') {
-            base.set_path(&format!("{}/", base.path()));
-        }
-        let http = Client::builder()
+        let base = super::base_url(url)?;
+        let http = super::client(TIMEOUT)
             .user_agent(user_agent)
-            .redirect(Policy::none())
-            // Nextcloud has to see lobbyd's own address.
-            .no_proxy()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TIMEOUT)
-            .pool_idle_timeout(IDLE_TIMEOUT)
             .build()
             .map_err(|error| logging::causes(&error))?;
         Ok(Self { base, http, credentials: RwLock::new(credentials), replaced: AtomicU64::new(0) })

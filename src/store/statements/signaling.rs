@@ -1,0 +1,158 @@
+//! What the signaling servers of Talk have yet to be told.
+//!
+//! Times are milliseconds in these tables, so that most statements are the same in all databases.
+
+/// Locks rows that nothing else has locked.
+macro_rules! locked {
+    (sqlite $select:literal) => {
+        $select
+    };
+    ($other:ident $select:literal) => {
+        concat!($select, " FOR UPDATE SKIP LOCKED")
+    };
+}
+
+macro_rules! available {
+    ($database:ident) => {
+        locked!($database "\
+            SELECT token, changes, since, failures FROM lobbyd_signaling_updates
+            WHERE server = $1 AND available_at <= $2 AND failures BETWEEN $3 AND $4
+            ORDER BY available_at, token LIMIT $5")
+    };
+}
+
+statements! {
+    /// seen at, url.
+    SEE_SERVER: portable "UPDATE lobbyd_signaling_servers SET seen_at = $1 WHERE url = $2";
+
+    /// url, seen at.
+    ADD_SERVER: portable "INSERT INTO lobbyd_signaling_servers (url, seen_at) VALUES ($1, $2)";
+
+    /// before.
+    REMOVE_SERVERS: portable "DELETE FROM lobbyd_signaling_servers WHERE seen_at < $1";
+
+    /// id, JSON of rooms. Does nothing without servers.
+    ADD_CHANGES:
+        postgres "\
+            INSERT INTO lobbyd_signaling_changes (id, rooms)
+            SELECT $1, $2 WHERE EXISTS (SELECT 1 FROM lobbyd_signaling_servers)",
+        mysql "\
+            INSERT INTO lobbyd_signaling_changes (id, rooms)
+            SELECT $1, $2 FROM DUAL WHERE EXISTS (SELECT 1 FROM lobbyd_signaling_servers)",
+        sqlite "\
+            INSERT INTO lobbyd_signaling_changes (id, rooms)
+            SELECT $1, $2 WHERE EXISTS (SELECT 1 FROM lobbyd_signaling_servers)";
+
+    /// → id.
+    FIRST_CHANGE: portable "SELECT id FROM lobbyd_signaling_changes LIMIT 1";
+
+    /// limit → id, JSON of rooms. Locks the rows.
+    CHANGES:
+        postgres locked!(postgres
+            "SELECT id, rooms FROM lobbyd_signaling_changes ORDER BY id LIMIT $1"),
+        mysql locked!(mysql
+            "SELECT id, rooms FROM lobbyd_signaling_changes ORDER BY id LIMIT $1"),
+        sqlite locked!(sqlite
+            "SELECT id, rooms FROM lobbyd_signaling_changes ORDER BY id LIMIT $1");
+
+    /// JSON of ids.
+    REMOVE_CHANGES:
+        postgres "\
+            DELETE FROM lobbyd_signaling_changes
+            WHERE id = ANY (ARRAY(SELECT json_array_elements_text(CAST($1 AS json))))",
+        mysql "\
+            DELETE passed FROM JSON_TABLE($1, '$[*]' COLUMNS (
+                     id CHAR(36) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$'
+                 )) AS ids
+                 STRAIGHT_JOIN lobbyd_signaling_changes AS passed ON passed.id = ids.id",
+        sqlite "\
+            DELETE FROM lobbyd_signaling_changes WHERE id IN (SELECT value FROM json_each($1))";
+
+    /// available at, JSON of token, since.
+    ADD_UPDATES:
+        postgres "\
+            INSERT INTO lobbyd_signaling_updates (server, token, changes, since, available_at)
+            SELECT servers.url, rooms.token, 1, rooms.since, $1
+            FROM lobbyd_signaling_servers AS servers
+                 CROSS JOIN json_to_recordset(CAST($2 AS json))
+                     AS rooms (token text, since bigint)
+            ORDER BY servers.url, rooms.token
+            ON CONFLICT (server, token)
+                DO UPDATE SET changes = lobbyd_signaling_updates.changes + 1",
+        mysql "\
+            INSERT INTO lobbyd_signaling_updates (server, token, changes, since, available_at)
+            SELECT servers.url, rooms.token, 1, rooms.since, $1
+            FROM lobbyd_signaling_servers AS servers
+                 CROSS JOIN JSON_TABLE($2, '$[*]' COLUMNS (
+                     token VARCHAR(32) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.token',
+                     since BIGINT PATH '$.since'
+                 )) AS rooms
+            ORDER BY servers.url, rooms.token
+            ON DUPLICATE KEY UPDATE changes = lobbyd_signaling_updates.changes + 1",
+        // The condition tells the parser that ON does not belong to a join.
+        sqlite "\
+            INSERT INTO lobbyd_signaling_updates (server, token, changes, since, available_at)
+            SELECT servers.url, rooms.value ->> 'token', 1, rooms.value ->> 'since', $1
+            FROM lobbyd_signaling_servers AS servers, json_each($2) AS rooms WHERE TRUE
+            ON CONFLICT (server, token) DO UPDATE SET changes = changes + 1";
+
+    /// server, token, since, available at: as if the room had changed once more.
+    ADD_UPDATE:
+        postgres "\
+            INSERT INTO lobbyd_signaling_updates (server, token, changes, since, available_at)
+            VALUES ($1, $2, 1, $3, $4)
+            ON CONFLICT (server, token)
+                DO UPDATE SET changes = lobbyd_signaling_updates.changes + 1",
+        mysql "\
+            INSERT INTO lobbyd_signaling_updates (server, token, changes, since, available_at)
+            VALUES ($1, $2, 1, $3, $4)
+            ON DUPLICATE KEY UPDATE changes = changes + 1",
+        sqlite "\
+            INSERT INTO lobbyd_signaling_updates (server, token, changes, since, available_at)
+            VALUES ($1, $2, 1, $3, $4)
+            ON CONFLICT (server, token) DO UPDATE SET changes = changes + 1";
+
+    /// server, now, fewest and most failures, limit → token, changes, since, failures. Locks the rows.
+    AVAILABLE:
+        postgres available!(postgres),
+        mysql available!(mysql),
+        sqlite available!(sqlite);
+
+    /// until, server, token.
+    CLAIM: portable "\
+        UPDATE lobbyd_signaling_updates SET available_at = $1 WHERE server = $2 AND token = $3";
+
+    /// server, token, end of the claim, changes.
+    REMOVE_UPDATE: portable "\
+        DELETE FROM lobbyd_signaling_updates
+        WHERE server = $1 AND token = $2 AND available_at = $3 AND changes = $4";
+
+    /// available at, failures, server, token, end of the claim.
+    RELEASE: portable "\
+        UPDATE lobbyd_signaling_updates SET available_at = $1, failures = $2
+        WHERE server = $3 AND token = $4 AND available_at = $5";
+
+    /// room → ids of its users.
+    USERS: portable "\
+        SELECT actor_id FROM lobbyd_attendees
+        WHERE room_id = $1 AND actor_type = 'users' ORDER BY actor_id";
+
+    /// failures of a refused room, the same, server, limit → pending, refused, oldest.
+    BACKLOG: portable "\
+        SELECT count(*) AS pending, count(CASE WHEN failures >= $1 THEN 1 END) AS refused,
+               min(CASE WHEN failures < $2 THEN since END) AS oldest
+        FROM (
+            SELECT failures, since FROM lobbyd_signaling_updates
+            WHERE server = $3 ORDER BY available_at LIMIT $4
+        ) AS updates";
+
+    /// before, limit: gives up what could be told before.
+    PRUNE:
+        postgres "\
+            DELETE FROM lobbyd_signaling_updates WHERE (server, token) IN (
+                SELECT server, token FROM lobbyd_signaling_updates WHERE since < $1 LIMIT $2)",
+        mysql "DELETE FROM lobbyd_signaling_updates WHERE since < $1 LIMIT $2",
+        sqlite "\
+            DELETE FROM lobbyd_signaling_updates WHERE (server, token) IN (
+                SELECT server, token FROM lobbyd_signaling_updates WHERE since < $1 LIMIT $2)";
+}

@@ -1,0 +1,200 @@
+//! What may be sent to a server at present.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::nextcloud::{SignalingFault, SignalingStop};
+use crate::tasks::breaker::{Breaker, Change};
+
+/// Requests at a time: a server that begins to refuse the secret receives fewer than the ten that make
+/// it block the address.
+pub(super) const REQUESTS: usize = 4;
+
+/// Requests at a time for rooms that failed before, so that these do not hold up others.
+const RETRIES: usize = 2;
+
+/// Time without requests after the secret was refused. The server counts for half an hour.
+const REFUSED_WAIT: Duration = Duration::from_mins(5);
+
+/// Rooms that have to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// They were not tried, or not in vain.
+    New,
+    /// The server failed, or refused them.
+    Failed,
+}
+
+/// Requests that are under way.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct UnderWay {
+    pub(super) all: usize,
+    pub(super) retries: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    breaker: Breaker,
+    stop: Option<Stop>,
+    /// Whether the server has accepted the secret since it was last in doubt: before, one request at a
+    /// time is sent.
+    is_proven: bool,
+    /// How the server failed last.
+    failure: String,
+}
+
+#[derive(Debug)]
+struct Stop {
+    reason: SignalingStop,
+    retry_at: Instant,
+    /// The secret that was refused, by how often it had been replaced.
+    secret_version: u64,
+}
+
+/// What the log has to say.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum News {
+    Stopped,
+    Failing,
+    Works,
+}
+
+impl Gate {
+    /// How many rooms of a kind may be sent now.
+    pub(super) fn limit(
+        &mut self,
+        kind: Kind,
+        under_way: UnderWay,
+        secret_version: u64,
+        now: Instant,
+    ) -> usize {
+        let is_stopped = self
+            .stop
+            .as_ref()
+            .is_some_and(|stop| now < stop.retry_at && stop.secret_version == secret_version);
+        let most = if self.is_proven { REQUESTS } else { 1 };
+        let free = if is_stopped { 0 } else { most.saturating_sub(under_way.all) };
+        match kind {
+            Kind::New => free,
+            Kind::Failed if free == 0 || under_way.retries >= RETRIES => 0,
+            Kind::Failed if !self.breaker.is_open() => free.min(RETRIES - under_way.retries),
+            Kind::Failed => usize::from(self.breaker.begin_probe()),
+        }
+    }
+
+    /// Records the outcome of a request for a room, which failed before if it is a retry.
+    pub(super) fn record(
+        &mut self,
+        outcome: Result<(), &SignalingFault>,
+        is_retry: bool,
+        secret_version: u64,
+        now: Instant,
+    ) -> Option<News> {
+        match outcome {
+            Err(SignalingFault::Stop(reason)) => {
+                let was_stopped = self.stop.is_some();
+                let wait = match reason {
+                    SignalingStop::Blocked(Some(wait)) => *wait,
+                    SignalingStop::Blocked(None) | SignalingStop::Unauthorized => REFUSED_WAIT,
+                };
+                let (reason, retry_at) = (reason.clone(), now + wait);
+                self.stop = Some(Stop { reason, retry_at, secret_version });
+                self.is_proven = false;
+                (!was_stopped).then_some(News::Stopped)
+            }
+            Err(SignalingFault::Failing(problem)) => {
+                self.failure.clone_from(problem);
+                let change = self.breaker.record(is_retry, 0, 1);
+                (change == Some(Change::Opened)).then_some(News::Failing)
+            }
+            // It answers, and accepts the secret.
+            Ok(()) | Err(SignalingFault::Refused(_)) => {
+                self.is_proven = true;
+                let was_stopped = self.stop.take().is_some();
+                let was_failing = self.breaker.takes_nothing();
+                let change = self.breaker.record(is_retry, 1, 0);
+                let is_news = was_stopped || was_failing || change == Some(Change::Closed);
+                is_news.then_some(News::Works)
+            }
+        }
+    }
+
+    /// Nothing is left that failed.
+    pub(super) fn has_nothing_left(&mut self) {
+        self.breaker.reset();
+    }
+
+    /// Why nothing is told, if that is so.
+    pub(super) fn problem(&self) -> Option<String> {
+        let stop = self.stop.as_ref().map(|stop| stop.reason.to_string());
+        stop.or_else(|| self.breaker.takes_nothing().then(|| self.failure.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const NOTHING: UnderWay = UnderWay { all: 0, retries: 0 };
+
+    fn failing() -> SignalingFault {
+        SignalingFault::Failing("status 500".to_owned())
+    }
+
+    fn limits(gate: &mut Gate, under_way: UnderWay, secret_version: u64) -> (usize, usize) {
+        let now = Instant::now();
+        let mut limit = |kind| gate.limit(kind, under_way, secret_version, now);
+        (limit(Kind::New), limit(Kind::Failed))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_request_at_a_time_until_the_secret_is_accepted() {
+        let mut gate = Gate::default();
+        let one = UnderWay { all: 1, retries: 0 };
+        assert_eq!((limits(&mut gate, NOTHING, 0), limits(&mut gate, one, 0)), ((1, 1), (0, 0)));
+        assert_eq!(gate.record(Ok(()), false, 0, Instant::now()), None);
+        assert_eq!(limits(&mut gate, one, 0), (3, 2));
+        assert_eq!(limits(&mut gate, UnderWay { all: 2, retries: 2 }, 0), (2, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_secret_stops_all_until_another_one_or_five_minutes_later() {
+        let refused = SignalingFault::from(SignalingStop::Unauthorized);
+        let mut gate = Gate::default();
+        let record = |gate: &mut Gate, outcome: Result<(), &SignalingFault>, version| {
+            gate.record(outcome, false, version, Instant::now())
+        };
+        assert_eq!(record(&mut gate, Err(&refused), 0), Some(News::Stopped));
+        assert_eq!(record(&mut gate, Err(&refused), 0), None);
+        assert!(gate.problem().unwrap().contains("server.conf"));
+        advance(Duration::from_secs(299)).await;
+        assert_eq!(limits(&mut gate, NOTHING, 0), (0, 0));
+        assert_eq!(limits(&mut gate, NOTHING, 1), (1, 1), "another secret");
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(limits(&mut gate, NOTHING, 0), (1, 1));
+        assert_eq!(record(&mut gate, Ok(()), 0), Some(News::Works));
+        assert_eq!((gate.problem(), limits(&mut gate, NOTHING, 0)), (None, (4, 2)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failing_server_gets_new_rooms_and_probes() {
+        let mut gate = Gate::default();
+        gate.record(Ok(()), false, 0, Instant::now());
+        let record = |gate: &mut Gate, outcome: Result<(), &SignalingFault>, is_retry| {
+            gate.record(outcome, is_retry, 0, Instant::now())
+        };
+        assert_eq!(record(&mut gate, Err(&failing()), false), Some(News::Failing));
+        assert_eq!(gate.problem().as_deref(), Some("status 500"));
+        assert_eq!(limits(&mut gate, NOTHING, 0), (4, 0));
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(limits(&mut gate, NOTHING, 0), (4, 1));
+        assert_eq!(limits(&mut gate, NOTHING, 0), (4, 0));
+        assert_eq!(record(&mut gate, Ok(()), false), Some(News::Works), "another room");
+        assert_eq!((gate.problem(), limits(&mut gate, NOTHING, 0)), (None, (4, 0)));
+        assert_eq!(record(&mut gate, Ok(()), true), Some(News::Works));
+        assert_eq!(limits(&mut gate, NOTHING, 0), (4, 2));
+    }
+}

@@ -180,6 +180,10 @@ fn outcome(response: &Response) -> Result<(), SignalingFault> {
                  address without redirects"
             ))
         }
+        // The server itself takes every token of Talk, known or not.
+        StatusCode::NOT_FOUND => SignalingFault::Failing(
+            "status 404: `url` in signaling.servers may have the wrong path".to_owned(),
+        ),
         status if status.is_client_error() => SignalingFault::Refused(status.as_u16()),
         status => SignalingFault::Failing(format!("status {}", status.as_u16())),
     })

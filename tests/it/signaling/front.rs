@@ -35,8 +35,8 @@ pub enum Answer {
     Late(Duration),
     /// It is answered with this status.
     Status(u16),
-    /// It is answered with a redirect.
-    Redirect(&'static str),
+    /// It is answered with a redirect to this port.
+    Redirect(u16),
     /// It is held until another answer is set.
     Hold,
     /// The connection is closed without an answer.
@@ -129,6 +129,10 @@ impl Front {
         Self { port, state, _connections: connections }
     }
 
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
     /// The answer to requests for all rooms without an answer of their own.
     pub fn set(&self, answer: Answer) {
         self.state.answers.send_modify(|answers| answers.of_all = answer);
@@ -212,7 +216,8 @@ async fn serve(state: Arc<State>, request: Request<Incoming>) -> io::Result<Resp
     let cut = || io::Error::other("the connection is cut");
     match answer {
         Answer::Status(status) => return Ok(with_status(status)),
-        Answer::Redirect(target) => {
+        Answer::Redirect(port) => {
+            let target = format!("http://127.0.0.1:{port}{path}");
             let mut response = with_status(302);
             response.headers_mut().insert(header::LOCATION, target.parse().unwrap());
             return Ok(response);

@@ -84,8 +84,9 @@ async fn what_is_in_front_of_the_server_passes_refuses_holds_and_cuts_requests()
     let send = || post(front.port, &backend, "webinar1", CHECKSUM);
     front.set(Answer::Status(502));
     send().await.expect(502);
-    front.set_for("webinar1", Some(Answer::Redirect("http://127.0.0.1:1/")));
-    assert_eq!(send().await.expect(302).header("location"), Some("http://127.0.0.1:1/"));
+    front.set_for("webinar1", Some(Answer::Redirect(1)));
+    let target = "http://127.0.0.1:1/api/v1/room/webinar1";
+    assert_eq!(send().await.expect(302).header("location"), Some(target));
     front.set_for("webinar1", None);
     for answer in [Answer::Cut, Answer::CutAfter] {
         front.set(answer);

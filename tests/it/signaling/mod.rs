@@ -1,5 +1,9 @@
 //! lobbyd beside a real signaling server of Nextcloud Talk, with websocket clients. [`front`] is
-//! between the two where a test needs faults or the requests themselves.
+//! between the two, where it records requests and adds faults.
 
+mod delivery;
 mod front;
 mod harness;
+mod outages;
+mod secrets;
+mod site;

@@ -118,9 +118,15 @@ impl Client {
     /// Waits until it is told that a room is open, and returns when it was told so for the first
     /// time, in Unix seconds.
     pub async fn is_let_in(&self, channel: Channel, token: &str) -> f64 {
-        eventually(&format!("{token} to be open by {channel:?}"), || async {
+        self.is_told_lobby(channel, token, 0).await
+    }
+
+    /// Waits until it is told this lobby state of a room, and returns when it was told so for the
+    /// first time, in Unix seconds.
+    pub async fn is_told_lobby(&self, channel: Channel, token: &str, state: i64) -> f64 {
+        eventually(&format!("lobby state {state} of {token} by {channel:?}"), || async {
             let mut all = self.told(channel, token).into_iter();
-            all.find(|(_at, properties)| properties["lobby-state"] == 0).map(|(at, _)| at)
+            all.find(|(_at, properties)| properties["lobby-state"] == state).map(|(at, _)| at)
         })
         .await
     }

@@ -11,7 +11,7 @@ RELEASE ?= trixie
 SYSTEM := target/debian-$(RELEASE)
 # The tests that depend on what a server does.
 ON_SERVERS := store_contract room_contract shared_rows migrations chain poison redelivery race crash \
-              outage
+              outage signaling
 # Most tests wait for timers, so more of them run in parallel than there are cores.
 TEST_THREADS ?= 6
 
@@ -28,8 +28,8 @@ test: packages tools
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --locked --no-deps --document-private-items --all-features
 	$(CARGO) test --locked --all-features -- --test-threads=$(TEST_THREADS)
 
-## make test-servers runs the tests of store, chain and poison, pgbouncer, and failovers of clusters
-##               under load, on the servers of another release of Debian (RELEASE=trixie); needs root
+## make test-servers runs the tests of store, chain, poison and signaling, pgbouncer, and failovers
+##               of clusters under load, on the servers of another release of Debian (RELEASE=trixie); needs root
 .PHONY: test-servers
 test-servers: packages $(SYSTEM)
 	LOBBYD_TEST_ROOT=$(abspath $(SYSTEM)) $(CARGO) test --locked --all-features --test it -- \

@@ -170,16 +170,14 @@ impl Server {
         }
     }
 
-    /// Sends a signal to the server, and not to the shell beside it.
+    /// Sends a signal to the server, and not to the shells beside it.
     pub fn signal(&self, signal: Signal) {
-        let guard = self.process.as_ref().unwrap().id();
-        let program = self.command.get_program().to_string_lossy();
+        let guard = format!("PPid:\t{}", self.process.as_ref().unwrap().id());
         let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
         let mut servers = processes.filter_map(|process| {
             let status = fs::read_to_string(process.join("status")).ok()?;
-            let command = fs::read_to_string(process.join("cmdline")).ok()?;
-            let is_server = status.lines().any(|line| line == format!("PPid:\t{guard}"))
-                && command.starts_with(&*program);
+            let has = |line: &str| status.lines().any(|other| other == line);
+            let is_server = has(&guard) && !has("Name:\tsh");
             is_server.then(|| process.file_name()?.to_str()?.parse().ok()).flatten()
         });
         kill(Pid::from_raw(servers.next().unwrap()), signal).unwrap();

@@ -35,6 +35,7 @@ mod recorder;
 mod report;
 mod resources;
 mod rooms;
+mod signaling;
 mod single;
 mod site;
 mod stats;
@@ -69,6 +70,7 @@ async fn main() {
             Section::Herd => herd::measure(Kind::Postgres, &options, &mut report).await,
             Section::Crowd => herd::crowd(&options, &mut report).await,
             Section::Single => single::run(&options, &mut report).await,
+            Section::Signaling => signaling::run(&options, &mut report).await,
             Section::Consume => consume::run(&options, &mut report).await,
             Section::Resources => resources::run(&options, &mut report).await,
             Section::Mariadb => herd::measure(Kind::MariaDb, &options, &mut report).await,

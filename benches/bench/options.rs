@@ -35,6 +35,8 @@ pub enum Section {
     Crowd,
     /// Timers due one at a time, with one and with two workers
     Single,
+    /// Timers due one at a time, as clients of Talk's signaling server learn of them
+    Signaling,
     /// Lobby changes from RabbitMQ
     Consume,
     /// Memory, start-up and idle processor time of a worker
@@ -84,6 +86,11 @@ impl Options {
 
     pub fn blocks(&self) -> usize {
         if self.short { 2 } else { 4 }
+    }
+
+    /// Single timers that clients of a signaling server are told of.
+    pub fn told_timers(&self) -> u32 {
+        if self.short { 30 } else { 100 }
     }
 
     /// Lobby changes that wait in the queue.

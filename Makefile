@@ -29,7 +29,8 @@ test: packages tools
 	$(CARGO) test --locked --all-features -- --test-threads=$(TEST_THREADS)
 
 ## make test-servers runs the tests of store, chain, poison and signaling, pgbouncer, and failovers
-##               of clusters under load, on the servers of another release of Debian (RELEASE=trixie); needs root
+##               of clusters under load, on the servers of another release of Debian
+##               (RELEASE=trixie); needs root
 .PHONY: test-servers
 test-servers: packages $(SYSTEM)
 	LOBBYD_TEST_ROOT=$(abspath $(SYSTEM)) $(CARGO) test --locked --all-features --test it -- \

@@ -67,7 +67,7 @@ async fn a_timer_that_fires_is_told_to_users_and_guests(site: Site) {
         request.header("spreed-signaling-checksum"),
         checksum(SECRET, random, &request.body)
     );
-    assert_eq!(Site::count(&worker, &site.front.url(), "ok").await, 1);
+    assert_eq!(Site::counted(&worker, &site.front.url(), "ok", 1).await, 1);
     assert!(!worker.log().contains(SECRET));
 }
 

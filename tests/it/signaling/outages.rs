@@ -83,8 +83,8 @@ async fn outage(outage: Outage) {
         alice.is_let_in(Channel::List, token).await;
     }
     site.all_told().await;
-    assert!(Site::count(&worker, &url, "ok").await >= 1);
-    assert_eq!(Site::count(&worker, &other.url(), "ok").await, 2);
+    Site::counted(&worker, &url, "ok", 1).await;
+    assert_eq!(Site::counted(&worker, &other.url(), "ok", 2).await, 2);
     worker.ready().await;
 }
 

@@ -56,7 +56,7 @@ async fn after_a_wrong_secret_nothing_is_sent_until_it_is_corrected() {
     site.database().all_published().await;
     let refused = site.front.all_requests();
     assert_eq!(refused.len(), 1, "{refused:?}");
-    assert_eq!(Site::count(&worker, &url, "unauthorized").await, 1);
+    assert_eq!(Site::counted(&worker, &url, "unauthorized", 1).await, 1);
     let said = worker.log().lines().filter(|line| line.contains("refuses the secret")).count();
     assert_eq!(said, 1);
 
@@ -67,7 +67,7 @@ async fn after_a_wrong_secret_nothing_is_sent_until_it_is_corrected() {
     }
     signaling_is(&worker, 200).await;
     site.all_told().await;
-    assert_eq!(Site::count(&worker, &url, "unauthorized").await, 1);
+    assert_eq!(Site::counted(&worker, &url, "unauthorized", 1).await, 1);
     let log = worker.log();
     assert!(log.contains("DEBUG"), "{log}");
     for secret in [WRONG, SECRET] {

@@ -89,11 +89,15 @@ impl Site {
         assert_eq!(self.database().execute(&format!("{close} WHERE token = '{token}'")).await, 1);
     }
 
-    /// The value of a counter of requests.
-    pub async fn count(worker: &Daemon, server: &str, outcome: &str) -> u64 {
+    /// Waits until a worker has counted at least so many requests with this outcome, and returns
+    /// their number. What clients are told is counted a moment later.
+    pub async fn counted(worker: &Daemon, server: &str, outcome: &str, number: u64) -> u64 {
         let labels = format!("server=\"{server}\",outcome=\"{outcome}\"");
         let name = format!("lobbyd_signaling_requests_total{{{labels}}}");
-        worker.metric(&name).await.unwrap_or(0)
+        eventually(&format!("{number} of {name}"), || async {
+            worker.metric(&name).await.filter(|counted| *counted >= number)
+        })
+        .await
     }
 
     /// Waits until nothing is left that a server has to be told.

@@ -25,6 +25,7 @@ on_every_database! { crate::support::app::TestApp::new:
     a_stream_shows_the_room_and_its_opening_on_time,
     every_viewer_follows_what_they_would_read,
     a_stream_ends_when_its_viewer_is_removed,
+    a_removed_account_is_told_nothing_more,
 }
 
 async fn read(client: &Client, room: &str) -> Value {
@@ -143,6 +144,21 @@ async fn a_stream_ends_when_its_viewer_is_removed(app: TestApp) {
     last.end().await;
     app.daemon().event_streams_become(0).await;
     moderator.get(&format!("/room/{room}/events")).await.expect(404);
+}
+
+async fn a_removed_account_is_told_nothing_more(app: TestApp) {
+    let owner = app.user("owner").await;
+    let room = owner.room(2).await;
+    let user = app.user("user").await;
+    owner.add(&room, "user").await;
+    let mut stream = user.follow(&room).await;
+    assert_eq!(stream.room().await["participantType"], 3);
+    app.run(&["user", "remove", "user"]);
+    app.database.all_published().await;
+    rename(&owner, &room, "Secret").await;
+    while let Some(event) = stream.block().await {
+        assert_ne!(event.data["name"], "Secret");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -48,6 +48,7 @@ async fn a_page_of_an_allowed_origin_uses_the_api() {
         ("access-control-allow-methods", "PUT"),
         ("access-control-allow-headers", "ocs-apirequest"),
         ("access-control-allow-headers", "if-none-match"),
+        ("access-control-allow-headers", "last-event-id"),
         ("access-control-max-age", "3600"),
         ("vary", "origin"),
     ] {

@@ -76,6 +76,7 @@ async fn main() {
             Section::Mariadb => herd::measure(Kind::MariaDb, &options, &mut report).await,
             Section::Sqlite => herd::measure(Kind::Sqlite, &options, &mut report).await,
             Section::Api => api::run(&options, &mut report).await,
+            Section::Streams => api::streams(&options, &mut report).await,
             Section::Attacks => attacks::run(&options, &mut report).await,
             Section::Queues => queues::run(&options, &mut report).await,
             Section::Peers => peers::run(&options, &mut report).await,

@@ -47,6 +47,8 @@ pub enum Section {
     Sqlite,
     /// Polls, and requests that are held until their room changes
     Api,
+    /// Event streams and held requests of one room, told of its opening; not in the short form
+    Streams,
     /// Timers while clients of the API do their worst; not in the short form
     Attacks,
     /// 48 herds of 20,000 timers, one after the other; not in the short form
@@ -63,7 +65,7 @@ impl Options {
             return self.sections.clone();
         }
         let all = Section::value_variants().iter().copied();
-        let full_only = [Section::Attacks, Section::Day, Section::Queues];
+        let full_only = [Section::Streams, Section::Attacks, Section::Day, Section::Queues];
         all.filter(|section| *section != Section::Peers)
             .filter(|section| !(self.short && full_only.contains(section)))
             .collect()

@@ -115,7 +115,8 @@ impl Follower {
             }
         }
         loop {
-            match self.service.look_up(&self.token, self.caller.as_ref()).await {
+            // Boxed, because the stream would otherwise keep the space of a look while it waits.
+            match Box::pin(self.service.look_up(&self.token, self.caller.as_ref())).await {
                 Ok((view, _change)) if self.is_member && view.attendee().is_none() => {
                     return Followed::Gone;
                 }

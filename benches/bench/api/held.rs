@@ -33,7 +33,7 @@ const PREPARATION: i64 = 6;
 const AT_ONCE: usize = 20;
 
 /// How long memory is left to settle.
-const SETTLING: Duration = Duration::from_millis(500);
+pub(super) const SETTLING: Duration = Duration::from_millis(500);
 
 /// How late waiting clients receive the opening of their room.
 pub(super) async fn told(
@@ -72,7 +72,7 @@ async fn told_once(server: &Server, guests: &[Guest]) -> Vec<f64> {
 }
 
 /// Sends the requests, each on a connection of its own, and returns when each is answered.
-async fn wait(port: u16, requests: Vec<String>) -> Vec<f64> {
+pub(super) async fn wait(port: u16, requests: Vec<String>) -> Vec<f64> {
     let mut waiting = JoinSet::new();
     for request in requests {
         let mut stream = sent(port, &request).await;
@@ -130,7 +130,7 @@ async fn add_memory(server: &Server, before: u64, name: &str, report: &mut Repor
     report.add(figure.goal(Goal::Below(20.0)));
 }
 
-async fn requests(server: &Server, guests: &[Guest]) -> Vec<String> {
+pub(super) async fn requests(server: &Server, guests: &[Guest]) -> Vec<String> {
     let mut requests = Vec::new();
     for guests in guests.chunks(AT_ONCE) {
         requests.extend(
@@ -144,7 +144,7 @@ async fn requests(server: &Server, guests: &[Guest]) -> Vec<String> {
     requests
 }
 
-async fn sent(port: u16, request: &str) -> TcpStream {
+pub(super) async fn sent(port: u16, request: &str) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     stream

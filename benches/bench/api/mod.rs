@@ -5,6 +5,7 @@ mod constant;
 mod held;
 mod load;
 mod polls;
+mod streams;
 
 use serde_json::json;
 
@@ -47,6 +48,12 @@ pub async fn run(options: &Options, report: &mut Report) {
     let guests = server.join(held::TOLD).await;
     held::told(&server, &guests, options, report).await;
     held::memory(&server, &guests, report).await;
+}
+
+pub async fn streams(options: &Options, report: &mut Report) {
+    let server = Server::start().await;
+    let guests = server.join(held::TOLD).await;
+    streams::run(&server, &guests, options, report).await;
 }
 
 impl Server {

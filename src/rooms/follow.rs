@@ -21,8 +21,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// How long a follower waits for a version that another process has shown it.
 const CATCH_UP: Duration = Duration::from_secs(2);
 
-/// How often a follower counts as active while nothing changes.
-const ACTIVITY_INTERVAL: Duration = Duration::from_secs(15);
+/// Longest time between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// After this time a stream ends, so that its client logs in again. Random, as all times here at which
 /// many followers would do something at the same moment.
@@ -37,8 +37,6 @@ pub struct Follower {
     token: RoomToken,
     caller: Option<Caller>,
     is_member: bool,
-    /// Id of the session of the viewer's client.
-    session: Option<String>,
     /// The changes after the last look; `None` before the first one.
     change: Option<ChangeListener>,
     /// When it may look again.
@@ -66,10 +64,11 @@ impl RoomService {
         known: Option<Version>,
     ) -> Result<Follower> {
         let deadline = known.map(|_version| Instant::now() + CATCH_UP);
-        let version = |view: &View| Some(view.overview().room.version);
-        let is_known = |version: &Option<Version>| *version >= known;
-        let found = self.view_when(&token, caller.as_ref(), from, deadline, version, is_known);
-        let (view, _version) = found.await?;
+        // The time must not tell a non-member which versions there are.
+        let is_known =
+            |view: &View| view.attendee().is_none() || Some(view.overview().room.version) >= known;
+        let found = self.view_when(&token, caller.as_ref(), from, deadline, is_known, |it| *it);
+        let (view, _is_known) = found.await?;
         let actor = caller.as_ref().map(|caller| &caller.actor);
         let place = self.long_polls.begin_stream(ClientKey::of(actor, from))?;
         let now = Instant::now();
@@ -78,7 +77,6 @@ impl RoomService {
             token,
             is_member: view.attendee().is_some(),
             caller,
-            session: None,
             change: None,
             look_at: now,
             ends_at: now + random(LIFETIME),
@@ -108,11 +106,8 @@ impl Follower {
         if let Some(change) = &self.change {
             // Not listening yet: each change would wake it.
             sleep_until(self.look_at).await;
-            while timeout(ACTIVITY_INTERVAL, change.changed()).await.is_err() {
-                if let Some(session) = &self.session {
-                    self.service.presence.record_session(session);
-                }
-            }
+            // A look also records the viewer as active, and keeps the room cached.
+            timeout(LOOK_INTERVAL, change.changed()).await.ok();
         }
         loop {
             // Boxed, because the stream would otherwise keep the space of a look while it waits.
@@ -140,12 +135,6 @@ impl Follower {
     }
 
     fn saw(&mut self, view: &View, change: ChangeListener) {
-        let client = self.caller.as_ref().and_then(|caller| caller.client.as_ref());
-        let session = view.attendee().and_then(|attendee| attendee.session(client));
-        let session = session.map(|session| session.id.as_str());
-        if self.session.as_deref() != session {
-            self.session = session.map(str::to_owned);
-        }
         self.is_member = view.attendee().is_some();
         self.change = Some(change);
         self.look_at = Instant::now() + PAUSE;

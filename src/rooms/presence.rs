@@ -39,14 +39,10 @@ impl PresenceRecorder {
     /// Records activity of a viewer's client, if it has a session.
     pub(super) fn record(&self, viewer: Option<&Attendee>, client: Option<&ClientId>) {
         if let Some(session) = viewer.and_then(|attendee| attendee.session(client)) {
-            self.record_session(&session.id);
-        }
-    }
-
-    pub(super) fn record_session(&self, id: &str) {
-        let mut active = self.active.lock();
-        if !active.contains(id) {
-            active.insert(id.to_owned());
+            let mut active = self.active.lock();
+            if !active.contains(&session.id) {
+                active.insert(session.id.clone());
+            }
         }
     }
 

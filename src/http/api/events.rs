@@ -65,10 +65,10 @@ impl<S: Sync> FromRequestParts<S> for Reconnection {
 /// Follow a room by server-sent events
 ///
 /// An event `room` has the room as in `GET /room/{token}`, without the envelope, as JSON: the first
-/// one as it is, then one after each change that the viewer can see. Its id is the version of the
-/// room. Changes that come fast are one event. An event `end` is the last one, after the room was
-/// deleted or the viewer removed from it. Otherwise clients connect again when the response ends,
-/// which it does within an hour. A stream counts as a request that waits.
+/// one as it is, then one after each change that the viewer can see. For participants, its id is the
+/// version of the room. Changes that come fast are one event. An event `end` is the last one, after
+/// the room was deleted or the viewer removed from it. Otherwise clients connect again when the
+/// response ends, which it does within an hour. A stream counts as a request that waits.
 #[utoipa::path(
     get, path = "/", tag = "rooms", operation_id = "followRoom",
     security(("basic" = []), ("guest" = []), ()), params(RoomPath, Reconnection),
@@ -150,10 +150,9 @@ impl Events {
             }
         }
         self.stage = Stage::Sent(digest);
-        let known = &view.overview().room;
-        // Non-members of a protected room must not learn when something changes that they do not see.
-        if view.audience() != Audience::NonMembers || !known.has_password() {
-            event = event.id(known.version.milliseconds().to_string());
+        // Non-members must not learn when something changes that they do not see.
+        if view.audience() != Audience::NonMembers {
+            event = event.id(view.overview().room.version.milliseconds().to_string());
         }
         Some(event.data(room))
     }

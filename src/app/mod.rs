@@ -30,6 +30,7 @@ pub use self::probe::try_servers;
 use self::reload::Reload;
 pub use self::reload::ReloadSource;
 pub use self::role::Role;
+pub use self::signaling::check_signaling;
 use self::talk::Talk;
 pub use self::talk::check_talk;
 use self::tasks::{Api, TaskSet};

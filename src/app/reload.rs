@@ -1,6 +1,6 @@
-//! Applies a changed configuration while the program runs: the log level, the two URLs, and the
-//! schedules of housekeeping. A URL in a file of its own is also read again while its server does not
-//! work: Kubernetes renews a mounted secret without a signal.
+//! Applies a changed configuration while the program runs: the log level, the two URLs, secrets, and
+//! the schedules of housekeeping. A URL or secret in a file of its own is also read again while its
+//! server does not work: Kubernetes renews a mounted secret without a signal.
 //!
 //! Afterwards a value is either in force, or the log says why not: an invalid configuration changes
 //! nothing, a URL that does not work leaves the previous one in use, and any other changed value is
@@ -142,7 +142,10 @@ impl Reload {
         self.apply_database_url(next.database.url, &mut outcome).await;
         self.apply_events_url(next.events.url, &mut outcome).await;
         self.apply_talk(next.talk, &mut outcome).await;
-        self.apply_signaling(&next.signaling.servers);
+        self.renew_signaling(&next.signaling.servers);
+        for server in &self.signaling {
+            server.try_secret_again();
+        }
         match outcome.undone() {
             None => tracing::info!("configuration reloaded"),
             Some(undone) => tracing::warn!(undone, "configuration reloaded in part"),
@@ -183,19 +186,18 @@ impl Reload {
         if !is_talk_up {
             self.apply_talk(talk, &mut outcome).await;
         }
-        if !is_signaling_up && self.config.signaling.has_renewed_secrets(&next.signaling) {
-            self.apply_signaling(&next.signaling.servers);
+        if !is_signaling_up {
+            let mut servers = next.signaling.servers;
+            let current = &self.config.signaling.servers;
+            servers.retain(|next| current.iter().any(|server| server.has_same_secret_file(next)));
+            self.renew_signaling(&servers);
         }
     }
 
-    /// Takes over the secrets of the same servers. A server that refused its secret is tried again.
-    fn apply_signaling(&mut self, next: &[SignalingServer]) {
-        let current = &mut self.config.signaling.servers;
-        let is_same = current.len() == next.len()
-            && current.iter().zip(next).all(|(current, next)| current.is_same_server(next));
-        if is_same {
-            renew_secrets(&self.signaling, next);
-            *current = next.to_vec();
+    /// Takes over changed secrets.
+    fn renew_signaling(&mut self, servers: &[SignalingServer]) {
+        for key in renew_secrets(&self.signaling, servers) {
+            tracing::info!(key, "setting taken over");
         }
     }
 

@@ -3,10 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use secrecy::SecretString;
 
-use crate::config::{ConfigError, SignalingServer};
+use crate::config::{Config, ConfigError, SignalingServer};
 use crate::nextcloud::SignalingClient;
+
+/// Width of the database's column.
+const MAX_URL: usize = 255;
 
 /// Clients of all servers, in their order. Nothing is connected yet.
 pub(super) fn clients(
@@ -23,6 +27,9 @@ pub(super) fn clients(
         })?;
         let client = SignalingClient::new(url.expose(), backend.expose(), secret)
             .map_err(|(key, problem)| refuse(key, &problem))?;
+        if client.url().len() > MAX_URL {
+            return Err(refuse("url", "at most 255 characters"));
+        }
         if !known.insert(client.url().to_owned()) {
             return Err(refuse("url", "another entry has the same server"));
         }
@@ -31,16 +38,41 @@ pub(super) fn clients(
     servers.iter().enumerate().map(client).collect()
 }
 
-/// Has each client use the secret that its server has now, which ends a stop because of the former one.
-pub(super) fn renew_secrets(clients: &[Arc<SignalingClient>], servers: &[SignalingServer]) {
-    for (client, server) in clients.iter().zip(servers) {
-        if let Some(secret) = secret(server) {
-            client.use_secret(secret);
+/// Gives the clients the secrets that their servers have in another configuration. Returns the keys of
+/// those that have changed.
+pub(super) fn renew_secrets(
+    clients: &[Arc<SignalingClient>],
+    servers: &[SignalingServer],
+) -> Vec<String> {
+    let mut changed = Vec::new();
+    for (index, server) in servers.iter().enumerate() {
+        let client = clients.iter().find(|client| client.is_for(server.url.expose()));
+        if let Some((client, secret)) = client.zip(secret(server))
+            && client.use_secret(secret)
+        {
+            changed.push(format!("signaling.servers[{index}].secret"));
         }
     }
+    changed
 }
 
 fn secret(server: &SignalingServer) -> Option<SecretString> {
     let secret = server.secret.as_ref().map(|secret| secret.expose().to_owned());
     secret.filter(|secret| !secret.is_empty()).map(SecretString::from)
+}
+
+/// Tries each signaling server, and returns what it answers, by the key of the configuration.
+pub async fn check_signaling(
+    config: &Config,
+) -> Result<Vec<(&'static str, Result<String, String>)>, ConfigError> {
+    let clients = clients(&config.signaling.servers)?;
+    let check = async |client: Arc<SignalingClient>| {
+        let url = client.url();
+        let answer = match client.check().await {
+            Ok(()) => Ok(format!("{url} accepts the secret")),
+            Err(fault) => Err(format!("{url}: {fault}")),
+        };
+        ("signaling.servers", answer)
+    };
+    Ok(join_all(clients.into_iter().map(check)).await)
 }

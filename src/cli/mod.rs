@@ -213,6 +213,7 @@ impl Check {
         if config.talk.url.is_some() {
             answers.extend(app::check_talk(&config, None).await?);
         }
+        answers.extend(app::check_signaling(&config).await?);
         print_answers(answers, self.quiet)
     }
 }

@@ -171,22 +171,10 @@ pub struct SignalingServer {
     pub secret_file: Option<PathBuf>,
 }
 
-impl SignalingConfig {
-    /// Whether the file of a secret has another one.
-    pub fn has_renewed_secrets(&self, next: &Self) -> bool {
-        self.servers.iter().zip(&next.servers).any(|(current, next)| {
-            current.is_same_server(next)
-                && current.secret_file.is_some()
-                && current.secret != next.secret
-        })
-    }
-}
-
 impl SignalingServer {
-    /// Whether nothing but the secret differs.
-    pub fn is_same_server(&self, other: &Self) -> bool {
-        (&self.url, &self.backend, &self.secret_file)
-            == (&other.url, &other.backend, &other.secret_file)
+    /// Whether its secret is in the same file.
+    pub fn has_same_secret_file(&self, other: &Self) -> bool {
+        self.url == other.url && self.secret_file.is_some() && self.secret_file == other.secret_file
     }
 }
 

@@ -133,51 +133,6 @@ impl Reason {
         serde_json::from_value(name.into()).ok()
     }
 
-    /// Whether it changes what a signaling server tells of a room: type, lobby, dial-in, description,
-    /// whether it is read-only, and since when it has a call. Talk tells a new name in the same way, though
-    /// without the name.
-    pub fn is_told_by_signaling(self) -> bool {
-        match self {
-            Self::LobbyTimerReached
-            | Self::LobbyNone
-            | Self::LobbyNonModerators
-            | Self::LobbyTimerChanged
-            | Self::SipChanged
-            | Self::ConversationCreated
-            | Self::ConversationRenamed
-            | Self::DescriptionSet
-            | Self::DescriptionRemoved
-            | Self::GuestsAllowed
-            | Self::GuestsDisallowed
-            | Self::ReadOnly
-            | Self::ReadOnlyOff
-            | Self::CallStarted
-            | Self::CallEnded
-            | Self::CallEndedEveryone => true,
-            Self::ConversationDeleted
-            | Self::PasswordSet
-            | Self::PasswordRemoved
-            | Self::UserAdded
-            | Self::UserRemoved
-            | Self::ModeratorPromoted
-            | Self::ModeratorDemoted
-            | Self::GuestModeratorPromoted
-            | Self::GuestModeratorDemoted
-            | Self::PermissionsChanged
-            | Self::DefaultPermissionsChanged
-            | Self::ParticipantBanned
-            | Self::ParticipantUnbanned
-            | Self::ParticipantJoined
-            | Self::ParticipantLeft
-            | Self::DisplayNameChanged
-            | Self::MessageSent
-            | Self::MessageDeleted
-            | Self::CallJoined
-            | Self::CallFlagsChanged
-            | Self::CallLeft => false,
-        }
-    }
-
     /// Whether it changes the attendee record of every participant: PIN, place in the call or in the
     /// room. (A new lobby changes the records of those in the call.)
     pub fn affects_all_attendees(self) -> bool {

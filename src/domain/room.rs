@@ -238,6 +238,22 @@ impl Room {
         self.is_configurable() && OBJECT_TYPES_WITH_LOBBY.contains(&self.object_type.as_str())
     }
 
+    /// Whether signaling servers would tell their clients of a difference. They are not told the name;
+    /// Talk has them announce a new one nevertheless.
+    pub fn is_told_as(&self, other: &Self) -> bool {
+        let told = |room: &Self| {
+            (
+                room.room_type,
+                room.lobby,
+                room.sip,
+                room.read_only,
+                room.call.map(|call| call.started_at),
+            )
+        };
+        told(self) == told(other)
+            && (&self.name, &self.description) == (&other.name, &other.description)
+    }
+
     pub fn has_password(&self) -> bool {
         !self.password_hash.is_empty()
     }

@@ -7,12 +7,11 @@ use chrono::{DateTime, Utc};
 use super::connection::{Transaction, expect_rows};
 use super::dialect::Dialect;
 use super::error::Result;
-use super::signaling::SignalingChange;
 use super::tables::outbox::{Progress, new_event};
 use crate::domain::commands::{Announcement, AttendeeChange, Changes, RoomChange};
 use crate::domain::{
     Actor, Attendee, AttendeeId, Caller, Content, LOBBY_CHANGED, LobbyChangedPayload, Message,
-    NewMessage, ROOM_UPDATED, Room, RoomId, RoomUpdated,
+    NewMessage, ROOM_UPDATED, Reason, Room, RoomId, RoomUpdated,
 };
 
 /// Who makes a change, with the display name.
@@ -110,9 +109,11 @@ impl<D: Dialect> Transaction<D> {
         Ok(Written { room: Some(room), message })
     }
 
-    /// Stores the events about changes.
+    /// Stores the events about changes of a room, which is `after` unless it was deleted.
     pub(super) async fn announce(
         &mut self,
+        before: &Room,
+        after: Option<&Room>,
         changes: &Changes,
         now: DateTime<Utc>,
     ) -> Result<Option<RoomUpdated>> {
@@ -121,8 +122,9 @@ impl<D: Dialect> Transaction<D> {
         };
         let room = changes.room();
         let mut events = vec![new_event(ROOM_UPDATED, &room.token, &update, now)];
-        if update.reason.is_told_by_signaling() {
-            self.pass_to_signaling(SignalingChange::of(&events)).await?;
+        let is_new = update.reason == Reason::ConversationCreated;
+        if after.is_some_and(|after| is_new || !after.is_told_as(before)) {
+            self.pass_to_signaling(&events).await?;
         }
         if changes.publishes_lobby {
             let payload = LobbyChangedPayload::of(&room.token, room.lobby, Some(room.version));

@@ -51,8 +51,8 @@ impl<D: Dialect> Transaction<D> {
         let mut updates = Vec::new();
         for changes in initial_changes(&room, caller, new, now) {
             self.check_account(caller, &changes).await?;
-            self.write(&room, &changes, &author, now).await?;
-            updates.extend(self.announce(&changes, now).await?);
+            let after = self.write(&room, &changes, &author, now).await?.room;
+            updates.extend(self.announce(&room, after.as_ref(), &changes, now).await?);
             room = changes.into_room();
         }
         let owner = self.attendee(room.id, Target::Actor(&caller.actor)).await?;
@@ -116,9 +116,10 @@ impl<D: Dialect> Transaction<D> {
         }
         self.check_account(caller, &changes).await?;
         let author = Author::of(caller, me.as_ref());
-        let Written { room, message: written } = self.write(&room, &changes, &author, now).await?;
-        let update = self.announce(&changes, now).await?;
-        let Some(room) = room else {
+        let Written { room: after, message: written } =
+            self.write(&room, &changes, &author, now).await?;
+        let update = self.announce(&room, after.as_ref(), &changes, now).await?;
+        let Some(room) = after else {
             return Ok(Changed { update, message: None, overview: None, attendee: None });
         };
         let parent = match changes.deleted_message {

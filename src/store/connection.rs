@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::commits::CommitGate;
 use super::dialect::{ConnectOptions, Dialect, Value, Verdict};
 use super::error::{CommandError, Result, StoreError};
+use super::no_signaling::NoSignaling;
 use super::servers::Servers;
 use super::statements::{Statement, inbox};
 
@@ -217,6 +218,7 @@ pub(super) struct Transaction<D: Dialect> {
     connection: Connection<D>,
     pool: Pool<D>,
     commits: CommitGate,
+    pub(super) no_signaling: NoSignaling,
     _turn: Option<OwnedSemaphorePermit>,
 }
 
@@ -226,10 +228,11 @@ impl<D: Dialect> Transaction<D> {
         mut connection: Connection<D>,
         pool: Pool<D>,
         commits: CommitGate,
+        no_signaling: NoSignaling,
         turn: Option<OwnedSemaphorePermit>,
     ) -> Result<Self> {
         connection.control(D::BEGIN).await?;
-        Ok(Self { connection, pool, commits, _turn: turn })
+        Ok(Self { connection, pool, commits, no_signaling, _turn: turn })
     }
 
     /// Returns the number of rows that the statement matched.
@@ -245,7 +248,7 @@ impl<D: Dialect> Transaction<D> {
     }
 
     pub(super) async fn commit(self) -> Result<()> {
-        let Self { mut connection, pool, commits, _turn } = self;
+        let Self { mut connection, pool, commits, _turn, .. } = self;
         let (deadline, servers) = (connection.deadline, Arc::clone(&connection.servers));
         let mut committing = Box::pin(async move {
             let answer = D::execute_unprepared(connection.connection(), "COMMIT").await;

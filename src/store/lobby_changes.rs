@@ -11,7 +11,6 @@ use chrono::{DateTime, Utc};
 use super::connection::Transaction;
 use super::dialect::Dialect;
 use super::error::Result;
-use super::signaling::SignalingChange;
 use super::tables::outbox::{Progress, new_event};
 use crate::domain::commands::{BulkChange, lobby_changes};
 use crate::domain::{
@@ -139,7 +138,7 @@ impl<D: Dialect> Transaction<D> {
         if !set.decided.is_empty() {
             self.record_applied(&set.decided, now).await?;
         }
-        self.pass_to_signaling(SignalingChange::of(&set.events)).await?;
+        self.pass_to_signaling(&set.events).await?;
         self.insert_events(set.events, progress).await
     }
 

@@ -21,6 +21,7 @@ mod error;
 mod file;
 mod lobby_changes;
 mod migration;
+mod no_signaling;
 mod outbox;
 mod pool;
 mod rooms;

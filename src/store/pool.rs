@@ -11,6 +11,7 @@ use super::commits::CommitGate;
 use super::connection::{Connection, Transaction, probe};
 use super::dialect::{ConnectOptions, Dialect, Value};
 use super::error::{Result, StoreError};
+use super::no_signaling::NoSignaling;
 use super::servers::Servers;
 use super::statements::Statement;
 use crate::backoff::RefusalGate;
@@ -43,6 +44,7 @@ pub struct PoolOptions {
 #[derive(Debug, Clone)]
 pub struct PoolGroup {
     commits: CommitGate,
+    pub(super) no_signaling: NoSignaling,
     refusals: Arc<RefusalGate>,
     /// Held while a transaction writes to SQLite. SQLite itself lets writers poll for its lock, and
     /// any of them may come last again and again; here they come in turn.
@@ -53,6 +55,7 @@ impl Default for PoolGroup {
     fn default() -> Self {
         Self {
             commits: CommitGate::default(),
+            no_signaling: NoSignaling::default(),
             refusals: Arc::default(),
             writer: Arc::new(Semaphore::new(1)),
         }
@@ -66,7 +69,7 @@ pub(super) struct SqlStore<D: Dialect> {
     pub(super) limit: Duration,
     application: &'static str,
     pub(super) servers: Arc<Servers<D>>,
-    group: PoolGroup,
+    pub(super) group: PoolGroup,
 }
 
 impl<D: Dialect> SqlStore<D> {
@@ -146,8 +149,9 @@ impl<D: Dialect> SqlStore<D> {
     pub(super) async fn begin(&self) -> Result<Transaction<D>> {
         self.check_commits()?;
         let turn = if D::SINGLE_WRITER { Some(self.turn().await?) } else { None };
-        let (pool, commits) = (self.pool.clone(), self.group.commits.clone());
-        Transaction::begin(self.acquire().await?, pool, commits, turn).await
+        let PoolGroup { commits, no_signaling, .. } = self.group.clone();
+        let pool = self.pool.clone();
+        Transaction::begin(self.acquire().await?, pool, commits, no_signaling, turn).await
     }
 
     /// Waits until no other transaction of this process writes.

@@ -5,10 +5,9 @@
 //! change, and many changes of a room are told once.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::connection::Transaction;
@@ -20,28 +19,37 @@ use super::statements::signaling as statements;
 use crate::domain::{OutboxEvent, Room, RoomToken, SignalingBacklog, SignalingUpdate};
 
 /// What the signaling servers of Talk have yet to be told, for each server and room. Changes of rooms
-/// are recorded with their events if there is a server.
+/// are recorded with their events if there is a server; by other processes, from a second after the
+/// first one was added.
 #[async_trait]
 pub trait Signaling: Send + Sync + 'static {
     /// Records that this process has these servers.
     async fn see_signaling_servers(&self, urls: &[&str], now: DateTime<Utc>) -> Result<()>;
 
-    /// Forgets servers that no process has had since `before`, and what could have been told to any of
-    /// them before that, at most `limit` rooms. Returns their number.
-    async fn prune_signaling(&self, before: DateTime<Utc>, limit: u32) -> Result<u64>;
+    /// Gives up rooms whose last change was passed on before `before`, at most `limit`. Returns their
+    /// number. Also forgets servers that no process has any more, and what they were to be told.
+    async fn prune_signaling(
+        &self,
+        before: DateTime<Utc>,
+        limit: u32,
+        now: DateTime<Utc>,
+    ) -> Result<u64>;
 
-    /// Adds the rooms of some changes to what the servers have to be told. Returns the number of changes:
-    /// 0 if there are none.
-    async fn pass_on_changes(&self, now: DateTime<Utc>) -> Result<usize>;
+    /// The first change behind this one that was not passed on, and when it was made.
+    async fn first_change(&self, after: &str) -> Result<Option<(String, DateTime<Utc>)>>;
+
+    /// Adds the rooms of the first changes behind `after`, at most `limit` changes, to what the servers
+    /// have to be told. Returns the number of changes: 0 if there are none.
+    async fn pass_on_changes(&self, after: &str, limit: u32, now: DateTime<Utc>) -> Result<usize>;
 
     /// Claims rooms for a server that nothing else has claimed, until `until`: those that became
-    /// available first, with as many failures.
+    /// available first, among those that failed or among the others.
     async fn claim_signaling(
         &self,
         server: &str,
+        failed: bool,
         now: DateTime<Utc>,
         until: DateTime<Utc>,
-        failures: RangeInclusive<u32>,
         limit: usize,
     ) -> Result<Vec<SignalingUpdate>>;
 
@@ -55,8 +63,8 @@ pub trait Signaling: Send + Sync + 'static {
         now: DateTime<Utc>,
     ) -> Result<()>;
 
-    /// Ends a claim; the room can be claimed again from `available_at` on. Does nothing if another
-    /// process has claimed it since.
+    /// Ends a claim after a request without success; the room can be claimed again from `available_at`
+    /// on. If somebody else has claimed it since, it has to be told once more: the request may arrive yet.
     async fn release_signaling(
         &self,
         server: &str,
@@ -72,19 +80,18 @@ pub trait Signaling: Send + Sync + 'static {
     async fn signaling_backlog(&self, server: &str, refused: u32) -> Result<SignalingBacklog>;
 }
 
-/// Changes that are passed on at once.
-const CHANGES: u32 = 16;
+/// Rooms of the changes that are passed on at once, or of one change that has more.
+const ROOMS: usize = 1000;
+
+/// A server that no process had for so long is not told any more, and its changes are not recorded after
+/// a day: until then its processes may be down.
+const UNSEEN: TimeDelta = TimeDelta::hours(1);
+const FORGOTTEN: TimeDelta = TimeDelta::days(1);
 
 /// Rooms that are counted.
 const BACKLOG: u32 = 10_000;
 
-/// A change of rooms, as it is stored.
-pub(super) struct SignalingChange {
-    /// That of its first event.
-    id: String,
-    rooms: String,
-}
-
+/// A room of a change, as it is stored.
 #[derive(Serialize, Deserialize)]
 struct ChangedRoom {
     token: String,
@@ -92,53 +99,61 @@ struct ChangedRoom {
     since: i64,
 }
 
-impl SignalingChange {
-    /// The change that these events are about; `None` without events.
-    pub(super) fn of(events: &[OutboxEvent]) -> Option<Self> {
+impl<D: Dialect> Transaction<D> {
+    /// Has the servers be told what these events are about, if there are any of both.
+    pub(super) async fn pass_to_signaling(&mut self, events: &[OutboxEvent]) -> Result<()> {
+        let Some(first) = events.first() else { return Ok(()) };
+        if self.no_signaling.is_assumed() {
+            return Ok(());
+        }
         let room = |event: &OutboxEvent| ChangedRoom {
             token: event.token.as_str().to_owned(),
             since: event.due_at.unwrap_or(event.created_at).timestamp_millis(),
         };
-        let id = events.first()?.id.as_str().to_owned();
-        Some(Self { id, rooms: to_json(&events.iter().map(room).collect::<Vec<_>>()) })
-    }
-}
-
-impl<D: Dialect> Transaction<D> {
-    /// Has the servers be told about a change, if there are any.
-    pub(super) async fn pass_to_signaling(
-        &mut self,
-        change: Option<SignalingChange>,
-    ) -> Result<()> {
-        let Some(SignalingChange { id, rooms }) = change else { return Ok(()) };
-        self.execute(statements::ADD_CHANGES, values![&id, &rooms]).await.map(drop)
-    }
-
-    async fn pass_on(&mut self, now: DateTime<Utc>) -> Result<usize> {
-        let row = |row: &D::Row| Ok((row.text("id")?, row.text("rooms")?));
-        let changes = self.fetch_all(statements::CHANGES, values![CHANGES], row).await?;
-        if changes.is_empty() {
-            return Ok(0);
+        let rooms = to_json(&events.iter().map(room).collect::<Vec<_>>());
+        let created_at = first.created_at.timestamp_millis();
+        let values = values![first.id.as_str(), &rooms, created_at];
+        if self.execute(statements::ADD_CHANGES, values).await? == 0 {
+            self.no_signaling.found();
         }
-        let mut rooms = BTreeMap::new();
+        Ok(())
+    }
+
+    async fn pass_on(&mut self, after: &str, limit: u32, now: DateTime<Utc>) -> Result<usize> {
+        let row = |row: &D::Row| Ok((row.text("id")?, row.text("rooms")?));
+        let changes = self.fetch_all(statements::CHANGES, values![after, limit], row).await?;
+        let (mut rooms, mut ids) = (BTreeMap::new(), Vec::new());
         for (id, text) in &changes {
             // What nobody can read is removed with the others.
-            let of_change: Vec<ChangedRoom> = serde_json::from_str(text).unwrap_or_else(|error| {
-                tracing::error!(id, %error, "row of lobbyd_signaling_changes unreadable, it is removed");
+            let of_row: Vec<ChangedRoom> = serde_json::from_str(text).unwrap_or_else(|error| {
+                tracing::error!(id, %error, "row of lobbyd_signaling_changes unreadable, removed");
                 Vec::new()
             });
-            for ChangedRoom { token, since } in of_change {
+            if !ids.is_empty() && rooms.len() + of_row.len() > ROOMS {
+                break;
+            }
+            ids.push(id);
+            for ChangedRoom { token, since } in of_row {
                 rooms.entry(token).or_insert(since);
             }
         }
+        if ids.is_empty() {
+            return Ok(0);
+        }
         let rooms: Vec<_> =
             rooms.into_iter().map(|(token, since)| ChangedRoom { token, since }).collect();
-        let rooms = to_json(&rooms);
-        let values = values![now.timestamp_millis(), &rooms];
-        self.execute(statements::ADD_UPDATES, values).await?;
-        let ids = to_json(&changes.iter().map(|(id, _rooms)| id).collect::<Vec<_>>());
-        self.execute(statements::REMOVE_CHANGES, values![&ids]).await?;
-        Ok(changes.len())
+        let (rooms, now) = (to_json(&rooms), now.timestamp_millis());
+        self.execute(statements::ADD_UPDATES, values![now, now, &rooms, now]).await?;
+        self.execute(statements::REMOVE_CHANGES, values![&to_json(&ids)]).await?;
+        Ok(ids.len())
+    }
+}
+
+impl<D: Dialect> SqlStore<D> {
+    /// Has a server be told a room as if it had changed once more.
+    async fn tell_again(&self, server: &str, token: &RoomToken, now: i64) -> Result<()> {
+        let values = values![server, token, now, now, now];
+        self.execute(statements::ADD_UPDATE, values).await.map(drop)
     }
 }
 
@@ -147,31 +162,42 @@ impl<D: Dialect> Signaling for SqlStore<D> {
     async fn see_signaling_servers(&self, urls: &[&str], now: DateTime<Utc>) -> Result<()> {
         let now = now.timestamp_millis();
         for url in urls {
-            if self.execute(statements::SEE_SERVER, values![now, *url]).await? == 0 {
-                match self.execute(statements::ADD_SERVER, values![*url, now]).await {
-                    // Another worker has added it meanwhile.
-                    Err(error) if error.is_refusal() => {}
-                    added => drop(added?),
-                }
+            let see = async || self.execute(statements::SEE_SERVER, values![now, *url]).await;
+            if see().await? == 0
+                && let Err(error) = self.execute(statements::ADD_SERVER, values![*url, now]).await
+                // Another worker may have added it meanwhile.
+                && see().await? == 0
+            {
+                return Err(error);
             }
         }
+        self.group.no_signaling.reset();
         Ok(())
     }
 
-    async fn prune_signaling(&self, before: DateTime<Utc>, limit: u32) -> Result<u64> {
-        let before = before.timestamp_millis();
-        self.execute(statements::REMOVE_SERVERS, values![before]).await?;
+    async fn prune_signaling(
+        &self,
+        before: DateTime<Utc>,
+        limit: u32,
+        now: DateTime<Utc>,
+    ) -> Result<u64> {
+        let [before, unseen, forgotten] =
+            [before, now - UNSEEN, now - FORGOTTEN].map(|time| time.timestamp_millis());
+        self.execute(statements::REMOVE_SERVERS, values![forgotten]).await?;
+        self.execute(statements::REMOVE_UNSEEN, values![unseen]).await?;
+        self.execute(statements::PRUNE_CHANGES, values![forgotten]).await?;
         self.execute(statements::PRUNE, values![before, limit]).await
     }
 
-    async fn pass_on_changes(&self, now: DateTime<Utc>) -> Result<usize> {
-        // Without a transaction first: mostly there is none.
-        let id = |row: &D::Row| row.text("id");
-        if self.fetch_all(statements::FIRST_CHANGE, values![], id).await?.is_empty() {
-            return Ok(0);
-        }
+    async fn first_change(&self, after: &str) -> Result<Option<(String, DateTime<Utc>)>> {
+        let change =
+            |row: &D::Row| Ok((row.text("id")?, time_from_millis(row.int("created_at")?)?));
+        Ok(self.fetch_all(statements::FIRST_CHANGE, values![after], change).await?.pop())
+    }
+
+    async fn pass_on_changes(&self, after: &str, limit: u32, now: DateTime<Utc>) -> Result<usize> {
         let mut transaction = self.begin().await?;
-        match transaction.pass_on(now).await {
+        match transaction.pass_on(after, limit, now).await {
             Ok(0) => transaction.roll_back().await.map(|()| 0),
             Ok(number) => transaction.commit().await.map(|()| number),
             Err(error) => {
@@ -184,9 +210,9 @@ impl<D: Dialect> Signaling for SqlStore<D> {
     async fn claim_signaling(
         &self,
         server: &str,
+        failed: bool,
         now: DateTime<Utc>,
         until: DateTime<Utc>,
-        failures: RangeInclusive<u32>,
         limit: usize,
     ) -> Result<Vec<SignalingUpdate>> {
         let update = |row: &D::Row| {
@@ -199,9 +225,8 @@ impl<D: Dialect> Signaling for SqlStore<D> {
         };
         let mut transaction = self.begin().await?;
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-        let (fewest, most) = failures.into_inner();
         let claiming = async {
-            let values = values![server, now.timestamp_millis(), fewest, most, limit];
+            let values = values![server, i64::from(failed), now.timestamp_millis(), limit];
             let claimed = transaction.fetch_all(statements::AVAILABLE, values, update).await?;
             for SignalingUpdate { token, .. } in &claimed {
                 let values = values![until.timestamp_millis(), server, token];
@@ -229,18 +254,15 @@ impl<D: Dialect> Signaling for SqlStore<D> {
         claimed_until: DateTime<Utc>,
         now: DateTime<Utc>,
     ) -> Result<()> {
-        let SignalingUpdate { token, changes, since, .. } = update;
+        let SignalingUpdate { token, changes, .. } = update;
         let (until, now) = (claimed_until.timestamp_millis(), now.timestamp_millis());
-        let values = values![server, token, until, *changes];
-        if self.execute(statements::REMOVE_UPDATE, values).await? > 0 {
+        if self.execute(statements::REMOVE_UPDATE, values![server, token, until, *changes]).await?
+            > 0
+            || self.execute(statements::RESTART, values![now, now, server, token, until]).await? > 0
+        {
             return Ok(());
         }
-        let values = values![now, 0_u32, server, token, until];
-        if self.execute(statements::RELEASE, values).await? > 0 {
-            return Ok(());
-        }
-        let values = values![server, token, since.timestamp_millis(), now];
-        self.execute(statements::ADD_UPDATE, values).await.map(drop)
+        self.tell_again(server, token, now).await
     }
 
     async fn release_signaling(
@@ -253,8 +275,12 @@ impl<D: Dialect> Signaling for SqlStore<D> {
         let SignalingUpdate { token, failures, .. } = update;
         let (until, available_at) =
             (claimed_until.timestamp_millis(), available_at.timestamp_millis());
-        let values = values![available_at, *failures, server, token, until];
-        self.execute(statements::RELEASE, values).await.map(drop)
+        let failed = i64::from(*failures > 0);
+        let values = values![available_at, *failures, failed, server, token, until];
+        if self.execute(statements::RELEASE, values).await? > 0 {
+            return Ok(());
+        }
+        self.tell_again(server, token, available_at).await
     }
 
     async fn room_with_users(&self, token: &RoomToken) -> Result<Option<(Room, Vec<String>)>> {

@@ -8,7 +8,6 @@ use super::dialect::{Columns, Dialect, explain_failed, values};
 use super::error::{Result, StoreError};
 use super::pool::SqlStore;
 use super::rows::to_json;
-use super::signaling::SignalingChange;
 use super::statements::{inbox, rooms as statements};
 use super::tables::outbox::{NewEvents, Progress, new_event};
 use super::{AppliedSet, DueBatch, Fired, NotFired, Timers, rows};
@@ -147,16 +146,13 @@ impl<D: Dialect> Transaction<D> {
         };
         let progress = Progress::of_new(now, claimed_until);
         // While the database resets the rooms.
-        let encoding = async {
-            let events: Vec<_> = due.iter().map(event).collect();
-            let told = SignalingChange::of(&events);
-            (NewEvents::encode(events, progress), told)
-        };
-        let (reset, (events, told)) = tokio::join!(self.reset_rooms(&due), encoding);
+        let encoding = async { NewEvents::encode(due.iter().map(event).collect(), progress) };
+        let (reset, events) = tokio::join!(self.reset_rooms(&due), encoding);
         reset?;
         let rooms: Vec<_> = due.iter().map(|timer| timer.key.room).collect();
         self.insert_opening_messages(&rooms, Reason::LobbyTimerReached, now).await?;
-        self.pass_to_signaling(told).await?;
-        self.insert_encoded(events?).await
+        let events = events?;
+        self.pass_to_signaling(events.events()).await?;
+        self.insert_encoded(events).await
     }
 }

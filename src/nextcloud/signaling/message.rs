@@ -80,10 +80,7 @@ impl PhpDate {
 /// The messages about a room, at least one, each for a part of `users`.
 pub(super) fn messages(room: &Room, users: &[String]) -> Vec<String> {
     let properties = Properties::of(room);
-    let message = |userids: &[String]| {
-        let message = Message::Update(Update { userids, properties: &properties });
-        serde_json::to_string(&message).expect("texts and numbers can be written as JSON")
-    };
+    let message = |userids: &[String]| write(Update { userids, properties: &properties });
     let budget = MAX_BYTES.saturating_sub(message(&[]).len());
     let mut messages = Vec::new();
     let mut rest = users;
@@ -95,6 +92,27 @@ pub(super) fn messages(room: &Room, users: &[String]) -> Vec<String> {
             return messages;
         }
     }
+}
+
+/// A message that changes nothing, because there is no such room.
+pub(super) fn empty_message() -> String {
+    let properties = Properties {
+        name: NAME,
+        r#type: 3,
+        lobby_state: 0,
+        lobby_timer: None,
+        read_only: 0,
+        listable: 0,
+        active_since: None,
+        sip_enabled: 0,
+        description: "",
+    };
+    write(Update { userids: &[], properties: &properties })
+}
+
+fn write(update: Update<'_>) -> String {
+    let message = Message::Update(update);
+    serde_json::to_string(&message).expect("texts and numbers can be written as JSON")
 }
 
 /// How many of these users fit into one message, at least one if there are any.

@@ -16,13 +16,19 @@ use reqwest::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 
-use self::message::messages;
+use self::message::{empty_message, messages};
 use super::signature;
 use crate::domain::Room;
 use crate::logging;
 
 /// Bound of a request. The server reads and writes for 15 seconds at most.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Shortest and longest time that a server may ask to wait.
+const RETRY_AFTER_BOUNDS: [Duration; 2] = [Duration::from_secs(10), Duration::from_mins(30)];
+
+/// Tokens of Talk have no hyphen.
+const NO_ROOM: &str = "lobbyd-check";
 
 /// Characters of what a server says that are shown.
 const MAX_SHOWN: usize = 200;
@@ -107,14 +113,27 @@ impl SignalingClient {
         self.base.as_str().trim_end_matches('/')
     }
 
-    /// How often the secret was replaced.
+    /// Whether it is the client of the server at this address.
+    pub fn is_for(&self, url: &str) -> bool {
+        server_url(url).is_ok_and(|url| url == self.base)
+    }
+
+    /// Another number after the secret was replaced.
     pub fn secret_version(&self) -> u64 {
         self.replaced.load(Ordering::Relaxed)
     }
 
-    /// Uses another secret from now on.
-    pub fn use_secret(&self, secret: SecretString) {
-        *self.secret.write() = secret;
+    /// Uses this secret from now on. Returns whether it is another one.
+    pub fn use_secret(&self, secret: SecretString) -> bool {
+        let mut current = self.secret.write();
+        let is_new = current.expose_secret() != secret.expose_secret();
+        *current = secret;
+        self.replaced.fetch_add(u64::from(is_new), Ordering::Relaxed);
+        is_new
+    }
+
+    /// Takes the secret for another one, because the server may accept it now.
+    pub fn try_secret_again(&self) {
         self.replaced.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -122,14 +141,24 @@ impl SignalingClient {
     /// several requests, one after the other, for many users. May be dropped at any time: then nobody
     /// knows who was told.
     pub async fn tell(&self, room: &Room, users: &[String]) -> Result<(), SignalingFault> {
-        let mut url = self.base.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(["api", "v1", "room", room.token.as_str()]);
-        }
+        let url = self.endpoint(room.token.as_str());
         for message in messages(room, users) {
             self.send(&url, message).await?;
         }
         Ok(())
+    }
+
+    /// Tries address, backend and secret, by a request that changes nothing.
+    pub async fn check(&self) -> Result<(), SignalingFault> {
+        self.send(&self.endpoint(NO_ROOM), empty_message()).await
+    }
+
+    fn endpoint(&self, token: &str) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(["api", "v1", "room", token]);
+        }
+        url
     }
 
     /// Sends the bytes that are signed.
@@ -146,10 +175,10 @@ impl SignalingClient {
         let unanswered =
             |error: reqwest::Error| SignalingFault::Failing(logging::causes(&error.without_url()));
         let mut response = request.send().await.map_err(unanswered)?;
-        let outcome = outcome(&response);
+        outcome(&response)?;
         // To its end, so that the connection can be used again.
         while response.chunk().await.map_err(unanswered)?.is_some() {}
-        outcome
+        Ok(())
     }
 }
 
@@ -166,11 +195,19 @@ fn server_url(url: &str) -> Result<Url, String> {
 fn outcome(response: &Response) -> Result<(), SignalingFault> {
     let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
     Err(match response.status() {
-        status if status.is_success() => return Ok(()),
+        status if status.is_success() => {
+            let is_json = header(CONTENT_TYPE).is_some_and(|it| it.starts_with("application/json"));
+            if is_json {
+                return Ok(());
+            }
+            SignalingFault::Failing("the server at this address is no signaling server".to_owned())
+        }
         StatusCode::FORBIDDEN => SignalingStop::Unauthorized.into(),
         StatusCode::TOO_MANY_REQUESTS => {
             let seconds = header(RETRY_AFTER).and_then(|seconds| seconds.parse().ok());
-            SignalingStop::Blocked(seconds.map(Duration::from_secs)).into()
+            let [shortest, longest] = RETRY_AFTER_BOUNDS;
+            let wait = seconds.map(|it| Duration::from_secs(it).clamp(shortest, longest));
+            SignalingStop::Blocked(wait).into()
         }
         status if status.is_redirection() => {
             let target: String =
@@ -180,11 +217,14 @@ fn outcome(response: &Response) -> Result<(), SignalingFault> {
                  address without redirects"
             ))
         }
+        status @ (StatusCode::BAD_REQUEST
+        | StatusCode::LENGTH_REQUIRED
+        | StatusCode::PAYLOAD_TOO_LARGE) => SignalingFault::Refused(status.as_u16()),
         // The server itself takes every token of Talk, known or not.
-        StatusCode::NOT_FOUND => SignalingFault::Failing(
-            "status 404: `url` in signaling.servers may have the wrong path".to_owned(),
-        ),
-        status if status.is_client_error() => SignalingFault::Refused(status.as_u16()),
+        status if status.is_client_error() => SignalingFault::Failing(format!(
+            "status {}: `url` in signaling.servers may have the wrong path",
+            status.as_u16()
+        )),
         status => SignalingFault::Failing(format!("status {}", status.as_u16())),
     })
 }

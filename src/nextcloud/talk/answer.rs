@@ -9,6 +9,10 @@ use serde_json::Value;
 use crate::domain::SipState;
 use crate::logging;
 
+/// Shortest and longest time that Talk may ask to wait.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_mins(30);
+
 /// How Talk answered the request for a room. The row says whether the room is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
@@ -110,7 +114,10 @@ impl Answer {
 
     pub(super) fn of_response(response: &Response) -> Self {
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let retry_after = || header(RETRY_AFTER)?.parse().ok().map(Duration::from_secs);
+        let retry_after = || {
+            let seconds = header(RETRY_AFTER)?.parse().ok();
+            seconds.map(|seconds| Duration::from_secs(seconds).clamp(SHORTEST_WAIT, LONGEST_WAIT))
+        };
         Self::Trouble(match response.status() {
             StatusCode::UNAUTHORIZED => Trouble::Unauthorized,
             StatusCode::TOO_MANY_REQUESTS => Trouble::Blocked(retry_after()),

@@ -12,12 +12,31 @@ macro_rules! locked {
     };
 }
 
+macro_rules! changes {
+    ($database:ident) => {
+        locked!($database "\
+            SELECT id, rooms FROM lobbyd_signaling_changes WHERE id > $1 ORDER BY id LIMIT $2")
+    };
+}
+
 macro_rules! available {
     ($database:ident) => {
         locked!($database "\
             SELECT token, changes, since, failures FROM lobbyd_signaling_updates
-            WHERE server = $1 AND available_at <= $2 AND failures BETWEEN $3 AND $4
-            ORDER BY available_at, token LIMIT $5")
+            WHERE server = $1 AND failed = $2 AND available_at <= $3
+            ORDER BY available_at, token LIMIT $4")
+    };
+}
+
+macro_rules! add_update {
+    ($on_conflict:literal) => {
+        concat!(
+            "\
+            INSERT INTO lobbyd_signaling_updates
+                   (server, token, changes, since, changed_at, available_at)
+            VALUES ($1, $2, 1, $3, $4, $5) ",
+            $on_conflict
+        )
     };
 }
 
@@ -31,29 +50,35 @@ statements! {
     /// before.
     REMOVE_SERVERS: portable "DELETE FROM lobbyd_signaling_servers WHERE seen_at < $1";
 
-    /// id, JSON of rooms. Does nothing without servers.
+    /// seen since: removes what servers have to be told that no process has had since then.
+    REMOVE_UNSEEN: portable "\
+        DELETE FROM lobbyd_signaling_updates WHERE server NOT IN (
+            SELECT url FROM lobbyd_signaling_servers WHERE seen_at >= $1)";
+
+    /// id, JSON of rooms, created at. Does nothing without servers.
     ADD_CHANGES:
         postgres "\
-            INSERT INTO lobbyd_signaling_changes (id, rooms)
-            SELECT $1, $2 WHERE EXISTS (SELECT 1 FROM lobbyd_signaling_servers)",
+            INSERT INTO lobbyd_signaling_changes (id, rooms, created_at)
+            SELECT $1, $2, $3 WHERE EXISTS (SELECT 1 FROM lobbyd_signaling_servers)",
         mysql "\
-            INSERT INTO lobbyd_signaling_changes (id, rooms)
-            SELECT $1, $2 FROM DUAL WHERE EXISTS (SELECT 1 FROM lobbyd_signaling_servers)",
+            INSERT INTO lobbyd_signaling_changes (id, rooms, created_at)
+            SELECT $1, $2, $3 FROM DUAL WHERE EXISTS (SELECT 1 FROM lobbyd_signaling_servers)",
         sqlite "\
-            INSERT INTO lobbyd_signaling_changes (id, rooms)
-            SELECT $1, $2 WHERE EXISTS (SELECT 1 FROM lobbyd_signaling_servers)";
+            INSERT INTO lobbyd_signaling_changes (id, rooms, created_at)
+            SELECT $1, $2, $3 WHERE EXISTS (SELECT 1 FROM lobbyd_signaling_servers)";
 
-    /// → id.
-    FIRST_CHANGE: portable "SELECT id FROM lobbyd_signaling_changes LIMIT 1";
+    /// after → id of the first change behind that one, created at.
+    FIRST_CHANGE: portable "\
+        SELECT id, created_at FROM lobbyd_signaling_changes WHERE id > $1 ORDER BY id LIMIT 1";
 
-    /// limit → id, JSON of rooms. Locks the rows.
+    /// after, limit → id, JSON of rooms. Locks the rows.
     CHANGES:
-        postgres locked!(postgres
-            "SELECT id, rooms FROM lobbyd_signaling_changes ORDER BY id LIMIT $1"),
-        mysql locked!(mysql
-            "SELECT id, rooms FROM lobbyd_signaling_changes ORDER BY id LIMIT $1"),
-        sqlite locked!(sqlite
-            "SELECT id, rooms FROM lobbyd_signaling_changes ORDER BY id LIMIT $1");
+        postgres changes!(postgres),
+        mysql changes!(mysql),
+        sqlite changes!(sqlite);
+
+    /// before.
+    PRUNE_CHANGES: portable "DELETE FROM lobbyd_signaling_changes WHERE created_at < $1";
 
     /// JSON of ids.
     REMOVE_CHANGES:
@@ -68,51 +93,45 @@ statements! {
         sqlite "\
             DELETE FROM lobbyd_signaling_changes WHERE id IN (SELECT value FROM json_each($1))";
 
-    /// available at, JSON of token, since.
+    /// now, the same, JSON of token, since, now.
     ADD_UPDATES:
         postgres "\
-            INSERT INTO lobbyd_signaling_updates (server, token, changes, since, available_at)
-            SELECT servers.url, rooms.token, 1, rooms.since, $1
+            INSERT INTO lobbyd_signaling_updates (server, token, changes, since, changed_at, available_at)
+            SELECT servers.url, rooms.token, 1, rooms.since, $1, $2
             FROM lobbyd_signaling_servers AS servers
-                 CROSS JOIN json_to_recordset(CAST($2 AS json))
+                 CROSS JOIN json_to_recordset(CAST($3 AS json))
                      AS rooms (token text, since bigint)
             ORDER BY servers.url, rooms.token
-            ON CONFLICT (server, token)
-                DO UPDATE SET changes = lobbyd_signaling_updates.changes + 1",
+            ON CONFLICT (server, token) DO UPDATE
+            SET changes = lobbyd_signaling_updates.changes + 1, changed_at = $4",
         mysql "\
-            INSERT INTO lobbyd_signaling_updates (server, token, changes, since, available_at)
-            SELECT servers.url, rooms.token, 1, rooms.since, $1
+            INSERT INTO lobbyd_signaling_updates
+                   (server, token, changes, since, changed_at, available_at)
+            SELECT servers.url, rooms.token, 1, rooms.since, $1, $2
             FROM lobbyd_signaling_servers AS servers
-                 CROSS JOIN JSON_TABLE($2, '$[*]' COLUMNS (
+                 CROSS JOIN JSON_TABLE($3, '$[*]' COLUMNS (
                      token VARCHAR(32) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$.token',
                      since BIGINT PATH '$.since'
                  )) AS rooms
             ORDER BY servers.url, rooms.token
-            ON DUPLICATE KEY UPDATE changes = lobbyd_signaling_updates.changes + 1",
+            ON DUPLICATE KEY UPDATE
+                changes = lobbyd_signaling_updates.changes + 1, changed_at = $4",
         // The condition tells the parser that ON does not belong to a join.
         sqlite "\
-            INSERT INTO lobbyd_signaling_updates (server, token, changes, since, available_at)
-            SELECT servers.url, rooms.value ->> 'token', 1, rooms.value ->> 'since', $1
-            FROM lobbyd_signaling_servers AS servers, json_each($2) AS rooms WHERE TRUE
-            ON CONFLICT (server, token) DO UPDATE SET changes = changes + 1";
+            INSERT INTO lobbyd_signaling_updates
+                   (server, token, changes, since, changed_at, available_at)
+            SELECT servers.url, rooms.value ->> 'token', 1, rooms.value ->> 'since', $1, $2
+            FROM lobbyd_signaling_servers AS servers, json_each($3) AS rooms WHERE TRUE
+            ON CONFLICT (server, token) DO UPDATE SET changes = changes + 1, changed_at = $4";
 
-    /// server, token, since, available at: as if the room had changed once more.
+    /// server, token, now, the same, the same: as if the room had changed once more.
     ADD_UPDATE:
-        postgres "\
-            INSERT INTO lobbyd_signaling_updates (server, token, changes, since, available_at)
-            VALUES ($1, $2, 1, $3, $4)
-            ON CONFLICT (server, token)
-                DO UPDATE SET changes = lobbyd_signaling_updates.changes + 1",
-        mysql "\
-            INSERT INTO lobbyd_signaling_updates (server, token, changes, since, available_at)
-            VALUES ($1, $2, 1, $3, $4)
-            ON DUPLICATE KEY UPDATE changes = changes + 1",
-        sqlite "\
-            INSERT INTO lobbyd_signaling_updates (server, token, changes, since, available_at)
-            VALUES ($1, $2, 1, $3, $4)
-            ON CONFLICT (server, token) DO UPDATE SET changes = changes + 1";
+        postgres add_update!("ON CONFLICT (server, token) DO UPDATE
+            SET changes = lobbyd_signaling_updates.changes + 1"),
+        mysql add_update!("ON DUPLICATE KEY UPDATE changes = changes + 1"),
+        sqlite add_update!("ON CONFLICT (server, token) DO UPDATE SET changes = changes + 1");
 
-    /// server, now, fewest and most failures, limit → token, changes, since, failures. Locks the rows.
+    /// server, whether it failed, now, limit → token, changes, since, failures. Locks the rows.
     AVAILABLE:
         postgres available!(postgres),
         mysql available!(mysql),
@@ -127,10 +146,16 @@ statements! {
         DELETE FROM lobbyd_signaling_updates
         WHERE server = $1 AND token = $2 AND available_at = $3 AND changes = $4";
 
-    /// available at, failures, server, token, end of the claim.
-    RELEASE: portable "\
-        UPDATE lobbyd_signaling_updates SET available_at = $1, failures = $2
+    /// available at, since, server, token, end of the claim: the room has changed meanwhile.
+    RESTART: portable "\
+        UPDATE lobbyd_signaling_updates
+        SET available_at = $1, since = $2, failures = 0, failed = 0
         WHERE server = $3 AND token = $4 AND available_at = $5";
+
+    /// available at, failures, whether it failed, server, token, end of the claim.
+    RELEASE: portable "\
+        UPDATE lobbyd_signaling_updates SET available_at = $1, failures = $2, failed = $3
+        WHERE server = $4 AND token = $5 AND available_at = $6";
 
     /// room → ids of its users.
     USERS: portable "\
@@ -143,16 +168,16 @@ statements! {
                min(CASE WHEN failures < $2 THEN since END) AS oldest
         FROM (
             SELECT failures, since FROM lobbyd_signaling_updates
-            WHERE server = $3 ORDER BY available_at LIMIT $4
+            WHERE server = $3 LIMIT $4
         ) AS updates";
 
-    /// before, limit: gives up what could be told before.
+    /// before, limit: gives up rooms whose last change was before.
     PRUNE:
         postgres "\
             DELETE FROM lobbyd_signaling_updates WHERE (server, token) IN (
-                SELECT server, token FROM lobbyd_signaling_updates WHERE since < $1 LIMIT $2)",
-        mysql "DELETE FROM lobbyd_signaling_updates WHERE since < $1 LIMIT $2",
+                SELECT server, token FROM lobbyd_signaling_updates WHERE changed_at < $1 LIMIT $2)",
+        mysql "DELETE FROM lobbyd_signaling_updates WHERE changed_at < $1 LIMIT $2",
         sqlite "\
             DELETE FROM lobbyd_signaling_updates WHERE (server, token) IN (
-                SELECT server, token FROM lobbyd_signaling_updates WHERE since < $1 LIMIT $2)";
+                SELECT server, token FROM lobbyd_signaling_updates WHERE changed_at < $1 LIMIT $2)";
 }

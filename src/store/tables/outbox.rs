@@ -93,6 +93,10 @@ impl NewEvents {
         let shared = (events.len() > MAX_ROWS).then(|| to_array(&events)).transpose()?;
         Ok(Self { events, progress, shared })
     }
+
+    pub(crate) fn events(&self) -> &[OutboxEvent] {
+        &self.events
+    }
 }
 
 impl<D: Dialect> Transaction<D> {

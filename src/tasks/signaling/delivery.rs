@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::gate::{Gate, Kind, News, UnderWay};
 use super::report::{Report, count};
 use crate::clock::DatabaseClock;
-use crate::domain::SignalingUpdate;
+use crate::domain::{SignalingBacklog, SignalingUpdate};
 use crate::logging;
 use crate::nextcloud::{SignalingClient, SignalingFault};
 use crate::store;
@@ -46,22 +46,46 @@ pub(super) struct Delivery<'a> {
     report: &'a Report,
     gate: Gate,
     under_way: UnderWay,
+    /// Whether there may be rooms of a kind that can be claimed.
+    wanted: [bool; 2],
+    /// The kind that is claimed first, in turn.
+    first: Kind,
+    /// The steps in progress besides the requests.
+    claiming: bool,
+    looking: bool,
+}
+
+/// What is waited for all at once: nothing may wait for the database while a request that is under way
+/// holds what it waits for.
+type Steps = FuturesUnordered<BoxFuture<'static, Step>>;
+
+enum Step {
+    Claimed(Kind, Claim, store::Result<Vec<SignalingUpdate>>),
+    Ended(Claimed, Told),
+    Looked(store::Result<SignalingBacklog>),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Claim {
+    limit: usize,
+    until: DateTime<Utc>,
+    expires_at: Instant,
+    /// The secret that requests are signed with, by how often it had been replaced.
+    secret_version: u64,
 }
 
 /// A claimed room.
 struct Claimed {
     update: SignalingUpdate,
-    until: DateTime<Utc>,
-    expires_at: Instant,
-    /// The secret that it is signed with, by how often it had been replaced.
-    secret_version: u64,
+    claim: Claim,
 }
 
 /// What became of a claimed room.
-struct Ended {
-    claimed: Claimed,
-    /// Of the request, if one was sent.
-    outcome: Option<Result<(), SignalingFault>>,
+enum Told {
+    Answered(Result<(), SignalingFault>),
+    /// There is no such room any more.
+    NoRoom,
+    NotSent,
 }
 
 impl Claimed {
@@ -77,93 +101,154 @@ impl<'a> Delivery<'a> {
         server: Arc<SignalingClient>,
         report: &'a Report,
     ) -> Self {
-        let (gate, under_way) = (Gate::default(), UnderWay::default());
-        Self { database, clock, server, report, gate, under_way }
+        Self {
+            database,
+            clock,
+            server,
+            report,
+            gate: Gate::default(),
+            under_way: UnderWay::default(),
+            wanted: [true; 2],
+            first: Kind::New,
+            claiming: false,
+            looking: false,
+        }
     }
 
     /// Runs until `stop`. `passed` wakes it when there is something new.
     pub(super) async fn run(mut self, mut passed: watch::Receiver<()>, stop: &CancellationToken) {
-        let mut requests = FuturesUnordered::new();
+        let mut steps = Steps::new();
         let mut tick = interval(INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Whether rooms that failed may be due.
-        let mut failed = true;
         loop {
-            self.begin(Kind::New, &mut requests).await;
-            if failed {
-                failed = self.begin(Kind::Failed, &mut requests).await;
-            }
+            self.begin_claim(&steps);
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(ended) = requests.next() => failed |= self.end(ended),
+                Some(done) = steps.next() => self.finish(done, &steps),
                 // The sender lives as long as this.
-                _ = passed.changed() => {}
+                _ = passed.changed() => *self.wants(Kind::New) = true,
                 _ = tick.tick() => {
-                    failed = true;
-                    self.look().await;
+                    self.wanted = [true; 2];
+                    self.begin_look(&steps);
                 }
             }
         }
-        let drained = async { while requests.next().await.is_some() {} };
+        let drained = async {
+            while self.under_way.all > 0
+                && let Some(done) = steps.next().await
+            {
+                if let Step::Ended(..) = &done {
+                    self.finish(done, &steps);
+                }
+            }
+        };
         timeout(DRAIN, drained).await.ok();
     }
 
-    /// Begins what may be sent of a kind. Returns whether there may be more.
-    async fn begin(
-        &mut self,
-        kind: Kind,
-        requests: &mut FuturesUnordered<BoxFuture<'static, Ended>>,
-    ) -> bool {
-        let version = self.server.secret_version();
-        let limit = self.gate.limit(kind, self.under_way, version, Instant::now());
-        if limit == 0 {
-            return true;
+    fn wants(&mut self, kind: Kind) -> &mut bool {
+        let [new, failed] = &mut self.wanted;
+        match kind {
+            Kind::New => new,
+            Kind::Failed => failed,
         }
-        let failures = match kind {
-            Kind::New => 0..=0,
-            Kind::Failed => 1..=u32::MAX,
-        };
-        let (now, expires_at) = (self.clock.now(), Instant::now() + CLAIM);
-        let until = now + CLAIM;
-        let claim =
-            self.database.claim_signaling(self.server.url(), now, until, failures, limit).await;
-        let updates = match claim {
-            Ok(updates) => updates,
-            Err(error) => {
-                let error = logging::causes(&error);
-                tracing::debug!(error, "rooms for a signaling server could not be claimed");
-                return false;
-            }
-        };
-        let is_full = updates.len() == limit;
-        for update in updates {
-            let claimed = Claimed { update, until, expires_at, secret_version: version };
-            self.under_way.all += 1;
-            self.under_way.retries += usize::from(claimed.is_retry());
-            let (database, clock) = (Arc::clone(&self.database), Arc::clone(&self.clock));
-            let server = Arc::clone(&self.server);
-            requests.push(Box::pin(async move {
-                let outcome = tell(&*database, &clock, &server, &claimed).await;
-                let outcome = outcome.unwrap_or_else(|error| {
-                    let error = logging::causes(&error);
-                    tracing::debug!(
-                        error,
-                        "room for a signaling server could not be read or marked"
-                    );
-                    None
-                });
-                Ended { claimed, outcome }
-            }));
-        }
-        is_full
     }
 
-    /// Records the end of a request. Returns whether others that failed may be tried.
-    fn end(&mut self, Ended { claimed, outcome }: Ended) -> bool {
+    /// Begins to claim what may be sent, unless the last claim is still in progress.
+    fn begin_claim(&mut self, steps: &Steps) {
+        if self.claiming {
+            return;
+        }
+        let secret_version = self.server.secret_version();
+        for kind in [self.first, self.first.other()] {
+            if !*self.wants(kind) {
+                continue;
+            }
+            let limit = self.gate.limit(kind, self.under_way, secret_version, Instant::now());
+            if limit == 0 {
+                continue;
+            }
+            let (now, expires_at) = (self.clock.now(), Instant::now() + CLAIM);
+            let until = now + CLAIM;
+            let claim = Claim { limit, until, expires_at, secret_version };
+            let (database, server) = (Arc::clone(&self.database), Arc::clone(&self.server));
+            steps.push(Box::pin(async move {
+                let failed = kind == Kind::Failed;
+                let claimed =
+                    database.claim_signaling(server.url(), failed, now, until, limit).await;
+                Step::Claimed(kind, claim, claimed)
+            }));
+            self.first = kind.other();
+            self.claiming = true;
+            return;
+        }
+    }
+
+    fn begin_look(&mut self, steps: &Steps) {
+        if !std::mem::replace(&mut self.looking, true) {
+            let (database, server) = (Arc::clone(&self.database), Arc::clone(&self.server));
+            steps.push(Box::pin(async move {
+                Step::Looked(database.signaling_backlog(server.url(), REFUSED).await)
+            }));
+        }
+    }
+
+    fn finish(&mut self, step: Step, steps: &Steps) {
+        match step {
+            Step::Claimed(kind, claim, Ok(updates)) => {
+                self.claiming = false;
+                *self.wants(kind) = updates.len() == claim.limit;
+                for update in updates {
+                    self.begin(Claimed { update, claim }, steps);
+                }
+            }
+            Step::Claimed(kind, _claim, Err(error)) => {
+                self.claiming = false;
+                *self.wants(kind) = false;
+                let error = logging::causes(&error);
+                tracing::debug!(error, "rooms for a signaling server could not be claimed");
+            }
+            Step::Ended(claimed, told) => self.end(&claimed, told),
+            Step::Looked(backlog) => {
+                self.looking = false;
+                self.report_backlog(backlog);
+            }
+        }
+    }
+
+    /// Begins to tell a claimed room.
+    fn begin(&mut self, claimed: Claimed, steps: &Steps) {
+        self.under_way.all += 1;
+        self.under_way.retries += usize::from(claimed.is_retry());
+        let (database, clock) = (Arc::clone(&self.database), Arc::clone(&self.clock));
+        let server = Arc::clone(&self.server);
+        // The server may have refused the secret since the claim began.
+        let is_stopped = self.gate.is_stopped(claimed.claim.secret_version, Instant::now());
+        steps.push(Box::pin(async move {
+            let told = if is_stopped {
+                Ok(Told::NotSent)
+            } else {
+                tell(&*database, &server, &claimed).await
+            };
+            let told = told.unwrap_or_else(|error| {
+                let error = logging::causes(&error);
+                tracing::debug!(error, "room for a signaling server could not be read");
+                Told::NotSent
+            });
+            // Otherwise the claim ends by itself.
+            if let Err(error) = end_claim(&*database, clock.now(), &server, &claimed, &told).await {
+                let error = logging::causes(&error);
+                tracing::debug!(error, "room for a signaling server could not be marked");
+            }
+            Step::Ended(claimed, told)
+        }));
+    }
+
+    fn end(&mut self, claimed: &Claimed, told: Told) {
         let is_retry = claimed.is_retry();
         self.under_way.all -= 1;
         self.under_way.retries -= usize::from(is_retry);
-        let Some(outcome) = outcome else { return is_retry };
+        *self.wants(Kind::Failed) |= is_retry;
+        let Told::Answered(outcome) = told else { return };
         let SignalingUpdate { token, since, failures, .. } = &claimed.update;
         let server = self.server.url();
         let lag = (self.clock.now() - since).as_seconds_f64();
@@ -177,9 +262,9 @@ impl<'a> Delivery<'a> {
             ),
             Err(_reported_once_for_all) => {}
         }
-        let (version, now) = (claimed.secret_version, Instant::now());
+        let (version, now) = (claimed.claim.secret_version, Instant::now());
         let news = self.gate.record(outcome.as_ref().copied(), is_retry, version, now);
-        let error = self.gate.problem().unwrap_or_default();
+        let error = self.problem();
         match news {
             Some(News::Stopped) => {
                 tracing::error!(server, error, "signaling server is told of no room");
@@ -190,19 +275,22 @@ impl<'a> Delivery<'a> {
             Some(News::Works) => tracing::info!(server, "signaling server takes rooms"),
             None => {}
         }
-        self.report.problem(server, self.gate.problem());
-        is_retry
+        self.report.problem(server, error);
     }
 
-    /// Reports what is left.
-    async fn look(&mut self) {
-        match self.database.signaling_backlog(self.server.url(), REFUSED).await {
+    fn problem(&self) -> Option<String> {
+        self.gate.problem(self.server.secret_version())
+    }
+
+    fn report_backlog(&mut self, backlog: store::Result<SignalingBacklog>) {
+        match backlog {
             Ok(backlog) => {
                 if backlog.pending == 0 {
-                    self.gate.has_nothing_left();
+                    self.gate.has_nothing_left(self.server.secret_version(), Instant::now());
                 }
-                let now = self.clock.now();
-                self.report.backlog(self.server.url(), &backlog, now, self.gate.problem());
+                let server = self.server.url();
+                self.report.problem(server, self.problem());
+                self.report.backlog(server, backlog, self.clock.now());
             }
             Err(error) => {
                 let error = logging::causes(&error);
@@ -212,40 +300,44 @@ impl<'a> Delivery<'a> {
     }
 }
 
-/// Tells a claimed room as it is now, and ends its claim. Without a request if there is no such room,
-/// or if the claim is over.
+/// Tells a claimed room as it is now, unless the claim is nearly over.
 async fn tell(
     database: &dyn Database,
-    clock: &DatabaseClock,
     server: &SignalingClient,
-    claimed: &Claimed,
-) -> store::Result<Option<Result<(), SignalingFault>>> {
-    let Claimed { update, until, expires_at, .. } = claimed;
-    let outcome = match database.room_with_users(&update.token).await? {
-        Some((room, users)) => {
-            let latest = *expires_at - CLAIM_END;
-            let told = timeout_at(latest, server.tell(&room, &users)).await;
-            let too_late = |_elapsed| Err(SignalingFault::Failing("no answer in time".to_owned()));
-            Some(told.unwrap_or_else(too_late))
-        }
-        None => None,
+    Claimed { update, claim }: &Claimed,
+) -> store::Result<Told> {
+    let Some((room, users)) = database.room_with_users(&update.token).await? else {
+        return Ok(Told::NoRoom);
     };
-    let now = clock.now();
-    let (failures, available_at) = match &outcome {
-        None | Some(Ok(())) => {
-            database.signaling_told(server.url(), update, *until, now).await?;
-            return Ok(outcome);
+    let latest = claim.expires_at - CLAIM_END;
+    if Instant::now() >= latest {
+        return Ok(Told::NotSent);
+    }
+    let outcome = timeout_at(latest, server.tell(&room, &users)).await;
+    let too_late = |_elapsed| Err(SignalingFault::Failing("no answer in time".to_owned()));
+    Ok(Told::Answered(outcome.unwrap_or_else(too_late)))
+}
+
+async fn end_claim(
+    database: &dyn Database,
+    now: DateTime<Utc>,
+    server: &SignalingClient,
+    Claimed { update, claim }: &Claimed,
+    told: &Told,
+) -> store::Result<()> {
+    let (failures, available_at) = match told {
+        Told::NoRoom | Told::Answered(Ok(())) => {
+            return database.signaling_told(server.url(), update, claim.until, now).await;
         }
-        Some(Err(SignalingFault::Stop(_))) => (update.failures, now),
-        Some(Err(SignalingFault::Failing(_))) => (update.failures.max(1), now),
-        Some(Err(SignalingFault::Refused(_))) => {
+        Told::NotSent | Told::Answered(Err(SignalingFault::Stop(_))) => (update.failures, now),
+        Told::Answered(Err(SignalingFault::Failing(_))) => (update.failures.max(1), now),
+        Told::Answered(Err(SignalingFault::Refused(_))) => {
             let failures = update.failures.saturating_add(1).max(REFUSED);
             (failures, now + delay(failures))
         }
     };
     let update = SignalingUpdate { failures, ..update.clone() };
-    database.release_signaling(server.url(), &update, *until, available_at).await?;
-    Ok(outcome)
+    database.release_signaling(server.url(), &update, claim.until, available_at).await
 }
 
 /// The time until a refused room is tried again: two seconds, doubling.

@@ -14,8 +14,9 @@ pub(super) const REQUESTS: usize = 4;
 /// Requests at a time for rooms that failed before, so that these do not hold up others.
 const RETRIES: usize = 2;
 
-/// Time without requests after the secret was refused. The server counts for half an hour.
-const REFUSED_WAIT: Duration = Duration::from_mins(5);
+/// Time without requests after the secret was refused. Servers block an address after ten refused requests
+/// within half an hour, of all workers there, and of Talk.
+const REFUSED_WAIT: Duration = Duration::from_mins(10);
 
 /// Rooms that have to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,15 @@ pub(super) enum Kind {
     New,
     /// The server failed, or refused them.
     Failed,
+}
+
+impl Kind {
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::New => Self::Failed,
+            Self::Failed => Self::New,
+        }
+    }
 }
 
 /// Requests that are under way.
@@ -69,10 +79,7 @@ impl Gate {
         secret_version: u64,
         now: Instant,
     ) -> usize {
-        let is_stopped = self
-            .stop
-            .as_ref()
-            .is_some_and(|stop| now < stop.retry_at && stop.secret_version == secret_version);
+        let is_stopped = self.is_stopped(secret_version, now);
         let most = if self.is_proven { REQUESTS } else { 1 };
         let free = if is_stopped { 0 } else { most.saturating_sub(under_way.all) };
         match kind {
@@ -81,6 +88,12 @@ impl Gate {
             Kind::Failed if !self.breaker.is_open() => free.min(RETRIES - under_way.retries),
             Kind::Failed => usize::from(self.breaker.begin_probe()),
         }
+    }
+
+    /// Whether nothing may be sent with this secret.
+    pub(super) fn is_stopped(&self, secret_version: u64, now: Instant) -> bool {
+        let stop = self.stop.as_ref();
+        stop.is_some_and(|stop| stop.secret_version == secret_version && now < stop.retry_at)
     }
 
     /// Records the outcome of a request for a room, which failed before if it is a retry.
@@ -104,6 +117,10 @@ impl Gate {
                 (!was_stopped).then_some(News::Stopped)
             }
             Err(SignalingFault::Failing(problem)) => {
+                if let Some(stop) = &mut self.stop {
+                    // Servers answer late after refused requests.
+                    stop.retry_at = stop.retry_at.max(now + REFUSED_WAIT);
+                }
                 self.failure.clone_from(problem);
                 let change = self.breaker.record(is_retry, 0, 1);
                 (change == Some(Change::Opened)).then_some(News::Failing)
@@ -120,14 +137,18 @@ impl Gate {
         }
     }
 
-    /// Nothing is left that failed.
-    pub(super) fn has_nothing_left(&mut self) {
+    /// Nothing is left to be told, so that nothing can be tried.
+    pub(super) fn has_nothing_left(&mut self, secret_version: u64, now: Instant) {
         self.breaker.reset();
+        if !self.is_stopped(secret_version, now) {
+            self.stop = None;
+        }
     }
 
     /// Why nothing is told, if that is so.
-    pub(super) fn problem(&self) -> Option<String> {
-        let stop = self.stop.as_ref().map(|stop| stop.reason.to_string());
+    pub(super) fn problem(&self, secret_version: u64) -> Option<String> {
+        let stop = self.stop.as_ref().filter(|stop| stop.secret_version == secret_version);
+        let stop = stop.map(|stop| stop.reason.to_string());
         stop.or_else(|| self.breaker.takes_nothing().then(|| self.failure.clone()))
     }
 }
@@ -161,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refused_secret_stops_all_until_another_one_or_five_minutes_later() {
+    async fn a_refused_secret_stops_all_until_another_one_or_ten_minutes_later() {
         let refused = SignalingFault::from(SignalingStop::Unauthorized);
         let mut gate = Gate::default();
         let record = |gate: &mut Gate, outcome: Result<(), &SignalingFault>, version| {
@@ -169,14 +190,14 @@ mod tests {
         };
         assert_eq!(record(&mut gate, Err(&refused), 0), Some(News::Stopped));
         assert_eq!(record(&mut gate, Err(&refused), 0), None);
-        assert!(gate.problem().unwrap().contains("server.conf"));
-        advance(Duration::from_secs(299)).await;
+        assert!(gate.problem(0).unwrap().contains("server.conf"));
+        advance(Duration::from_secs(599)).await;
         assert_eq!(limits(&mut gate, NOTHING, 0), (0, 0));
         assert_eq!(limits(&mut gate, NOTHING, 1), (1, 1), "another secret");
         advance(Duration::from_secs(1)).await;
         assert_eq!(limits(&mut gate, NOTHING, 0), (1, 1));
         assert_eq!(record(&mut gate, Ok(()), 0), Some(News::Works));
-        assert_eq!((gate.problem(), limits(&mut gate, NOTHING, 0)), (None, (4, 2)));
+        assert_eq!((gate.problem(0), limits(&mut gate, NOTHING, 0)), (None, (4, 2)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -187,13 +208,13 @@ mod tests {
             gate.record(outcome, is_retry, 0, Instant::now())
         };
         assert_eq!(record(&mut gate, Err(&failing()), false), Some(News::Failing));
-        assert_eq!(gate.problem().as_deref(), Some("status 500"));
+        assert_eq!(gate.problem(0).as_deref(), Some("status 500"));
         assert_eq!(limits(&mut gate, NOTHING, 0), (4, 0));
         advance(Duration::from_secs(1)).await;
         assert_eq!(limits(&mut gate, NOTHING, 0), (4, 1));
         assert_eq!(limits(&mut gate, NOTHING, 0), (4, 0));
         assert_eq!(record(&mut gate, Ok(()), false), Some(News::Works), "another room");
-        assert_eq!((gate.problem(), limits(&mut gate, NOTHING, 0)), (None, (4, 0)));
+        assert_eq!((gate.problem(0), limits(&mut gate, NOTHING, 0)), (None, (4, 0)));
         assert_eq!(record(&mut gate, Ok(()), true), Some(News::Works));
         assert_eq!(limits(&mut gate, NOTHING, 0), (4, 2));
     }

@@ -26,10 +26,16 @@ use crate::health::Health;
 use crate::logging;
 use crate::nextcloud::SignalingClient;
 use crate::store;
-use crate::store::Database;
+use crate::store::{Database, StoreError};
 
 /// How often the changes of other processes are looked for.
 const INTERVAL: Duration = Duration::from_millis(250);
+
+/// Changes that are passed on at once, if they have few rooms.
+const CHANGES: u32 = 16;
+
+/// When changes that the database refused are tried again.
+const SKIP_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How often the database is told that this process has its servers.
 const SEEN_INTERVAL: Duration = Duration::from_mins(1);
@@ -64,19 +70,21 @@ impl SignalingTask {
             let delivery = Delivery::new(database, clock, Arc::clone(server), &report);
             delivery.run(passed.subscribe(), &stop)
         });
-        tokio::join!(join_all(deliveries), stop.run_until_cancelled(self.pass_on(&passed)));
+        let passing_on = self.pass_on(&passed, &report);
+        tokio::join!(join_all(deliveries), stop.run_until_cancelled(passing_on));
     }
 
     /// Makes of changes what the servers have to be told.
-    async fn pass_on(&self, passed: &watch::Sender<()>) {
-        let mut seen_at = Instant::now();
+    async fn pass_on(&self, passed: &watch::Sender<()>, report: &Report) {
+        let mut seen_at = Some(Instant::now());
+        let mut pass = Pass::default();
         loop {
-            if seen_at.elapsed() >= SEEN_INTERVAL {
-                seen_at = Instant::now();
-                self.try_to(self.see_servers()).await;
+            if seen_at.is_none_or(|seen_at| seen_at.elapsed() >= SEEN_INTERVAL) {
+                let urls: Vec<&str> = self.servers.iter().map(|server| server.url()).collect();
+                let seen = self.database.see_signaling_servers(&urls, self.clock.now()).await;
+                seen_at = pass.note(seen).map(|()| Instant::now());
             }
-            let changes = self.database.pass_on_changes(self.clock.now());
-            match self.try_to(changes).await {
+            match self.pass_on_some(&mut pass, report).await {
                 Some(number) if number > 0 => passed.send_modify(|()| {}),
                 Some(_) | None => {
                     tokio::select! {
@@ -88,18 +96,55 @@ impl SignalingTask {
         }
     }
 
-    async fn see_servers(&self) -> store::Result<()> {
-        let urls: Vec<&str> = self.servers.iter().map(|server| server.url()).collect();
-        self.database.see_signaling_servers(&urls, self.clock.now()).await
+    /// Passes on some changes, or fewer after a failure. One that the database refuses waits by itself.
+    async fn pass_on_some(&self, pass: &mut Pass, report: &Report) -> Option<usize> {
+        if pass.skipped_at.is_some_and(|skipped_at| skipped_at.elapsed() >= SKIP_INTERVAL) {
+            (pass.after, pass.skipped_at) = (String::new(), None);
+        }
+        // Without a transaction: mostly there is none.
+        let first = pass.note(self.database.first_change("").await)?;
+        report.oldest_change(first.as_ref().map(|(_id, made_at)| *made_at));
+        first?;
+        let passed = self.database.pass_on_changes(&pass.after, pass.limit, self.clock.now()).await;
+        let is_refused = passed.as_ref().is_err_and(StoreError::is_refusal) && pass.limit == 1;
+        let passed = pass.note(passed);
+        pass.limit = if passed.is_some() { CHANGES } else { 1 };
+        if is_refused
+            && let Ok(Some((refused, _made_at))) = self.database.first_change(&pass.after).await
+        {
+            (pass.after, pass.skipped_at) = (refused, Some(Instant::now()));
+        }
+        passed
     }
+}
 
-    /// The outcome of a use of the database, which is tried again soon.
-    async fn try_to<T>(&self, work: impl Future<Output = store::Result<T>>) -> Option<T> {
-        let outcome = work.await;
-        if let Err(error) = &outcome {
-            let error = logging::causes(error);
-            tracing::debug!(error, "changes could not be passed on to signaling servers");
-            sleep(INTERVAL).await;
+/// How changes are passed on.
+struct Pass {
+    /// Changes at once.
+    limit: u32,
+    /// Only those behind this one, which the database refused then.
+    after: String,
+    skipped_at: Option<Instant>,
+    is_failing: bool,
+}
+
+impl Default for Pass {
+    fn default() -> Self {
+        Self { limit: CHANGES, after: String::new(), skipped_at: None, is_failing: false }
+    }
+}
+
+impl Pass {
+    /// Logs the first failure of some in a row.
+    fn note<T>(&mut self, outcome: store::Result<T>) -> Option<T> {
+        match &outcome {
+            Ok(_) => self.is_failing = false,
+            Err(error) => {
+                let error = logging::causes(error);
+                if !std::mem::replace(&mut self.is_failing, true) {
+                    tracing::warn!(error, "changes are not passed on to signaling servers");
+                }
+            }
         }
         outcome.ok()
     }

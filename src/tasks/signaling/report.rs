@@ -15,6 +15,7 @@ use crate::nextcloud::{SignalingClient, SignalingFault};
 pub(super) struct Report {
     health: Arc<Health>,
     servers: Mutex<BTreeMap<String, State>>,
+    oldest_change: Mutex<Option<DateTime<Utc>>>,
 }
 
 #[derive(Default)]
@@ -39,7 +40,7 @@ pub(super) fn count(server: &str, outcome: Result<f64, &SignalingFault>) {
 impl Report {
     pub(super) fn new(health: Arc<Health>, servers: &[Arc<SignalingClient>]) -> Self {
         let states = servers.iter().map(|server| (server.url().to_owned(), State::default()));
-        Self { health, servers: Mutex::new(states.collect()) }
+        Self { health, servers: Mutex::new(states.collect()), oldest_change: Mutex::default() }
     }
 
     /// Records why a server is told nothing, or that it is.
@@ -60,17 +61,10 @@ impl Report {
     }
 
     /// Records what a server has to be told.
-    pub(super) fn backlog(
-        &self,
-        server: &str,
-        backlog: &SignalingBacklog,
-        now: DateTime<Utc>,
-        problem: Option<String>,
-    ) {
-        self.problem(server, problem);
+    pub(super) fn backlog(&self, server: &str, backlog: SignalingBacklog, now: DateTime<Utc>) {
         let mut servers = self.servers.lock();
         if let Some(state) = servers.get_mut(server) {
-            state.backlog = backlog.clone();
+            state.backlog = backlog;
         }
         let sum = |number: fn(&SignalingBacklog) -> i64| {
             servers.values().map(|state| number(&state.backlog)).sum::<i64>()
@@ -81,14 +75,23 @@ impl Report {
         ] {
             metrics::gauge!(gauge).set(u32::try_from(number).unwrap_or(u32::MAX));
         }
-        let since = |(server, state): (_, &State)| Some((state.backlog.oldest?, server));
-        let oldest = servers.iter().filter_map(since).min();
+        let since = |(server, state): (&String, &State)| {
+            Some((state.backlog.oldest?, format!("a room is not told to {server}")))
+        };
+        let not_told = servers.iter().filter_map(since);
+        let not_passed_on = self
+            .oldest_change
+            .lock()
+            .map(|made_at| (made_at, "a change is not passed on to the servers".to_owned()));
+        let oldest = not_told.chain(not_passed_on).min();
         self.health.set_oldest(
             Work::Signaling,
-            oldest.map(|(since, server)| Oldest {
-                item: format!("a room is not told to {server}"),
-                age: now - since,
-            }),
+            oldest.map(|(since, item)| Oldest { item, age: now - since }),
         );
+    }
+
+    /// Records when the first change was made that is not passed on to the servers.
+    pub(super) fn oldest_change(&self, made_at: Option<DateTime<Utc>>) {
+        *self.oldest_change.lock() = made_at;
     }
 }

@@ -56,7 +56,11 @@ async fn a_server_that_is_frozen_delays_nothing_else_and_is_told_later() {
 async fn outage(outage: Outage) {
     let mut site = Site::new(Kind::Postgres).await;
     let other = SignalingServer::start().await;
-    let (url, backend) = (site.signaling.url(), site.signaling.backend());
+    let backend = site.signaling.backend();
+    let url = match outage {
+        Outage::Killed => site.front.url(),
+        Outage::Frozen => site.signaling.url(),
+    };
     site.configure(&[(&url, &backend), (&other.url(), &other.backend())]);
     let worker = site.worker().await;
     let client = site.cluster.client().await;
@@ -73,12 +77,15 @@ async fn outage(outage: Outage) {
     }
     let problem = signaling_is(&worker, 503).await;
     assert!(problem.contains(&url) && !problem.contains(&other.url()), "{problem}");
+    // Nobody would be there to be told, right after the start.
+    site.front.set(Answer::Cut);
     outage.end(&mut site.signaling);
     let alice = match outage {
         Outage::Killed => site.signaling.user("alice").await,
         // What arrived while it was frozen is told before it takes another connection.
         Outage::Frozen => before,
     };
+    site.front.set(Answer::Pass);
     for token in ["one", "two"] {
         alice.is_let_in(Channel::List, token).await;
     }

@@ -89,7 +89,7 @@ $(SYSTEM): tests/root-filesystem
 ## make tools    installs the programs that the tests run from PyPI, npm and crates.io, into target/
 .PHONY: tools
 tools: $(TOOLS)/nc-py-api/installed $(TOOLS)/schemathesis/installed $(TOOLS)/deploy/installed \
-       $(TOOLS)/asyncapi/installed $(TOOLS)/redocly/installed $(CARGO_DEB)
+       $(TOOLS)/asyncapi/installed $(TOOLS)/redocly/installed $(TOOLS)/amqplib/installed $(CARGO_DEB)
 
 # Each has its own environment, because they need different versions of urllib3. It is created again
 # when the versions change.
@@ -105,6 +105,13 @@ $(TOOLS)/asyncapi/installed $(TOOLS)/redocly/installed: | packages
 	rm -rf $(@D)
 	mkdir -p $(@D)
 	cp tests/tools/$(notdir $(@D))/* $(@D)
+	npm ci --silent --no-fund --no-audit --prefix $(@D)
+	touch $@
+
+$(TOOLS)/amqplib/installed: $(wildcard deploy/examples/node/*) | packages
+	rm -rf $(@D)
+	mkdir -p $(@D)
+	cp deploy/examples/node/package*.json $(@D)
 	npm ci --silent --no-fund --no-audit --prefix $(@D)
 	touch $@
 

@@ -6,6 +6,7 @@ mod container;
 mod database;
 mod debian;
 mod documents;
+mod examples;
 mod kubernetes;
 mod manifests;
 mod monitoring;

@@ -190,6 +190,20 @@ impl Client {
         self.state(queue).await.message_count()
     }
 
+    /// Waits until a queue has a consumer.
+    pub async fn consumer_begins(&self, queue: &str) {
+        eventually("a consumer", || async {
+            (self.state(queue).await.consumer_count() > 0).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until no message of a queue is left that a consumer could have.
+    pub async fn drained(&self, queue: &str) {
+        eventually("an empty queue", || async { (self.count(queue).await == 0).then_some(()) })
+            .await;
+    }
+
     /// Waits until the broker knows that a queue has no consumer: what the last one had is back in
     /// the queue, and the next message is delivered to nobody.
     pub async fn consumer_ends(&self, queue: &str) {

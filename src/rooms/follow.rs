@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 const CATCH_UP: Duration = Duration::from_secs(2);
 
 /// Longest time between two looks.
-const LOOK_INTERVAL: Duration = Duration::from_secs(15);
+const LOOK_INTERVAL: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(15)];
 
 /// After this time a stream ends, so that its client logs in again. Random, as all times here at which
 /// many followers would do something at the same moment.
@@ -107,7 +107,7 @@ impl Follower {
             // Not listening yet: each change would wake it.
             sleep_until(self.look_at).await;
             // A look also records the viewer as active, and keeps the room cached.
-            timeout(LOOK_INTERVAL, change.changed()).await.ok();
+            timeout(random(LOOK_INTERVAL), change.changed()).await.ok();
         }
         loop {
             // Boxed, because the stream would otherwise keep the space of a look while it waits.

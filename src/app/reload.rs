@@ -126,6 +126,7 @@ impl Reload {
     }
 
     async fn apply(&mut self, next: Config) -> Outcome {
+        self.config.signaling.take_secrets(&next.signaling);
         let restart = self.config.needs_restart(&next);
         for key in &restart {
             tracing::warn!(key, "setting changed, restart required");

@@ -171,6 +171,18 @@ pub struct SignalingServer {
     pub secret_file: Option<PathBuf>,
 }
 
+impl SignalingConfig {
+    /// Takes over the secrets of the same servers, which a running program reloads.
+    pub fn take_secrets(&mut self, next: &Self) {
+        for server in &mut self.servers {
+            if let Some(next) = next.servers.iter().find(|next| next.url == server.url) {
+                server.secret.clone_from(&next.secret);
+                server.secret_file.clone_from(&next.secret_file);
+            }
+        }
+    }
+}
+
 impl SignalingServer {
     /// Whether its secret is in the same file.
     pub fn has_same_secret_file(&self, other: &Self) -> bool {

@@ -27,7 +27,7 @@ pub trait Signaling: Send + Sync + 'static {
     async fn see_signaling_servers(&self, urls: &[&str], now: DateTime<Utc>) -> Result<()>;
 
     /// Gives up rooms whose last change was passed on before `before`, at most `limit`. Returns their
-    /// number. Also forgets servers that no process has any more, and what they were to be told.
+    /// number. Also forgets servers that no process has, and what they were to be told.
     async fn prune_signaling(
         &self,
         before: DateTime<Utc>,
@@ -53,8 +53,9 @@ pub trait Signaling: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<SignalingUpdate>>;
 
-    /// Ends a claim after the server was told the room. It has to be told again if the room has changed
-    /// since, or if somebody else has claimed it since, who may have told it before.
+    /// Ends a claim after the server was told the room. The room has to be told again if it has changed
+    /// since, if another process has claimed it since, and after a request that failed: the server may
+    /// read an older request last.
     async fn signaling_told(
         &self,
         server: &str,
@@ -83,6 +84,10 @@ pub trait Signaling: Send + Sync + 'static {
 /// Rooms of the changes that are passed on at once, or of one change that has more.
 const ROOMS: usize = 1000;
 
+/// When a room is told once more after a request that failed: the server may have read that one after the
+/// one that succeeded.
+const LATE_REQUEST: TimeDelta = TimeDelta::seconds(5);
+
 /// A server that no process had for so long is not told any more, and its changes are not recorded after
 /// a day: until then its processes may be down.
 const UNSEEN: TimeDelta = TimeDelta::hours(1);
@@ -100,7 +105,7 @@ struct ChangedRoom {
 }
 
 impl<D: Dialect> Transaction<D> {
-    /// Has the servers be told what these events are about, if there are any of both.
+    /// Records what these events are about for the servers, if there are any of both.
     pub(super) async fn pass_to_signaling(&mut self, events: &[OutboxEvent]) -> Result<()> {
         let Some(first) = events.first() else { return Ok(()) };
         if self.no_signaling.is_assumed() {
@@ -150,7 +155,7 @@ impl<D: Dialect> Transaction<D> {
 }
 
 impl<D: Dialect> SqlStore<D> {
-    /// Has a server be told a room as if it had changed once more.
+    /// Records a room as if it had changed once more.
     async fn tell_again(&self, server: &str, token: &RoomToken, now: i64) -> Result<()> {
         let values = values![server, token, now, now, now];
         self.execute(statements::ADD_UPDATE, values).await.map(drop)
@@ -254,11 +259,13 @@ impl<D: Dialect> Signaling for SqlStore<D> {
         claimed_until: DateTime<Utc>,
         now: DateTime<Utc>,
     ) -> Result<()> {
-        let SignalingUpdate { token, changes, .. } = update;
+        let SignalingUpdate { token, changes, failures, .. } = update;
         let (until, now) = (claimed_until.timestamp_millis(), now.timestamp_millis());
-        if self.execute(statements::REMOVE_UPDATE, values![server, token, until, *changes]).await?
-            > 0
-            || self.execute(statements::RESTART, values![now, now, server, token, until]).await? > 0
+        let later = now + LATE_REQUEST.num_milliseconds();
+        let remove = values![server, token, until, *changes];
+        let at = if *failures > 0 { later } else { now };
+        if *failures == 0 && self.execute(statements::REMOVE_UPDATE, remove).await? > 0
+            || self.execute(statements::RESTART, values![at, server, token, until]).await? > 0
         {
             return Ok(());
         }

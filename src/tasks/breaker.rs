@@ -48,6 +48,13 @@ impl Breaker {
         true
     }
 
+    /// Has the next probe begin at once.
+    pub(super) fn probe_now(&mut self) {
+        if let Some(open) = &mut self.0 {
+            open.probe_at = Instant::now();
+        }
+    }
+
     /// Whether nothing at all was taken since it opened.
     pub(super) fn takes_nothing(&self) -> bool {
         self.0.as_ref().is_some_and(|open| !open.takes_others)

@@ -1,11 +1,13 @@
 //! The background tasks of a worker, and the relay that every process runs.
 //!
 //! [`LobbyConsumer`] applies lobby changes from the bus, [`TimerTask`] resets rooms at their time,
-//! [`OutboxRelay`] publishes what the outbox holds, [`Housekeeping`](housekeeping::Housekeeping)
-//! prunes and counts. `app` starts each of them with a [`TaskContext`]. The stop token ends them,
-//! except the relay, which ends after the last [`RelayHandle`](crate::relay::RelayHandle) is
-//! dropped. They meet in two places only: the consumer wakes the timer task, and the timer task
-//! passes the events of reset rooms to the relay. Both only save time; the state is in the database.
+//! [`OutboxRelay`] publishes what the outbox holds, [`SignalingTask`] tells Talk's signaling servers
+//! of changed rooms, [`Housekeeping`](housekeeping::Housekeeping) prunes and counts. `app` starts each
+//! of them with a [`TaskContext`]. The stop token ends them, except the relay, which ends after the
+//! last [`RelayHandle`](crate::relay::RelayHandle) is dropped. They meet in three places only: the
+//! consumer wakes the timer task, the timer task passes the events of reset rooms to the relay, and
+//! what stores events wakes the signaling task. All of these only save time; the state is in the
+//! database.
 
 mod backlog;
 mod breaker;

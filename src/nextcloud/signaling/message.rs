@@ -26,7 +26,7 @@ enum Message<'a> {
 
 #[derive(Serialize)]
 struct Update<'a> {
-    /// Who is told, also outside of the room.
+    /// The users that are told, also those outside of the room.
     userids: &'a [String],
     properties: &'a Properties<'a>,
 }

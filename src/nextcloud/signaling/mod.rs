@@ -1,5 +1,4 @@
-//! Requests to a signaling server of Talk, the "High Performance Backend", in the place of the Talk
-//! that it belongs to.
+//! Requests to a signaling server of Talk, the "High Performance Backend", as its Talk sends them.
 //!
 //! The server passes the properties of a room on to its users and to all who have joined it. It takes
 //! them for the newest, whatever they say: the caller sends the requests about a room one after the
@@ -42,6 +41,9 @@ pub enum SignalingFault {
     /// The server does not work, perhaps for a moment.
     #[error("{0}")]
     Failing(String),
+    /// The server has not answered in time. It may do so yet, and a refusal is answered late.
+    #[error("the signaling server does not answer in time")]
+    Unanswered,
     /// The server does not take this room.
     #[error("the signaling server does not take this room: status {0}")]
     Refused(u16),
@@ -64,12 +66,21 @@ pub enum SignalingStop {
 }
 
 impl SignalingFault {
+    fn of_error(error: reqwest::Error) -> Self {
+        if error.is_timeout() && !error.is_connect() {
+            Self::Unanswered
+        } else {
+            Self::Failing(logging::causes(&error.without_url()))
+        }
+    }
+
     /// The name of the outcome in the metric.
     pub fn outcome(&self) -> &'static str {
         match self {
             Self::Stop(SignalingStop::Unauthorized) => "unauthorized",
             Self::Stop(SignalingStop::Blocked(_)) => "blocked",
             Self::Failing(_) => "failed",
+            Self::Unanswered => "unanswered",
             Self::Refused(_) => "refused",
         }
     }
@@ -172,12 +183,10 @@ impl SignalingClient {
             .header("Spreed-Signaling-Checksum", checksum)
             .header("Spreed-Signaling-Backend", self.backend.as_str())
             .body(message);
-        let unanswered =
-            |error: reqwest::Error| SignalingFault::Failing(logging::causes(&error.without_url()));
-        let mut response = request.send().await.map_err(unanswered)?;
+        let mut response = request.send().await.map_err(SignalingFault::of_error)?;
         outcome(&response)?;
         // To its end, so that the connection can be used again.
-        while response.chunk().await.map_err(unanswered)?.is_some() {}
+        while response.chunk().await.map_err(SignalingFault::of_error)?.is_some() {}
         Ok(())
     }
 }

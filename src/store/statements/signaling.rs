@@ -146,11 +146,11 @@ statements! {
         DELETE FROM lobbyd_signaling_updates
         WHERE server = $1 AND token = $2 AND available_at = $3 AND changes = $4";
 
-    /// available at, since, server, token, end of the claim: the room has changed meanwhile.
+    /// available at, server, token, end of the claim: the room has to be told once more.
     RESTART: portable "\
         UPDATE lobbyd_signaling_updates
-        SET available_at = $1, since = $2, failures = 0, failed = 0
-        WHERE server = $3 AND token = $4 AND available_at = $5";
+        SET available_at = $1, since = changed_at, failures = 0, failed = 0
+        WHERE server = $2 AND token = $3 AND available_at = $4";
 
     /// available at, failures, whether it failed, server, token, end of the claim.
     RELEASE: portable "\

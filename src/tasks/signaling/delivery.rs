@@ -18,9 +18,9 @@ use crate::domain::{SignalingBacklog, SignalingUpdate};
 use crate::logging;
 use crate::nextcloud::{SignalingClient, SignalingFault};
 use crate::store;
-use crate::store::Database;
+use crate::store::{Database, StoreError};
 
-/// How often it is looked for what can be tried again, and reported what is left.
+/// Time between two looks at what can be tried again and at what is left.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a claim holds: one request, and some time to read the room. What a crashed process has
@@ -52,17 +52,28 @@ pub(super) struct Delivery<'a> {
     first: Kind,
     /// The steps in progress besides the requests.
     claiming: bool,
-    looking: bool,
+    look: Look,
+    /// Whether nothing is sent any longer.
+    is_ending: bool,
 }
 
-/// What is waited for all at once: nothing may wait for the database while a request that is under way
-/// holds what it waits for.
+/// The loop waits for all steps at once: a claim may need the connection of a request, which would
+/// otherwise stand still meanwhile.
 type Steps = FuturesUnordered<BoxFuture<'static, Step>>;
 
 enum Step {
     Claimed(Kind, Claim, store::Result<Vec<SignalingUpdate>>),
     Ended(Claimed, Told),
     Looked(store::Result<SignalingBacklog>),
+}
+
+/// A look at what is left.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    None,
+    UnderWay,
+    /// A request has ended meanwhile.
+    Outdated,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -83,9 +94,13 @@ struct Claimed {
 /// What became of a claimed room.
 enum Told {
     Answered(Result<(), SignalingFault>),
-    /// There is no such room any more.
+    /// There is no such room now.
     NoRoom,
+    /// The database refuses to read it.
+    Unreadable,
     NotSent,
+    /// The database did not answer: the claim ends by itself.
+    NotRead,
 }
 
 impl Claimed {
@@ -111,7 +126,8 @@ impl<'a> Delivery<'a> {
             wanted: [true; 2],
             first: Kind::New,
             claiming: false,
-            looking: false,
+            look: Look::None,
+            is_ending: false,
         }
     }
 
@@ -133,13 +149,12 @@ impl<'a> Delivery<'a> {
                 }
             }
         }
+        self.is_ending = true;
         let drained = async {
-            while self.under_way.all > 0
+            while (self.claiming || self.under_way.all > 0)
                 && let Some(done) = steps.next().await
             {
-                if let Step::Ended(..) = &done {
-                    self.finish(done, &steps);
-                }
+                self.finish(done, &steps);
             }
         };
         timeout(DRAIN, drained).await.ok();
@@ -184,7 +199,8 @@ impl<'a> Delivery<'a> {
     }
 
     fn begin_look(&mut self, steps: &Steps) {
-        if !std::mem::replace(&mut self.looking, true) {
+        if self.look == Look::None {
+            self.look = Look::UnderWay;
             let (database, server) = (Arc::clone(&self.database), Arc::clone(&self.server));
             steps.push(Box::pin(async move {
                 Step::Looked(database.signaling_backlog(server.url(), REFUSED).await)
@@ -197,6 +213,9 @@ impl<'a> Delivery<'a> {
             Step::Claimed(kind, claim, Ok(updates)) => {
                 self.claiming = false;
                 *self.wants(kind) = updates.len() == claim.limit;
+                if kind == Kind::Failed && updates.is_empty() {
+                    self.gate.has_no_failed_room();
+                }
                 for update in updates {
                     self.begin(Claimed { update, claim }, steps);
                 }
@@ -209,8 +228,8 @@ impl<'a> Delivery<'a> {
             }
             Step::Ended(claimed, told) => self.end(&claimed, told),
             Step::Looked(backlog) => {
-                self.looking = false;
-                self.report_backlog(backlog);
+                let look = std::mem::replace(&mut self.look, Look::None);
+                self.report_backlog(look, backlog);
             }
         }
     }
@@ -222,18 +241,15 @@ impl<'a> Delivery<'a> {
         let (database, clock) = (Arc::clone(&self.database), Arc::clone(&self.clock));
         let server = Arc::clone(&self.server);
         // The server may have refused the secret since the claim began.
-        let is_stopped = self.gate.is_stopped(claimed.claim.secret_version, Instant::now());
+        let is_stopped =
+            self.is_ending || self.gate.is_stopped(claimed.claim.secret_version, Instant::now());
         steps.push(Box::pin(async move {
             let told = if is_stopped {
                 Ok(Told::NotSent)
             } else {
                 tell(&*database, &server, &claimed).await
             };
-            let told = told.unwrap_or_else(|error| {
-                let error = logging::causes(&error);
-                tracing::debug!(error, "room for a signaling server could not be read");
-                Told::NotSent
-            });
+            let told = told.unwrap_or_else(|error| not_read(&claimed, &error));
             // Otherwise the claim ends by itself.
             if let Err(error) = end_claim(&*database, clock.now(), &server, &claimed, &told).await {
                 let error = logging::causes(&error);
@@ -245,6 +261,9 @@ impl<'a> Delivery<'a> {
 
     fn end(&mut self, claimed: &Claimed, told: Told) {
         let is_retry = claimed.is_retry();
+        if self.look == Look::UnderWay {
+            self.look = Look::Outdated;
+        }
         self.under_way.all -= 1;
         self.under_way.retries -= usize::from(is_retry);
         *self.wants(Kind::Failed) |= is_retry;
@@ -282,10 +301,10 @@ impl<'a> Delivery<'a> {
         self.gate.problem(self.server.secret_version())
     }
 
-    fn report_backlog(&mut self, backlog: store::Result<SignalingBacklog>) {
+    fn report_backlog(&mut self, look: Look, backlog: store::Result<SignalingBacklog>) {
         match backlog {
             Ok(backlog) => {
-                if backlog.pending == 0 {
+                if backlog.pending == 0 && look == Look::UnderWay {
                     self.gate.has_nothing_left(self.server.secret_version(), Instant::now());
                 }
                 let server = self.server.url();
@@ -298,6 +317,23 @@ impl<'a> Delivery<'a> {
             }
         }
     }
+}
+
+/// What an error says about a room that could not be read.
+fn not_read(Claimed { update, .. }: &Claimed, error: &StoreError) -> Told {
+    let (token, problem) = (&update.token, logging::causes(error));
+    if !error.is_refusal() {
+        tracing::debug!(room.token = %token, error = problem, "room for a signaling server not read");
+        return Told::NotRead;
+    }
+    if update.failures < REFUSED {
+        tracing::warn!(
+            room.token = %token,
+            error = problem,
+            "the database refuses to read a room for a signaling server"
+        );
+    }
+    Told::Unreadable
 }
 
 /// Tells a claimed room as it is now, unless the claim is nearly over.
@@ -314,8 +350,7 @@ async fn tell(
         return Ok(Told::NotSent);
     }
     let outcome = timeout_at(latest, server.tell(&room, &users)).await;
-    let too_late = |_elapsed| Err(SignalingFault::Failing("no answer in time".to_owned()));
-    Ok(Told::Answered(outcome.unwrap_or_else(too_late)))
+    Ok(Told::Answered(outcome.unwrap_or(Err(SignalingFault::Unanswered))))
 }
 
 async fn end_claim(
@@ -329,9 +364,12 @@ async fn end_claim(
         Told::NoRoom | Told::Answered(Ok(())) => {
             return database.signaling_told(server.url(), update, claim.until, now).await;
         }
+        Told::NotRead => return Ok(()),
         Told::NotSent | Told::Answered(Err(SignalingFault::Stop(_))) => (update.failures, now),
-        Told::Answered(Err(SignalingFault::Failing(_))) => (update.failures.max(1), now),
-        Told::Answered(Err(SignalingFault::Refused(_))) => {
+        Told::Answered(Err(SignalingFault::Failing(_) | SignalingFault::Unanswered)) => {
+            (update.failures.max(1), now)
+        }
+        Told::Unreadable | Told::Answered(Err(SignalingFault::Refused(_))) => {
             let failures = update.failures.saturating_add(1).max(REFUSED);
             (failures, now + delay(failures))
         }

@@ -15,15 +15,15 @@ pub(super) const REQUESTS: usize = 4;
 const RETRIES: usize = 2;
 
 /// Time without requests after the secret was refused. Servers block an address after ten refused requests
-/// within half an hour, of all workers there, and of Talk.
-const REFUSED_WAIT: Duration = Duration::from_mins(10);
+/// within half an hour: those of all workers there, four at most, and of Talk.
+const REFUSED_WAIT: Duration = Duration::from_mins(15);
 
 /// Rooms that have to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// They were not tried, or not in vain.
+    /// Rooms without a failure.
     New,
-    /// The server failed, or refused them.
+    /// Rooms that the server failed to take or refused.
     Failed,
 }
 
@@ -116,25 +116,41 @@ impl Gate {
                 self.is_proven = false;
                 (!was_stopped).then_some(News::Stopped)
             }
-            Err(SignalingFault::Failing(problem)) => {
-                if let Some(stop) = &mut self.stop {
-                    // Servers answer late after refused requests.
+            Err(fault @ (SignalingFault::Failing(_) | SignalingFault::Unanswered)) => {
+                if let Some(stop) =
+                    self.stop.as_mut().filter(|_| *fault == SignalingFault::Unanswered)
+                {
+                    // Servers delay the answers to refused requests.
                     stop.retry_at = stop.retry_at.max(now + REFUSED_WAIT);
+                    stop.secret_version = secret_version;
                 }
-                self.failure.clone_from(problem);
+                self.failure = fault.to_string();
                 let change = self.breaker.record(is_retry, 0, 1);
                 (change == Some(Change::Opened)).then_some(News::Failing)
             }
-            // It answers, and accepts the secret.
-            Ok(()) | Err(SignalingFault::Refused(_)) => {
+            // Before it checks the secret.
+            Err(SignalingFault::Refused(_)) => {
+                let was_failing = self.breaker.takes_nothing();
+                let change = self.breaker.record(is_retry, 1, 0);
+                (was_failing || change == Some(Change::Closed)).then_some(News::Works)
+            }
+            Ok(()) => {
                 self.is_proven = true;
                 let was_stopped = self.stop.take().is_some();
                 let was_failing = self.breaker.takes_nothing();
                 let change = self.breaker.record(is_retry, 1, 0);
+                if was_failing {
+                    self.breaker.probe_now();
+                }
                 let is_news = was_stopped || was_failing || change == Some(Change::Closed);
                 is_news.then_some(News::Works)
             }
         }
+    }
+
+    /// No room is left that failed, so that none can be tried.
+    pub(super) fn has_no_failed_room(&mut self) {
+        self.breaker.reset();
     }
 
     /// Nothing is left to be told, so that nothing can be tried.
@@ -182,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refused_secret_stops_all_until_another_one_or_ten_minutes_later() {
+    async fn a_refused_secret_stops_all_until_another_one_or_a_quarter_of_an_hour_later() {
         let refused = SignalingFault::from(SignalingStop::Unauthorized);
         let mut gate = Gate::default();
         let record = |gate: &mut Gate, outcome: Result<(), &SignalingFault>, version| {
@@ -191,13 +207,26 @@ mod tests {
         assert_eq!(record(&mut gate, Err(&refused), 0), Some(News::Stopped));
         assert_eq!(record(&mut gate, Err(&refused), 0), None);
         assert!(gate.problem(0).unwrap().contains("server.conf"));
-        advance(Duration::from_secs(599)).await;
+        advance(Duration::from_secs(899)).await;
         assert_eq!(limits(&mut gate, NOTHING, 0), (0, 0));
         assert_eq!(limits(&mut gate, NOTHING, 1), (1, 1), "another secret");
         advance(Duration::from_secs(1)).await;
         assert_eq!(limits(&mut gate, NOTHING, 0), (1, 1));
         assert_eq!(record(&mut gate, Ok(()), 0), Some(News::Works));
         assert_eq!((gate.problem(0), limits(&mut gate, NOTHING, 0)), (None, (4, 2)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_late_may_be_a_refusal_and_an_outage_is_none() {
+        let mut gate = Gate::default();
+        let refused = SignalingFault::from(SignalingStop::Unauthorized);
+        gate.record(Err(&refused), false, 0, Instant::now());
+        gate.record(Err(&SignalingFault::Refused(413)), false, 1, Instant::now());
+        assert_eq!(limits(&mut gate, NOTHING, 0), (0, 0), "the secret was not checked");
+        gate.record(Err(&failing()), false, 1, Instant::now());
+        assert_eq!(limits(&mut gate, NOTHING, 1).0, 1);
+        gate.record(Err(&SignalingFault::Unanswered), false, 1, Instant::now());
+        assert_eq!(limits(&mut gate, NOTHING, 1), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -214,7 +243,7 @@ mod tests {
         assert_eq!(limits(&mut gate, NOTHING, 0), (4, 1));
         assert_eq!(limits(&mut gate, NOTHING, 0), (4, 0));
         assert_eq!(record(&mut gate, Ok(()), false), Some(News::Works), "another room");
-        assert_eq!((gate.problem(0), limits(&mut gate, NOTHING, 0)), (None, (4, 0)));
+        assert_eq!((gate.problem(0), limits(&mut gate, NOTHING, 0)), (None, (4, 1)), "at once");
         assert_eq!(record(&mut gate, Ok(()), true), Some(News::Works));
         assert_eq!(limits(&mut gate, NOTHING, 0), (4, 2));
     }

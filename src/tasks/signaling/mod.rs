@@ -102,7 +102,7 @@ impl SignalingTask {
             (pass.after, pass.skipped_at) = (String::new(), None);
         }
         // Without a transaction: mostly there is none.
-        let first = pass.note(self.database.first_change("").await)?;
+        let first = pass.note(self.database.first_change(&pass.after).await)?;
         report.oldest_change(first.as_ref().map(|(_id, made_at)| *made_at));
         first?;
         let passed = self.database.pass_on_changes(&pass.after, pass.limit, self.clock.now()).await;
@@ -112,7 +112,9 @@ impl SignalingTask {
         if is_refused
             && let Ok(Some((refused, _made_at))) = self.database.first_change(&pass.after).await
         {
-            (pass.after, pass.skipped_at) = (refused, Some(Instant::now()));
+            tracing::warn!(change = refused, "the database refuses to pass on a change");
+            pass.after = refused;
+            pass.skipped_at.get_or_insert_with(Instant::now);
         }
         passed
     }

@@ -110,9 +110,7 @@ async fn a_room_that_the_server_refuses_holds_up_no_other() {
         assert_eq!(site.front.requests(&good).len(), 1);
     }
     let url = site.front.url();
-    let refused =
-        format!("lobbyd_signaling_requests_total{{server=\"{url}\",outcome=\"refused\"}}");
-    assert!(worker.metric(&refused).await >= Some(3));
+    Site::counted(&worker, &url, "refused", 3).await;
     signaling_is(&worker, 200).await;
 }
 

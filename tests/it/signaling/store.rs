@@ -13,10 +13,11 @@ on_every_database! { crate::support::fixtures::StoreFixture::new:
     a_claim_is_exclusive_until_it_expires,
     a_room_that_changes_while_it_is_told_is_told_again,
     a_server_that_was_told_after_the_claim_was_lost_is_told_again,
+    a_room_is_told_again_after_a_request_that_failed,
     a_refused_room_is_claimed_apart_from_new_ones,
     only_changes_that_servers_tell_are_recorded,
     what_could_not_be_told_is_given_up,
-    a_server_that_is_not_configured_any_more_is_forgotten,
+    a_server_that_is_no_longer_configured_is_forgotten,
     changes_are_passed_on_in_parts,
 }
 
@@ -34,7 +35,7 @@ impl StoreFixture {
         }
     }
 
-    /// Claims rooms that did not fail for ten seconds.
+    /// Claims rooms without a failure, for ten seconds.
     async fn claim_for(&self, server: &str, seconds: i64) -> Vec<SignalingUpdate> {
         self.claim_kind(server, false, seconds).await
     }
@@ -104,7 +105,7 @@ async fn a_room_that_changes_while_it_is_told_is_told_again(fixture: StoreFixtur
     assert_eq!(fixture.claim_for(ONE, 1).await, [], "one request at a time");
     fixture.told(&first, at(10), 2).await;
     let again = fixture.claim_for(ONE, 2).await;
-    assert_eq!((rooms(&again), again[0].since), (vec![("a", 2)], at(2)));
+    assert_eq!((rooms(&again), again[0].since), (vec![("a", 2)], at(0)), "when it was passed on");
 }
 
 async fn a_server_that_was_told_after_the_claim_was_lost_is_told_again(fixture: StoreFixture) {
@@ -121,6 +122,16 @@ async fn a_server_that_was_told_after_the_claim_was_lost_is_told_again(fixture: 
     assert_eq!(rooms(&fixture.claim_for(ONE, 14).await), [("a", 2)]);
 }
 
+async fn a_room_is_told_again_after_a_request_that_failed(fixture: StoreFixture) {
+    let retried = SignalingUpdate { failures: 1, ..fixture.claimed().await };
+    fixture.told(&retried, at(10), 3).await;
+    assert_eq!(fixture.claim_for(ONE, 7).await, []);
+    let again = fixture.claim_for(ONE, 8).await;
+    assert_eq!((rooms(&again), again[0].failures), (vec![("a", 1)], 0));
+    fixture.told(&again[0], at(18), 9).await;
+    assert_eq!(fixture.claim_for(ONE, 60).await, []);
+}
+
 async fn a_refused_room_is_claimed_apart_from_new_ones(fixture: StoreFixture) {
     let refused = SignalingUpdate { failures: 2, ..fixture.claimed().await };
     fixture.store.release_signaling(ONE, &refused, at(10), at(30)).await.unwrap();
@@ -131,7 +142,8 @@ async fn a_refused_room_is_claimed_apart_from_new_ones(fixture: StoreFixture) {
     assert_eq!(claim(true, 30).await, 1);
     // Its claim was lost, and the request may arrive yet.
     fixture.store.release_signaling(ONE, &refused, at(10), at(50)).await.unwrap();
-    fixture.told(&refused, at(40), 31).await;
+    let retried = SignalingUpdate { failures: 0, ..refused.clone() };
+    fixture.told(&retried, at(40), 31).await;
     assert_eq!(rooms(&fixture.claim_for(ONE, 31).await), [("a", 2)]);
 }
 
@@ -164,7 +176,7 @@ async fn what_could_not_be_told_is_given_up(fixture: StoreFixture) {
     assert_eq!(fixture.claim_for(ONE, 60).await, []);
 }
 
-async fn a_server_that_is_not_configured_any_more_is_forgotten(fixture: StoreFixture) {
+async fn a_server_that_is_no_longer_configured_is_forgotten(fixture: StoreFixture) {
     fixture.claimed().await;
     let (hour, day) = (60 * 60, 24 * 60 * 60);
     fixture.store.see_signaling_servers(&[TWO], at(day)).await.unwrap();

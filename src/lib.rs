@@ -149,7 +149,7 @@
 //! | [`rooms`] | commands, queries, long polls and event streams behind the API |
 //! | [`tasks`] | the tasks of the worker, and the relay of every process |
 //! | [`relay`] | the queue between code that writes events and the task that publishes them |
-//! | [`http`] | the API in Talk's dialect, and the ops listener; the only axum |
+//! | [`http`] | the API in Talk's dialect, the ops listener, and pages for people; the only axum |
 //! | [`app`] | composes the parts, starts and stops them, reloads the configuration |
 //! | [`config`] | defaults, file and environment |
 //! | [`clock`] | the database's time between two samples of it |

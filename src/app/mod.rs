@@ -41,6 +41,7 @@ use crate::bus::Bus;
 use crate::clock::DatabaseClock;
 use crate::config::{Config, ConfigError};
 use crate::health::{Component, Health};
+use crate::http::JoinUrl;
 use crate::http::api::{Hosts, Origins, Proxies};
 use crate::nextcloud::SignalingClient;
 use crate::relay::RelayHandle;
@@ -78,6 +79,7 @@ pub struct App {
     proxies: Proxies,
     hosts: Hosts,
     origins: Origins,
+    join_url: Option<JoinUrl>,
     exporter: Option<Exporter>,
     reloads: Option<ReloadSource>,
 }
@@ -91,7 +93,8 @@ impl App {
 
     /// Builds the program on a bus that the caller uses as well.
     pub fn with_bus(config: Config, role: Role, bus: Arc<dyn Bus>) -> Result<Self, ConfigError> {
-        let Validated { proxies, hosts, origins, exporter, mut signaling } = validate(&config)?;
+        let Validated { proxies, hosts, origins, join_url, exporter, mut signaling } =
+            validate(&config)?;
         validate::check_role(&config, role)?;
         let talk = if role.opens_talk() { Talk::open(&config.talk)? } else { None };
         if !role.works() {
@@ -113,6 +116,7 @@ impl App {
             proxies,
             hosts,
             origins,
+            join_url,
             exporter,
             reloads: None,
         })

@@ -163,9 +163,18 @@ impl TaskSet<'_> {
             trusted: http.trusted_proxies.clone(),
         };
         let (proxies, hosts) = (self.app.proxies.clone(), self.app.hosts.clone());
-        let origins = self.app.origins.clone();
+        let (origins, join_url) = (self.app.origins.clone(), self.app.join_url.clone());
         let accounts = Arc::new(accounts);
-        let api = ApiDependencies { service, accounts, clients, proxies, hosts, origins, memory };
+        let api = ApiDependencies {
+            service,
+            accounts,
+            clients,
+            proxies,
+            hosts,
+            origins,
+            memory,
+            join_url,
+        };
         let serving = http::api::serve(listener, api, limits, self.stop.clone());
         self.supervisor.spawn_on(runtime, "HTTP API", serving);
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Role, signaling};
 use crate::config::{Config, ConfigError, HttpConfig, Secret};
+use crate::http::JoinUrl;
 use crate::http::api::{Hosts, Origins, Proxies, UserHeader};
 use crate::nextcloud::SignalingClient;
 use crate::tasks::housekeeping::check_schedule;
@@ -32,6 +33,7 @@ pub(super) struct Validated {
     pub(super) proxies: Proxies,
     pub(super) hosts: Hosts,
     pub(super) origins: Origins,
+    pub(super) join_url: Option<JoinUrl>,
     pub(super) exporter: Option<Exporter>,
     pub(super) signaling: Vec<Arc<SignalingClient>>,
 }
@@ -53,11 +55,13 @@ pub(super) fn validate(config: &Config) -> Result<Validated, ConfigError> {
         .map_err(|problem| ConfigError::new("http.hosts", problem))?;
     let origins = Origins::new(&config.http.allowed_origins)
         .map_err(|problem| ConfigError::new("http.allowed_origins", problem))?;
+    let join_url = config.http.join_url.as_deref().map(JoinUrl::new).transpose();
+    let join_url = join_url.map_err(|problem| ConfigError::new("http.join_url", problem))?;
     let exporter = config.traces.endpoint.as_ref().map(|url| Exporter::new(url.expose()));
     let exporter = exporter.transpose();
     let exporter = exporter.map_err(|problem| ConfigError::new("traces.endpoint", problem))?;
     let signaling = signaling::clients(&config.signaling.servers)?;
-    Ok(Validated { proxies, hosts, origins, exporter, signaling })
+    Ok(Validated { proxies, hosts, origins, join_url, exporter, signaling })
 }
 
 fn proxies(config: &HttpConfig) -> Result<Proxies, String> {

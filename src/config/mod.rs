@@ -273,6 +273,7 @@ mod tests {
         config.http.user_header = Some("x".into());
         config.http.user_header_secret = Some("x".to_owned().into());
         config.http.user_header_secret_file = Some("x".into());
+        config.http.join_url = Some("x".into());
         config.traces.endpoint = Some("x".to_owned().into());
         config.sip.dialin_info = Some("x".into());
         config.sip.shared_secret = Some("x".to_owned().into());

@@ -93,6 +93,8 @@ pub struct HttpConfig {
     pub hosts: Vec<String>,
     #[serde(deserialize_with = "list")]
     pub allowed_origins: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join_url: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]

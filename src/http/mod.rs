@@ -1,4 +1,4 @@
-//! HTTP: the API, the ops listener, and the server under both.
+//! HTTP: the API, the ops listener, the pages of both, and the server under them.
 //!
 //! The only place that knows axum, status codes and Talk's field names. It imports `rooms`, `auth`,
 //! `health` and `domain`; database and broker are behind these. [`app`](crate::app) starts both
@@ -7,7 +7,9 @@
 pub mod api;
 mod connections;
 pub mod ops;
+mod pages;
 mod sending;
 mod server;
 
 pub use connections::Limits;
+pub use pages::JoinUrl;

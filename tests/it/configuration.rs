@@ -22,7 +22,7 @@ type BadConfiguration<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
 fn an_invalid_configuration_ends_with_status_78_and_one_line_that_names_the_key() {
     let file = folder("config-").join("bad.toml");
     fs::write(&file, "[database]\nurls = \"x\"\n").unwrap();
-    let cases: [BadConfiguration; 21] = [
+    let cases: [BadConfiguration; 22] = [
         (&[("LOBBYD__DATABASE__URL", "oracle://x")], &["worker"], "database.url"),
         (&[("LOBBYD__DATABASE__URL", "sqlite::memory:")], &["worker"], "database.url"),
         (&[("LOBBYD__EVENTS__URL", "kafka://x")], &["worker"], "events.url"),
@@ -41,6 +41,7 @@ fn an_invalid_configuration_ends_with_status_78_and_one_line_that_names_the_key(
         (&[("LOBBYD__HTTP__TRUSTED_PROXIES", "10.0.0.0/99")], &["config", "check"], "proxies"),
         (&[("LOBBYD__HTTP__USER_HEADER", "a b")], &["config", "check"], "http.user_header"),
         (&[("LOBBYD__HTTP__ALLOWED_ORIGINS", "*")], &["run"], "http.allowed_origins"),
+        (&[("LOBBYD__HTTP__JOIN_URL", "//evil.example/{token}")], &["run"], "http.join_url"),
         (&[("LOBBYD__SIP__SHARED_SECRET_FILE", "/nowhere")], &["run"], "sip.shared_secret_file"),
         (&[("LOBBYD__LOG__LEVEL", "a=b=c")], &["worker"], "log.level"),
         (&[], &["--config", file.to_str().unwrap(), "config", "check"], "urls"),

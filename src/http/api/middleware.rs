@@ -40,8 +40,8 @@ use crate::http::server::Peer;
 /// Longest time that a request may take, including a long poll.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Browsers take each response for what its type says, show none of it as a page, and do not tell
-/// other sites from which room a link was followed.
+/// Browsers take each response for what its type says, show none of it as a page unless it says
+/// otherwise, and do not tell other sites from which room a link was followed.
 const SECURITY_HEADERS: [(HeaderName, HeaderValue); 3] = [
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (
@@ -156,7 +156,10 @@ impl Surroundings {
             // It would be the length of the response that the client has.
             response.headers_mut().remove(header::CONTENT_LENGTH);
         } else {
-            response.headers_mut().extend(SECURITY_HEADERS);
+            for (name, value) in SECURITY_HEADERS {
+                // The waiting room has a policy of its own.
+                response.headers_mut().entry(name).or_insert(value);
+            }
         }
         if let Some(page) = page {
             response = Box::pin(self.origins.share(page, response)).await;

@@ -34,6 +34,7 @@ mod response_layer;
 mod rooms;
 mod server_info;
 mod unsupported;
+mod waiting_room;
 mod webinar;
 
 use std::sync::Arc;
@@ -56,6 +57,7 @@ pub use self::origins::Origins;
 pub use self::proxies::{Proxies, UserHeader};
 use self::request_metrics::RequestMetrics;
 use super::connections::Limits;
+use super::pages::{JoinUrl, Page};
 use super::server;
 use crate::auth::{Accounts, ClientSecrets};
 use crate::cache::View;
@@ -79,6 +81,8 @@ pub struct ApiDependencies {
     pub hosts: Hosts,
     pub origins: Origins,
     pub memory: Memory,
+    /// Where the waiting room leads.
+    pub join_url: Option<JoinUrl>,
 }
 
 /// The routes of one file, with their descriptions for the `OpenAPI` document.
@@ -93,6 +97,7 @@ struct Shared {
     clients: ClientSecrets,
     proxies: Proxies,
     talk_hash: HeaderValue,
+    waiting_room: Page,
 }
 
 impl Shared {
@@ -129,11 +134,13 @@ pub async fn serve(
     limits: Limits,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let ApiDependencies { service, accounts, clients, proxies, hosts, origins, memory } =
+    let ApiDependencies { service, accounts, clients, proxies, hosts, origins, memory, join_url } =
         dependencies;
     let talk_hash = server_info::talk_hash(service.sip()).try_into()?;
     let rooms = Arc::clone(&service);
-    let shared = Shared { service, accounts, clients, proxies: proxies.clone(), talk_hash };
+    let waiting_room = waiting_room::page(join_url.as_ref());
+    let proxied = proxies.clone();
+    let shared = Shared { service, accounts, clients, proxies: proxied, talk_hash, waiting_room };
     let (routes, paths) = router(Arc::new(shared));
     let metrics = RequestMetrics::of(paths)?;
     let service = middleware::around(routes, metrics, proxies, hosts, origins, memory);
@@ -144,12 +151,15 @@ pub async fn serve(
 
 /// The routes, and their paths.
 fn router(api: Api) -> (Router, Vec<String>) {
+    let waiting_room = waiting_room::router(Arc::clone(&api));
     let (router, document) = routes().with_state(api).split_for_parts();
-    let paths = document.paths.paths.keys().map(String::as_str).chain([OPENAPI]);
+    let paths = document.paths.paths.keys().map(String::as_str);
+    let paths = paths.chain([OPENAPI]).chain(waiting_room::PATHS);
     let paths = paths.map(str::to_owned).collect();
     let document = openapi::Document::of(&document);
     let router = router
         .route(OPENAPI, get(openapi::serve).with_state(Arc::new(document)))
+        .merge(waiting_room)
         .fallback(async || OcsError::new(StatusCode::NOT_FOUND, "there is no such path"))
         .method_not_allowed_fallback(async || {
             OcsError::new(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method")

@@ -22,11 +22,12 @@ fn files(path: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| files(&path)).collect()
 }
 
-/// The files of src with their text, by their path within it.
+/// The Rust files of src with their text, by their path within it.
 fn sources() -> Vec<(String, String)> {
     let root = repository().join("src");
-    files(&root)
-        .into_iter()
+    let files = files(&root).into_iter();
+    files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
         .map(|path| {
             let name = path.strip_prefix(&root).unwrap().display().to_string();
             (name, fs::read_to_string(&path).unwrap())

@@ -89,7 +89,8 @@ $(SYSTEM): tests/root-filesystem
 ## make tools    installs the programs that the tests run from PyPI, npm and crates.io, into target/
 .PHONY: tools
 tools: $(TOOLS)/nc-py-api/installed $(TOOLS)/schemathesis/installed $(TOOLS)/deploy/installed \
-       $(TOOLS)/asyncapi/installed $(TOOLS)/redocly/installed $(TOOLS)/amqplib/installed $(CARGO_DEB)
+       $(TOOLS)/asyncapi/installed $(TOOLS)/redocly/installed $(TOOLS)/amqplib/installed \
+       $(TOOLS)/axe/installed $(CARGO_DEB)
 
 # Each has its own environment, because they need different versions of urllib3. It is created again
 # when the versions change.
@@ -101,7 +102,8 @@ $(TOOLS)/%/installed: tests/tools/%.txt | packages
 
 $(TOOLS)/asyncapi/installed: $(wildcard tests/tools/asyncapi/*)
 $(TOOLS)/redocly/installed: $(wildcard tests/tools/redocly/*)
-$(TOOLS)/asyncapi/installed $(TOOLS)/redocly/installed: | packages
+$(TOOLS)/axe/installed: $(wildcard tests/tools/axe/*)
+$(TOOLS)/asyncapi/installed $(TOOLS)/redocly/installed $(TOOLS)/axe/installed: | packages
 	rm -rf $(@D)
 	mkdir -p $(@D)
 	cp tests/tools/$(notdir $(@D))/* $(@D)

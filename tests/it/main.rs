@@ -4,7 +4,7 @@
 //! the store on every database, and `timers` the rules of timers with a manual clock. `chain`,
 //! `crash`, `outage`, `race` and `reload` run the real program against real servers. `webinar`,
 //! `dial_in`, `rooms`, `polling`, `event_streams`, `http_server`, `origins`, `bounds`, `compression` and `leaks` use
-//! its HTTP API, and `clients` does so with programs of other projects. `failover` has several
+//! its HTTP API, `clients` does so with programs of other projects, and `pages` with a browser. `failover` has several
 //! servers. `talk` runs beside a stand-in for Nextcloud Talk, and `signaling` beside a real signaling
 //! server of Talk. `cli` runs the commands. `deploy` tests the files in deploy/, and `house_rules`
 //! reads the source. `support` is the environment that they share; `harness` tests it. What needs a
@@ -59,6 +59,7 @@ mod migrations;
 mod moderation;
 mod origins;
 mod outage;
+mod pages;
 mod poison;
 mod polling;
 mod race;

@@ -40,6 +40,12 @@ impl TestApp {
         self.api = Api::new(self.daemon.http_port);
     }
 
+    /// Starts the program again, after it was killed, where it listened before.
+    pub async fn start_again(&mut self) {
+        self.daemon = self.daemon.start_again("run", &self.settings);
+        self.daemon.ready().await;
+    }
+
     /// Runs a command beside the program, with its settings.
     pub fn run(&self, arguments: &[&str]) {
         let output = run(&self.settings, arguments);

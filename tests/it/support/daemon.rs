@@ -98,8 +98,11 @@ impl Daemon {
     }
 
     pub fn spawn(program: &mut Command) -> Self {
+        Self::spawn_at(program, free_port(), free_port())
+    }
+
+    fn spawn_at(program: &mut Command, ops_port: u16, http_port: u16) -> Self {
         let log = folder("daemon-").join("log");
-        let (ops_port, http_port) = (free_port(), free_port());
         let child = program
             .env("LOBBYD__OPS__LISTEN", format!("127.0.0.1:{ops_port}"))
             .env("LOBBYD__HTTP__LISTEN", format!("127.0.0.1:{http_port}"))
@@ -108,6 +111,17 @@ impl Daemon {
             .spawn()
             .unwrap();
         Self { child, ops_port, http_port, log }
+    }
+
+    /// Kills the program.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts the program again where it listened before.
+    pub fn start_again(&self, command: &str, settings: &Settings) -> Self {
+        Self::spawn_at(program(settings).arg(command), self.ops_port, self.http_port)
     }
 
     /// Starts a worker and waits until it is ready.

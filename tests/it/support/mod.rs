@@ -6,6 +6,7 @@
 
 pub mod amqp;
 pub mod app;
+pub mod browser;
 pub mod cluster;
 pub mod daemon;
 pub mod database;

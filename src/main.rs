@@ -6,7 +6,6 @@ mod cli;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use lobbyd::config::ConfigError;
 
 /// Status of a configuration error, `EX_CONFIG` of sysexits.h.
@@ -19,7 +18,7 @@ async fn main() -> ExitCode {
         .install_default()
         .expect("no provider is installed before main");
 
-    match cli::Cli::parse().run().await {
+    match cli::Cli::from_arguments().run().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let status = match error.downcast_ref::<ConfigError>() {

@@ -15,8 +15,8 @@ use tokio::sync::{Notify, broadcast};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    Bus, BusError, Confirmation, Delivery, DeliveryTag, Destination, EventProperties, Listener,
-    Message, Original, Result, Subscription, Transfer, Waited, cloudevents,
+    Bus, BusError, Confirmation, DeadLetters, Delivery, DeliveryTag, Destination, EventProperties,
+    Listener, Message, Original, QueueDepth, Result, Subscription, Transfer, Waited, cloudevents,
 };
 use crate::domain::ROOM_UPDATED;
 
@@ -129,7 +129,7 @@ impl Bus for MemoryBus {
     async fn transfer(&self, transfers: &[Transfer<'_>]) -> Result<()> {
         for Transfer { delivery, destination } in transfers {
             match (destination, &delivery.original) {
-                (Destination::DeadLetters { reason }, _) => tracing::error!(
+                (Destination::DeadLetters { reason, received: _ }, _) => tracing::error!(
                     reason,
                     body = %String::from_utf8_lossy(&delivery.body),
                     "dead letter (the in-process bus keeps it only in this log line)"
@@ -152,6 +152,14 @@ impl Bus for MemoryBus {
 
     async fn listen(&self) -> Result<Box<dyn Listener>> {
         Ok(Box::new(MemoryListener(self.messages())))
+    }
+
+    async fn dead_letters(&self) -> Result<Box<dyn DeadLetters>> {
+        Err(BusError::InProcess)
+    }
+
+    async fn queue_depths(&self) -> Result<Vec<QueueDepth>> {
+        Ok(Vec::new())
     }
 
     async fn try_urls(&self, urls: &[&str]) -> Result<()> {

@@ -7,6 +7,7 @@
 
 mod amqp;
 pub mod cloudevents;
+mod dead_letters;
 mod memory;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 pub use self::cloudevents::Message;
+pub use self::dead_letters::{DeadLetter, DeadLetters, QueueContent, QueueDepth};
 pub use self::memory::MemoryBus;
 use crate::domain::{TraceParent, Version};
 
@@ -52,6 +54,8 @@ pub enum BusError {
     /// The connection is replaced by one to other URLs, or to another node.
     #[error("reconnecting: another URL or node is used")]
     Reconnect,
+    #[error("the bus inside one process keeps no dead letters, they are in its log")]
+    InProcess,
     /// A message was returned or refused.
     #[error("message refused by the broker: {0}")]
     Refused(String),
@@ -87,6 +91,12 @@ pub trait Bus: Send + Sync + 'static {
 
     /// Starts a listener. It receives every room update from now on.
     async fn listen(&self) -> Result<Box<dyn Listener>>;
+
+    /// Opens the queue of events that could not be applied.
+    async fn dead_letters(&self) -> Result<Box<dyn DeadLetters>>;
+
+    /// How many messages the queues of lobbyd and the required ones hold. Declares nothing.
+    async fn queue_depths(&self) -> Result<Vec<QueueDepth>>;
 
     /// Checks whether one of these URLs can be used.
     async fn try_urls(&self, urls: &[&str]) -> Result<()>;
@@ -156,8 +166,8 @@ pub struct Transfer<'a> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destination<'a> {
-    /// The event can never be applied, for this reason.
-    DeadLetters { reason: &'a str },
+    /// The event can never be applied, for this reason. A worker first received it at that time.
+    DeadLetters { reason: &'a str, received: DateTime<Utc> },
     /// The event comes back after a second.
     Retry(Waited),
 }

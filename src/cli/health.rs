@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use lobbyd::config::Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,22 +27,39 @@ pub(super) struct Health {
     live: bool,
 }
 
+/// What a process answers that is not ready.
+#[derive(Debug, thiserror::Error)]
+#[error("{address} answered {status:?}: {problems}")]
+pub(super) struct NotReady {
+    address: SocketAddr,
+    status: String,
+    pub(super) problems: String,
+}
+
 impl Health {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let path = if self.live { "/livez" } else { "/readyz" };
-        let address = reachable(config.ops.listen);
-        let response = timeout(TIMEOUT, get(address, path))
-            .await
-            .with_context(|| format!("no answer from {address} within {TIMEOUT:?}"))?
-            .with_context(|| format!("ops.listen: no answer from {address}"))?;
-        let status = response.split(' ').nth(1).unwrap_or_default();
-        let body = response.split_once("\r\n\r\n").map_or("", |(_head, body)| body).trim();
-        if status != "200" {
-            let problems = body.lines().collect::<Vec<_>>().join("; ");
-            bail!("{address} answered {status:?}: {problems}");
-        }
-        super::print(body)
+        super::print(&probe(config, if self.live { "/livez" } else { "/readyz" }).await?)
     }
+}
+
+/// Whether the process at `ops.listen` is ready; otherwise what is wrong, or that none answers.
+pub(super) async fn readiness(config: &Config) -> anyhow::Result<String> {
+    probe(config, "/readyz").await
+}
+
+async fn probe(config: &Config, path: &str) -> anyhow::Result<String> {
+    let address = reachable(config.ops.listen);
+    let response = timeout(TIMEOUT, get(address, path))
+        .await
+        .with_context(|| format!("no answer from {address} within {TIMEOUT:?}"))?
+        .with_context(|| format!("ops.listen: no answer from {address}"))?;
+    let status = response.split(' ').nth(1).unwrap_or_default();
+    let body = response.split_once("\r\n\r\n").map_or("", |(_head, body)| body).trim();
+    if status != "200" {
+        let problems = body.lines().collect::<Vec<_>>().join("; ");
+        return Err(NotReady { address, status: status.to_owned(), problems }.into());
+    }
+    Ok(body.to_owned())
 }
 
 async fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {

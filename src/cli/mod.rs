@@ -3,13 +3,24 @@
 //! Each command loads the configuration and starts the log, then uses the library. The help of the
 //! program is enough to try it and to set it up.
 
+mod access;
 mod credentials;
+mod dead_letters;
 mod demo;
+mod diagnosis;
 mod generate;
+mod groups;
 mod health;
+mod history;
+mod instant;
+mod lobby;
 mod manual;
+mod output;
 mod publish;
+mod rooms;
+mod status;
 mod talk;
+mod timers;
 mod user;
 
 use std::io;
@@ -17,7 +28,7 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use lobbyd::app::{App, ReloadSource, Role};
 use lobbyd::config::{Config, ConfigError, Layers, Loaded};
 use lobbyd::logging::LogLevel;
@@ -52,6 +63,15 @@ Run it: create a PostgreSQL database and a RabbitMQ user, then
   lobbyd run
   lobbyd publish TOKEN --state 1 --in 30s
 
+When a room did not open:
+  lobbyd rooms TOKEN                 says why, and what to do about it
+  lobbyd lobby clear TOKEN           opens it now; works without broker and worker
+  lobbyd status                      which server does not answer, which work is not done
+  lobbyd dead-letters list           events that could not be applied, with the reasons;
+                                     `dead-letters replay` has them applied when the cause is removed
+  lobbyd timers, lobbyd history      what opens next; what has opened, how late, and who was told
+Each of them has --json for scripts.
+
 Exit status: 0 success, 1 failure, 2 invalid arguments, 78 invalid configuration, 130 stopped by a
 second signal.
 `lobbyd config check --connect` prints the configuration and tries the servers; config/lobbyd.toml
@@ -71,10 +91,24 @@ enum Command {
     Talk(talk::Talk),
     /// Update the database schema and exit
     Migrate,
+    /// List rooms, and say why a room is open or not
+    Rooms(rooms::Rooms),
+    /// List the rooms that are closed until a time
+    Timers(timers::Timers),
+    /// List the timers that fired, and whether that was announced
+    History(history::History),
+    /// Show what works and which work is not done
+    Status(status::StatusCommand),
+    /// Put a lobby in front of a room, or remove it
+    #[command(subcommand)]
+    Lobby(lobby::LobbyCommand),
+    /// List, show, replay and drop events that could not be applied
+    #[command(subcommand)]
+    DeadLetters(dead_letters::DeadLettersCommand),
+    /// Publish one lobby change, as another program would
+    Publish(publish::Publish),
     /// Check the running program, for health checks of containers
     Health(health::Health),
-    /// Publish one lobby change
-    Publish(publish::Publish),
     /// Add, remove and list the users of the HTTP API
     #[command(subcommand)]
     User(user::User),
@@ -105,6 +139,12 @@ struct Check {
 }
 
 impl Cli {
+    /// Reads the arguments of the program. Ends it if they are invalid, or ask for help.
+    pub(crate) fn from_arguments() -> Self {
+        let command = groups::with_groups(Self::command());
+        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
+
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         // What lobbyd writes is nobody else's to read: rooms, chats and password hashes in SQLite. What
         // packagers generate is for everybody.
@@ -119,7 +159,7 @@ impl Cli {
         );
         let beside_service = || {
             let layers = credentials::layers(file.clone());
-            let (loaded, _level) = load(&layers)?;
+            let (loaded, _level) = load(&layers).map_err(explain_unreadable)?;
             if !is_quiet {
                 credentials::report(&loaded.origins, &layers)?;
             }
@@ -137,6 +177,12 @@ impl Cli {
                 command.run(&beside_service()?.config).await
             }
             Command::Migrate => migrate(&beside_service()?.config).await,
+            Command::Rooms(rooms) => rooms.run(&beside_service()?).await,
+            Command::Timers(timers) => timers.run(&beside_service()?).await,
+            Command::History(history) => history.run(&beside_service()?).await,
+            Command::Status(status) => status.run(&beside_service()?).await,
+            Command::Lobby(lobby) => lobby.run(&beside_service()?).await,
+            Command::DeadLetters(dead_letters) => dead_letters.run(&beside_service()?).await,
             Command::Health(health) => health.run(&load(&layers)?.0.config).await,
             Command::Publish(publish) => publish.run(&beside_service()?.config).await,
             Command::User(user) => user.run(&beside_service()?.config).await,
@@ -146,6 +192,14 @@ impl Cli {
             Command::Generate(generate) => generate.run(),
         }
     }
+}
+
+/// Says as which user a command can be run whose configuration or credentials are not for everybody.
+fn explain_unreadable(error: anyhow::Error) -> anyhow::Error {
+    if error.to_string().contains("Permission denied") {
+        return error.context("run the command as root, or as the user of the service");
+    }
+    error
 }
 
 /// Reads the configuration and starts the log as configured there.

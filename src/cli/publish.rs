@@ -169,7 +169,7 @@ async fn await_version(
 }
 
 /// Timers are whole seconds, and must not fire early.
-fn round_up(time: DateTime<Utc>) -> DateTime<Utc> {
+pub(super) fn round_up(time: DateTime<Utc>) -> DateTime<Utc> {
     match time.trunc_subsecs(0) {
         whole if whole == time => whole,
         whole => whole + Duration::from_secs(1),

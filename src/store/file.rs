@@ -3,7 +3,7 @@
 use std::io;
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 use rustix::process::geteuid;
@@ -25,6 +25,12 @@ pub fn create_file_for_owner(url: &str) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// The file of a SQLite database; `None` for a URL of another database.
+pub fn sqlite_file(url: &str) -> Option<PathBuf> {
+    let options = url.starts_with("sqlite:").then(|| url.parse::<SqliteConnectOptions>().ok());
+    options.flatten().map(|options| options.get_filename().to_owned())
 }
 
 /// A file of this database that may not be written because it belongs to another user, in words.

@@ -22,6 +22,7 @@ mod file;
 mod lobby_changes;
 mod migration;
 mod no_signaling;
+mod operations;
 mod outbox;
 mod pool;
 mod rooms;
@@ -45,7 +46,8 @@ pub use self::claims::{Available, ClaimedRows, Division, Pending};
 pub use self::commands::{Changed, Created};
 pub use self::due::{DueBatch, Fired, LockPolicy, NotFired};
 pub use self::error::{CommandError, Result, StoreError};
-pub use self::file::create_file_for_owner;
+pub use self::file::{create_file_for_owner, sqlite_file};
+pub use self::operations::{HistoryFilter, ListedRoom, Operations, PastReset, ResetTrial};
 use self::pool::SqlStore;
 pub use self::pool::{PoolGroup, PoolOptions};
 pub use self::signaling::Signaling;
@@ -330,9 +332,15 @@ pub trait Admin: Send + Sync + 'static {
 }
 
 /// Everything that lobbyd stores.
-pub trait Database: Timers + Outbox + Rooms + Users + TalkRecords + Signaling + Admin {}
+pub trait Database:
+    Timers + Outbox + Rooms + Users + TalkRecords + Signaling + Operations + Admin
+{
+}
 
-impl<T: Timers + Outbox + Rooms + Users + TalkRecords + Signaling + Admin> Database for T {}
+impl<T: Timers + Outbox + Rooms + Users + TalkRecords + Signaling + Operations + Admin> Database
+    for T
+{
+}
 
 /// Opens the store that the URLs name, which are tried in turn. Connects when it is first used, so it
 /// succeeds while the database is unavailable; only a URL that cannot be used is an error.

@@ -112,7 +112,7 @@ enum Outcome {
 
 /// What an error says about rows that have been locked. Their table exists, so a statement that the
 /// database cannot run may be that of a trigger for one of them.
-fn of_these_rows<D: Dialect>(error: StoreError) -> StoreError {
+pub(super) fn of_these_rows<D: Dialect>(error: StoreError) -> StoreError {
     explain_failed::<D>(error, StoreError::Rejected)
 }
 
@@ -133,7 +133,7 @@ impl<D: Dialect> Transaction<D> {
     }
 
     /// Resets rooms that are locked, and stores an event for each.
-    async fn fire(
+    pub(super) async fn fire(
         &mut self,
         due: Vec<Result<DueTimer>>,
         now: DateTime<Utc>,

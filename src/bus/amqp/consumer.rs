@@ -320,7 +320,7 @@ async fn lost(
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the enumeration is not exhaustive")]
-fn is_unparseable(error: &ErrorKind) -> bool {
+pub(super) fn is_unparseable(error: &ErrorKind) -> bool {
     match error {
         ErrorKind::ParsingError(_) => true,
         ErrorKind::ProtocolError(error) => {

@@ -23,12 +23,13 @@ const FIRST_RECEIVED: &str = "lobbyd-received";
 const VERSION: &str = "lobbyd-version";
 const DUPLICATE_SINCE: &str = "lobbyd-duplicate-since";
 
-/// Headers of lobbyd: the reason for a dead letter, where a message was published to, and the length
-/// of a truncated body.
-const REASON: &str = "lobbyd-reason";
-const EXCHANGE: &str = "lobbyd-exchange";
-const ROUTING_KEY: &str = "lobbyd-routing-key";
-const BODY_LENGTH: &str = "lobbyd-body-length";
+/// Headers of lobbyd: the reason for a dead letter, when a worker received it (Unix milliseconds),
+/// where a message was published to, and the length of a truncated body.
+pub(super) const REASON: &str = "lobbyd-reason";
+pub(super) const DEAD_LETTERED: &str = "lobbyd-dead-lettered";
+pub(super) const EXCHANGE: &str = "lobbyd-exchange";
+pub(super) const ROUTING_KEY: &str = "lobbyd-routing-key";
+pub(super) const BODY_LENGTH: &str = "lobbyd-body-length";
 
 /// Properties that are kept as headers.
 const EXPIRATION: &str = "lobbyd-expiration";
@@ -82,6 +83,27 @@ pub(super) fn delivery(delivery: LapinDelivery) -> Delivery {
 }
 
 impl Original {
+    pub(super) fn new(
+        exchange: ShortString,
+        routing_key: ShortString,
+        properties: BasicProperties,
+    ) -> Self {
+        Self { exchange, routing_key, properties }
+    }
+
+    pub(super) fn message_id(&self) -> Option<String> {
+        self.properties.message_id().as_ref().map(ToString::to_string)
+    }
+
+    pub(super) fn content_type(&self) -> Option<String> {
+        self.properties.content_type().as_ref().map(ToString::to_string)
+    }
+
+    /// The properties with these headers, and without what would change what happens to the message.
+    pub(super) fn with(&self, headers: BTreeMap<ShortString, AMQPValue>) -> BasicProperties {
+        without_unsafe(&self.properties).with_headers(headers.into()).with_delivery_mode(PERSISTENT)
+    }
+
     /// Restores the names under which an event was published that has waited in the retry queue, or
     /// was put back from the dead-letter queue, and returns what was known of it. Both come by way of
     /// the default exchange, to which other programs need not publish.
@@ -125,11 +147,11 @@ impl Original {
         }
     }
 
-    fn header(&self, name: &str) -> Option<&AMQPValue> {
+    pub(super) fn header(&self, name: &str) -> Option<&AMQPValue> {
         self.properties.headers().as_ref()?.inner().get(name)
     }
 
-    fn headers(&self) -> impl Iterator<Item = (&ShortString, &AMQPValue)> {
+    pub(super) fn headers(&self) -> impl Iterator<Item = (&ShortString, &AMQPValue)> {
         self.properties.headers().iter().flat_map(FieldTable::inner)
     }
 
@@ -151,8 +173,10 @@ impl Original {
         headers.insert(EXCHANGE.into(), text(self.exchange.as_str()));
         headers.insert(ROUTING_KEY.into(), text(self.routing_key.as_str()));
         match destination {
-            Destination::DeadLetters { reason } => {
+            Destination::DeadLetters { reason, received } => {
                 headers.insert(REASON.into(), text(truncated(reason)));
+                let received = AMQPValue::LongLongInt(received.timestamp_millis());
+                headers.insert(DEAD_LETTERED.into(), received);
             }
             Destination::Retry(Waited { first_received, version, duplicate_since }) => {
                 let known = [
@@ -170,7 +194,7 @@ impl Original {
         {
             headers.insert(BODY_LENGTH.into(), AMQPValue::LongLongInt(length));
         }
-        without_unsafe(properties).with_headers(headers.into()).with_delivery_mode(PERSISTENT)
+        self.with(headers)
     }
 
     /// The headers that are kept, largest last, as far as they fit.
@@ -178,7 +202,7 @@ impl Original {
         let has_waited =
             matches!(destination, Destination::Retry(_)) || self.header(FIRST_RECEIVED).is_some();
         let is_dropped = |name: &str| {
-            [FIRST_RECEIVED, VERSION, DUPLICATE_SINCE, OMITTED].contains(&name)
+            [FIRST_RECEIVED, VERSION, DUPLICATE_SINCE, OMITTED, DEAD_LETTERED].contains(&name)
                 || (has_waited && DEATHS.iter().any(|prefix| name.starts_with(prefix)))
         };
         let mut headers: Vec<_> = self
@@ -231,8 +255,14 @@ fn without_unsafe(original: &BasicProperties) -> BasicProperties {
     kept
 }
 
+/// Whether it says why and how a message became a dead letter.
+pub(super) fn is_of_dead_letter(name: &str) -> bool {
+    [REASON, DEAD_LETTERED, BODY_LENGTH, OMITTED].contains(&name)
+        || DEATHS.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// The broker acts on these headers, so they are kept under other names.
-fn renamed(name: &ShortString) -> ShortString {
+pub(super) fn renamed(name: &ShortString) -> ShortString {
     match name.as_str() {
         "CC" => "lobbyd-cc".into(),
         "BCC" => "lobbyd-bcc".into(),
@@ -271,7 +301,7 @@ fn size(value: &AMQPValue, nesting: usize) -> usize {
     }
 }
 
-fn text(value: &str) -> AMQPValue {
+pub(super) fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
 }
 
@@ -281,7 +311,7 @@ fn truncated(text: &str) -> &str {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "no other type of AMQP is an integer of time")]
-fn integer(value: &AMQPValue) -> Option<i64> {
+pub(super) fn integer(value: &AMQPValue) -> Option<i64> {
     match *value {
         AMQPValue::LongLongInt(number) => Some(number),
         AMQPValue::LongInt(number) => Some(number.into()),
@@ -304,6 +334,10 @@ mod tests {
         Original { exchange: "events".into(), routing_key: "lobby.changed".into(), properties }
     }
 
+    fn dead(reason: &str) -> Destination<'_> {
+        Destination::DeadLetters { reason, received: DateTime::from_timestamp_millis(9).unwrap() }
+    }
+
     fn headers_of(original: &Original, destination: Destination<'_>) -> FieldTable {
         let properties = original.transferred(0, destination);
         properties.headers().clone().unwrap()
@@ -317,11 +351,12 @@ mod tests {
         let small = AMQPValue::Boolean(true);
         let table = [("a", large.clone()), ("b", large), ("deep", deep), ("small", small)];
         let original = original(table.map(|(name, value)| (name.into(), value)).into());
-        let kept = headers_of(&original, Destination::DeadLetters { reason: "why" });
+        let kept = headers_of(&original, dead("why"));
         assert!(kept.contains_key("small") && kept.contains_key("a"));
         assert!(!kept.contains_key("b") && !kept.contains_key("deep"));
         assert_eq!(kept.inner()[OMITTED], text("b deep"));
         assert_eq!(kept.inner()[REASON], text("why"));
+        assert_eq!(kept.inner()[DEAD_LETTERED], AMQPValue::LongLongInt(9));
     }
 
     fn waited(duplicate_since: Option<i64>) -> Waited {
@@ -341,7 +376,7 @@ mod tests {
             assert_eq!(message.restore(), Some(expected));
             assert_eq!(message.exchange.as_str(), "events");
         }
-        let dead = message.transferred(0, Destination::DeadLetters { reason: "" });
+        let dead = message.transferred(0, dead(""));
         message = Original { exchange: "".into(), properties: dead, ..message };
         assert_eq!(message.restore(), None);
     }
@@ -354,7 +389,7 @@ mod tests {
         let kept = headers_of(&original, Destination::Retry(waited(None)));
         assert!(kept.contains_key("x-other"));
         assert!(headers[..3].iter().all(|name| !kept.contains_key(name)));
-        let kept = headers_of(&original, Destination::DeadLetters { reason: "" });
+        let kept = headers_of(&original, dead(""));
         assert!(kept.contains_key("x-death"));
     }
 }

@@ -8,6 +8,7 @@
 
 mod batch;
 mod consumer;
+mod dead_letters;
 mod listener;
 mod message;
 mod nodes;
@@ -30,7 +31,8 @@ use self::nodes::{Connected, Nodes};
 use self::publisher::Publisher;
 use self::transfer::TransferLink;
 use super::{
-    Bus, BusError, BusOptions, Confirmation, Listener, Message, Result, Subscription, Transfer,
+    Bus, BusError, BusOptions, Confirmation, DeadLetters, Listener, Message, QueueDepth, Result,
+    Subscription, Transfer,
 };
 
 /// Bound of one request that the broker answers.
@@ -141,6 +143,14 @@ impl Bus for AmqpBus {
 
     async fn listen(&self) -> Result<Box<dyn Listener>> {
         Ok(Box::new(listener::AmqpListener::start(&self.broker).await?))
+    }
+
+    async fn dead_letters(&self) -> Result<Box<dyn DeadLetters>> {
+        Ok(Box::new(dead_letters::AmqpDeadLetters::open(&self.broker).await?))
+    }
+
+    async fn queue_depths(&self) -> Result<Vec<QueueDepth>> {
+        dead_letters::depths(&self.broker).await
     }
 
     async fn try_urls(&self, urls: &[&str]) -> Result<()> {

@@ -101,6 +101,7 @@ pub(super) mod bans;
 pub(super) mod inbox;
 pub(super) mod lobby_changes;
 pub(super) mod messages;
+pub(super) mod operations;
 pub(super) mod outbox;
 pub(super) mod rooms;
 pub(super) mod signaling;
@@ -115,6 +116,7 @@ pub(super) fn all() -> impl Iterator<Item = Statement> {
         inbox::ALL,
         lobby_changes::ALL,
         messages::ALL,
+        operations::ALL,
         outbox::ALL,
         rooms::ALL,
         signaling::ALL,

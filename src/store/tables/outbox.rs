@@ -10,11 +10,12 @@ use serde_json::value::RawValue;
 
 use crate::domain::{EventId, OutboxEvent, OutboxRow, RoomToken};
 use crate::store::Available;
-use crate::store::connection::{Transaction, expect_rows};
+use crate::store::connection::{Connection, Transaction, expect_rows};
 use crate::store::dialect::{Columns, Dialect, values};
 use crate::store::error::{Result, StoreError};
 use crate::store::rows;
 use crate::store::rows::{time_from_millis, time_from_seconds, to_json};
+use crate::store::statements::operations::HISTORY_ROWS;
 use crate::store::statements::outbox as statements;
 
 const TABLE: &str = "lobbyd_outbox";
@@ -96,6 +97,22 @@ impl NewEvents {
 
     pub(crate) fn events(&self) -> &[OutboxEvent] {
         &self.events
+    }
+}
+
+impl<D: Dialect> Connection<D> {
+    /// Reads rows with their events, and when they were published.
+    pub(crate) async fn past_events(
+        &mut self,
+        ids: &[EventId],
+    ) -> Result<Vec<(OutboxRow, Option<DateTime<Utc>>)>> {
+        let row = |row: &D::Row| {
+            let published_at =
+                row.int_or_null("published_at")?.map(time_from_millis).transpose()?;
+            let (events, _available_at) = outbox_row(row)?;
+            Ok((events, published_at))
+        };
+        self.fetch_all(HISTORY_ROWS, values![&to_json(ids)], row).await
     }
 }
 

@@ -146,7 +146,8 @@ impl Outgoing for Parked {
 
 impl Outgoing for DeadLetter {
     fn transfer(&self) -> Transfer<'_> {
-        let destination = Destination::DeadLetters { reason: &self.reason };
+        let destination =
+            Destination::DeadLetters { reason: &self.reason, received: self.received };
         Transfer { delivery: &self.delivery, destination }
     }
 

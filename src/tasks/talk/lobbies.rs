@@ -255,7 +255,7 @@ impl Context {
             Err(malformed) => Verdict::Dead("malformed", malformed.to_string()),
         };
         if let Verdict::Dead(_outcome, reason) = &verdict {
-            let destination = Destination::DeadLetters { reason };
+            let destination = Destination::DeadLetters { reason, received: event.received };
             let transfer = Transfer { delivery: &event.delivery, destination };
             if let Err(error) = self.task.bus.transfer(&[transfer]).await {
                 return Verdict::Retry(logging::causes(&error));

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::support::{
     amqp::Client,
     cluster::TestCluster,
-    daemon::{Settings, program},
+    daemon::{Settings, program, run},
     database::{Database, Kind},
     eventually,
     server::Broker,
@@ -169,7 +169,19 @@ fn every_configuration_key_of_the_runbook_exists() {
 fn lobbyd_accepts_every_command_of_the_runbook() {
     let runbook = text(RUNBOOK);
     let commands = commands(&runbook, "lobbyd");
-    for expected in ["config", "health", "migrate", "publish", "user", "worker"] {
+    for expected in [
+        "config",
+        "dead-letters",
+        "health",
+        "history",
+        "lobby",
+        "migrate",
+        "rooms",
+        "status",
+        "timers",
+        "user",
+        "worker",
+    ] {
         assert!(commands.iter().any(|words| words[1] == expected), "{expected} in {commands:?}");
     }
     let accepted = |words: &[String]| {
@@ -206,15 +218,24 @@ async fn the_runbook_returns_dead_letters_to_the_workers() {
     await_dead_letters(2).await;
     cluster.database.insert_room("webinar").await;
 
-    for plugin in &commands(&text(RUNBOOK), "rabbitmq-plugins")[0][2..] {
-        broker.enable(plugin);
-    }
     for command in commands(&text(RUNBOOK), "rabbitmqctl") {
         if command[1] == "import_definitions" {
             // It reads the lines that follow it.
             continue;
         }
         broker.control(&command[1..].iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    let dead_letters: Vec<_> = commands(&text(RUNBOOK), "lobbyd")
+        .into_iter()
+        .filter(|words| {
+            words[1] == "dead-letters" && ["list", "show", "replay"].contains(&words[2].as_str())
+        })
+        .collect();
+    assert!(dead_letters.len() >= 4, "{dead_letters:?}");
+    for command in &dead_letters {
+        let arguments: Vec<&str> = command[1..].iter().map(String::as_str).collect();
+        let output = run(&cluster.settings, &arguments);
+        assert!(output.status.success(), "{command:?}: {output:?}");
     }
     cluster.database.lobby_becomes("webinar", 1).await;
     await_dead_letters(3).await;

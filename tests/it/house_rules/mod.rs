@@ -46,6 +46,9 @@ fn each_library_is_used_in_one_place() {
         ("reqwest", &["nextcloud/"]),
         ("opentelemetry", &["traces/otlp.rs"]),
         ("argon2", &["auth/passwords.rs"]),
+        ("comfy_table", &["cli/output.rs"]),
+        ("indicatif", &["cli/"]),
+        ("jiff::", &["cli/"]),
         ("tokio_cron_scheduler", &["tasks/housekeeping.rs", "logging.rs"]),
         ("sd_notify", &["systemd.rs"]),
         (

@@ -1,5 +1,11 @@
 //! The commands of the program that end by themselves.
 
+mod dead_letters;
+mod diagnosis;
+mod listings;
+mod lobby;
+mod status;
+
 use std::{
     io::Write,
     net::IpAddr,
@@ -7,12 +13,67 @@ use std::{
 };
 
 use lobbyd::auth::{Passwords, Throttle};
+use serde_json::Value;
 
 use crate::support::{
     daemon::{Settings, program, run, settings, text},
     database::{Database, Kind},
     server::folder,
 };
+
+/// Runs a command that has to succeed. Returns what it prints.
+fn printed(settings: &Settings, arguments: &[&str]) -> String {
+    let output = run(settings, arguments);
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    text(&output.stdout)
+}
+
+/// Runs a command that has to succeed with `--json`.
+fn json(settings: &Settings, arguments: &[&str]) -> Value {
+    serde_json::from_str(&printed(settings, &[arguments, &["--json"]].concat())).unwrap()
+}
+
+/// Runs a command that has to fail with status 1. Returns its error.
+fn failure(settings: &Settings, arguments: &[&str]) -> String {
+    let output = run(settings, arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+    text(&output.stderr)
+}
+
+/// The cells of a table, which at least two spaces separate.
+fn cells(table: &str) -> Vec<Vec<String>> {
+    let words = |line: &str| {
+        line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect()
+    };
+    table.lines().map(words).collect()
+}
+
+/// A database with lobbyd's tables, and the settings with which commands use it.
+struct CliFixture {
+    database: Database,
+    settings: Settings,
+}
+
+impl CliFixture {
+    async fn new(kind: Kind) -> Self {
+        let database = Database::create(kind).await;
+        drop(database.store().await);
+        let settings = settings(&[
+            ("LOBBYD__DATABASE__URL", &database.url),
+            // Nothing listens there.
+            ("LOBBYD__OPS__LISTEN", "127.0.0.1:1"),
+            ("TZ", "Europe/Berlin"),
+        ]);
+        Self { database, settings }
+    }
+
+    /// Sets columns of a room.
+    async fn set(&self, room: &str, columns: &str) {
+        self.database
+            .execute(&format!("UPDATE lobbyd_rooms SET {columns} WHERE token = '{room}'"))
+            .await;
+    }
+}
 
 #[test]
 fn the_demo_shows_each_step() {
@@ -41,14 +102,32 @@ fn help_describes_every_command() {
     let output = run(&settings(&[]), &["--help"]);
     let help = text(&output.stdout);
     for command in [
-        "demo", "run", "worker", "api", "migrate", "health", "publish", "user", "config",
+        "demo",
+        "run",
+        "worker",
+        "api",
+        "migrate",
+        "health",
+        "publish",
+        "user",
+        "config",
         "generate",
+        "rooms",
+        "timers",
+        "history",
+        "status",
+        "lobby",
+        "dead-letters",
     ] {
         assert!(help.contains(&format!("\n  {command} ")), "{help}");
         let output = run(&settings(&[]), &[command, "--help"]);
         assert!(output.status.success(), "{command}");
     }
     assert!(help.contains("LOBBYD__DATABASE__URL="), "{help}");
+    let (_, section) = help.split_once("When a room did not open:").unwrap();
+    for command in ["rooms TOKEN", "lobby clear TOKEN", "status", "dead-letters list"] {
+        assert!(section.contains(&format!("lobbyd {command}")), "{section}");
+    }
     assert_eq!(run(&settings(&[]), &["no-such-command"]).status.code(), Some(2));
 }
 

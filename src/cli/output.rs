@@ -1,0 +1,260 @@
+//! How commands show what they list: tables for people, JSON for scripts, times, durations, colours.
+//!
+//! A command gives it rows and texts, and formats nothing itself. Texts of rooms and messages are other
+//! people's: no control character of them reaches the terminal.
+
+use std::env;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use anyhow::Context;
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::Args;
+use comfy_table::{Attribute, Cell as TableCell, Color, ContentArrangement, presets};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+/// Clears the terminal from its first line on.
+const HOME_AND_CLEAR: &str = "\x1b[H\x1b[J";
+
+/// Space between two columns.
+const GAP: u16 = 2;
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Format {
+    /// Print one JSON document instead of a table; its times are in UTC
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The time zone of the user.
+pub(super) struct Zone {
+    pub(super) zone: TimeZone,
+    pub(super) name: String,
+}
+
+impl Zone {
+    /// That of the environment variable `TZ`, or of the machine. Without either, it is UTC.
+    pub(super) fn local() -> Self {
+        let zone = TimeZone::system();
+        let name = match zone.iana_name() {
+            _ if zone.is_unknown() => "UTC",
+            Some("Etc/UTC") => "UTC",
+            Some(name) => name,
+            None => "local time",
+        };
+        let name = name.to_owned();
+        Self { zone, name }
+    }
+
+    /// The header of a column of times, which names the zone.
+    pub(super) fn header(&self, title: &str) -> String {
+        format!("{title} ({})", self.name)
+    }
+
+    /// Date and time, to the second.
+    pub(super) fn time(&self, time: DateTime<Utc>) -> String {
+        match Timestamp::from_second(time.timestamp()) {
+            Ok(second) => {
+                let local = second.to_zoned_datetime(self.zone.clone());
+                local.strftime("%Y-%m-%d %H:%M:%S").to_string()
+            }
+            Err(_out_of_range) => time.to_string(),
+        }
+    }
+}
+
+/// What a value means for the reader. On a terminal it becomes a colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mood {
+    Plain,
+    Good,
+    Warning,
+    Bad,
+    /// Less important than the others.
+    Faint,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Cell {
+    text: String,
+    mood: Mood,
+}
+
+impl Cell {
+    pub(super) fn new(text: impl AsRef<str>, mood: Mood) -> Self {
+        Self { text: printable(text.as_ref()), mood }
+    }
+}
+
+impl<T: AsRef<str>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Self::new(text, Mood::Plain)
+    }
+}
+
+/// A list of rows under a header.
+pub(super) struct Table {
+    header: Vec<String>,
+    rows: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    pub(super) fn new<const N: usize>(header: [&str; N]) -> Self {
+        Self { header: header.map(str::to_owned).into(), rows: Vec::new() }
+    }
+
+    pub(super) fn row<const N: usize>(&mut self, cells: [Cell; N]) {
+        self.rows.push(cells.into());
+    }
+
+    /// The table as it fits standard output: on a terminal with colours and long texts on several
+    /// lines, otherwise with one line per row.
+    pub(super) fn render(&self) -> String {
+        let mut table = comfy_table::Table::new();
+        table.load_style(presets::NOTHING);
+        let is_terminal = io::stdout().is_terminal();
+        let arrangement =
+            if is_terminal { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
+        table.set_content_arrangement(arrangement);
+        if let Some(width) = table.width() {
+            table.set_width(width);
+        }
+        if !has_colours() {
+            table.force_no_tty();
+        }
+        table.set_header(
+            self.header.iter().map(|title| TableCell::new(title).add_attribute(Attribute::Bold)),
+        );
+        for row in &self.rows {
+            table.add_row(row.iter().map(table_cell));
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, GAP));
+        }
+        table.trim_fmt()
+    }
+}
+
+fn table_cell(cell: &Cell) -> TableCell {
+    let shown = TableCell::new(&cell.text);
+    match cell.mood {
+        Mood::Plain => shown,
+        Mood::Good => shown.fg(Color::Green),
+        Mood::Warning => shown.fg(Color::Yellow),
+        Mood::Bad => shown.fg(Color::Red),
+        Mood::Faint => shown.add_attribute(Attribute::Dim),
+    }
+}
+
+/// Whether standard output is a terminal whose user wants colours, see <https://no-color.org>.
+fn has_colours() -> bool {
+    let is_refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stdout().is_terminal() && !is_refused
+}
+
+/// The text without control characters, which a terminal would obey.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// As [`printable`], of a text with several lines.
+pub(super) fn printable_lines(text: &str) -> String {
+    text.lines().map(printable).collect::<Vec<_>>().join("\n")
+}
+
+/// Prints a value as one JSON document.
+pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    super::print(&serde_json::to_string_pretty(value)?)
+}
+
+/// Replaces what the terminal shows.
+pub(super) fn refresh(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{HOME_AND_CLEAR}{text}").context("standard output")
+}
+
+/// A duration with its two largest units: "2h 3m".
+pub(super) fn duration(duration: TimeDelta) -> String {
+    let seconds = Duration::from_secs(duration.num_seconds().unsigned_abs());
+    let text = humantime::format_duration(seconds).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// A short duration with milliseconds: "12 ms", "1.234 s", and longer ones as [`duration`].
+pub(super) fn lag(lag: TimeDelta) -> String {
+    let milliseconds = lag.num_milliseconds();
+    if milliseconds < 1000 {
+        format!("{milliseconds} ms")
+    } else if milliseconds < 60_000 {
+        format!("{}.{:03} s", milliseconds / 1000, milliseconds % 1000)
+    } else {
+        duration(lag)
+    }
+}
+
+/// When a timer fires, seen from now.
+pub(super) fn countdown(due_at: DateTime<Utc>, now: DateTime<Utc>) -> Cell {
+    let left = due_at - now;
+    if left > TimeDelta::zero() {
+        // The second that has begun counts, so that the countdown ends with the timer.
+        return Cell::new(
+            format!("in {}", duration(left + TimeDelta::milliseconds(999))),
+            Mood::Good,
+        );
+    }
+    Cell::new(format!("overdue {}", duration(left)), Mood::Bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zone(name: &str) -> Zone {
+        Zone { zone: TimeZone::get(name).unwrap(), name: name.to_owned() }
+    }
+
+    #[test]
+    fn times_are_in_the_zone_that_the_header_names() {
+        let berlin = zone("Europe/Berlin");
+        let time = |text: &str| berlin.time(text.parse().unwrap());
+        assert_eq!(time("2026-07-01T10:00:00Z"), "2026-07-01 12:00:00");
+        assert_eq!(time("2026-12-01T10:00:00.9Z"), "2026-12-01 11:00:00");
+        assert_eq!(berlin.header("Due"), "Due (Europe/Berlin)");
+    }
+
+    #[test]
+    fn durations_have_two_units() {
+        for (seconds, expected) in
+            [(0, "0s"), (59, "59s"), (7380, "2h 3m"), (-61, "1m 1s"), (90_061, "1day 1h")]
+        {
+            assert_eq!(duration(TimeDelta::seconds(seconds)), expected);
+        }
+        for (milliseconds, expected) in
+            [(5, "5 ms"), (1234, "1.234 s"), (60_000, "1m"), (-3, "-3 ms")]
+        {
+            assert_eq!(lag(TimeDelta::milliseconds(milliseconds)), expected);
+        }
+    }
+
+    #[test]
+    fn a_countdown_ends_with_the_timer() {
+        let now = DateTime::UNIX_EPOCH;
+        let shown = |milliseconds| countdown(now + TimeDelta::milliseconds(milliseconds), now).text;
+        assert_eq!(shown(1), "in 1s");
+        assert_eq!(shown(2000), "in 2s");
+        assert_eq!(shown(0), "overdue 0s");
+        assert_eq!(shown(-61_000), "overdue 1m 1s");
+    }
+
+    #[test]
+    fn no_control_character_reaches_the_terminal() {
+        assert_eq!(printable("a\x1b[2Jb\n\u{9b}c"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}c");
+        assert_eq!(printable_lines("a\r\nb\tc"), "a\nb\u{fffd}c");
+        let mut table = Table::new(["Room", "Name"]);
+        table.row(["abc".into(), "\x1b[31mred".into()]);
+        table.row(["longer".into(), "".into()]);
+        assert_eq!(table.render(), "Room    Name\nabc     \u{fffd}[31mred\nlonger");
+    }
+}

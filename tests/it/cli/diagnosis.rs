@@ -1,0 +1,116 @@
+//! `lobbyd rooms TOKEN` explains why a room is not open, for each reason, and changes nothing.
+
+use super::{CliFixture, json, printed};
+use crate::support::{
+    daemon::{Daemon, run},
+    eventually,
+};
+
+const FUTURE: i64 = 4_118_119_200;
+
+on_every_database!(crate::cli::CliFixture::new:
+    a_room_that_waits_for_its_timer_is_explained,
+    a_room_that_cannot_have_a_lobby_is_explained,
+    a_room_that_the_database_refuses_is_explained,
+    a_locked_room_is_explained,
+    a_room_without_worker_is_explained,
+    an_announcement_that_is_missing_is_explained,
+);
+
+/// Cause and explanation, with the remedy.
+fn diagnosis(fixture: &CliFixture, token: &str) -> (String, String) {
+    let room = json(&fixture.settings, &["rooms", token])["rooms"][0].clone();
+    let text = |key: &str| room[key].as_str().unwrap_or_default().to_owned();
+    (text("cause"), format!("{} {}", text("why"), text("remedy")))
+}
+
+impl CliFixture {
+    /// A room whose timer is overdue by a minute.
+    async fn overdue(&self) -> i64 {
+        let due = self.database.now().await - 60;
+        self.database.insert_rooms("room", 1, due).await;
+        due
+    }
+}
+
+async fn a_room_that_waits_for_its_timer_is_explained(fixture: CliFixture) {
+    fixture.database.insert_rooms("room", 1, FUTURE).await;
+    let (cause, text) = diagnosis(&fixture, "room1");
+    assert_eq!(cause, "scheduled");
+    assert!(text.contains("lobbyd lobby clear room1"), "{text}");
+    fixture.set("room1", "lobby_timer = NULL").await;
+    let (cause, text) = diagnosis(&fixture, "room1");
+    assert_eq!(cause, "no_timer");
+    assert!(text.contains("lobbyd dead-letters list --token room1"), "{text}");
+    fixture.set("room1", "lobby_state = 0").await;
+    assert_eq!(diagnosis(&fixture, "room1").0, "open");
+    assert!(printed(&fixture.settings, &["rooms", "room1"]).ends_with("\n\nroom1: it is open\n"));
+}
+
+async fn a_room_that_cannot_have_a_lobby_is_explained(fixture: CliFixture) {
+    fixture.overdue().await;
+    fixture.set("room1", "type = 1").await;
+    let (cause, text) = diagnosis(&fixture, "room1");
+    assert_eq!(cause, "lobby_not_supported");
+    assert!(text.contains("rooms of type 1 cannot have a lobby"), "{text}");
+    fixture.set("room1", "type = 3, object_type = 'file'").await;
+    let (cause, text) = diagnosis(&fixture, "room1");
+    assert_eq!(cause, "lobby_not_supported");
+    assert!(text.contains("rooms of the object type \"file\" cannot have a lobby"), "{text}");
+}
+
+async fn a_room_that_the_database_refuses_is_explained(fixture: CliFixture) {
+    let database = &fixture.database;
+    database.insert_rooms("another", 1, database.now().await - 90).await;
+    fixture.overdue().await;
+    database.refuse_reset("room1").await;
+    let (cause, text) = diagnosis(&fixture, "room1");
+    assert_eq!(cause, "refused");
+    assert!(text.contains("conversation is archived"), "{text}");
+    assert_eq!(diagnosis(&fixture, "another1").0, "no_worker");
+}
+
+async fn a_locked_room_is_explained(fixture: CliFixture) {
+    let database = &fixture.database;
+    fixture.overdue().await;
+    let holder = database.hold("UPDATE lobbyd_rooms SET name = 'held' WHERE token = 'room1'").await;
+    let (cause, text) = diagnosis(&fixture, "room1");
+    assert_eq!(cause, "locked");
+    assert!(text.contains("another transaction has locked the room"), "{text}");
+    drop(holder);
+    eventually("the end of the transaction", || async {
+        (diagnosis(&fixture, "room1").0 == "no_worker").then_some(())
+    })
+    .await;
+}
+
+async fn a_room_without_worker_is_explained(fixture: CliFixture) {
+    let database = &fixture.database;
+    fixture.overdue().await;
+    let (cause, text) = diagnosis(&fixture, "room1");
+    assert_eq!(cause, "no_worker");
+    assert!(text.contains("overdue, and nothing is in the way"), "{text}");
+    assert!(text.contains("systemctl start lobbyd"), "{text}");
+    assert_eq!(database.lobby_state("room1").await, 1, "the trial is rolled back");
+    assert_eq!(database.unpublished().await, 0);
+    assert_eq!(database.number("SELECT count(*) FROM lobbyd_messages").await, 0);
+    // The remedy.
+    let worker = Daemon::start_as("run", &fixture.settings);
+    database.lobby_becomes("room1", 0).await;
+    worker.ready().await;
+    database.all_published().await;
+    let (cause, text) = diagnosis(&fixture, "room1");
+    assert_eq!(cause, "open");
+    assert!(text.contains("opened by its timer"), "{text}");
+}
+
+async fn an_announcement_that_is_missing_is_explained(fixture: CliFixture) {
+    fixture.overdue().await;
+    let store = fixture.database.store().await;
+    let now = store.now().await.unwrap();
+    store.fire_due(now, lobbyd::store::DueBatch::first(1), None).await.unwrap();
+    let (cause, text) = diagnosis(&fixture, "room1");
+    assert_eq!(cause, "not_announced");
+    assert!(text.contains("was tried 0 times"), "{text}");
+    assert!(run(&fixture.settings, &["rooms", "room1"]).status.success());
+}

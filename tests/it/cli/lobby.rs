@@ -1,0 +1,86 @@
+//! `lobbyd lobby` sets and removes lobbies without a broker.
+
+use super::{CliFixture, failure, json, printed};
+use crate::support::{daemon::Daemon, database::Kind, eventually};
+
+on_every_database!(crate::cli::CliFixture::new:
+    a_lobby_is_set_and_cleared_without_a_worker,
+    a_running_worker_fires_and_announces_what_was_set,
+    what_cannot_be_set_is_refused,
+    a_locked_room_is_waited_for,
+);
+
+async fn a_lobby_is_set_and_cleared_without_a_worker(fixture: CliFixture) {
+    let CliFixture { database, settings } = &fixture;
+    database.insert_room("abc").await;
+    let set = json(settings, &["lobby", "set", "abc", "--at", "2100-07-01 12:00"]);
+    assert_eq!(set["rooms"][0]["lobbyTimer"], "2100-07-01T10:00:00Z");
+    assert_eq!(set["rooms"][0]["status"], "scheduled");
+    assert_eq!(database.lobby_state("abc").await, 1);
+    let first = database.number("SELECT lobby_version FROM lobbyd_rooms").await;
+    assert!((first - database.now_millis().await).abs() < 600_000, "by the database's clock");
+    let set = printed(settings, &["lobby", "set", "abc"]);
+    assert!(set.contains("abc: it is closed, and no timer is set"), "{set}");
+    let cleared = printed(settings, &["lobby", "clear", "abc"]);
+    assert!(cleared.contains("abc: it is open"), "{cleared}");
+    assert_eq!(database.lobby_state("abc").await, 0);
+    assert!(database.number("SELECT lobby_version FROM lobbyd_rooms").await > first);
+    // Each change is announced, when there is a worker.
+    assert_eq!(database.unpublished().await, 3);
+}
+
+async fn a_running_worker_fires_and_announces_what_was_set(fixture: CliFixture) {
+    let CliFixture { database, settings } = &fixture;
+    database.insert_room("abc").await;
+    let worker = Daemon::start_as("run", settings);
+    worker.ready().await;
+    json(settings, &["lobby", "set", "abc", "--in", "2s"]);
+    database.lobby_becomes("abc", 0).await;
+    let reset = database.resets().await.into_values().next().unwrap();
+    assert!(reset.fired_at >= reset.due_at);
+    json(settings, &["lobby", "set", "abc", "--in", "1h"]);
+    json(settings, &["lobby", "clear", "abc"]);
+    database.all_published().await;
+    assert_eq!(database.resets().await.len(), 1);
+    assert_eq!(json(settings, &["history"])["history"][0]["token"], "abc");
+}
+
+async fn what_cannot_be_set_is_refused(fixture: CliFixture) {
+    let CliFixture { database, settings } = &fixture;
+    database.insert_room("abc").await;
+    let error = failure(settings, &["lobby", "set", "abc", "--at", "2020-01-01 10:00"]);
+    assert!(error.contains("2020-01-01 10:00:00 (Europe/Berlin) is over"), "{error}");
+    assert!(error.contains("lobbyd lobby clear abc"), "{error}");
+    let error = failure(settings, &["lobby", "set", "abc", "--at", "2099-03-29 02:30"]);
+    assert!(error.contains("2099-03-29 02:30 does not exist in Europe/Berlin"), "{error}");
+    let error = failure(settings, &["lobby", "set", "abc", "--at", "soon"]);
+    assert!(error.contains("expected a time such as"), "{error}");
+    assert_eq!(database.lobby_state("abc").await, 0);
+    assert!(failure(settings, &["lobby", "set", "other"]).contains("there is no room other"));
+    fixture.set("abc", "type = 1").await;
+    let error = failure(settings, &["lobby", "set", "abc"]);
+    assert!(error.contains("abc: rooms of type 1 cannot have a lobby"), "{error}");
+    // A timer that never fires can be removed.
+    fixture.set("abc", "lobby_state = 1").await;
+    json(settings, &["lobby", "clear", "abc"]);
+    assert_eq!(database.lobby_state("abc").await, 0);
+}
+
+async fn a_locked_room_is_waited_for(fixture: CliFixture) {
+    let CliFixture { database, settings } = &fixture;
+    database.insert_room("abc").await;
+    let holder = database.hold("UPDATE lobbyd_rooms SET name = 'held' WHERE token = 'abc'").await;
+    let others = settings.clone();
+    let command =
+        tokio::task::spawn_blocking(move || json(&others, &["lobby", "set", "abc", "--in", "1h"]));
+    if database.kind == Kind::Postgres {
+        eventually("the command to meet the lock", || async {
+            let connections = "SELECT count(*) FROM pg_stat_activity
+                               WHERE application_name = 'lobbyd lobby' AND query = 'ROLLBACK'";
+            (database.number(connections).await > 0).then_some(())
+        })
+        .await;
+    }
+    drop(holder);
+    assert_eq!(command.await.unwrap()["rooms"][0]["status"], "scheduled");
+}

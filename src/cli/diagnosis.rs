@@ -108,10 +108,9 @@ async fn open(database: &dyn Database, room: &Room) -> anyhow::Result<Diagnosis>
     let last = database.past_resets(filter, 1).await?.pop();
     Ok(match last {
         Some(last) if last.published_at.is_none() => {
-            let attempts = last.attempts;
+            let attempts = output::counted(last.attempts, "attempt");
             let explanation = format!(
-                "it is open, but subscribers were not told of it yet: event {} was tried {attempts} \
-                 times",
+                "it is open, but subscribers were not told of it yet: event {}, {attempts}",
                 last.event
             );
             Diagnosis::new(Cause::NotAnnounced, explanation)

@@ -82,10 +82,11 @@ impl ResetRow {
     }
 
     fn announced(&self, zone: &Zone) -> Cell {
-        match self.announced_at {
-            Some(at) => zone.time(at).into(),
-            None => Cell::new(format!("not yet ({} attempts)", self.attempts), Mood::Warning),
+        if let Some(at) = self.announced_at {
+            return zone.time(at).into();
         }
+        let attempts = output::counted(self.attempts, "attempt");
+        Cell::new(format!("not yet ({attempts})"), Mood::Warning)
     }
 }
 

@@ -69,6 +69,10 @@ What an operator needs: a runbook, alert rules, roles for databases and broker.
 .BR lobbyd\-api (1),
 .BR lobbyd\-run (1),
 .BR lobbyd\-config\-check (1),
+.BR lobbyd\-rooms (1),
+.BR lobbyd\-status (1),
+.BR lobbyd\-lobby (1),
+.BR lobbyd\-dead\-letters (1),
 .BR systemd.exec (5)
 "#;
 

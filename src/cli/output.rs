@@ -114,12 +114,12 @@ impl Table {
     pub(super) fn render(&self) -> String {
         let mut table = comfy_table::Table::new();
         table.load_style(presets::NOTHING);
-        let is_terminal = io::stdout().is_terminal();
-        let arrangement =
-            if is_terminal { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
-        table.set_content_arrangement(arrangement);
-        if let Some(width) = table.width() {
-            table.set_width(width);
+        // Some terminals do not know their width, and say 0.
+        let width = table.width().filter(|width| *width > 0);
+        if let Some(width) = width {
+            table.set_width(width).set_content_arrangement(ContentArrangement::Dynamic);
+        } else {
+            table.set_content_arrangement(ContentArrangement::Disabled);
         }
         if !has_colours() {
             table.force_no_tty();
@@ -173,6 +173,14 @@ pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
 pub(super) fn refresh(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{HOME_AND_CLEAR}{text}").context("standard output")
+}
+
+/// A number of things: "1 timer", "2 timers".
+pub(super) fn counted(number: impl Into<u64>, thing: &str) -> String {
+    match number.into() {
+        1 => format!("1 {thing}"),
+        number => format!("{number} {thing}s"),
+    }
 }
 
 /// A duration with its two largest units: "2h 3m".

@@ -283,9 +283,10 @@ impl Status {
             let state = match messages {
                 None => bad("missing"),
                 Some(0) => ok("empty"),
-                Some(number) => Cell::new(format!("{number} messages"), Mood::Warning),
+                Some(number) => Cell::new(output::counted(*number, "message"), Mood::Warning),
             };
-            let details = consumers.map(|number| format!("{number} consumers")).unwrap_or_default();
+            let details =
+                consumers.map(|number| output::counted(number, "consumer")).unwrap_or_default();
             table.row([format!("queue {name}").into(), state, details.into()]);
         }
         if let (Some(now), Some(schedule)) = (now, &self.schedule) {
@@ -368,7 +369,8 @@ impl Lag {
         let Self { timers, p50, p95, p99, max } = self;
         let [p50, p95, p99, max] = [p50, p95, p99, max]
             .map(|milliseconds| output::lag(TimeDelta::milliseconds(*milliseconds)));
-        let details = format!("p95 {p95}, p99 {p99}, longest {max} ({timers} timers)");
+        let timers = output::counted(u64::try_from(*timers).unwrap_or(u64::MAX), "timer");
+        let details = format!("p95 {p95}, p99 {p99}, longest {max} ({timers})");
         ["lag, last hour".into(), format!("p50 {p50}").into(), details.into()]
     }
 }

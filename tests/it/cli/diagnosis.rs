@@ -111,6 +111,6 @@ async fn an_announcement_that_is_missing_is_explained(fixture: CliFixture) {
     store.fire_due(now, lobbyd::store::DueBatch::first(1), None).await.unwrap();
     let (cause, text) = diagnosis(&fixture, "room1");
     assert_eq!(cause, "not_announced");
-    assert!(text.contains("was tried 0 times"), "{text}");
+    assert!(text.contains(", 0 attempts"), "{text}");
     assert!(run(&fixture.settings, &["rooms", "room1"]).status.success());
 }

@@ -146,7 +146,7 @@ async fn the_history_names_each_reset(fixture: CliFixture) {
     assert_eq!(none["history"].as_array().unwrap().len(), 0);
     let table = cells(&printed(settings, &["history", "--since", "1h", "--limit", "1000"]));
     assert_eq!(table[0][..4], ["Room", "Due (Europe/Berlin)", "Fired", "Lag"]);
-    assert_eq!((table[1][0].as_str(), table[1][4].as_str()), ("tried1", "not yet (1 attempts)"));
+    assert_eq!((table[1][0].as_str(), table[1][4].as_str()), ("tried1", "not yet (1 attempt)"));
     assert_eq!(table.len(), 103);
     assert!(table[102][3].starts_with("1m 4"), "{:?}", table[102]);
 }

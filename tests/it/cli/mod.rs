@@ -5,6 +5,7 @@ mod diagnosis;
 mod listings;
 mod lobby;
 mod status;
+mod terminal;
 
 use std::{
     io::Write,

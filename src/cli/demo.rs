@@ -1,8 +1,11 @@
 //! `lobbyd demo`: shows the whole chain with nothing installed.
 //!
-//! It runs the real worker on the embedded defaults in a temporary folder, and acts as a conversation
-//! backend: it creates a room, publishes a lobby change, and waits for the update.
+//! It runs the real program on the embedded defaults in a temporary folder, and acts as a conversation
+//! backend: it creates a room, publishes a lobby change, and waits for the update. In a terminal it then
+//! invites to the waiting room page, and opens the room while somebody waits there.
 
+use std::io::{self, IsTerminal};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +13,7 @@ use anyhow::{Context, bail};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use clap::Args;
 use lobbyd::app::{App, Role};
+use lobbyd::auth::Passwords;
 use lobbyd::bus::{Bus, MemoryBus, Message, cloudevents};
 use lobbyd::config::Config;
 use lobbyd::domain::commands::{CreateRoom, NewRoom};
@@ -27,6 +31,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::print;
 
+/// Port of the waiting room, unless another program has it.
+const PORT: u16 = 8080;
+
+/// Seconds for which a guest sees the countdown.
+const GUEST_WAITS: i64 = 20;
+
+/// Time between two looks at the room while guests may come.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// With which the moderator logs in. The page is reachable from this machine only.
+const PASSWORD: &str = "demo";
+
 /// Longest wait for a step that takes milliseconds.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -36,6 +52,9 @@ pub(crate) struct Demo {
     #[arg(long = "in", value_name = "SECONDS", default_value_t = 5,
           value_parser = clap::value_parser!(u32).range(2..=60))]
     seconds: u32,
+    /// End when the room has opened, as without a terminal
+    #[arg(long)]
+    once: bool,
 }
 
 impl Demo {
@@ -46,14 +65,18 @@ impl Demo {
         let mut config = Config::defaults();
         config.database.url = format!("sqlite://{}?mode=rwc", database.display()).into();
         config.ops.listen = ([127, 0, 0, 1], 0).into();
+        let is_watched = !self.once && io::stdout().is_terminal();
+        let page = if is_watched { Some(free_address()?) } else { None };
+        config.http.listen = page.unwrap_or(config.http.listen);
         let bus = Arc::new(MemoryBus::new());
-        let app = App::with_bus(config, Role::Worker, bus.clone())?;
+        let role = if is_watched { Role::Both } else { Role::Worker };
+        let app = App::with_bus(config, role, bus.clone())?;
 
         let stop = CancellationToken::new();
         let database = app.database();
         let demo = async {
             let shown = tokio::select! {
-                shown = self.show(&bus, database.as_ref()) => shown,
+                shown = self.show(&bus, database.as_ref(), page) => shown,
                 () = stop.cancelled() => Ok(()),
             };
             stop.cancel();
@@ -67,7 +90,12 @@ impl Demo {
         }
     }
 
-    async fn show(&self, bus: &MemoryBus, store: &dyn Database) -> anyhow::Result<()> {
+    async fn show(
+        &self,
+        bus: &MemoryBus,
+        store: &dyn Database,
+        page: Option<SocketAddr>,
+    ) -> anyhow::Result<()> {
         print("lobbyd demo: a SQLite file in a temporary folder, and the in-process event bus.\n")?;
         let token = RoomToken::parse("webinar")?;
         let mut updates = bus.messages();
@@ -75,12 +103,8 @@ impl Demo {
         create_room(store, &token).await?;
         step(store, "room", "\"Quarterly webinar\" created, token webinar, no lobby").await?;
 
-        let now = store.now().await?;
-        let timer = DateTime::from_timestamp(now.timestamp() + i64::from(self.seconds), 0)
-            .context("timer")?;
-        let lobby = Lobby { state: LobbyState::NonModerators, timer: Some(timer) };
-        let id = EventId::from(uuid::Uuid::now_v7());
-        bus.publish(&[cloudevents::lobby_changed(&token, lobby, now, id)]).await?;
+        let timer = time_in(store, i64::from(self.seconds)).await?;
+        close(bus, store, &token, Some(timer)).await?;
         let until = timer.to_rfc3339_opts(SecondsFormat::Secs, true);
         step(store, "event in", &format!("lobby.changed: participants wait until {until}")).await?;
 
@@ -107,8 +131,73 @@ impl Demo {
         let pretty: serde_json::Value = serde_json::from_slice(&message.body)?;
         print(&format!("\n{}\n", serde_json::to_string_pretty(&pretty)?))?;
         check(&update, timer)?;
+        if let Some(page) = page {
+            invite(bus, store, &token, page).await?;
+        }
         print(NEXT_STEPS)
     }
+}
+
+/// Closes the room, and opens it while a guest waits on the page, again for each further guest. Does not
+/// end by itself.
+async fn invite(
+    bus: &MemoryBus,
+    store: &dyn Database,
+    token: &RoomToken,
+    page: SocketAddr,
+) -> anyhow::Result<()> {
+    close(bus, store, token, None).await?;
+    let room = await_room(store, token, |room| room.lobby.state != LobbyState::None).await?;
+    print(&format!(
+        "All participants are in. Now watch it as one of them: open this page, and enter a name.\n\n    \
+         http://{page}/call/{token}\n\nThe room opens {GUEST_WAITS} seconds later. To moderate it, log \
+         in there as alice with the password {PASSWORD}.\nCtrl-C ends the demo.\n"
+    ))?;
+    let mut known = 0;
+    loop {
+        let guests = store.guests(room.id).await?;
+        if guests > known {
+            let timer = time_in(store, GUEST_WAITS).await?;
+            close(bus, store, token, Some(timer)).await?;
+            step(store, "waiting", &format!("a guest, until {}", timer.format("%H:%M:%S"))).await?;
+            // A moderator may move the timer, or open the room.
+            await_room(store, token, |room| room.lobby != Lobby::OPEN).await?;
+            while store.room(token).await?.is_some_and(|room| room.lobby != Lobby::OPEN) {
+                sleep(LOOK).await;
+            }
+            step(store, "opened", "the page says so").await?;
+        }
+        known = guests;
+        sleep(LOOK).await;
+    }
+}
+
+/// An address of this machine for the page.
+fn free_address() -> anyhow::Result<SocketAddr> {
+    let usual = SocketAddr::from(([127, 0, 0, 1], PORT));
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listener = TcpListener::bind(usual).or_else(|_in_use| TcpListener::bind(any));
+    listener.and_then(|listener| listener.local_addr()).context("port for the page")
+}
+
+/// Publishes that participants have to wait.
+async fn close(
+    bus: &MemoryBus,
+    store: &dyn Database,
+    token: &RoomToken,
+    timer: Option<DateTime<Utc>>,
+) -> anyhow::Result<()> {
+    let lobby = Lobby { state: LobbyState::NonModerators, timer };
+    let id = EventId::from(uuid::Uuid::now_v7());
+    let now = store.now().await?;
+    bus.publish(&[cloudevents::lobby_changed(token, lobby, now, id)]).await?;
+    Ok(())
+}
+
+/// A time of whole seconds by the database's clock.
+async fn time_in(store: &dyn Database, seconds: i64) -> anyhow::Result<DateTime<Utc>> {
+    let now = store.now().await?;
+    DateTime::from_timestamp(now.timestamp() + seconds, 0).context("timer")
 }
 
 const NEXT_STEPS: &str = "\
@@ -135,14 +224,14 @@ async fn create_room(store: &dyn Database, token: &RoomToken) -> anyhow::Result<
         display_name: owner.display_name.clone(),
         groups: Vec::new(),
     };
-    let request = CreateRoom::new(RoomType::Group, "Quarterly webinar");
+    let request = CreateRoom::new(RoomType::Public, "Quarterly webinar");
+    let password = Passwords::new().hash(PASSWORD).await;
     let begin = Instant::now();
     loop {
         let created = async {
             let now = store.now().await?;
             let new = NewRoom::of(&request, now)?;
-            // No password matches this hash.
-            store.add_user(&user, "").await?;
+            store.add_user(&user, &password).await?;
             store.create(token, &owner, &new, now).await?;
             anyhow::Ok(())
         };

@@ -1,6 +1,7 @@
 //! The pages for people, in a real browser.
 
 mod barriers;
+mod demo;
 mod files;
 mod interruptions;
 mod moderation;

@@ -221,17 +221,28 @@ impl Health {
         is_usable && state.components.contains(&(component, Condition::Up))
     }
 
+    /// The components that this process has, and what is wrong with each.
+    pub fn components(&self) -> Vec<(&'static str, Option<String>)> {
+        let state = self.state.lock();
+        let components = state.components.iter();
+        components.map(|(each, condition)| (each.name(), state.problem(*each, condition))).collect()
+    }
+
+    /// The oldest item of each kind of work that could have been done already, and for how long.
+    pub fn oldest(&self) -> Vec<(&'static str, String, Duration)> {
+        let state = self.state.lock();
+        let oldest = |work: Work| {
+            let (item, age) = state.age(work)?;
+            Some((work.part(), item.to_owned(), age))
+        };
+        Work::ALL.into_iter().filter_map(oldest).collect()
+    }
+
     /// The components that do not work and the work that is overdue; empty if the process is ready.
     pub fn problems(&self) -> Vec<Problem> {
         let state = self.state.lock();
         let down = state.components.iter().filter_map(|(component, condition)| {
-            let unwritable =
-                state.unwritable.as_ref().filter(|_| *component == Component::Database);
-            let text = match condition {
-                Condition::Up => format!("cannot be written: {}", unwritable?),
-                Condition::Unknown => "not connected yet".to_owned(),
-                Condition::Down(problem) => problem.clone(),
-            };
+            let text = state.problem(*component, condition)?;
             Some(Problem { part: component.name(), text })
         });
         let overdue = Work::ALL.into_iter().filter_map(|work| {
@@ -257,6 +268,16 @@ impl Health {
 }
 
 impl State {
+    /// Why the component does not work, if it does not.
+    fn problem(&self, component: Component, condition: &Condition) -> Option<String> {
+        let unwritable = self.unwritable.as_ref().filter(|_| component == Component::Database);
+        match condition {
+            Condition::Up => Some(format!("cannot be written: {}", unwritable?)),
+            Condition::Unknown => Some("not connected yet".to_owned()),
+            Condition::Down(problem) => Some(problem.clone()),
+        }
+    }
+
     /// The oldest item of this work, if it could have been done already, and for how long.
     fn age(&self, work: Work) -> Option<(&str, Duration)> {
         let (_work, oldest, reported) = self.work.iter().find(|(each, ..)| *each == work)?;

@@ -6,6 +6,7 @@
 //! connections are closed. `cli` is the only caller.
 
 mod api_runtime;
+mod outlook;
 mod probe;
 mod reload;
 mod role;
@@ -26,6 +27,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::api_runtime::ApiRuntime;
+use self::outlook::ReadOutlook;
 pub use self::probe::try_servers;
 use self::reload::Reload;
 pub use self::reload::ReloadSource;
@@ -145,8 +147,10 @@ impl App {
         let health = Arc::new(Health::new(&components, stuck_after, self.config.ops.overdue_after));
         let mut supervisor = Supervisor::new(stop.clone());
         let backlog = Arc::new(BacklogGauges::new(Arc::clone(&self.api_database)));
+        let outlook = Arc::new(ReadOutlook::new(&self.api_database, &self.bus));
+        let ops_health = Arc::clone(&health);
         let ops =
-            http::ops::serve(ops, Arc::clone(&health), backlog, metrics.clone(), stop.clone());
+            http::ops::serve(ops, ops_health, backlog, outlook, metrics.clone(), stop.clone());
         supervisor.spawn("ops listener", ops);
         supervisor.spawn("metrics upkeep", crate::metrics::upkeep(metrics, stop.clone()));
         let systemd = Arc::new(SystemdNotifier::default());

@@ -1,7 +1,7 @@
 //! What administrators see of rooms, timers and history, and whether a room could be reset.
 //!
-//! Only the command line uses it. It changes nothing, and every answer is bounded: beside a worker it
-//! must not delay a timer.
+//! The command line uses it, and the page of the ops listener. It changes nothing, and every answer is
+//! bounded: beside a worker it must not delay a timer.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};

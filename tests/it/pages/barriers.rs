@@ -6,7 +6,7 @@ use super::{OPEN, WAITING, set_lobby};
 use crate::support::{app::TestApp, browser::Browser, database::Kind};
 
 /// Checks the page in each form, and takes a picture of it.
-async fn check(browser: &Browser, state: &str) {
+pub(super) async fn check(browser: &Browser, state: &str) {
     for (width, scheme) in [(900, "light"), (320, "dark"), (320, "light"), (900, "dark")] {
         browser.device(width, scheme).await;
         let barriers = browser.barriers().await;

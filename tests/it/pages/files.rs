@@ -72,6 +72,23 @@ async fn the_waiting_room_is_small_strict_and_the_same_for_every_room() {
     assert!(get(port, "/call/assets/0/secret", "").await.starts_with("HTTP/1.1 404"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operations_page_is_small_and_strict() {
+    let app = TestApp::new(Kind::Sqlite).await;
+    let port = app.daemon().ops_port;
+    let page = get(port, "/", "").await;
+    assert!(header(&page, "content-security-policy").contains("default-src 'none'"));
+    let (_, html) = page.split_once("\r\n\r\n").unwrap();
+    let mut bytes = html.len();
+    for asset in html.split('"').filter(|text| text.starts_with("/assets/")) {
+        let response = get(port, asset, "").await;
+        assert!(response.starts_with("HTTP/1.1 200"), "{asset}: {response}");
+        bytes += response.split_once("\r\n\r\n").unwrap().1.len();
+    }
+    println!("the operations page has {bytes} bytes");
+    assert!(bytes < MAX_BYTES, "{bytes} bytes");
+}
+
 #[test]
 fn the_page_loads_all_of_its_assets() {
     let folder = file("src/http/pages/assets/call");

@@ -5,6 +5,7 @@ mod demo;
 mod files;
 mod interruptions;
 mod moderation;
+mod operations;
 mod waiting_room;
 
 use serde_json::json;

@@ -105,7 +105,10 @@ pub(super) async fn diagnose(
 
 async fn open(database: &dyn Database, room: &Room) -> anyhow::Result<Diagnosis> {
     let filter = HistoryFilter { since: DateTime::UNIX_EPOCH, room: Some(&room.token) };
-    let last = database.past_resets(filter, 1).await?.pop();
+    let last = match room.timer_reached {
+        Some(_reset_at) => database.past_resets(filter, 1).await?.pop(),
+        None => None,
+    };
     Ok(match last {
         Some(last) if last.published_at.is_none() => {
             let attempts = output::counted(last.attempts, "attempt");
@@ -118,7 +121,7 @@ async fn open(database: &dyn Database, room: &Room) -> anyhow::Result<Diagnosis>
         }
         Some(last) => Diagnosis {
             since: Some(last.fired_at),
-            ..Diagnosis::new(Cause::Open, "it is open, and was opened by its timer")
+            ..Diagnosis::new(Cause::Open, "it is open, and its last timer has fired")
         },
         None => Diagnosis::new(Cause::Open, "it is open"),
     })

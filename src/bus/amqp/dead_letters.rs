@@ -58,7 +58,7 @@ pub(super) struct AmqpDeadLetters {
 }
 
 /// Bound of the time until the broker has put back what was taken.
-const RETURN_TIMEOUT: Duration = Duration::from_secs(1);
+const RETURN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often it is asked.
 const RETURN_POLL: Duration = Duration::from_millis(10);

@@ -1,7 +1,7 @@
 //! What administrators see: rooms, timers, and the history of the outbox.
 //!
-//! Each is bounded by a limit. Lists of rooms follow an index; the history is searched from its newest
-//! rows on, whose ids grow with time.
+//! Each is bounded by a limit. Lists of rooms follow an index; of the history, the newest rows are
+//! searched, whose ids grow with time.
 
 /// Rooms with the number of their participants. The columns that need a conversion differ. An order
 /// names the table, because a converted column has the name of its source.
@@ -51,7 +51,8 @@ macro_rules! resets {
         concat!(
             "SELECT ",
             $columns,
-            " FROM lobbyd_outbox
+            " FROM (SELECT id, events, data, created_at FROM lobbyd_outbox ORDER BY id DESC LIMIT 20000)
+                 AS newest
             WHERE data LIKE '%\"lobby_timer_reached\"%' AND created_at >= ",
             $since,
             " AND ",

@@ -174,7 +174,7 @@ async fn the_keyboard_alone_leads_into_the_waiting_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_dial_in_is_shown_with_the_pin() {
+async fn the_dial_in_is_shown_with_the_pin_of_those_who_have_one() {
     let mut app = TestApp::new(Kind::Sqlite).await;
     app.set("SIP__DIALIN_INFO", "Dial +49 30 1234567");
     app.set("SIP__SHARED_SECRET", "secret");
@@ -186,5 +186,10 @@ async fn the_dial_in_is_shown_with_the_pin() {
     browser.shows("#headline", WAITING).await;
     browser.shows("#dial-in-info", "+49 30 1234567").await;
     assert_eq!(browser.text("#dial-in-number").await, room);
+    assert!(!browser.has("#pin-row").await, "guests have no PIN");
     browser.picture("dial-in").await;
+    let member = app.page_of("owner", &room).await;
+    let pin = owner.get(&format!("/room/{room}")).await.expect(200).data()["attendeePin"].clone();
+    member.shows("#dial-in-pin", pin.as_str().unwrap()).await;
+    assert!(!pin.as_str().unwrap().is_empty());
 }

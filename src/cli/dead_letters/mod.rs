@@ -26,6 +26,10 @@ use super::print;
 /// So many dead letters are read at most: each stays in the memory of the broker until the end.
 const MAX_READ: u32 = 10_000;
 
+/// A queue of so many is always read as a whole: the broker puts back what was read behind what was read
+/// earlier, so that only a whole queue keeps its order.
+const KEPT_IN_ORDER: u32 = 1000;
+
 #[derive(Debug, Subcommand)]
 pub(super) enum DeadLettersCommand {
     /// List events that could not be applied, with the reasons
@@ -147,6 +151,14 @@ impl Queue {
             DeadLettersCommand::Drop(drop) => self.delete(&drop).await,
         };
         // After an error, the broker puts back what was taken by itself.
+        let rest = if done.is_ok() { self.letters.waiting().await? } else { 0 };
+        if rest <= KEPT_IN_ORDER {
+            for _ in 0..rest {
+                if !matches!(self.letters.take().await, Ok(Some(_letter))) {
+                    break;
+                }
+            }
+        }
         let closed = self.letters.close().await;
         done.and(closed.map_err(Into::into))
     }

@@ -136,6 +136,8 @@ async fn reading_keeps_the_order_and_does_not_use_up_the_delivery_limit() {
     };
     let first = ids(&plain.json(&["list"]));
     for _ in 0..45 {
+        fixture.json(&["show", "1"]);
+        fixture.json(&["list", "--limit", "2"]);
         fixture.rooms_become(&order).await;
         plain.rooms_become(&["a", "b", "c"]).await;
     }

@@ -1,7 +1,7 @@
 //! Broken connections, and clocks that are wrong.
 
 use super::{OPEN, WAITING, set_lobby};
-use crate::support::{app::TestApp, browser::Browser, database::Kind};
+use crate::support::{app::TestApp, browser::Browser, database::Kind, eventually};
 
 const LOST: &str = "Connection lost";
 
@@ -18,6 +18,25 @@ async fn a_killed_server_is_reported_and_the_page_recovers_by_itself() {
     browser.picture("connection-lost").await;
     app.start_again().await;
     browser.becomes("return document.getElementById('connection').textContent === ''").await;
+    set_lobby(&owner, &room, 0, None).await;
+    browser.shows("#headline", OPEN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_whose_session_has_ended_meanwhile_enters_again() {
+    let mut app = TestApp::new(Kind::Sqlite).await;
+    let owner = app.user("owner").await;
+    let room = app.webinar(&owner, None).await;
+    let browser = app.guest_page("Carol", &room).await;
+    browser.shows("#headline", WAITING).await;
+    app.daemon_mut().kill();
+    browser.shows("#connection", LOST).await;
+    let guests = "DELETE FROM lobbyd_attendees WHERE actor_type = 'guests'";
+    assert_eq!(app.database.execute(guests).await, 1);
+    app.start_again().await;
+    let guests = "SELECT count(*) FROM lobbyd_attendees WHERE actor_type = 'guests'";
+    eventually("the guest", || async { (app.database.number(guests).await == 1).then_some(()) })
+        .await;
     set_lobby(&owner, &room, 0, None).await;
     browser.shows("#headline", OPEN).await;
 }

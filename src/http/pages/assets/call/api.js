@@ -42,8 +42,10 @@ export class Api {
     return { dialIn: call['sip-dialin-info'] ?? '', isUser: conversations['can-create'] };
   }
 
-  async join(password) {
-    return (await this.#request('POST', `${this.room}/participants/active`, { body: { password } })).data;
+  // Without `force`, a client that is in the call is refused; with it, the call ends for the client.
+  async join(password, force = true) {
+    const body = { password, force };
+    return (await this.#request('POST', `${this.room}/participants/active`, { body })).data;
   }
 
   nameSelf(displayName) {

@@ -23,8 +23,10 @@ export class Follower {
   #polling;
   #timers = new Map();
   #failures = 0;
+  // Whether the server may have been unaware of this viewer since the last room.
+  #isInterrupted = false;
 
-  // `handlers` are `room`, `gone` and `connected`.
+  // `handlers` are `room`, with whether it is the first one after an interruption, `gone` and `connected`.
   constructor(api, handlers) {
     this.#api = api;
     this.#handlers = handlers;
@@ -39,13 +41,14 @@ export class Follower {
     source.addEventListener('room', (event) => {
       this.#clear('first');
       this.#arrived();
-      this.#handlers.room(JSON.parse(event.data));
+      this.#show(JSON.parse(event.data));
     });
     source.addEventListener('end', () => {
       this.stop();
       this.#handlers.gone();
     });
     source.addEventListener('error', () => {
+      this.#isInterrupted = true;
       this.#missed();
       this.#failures += 1;
       const isGivenUp = source.readyState === EventSource.CLOSED;
@@ -81,7 +84,7 @@ export class Follower {
         pause = 500;
         tag = news.tag;
         this.#arrived();
-        if (news.data) this.#handlers.room(news.data);
+        if (news.data) this.#show(news.data);
       } catch (error) {
         if (polling.signal.aborted) return;
         if (error.status === 404) {
@@ -90,6 +93,7 @@ export class Follower {
           return;
         }
         hasFailed = true;
+        this.#isInterrupted = true;
         this.#missed();
         pause = Math.min(2 * pause, MAX_PAUSE);
         const least = (error.retryAfter ?? 0) * 1000;
@@ -99,6 +103,12 @@ export class Follower {
       }
     }
     if (!polling.signal.aborted) this.start();
+  }
+
+  #show(room) {
+    const isResumed = this.#isInterrupted;
+    this.#isInterrupted = false;
+    this.#handlers.room(room, isResumed);
   }
 
   #arrived() {

@@ -12,6 +12,8 @@ const IGNORES_LOBBY = 8;
 
 const NO_PIN = 2;
 
+const NO_SESSION = '0';
+
 // Milliseconds between two attempts to begin.
 const RETRY = 3_000;
 
@@ -45,11 +47,11 @@ function state() {
 }
 
 // Called for each state of the room that the server tells.
-function show(news) {
+function show(news, isResumed = false) {
   const isMember = news.attendeeId > 0;
   const isLost = wasMember && !isMember;
   room = news;
-  if (isLost && !isConnected && entered) {
+  if (isResumed && entered && (isLost || isMember && news.sessionId === NO_SESSION)) {
     // The session has ended during an interruption.
     enter(entered.name, entered.password).catch(gone);
     return;
@@ -220,7 +222,11 @@ async function begin() {
     // A member has a session in the room while the page is open.
     if (found.attendeeId > 0) {
       entered = { name: '', password: '' };
-      show(await api.join(''));
+      show(await api.join('', false).catch((error) => {
+        // The same browser is in the call, and stays there.
+        if (error.status === 409) return found;
+        throw error;
+      }));
     } else {
       show(found);
     }

@@ -101,7 +101,7 @@ async fn a_room_without_worker_is_explained(fixture: CliFixture) {
     database.all_published().await;
     let (cause, text) = diagnosis(&fixture, "room1");
     assert_eq!(cause, "open");
-    assert!(text.contains("opened by its timer"), "{text}");
+    assert!(text.contains("its last timer has fired"), "{text}");
 }
 
 async fn an_announcement_that_is_missing_is_explained(fixture: CliFixture) {

@@ -61,6 +61,7 @@ async fn the_status_is_healthy_while_all_works(mut cluster: TestCluster) {
     assert_eq!(table[3][..2], ["process", "ready"]);
 
     worker.stop().await;
+    client.consumer_ends(&cluster.queue).await;
     database.insert_rooms("late", 1, database.now().await - 60).await;
     let found = status(&cluster);
     assert_eq!(found["process"]["ready"], Value::Null);

@@ -166,6 +166,13 @@ async fn an_event_whose_commit_had_no_answer_is_applied_soon_after_the_outage() 
     cluster.database.insert_room("webinar").await;
     cluster.database.execute("ALTER SYSTEM SET synchronous_standby_names = 'gone'").await;
     cluster.database.execute("SELECT pg_reload_conf()").await;
+    // The server reads it a moment later.
+    let setting = "SELECT count(*) FROM pg_settings
+                   WHERE name = 'synchronous_standby_names' AND setting = 'gone'";
+    eventually("the setting", || async {
+        (cluster.database.number(setting).await == 1).then_some(())
+    })
+    .await;
     client.publish(&json!({"token": "webinar", "state": 1})).await;
     worker.unready_with("database has not answered a commit for ").await;
     worker.metric_becomes("lobbyd_deliveries_aside", 1).await;

@@ -143,7 +143,7 @@
 //! | [`domain`] | types and rules; pure |
 //! | [`store`] | rows and transactions; the only SQL |
 //! | [`bus`] | messages to and from the broker; the only AMQP and CloudEvents |
-//! | [`talk`] | requests to a Nextcloud Talk; the only HTTP client |
+//! | [`nextcloud`] | requests to a Nextcloud Talk and to its signaling servers; the only HTTP clients |
 //! | [`cache`] | rooms as this API process last read them, kept current by updates |
 //! | [`auth`] | passwords, logins, and how often they may be guessed |
 //! | [`rooms`] | commands, queries, long polls and event streams behind the API |

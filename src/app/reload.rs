@@ -197,8 +197,8 @@ impl Reload {
 
     /// Takes over changed secrets.
     fn renew_signaling(&mut self, servers: &[SignalingServer]) {
-        for key in renew_secrets(&self.signaling, servers) {
-            tracing::info!(key, "setting taken over");
+        for server in renew_secrets(&self.signaling, servers) {
+            tracing::info!(key = "signaling.servers", server, "setting taken over");
         }
     }
 

@@ -38,19 +38,19 @@ pub(super) fn clients(
     servers.iter().enumerate().map(client).collect()
 }
 
-/// Gives the clients the secrets that their servers have in another configuration. Returns the keys of
-/// those that have changed.
+/// Gives the clients the secrets that their servers have in another configuration. Returns the servers
+/// of those that have changed.
 pub(super) fn renew_secrets(
     clients: &[Arc<SignalingClient>],
     servers: &[SignalingServer],
 ) -> Vec<String> {
     let mut changed = Vec::new();
-    for (index, server) in servers.iter().enumerate() {
+    for server in servers {
         let client = clients.iter().find(|client| client.is_for(server.url.expose()));
         if let Some((client, secret)) = client.zip(secret(server))
             && client.use_secret(secret)
         {
-            changed.push(format!("signaling.servers[{index}].secret"));
+            changed.push(client.url().to_owned());
         }
     }
     changed

@@ -8,17 +8,23 @@ mod status;
 mod terminal;
 
 use std::{
-    io::Write,
+    io::{BufRead, BufReader, Write},
     net::IpAddr,
     process::{Output, Stdio},
 };
 
+use chrono::{DateTime, Utc};
 use lobbyd::auth::{Passwords, Throttle};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 
 use crate::support::{
     daemon::{Settings, program, run, settings, text},
     database::{Database, Kind},
+    eventually,
     server::folder,
 };
 
@@ -95,6 +101,32 @@ fn the_demo_shows_each_step() {
     ] {
         let position = rest.find(step).unwrap_or_else(|| panic!("no {step:?} in {shown}"));
         rest = &rest[position..];
+    }
+}
+
+/// It depends on no step being quick.
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::disallowed_methods, reason = "SQLite has the clock of this machine")]
+async fn a_demo_that_is_delayed_until_its_timer_is_over_shows_each_step() {
+    let mut demo = program(&settings(&[]));
+    let mut demo = demo
+        .args(["demo", "--in", "2"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let process = Pid::from_raw(i32::try_from(demo.id()).unwrap());
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let event = lines.find(|line| line.contains("event in")).unwrap();
+    kill(process, Signal::SIGSTOP).unwrap();
+    let timer: DateTime<Utc> = event.rsplit(' ').next().unwrap().parse().unwrap();
+    eventually("the timer to be over", || async { (Utc::now() > timer).then_some(()) }).await;
+    kill(process, Signal::SIGCONT).unwrap();
+    let rest: Vec<String> = lines.collect();
+    let output = demo.wait_with_output().unwrap();
+    assert!(output.status.success(), "{rest:?} {output:?}");
+    for step in ["armed", "opened", "published"] {
+        assert!(rest.iter().any(|line| line.contains(&format!("  {step} "))), "{step}: {rest:?}");
     }
 }
 

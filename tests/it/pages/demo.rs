@@ -1,47 +1,34 @@
 //! What `lobbyd demo` shows in a terminal.
 
-use std::{
-    io::{BufRead, BufReader, Write},
-    process::{Command, Stdio},
-};
-
-use tokio::task::spawn_blocking;
-
 use super::{OPEN, WAITING};
-use crate::support::{browser::Browser, server::folder};
+use crate::support::{browser::Browser, daemon::settings, terminal::Terminal};
+
+/// Notes what the page shows: a busy machine may look at it only after it has opened.
+const NOTE: &str = "
+    window.shown = '';
+    new MutationObserver(() => {
+        for (const id of ['headline', 'countdown']) {
+            window.shown += `${id}: ${document.getElementById(id)?.textContent}\\n`;
+        }
+    }).observe(document, { childList: true, characterData: true, subtree: true });
+";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_opens_its_page_for_a_guest_who_waits() {
-    let demo = format!("{} demo --in 2", env!("CARGO_BIN_EXE_lobbyd"));
-    // It gives the program a terminal.
-    let mut terminal = Command::new("/usr/bin/script")
-        .args(["--quiet", "--flush", "--return", "--command", &demo, "/dev/null"])
-        .current_dir(folder("demo-"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut keys = terminal.stdin.take().unwrap();
-    let mut lines = BufReader::new(terminal.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let (url, mut lines) = spawn_blocking(move || {
-        let url = lines.find_map(|line| line.contains("/call/").then(|| line.trim().to_owned()));
-        (url.unwrap(), lines)
-    })
-    .await
-    .unwrap();
+    let mut terminal = Terminal::run(&settings(&[]), "lobbyd demo --in 2");
+    let url = terminal.shows("/call/").await;
     let browser = Browser::open().await;
+    browser.prepare(NOTE).await;
     browser.go(&url).await;
     browser.enter("Carol").await;
-    browser.shows("#headline", WAITING).await;
-    browser.shows("#countdown", "s").await;
     browser.shows("#headline", OPEN).await;
-    let lines = spawn_blocking(move || {
-        lines.find(|line| line.contains("opened")).unwrap();
-        lines
-    });
-    let lines = lines.await.unwrap();
+    let shown = browser.run("return window.shown").await;
+    let shown = shown.as_str().unwrap();
+    assert!(shown.contains(&format!("headline: {WAITING}")), "{shown}");
+    let counted = shown.lines().filter_map(|line| line.strip_prefix("countdown: "));
+    assert!(counted.filter(|text| text.contains('s')).count() > 1, "{shown}");
+    terminal.shows("the page says so").await;
     // Ctrl-C.
-    keys.write_all(b"\x03").unwrap();
-    let rest = spawn_blocking(move || lines.collect::<Vec<String>>()).await.unwrap();
-    assert!(terminal.wait().unwrap().success(), "{rest:?}");
+    terminal.press(b"\x03");
+    assert!(terminal.ended().await.success());
 }

@@ -21,6 +21,7 @@ pub mod root;
 pub mod server;
 pub mod signaling;
 pub mod table;
+pub mod terminal;
 pub mod timers;
 pub mod tools;
 

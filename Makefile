@@ -11,7 +11,7 @@ RELEASE ?= trixie
 SYSTEM := target/debian-$(RELEASE)
 # The tests that depend on what a server does.
 ON_SERVERS := store_contract room_contract shared_rows migrations chain poison redelivery race crash \
-              outage signaling
+              failpoints outage signaling
 # Most tests wait for timers, so more of them run in parallel than there are cores.
 TEST_THREADS ?= 6
 
@@ -73,6 +73,7 @@ $(PEERS)/installed: $(wildcard benches/peers/*)
 .PHONY: deb
 deb: $(CARGO_DEB)
 	$(CARGO) build --locked --release --features otlp
+	! grep --quiet LOBBYD_FAILPOINT target/release/lobbyd
 	target/release/lobbyd generate target/generated
 	$(CARGO_DEB) --no-build --locked
 

@@ -157,6 +157,7 @@
 //! | [`traces`] | spans from the incoming to the outgoing event; the only OpenTelemetry |
 //! | [`health`], [`systemd`] | which components work; what systemd is notified of |
 //! | [`backoff`], [`supervisor`] | waits between attempts; how the process ends |
+//! | `failpoints` | where a test has the process abort; does nothing in a release |
 //!
 //! Imports go one way: `main → cli → app → {http, tasks} → rooms/cache → {store, bus} → domain`.
 //! The test `house_rules` reads the source and keeps it so; it has the complete list of layers.
@@ -250,6 +251,7 @@ pub mod cache;
 pub mod clock;
 pub mod config;
 pub mod domain;
+mod failpoints;
 pub mod health;
 pub mod http;
 pub mod logging;

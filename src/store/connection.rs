@@ -21,6 +21,7 @@ use super::error::{CommandError, Result, StoreError};
 use super::no_signaling::NoSignaling;
 use super::servers::Servers;
 use super::statements::{Statement, inbox};
+use crate::failpoints::{self, Point};
 
 /// Bound of a connection that is made only to learn why the pool has none.
 const REASON_TIMEOUT: Duration = Duration::from_millis(500);
@@ -248,6 +249,7 @@ impl<D: Dialect> Transaction<D> {
     }
 
     pub(super) async fn commit(self) -> Result<()> {
+        failpoints::reach(Point::BeforeCommit);
         let Self { mut connection, pool, commits, _turn, .. } = self;
         let (deadline, servers) = (connection.deadline, Arc::clone(&connection.servers));
         let mut committing = Box::pin(async move {
@@ -270,6 +272,7 @@ impl<D: Dialect> Transaction<D> {
         };
         let committed = deadline.bound::<D, _>(std::future::ready(answer)).await;
         connection.judged(committed)?;
+        failpoints::reach(Point::AfterCommit);
         connection.release();
         Ok(())
     }

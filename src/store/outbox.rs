@@ -11,6 +11,7 @@ use super::statements::outbox as statements;
 use super::tables::outbox::Progress;
 use super::{Available, ClaimedRows, Division, Outbox, Pending};
 use crate::domain::EventId;
+use crate::failpoints::{self, Point};
 
 /// Rows that [`Outbox::pending`] looks at, so that it takes some milliseconds at most.
 const PENDING_LIMIT: u32 = 10_000;
@@ -32,6 +33,7 @@ impl<D: Dialect> Outbox for SqlStore<D> {
         match transaction.claim_rows(&ids, until).await {
             Ok(rows) => {
                 transaction.commit().await?;
+                failpoints::reach(Point::AfterClaim);
                 Ok(ClaimedRows { rows, is_full })
             }
             Err(error) => {

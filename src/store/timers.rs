@@ -14,6 +14,7 @@ use super::{AppliedSet, DueBatch, Fired, NotFired, Timers, rows};
 use crate::domain::{
     DueTimer, IncomingChange, OutboxEvent, OutboxRow, PendingTimer, ROOM_UPDATED, Reason, TimerKey,
 };
+use crate::failpoints::{self, Point};
 
 #[async_trait]
 impl<D: Dialect> Timers for SqlStore<D> {
@@ -149,6 +150,7 @@ impl<D: Dialect> Transaction<D> {
         let encoding = async { NewEvents::encode(due.iter().map(event).collect(), progress) };
         let (reset, events) = tokio::join!(self.reset_rooms(&due), encoding);
         reset?;
+        failpoints::reach(Point::InsideReset);
         let rooms: Vec<_> = due.iter().map(|timer| timer.key.room).collect();
         self.insert_opening_messages(&rooms, Reason::LobbyTimerReached, now).await?;
         let events = events?;

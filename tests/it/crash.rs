@@ -29,20 +29,7 @@ on_every_database! { crate::support::cluster::TestCluster::new:
 async fn workers_killed_at_random_lose_and_duplicate_nothing(cluster: TestCluster) {
     let client = cluster.client().await;
     drop(cluster.worker().await);
-    for index in 0..ROOMS {
-        cluster.database.insert_room(&format!("room{index}")).await;
-    }
-
-    // Half of the events have a version; the others are as a simple script sends them.
-    let now = cluster.database.now().await;
-    for index in 0..ROOMS {
-        let timer = now + 2 + i64::from(index % 8);
-        let mut change = json!({"token": format!("room{index}"), "state": 1, "timer": timer});
-        if index % 2 == 0 {
-            change["version"] = json!(1);
-        }
-        client.publish(&change).await;
-    }
+    cluster.arm_by_events(&client, "room", ROOMS, 2..10).await;
     for _ in 0..KILLS {
         let worker = Daemon::start(&cluster.settings);
         eventually("the process to run", || worker.get("/livez")).await;

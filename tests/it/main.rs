@@ -2,7 +2,7 @@
 //!
 //! One file per subject. `store_contract`, `shared_rows` and `room_contract` test each promise of
 //! the store on every database, and `timers` the rules of timers with a manual clock. `chain`,
-//! `crash`, `outage`, `race` and `reload` run the real program against real servers. `webinar`,
+//! `crash`, `failpoints`, `outage`, `race` and `reload` run the real program against real servers. `webinar`,
 //! `dial_in`, `rooms`, `polling`, `event_streams`, `http_server`, `origins`, `bounds`, `compression` and `leaks` use
 //! its HTTP API, `clients` does so with programs of other projects, and `pages` with a browser. `failover` has several
 //! servers. `talk` runs beside a stand-in for Nextcloud Talk, and `signaling` beside a real signaling
@@ -49,6 +49,8 @@ mod deploy;
 mod dial_in;
 mod event_streams;
 mod failover;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod harness;
 mod house_rules;
 mod http_server;

@@ -106,6 +106,32 @@ async fn an_interrupted_migration_is_completed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn migrations_that_were_interrupted_after_any_statement_are_completed() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/mysql");
+    let mut files: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let text: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let statements: Vec<&str> =
+        text.split_inclusive(";\n").filter(|part| part.trim_end().ends_with(';')).collect();
+    assert!(statements.len() > files.len());
+    let mut described = BTreeSet::new();
+    for done in 0..=statements.len() {
+        let database = Database::create(Kind::MariaDb).await;
+        for statement in &statements[..done] {
+            database.execute(statement).await;
+        }
+        database.store().await;
+        let mut parts = database.texts(columns_of(Kind::MariaDb)).await;
+        parts.extend(database.texts(indexes_of(Kind::MariaDb)).await);
+        parts.sort();
+        described.insert(parts);
+        assert_eq!(database.number("SELECT count(*) FROM lobbyd_auth").await, 1);
+    }
+    assert_eq!(described.len(), 1, "{described:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_row_can_have_a_timer_that_blocks_all_others() {
     for (kind, bad) in [
         (Kind::Postgres, "'infinity'"),

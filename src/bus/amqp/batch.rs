@@ -17,6 +17,7 @@ use super::{TRACEPARENT, answered, broker};
 use crate::bus::cloudevents::CLOUDEVENTS_JSON;
 use crate::bus::{BusError, Confirmation, Message, PUBLISH_TIMEOUT, Result};
 use crate::domain::ROOM_UPDATED;
+use crate::failpoints::{self, Point};
 use crate::logging;
 
 /// How often one call takes a set of messages apart over which the broker closes the channel. The
@@ -165,7 +166,9 @@ impl Publisher {
         let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let properties = event_properties(message);
         let sent = channel.basic_publish(exchange, key, mandatory, &message.body, properties).await;
-        sent.map_err(broker)?.await.map_err(broker)
+        let confirm = sent.map_err(broker)?;
+        failpoints::reach(Point::AfterPublishBeforeConfirm);
+        confirm.await.map_err(broker)
     }
 
     /// See [`Bus::missing_queue`](crate::bus::Bus::missing_queue).

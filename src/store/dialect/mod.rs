@@ -23,6 +23,7 @@ use sqlx::{Connection, Database, Executor, MySql, Postgres, Row, SqlSafeStr, Sql
 use super::error::{Result, StoreError};
 use super::statements::Statement;
 use crate::domain::{AttendeeId, RoomId, RoomToken};
+use crate::failpoints::{self, Point};
 
 /// The table in which sqlx records the migrations that were applied. sqlx's own name may belong to
 /// another program that shares the database.
@@ -221,6 +222,20 @@ pub(super) fn explain_failed<D: Dialect>(
         Some(Verdict::Failed) => explain(error),
         Some(_) | None => StoreError::Unavailable(error),
     }
+}
+
+/// Applies the migrations that are missing.
+async fn run_migrations<C: Migrate>(
+    migrator: &Migrator,
+    connection: &mut C,
+) -> Result<(), MigrateError> {
+    if cfg!(feature = "failpoints") {
+        for migration in migrator.iter() {
+            migrator.run_direct(Some(migration.version), connection, false).await?;
+            failpoints::reach(Point::MidMigration);
+        }
+    }
+    migrator.run_direct(None, connection, false).await
 }
 
 /// A database that lobbyd runs on.

@@ -7,7 +7,7 @@ use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlPoolOptions, MySqlSslMode};
 use sqlx::{AssertSqlSafe, Error, Executor, MySql, MySqlConnection};
 
-use super::{Dialect, Endpoint, MIGRATION_TIMEOUT, MIGRATIONS_TABLE, Verdict};
+use super::{Dialect, Endpoint, MIGRATION_TIMEOUT, MIGRATIONS_TABLE, Verdict, run_migrations};
 use crate::store::error::{Result, StoreError};
 use crate::store::statements::Statement;
 
@@ -126,7 +126,7 @@ impl Dialect for MySql {
         // change of a table at once. All of them can be repeated.
         connection.ensure_migrations_table(MIGRATIONS_TABLE).await?;
         connection.execute("DELETE FROM lobbyd_migrations WHERE success = FALSE").await?;
-        migrator.run_direct(None, connection, false).await
+        run_migrations(migrator, connection).await
     }
 
     fn verdict(error: &dyn DatabaseError) -> Verdict {

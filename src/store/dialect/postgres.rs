@@ -7,7 +7,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgSslMode};
 use sqlx::{Connection, Executor, PgConnection, Postgres};
 
-use super::{Dialect, Endpoint, Verdict};
+use super::{Dialect, Endpoint, Verdict, run_migrations};
 use crate::store::error::{Result, StoreError};
 use crate::store::statements::Statement;
 
@@ -86,7 +86,7 @@ impl Dialect for Postgres {
         let lock = "SET LOCAL statement_timeout = 0; \
                     SELECT pg_advisory_xact_lock(x'6c6f62627964'::bigint)";
         transaction.execute(lock).await?;
-        migrator.run_direct(None, &mut *transaction, false).await?;
+        run_migrations(migrator, &mut *transaction).await?;
         Ok(transaction.commit().await?)
     }
 

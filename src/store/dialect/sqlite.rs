@@ -7,7 +7,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{Connection, Sqlite, SqliteConnection};
 
-use super::{Dialect, Verdict};
+use super::{Dialect, Verdict, run_migrations};
 use crate::store::error::{Result, StoreError};
 use crate::store::file::foreign_file;
 use crate::store::statements::Statement;
@@ -75,7 +75,7 @@ impl Dialect for Sqlite {
     ) -> Result<(), MigrateError> {
         // The write lock, in one transaction around all of them.
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-        migrator.run_direct(None, &mut *transaction, false).await?;
+        run_migrations(migrator, &mut *transaction).await?;
         Ok(transaction.commit().await?)
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 
+use crate::failpoints::{self, Point};
 use crate::store::connection::{Connection, Transaction};
 use crate::store::dialect::{Columns, Dialect, values};
 use crate::store::error::Result;
@@ -31,6 +32,8 @@ impl<D: Dialect> Transaction<D> {
     ) -> Result<()> {
         let identities = to_json(identities);
         let values = values![now.timestamp_millis(), &identities];
-        self.execute(statements::RECORD, values).await.map(drop)
+        self.execute(statements::RECORD, values).await?;
+        failpoints::reach(Point::InsideInbox);
+        Ok(())
     }
 }

@@ -20,6 +20,7 @@ use super::{End, LobbyConsumer};
 use crate::bus::cloudevents::{Malformed, parse_lobby_changed};
 use crate::bus::{BusError, Delivery, DeliveryTag, Subscription};
 use crate::domain::{Applied, IncomingChange};
+use crate::failpoints::{self, Point};
 use crate::health::{Oldest, Work};
 use crate::tasks::MAX_LOGGED;
 use crate::traces::{Kind, Span};
@@ -302,6 +303,7 @@ impl<'a> Consumption<'a> {
         let acknowledged = if self.done.is_empty() {
             Ok(())
         } else {
+            failpoints::reach(Point::AfterCommitBeforeAck);
             self.subscription.acknowledge(&self.done).await
         };
         if let Some(lost) = self.lost.take() {

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use super::event::{Outgoing, Undone};
 use crate::backoff::Backoff;
 use crate::bus::{self, Bus};
+use crate::failpoints::{self, Point};
 use crate::logging;
 
 /// Deliveries per set.
@@ -98,6 +99,7 @@ impl<T: Outgoing> Transfers<T> {
     fn conclude(&mut self, number: usize, result: &bus::Result<()>) {
         match result {
             Ok(()) => {
+                failpoints::reach(Point::AfterTransferBeforeAck);
                 if self.problem.take().is_some() {
                     tracing::info!("{} are stored again", self.what);
                 }

@@ -17,6 +17,7 @@ use super::outcome::{Encoded, Outcome, REFUSED_ATTEMPTS, Share, encode, outcomes
 use super::reported::{Reported, report_refused};
 use crate::bus::{BusError, PUBLISH_TIMEOUT};
 use crate::domain::EventId;
+use crate::failpoints::{self, Point};
 use crate::logging;
 use crate::relay::{Batch, CLAIM};
 use crate::store::{self, Available, ClaimedRows, Pending, StoreError};
@@ -172,6 +173,7 @@ impl Publications {
         if messages.is_empty() {
             return Published::default();
         }
+        failpoints::reach(Point::AfterCommitBeforePublish);
         let confirmations = match self.ctx.bus.publish(&messages).await {
             Ok(confirmations) => confirmations,
             Err(error) => {
@@ -185,6 +187,7 @@ impl Publications {
                 };
             }
         };
+        failpoints::reach(Point::AfterConfirmBeforeMark);
         let outcomes = outcomes(rows, confirmations, spans);
         let mut published = Published { size: messages.len(), ..Published::default() };
         for outcome in &outcomes {
@@ -281,7 +284,10 @@ impl Publications {
                 continue;
             }
             match self.ctx.database.mark_published(&set, self.ctx.clock.now()).await {
-                Ok(()) => self.reported.forget(&set),
+                Ok(()) => {
+                    failpoints::reach(Point::AfterMark);
+                    self.reported.forget(&set);
+                }
                 Err(error) if !error.is_refusal() => {
                     let error = logging::causes(&error);
                     tracing::debug!(error, "publisher confirms could not be stored yet");

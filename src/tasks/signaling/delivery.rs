@@ -15,6 +15,7 @@ use super::gate::{Gate, Kind, News, UnderWay};
 use super::report::{Report, count};
 use crate::clock::DatabaseClock;
 use crate::domain::{SignalingBacklog, SignalingUpdate};
+use crate::failpoints::{self, Point};
 use crate::logging;
 use crate::nextcloud::{SignalingClient, SignalingFault};
 use crate::store;
@@ -350,6 +351,7 @@ async fn tell(
         return Ok(Told::NotSent);
     }
     let outcome = timeout_at(latest, server.tell(&room, &users)).await;
+    failpoints::reach(Point::AfterTellBeforeMark);
     Ok(Told::Answered(outcome.unwrap_or(Err(SignalingFault::Unanswered))))
 }
 

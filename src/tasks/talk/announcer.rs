@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use crate::backoff::Backoff;
 use crate::domain::{RoomUpdated, TalkTimer};
+use crate::failpoints::{self, Point};
 use crate::logging;
 use crate::relay::RelayHandle;
 use crate::store;
@@ -62,6 +63,7 @@ pub(super) async fn announce(
 }
 
 async fn end(ended: &mut Ended, database: &dyn Database) -> store::Result<()> {
+    failpoints::reach(Point::AfterTalkBeforeAnnounce);
     let Ended { timer, update, is_recorded } = ended;
     if update.is_some() && !*is_recorded {
         database.record_talk_timers(std::slice::from_ref(timer)).await?;

@@ -20,7 +20,7 @@ const LAYERS: [&[&str]; 9] = [
     &["auth", "relay", "traces"],
     &["clock"],
     &["bus", "health", "nextcloud", "store"],
-    &["backoff", "domain", "logging", "metrics"],
+    &["backoff", "domain", "failpoints", "logging", "metrics"],
 ];
 
 /// Imports that the layers allow and that would still bypass a module.

@@ -2,6 +2,8 @@
 //! between the two, where it records requests and adds faults.
 
 mod delivery;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod front;
 mod harness;
 mod outages;

@@ -53,6 +53,14 @@ impl Site {
         &self.cluster.database
     }
 
+    /// Starts a worker that aborts when it first reaches a point.
+    #[cfg(feature = "failpoints")]
+    pub fn start_to_abort(&self, point: &str) -> Daemon {
+        let mut program = program(&self.cluster.settings);
+        program.arg("worker").arg("--config").arg(&self.file).env("LOBBYD_FAILPOINT", point);
+        Daemon::spawn(&mut program)
+    }
+
     /// Starts the program with the command `run`, `worker` or `api`, and waits until it is ready.
     pub async fn start_as(&self, command: &str) -> Daemon {
         let mut program = program(&self.cluster.settings);

@@ -2,8 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     sync::atomic::{AtomicU32, Ordering},
 };
+
+use serde_json::json;
 
 use super::{
     amqp::{Client, Published},
@@ -20,6 +23,7 @@ pub struct TestCluster {
     pub exchange: String,
     pub queue: String,
     pub dead_letters: String,
+    pub retry_queue: String,
     /// Queue that receives every room update.
     pub updates: String,
 }
@@ -41,6 +45,7 @@ impl TestCluster {
             exchange: name("events"),
             queue: name("lobby-changed"),
             dead_letters: name("dead-letters"),
+            retry_queue: name("retry"),
             updates: name("updates"),
             database,
         };
@@ -48,7 +53,7 @@ impl TestCluster {
         cluster.set("EVENTS__URL", amqp_url);
         cluster.set("EVENTS__EXCHANGE", &cluster.exchange.clone());
         cluster.set("EVENTS__UPDATES_EXCHANGE", &name("room-updates"));
-        cluster.set("EVENTS__RETRY_QUEUE", &name("retry"));
+        cluster.set("EVENTS__RETRY_QUEUE", &cluster.retry_queue.clone());
         cluster.set("EVENTS__QUEUE", &cluster.queue.clone());
         cluster.set("EVENTS__DEAD_LETTER_QUEUE", &cluster.dead_letters.clone());
         cluster.set("EVENTS__UNKNOWN_ROOM_GRACE", "2s");
@@ -83,6 +88,28 @@ impl TestCluster {
         let api = Daemon::start_as("api", &self.settings);
         api.ready().await;
         api
+    }
+
+    /// Inserts rooms PREFIX1, PREFIX2, … and publishes lobby changes that close them, each until one
+    /// of these seconds from now. Half of the events have a version; the others are as a simple
+    /// script sends them.
+    pub async fn arm_by_events(
+        &self,
+        client: &Client,
+        prefix: &str,
+        number: u32,
+        seconds: Range<i64>,
+    ) {
+        self.database.open_rooms(prefix, number).await;
+        let now = self.database.now().await;
+        for (index, second) in (1..=number).zip(seconds.cycle()) {
+            let mut change =
+                json!({"token": format!("{prefix}{index}"), "state": 1, "timer": now + second});
+            if index % 2 == 0 {
+                change["version"] = json!(1);
+            }
+            client.publish(&change).await;
+        }
     }
 
     /// Takes the updates that were published so far.

@@ -6,6 +6,7 @@
 use std::{
     fs::{self, File},
     io::Write,
+    os::unix::process::ExitStatusExt,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
 };
@@ -124,6 +125,13 @@ impl Daemon {
         Self::spawn_at(program(settings).arg(command), self.ops_port, self.http_port)
     }
 
+    /// Starts the program so that it aborts when it reaches a point, for the time that `times` says.
+    pub fn start_to_abort(command: &str, settings: &Settings, point: &str, times: u32) -> Self {
+        Self::spawn(
+            program(settings).arg(command).env("LOBBYD_FAILPOINT", format!("{point}:{times}")),
+        )
+    }
+
     /// Starts a worker and waits until it is ready.
     pub async fn start_ready(settings: &Settings) -> Self {
         let daemon = Self::start(settings);
@@ -222,6 +230,14 @@ impl Daemon {
     pub async fn ended(&mut self) -> ExitStatus {
         let child = std::cell::RefCell::new(&mut self.child);
         eventually("the program to end", || async { child.borrow_mut().try_wait().unwrap() }).await
+    }
+
+    /// Waits until it aborts at the point where its settings let it.
+    pub async fn aborts(mut self) {
+        let status = self.ended().await;
+        let signal = status.signal().map(|number| Signal::try_from(number).unwrap());
+        assert_eq!(signal, Some(Signal::SIGABRT), "{}", self.log());
+        assert!(self.log().contains("failpoint reached"), "{}", self.log());
     }
 
     /// Resident memory, in bytes.

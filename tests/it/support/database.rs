@@ -15,7 +15,10 @@ use std::{
 
 use lobbyd::{domain::RoomUpdated, store};
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, Connection, Executor, MySqlPool, PgConnection, PgPool, Row, SqlitePool};
+use sqlx::{
+    AssertSqlSafe, Connection, Executor, MySqlPool, PgConnection, PgPool, Row, SqlitePool,
+    migrate::Migrator,
+};
 
 use super::{
     eventually,
@@ -98,6 +101,23 @@ impl Database {
         let store = store::connect(&[&self.url], options).unwrap();
         store.migrate().await.unwrap();
         store
+    }
+
+    /// Applies the migrations up to a version, as an older release has.
+    pub async fn migrate_to(&self, version: i64) {
+        let folder = match self.kind {
+            Kind::Sqlite => "migrations/sqlite",
+            Kind::Postgres => "migrations/postgres",
+            Kind::MariaDb => "migrations/mysql",
+        };
+        let files = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        let mut migrator = Migrator::new(files).await.unwrap();
+        migrator.dangerous_set_table_name("lobbyd_migrations");
+        match &self.sql {
+            Sql::Sqlite(pool) => migrator.run_to(version, pool).await.unwrap(),
+            Sql::Postgres(pool) => migrator.run_to(version, pool).await.unwrap(),
+            Sql::MariaDb(pool) => migrator.run_to(version, pool).await.unwrap(),
+        }
     }
 
     /// Locks the table of rooms of a PostgreSQL database against writers until the connection drops.

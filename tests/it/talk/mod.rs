@@ -1,6 +1,8 @@
 //! `lobbyd talk` beside a stand-in for Nextcloud Talk, on each database that Talk runs on. Its faults are
 //! in [`faults`].
 
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod faults;
 mod stand_in;
 

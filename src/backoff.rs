@@ -3,9 +3,12 @@
 //! Tasks use it for the database and the broker. It never gives up; the caller decides when to stop,
 //! by dropping the future.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep};
 
 /// Waits after a login was refused: an operator has to act, and servers log each try.
@@ -14,6 +17,15 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// How often the log repeats that the login is refused.
 const REMINDER: Duration = Duration::from_mins(1);
+
+thread_local! {
+    static JITTER: RefCell<Option<StdRng>> = const { RefCell::new(None) };
+}
+
+/// Makes all jitter on this thread follow from a seed, so that a simulation can be repeated.
+pub fn seed_jitter(seed: u64) {
+    JITTER.set(Some(StdRng::seed_from_u64(seed)));
+}
 
 /// Exponential back-off with full jitter: a random time up to a bound that doubles with each failure,
 /// so that workers do not all reconnect at the same moment.
@@ -37,7 +49,9 @@ impl Backoff {
     pub fn next_wait(&mut self) -> Duration {
         let bound = self.bound();
         self.failures = self.failures.saturating_add(1);
-        bound.mul_f64(rand::random::<f64>())
+        bound.mul_f64(JITTER.with_borrow_mut(|jitter| {
+            jitter.as_mut().map_or_else(rand::random, |seeded| seeded.random())
+        }))
     }
 
     /// Whether the next failure is the first one since the last success, and worth a log line.

@@ -72,6 +72,7 @@ impl Queue {
     async fn wait(&self) {
         let due = self.events.lock().iter().map(|event| event.due).min();
         tokio::select! {
+            biased;
             () = self.added.notified() => {}
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }

@@ -45,6 +45,7 @@ impl CacheSync {
 
     pub async fn run(self, stop: CancellationToken) {
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = self.listen() => {}
             () = self.revalidate_regularly() => {}

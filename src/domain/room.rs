@@ -82,11 +82,16 @@ pub enum InvalidToken {
     Blank,
 }
 
-/// The key of a room's row. Only the store creates one.
+/// The key of a room's row. Only a store creates one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct RoomId(pub(crate) i64);
 
 impl RoomId {
+    /// The key of a row that a store has read.
+    pub fn stored(id: i64) -> Self {
+        Self(id)
+    }
+
     /// The number that clients see.
     pub fn number(self) -> i64 {
         self.0

@@ -3,7 +3,7 @@
 //! cost no statement and stay in their order. All events of a lane are tried, not only the newest:
 //! the number of statements is the same, and each of them is answered and acknowledged by one rule.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::domain::{RoomToken, Version};
 const DELAYS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 #[derive(Default)]
-pub(super) struct Lanes(HashMap<RoomToken, Lane>);
+pub(super) struct Lanes(BTreeMap<RoomToken, Lane>);
 
 struct Lane {
     /// Those that are being tried are not among them.

@@ -67,6 +67,7 @@ impl LobbyConsumer {
         let mut connection = ConnectionState::new(&self.ctx.health);
         loop {
             let subscribed = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 subscribed = self.ctx.bus.subscribe() => subscribed,
             };
@@ -82,6 +83,7 @@ impl LobbyConsumer {
                 End::Lost(error) => connection.lost(&error),
             };
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = sleep(wait) => {}
             }

@@ -26,9 +26,16 @@ pub(super) struct Punctuality {
     is_due: bool,
     /// Whether another worker was first at the last due time.
     is_behind: bool,
+    /// Whether only the runtime's timers are used.
+    is_coarse: bool,
 }
 
 impl Punctuality {
+    /// Sleeps by the runtime's timers alone: its time may be another than the system's.
+    pub(super) fn coarse() -> Self {
+        Self { is_coarse: true, ..Self::default() }
+    }
+
     /// Sleeps, exactly if the delay ends at a due time. May be dropped while it sleeps.
     pub(super) async fn sleep(&mut self, delay: Duration) {
         self.is_due = false;
@@ -37,6 +44,8 @@ impl Punctuality {
         }
         if self.is_behind {
             sleep(delay + BEHIND).await;
+        } else if self.is_coarse {
+            sleep(delay).await;
         } else {
             sleep_exactly(delay).await;
         }

@@ -123,6 +123,7 @@ impl RefusedTimers {
                 continue;
             };
             tokio::select! {
+                biased;
                 () = sleep_until(retry_at) => return key,
                 () = self.changed.notified() => {}
             }

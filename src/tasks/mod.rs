@@ -14,6 +14,7 @@ mod breaker;
 pub mod housekeeping;
 mod lobby_consumer;
 mod outbox_relay;
+mod receipt;
 mod signaling;
 mod talk;
 mod timers;

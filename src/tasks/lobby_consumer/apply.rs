@@ -133,6 +133,7 @@ impl Consumption<'_> {
             self.acknowledge().await?;
             self.report();
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return Err(End::Stopped),
                 lost = self.subscription.lost() => return Err(End::Lost(lost)),
                 (letters, stored) = self.dead_letters.sent(&self.task.ctx.bus) => {

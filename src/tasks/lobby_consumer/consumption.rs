@@ -23,10 +23,11 @@ use crate::domain::{Applied, IncomingChange};
 use crate::failpoints::{self, Point};
 use crate::health::{Oldest, Work};
 use crate::tasks::MAX_LOGGED;
+use crate::tasks::receipt::Receipt;
 use crate::traces::{Kind, Span};
 
 /// How long an event of an unknown room is tried here before it waits at the broker.
-const UNKNOWN_ROOM_PATIENCE: TimeDelta = TimeDelta::milliseconds(200);
+const UNKNOWN_ROOM_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Deliveries that are parsed before the database's answer is looked for again.
 const PARSED_AT_ONCE: u32 = 8;
@@ -103,26 +104,28 @@ impl<'a> Consumption<'a> {
             self.acknowledge().await?;
             self.report();
             tokio::select! {
+                // In this order: what comes last may always be ready, the others take their time.
+                biased;
                 () = self.stop.cancelled() => return Err(End::Stopped),
-                deliveries = self.subscription.next(), if !self.has_arrived() => {
-                    self.unparsed.extend(deliveries?);
-                    self.apply_arrived().await?;
-                }
-                () = ready(()), if self.has_arrived() => self.apply_arrived().await?,
-                () = self.lanes.due() => {
-                    let events = self.lanes.take_due();
-                    self.apply(events).await?;
-                    self.lanes.conclude_due();
-                }
-                outcome = tried(&mut self.trial) => self.conclude_trial(outcome).await?,
+                () = self.connection.proven() => self.connection.works(),
+                () = expired(self.parked.as_ref()) => self.parked = None,
                 (letters, stored) = self.dead_letters.sent(&self.task.ctx.bus) => {
                     self.conclude_dead_letters(letters, stored);
                 }
                 (parked, stored) = self.parking.sent(&self.task.ctx.bus) => {
                     self.conclude_parking(parked, stored);
                 }
-                () = expired(self.parked.as_ref()) => self.parked = None,
-                () = self.connection.proven() => self.connection.works(),
+                outcome = tried(&mut self.trial) => self.conclude_trial(outcome).await?,
+                () = self.lanes.due() => {
+                    let events = self.lanes.take_due();
+                    self.apply(events).await?;
+                    self.lanes.conclude_due();
+                }
+                () = ready(()), if self.has_arrived() => self.apply_arrived().await?,
+                deliveries = self.subscription.next(), if !self.has_arrived() => {
+                    self.unparsed.extend(deliveries?);
+                    self.apply_arrived().await?;
+                }
             }
         }
     }
@@ -174,7 +177,7 @@ impl<'a> Consumption<'a> {
         let properties = &delivery.properties;
         let mut span = ctx.traces.span("process lobby.changed", Kind::Consumer, properties.trace);
         let now = ctx.clock.now();
-        let received = properties.waited.map_or(now, |waited| waited.first_received.min(now));
+        let received = Receipt::new(properties.waited.map(|waited| waited.first_received), now);
         let parsed = if delivery.body_length > delivery.body.len() {
             Err(Malformed::TooLarge(delivery.body_length))
         } else {
@@ -239,9 +242,9 @@ impl<'a> Consumption<'a> {
     }
 
     fn conclude_unknown(&mut self, event: Event) {
-        let LobbyConsumer { ctx, unknown_room_grace: grace, .. } = self.task;
-        let waited = ctx.clock.now() - event.received;
-        if waited >= TimeDelta::from_std(*grace).unwrap_or(TimeDelta::MAX) {
+        let grace = self.task.unknown_room_grace;
+        let waited = event.received.age();
+        if waited >= grace {
             let reason = format!("unknown room {} (waited {grace:?})", event.change.token);
             self.dead_letters.push(event.dead_letter("unknown_room", reason));
         } else if waited >= UNKNOWN_ROOM_PATIENCE && self.parking.is_usable() {
@@ -330,8 +333,10 @@ impl<'a> Consumption<'a> {
             self.parked.as_ref().map(|(event, _until)| event.clone()),
         ];
         let oldest = oldest.into_iter().flatten().min_by_key(|undone| undone.since);
-        let oldest =
-            oldest.map(|Undone { since, item }| Oldest { item, age: ctx.clock.now() - since });
+        let oldest = oldest.map(|Undone { since, item }| {
+            let age = TimeDelta::from_std(since.age()).unwrap_or(TimeDelta::MAX);
+            Oldest { item, age }
+        });
         ctx.health.set_oldest(Work::Deliveries, oldest);
         metrics::gauge!(crate::metrics::DELIVERIES_ASIDE)
             .set(u32::try_from(self.lanes.len()).unwrap_or(u32::MAX));

@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
-
 use crate::bus::{Delivery, DeliveryTag, Destination, Transfer, Waited};
 use crate::domain::{IncomingChange, RoomToken, Version};
+use crate::tasks::receipt::Receipt;
 use crate::traces::Span;
 
 /// Longest reason of a dead letter, in bytes. It may quote the body.
@@ -15,8 +14,7 @@ const MAX_REASON: usize = 1000;
 pub(super) struct Event {
     pub(super) delivery: Delivery,
     pub(super) change: IncomingChange,
-    /// When it was first received, by any worker.
-    pub(super) received: DateTime<Utc>,
+    pub(super) received: Receipt,
     pub(super) span: Span,
 }
 
@@ -40,7 +38,7 @@ pub(super) struct Parked {
 /// A delivery that can never be applied.
 pub(super) struct DeadLetter {
     pub(super) delivery: Delivery,
-    pub(super) received: DateTime<Utc>,
+    pub(super) received: Receipt,
     /// Its room, if it names one.
     pub(super) room: Option<RoomToken>,
     pub(super) outcome: &'static str,
@@ -51,7 +49,7 @@ pub(super) struct DeadLetter {
 /// Work that is not done, and since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Undone {
-    pub(super) since: DateTime<Utc>,
+    pub(super) since: Receipt,
     pub(super) item: String,
 }
 
@@ -59,13 +57,13 @@ pub(super) struct Undone {
 pub(super) trait Outgoing: Send + Sync + 'static {
     fn transfer(&self) -> Transfer<'_>;
     fn tag(&self) -> DeliveryTag;
-    fn received(&self) -> DateTime<Utc>;
+    fn received(&self) -> Receipt;
 }
 
 impl DeadLetter {
     pub(super) fn new(
         delivery: Delivery,
-        received: DateTime<Utc>,
+        received: Receipt,
         room: Option<RoomToken>,
         outcome: &'static str,
         mut reason: String,
@@ -128,7 +126,7 @@ impl Outgoing for Parked {
         let Event { delivery, received, change, .. } = &self.event;
         let identity = change.identity.as_ref();
         let destination = Destination::Retry(Waited {
-            first_received: *received,
+            first_received: received.at(),
             version: change.order.version(),
             duplicate_since: identity.and_then(|identity| identity.duplicate_since),
         });
@@ -139,7 +137,7 @@ impl Outgoing for Parked {
         self.event.delivery.tag
     }
 
-    fn received(&self) -> DateTime<Utc> {
+    fn received(&self) -> Receipt {
         self.event.received
     }
 }
@@ -147,7 +145,7 @@ impl Outgoing for Parked {
 impl Outgoing for DeadLetter {
     fn transfer(&self) -> Transfer<'_> {
         let destination =
-            Destination::DeadLetters { reason: &self.reason, received: self.received };
+            Destination::DeadLetters { reason: &self.reason, received: self.received.at() };
         Transfer { delivery: &self.delivery, destination }
     }
 
@@ -155,7 +153,7 @@ impl Outgoing for DeadLetter {
         self.delivery.tag
     }
 
-    fn received(&self) -> DateTime<Utc> {
+    fn received(&self) -> Receipt {
         self.received
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
@@ -25,6 +25,7 @@ use crate::relay::RelayHandle;
 use crate::store::TalkRooms;
 use crate::tasks::TaskContext;
 use crate::tasks::lobby_consumer::ConnectionState;
+use crate::tasks::receipt::Receipt;
 
 /// Events that are handled at a time, each of another room.
 const CONCURRENCY: usize = 4;
@@ -33,7 +34,7 @@ const CONCURRENCY: usize = 4;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// After this time an event is a dead letter that Talk fails to set: a fault of its room, or of Talk.
-const FAILED_PATIENCE: TimeDelta = TimeDelta::minutes(5);
+const FAILED_PATIENCE: Duration = Duration::from_mins(5);
 
 /// Wait while Talk cannot be asked.
 const TROUBLE_WAIT: Duration = Duration::from_secs(5);
@@ -52,7 +53,7 @@ struct Context {
     client: Arc<TalkClient>,
     relay: RelayHandle,
     /// How long an event waits for its room.
-    unknown_room_grace: TimeDelta,
+    unknown_room_grace: Duration,
     /// How far ahead of the database's clock a version may be.
     max_clock_skew: Duration,
     /// Set while no lobby can be set.
@@ -70,7 +71,7 @@ struct Stop {
 struct Event {
     delivery: Delivery,
     change: Result<IncomingChange, Malformed>,
-    received: DateTime<Utc>,
+    received: Receipt,
     retry_at: Instant,
 }
 
@@ -92,7 +93,6 @@ impl TalkLobbies {
         unknown_room_grace: Duration,
         max_clock_skew: Duration,
     ) -> Self {
-        let unknown_room_grace = TimeDelta::from_std(unknown_room_grace).unwrap_or(TimeDelta::MAX);
         let stop = Mutex::default();
         let ctx = Context { task, rooms, client, relay, unknown_room_grace, max_clock_skew, stop };
         Self { ctx: Arc::new(ctx) }
@@ -126,8 +126,7 @@ impl TalkLobbies {
         mut subscription: Box<dyn Subscription>,
         connection: &mut ConnectionState,
     ) -> BusError {
-        let (mut waiting, mut busy) =
-            (Vec::<Event>::new(), BTreeMap::<RoomToken, DateTime<Utc>>::new());
+        let (mut waiting, mut busy) = (Vec::<Event>::new(), BTreeMap::<RoomToken, Receipt>::new());
         let mut handled: FuturesUnordered<BoxFuture<'_, (Event, Verdict)>> =
             FuturesUnordered::new();
         loop {
@@ -168,7 +167,7 @@ impl TalkLobbies {
     }
 
     /// Reports the oldest event that is not acknowledged.
-    fn report(&self, waiting: &[Event], busy: &BTreeMap<RoomToken, DateTime<Utc>>) {
+    fn report(&self, waiting: &[Event], busy: &BTreeMap<RoomToken, Receipt>) {
         let ctx = &self.ctx.task;
         let waiting_since = waiting.iter().map(|event| (event.received, event.token()));
         let busy_since = busy.iter().map(|(token, received)| (*received, Some(token)));
@@ -177,7 +176,8 @@ impl TalkLobbies {
                 Some(room) => format!("event of room {room} is not acknowledged"),
                 None => "a malformed event is not acknowledged".to_owned(),
             };
-            Oldest { item, age: ctx.clock.now() - received }
+            let age = TimeDelta::from_std(received.age()).unwrap_or(TimeDelta::MAX);
+            Oldest { item, age }
         });
         ctx.health.set_oldest(Work::Deliveries, oldest);
         let aside = waiting.len() + busy.len();
@@ -211,7 +211,7 @@ fn conclude(mut event: Event, verdict: Verdict, waiting: &mut Vec<Event>) -> Opt
 }
 
 /// Takes the first event that may be handled now: later events of a room wait for the earlier ones.
-fn take_next(waiting: &mut Vec<Event>, busy: &BTreeMap<RoomToken, DateTime<Utc>>) -> Option<Event> {
+fn take_next(waiting: &mut Vec<Event>, busy: &BTreeMap<RoomToken, Receipt>) -> Option<Event> {
     let now = Instant::now();
     let mut blocked: HashSet<&RoomToken> = busy.keys().collect();
     let position = waiting.iter().position(|event| {
@@ -239,7 +239,7 @@ impl Context {
     fn parse(&self, delivery: Delivery) -> Event {
         let now = self.task.clock.now();
         let properties = &delivery.properties;
-        let received = properties.waited.map_or(now, |waited| waited.first_received.min(now));
+        let received = Receipt::new(properties.waited.map(|waited| waited.first_received), now);
         let change = if delivery.body_length > delivery.body.len() {
             Err(Malformed::TooLarge(delivery.body_length))
         } else {
@@ -255,7 +255,7 @@ impl Context {
             Err(malformed) => Verdict::Dead("malformed", malformed.to_string()),
         };
         if let Verdict::Dead(_outcome, reason) = &verdict {
-            let destination = Destination::DeadLetters { reason, received: event.received };
+            let destination = Destination::DeadLetters { reason, received: event.received.at() };
             let transfer = Transfer { delivery: &event.delivery, destination };
             if let Err(error) = self.task.bus.transfer(&[transfer]).await {
                 return Verdict::Retry(logging::causes(&error));
@@ -264,7 +264,7 @@ impl Context {
         verdict
     }
 
-    async fn set(&self, change: &IncomingChange, received: DateTime<Utc>) -> Verdict {
+    async fn set(&self, change: &IncomingChange, received: Receipt) -> Verdict {
         // What lobbyd's own API has changed is no room of Talk.
         if change.own {
             return Verdict::Done("stale");
@@ -284,7 +284,7 @@ impl Context {
             }
         };
         let Some(version) = version else { return Verdict::Done("stale") };
-        let waited = self.task.clock.now() - received;
+        let waited = received.age();
         let Some((_token, room_type)) = room else {
             let reason = format!("Talk has no room {token} that can have a lobby");
             return if waited < self.unknown_room_grace {
@@ -325,7 +325,7 @@ impl Context {
         stop.map(|stop| stop.problem.clone())
     }
 
-    fn refused(&self, refused: &Refused, version: u64, waited: TimeDelta) -> Verdict {
+    fn refused(&self, refused: &Refused, version: u64, waited: Duration) -> Verdict {
         let problem = refused.to_string();
         let trouble = match refused {
             Refused::NoAccount | Refused::Final(_) => return Verdict::Dead("rejected", problem),

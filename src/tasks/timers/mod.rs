@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::one_by_one::{LockedSweep, OneByOne};
@@ -52,6 +52,9 @@ const OPENING_ALONE: Duration = Duration::from_secs(2);
 /// For how long suspects are tried before the next sweep, for the rooms that have become due
 /// meanwhile.
 const SUSPECT_TIME: Duration = Duration::from_millis(50);
+
+/// How long suspects may take.
+const SUSPECT_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Into how many parts a batch is divided that failed. With two, one room of 500 would be found by
 /// fewer transactions, but many would take twice as many.
@@ -120,6 +123,12 @@ impl TimerTask {
         }
     }
 
+    /// Waits for timers to a millisecond or two only, by the runtime's time: a simulation advances that,
+    /// and not the system's.
+    pub fn in_runtime_time(self) -> Self {
+        Self { punctuality: Punctuality::coarse(), ..self }
+    }
+
     pub fn waker(&self) -> TimerWaker {
         self.armed.clone()
     }
@@ -169,6 +178,7 @@ impl TimerTask {
                 continue;
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => {}
                 () = self.armed.0.notified() => {}
                 () = self.punctuality.sleep(delay) => {}
@@ -185,9 +195,7 @@ impl TimerTask {
             && self.swept_at.elapsed() < SUSPECT_TIME
             && let Some(suspects) = self.suspects.take()
         {
-            let after = suspects.first().map(|timer| timer.key.previous());
-            let except = near(self.isolated(after));
-            self.fire(now, after, &except, size(&suspects)).await?;
+            self.try_suspects(now, &suspects).await?;
             return Ok(Duration::ZERO);
         }
         if self.fire_newest(now).await? || self.fire_oldest(now).await? {
@@ -199,6 +207,22 @@ impl TimerTask {
         let delay = self.delay(now).await?;
         self.swept_at = Instant::now();
         Ok(if self.suspects.is_empty() { delay } else { Duration::ZERO })
+    }
+
+    /// Fires suspects by themselves. They get little time: those that take long are tried again beside
+    /// everything else, so that the others do not wait for each of them.
+    async fn try_suspects(
+        &mut self,
+        now: DateTime<Utc>,
+        suspects: &[PendingTimer],
+    ) -> store::Result<()> {
+        let after = suspects.first().map(|timer| timer.key.previous());
+        let except = near(self.isolated(after));
+        let firing = self.fire(now, after, &except, size(suspects));
+        match timeout(SUSPECT_PATIENCE, firing).await {
+            Ok(fired) => fired.map(drop),
+            Err(_elapsed) => self.blame(suspects, StoreError::TimedOut(SUSPECT_PATIENCE)),
+        }
     }
 
     /// Fires the first batch of a sweep, or the next ones. Returns whether the sweep goes on.

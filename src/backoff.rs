@@ -49,9 +49,11 @@ impl Backoff {
     pub fn next_wait(&mut self) -> Duration {
         let bound = self.bound();
         self.failures = self.failures.saturating_add(1);
-        bound.mul_f64(JITTER.with_borrow_mut(|jitter| {
-            jitter.as_mut().map_or_else(rand::random, |seeded| seeded.random())
-        }))
+        bound.mul_f64(
+            JITTER.with_borrow_mut(|jitter| {
+                jitter.as_mut().map_or_else(rand::random, RngExt::random)
+            }),
+        )
     }
 
     /// Whether the next failure is the first one since the last success, and worth a log line.

@@ -1,11 +1,11 @@
 //! The integration tests: one binary, one harness, real servers.
 //!
 //! One file per subject. `store_contract`, `shared_rows` and `room_contract` test each promise of
-//! the store on every database, and `timers` the rules of timers with a manual clock. `chain`,
-//! `crash`, `failpoints`, `outage`, `race` and `reload` run the real program against real servers. `webinar`,
-//! `dial_in`, `rooms`, `polling`, `event_streams`, `http_server`, `origins`, `bounds`, `compression` and `leaks` use
-//! its HTTP API, `clients` does so with programs of other projects, and `pages` with a browser. `failover` has several
-//! servers. `talk` runs beside a stand-in for Nextcloud Talk, and `signaling` beside a real signaling
+//! the store on every database, `bus_contract` those of the bus, and `timers` the rules of timers with
+//! a manual clock. `chain`, `crash`, `failpoints`, `outage`, `race` and `reload` run the real program
+//! against real servers. `webinar`, `dial_in`, `rooms`, `polling`, `event_streams`, `http_server`,
+//! `origins`, `bounds`, `compression` and `leaks` use its HTTP API, `clients` does so with programs of
+//! other projects, and `pages` with a browser. `failover` has several servers. `talk` runs beside a stand-in for Nextcloud Talk, and `signaling` beside a real signaling
 //! server of Talk. `cli` runs the commands. `deploy` tests the files in deploy/, and `house_rules`
 //! reads the source. `support` is the environment that they share; `harness` tests it. What needs a
 //! system of its own is in tests/systems.
@@ -37,7 +37,20 @@ macro_rules! on_every_database {
     };
 }
 
+/// Makes each function a test of the simulator's database. Its argument is the result of `$setup`.
+macro_rules! on_the_simulated_database {
+    ($setup:ident: $($test:ident,)*) => {
+        mod simulated {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::$setup()).await;
+            })*
+        }
+    };
+}
+
 mod bounds;
+mod bus_contract;
 mod chain;
 mod chat;
 mod cli;
@@ -72,6 +85,9 @@ mod rooms;
 mod sessions;
 mod shared_rows;
 mod signaling;
+#[path = "../simulator/world/mod.rs"]
+#[expect(dead_code, reason = "tests/simulator uses the rest")]
+mod simulated_world;
 mod store_contract;
 #[expect(dead_code, reason = "tests/systems uses the rest")]
 mod support;

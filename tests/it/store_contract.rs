@@ -1,6 +1,6 @@
-//! What the store promises about timers and the outbox, on each database.
+//! What the store promises about timers and the outbox, on each database, and on that of the simulator.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lobbyd::{
@@ -8,10 +8,16 @@ use lobbyd::{
     store::{Available, Backlog, CommandError, DueBatch, NotFired, StoreError},
 };
 
-use crate::support::{
-    database::{Database, Kind},
-    eventually,
-    fixtures::{StoreFixture, at, available, bare, caller, change, closed_until, new_room, token},
+use crate::{
+    simulated_world::{Obstacle, SimulatedStore, World},
+    support::{
+        database::{Database, Kind},
+        eventually,
+        fixtures::{
+            OtherProgram, StoreFixture, at, available, bare, caller, change, closed_until,
+            new_room, token,
+        },
+    },
 };
 
 on_every_database! { crate::support::fixtures::StoreFixture::new:
@@ -51,13 +57,64 @@ on_every_database! { crate::support::fixtures::StoreFixture::new:
     a_closed_store_is_unavailable_at_once,
 }
 
+on_the_simulated_database! { simulated:
+    migrating_twice_changes_nothing,
+    a_change_arms_moves_and_disarms_a_timer,
+    a_change_that_is_not_newer_is_stale,
+    a_change_of_an_unknown_room_creates_nothing,
+    a_redelivered_event_does_not_reset_a_room_twice,
+    a_due_timer_fires_once,
+    a_timer_never_fires_early,
+    a_superseded_timer_never_fires,
+    a_row_written_by_another_program_is_a_timer,
+    a_timer_that_was_set_late_has_no_lag,
+    a_batch_that_is_refused_is_named,
+    a_batch_fires_the_longest_overdue_timers_first,
+    tokens_are_case_sensitive,
+    the_last_second_of_the_year_9999_is_stored,
+    the_next_due_time_is_that_of_the_earliest_timer,
+    a_claim_is_exclusive_until_it_expires,
+    a_released_event_can_be_claimed_again,
+    a_published_event_is_kept_as_history,
+    events_can_be_claimed_by_the_worker_that_fired_them,
+    the_oldest_unpublished_event_is_known,
+    claims_that_end_too_late_are_ended,
+    old_rows_are_pruned,
+    pruning_respects_its_limit,
+    the_backlog_is_counted,
+}
+
+/// The database of the simulator, which stands for the real ones.
+fn simulated() -> StoreFixture<SimulatedStore> {
+    let database = SimulatedStore(World::new(0, None));
+    StoreFixture { store: Arc::new(database.clone()), database }
+}
+
+impl OtherProgram for SimulatedStore {
+    async fn insert_room(&self, token: &str) {
+        self.0.state.lock().tables.insert_room(token, Lobby::OPEN);
+    }
+
+    async fn insert_rooms(&self, prefix: &str, number: u32, timer: i64) {
+        let lobby = closed_until(DateTime::from_timestamp(timer, 0));
+        for index in 1..=number {
+            self.0.state.lock().tables.insert_room(&format!("{prefix}{index}"), lobby);
+        }
+    }
+
+    async fn refuse_reset(&self, room: &str) {
+        let rooms = &mut self.0.state.lock().tables.rooms;
+        rooms.get_mut(&token(room)).unwrap().obstacle = Some(Obstacle::Refused);
+    }
+}
+
 async fn every_statement_can_be_prepared(fixture: StoreFixture) {
     fixture.store.prepare_all().await.unwrap();
     // Connections on which statements were prepared without values must still run them.
     a_due_timer_fires_once(fixture).await;
 }
 
-async fn migrating_twice_changes_nothing(fixture: StoreFixture) {
+async fn migrating_twice_changes_nothing(fixture: StoreFixture<impl OtherProgram>) {
     fixture.database.insert_room("a").await;
     fixture.store.migrate().await.unwrap();
     assert_eq!(fixture.lobby("a").await, Lobby::OPEN);
@@ -70,7 +127,7 @@ async fn the_store_returns_the_time_of_the_database(fixture: StoreFixture) {
     assert!((before..=after).contains(&now), "{before} {now} {after}");
 }
 
-async fn a_change_arms_moves_and_disarms_a_timer(fixture: StoreFixture) {
+async fn a_change_arms_moves_and_disarms_a_timer(fixture: StoreFixture<impl OtherProgram>) {
     fixture.database.insert_room("a").await;
     let armed = closed_until(Some(at(10)));
     let applied = fixture.apply(&change("a", armed, 1)).await;
@@ -92,7 +149,7 @@ async fn a_change_arms_moves_and_disarms_a_timer(fixture: StoreFixture) {
     assert_eq!(fixture.version("a").await, 4);
 }
 
-async fn a_change_that_is_not_newer_is_stale(fixture: StoreFixture) {
+async fn a_change_that_is_not_newer_is_stale(fixture: StoreFixture<impl OtherProgram>) {
     fixture.database.insert_room("a").await;
     let lobby = closed_until(Some(at(10)));
     fixture.apply(&change("a", lobby, 5)).await;
@@ -104,7 +161,7 @@ async fn a_change_that_is_not_newer_is_stale(fixture: StoreFixture) {
     assert_eq!(fixture.version("a").await, 5);
 }
 
-async fn a_change_of_an_unknown_room_creates_nothing(fixture: StoreFixture) {
+async fn a_change_of_an_unknown_room_creates_nothing(fixture: StoreFixture<impl OtherProgram>) {
     let applied = fixture.apply(&change("nowhere", closed_until(None), 1)).await;
     assert_eq!(applied, Applied::UnknownRoom);
     assert_eq!(fixture.store.room(&token("nowhere")).await.unwrap(), None);
@@ -123,7 +180,7 @@ async fn a_room_without_lobby_support_stays_open(fixture: StoreFixture) {
     }
 }
 
-async fn a_redelivered_event_does_not_reset_a_room_twice(fixture: StoreFixture) {
+async fn a_redelivered_event_does_not_reset_a_room_twice(fixture: StoreFixture<impl OtherProgram>) {
     fixture.database.insert_room("a").await;
     fixture.apply(&bare("a", closed_until(Some(at(10))), 1)).await;
     assert_eq!(fixture.fire(at(10)).await, ["a"]);
@@ -133,7 +190,7 @@ async fn a_redelivered_event_does_not_reset_a_room_twice(fixture: StoreFixture) 
     assert!(fixture.fire(at(20)).await.is_empty());
 }
 
-async fn a_due_timer_fires_once(fixture: StoreFixture) {
+async fn a_due_timer_fires_once(fixture: StoreFixture<impl OtherProgram>) {
     fixture.database.insert_room("a").await;
     fixture.apply(&change("a", closed_until(Some(at(10))), 7)).await;
     let now = at(10) + TimeDelta::milliseconds(3);
@@ -170,7 +227,7 @@ async fn a_new_url_is_tried_before_it_is_used(fixture: StoreFixture) {
     assert_eq!(fixture.lobby("a").await, Lobby::OPEN);
 }
 
-async fn a_timer_never_fires_early(fixture: StoreFixture) {
+async fn a_timer_never_fires_early(fixture: StoreFixture<impl OtherProgram>) {
     fixture.database.insert_room("a").await;
     fixture.apply(&change("a", closed_until(Some(at(10))), 1)).await;
     assert!(fixture.fire(at(9) + TimeDelta::milliseconds(999)).await.is_empty());
@@ -178,7 +235,7 @@ async fn a_timer_never_fires_early(fixture: StoreFixture) {
     assert_eq!(fixture.fire(at(10)).await, ["a"]);
 }
 
-async fn a_superseded_timer_never_fires(fixture: StoreFixture) {
+async fn a_superseded_timer_never_fires(fixture: StoreFixture<impl OtherProgram>) {
     for room in ["moved", "removed", "opened"] {
         fixture.database.insert_room(room).await;
         fixture.apply(&change(room, closed_until(Some(at(10))), 1)).await;
@@ -194,7 +251,7 @@ async fn a_superseded_timer_never_fires(fixture: StoreFixture) {
     assert!(matches!(fixture.apply(&late).await, Applied::Set { .. }));
 }
 
-async fn a_row_written_by_another_program_is_a_timer(fixture: StoreFixture) {
+async fn a_row_written_by_another_program_is_a_timer(fixture: StoreFixture<impl OtherProgram>) {
     fixture.database.insert_rooms("room", 3, at(5).timestamp()).await;
     assert_eq!(
         fixture.store.next_due(None, &[]).await.unwrap().map(|timer| timer.key.due_at),
@@ -252,7 +309,7 @@ async fn timers_are_searched_by_their_key(fixture: StoreFixture) {
 }
 
 /// The lag of a timer that was overdue when it was set is not lobbyd's.
-async fn a_timer_that_was_set_late_has_no_lag(fixture: StoreFixture) {
+async fn a_timer_that_was_set_late_has_no_lag(fixture: StoreFixture<impl OtherProgram>) {
     for (room, version) in [("set", at(9)), ("late", at(11))] {
         fixture.database.insert_room(room).await;
         let change = change(room, closed_until(Some(at(10))), version.timestamp_millis());
@@ -266,7 +323,7 @@ async fn a_timer_that_was_set_late_has_no_lag(fixture: StoreFixture) {
 }
 
 /// An error names the timers of its batch, and nothing has happened to them.
-async fn a_batch_that_is_refused_is_named(fixture: StoreFixture) {
+async fn a_batch_that_is_refused_is_named(fixture: StoreFixture<impl OtherProgram>) {
     fixture.database.insert_rooms("a", 3, at(5).timestamp()).await;
     fixture.database.refuse_reset("a2").await;
     let error = fixture.store.fire_due(at(5), DueBatch::first(9), None).await.unwrap_err();
@@ -274,7 +331,9 @@ async fn a_batch_that_is_refused_is_named(fixture: StoreFixture) {
     assert!(matches!(error, StoreError::Rejected(_)), "{error:?}");
     let tokens: Vec<&str> = due.iter().map(|timer| timer.token.as_str()).collect();
     assert_eq!(tokens, ["a1", "a2", "a3"]);
-    assert_eq!(fixture.database.closed_rooms().await, 3);
+    for room in ["a1", "a2", "a3"] {
+        assert_eq!(fixture.lobby(room).await, closed_until(Some(at(5))));
+    }
     let batch = DueBatch { except: &[due[1].key], ..DueBatch::first(9) };
     assert_eq!(fixture.store.fire_due(at(5), batch, None).await.unwrap().events().count(), 2);
 }
@@ -294,7 +353,7 @@ async fn a_timer_of_a_room_without_lobby_support_never_fires(fixture: StoreFixtu
     assert_eq!(fixture.store.unusable_timers().await.unwrap(), 2);
 }
 
-async fn a_batch_fires_the_longest_overdue_timers_first(fixture: StoreFixture) {
+async fn a_batch_fires_the_longest_overdue_timers_first(fixture: StoreFixture<impl OtherProgram>) {
     fixture.database.insert_rooms("late", 3, at(9).timestamp()).await;
     fixture.database.insert_rooms("early", 3, at(5).timestamp()).await;
     for expected in ["early", "late"] {
@@ -305,7 +364,7 @@ async fn a_batch_fires_the_longest_overdue_timers_first(fixture: StoreFixture) {
     assert!(fixture.fire(at(10)).await.is_empty());
 }
 
-async fn tokens_are_case_sensitive(fixture: StoreFixture) {
+async fn tokens_are_case_sensitive(fixture: StoreFixture<impl OtherProgram>) {
     fixture.database.insert_room("abc").await;
     fixture.database.insert_room("ABC").await;
     fixture.apply(&change("ABC", closed_until(None), 1)).await;
@@ -313,7 +372,7 @@ async fn tokens_are_case_sensitive(fixture: StoreFixture) {
     assert_eq!(fixture.lobby("ABC").await, closed_until(None));
 }
 
-async fn the_last_second_of_the_year_9999_is_stored(fixture: StoreFixture) {
+async fn the_last_second_of_the_year_9999_is_stored(fixture: StoreFixture<impl OtherProgram>) {
     fixture.database.insert_room("a").await;
     let last = DateTime::from_timestamp(253_402_300_799, 0).unwrap();
     fixture.apply(&change("a", closed_until(Some(last)), 1)).await;
@@ -324,7 +383,7 @@ async fn the_last_second_of_the_year_9999_is_stored(fixture: StoreFixture) {
     );
 }
 
-async fn the_next_due_time_is_that_of_the_earliest_timer(fixture: StoreFixture) {
+async fn the_next_due_time_is_that_of_the_earliest_timer(fixture: StoreFixture<impl OtherProgram>) {
     assert_eq!(
         fixture.store.next_due(None, &[]).await.unwrap().map(|timer| timer.key.due_at),
         None
@@ -351,7 +410,7 @@ fn after(after: DateTime<Utc>, now: DateTime<Utc>) -> Available<'static> {
     Available { after: Some(after), ..available(now) }
 }
 
-async fn a_claim_is_exclusive_until_it_expires(fixture: StoreFixture) {
+async fn a_claim_is_exclusive_until_it_expires(fixture: StoreFixture<impl OtherProgram>) {
     fixture.database.insert_rooms("a", 3, at(0).timestamp()).await;
     fixture.fire(at(0)).await;
     let claim = |now, limit| fixture.claim(available(now), limit, at(10));
@@ -363,7 +422,7 @@ async fn a_claim_is_exclusive_until_it_expires(fixture: StoreFixture) {
     assert!(again.iter().all(|event| event.attempt == 2));
 }
 
-async fn a_released_event_can_be_claimed_again(fixture: StoreFixture) {
+async fn a_released_event_can_be_claimed_again(fixture: StoreFixture<impl OtherProgram>) {
     fixture.database.insert_rooms("a", 1, at(0).timestamp()).await;
     fixture.fire(at(0)).await;
     let claimed = fixture.claim(available(at(0)), 5, at(100)).await.unwrap();
@@ -377,7 +436,7 @@ async fn a_released_event_can_be_claimed_again(fixture: StoreFixture) {
     assert!(fixture.claim(available(at(89)), 5, at(100)).await.unwrap().is_empty());
 }
 
-async fn a_published_event_is_kept_as_history(fixture: StoreFixture) {
+async fn a_published_event_is_kept_as_history(fixture: StoreFixture<impl OtherProgram>) {
     fixture.database.insert_rooms("a", 2, at(0).timestamp()).await;
     fixture.fire(at(0)).await;
     let claimed = fixture.claim(available(at(0)), 1, at(1)).await.unwrap();
@@ -388,11 +447,13 @@ async fn a_published_event_is_kept_as_history(fixture: StoreFixture) {
     fixture.store.mark_published(&ids, at(3)).await.unwrap();
     fixture.store.release(&ids, at(1), at(0)).await.unwrap();
     assert_eq!(fixture.claim(available(at(50)), 5, at(60)).await.unwrap().len(), 1);
-    assert_eq!(fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await, 2);
-    assert_eq!(fixture.database.unpublished().await, 1);
+    assert_eq!(fixture.store.fired_since(at(0)).await.unwrap(), 2);
+    assert_eq!(fixture.store.backlog().await.unwrap().outbox_pending, 1);
 }
 
-async fn events_can_be_claimed_by_the_worker_that_fired_them(fixture: StoreFixture) {
+async fn events_can_be_claimed_by_the_worker_that_fired_them(
+    fixture: StoreFixture<impl OtherProgram>,
+) {
     fixture.database.insert_rooms("a", 1, at(0).timestamp()).await;
     let fired = fixture.store.fire_due(at(0), DueBatch::first(5), Some(at(5))).await.unwrap();
     assert_eq!(fired.rows[0].attempt, 1);
@@ -401,7 +462,7 @@ async fn events_can_be_claimed_by_the_worker_that_fired_them(fixture: StoreFixtu
     assert_eq!((&taken_over[0].id, taken_over[0].attempt), (&fired.rows[0].id, 2));
 }
 
-async fn the_oldest_unpublished_event_is_known(fixture: StoreFixture) {
+async fn the_oldest_unpublished_event_is_known(fixture: StoreFixture<impl OtherProgram>) {
     assert_eq!(fixture.store.pending(&[], 3).await.unwrap(), None);
     for (prefix, due) in [("first", 1), ("second", 2)] {
         fixture.database.insert_rooms(prefix, 1, at(due).timestamp()).await;
@@ -448,7 +509,7 @@ async fn a_claim_leaves_events_out(fixture: StoreFixture) {
     assert_eq!(claimed.await.id, first);
 }
 
-async fn claims_that_end_too_late_are_ended(fixture: StoreFixture) {
+async fn claims_that_end_too_late_are_ended(fixture: StoreFixture<impl OtherProgram>) {
     fixture.database.insert_rooms("a", 4, at(0).timestamp()).await;
     fixture.fire(at(0)).await;
     for (number, until) in [(1, at(100)), (3, at(500))] {
@@ -461,7 +522,7 @@ async fn claims_that_end_too_late_are_ended(fixture: StoreFixture) {
     assert_eq!(fixture.claim(available(at(10)), 5, at(20)).await.unwrap().len(), 3);
 }
 
-async fn old_rows_are_pruned(fixture: StoreFixture) {
+async fn old_rows_are_pruned(fixture: StoreFixture<impl OtherProgram>) {
     for (prefix, due) in [("old", 0), ("new", 100)] {
         fixture.database.insert_rooms(prefix, 2, at(due).timestamp()).await;
         let fired = fixture.store.fire_due(at(due), DueBatch::first(5), None).await.unwrap();
@@ -472,10 +533,10 @@ async fn old_rows_are_pruned(fixture: StoreFixture) {
     assert_eq!(fixture.store.prune_dead(at(50), 10).await.unwrap(), 1);
     assert_eq!(fixture.store.prune_published(at(100), 10).await.unwrap(), 0);
     assert_eq!(fixture.store.prune_dead(at(100), 10).await.unwrap(), 0);
-    assert_eq!(fixture.database.number("SELECT count(*) FROM lobbyd_outbox").await, 2);
+    assert_eq!(fixture.store.fired_since(at(0)).await.unwrap(), 2);
 }
 
-async fn pruning_respects_its_limit(fixture: StoreFixture) {
+async fn pruning_respects_its_limit(fixture: StoreFixture<impl OtherProgram>) {
     fixture.database.insert_rooms("dead", 5, at(0).timestamp()).await;
     fixture.fire(at(0)).await;
     for expected in [3, 2, 0] {
@@ -483,7 +544,7 @@ async fn pruning_respects_its_limit(fixture: StoreFixture) {
     }
 }
 
-async fn the_backlog_is_counted(fixture: StoreFixture) {
+async fn the_backlog_is_counted(fixture: StoreFixture<impl OtherProgram>) {
     assert_eq!(fixture.store.backlog().await.unwrap(), Backlog::default());
     fixture.database.insert_rooms("due", 2, at(3).timestamp()).await;
     fixture.database.insert_rooms("later", 3, at(50).timestamp()).await;

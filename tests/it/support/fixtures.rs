@@ -107,9 +107,35 @@ pub fn send(body: &str, reply_to: Option<i64>) -> Command {
     Command::Send(NewMessage { body: body.to_owned(), reference_id: String::new(), reply_to })
 }
 
+/// A program that shares the database with lobbyd.
+pub trait OtherProgram {
+    /// Inserts an open room.
+    async fn insert_room(&self, token: &str);
+
+    /// Inserts rooms PREFIX1, PREFIX2, … with a lobby until `timer` (Unix seconds).
+    async fn insert_rooms(&self, prefix: &str, number: u32, timer: i64);
+
+    /// Makes the database refuse to open this room.
+    async fn refuse_reset(&self, token: &str);
+}
+
+impl OtherProgram for Database {
+    async fn insert_room(&self, token: &str) {
+        self.insert_room(token).await;
+    }
+
+    async fn insert_rooms(&self, prefix: &str, number: u32, timer: i64) {
+        self.insert_rooms(prefix, number, timer).await;
+    }
+
+    async fn refuse_reset(&self, token: &str) {
+        self.refuse_reset(token).await;
+    }
+}
+
 /// A store on an empty database.
-pub struct StoreFixture {
-    pub database: Database,
+pub struct StoreFixture<D = Database> {
+    pub database: D,
     pub store: Arc<dyn store::Database>,
 }
 
@@ -119,7 +145,9 @@ impl StoreFixture {
         let store = database.store().await;
         Self { database, store }
     }
+}
 
+impl<D> StoreFixture<D> {
     pub async fn lobby(&self, room: &str) -> Lobby {
         self.store.room(&token(room)).await.unwrap().unwrap().lobby
     }

@@ -1,0 +1,274 @@
+//! Runs a scenario, and reports what was wrong.
+
+use std::{sync::Arc, time::Duration};
+
+use lobbyd::{
+    backoff,
+    bus::Bus,
+    domain::{Lobby, RoomToken},
+};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::{
+    process::{Process, Role},
+    scenario::{Scenario, Step, Weather},
+    world::{Bug, Faults, World},
+};
+
+/// How long the processes may take until all is done, after everything works again.
+const SETTLING: Duration = Duration::from_mins(3);
+
+/// How late a room may be opened or announced while something is wrong with others: one use of the
+/// database may take its full time.
+const PACE: Duration = Duration::from_secs(8);
+
+/// Events in a row of the outbox, so that a few rooms share one.
+const SHARED_ABOVE: usize = 2;
+
+/// How old work is at least that a process must report.
+const REPORTED: Duration = Duration::from_secs(15);
+
+#[derive(Default)]
+pub struct Report {
+    pub seed: u64,
+    pub problems: Vec<String>,
+    pub log: Vec<String>,
+    pub resets: usize,
+    pub changes: usize,
+    /// How late a room was opened or announced that nothing was wrong with, beside others.
+    pub latest: Duration,
+}
+
+impl Report {
+    pub fn assert(&self) {
+        assert!(
+            self.problems.is_empty(),
+            "LOBBYD_SEED={} repeats this history:\n{}\n\n{}",
+            self.seed,
+            self.log.join("\n"),
+            self.problems.join("\n"),
+        );
+    }
+}
+
+/// Runs the history of a seed.
+pub fn run(seed: u64, bug: Option<Bug>) -> Report {
+    backoff::seed_jitter(seed);
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.unwrap().block_on(async {
+        let world = World::new(seed, bug);
+        Simulation::new(world, Scenario::of(seed)).run().await.report(seed)
+    })
+}
+
+struct Simulation {
+    world: Arc<World>,
+    scenario: Scenario,
+    processes: Vec<Process>,
+    begin: Instant,
+    /// How late a room was that nothing was wrong with, beside others.
+    latest: Duration,
+}
+
+impl Simulation {
+    fn new(world: Arc<World>, scenario: Scenario) -> Self {
+        {
+            let mut state = world.state.lock();
+            state.tables.shared_above = SHARED_ABOVE;
+            for room in &scenario.rooms {
+                state.tables.insert_room(room.as_str(), Lobby::OPEN);
+            }
+        }
+        let processes = scenario.roles.iter().map(|role| Process::start(&world, *role)).collect();
+        Self { world, scenario, processes, begin: Instant::now(), latest: Duration::ZERO }
+    }
+
+    async fn run(mut self) -> Self {
+        let mut next_look = self.begin;
+        for (time, step) in std::mem::take(&mut self.scenario.steps) {
+            while next_look < self.begin + time {
+                sleep_until(next_look).await;
+                self.look();
+                next_look += Duration::from_secs(1);
+            }
+            sleep_until(self.begin + time).await;
+            self.take(step).await;
+            if !self.world.state.lock().history.violations.is_empty() {
+                return self;
+            }
+        }
+        sleep_until(self.begin + self.scenario.healed_at).await;
+        self.heal();
+        self.settle().await;
+        self
+    }
+
+    async fn take(&mut self, step: Step) {
+        let world = Arc::clone(&self.world);
+        let note = |what: String| world.state.lock().history.happens(&what);
+        match step {
+            Step::Publish(message) => {
+                world.state.lock().history.sent(&message);
+                world.broker.publish(&[message]).await.unwrap();
+            }
+            Step::Write(token, lobby) => {
+                let state = &mut *world.state.lock();
+                let row = state.tables.rooms.get_mut(&token).unwrap();
+                // It would wait for a lock.
+                if !row.is_locked() {
+                    row.room.lobby = lobby;
+                    state.history.set_by_sql(&token, lobby);
+                }
+            }
+            Step::Create(token) => {
+                world.state.lock().tables.insert_room(token, Lobby::OPEN);
+            }
+            Step::Hinder(token, obstacle) => {
+                note(format!("{token}: {obstacle:?}"));
+                world.state.lock().tables.rooms.get_mut(&token).unwrap().obstacle = obstacle;
+            }
+            Step::RefuseEvents(token) => {
+                note(format!("{token}: events refused"));
+                world.state.lock().tables.refused_events.insert(token);
+            }
+            Step::Fail(faults) => {
+                note(format!("{faults:?}"));
+                world.state.lock().faults = faults;
+            }
+            Step::Disconnect => world.disconnect(),
+            Step::MoveClock(by) => {
+                note(format!("clock stepped by {by}"));
+                world.state.lock().clock.step(by);
+            }
+            Step::Kill(process) => {
+                note(format!("process {process} killed"));
+                self.processes[process].kill();
+            }
+            Step::Terminate(process) => {
+                note(format!("process {process} terminated"));
+                self.processes[process].terminate();
+            }
+            Step::Start(process) => self.start(process),
+            Step::Pause(process, is_paused) => {
+                note(format!("process {process} paused: {is_paused}"));
+                self.processes[process].pause(is_paused);
+            }
+        }
+    }
+
+    fn start(&mut self, process: usize) {
+        let process = &mut self.processes[process];
+        process.kill();
+        *process = Process::start(&self.world, process.role);
+    }
+
+    /// Whether nothing is wrong with a room itself.
+    fn is_healthy(&self, room: &RoomToken) -> bool {
+        !self.scenario.poisoned.contains(room)
+    }
+
+    /// Checks what must hold at any time: the pace of other rooms, and that no process is green while
+    /// work is not done.
+    fn look(&self) {
+        let state = &mut *self.world.state.lock();
+        let (history, clock) = (&state.history, &state.clock);
+        let rooms = state.tables.rooms.values().map(|row| &row.room);
+        let overdue = rooms.filter_map(|room| {
+            let age = history.overdue(&room.token, room.lobby.scheduled()?, clock)?;
+            Some((room.token.clone(), age))
+        });
+        let overdue: Vec<_> = overdue.collect();
+        if self.scenario.weather == Weather::Poison {
+            for (room, age) in overdue.iter().filter(|(room, _age)| self.is_healthy(room)) {
+                if *age > PACE {
+                    state
+                        .history
+                        .violation(&format!("P9: {room} is closed {age:?} after its time"));
+                }
+            }
+        }
+        let is_recent = |time: Instant| time.elapsed() < REPORTED + Duration::from_secs(1);
+        if state.clock.stepped_at().is_some_and(is_recent) {
+            return;
+        }
+        let Some((room, age)) = overdue.iter().max_by_key(|(_room, age)| *age) else { return };
+        let workers = self.processes.iter().filter(|process| process.role == Role::Worker);
+        for worker in workers.filter(|worker| worker.is_running() && !is_recent(worker.started_at))
+        {
+            if *age > REPORTED
+                && *age < Duration::from_secs(50)
+                && worker.health.problems().is_empty()
+            {
+                state.history.violation(&format!("P10: green while {room} is due for {age:?}"));
+            }
+        }
+    }
+
+    /// Ends all faults.
+    fn heal(&mut self) {
+        {
+            let state = &mut *self.world.state.lock();
+            state.history.happens("everything works again");
+            if self.scenario.weather == Weather::Poison {
+                let poisoned = self.scenario.poisoned.clone();
+                self.latest = state.history.check_pace(PACE, |room| !poisoned.contains(room));
+            }
+            state.faults = Faults { latency: Duration::from_millis(2), ..Faults::default() };
+            state.tables.refused_events.clear();
+            for row in state.tables.rooms.values_mut() {
+                row.obstacle = None;
+            }
+        }
+        for process in 0..self.processes.len() {
+            self.processes[process].pause(false);
+            if !self.processes[process].is_running() {
+                self.start(process);
+            }
+        }
+    }
+
+    /// Waits until everything that has to happen has happened.
+    async fn settle(&self) {
+        let begin = Instant::now();
+        loop {
+            sleep(Duration::from_millis(500)).await;
+            self.look();
+            if !self.world.state.lock().history.violations.is_empty() {
+                return;
+            }
+            let mut unfinished = self.world.state.lock().unfinished();
+            for process in &self.processes {
+                unfinished.extend(process.health.problems().into_iter().map(|problem| {
+                    format!("P10: {:?} is not ready: {}", process.role, problem.text)
+                }));
+            }
+            if unfinished.is_empty() {
+                return;
+            }
+            if begin.elapsed() > SETTLING {
+                for what in unfinished {
+                    self.world.state.lock().history.violation(&what);
+                }
+                return;
+            }
+        }
+    }
+
+    fn report(self, seed: u64) -> Report {
+        for process in &self.processes {
+            process.kill();
+        }
+        let history = &mut self.world.state.lock().history;
+        let (problems, log) =
+            (std::mem::take(&mut history.violations), std::mem::take(&mut history.log));
+        Report {
+            seed,
+            problems,
+            log,
+            resets: history.resets.len(),
+            changes: history.changes(),
+            latest: self.latest,
+        }
+    }
+}

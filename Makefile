@@ -45,6 +45,14 @@ test-systemd: deb $(SYSTEM)
 	LOBBYD_TEST_ROOT=$(abspath $(SYSTEM)) LOBBYD_TEST_PACKAGE="$$(ls -t $(CURDIR)/target/debian/*.deb | head -1)" \
 		$(CARGO) test --locked --all-features --test systems -- --nocapture booted::
 
+## make soak     breaks processes, servers, connections and clocks under load, and checks every
+##               promise: SECONDS=300, SEED (random), DATABASE=postgres or mariadb; `make test` runs
+##               30 seconds of it
+.PHONY: soak
+soak: packages
+	LOBBYD_SOAK_SECONDS=$(or $(SECONDS),300) LOBBYD_SOAK_SEED=$(SEED) LOBBYD_SOAK_DATABASE=$(DATABASE) \
+		$(CARGO) test --locked --all-features --test soak -- --nocapture the_promises_hold
+
 ## make bench    measures lobbyd beside what database and broker can do, into target/bench
 .PHONY: bench
 bench: packages

@@ -79,6 +79,13 @@ impl TestCluster {
         client
     }
 
+    /// As [`client`](Self::client), with a queue that survives what a quorum queue does.
+    pub async fn client_with_quorum_queue(&self) -> Client {
+        let client = Client::connect(&self.amqp_url, &self.exchange).await;
+        client.record_in_quorum_queue(&self.updates).await;
+        client
+    }
+
     pub async fn worker(&self) -> Daemon {
         Daemon::start_ready(&self.settings).await
     }

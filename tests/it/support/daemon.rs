@@ -227,9 +227,15 @@ impl Daemon {
         self.ended().await
     }
 
+    /// Its status, if it has ended.
+    pub fn status_if_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     pub async fn ended(&mut self) -> ExitStatus {
-        let child = std::cell::RefCell::new(&mut self.child);
-        eventually("the program to end", || async { child.borrow_mut().try_wait().unwrap() }).await
+        let child = std::sync::Mutex::new(&mut self.child);
+        eventually("the program to end", || async { child.lock().unwrap().try_wait().unwrap() })
+            .await
     }
 
     /// Waits until it aborts at the point where its settings let it.

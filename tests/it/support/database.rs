@@ -145,24 +145,28 @@ impl Database {
 
     /// Runs a statement in a transaction that stays open until the result is dropped.
     pub async fn hold(&self, sql: &str) -> Box<dyn Any + Send> {
+        self.try_hold(sql).await.unwrap()
+    }
+
+    pub async fn try_hold(&self, sql: &str) -> sqlx::Result<Box<dyn Any + Send>> {
         let sql = AssertSqlSafe(sql.to_owned());
-        match &self.sql {
+        Ok(match &self.sql {
             Sql::Sqlite(pool) => {
-                let mut transaction = pool.begin().await.unwrap();
-                transaction.execute(sql).await.unwrap();
+                let mut transaction = pool.begin().await?;
+                transaction.execute(sql).await?;
                 Box::new(transaction)
             }
             Sql::Postgres(pool) => {
-                let mut transaction = pool.begin().await.unwrap();
-                transaction.execute(sql).await.unwrap();
+                let mut transaction = pool.begin().await?;
+                transaction.execute(sql).await?;
                 Box::new(transaction)
             }
             Sql::MariaDb(pool) => {
-                let mut transaction = pool.begin().await.unwrap();
-                transaction.execute(sql).await.unwrap();
+                let mut transaction = pool.begin().await?;
+                transaction.execute(sql).await?;
                 Box::new(transaction)
             }
-        }
+        })
     }
 
     /// Runs a statement, as another program that shares the database may do.

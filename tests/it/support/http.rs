@@ -156,21 +156,33 @@ impl Client {
 
     async fn send(&self, method: Method, path: &str, headers: HeaderMap, body: Bytes) -> Response {
         let request_line = format!("{method} {path}");
-        let request = self.request(method, path, headers, body);
         // The server may hold a request for a minute until something changes.
-        let exchange = async {
-            let response =
-                self.connections.request(request).await.map_err(|error| error.to_string());
-            let (head, body) = response?.into_parts();
-            let body = body.collect().await.map_err(|error| error.to_string())?;
-            Ok::<_, String>((head, body.to_bytes().to_vec()))
-        };
-        let (head, body) = timeout(PATIENCE * 2, exchange)
+        timeout(PATIENCE * 2, self.try_send(method, path, headers, body))
             .await
             .unwrap_or_else(|_elapsed| panic!("{request_line}: no response in time"))
-            .unwrap_or_else(|error| panic!("{request_line}: {error}"));
+            .unwrap_or_else(|error| panic!("{request_line}: {error}"))
+    }
+
+    async fn try_send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response, String> {
+        let request_line = format!("{method} {path}");
+        let request = self.request(method, path, headers, body);
+        let response = self.connections.request(request).await.map_err(|error| error.to_string());
+        let (head, body) = response?.into_parts();
+        let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes().to_vec();
         self.keep_cookies(&head.headers);
-        Response { request_line, status: head.status.as_u16(), headers: head.headers, body }
+        Ok(Response { request_line, status: head.status.as_u16(), headers: head.headers, body })
+    }
+
+    /// As [`put`](Self::put), to a server that may not answer.
+    pub async fn try_put(&self, path: &str, body: &Value) -> Result<Response, String> {
+        let headers = usual_headers(Some(JSON));
+        self.try_send(Method::PUT, path, headers, body.to_string().into()).await
     }
 
     /// The value of the `Cookie` header that it sends.

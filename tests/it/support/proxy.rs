@@ -39,6 +39,14 @@ pub enum Mode {
     Slow,
     /// Connections are closed, and new ones too. Bytes that were held back are lost.
     Cut,
+    /// As [`Cut`](Self::Cut), by a reset: the peers get an error instead of an end.
+    Reset,
+}
+
+impl Mode {
+    fn ends_connections(self) -> bool {
+        matches!(self, Self::Cut | Self::Reset)
+    }
 }
 
 /// Forwards connections to a port of its own to another port, on loopback.
@@ -63,7 +71,7 @@ impl Proxy {
             loop {
                 let (near, _peer) = listener.accept().await.unwrap();
                 count.fetch_add(1, Ordering::Relaxed);
-                if *modes.borrow() == Mode::Cut {
+                if modes.borrow().ends_connections() {
                     continue;
                 }
                 let Ok(far) = TcpStream::connect(("127.0.0.1", target)).await else {
@@ -113,17 +121,25 @@ async fn pipe(
     loop {
         let read = tokio::select! {
             read = from.read(&mut buffer) => read,
-            cut = mode.wait_for(|&mode| mode == Mode::Cut) => return drop(cut),
+            _ended = mode.wait_for(|mode| mode.ends_connections()) => break,
         };
         let Ok(length @ 1..) = read else { return };
         if *mode.borrow() == Mode::Slow {
             sleep(Duration::from_secs(1) * u32::try_from(length).unwrap() / SLOW).await;
         }
-        if mode.wait_for(|mode| !frozen.contains(mode)).await.is_err()
-            || *mode.borrow() == Mode::Cut
-            || to.write_all(&buffer[..length]).await.is_err()
-        {
+        if mode.wait_for(|mode| !frozen.contains(mode)).await.is_err() {
             return;
         }
+        if mode.borrow().ends_connections() {
+            break;
+        }
+        if to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
+    if *mode.borrow() == Mode::Reset {
+        from.as_ref().set_zero_linger().unwrap();
+        // Dropping it would send an end.
+        to.forget();
     }
 }

@@ -1,0 +1,268 @@
+//! Each kind of fault, planted into a history without one, is found.
+
+use super::{
+    Broken, check,
+    history::{Announcement, Change, DeadLetter, History, Route, Row, Setting},
+};
+
+const SET_AT: i64 = 1_000_000;
+const TIMER: i64 = 1_010;
+const VERSION: i64 = SET_AT;
+
+fn row(state: i64, timer: Option<i64>, version: i64) -> Row {
+    Row { state, timer, version }
+}
+
+fn setting(op: usize, route: Route, state: i64, timer: Option<i64>) -> Setting {
+    let token = "a".to_owned();
+    let asked_at = SET_AT - 10;
+    Setting { op, token, route, state, timer, asked_at, confirmed_at: Some(SET_AT) }
+}
+
+fn change(at: i64, before: Row, after: Row) -> Change {
+    Change { op: None, at, token: "a".to_owned(), before, after, reached: None }
+}
+
+fn reset(at: i64, before: Row) -> Change {
+    let after = row(0, None, before.version + 1);
+    Change { reached: before.timer, ..change(at, before, after) }
+}
+
+fn announcement(change: &Change, id: &str) -> Announcement {
+    let is_reset = change.is_reset();
+    Announcement {
+        id: id.to_owned(),
+        token: change.token.clone(),
+        version: change.after.version,
+        is_reset,
+        timer: change.after.timer,
+        due_at: change.before.timer.filter(|_| is_reset).map(|timer| timer * 1000),
+        fired_at: is_reset.then_some(change.at),
+        is_redelivered: false,
+    }
+}
+
+/// A room whose timer is set by an event, and fires.
+fn history() -> History {
+    let armed = row(1, Some(TIMER), VERSION);
+    let changes = vec![change(SET_AT + 5, Row::default(), armed), reset(TIMER * 1000 + 3, armed)];
+    let announcements = vec![announcement(&changes[0], "1"), announcement(&changes[1], "2")];
+    let bad = DeadLetter { body: b"garbage".to_vec(), required: true };
+    History {
+        settings: vec![setting(0, Route::Event { version: VERSION }, 1, Some(TIMER))],
+        announcements,
+        rooms: [("a".to_owned(), changes[1].after)].into(),
+        changes,
+        dead_letters: vec![bad.body.clone()],
+        expected_dead_letters: vec![bad],
+        ended_at: 2_000_000,
+        ..History::default()
+    }
+}
+
+#[track_caller]
+fn finds(history: &History, broken: Broken) {
+    let findings = check(history);
+    assert!(findings.number(broken) > 0, "{findings:?}");
+}
+
+/// Appends a change, with its announcement.
+fn append(history: &mut History, change: Change) {
+    history.announcements.push(announcement(&change, &format!("more{}", history.changes.len())));
+    history.rooms.insert("a".to_owned(), change.after);
+    history.changes.push(change);
+}
+
+#[test]
+fn a_history_that_keeps_the_promises_has_no_finding() {
+    let mut history = history();
+    // The subscriber's own connection was lost.
+    history
+        .announcements
+        .push(Announcement { is_redelivered: true, ..history.announcements[1].clone() });
+    let findings = check(&history);
+    assert_eq!(findings.violations, []);
+    assert_eq!((findings.timers, findings.opened, findings.duplicates), (1, 1, 0));
+    assert_eq!((findings.lateness.as_slice(), findings.late(0.99)), ([3].as_slice(), 3));
+}
+
+#[test]
+fn a_reset_before_its_timer_is_found() {
+    let mut history = history();
+    history.changes[1].at = TIMER * 1000 - 1;
+    finds(&history, Broken::Early);
+}
+
+#[test]
+fn a_decision_before_the_timer_is_found() {
+    let mut history = history();
+    history.announcements[1].fired_at = Some(TIMER * 1000 - 1);
+    finds(&history, Broken::Early);
+}
+
+#[test]
+fn a_setting_that_resets_its_room_twice_is_found() {
+    let mut history = history();
+    let open = history.changes[1].after;
+    let again = row(1, Some(TIMER), open.version + 5);
+    append(&mut history, change(TIMER * 1000 + 10, open, again));
+    append(&mut history, reset(TIMER * 1000 + 20, again));
+    finds(&history, Broken::Twice);
+}
+
+#[test]
+fn a_repeated_event_that_takes_effect_again_is_found() {
+    let mut history = history();
+    history.settings[0].route = Route::Bare;
+    let open = history.changes[1].after;
+    let again = row(1, Some(TIMER), open.version + 5);
+    append(&mut history, change(TIMER * 1000 + 10, open, again));
+    finds(&history, Broken::Twice);
+}
+
+#[test]
+fn two_ids_for_one_reset_are_found() {
+    let mut history = history();
+    let again = announcement(&history.changes[1], "3");
+    history.announcements.push(again);
+    finds(&history, Broken::Twice);
+}
+
+#[test]
+fn one_id_for_two_changes_is_found() {
+    let mut history = history();
+    history.announcements[1].id = history.announcements[0].id.clone();
+    finds(&history, Broken::Twice);
+}
+
+#[test]
+fn a_timer_that_did_not_fire_is_found() {
+    let mut history = history();
+    let reset = history.changes.pop().unwrap();
+    history.announcements.pop();
+    history.rooms.insert("a".to_owned(), reset.before);
+    finds(&history, Broken::Lost);
+    history.refused.insert("a".to_owned());
+    assert_eq!(check(&history).violations, []);
+}
+
+#[test]
+fn a_confirmed_event_without_effect_is_found() {
+    for route in [Route::Event { version: VERSION + 50 }, Route::Bare, Route::Http, Route::Sql] {
+        let mut history = history();
+        let mut lost = setting(1, route, 1, Some(TIMER + 900));
+        lost.asked_at = TIMER * 1000 + 500;
+        history.settings.push(lost);
+        finds(&history, Broken::Lost);
+        history.settings[1].confirmed_at = None;
+        assert_eq!(check(&history).violations, [], "without an answer it may be either");
+    }
+}
+
+#[test]
+fn a_later_use_of_the_room_does_not_hide_a_lost_event() {
+    let mut history = history();
+    history.settings.push(setting(1, Route::Event { version: VERSION + 50 }, 1, Some(TIMER + 20)));
+    let later = VERSION + 400_000;
+    history.settings.push(setting(2, Route::Event { version: later }, 1, None));
+    let open = history.changes[1].after;
+    append(&mut history, change(later, open, row(1, None, later)));
+    finds(&history, Broken::Lost);
+}
+
+#[test]
+fn an_event_that_was_overtaken_is_not_lost() {
+    let mut history = history();
+    history.settings.push(setting(1, Route::Event { version: VERSION - 50 }, 1, Some(TIMER + 20)));
+    let findings = check(&history);
+    assert_eq!((findings.violations.len(), findings.overtaken), (0, 1), "{findings:?}");
+}
+
+#[test]
+fn an_older_setting_that_wins_is_found() {
+    for version in [VERSION - 50, VERSION + 2] {
+        let mut history = history();
+        let stale = setting(1, Route::Event { version: VERSION - 50 }, 1, Some(TIMER + 20));
+        history.settings.push(stale);
+        let open = history.changes[1].after;
+        let stale = row(1, Some(TIMER + 20), version);
+        append(&mut history, change(TIMER * 1000 + 10, open, stale));
+        append(&mut history, reset(TIMER * 1000 + 20_005, stale));
+        finds(&history, Broken::StaleWon);
+    }
+}
+
+#[test]
+fn a_reset_of_a_cancelled_timer_is_found() {
+    let mut history = history();
+    let armed = history.changes[0].after;
+    let cancelled = row(0, None, VERSION + 5);
+    history.settings.push(setting(1, Route::Event { version: VERSION + 5 }, 0, None));
+    history.changes.insert(1, change(SET_AT + 10, armed, cancelled));
+    history.announcements.push(announcement(&history.changes[1], "3"));
+    finds(&history, Broken::Unasked);
+}
+
+#[test]
+fn a_change_that_is_not_announced_is_found() {
+    for missing in [0, 1] {
+        let mut history = history();
+        history.announcements.remove(missing);
+        finds(&history, Broken::Unannounced);
+    }
+}
+
+#[test]
+fn an_announcement_without_its_change_is_found() {
+    for is_reset in [true, false] {
+        let mut history = history();
+        let due_at = is_reset.then_some(TIMER * 1000 + 5000);
+        let id = "3".to_owned();
+        let version = VERSION + 70;
+        let first = history.announcements[1].clone();
+        let fired_at = due_at;
+        history.announcements.push(Announcement {
+            id,
+            version,
+            is_reset,
+            due_at,
+            fired_at,
+            ..first
+        });
+        finds(&history, Broken::Unasked);
+    }
+}
+
+#[test]
+fn a_change_that_nobody_asked_for_is_found() {
+    let mut history = history();
+    let open = history.changes[1].after;
+    append(&mut history, change(TIMER * 1000 + 10, open, row(1, None, open.version + 1)));
+    finds(&history, Broken::Unasked);
+}
+
+#[test]
+fn missing_and_foreign_dead_letters_are_found() {
+    let mut without = history();
+    without.dead_letters.clear();
+    finds(&without, Broken::DeadLetter);
+    let mut foreign = history();
+    foreign.dead_letters.push(b"a good event".to_vec());
+    finds(&foreign, Broken::DeadLetter);
+}
+
+#[test]
+fn a_request_without_an_answer_does_not_take_the_change_of_another_one() {
+    let mut history = history();
+    let mut unknown = setting(1, Route::Http, 0, None);
+    unknown.asked_at = TIMER * 1000 + 500;
+    unknown.confirmed_at = None;
+    // Its timer is over when it is executed.
+    let mut late = setting(2, Route::Http, 1, Some(TIMER + 1));
+    late.asked_at = TIMER * 1000 + 600;
+    late.confirmed_at = Some(TIMER * 1000 + 1_500);
+    history.settings.extend([unknown, late]);
+    let open = history.changes[1].after;
+    append(&mut history, change(TIMER * 1000 + 1_400, open, row(0, None, open.version + 9)));
+    assert_eq!(check(&history).violations, []);
+}

@@ -4,6 +4,7 @@ CARGO ?= cargo
 # Programs that the tests run: clients of the HTTP API, and checkers for the files in deploy/.
 TOOLS := target/test-tools
 CARGO_DEB := $(TOOLS)/cargo-deb-3.8.0/bin/cargo-deb
+CARGO_DENY := $(TOOLS)/cargo-deny-0.20.2/bin/cargo-deny
 # Schedulers that `make bench-peers` measures beside lobbyd.
 PEERS := target/peers
 # The release of Debian on which `make test-servers` and `make test-systemd` run, and its files.
@@ -19,14 +20,20 @@ TEST_THREADS ?= 6
 help:
 	@sed -n 's/^## //p' Makefile
 
-## make test     installs what the tests need, then format, clippy, rustdoc and all tests
+## make test     installs what the tests need, then format, dependencies, clippy, rustdoc and all tests
 .PHONY: test
 test: packages tools
 	$(CARGO) fmt --check
+	$(MAKE) deny
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 	$(CARGO) clippy --locked --all-targets --all-features -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --locked --no-deps --document-private-items --all-features
 	$(CARGO) test --locked --all-features -- --test-threads=$(TEST_THREADS)
+
+## make deny     checks the dependencies: licences, where they come from, and that none is banned
+.PHONY: deny
+deny: $(CARGO_DENY)
+	$(CARGO_DENY) --locked check --hide-inclusion-graph bans licenses sources
 
 ## make test-servers runs the tests of store, chain, poison and signaling, pgbouncer, and failovers
 ##               of clusters under load, on the servers of another release of Debian
@@ -99,7 +106,7 @@ $(SYSTEM): tests/root-filesystem
 .PHONY: tools
 tools: $(TOOLS)/nc-py-api/installed $(TOOLS)/schemathesis/installed $(TOOLS)/deploy/installed \
        $(TOOLS)/asyncapi/installed $(TOOLS)/redocly/installed $(TOOLS)/amqplib/installed \
-       $(TOOLS)/axe/installed $(CARGO_DEB)
+       $(TOOLS)/axe/installed $(CARGO_DEB) $(CARGO_DENY)
 
 # Each has its own environment, because they need different versions of urllib3. It is created again
 # when the versions change.
@@ -126,6 +133,8 @@ $(TOOLS)/amqplib/installed: $(wildcard deploy/examples/node/*) | packages
 	npm ci --silent --no-fund --no-audit --prefix $(@D)
 	touch $@
 
-# Without optimisation it builds in a minute, and is still fast enough for one package.
+# Without optimisation they build in a minute each, and are still fast enough.
 $(CARGO_DEB):
 	$(CARGO) install --locked --quiet --debug --root $(TOOLS)/cargo-deb-3.8.0 cargo-deb@3.8.0
+$(CARGO_DENY):
+	$(CARGO) install --locked --quiet --debug --root $(TOOLS)/cargo-deny-0.20.2 cargo-deny@0.20.2

@@ -52,6 +52,19 @@ test-systemd: deb $(SYSTEM)
 	LOBBYD_TEST_ROOT=$(abspath $(SYSTEM)) LOBBYD_TEST_PACKAGE="$$(ls -t $(CURDIR)/target/debian/*.deb | head -1)" \
 		$(CARGO) test --locked --all-features --test systems -- --nocapture booted::
 
+## make prove    runs the simulator for a minute, all failpoints, and a soak of five minutes, and
+##               prints one table: SECONDS=300 (of the soak), SEED (random)
+.PHONY: prove
+prove: packages
+	CARGO=$(CARGO) tests/prove $(or $(SECONDS),300) $(SEED)
+
+## make fuzz     tries events, requests and configurations that are changed at random: SECONDS=600
+##               (of each kind), SEED (random); `make test` runs four seconds of each
+.PHONY: fuzz
+fuzz: packages
+	LOBBYD_FUZZ_SECONDS=$(or $(SECONDS),600) $(if $(SEED),LOBBYD_SEED=$(SEED)) \
+		$(CARGO) test --locked --all-features --test fuzz -- --nocapture
+
 ## make soak     breaks processes, servers, connections and clocks under load, and checks every
 ##               promise: SECONDS=300, SEED (random), DATABASE=postgres or mariadb; `make test` runs
 ##               30 seconds of it

@@ -67,7 +67,7 @@ fn every_history_keeps_the_promises() {
     }
     println!(
         "simulator: {run_seeds} histories from seed {first} in {:.1} s, {} changes, {} resets, \
-         0 violations, beside faulty rooms at most {:.2} s late",
+         0 violations of the promises, beside faulty rooms at most {:.2} s late",
         begin.elapsed().as_secs_f64(),
         total.changes,
         total.resets,

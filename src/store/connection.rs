@@ -278,7 +278,15 @@ impl<D: Dialect> Transaction<D> {
     }
 
     pub(super) async fn shorten_lock_waits(&mut self) -> Result<()> {
-        match D::SHORT_LOCK_WAITS {
+        self.set(D::SHORT_LOCK_WAITS).await
+    }
+
+    pub(super) async fn shorten_statements(&mut self) -> Result<()> {
+        self.set(D::SHORT_STATEMENTS).await
+    }
+
+    async fn set(&mut self, setting: Option<&'static str>) -> Result<()> {
+        match setting {
             Some(sql) => self.connection.control(sql).await,
             None => Ok(()),
         }

@@ -13,6 +13,16 @@ pub enum LockPolicy {
     Wait,
 }
 
+/// How long the reset of the rooms of a batch may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// A second, where the database can be told so: one slow room keeps the others of its batch locked,
+    /// and everything that follows waits. What takes longer fails as if it had timed out.
+    Short,
+    /// As long as any use of the database.
+    Full,
+}
+
 /// Which of the due timers to fire, in their order.
 #[derive(Debug, Clone, Copy)]
 pub struct DueBatch<'a> {
@@ -22,12 +32,19 @@ pub struct DueBatch<'a> {
     pub except: &'a [TimerKey],
     pub limit: u32,
     pub locked: LockPolicy,
+    pub patience: Patience,
 }
 
 impl DueBatch<'_> {
     /// The longest overdue ones, except those of locked rooms.
     pub fn first(limit: u32) -> Self {
-        Self { after: None, except: &[], limit, locked: LockPolicy::SkipLocked }
+        Self {
+            after: None,
+            except: &[],
+            limit,
+            locked: LockPolicy::SkipLocked,
+            patience: Patience::Full,
+        }
     }
 }
 

@@ -44,7 +44,7 @@ use sqlx::{MySql, Postgres, Sqlite};
 
 pub use self::claims::{Available, ClaimedRows, Division, Pending};
 pub use self::commands::{Changed, Created};
-pub use self::due::{DueBatch, Fired, LockPolicy, NotFired};
+pub use self::due::{DueBatch, Fired, LockPolicy, NotFired, Patience};
 pub use self::error::{CommandError, Result, StoreError};
 pub use self::file::{create_file_for_owner, sqlite_file};
 pub use self::operations::{HistoryFilter, ListedRoom, Operations, PastReset, ResetTrial};

@@ -13,7 +13,7 @@ use super::pool::SqlStore;
 use super::rows::{self, to_json};
 use super::statements::operations as statements;
 use super::timers::of_these_rows;
-use super::{DueBatch, LockPolicy};
+use super::{DueBatch, LockPolicy, Patience};
 use crate::domain::{EventId, OutboxEvent, Reason, Room, RoomToken, RoomUpdated, TimerKey};
 
 /// So many of the newest rooms are compared with a token that does not exist.
@@ -166,10 +166,11 @@ impl<D: Dialect> Transaction<D> {
             except: &[],
             limit: 1,
             locked: LockPolicy::SkipLocked,
+            patience: Patience::Full,
         };
         match self.lock_due(now, batch).await?.pop() {
             Some((locked, due)) if locked.key == timer => {
-                let fired = self.fire(vec![due], now, None).await;
+                let fired = self.fire(vec![due], batch.patience, now, None).await;
                 fired.map_err(of_these_rows::<D>).map(|_rows| ResetTrial::Possible)
             }
             // A locked room was skipped.

@@ -10,7 +10,7 @@ use super::pool::SqlStore;
 use super::rows::to_json;
 use super::statements::{inbox, rooms as statements};
 use super::tables::outbox::{NewEvents, Progress, new_event};
-use super::{AppliedSet, DueBatch, Fired, NotFired, Timers, rows};
+use super::{AppliedSet, DueBatch, Fired, NotFired, Patience, Timers, rows};
 use crate::domain::{
     DueTimer, IncomingChange, OutboxEvent, OutboxRow, PendingTimer, ROOM_UPDATED, Reason, TimerKey,
 };
@@ -59,7 +59,7 @@ impl<D: Dialect> Timers for SqlStore<D> {
             return Ok(Fired::default());
         }
         let (pending, due): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
-        let rows = match transaction.fire(due, now, claimed_until).await {
+        let rows = match transaction.fire(due, batch.patience, now, claimed_until).await {
             Ok(rows) => rows,
             Err(error) => {
                 transaction.undo(&error).await;
@@ -137,10 +137,14 @@ impl<D: Dialect> Transaction<D> {
     pub(super) async fn fire(
         &mut self,
         due: Vec<Result<DueTimer>>,
+        patience: Patience,
         now: DateTime<Utc>,
         claimed_until: Option<DateTime<Utc>>,
     ) -> Result<Vec<OutboxRow>> {
         let due = due.into_iter().collect::<Result<Vec<DueTimer>>>()?;
+        if patience == Patience::Short {
+            self.shorten_statements().await?;
+        }
         let event = |timer: &DueTimer| OutboxEvent {
             due_at: timer.lag_counts().then_some(timer.key.due_at),
             ..new_event(ROOM_UPDATED, &timer.token, &timer.announcement(now), now)
@@ -148,7 +152,7 @@ impl<D: Dialect> Transaction<D> {
         let progress = Progress::of_new(now, claimed_until);
         // While the database resets the rooms.
         let encoding = async { NewEvents::encode(due.iter().map(event).collect(), progress) };
-        let (reset, events) = tokio::join!(self.reset_rooms(&due), encoding);
+        let (reset, events) = tokio::join!(self.reset_rooms(&due, patience), encoding);
         reset?;
         failpoints::reach(Point::InsideReset);
         let rooms: Vec<_> = due.iter().map(|timer| timer.key.room).collect();

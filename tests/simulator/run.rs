@@ -18,9 +18,9 @@ use crate::{
 /// How long the processes may take until all is done, after everything works again.
 const SETTLING: Duration = Duration::from_mins(3);
 
-/// How late a room may be opened or announced while something is wrong with others: one use of the
-/// database may take its full time.
-const PACE: Duration = Duration::from_secs(8);
+/// How late a room may be opened or announced while something is wrong with others, which may take a
+/// second each.
+const PACE: Duration = Duration::from_secs(4);
 
 /// Events in a row of the outbox, so that a few rooms share one.
 const SHARED_ABOVE: usize = 2;

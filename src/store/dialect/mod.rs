@@ -249,6 +249,9 @@ pub(super) trait Dialect: Driver {
     /// Shortens the lock waits of a transaction to about a second, where its statements cannot.
     const SHORT_LOCK_WAITS: Option<&'static str> = None;
 
+    /// Shortens the statements of a transaction to a second, where they cannot say so themselves.
+    const SHORT_STATEMENTS: Option<&'static str> = None;
+
     fn text(statement: Statement) -> &'static str;
 
     fn migrator() -> Migrator;

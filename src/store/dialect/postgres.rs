@@ -16,6 +16,7 @@ impl Dialect for Postgres {
     const BEGIN: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
     const SHORT_LOCK_WAITS: Option<&'static str> = Some("SET LOCAL lock_timeout = '900ms'");
+    const SHORT_STATEMENTS: Option<&'static str> = Some("SET LOCAL statement_timeout = '1s'");
 
     fn text(statement: Statement) -> &'static str {
         statement.postgres

@@ -120,6 +120,40 @@ macro_rules! due {
     };
 }
 
+/// Resets rooms that still have their timer.
+macro_rules! reset {
+    (postgres) => {
+        "\
+            UPDATE lobbyd_rooms AS room
+            SET lobby_state = 0, lobby_timer = NULL, lobby_version = due.version,
+                lobby_timer_reached = room.lobby_timer
+            FROM json_to_recordset(CAST($1 AS json))
+                 AS due(id bigint, timer bigint, version bigint)
+            WHERE room.id = due.id AND floor(extract(epoch FROM room.lobby_timer)) = due.timer"
+    };
+    (mysql) => {
+        "\
+            UPDATE JSON_TABLE($1, '$[*]' COLUMNS (
+                       id BIGINT PATH '$.id', timer BIGINT PATH '$.timer',
+                       version BIGINT PATH '$.version'
+                   )) AS due
+            STRAIGHT_JOIN lobbyd_rooms AS room ON room.id = due.id
+            SET room.lobby_state = 0, room.lobby_timer = NULL, room.lobby_version = due.version,
+                room.lobby_timer_reached =
+                    TIMESTAMP'1970-01-01 00:00:00' + INTERVAL due.timer SECOND
+            WHERE TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer) = due.timer"
+    };
+    (sqlite) => {
+        "\
+            UPDATE lobbyd_rooms
+            SET lobby_state = 0, lobby_timer = NULL, lobby_version = due.value ->> 'version',
+                lobby_timer_reached = lobby_timer
+            FROM jsonb_each($1) AS due
+            WHERE lobbyd_rooms.id = due.value ->> 'id'
+              AND unixepoch(lobby_timer) = due.value ->> 'timer'"
+    };
+}
+
 statements! {
     /// token → the columns of [`room`](crate::store::rows::room).
     ROOM:
@@ -299,28 +333,15 @@ statements! {
 
     /// JSON of `{id, timer, version}`: resets those that still have that timer.
     RESET:
-        postgres "\
-            UPDATE lobbyd_rooms AS room
-            SET lobby_state = 0, lobby_timer = NULL, lobby_version = due.version,
-                lobby_timer_reached = room.lobby_timer
-            FROM json_to_recordset(CAST($1 AS json))
-                 AS due(id bigint, timer bigint, version bigint)
-            WHERE room.id = due.id AND floor(extract(epoch FROM room.lobby_timer)) = due.timer",
-        mysql "\
-            UPDATE JSON_TABLE($1, '$[*]' COLUMNS (
-                       id BIGINT PATH '$.id', timer BIGINT PATH '$.timer',
-                       version BIGINT PATH '$.version'
-                   )) AS due
-            STRAIGHT_JOIN lobbyd_rooms AS room ON room.id = due.id
-            SET room.lobby_state = 0, room.lobby_timer = NULL, room.lobby_version = due.version,
-                room.lobby_timer_reached =
-                    TIMESTAMP'1970-01-01 00:00:00' + INTERVAL due.timer SECOND
-            WHERE TIMESTAMPDIFF(SECOND, '1970-01-01', room.lobby_timer) = due.timer",
-        sqlite "\
-            UPDATE lobbyd_rooms
-            SET lobby_state = 0, lobby_timer = NULL, lobby_version = due.value ->> 'version',
-                lobby_timer_reached = lobby_timer
-            FROM jsonb_each($1) AS due
-            WHERE lobbyd_rooms.id = due.value ->> 'id'
-              AND unixepoch(lobby_timer) = due.value ->> 'timer'";
+        postgres reset!(postgres),
+        mysql reset!(mysql),
+        sqlite reset!(sqlite);
+
+    /// As [`RESET`], within a second. PostgreSQL is told so by
+    /// [`SHORT_STATEMENTS`](crate::store::dialect::Dialect::SHORT_STATEMENTS), MySQL and SQLite cannot
+    /// be told.
+    RESET_SHORT:
+        postgres reset!(postgres),
+        mysql concat!("/*M!100300 SET STATEMENT max_statement_time = 1 FOR */ ", reset!(mysql)),
+        sqlite reset!(sqlite);
 }

@@ -16,7 +16,7 @@ use crate::store::dialect::{Columns, Dialect, values};
 use crate::store::error::Result;
 use crate::store::rows::to_json;
 use crate::store::statements::{lobby_changes, rooms as statements};
-use crate::store::{DueBatch, LockPolicy, rows};
+use crate::store::{DueBatch, LockPolicy, Patience, rows};
 
 const TABLE: &str = "lobbyd_rooms";
 
@@ -222,13 +222,17 @@ impl<D: Dialect> Transaction<D> {
     }
 
     /// Resets locked rooms.
-    pub(crate) async fn reset_rooms(&mut self, due: &[DueTimer]) -> Result<()> {
+    pub(crate) async fn reset_rooms(&mut self, due: &[DueTimer], patience: Patience) -> Result<()> {
         let row = |timer: &DueTimer| {
             let TimerKey { due_at, room: id } = timer.key;
             ResetRow { id, timer: due_at.timestamp(), version: timer.next_version() }
         };
         let resets: Vec<_> = due.iter().map(row).collect();
-        let reset = self.execute(statements::RESET, values![&to_json(&resets)]).await?;
+        let statement = match patience {
+            Patience::Short => statements::RESET_SHORT,
+            Patience::Full => statements::RESET,
+        };
+        let reset = self.execute(statement, values![&to_json(&resets)]).await?;
         expect_rows(reset, due.len(), TABLE)
     }
 }

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::one_by_one::{LockedSweep, OneByOne};
@@ -39,7 +39,7 @@ use crate::backoff::Backoff;
 use crate::domain::{PendingTimer, TimerKey};
 use crate::health::{Component, Oldest, Work};
 use crate::relay::{BatchPermit, RelayHandle};
-use crate::store::{DueBatch, Fired, LockPolicy, NotFired, StoreError};
+use crate::store::{DueBatch, Fired, LockPolicy, NotFired, Patience, StoreError};
 use crate::{logging, store};
 
 /// Longest sleep. It bounds how late a timer fires that another process armed, and how long a sweep
@@ -52,9 +52,6 @@ const OPENING_ALONE: Duration = Duration::from_secs(2);
 /// For how long suspects are tried before the next sweep, for the rooms that have become due
 /// meanwhile.
 const SUSPECT_TIME: Duration = Duration::from_millis(50);
-
-/// How long suspects may take.
-const SUSPECT_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Into how many parts a batch is divided that failed. With two, one room of 500 would be found by
 /// fewer transactions, but many would take twice as many.
@@ -195,7 +192,9 @@ impl TimerTask {
             && self.swept_at.elapsed() < SUSPECT_TIME
             && let Some(suspects) = self.suspects.take()
         {
-            self.try_suspects(now, &suspects).await?;
+            let after = suspects.first().map(|timer| timer.key.previous());
+            let except = near(self.isolated(after));
+            self.fire(now, after, &except, size(&suspects)).await?;
             return Ok(Duration::ZERO);
         }
         if self.fire_newest(now).await? || self.fire_oldest(now).await? {
@@ -207,22 +206,6 @@ impl TimerTask {
         let delay = self.delay(now).await?;
         self.swept_at = Instant::now();
         Ok(if self.suspects.is_empty() { delay } else { Duration::ZERO })
-    }
-
-    /// Fires suspects by themselves. They get little time: those that take long are tried again beside
-    /// everything else, so that the others do not wait for each of them.
-    async fn try_suspects(
-        &mut self,
-        now: DateTime<Utc>,
-        suspects: &[PendingTimer],
-    ) -> store::Result<()> {
-        let after = suspects.first().map(|timer| timer.key.previous());
-        let except = near(self.isolated(after));
-        let firing = self.fire(now, after, &except, size(suspects));
-        match timeout(SUSPECT_PATIENCE, firing).await {
-            Ok(fired) => fired.map(drop),
-            Err(_elapsed) => self.blame(suspects, StoreError::TimedOut(SUSPECT_PATIENCE)),
-        }
     }
 
     /// Fires the first batch of a sweep, or the next ones. Returns whether the sweep goes on.
@@ -278,7 +261,7 @@ impl TimerTask {
     ) -> store::Result<Option<TimerKey>> {
         let permit = self.relay.reserve(now);
         let claimed_until = permit.as_ref().map(BatchPermit::claimed_until);
-        let batch = DueBatch { after, except, limit, locked: LockPolicy::SkipLocked };
+        let batch = due_batch(after, except, limit);
         match self.ctx.database.fire_due(now, batch, claimed_until).await {
             Ok(fired) => {
                 self.punctuality.found(fired.last.is_some());
@@ -300,7 +283,7 @@ impl TimerTask {
         after: Option<TimerKey>,
     ) -> store::Result<Option<TimerKey>> {
         let (except, limit) = (self.isolated(after), self.batch);
-        let batch = DueBatch { after, except: &except, limit, locked: LockPolicy::SkipLocked };
+        let batch = due_batch(after, &except, limit);
         let fire = || self.ctx.database.fire_due(now, batch, None);
         let outcomes: [_; 2] = tokio::join!(fire(), fire()).into();
         let mut lasts = Vec::new();
@@ -340,9 +323,7 @@ impl TimerTask {
             [timer] if error.is_timeout() || error.is_refusal() => {
                 self.refused.add(timer, &error);
             }
-            // Each further try may take as long.
-            several if error.is_timeout() => self.suspects.add(several, 1, self.batch),
-            several if error.is_refusal() || error.is_contention() => {
+            several if error.is_timeout() || error.is_refusal() || error.is_contention() => {
                 self.suspects.add(several, several.len().div_ceil(PARTS), self.batch);
             }
             _outage => return Err(error),
@@ -405,4 +386,10 @@ impl TimerTask {
     fn report_unknown(&self) {
         self.ctx.health.assume_oldest(Work::Timers, self.looked_at.elapsed());
     }
+}
+
+/// A batch of a sweep: nothing waits long for one of its rooms.
+fn due_batch(after: Option<TimerKey>, except: &[TimerKey], limit: u32) -> DueBatch<'_> {
+    let (locked, patience) = (LockPolicy::SkipLocked, Patience::Short);
+    DueBatch { after, except, limit, locked, patience }
 }

@@ -62,7 +62,8 @@ impl OneByOne {
         while !stop.is_cancelled() {
             let next = self.ctx.database.next_due(after, &except).await?;
             let Some(timer) = next.filter(|timer| timer.key.due_at <= at) else { break };
-            let batch = DueBatch { after, except: &except, limit: 1, locked: LockPolicy::Wait };
+            let batch =
+                DueBatch { after, except: &except, locked: LockPolicy::Wait, ..DueBatch::first(1) };
             match self.fire(batch).await {
                 Ok(_fired) => {}
                 Err(NotFired { error, .. }) if error.is_contention() => {
@@ -101,9 +102,8 @@ impl OneByOne {
 
     /// Tries to fire a refused timer. Returns whether it did.
     async fn retry(&self, key: TimerKey) -> store::Result<bool> {
-        let locked = LockPolicy::SkipLocked;
         let before = Some(key.previous());
-        match self.fire(DueBatch { after: before, except: &[], limit: 1, locked }).await {
+        match self.fire(DueBatch { after: before, ..DueBatch::first(1) }).await {
             Ok(fired) if fired.last == Some(key) => {
                 self.refused.remove(key);
                 self.refused.retry_all();

@@ -9,7 +9,9 @@ use lobbyd::{
         Applied, Decision, DueTimer, EventId, IncomingChange, Lobby, OutboxEvent, OutboxRow,
         PendingTimer, RoomToken, TimerKey, commands::lobby_changes, decide_lobby_change,
     },
-    store::{AppliedSet, DueBatch, Fired, LockPolicy, NotFired, Result, StoreError, Timers},
+    store::{
+        AppliedSet, DueBatch, Fired, LockPolicy, NotFired, Patience, Result, StoreError, Timers,
+    },
 };
 use tokio::time::sleep;
 
@@ -17,6 +19,9 @@ use super::{Bug, Obstacle, Server, State, World, tables::Progress};
 
 /// How long a use of the database may take.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a reset may take that is to be short.
+const SHORT: Duration = Duration::from_secs(1);
 
 /// How long a transaction waits for a row that it must have.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
@@ -108,7 +113,7 @@ impl SimulatedStore {
     }
 
     /// What the database says about changes of these rooms.
-    async fn change(&self, rooms: &[RoomToken]) -> Result<()> {
+    async fn change(&self, rooms: &[RoomToken], patience: Patience) -> Result<()> {
         let obstacles: Vec<_> = {
             let tables = &self.0.state.lock().tables;
             rooms.iter().filter_map(|token| tables.rooms[token].obstacle).collect()
@@ -117,8 +122,9 @@ impl SimulatedStore {
             return Err(rejected());
         }
         if obstacles.contains(&Obstacle::Slow) {
-            sleep(TIMEOUT).await;
-            return Err(StoreError::TimedOut(TIMEOUT));
+            let limit = if patience == Patience::Short { SHORT } else { TIMEOUT };
+            sleep(limit).await;
+            return Err(StoreError::TimedOut(limit));
         }
         Ok(())
     }
@@ -269,7 +275,7 @@ impl Timers for SimulatedStore {
             let locked: Vec<RoomToken> = tokens.into_iter().filter(is_free).cloned().collect();
             (locked.clone(), self.lock_rooms(state, locked))
         };
-        self.change(&locked).await?;
+        self.change(&locked, Patience::Full).await?;
         self.commit(|state| Ok(state.apply(changes, &locked, now, claimed_until))).await
     }
 
@@ -295,7 +301,7 @@ impl Timers for SimulatedStore {
             return Ok(Fired::default());
         }
         let not_fired = |error| NotFired { due: pending(&due), error };
-        if let Err(error) = self.change(&locks.rooms).await {
+        if let Err(error) = self.change(&locks.rooms, batch.patience).await {
             return Err(if bug == Some(Bug::PoisonStopsNeighbours) {
                 unavailable().into()
             } else {

@@ -201,7 +201,8 @@
 //! cannot parse ends the connection, or the process, before lobbyd sees it. The broker counts that
 //! as a delivery of every message that was unacknowledged, and after some deliveries it removes
 //! them. With one delivery at a time, only the culprit is counted. An event that has to wait is put
-//! into the retry queue at once then.
+//! into the retry queue at once then. What was delivered a few times is taken for healthy, so that
+//! workers that are killed again and again go on at full pace.
 //!
 //! **Why do API processes listen to an exchange of their own?** Anybody who may publish lobby
 //! changes could otherwise send a message that ends every API process. Only lobbyd publishes to

@@ -5,7 +5,7 @@ use std::{fmt, fs, sync::Arc, time::Duration};
 use chrono::DateTime;
 
 use crate::{
-    check::{Broken, Findings, history::History},
+    check::{Broken, Findings, history::History, percentile},
     faults::{KINDS, Tally},
     notes::Notes,
     plan::Options,
@@ -78,12 +78,16 @@ impl Report {
         ] {
             add(what, format!("**{}**", count(findings.number(broken))));
         }
-        for (what, share) in [
-            ("half of the rooms opened within", 0.5),
-            ("99 % of the rooms opened within", 0.99),
-            ("the latest room opened within", 1.0),
+        let (lateness, delays) = (&findings.lateness, &findings.delays);
+        for (what, values, share) in [
+            ("half of the rooms opened within", lateness, 0.5),
+            ("99 % of the rooms opened within", lateness, 0.99),
+            ("the latest room opened within", lateness, 1.0),
+            ("half of the events were applied within", delays, 0.5),
+            ("99 % of the events were applied within", delays, 0.99),
+            ("the latest event was applied within", delays, 1.0),
         ] {
-            add(what, millis(findings.late(share)));
+            add(what, millis(percentile(values, share)));
         }
         add("after the last fault, all done within", seconds(self.recovered));
         rows

@@ -28,11 +28,8 @@ use crate::bus::{
     self, BusError, DeadLetter, DeadLetters, DeliveryTag, QueueContent, QueueDepth, Result,
 };
 
-/// Header of quorum queues: how often a message was delivered before.
-const DELIVERY_COUNT: &str = "x-delivery-count";
-
 /// Headers that the broker adds to each delivery.
-const OF_DELIVERY: [&str; 2] = [DELIVERY_COUNT, "x-acquired-count"];
+const OF_DELIVERY: [&str; 2] = [message::DELIVERY_COUNT, "x-acquired-count"];
 
 /// Half of RabbitMQ's default limit: as many readers may be killed before it is reached.
 const RENEWED_AFTER: i64 = 10;
@@ -151,7 +148,7 @@ impl DeadLetters for AmqpDeadLetters {
         self.held += 1;
         let letter = dead_letter(delivery);
         let bus::Original::Amqp(original) = &letter.original else { return Ok(Some(letter)) };
-        let deliveries = original.header(DELIVERY_COUNT).and_then(message::integer);
+        let deliveries = original.header(message::DELIVERY_COUNT).and_then(message::integer);
         if deliveries.is_some_and(|number| number >= RENEWED_AFTER)
             && self.worn_bytes.saturating_add(letter.body.len()) <= MAX_RENEWED_BYTES
         {

@@ -14,6 +14,9 @@ use crate::bus::cloudevents::MAX_BODY;
 use crate::bus::{self, Delivery, DeliveryTag, Destination, EventProperties, Waited};
 use crate::domain::{TraceParent, Version};
 
+/// Header of quorum queues: how often a message was delivered before.
+pub(super) const DELIVERY_COUNT: &str = "x-delivery-count";
+
 /// Header in which RabbitMQ's interceptor says when it received a message.
 const BROKER_TIMESTAMP: &str = "timestamp_in_ms";
 

@@ -22,6 +22,10 @@ use crate::support::{
 
 const KEY: &[u8] = b"lobby.changed";
 const JSON: &[u8] = b"application/json";
+/// A delivery limit below that of the README, and above what healthy events can get: they are
+/// delivered together with a culprit, or to workers that are killed, four times before each of them is
+/// delivered alone.
+const LOW_LIMIT: u32 = 6;
 const ASIDE: &str = "lobbyd_deliveries_aside";
 
 /// A cluster with tables and a queue of lobby changes, in which no worker runs.
@@ -100,7 +104,7 @@ async fn a_message_that_cannot_be_parsed_is_dead_lettered_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn events_around_a_culprit_are_not_dead_lettered() {
     let (mut cluster, client) = stopped_cluster(Kind::Postgres).await;
-    limit_deliveries(&cluster.queue, 3);
+    limit_deliveries(&cluster.queue, LOW_LIMIT);
     cluster.set("EVENTS__UNKNOWN_ROOM_GRACE", "10m");
     cluster.database.open_rooms("room", 252).await;
     cluster.database.insert_room("locked").await;
@@ -122,6 +126,38 @@ async fn events_around_a_culprit_are_not_dead_lettered() {
     cluster.dead_lettered(&client, 2).await;
     worker.ready().await;
     assert_eq!(client.count(&cluster.queue).await, 0);
+}
+
+/// Promise P9, also when workers are killed again and again: what one had is not applied one by one
+/// by the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_killed_workers_are_applied_in_sets() {
+    let (cluster, client) = stopped_cluster(Kind::Postgres).await;
+    cluster.database.open_rooms("room", 301).await;
+    let publish = async |room: u32| {
+        client.publish(&json!({"token": format!("room{room}"), "state": 1})).await;
+    };
+    let mut room = 1;
+    for _ in 0..2 {
+        let worker = cluster.worker().await;
+        // The first new event ends the careful pace.
+        publish(room).await;
+        cluster.database.lobby_becomes(&format!("room{room}"), 1).await;
+        let holder = Database::hold_rooms(&cluster.database.url).await;
+        for further in room + 1..=room + 149 {
+            publish(further).await;
+        }
+        room += 150;
+        client.drained(&cluster.queue).await;
+        drop(worker);
+        client.consumer_ends(&cluster.queue).await;
+        drop(holder);
+    }
+    publish(301).await;
+    let worker = cluster.worker().await;
+    cluster.closed(301).await;
+    let alone = worker.log().matches("lobby set").count();
+    assert!(alone < 100, "{alone} events were applied one by one");
 }
 
 /// Without a delivery limit the message stays at the head. The operator is told what to do.
@@ -255,13 +291,13 @@ async fn headers_of_every_type_are_kept_in_dead_letters() {
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_killed_workers_are_not_dead_lettered() {
     let (cluster, client) = stopped_cluster(Kind::Postgres).await;
-    limit_deliveries(&cluster.queue, 3);
+    limit_deliveries(&cluster.queue, LOW_LIMIT);
     cluster.database.open_rooms("room", 20).await;
     let holder = Database::hold_each_room(&cluster.database.url).await;
     for room in 1..=20 {
         client.publish(&json!({"token": format!("room{room}"), "state": 1})).await;
     }
-    for _ in 0..5 {
+    for _ in 0..8 {
         let worker = Daemon::start(&cluster.settings);
         worker.metric_becomes(ASIDE, 20).await;
         drop(worker);

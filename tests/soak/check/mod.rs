@@ -57,6 +57,8 @@ pub struct Findings {
     pub duplicates: usize,
     /// How late rooms were opened, in milliseconds, sorted.
     pub lateness: Vec<i64>,
+    /// How long after its publisher confirm an event was applied, likewise.
+    pub delays: Vec<i64>,
 }
 
 impl Findings {
@@ -67,13 +69,13 @@ impl Findings {
     pub fn number(&self, broken: Broken) -> usize {
         self.violations.iter().filter(|violation| violation.broken == broken).count()
     }
+}
 
-    /// Milliseconds below which this share of the rooms were opened.
-    pub fn late(&self, share: f64) -> i64 {
-        let count = u32::try_from(self.lateness.len().saturating_sub(1)).unwrap();
-        let index = (f64::from(count) * share).floor();
-        self.lateness.iter().copied().nth(index_of(index)).unwrap_or_default()
-    }
+/// The value below which this share of sorted values are.
+pub fn percentile(sorted: &[i64], share: f64) -> i64 {
+    let count = u32::try_from(sorted.len().saturating_sub(1)).unwrap();
+    let index = index_of((f64::from(count) * share).floor());
+    sorted.get(index).copied().unwrap_or_default()
 }
 
 #[expect(
@@ -91,6 +93,7 @@ pub fn check(history: &History) -> Findings {
     let asked = rooms::check(history, &mut findings);
     messages::check(history, &asked, &mut findings);
     findings.lateness.sort_unstable();
+    findings.delays.sort_unstable();
     findings
 }
 

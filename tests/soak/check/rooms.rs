@@ -8,9 +8,9 @@ use super::{
     history::{Announcement, Change, History, Route, Row, Setting},
 };
 
-/// Until a confirmed setting had its effect at the latest, in milliseconds. What changes the room
-/// later has not overtaken it. Rooms are used again after a longer time.
-const OVERTAKEN_WITHIN: i64 = 120_000;
+/// Settings of one use of a room are asked for within this time, in milliseconds. What was asked for
+/// later, in the next use, has not overtaken them.
+const ONE_USE: i64 = 120_000;
 
 /// How far the clock of the clients may be from that of the database, in milliseconds.
 const SKEW: i64 = 200;
@@ -46,6 +46,7 @@ pub(super) fn check<'a>(history: &'a History, findings: &mut Findings) -> Asked<
             changes: changes.get(token).unwrap_or(&Vec::new()).clone(),
             announcements: announcements.get(token).unwrap_or(&none),
             used: BTreeSet::new(),
+            made: Vec::new(),
         };
         room.follow(findings);
         room.check_end(findings);
@@ -61,6 +62,8 @@ struct Room<'a> {
     announcements: &'a [&'a Announcement],
     /// Settings that have made a change.
     used: BTreeSet<usize>,
+    /// When the settings were asked for that have made a change, and the version of that.
+    made: Vec<(i64, i64)>,
 }
 
 impl Room<'_> {
@@ -123,6 +126,14 @@ impl Room<'_> {
             return;
         };
         findings.unknown_made += usize::from(setting.confirmed_at.is_none());
+        self.made.push((setting.asked_at, change.after.version));
+        let is_event = matches!(setting.route, Route::Event { .. } | Route::Bare);
+        if let Some(confirmed_at) = setting.confirmed_at
+            && is_event
+            && !self.history.held.contains(self.token)
+        {
+            findings.delays.push((change.at - confirmed_at).max(0));
+        }
         if !self.used.insert(setting.op) {
             findings.add(Broken::Twice, format!("{change:?} by {setting:?}"));
         }
@@ -182,11 +193,10 @@ impl Room<'_> {
             findings.add(Broken::Lost, format!("{}: {room:?} is due", self.token));
         }
         for setting in &self.settings {
-            let Some(confirmed_at) = setting.confirmed_at else { continue };
-            if self.used.contains(&setting.op) {
+            if setting.confirmed_at.is_none() || self.used.contains(&setting.op) {
                 continue;
             }
-            if self.is_overtaken(setting, confirmed_at) {
+            if self.is_overtaken(setting) {
                 findings.overtaken += 1;
             } else {
                 findings.add(Broken::Lost, format!("no effect: {setting:?}"));
@@ -194,25 +204,20 @@ impl Room<'_> {
         }
     }
 
-    /// Whether a newer setting explains that a confirmed one has no change of its own.
-    fn is_overtaken(&self, setting: &Setting, confirmed_at: i64) -> bool {
-        let newer = |version: i64| {
-            self.changes.iter().any(|change| {
-                change.after.version >= version && change.at <= confirmed_at + OVERTAKEN_WITHIN
+    /// Whether a newer setting of the same use explains that a confirmed one has no change of its own.
+    fn is_overtaken(&self, setting: &Setting) -> bool {
+        let is_newer = |version: i64| {
+            self.made.iter().any(|(asked_at, made)| {
+                *made >= version && (asked_at - setting.asked_at).abs() < ONE_USE
             })
         };
         match setting.route {
             Route::Event { version } => {
-                self.announcements.iter().any(|it| it.version == version) || newer(version)
+                self.announcements.iter().any(|it| it.version == version) || is_newer(version)
             }
             Route::Bare => {
-                let is_reached = self
-                    .changes
-                    .iter()
-                    .any(|change| setting.timer.is_some() && change.reached >= setting.timer);
-                is_reached
-                    || self.announcements.iter().any(|it| it.timer == setting.timer)
-                    || newer(setting.asked_at)
+                self.announcements.iter().any(|it| it.timer == setting.timer)
+                    || is_newer(setting.asked_at)
             }
             Route::Sql | Route::Http => false,
         }

@@ -77,7 +77,7 @@ impl Peer {
         rooms::settle(&database).await;
         let script = folder().with_file_name("peers").join(self.script);
         let mut node = Command::new("node");
-        node.arg(script).arg(&database.url).args(self.handler);
+        node.arg(script).arg(&database.admin_url).args(self.handler);
         let mut process =
             node.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("Node.js");
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();

@@ -47,7 +47,7 @@ on_every_bus! {
 
 /// The shared broker, with queues of its own.
 fn amqp() -> Arc<dyn Bus> {
-    let name = |what: &str| format!("contract.{}.{what}", Uuid::now_v7());
+    let name = |what: &str| format!("lobbyd.contract.{}.{what}", Uuid::now_v7());
     let options = BusOptions {
         exchange: name("events"),
         queue: name("lobby-changed"),

@@ -3,14 +3,10 @@
 //! Here the tests wait for timers in real time. The rules of timers are tested with a manual clock
 //! in `timers`.
 
-use std::fs;
-
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
 
-use crate::support::{
-    cluster::TestCluster, daemon::run, database::Kind, eventually, server::BROKER, tools::file,
-};
+use crate::support::{cluster::TestCluster, daemon::run, eventually};
 
 on_every_database! { crate::support::cluster::TestCluster::new:
     a_room_opens_at_its_time_and_one_update_arrives,
@@ -185,33 +181,6 @@ async fn the_publish_command_changes_a_lobby(cluster: TestCluster) {
         assert!(published.status.success(), "{published:?}");
         cluster.database.lobby_becomes("webinar", state).await;
     }
-}
-
-/// The permissions that the installation instructions give to the user of the broker.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_documented_permissions_of_the_broker_suffice() {
-    BROKER.control(&["add_user", "lobbyd", "secret"]);
-    let readme = fs::read_to_string(file("deploy/rabbitmq/README.md")).unwrap();
-    let command = readme.split_once("rabbitmqctl set_permissions lobbyd ").unwrap().1;
-    let [configure, write, read] = [1, 3, 5].map(|part| command.split('\'').nth(part).unwrap());
-    BROKER.control(&["set_permissions", "lobbyd", configure, write, read]);
-    let mut cluster = TestCluster::new(Kind::Sqlite).await;
-    cluster.exchange = "lobbyd.events".to_owned();
-    cluster.dead_letters = "lobbyd.dead-letters".to_owned();
-    cluster.set("EVENTS__EXCHANGE", "lobbyd.events");
-    cluster.set("EVENTS__UPDATES_EXCHANGE", "lobbyd.updates");
-    cluster.set("EVENTS__RETRY_QUEUE", "lobbyd.retry");
-    cluster.set("EVENTS__QUEUE", "lobbyd.lobby-changed");
-    cluster.set("EVENTS__DEAD_LETTER_QUEUE", "lobbyd.dead-letters");
-    cluster.set("EVENTS__URL", &BROKER.url().replace("guest:guest", "lobbyd:secret"));
-    let client = cluster.client().await;
-    let _worker = cluster.worker().await;
-    cluster.database.insert_room("webinar").await;
-    let timer = cluster.database.now().await;
-    client.publish(&json!({"token": "webinar", "state": 1, "timer": timer})).await;
-    client.publish_bytes(b"garbage", "application/json").await;
-    assert_eq!(client.take_ids(&cluster.updates, 1).await.len(), 1);
-    eventually("the dead letter", || client.take(&cluster.dead_letters)).await;
 }
 
 fn rfc3339(seconds: i64) -> String {

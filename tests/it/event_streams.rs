@@ -156,7 +156,7 @@ async fn a_removed_account_is_told_nothing_more(app: TestApp) {
     owner.add(&room, "user").await;
     let mut stream = user.follow(&room).await;
     assert_eq!(stream.room().await["participantType"], 3);
-    app.run(&["user", "remove", "user"]);
+    app.run_as_owner(&["user", "remove", "user"]);
     app.database.all_published().await;
     rename(&owner, &room, "Secret").await;
     while let Some(event) = stream.block().await {

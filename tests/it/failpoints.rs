@@ -148,8 +148,9 @@ async fn nothing_is_lost_between_transfer_and_acknowledgement(mut cluster: TestC
     completes(&cluster, &client, 4).await;
 }
 
-async fn nothing_is_lost_between_two_migrations(mut cluster: TestCluster) {
+async fn nothing_is_lost_between_two_migrations(cluster: TestCluster) {
     const POINT: &str = "mid-migration";
+    let mut cluster = TestCluster::as_owner(cluster.database.kind).await;
     let client = cluster.client().await;
     // It declares the queues, so that events can wait there.
     let database = cluster.setting("DATABASE__URL");

@@ -41,7 +41,7 @@ async fn an_unavailable_database_is_reported_as_the_reason() {
 /// Settings of an installation that consists of a SQLite file.
 async fn sqlite_settings() -> (Database, Settings) {
     let database = Database::create(Kind::Sqlite).await;
-    let settings = settings(&[("LOBBYD__DATABASE__URL", &database.url)]);
+    let settings = database.settings();
     (database, settings)
 }
 
@@ -314,7 +314,7 @@ async fn lines_for_the_journal_have_a_priority() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_health_check_reports_unavailable_components() {
     let mut cluster = TestCluster::new(Kind::Sqlite).await;
-    cluster.set("EVENTS__URL", &format!("amqp://guest:guest@127.0.0.1:{}/%2f", free_port()));
+    cluster.set("EVENTS__URL", &format!("amqp://lobbyd:lobbyd@127.0.0.1:{}/%2f", free_port()));
     let worker = Daemon::start(&cluster.settings);
     eventually("the errors", || async {
         let (_, problems) = worker.get("/readyz").await?;
@@ -391,7 +391,7 @@ async fn memory_does_not_grow_with_pending_timers() {
             let database = Database::create(kind).await;
             database.store().await;
             database.insert_rooms("room", pending, database.now().await + 100_000).await;
-            let settings = settings(&[("LOBBYD__DATABASE__URL", &database.url)]);
+            let settings = database.settings();
             let worker = Daemon::start_ready(&settings).await;
             eventually("the timers to be counted", || async {
                 let counted = worker.metric("lobbyd_timers_pending").await?;

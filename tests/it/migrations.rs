@@ -30,7 +30,7 @@ fn each_database_has_the_same_files() {
 async fn each_database_has_the_same_tables_columns_and_indexes() {
     let mut described = Vec::new();
     for kind in KINDS {
-        let database = Database::create(kind).await;
+        let database = Database::as_owner(kind).await;
         database.store().await;
         let columns: BTreeSet<String> =
             database.texts(columns_of(kind)).await.into_iter().collect();
@@ -47,7 +47,7 @@ async fn each_database_has_the_same_tables_columns_and_indexes() {
 /// The table may be a view of the site, made for an older version.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_that_is_missing_is_named_at_the_start() {
-    let database = Database::create(Kind::MariaDb).await;
+    let database = Database::as_owner(Kind::MariaDb).await;
     let store = database.store().await;
     let drop = "ALTER TABLE lobbyd_rooms DROP INDEX lobbyd_rooms_due_idx, DROP COLUMN lobby_due_at";
     database.execute(drop).await;
@@ -92,7 +92,7 @@ fn indexes_of(kind: Kind) -> &'static str {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_migration_is_completed() {
     // Only MariaDB can leave a migration incomplete: it commits each change of a table at once.
-    let database = Database::create(Kind::MariaDb).await;
+    let database = Database::as_owner(Kind::MariaDb).await;
     database.store().await;
     let done = "SELECT version FROM lobbyd_migrations WHERE success = TRUE ORDER BY version";
     let all = database.numbers(done).await;
@@ -117,7 +117,7 @@ async fn migrations_that_were_interrupted_after_any_statement_are_completed() {
     assert!(statements.len() > files.len());
     let mut described = BTreeSet::new();
     for done in 0..=statements.len() {
-        let database = Database::create(Kind::MariaDb).await;
+        let database = Database::as_owner(Kind::MariaDb).await;
         for statement in &statements[..done] {
             database.execute(statement).await;
         }
@@ -141,7 +141,7 @@ async fn no_row_can_have_a_timer_that_blocks_all_others() {
         (Kind::MariaDb, "'1969-12-31 23:59:59'"),
         (Kind::Sqlite, "'1969-12-31 23:59:59'"),
     ] {
-        let database = Database::create(kind).await;
+        let database = Database::as_owner(kind).await;
         database.store().await;
         let insert = "INSERT INTO lobbyd_rooms (token, type, name, lobby_timer) VALUES";
         let refused = database.try_execute(&format!("{insert} ('a', 3, '', {bad})")).await;
@@ -152,7 +152,7 @@ async fn no_row_can_have_a_timer_that_blocks_all_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sqlite_refuses_a_timer_in_a_format_that_does_not_sort() {
-    let database = Database::create(Kind::Sqlite).await;
+    let database = Database::as_owner(Kind::Sqlite).await;
     database.store().await;
     let insert = "INSERT INTO lobbyd_rooms (token, type, name, lobby_timer) VALUES";
     for bad in ["'2026-01-01T00:00:00Z'", "'2026-01-01 00:00:00+00:00'", "1767225600", "'soon'"] {
@@ -166,7 +166,7 @@ async fn sqlite_refuses_a_timer_in_a_format_that_does_not_sort() {
 /// A process that is started again and again would not help.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_not_set_up_for_lobbyd_is_refused_at_the_start() {
-    let postgres = Database::create(Kind::Postgres).await;
+    let postgres = Database::as_owner(Kind::Postgres).await;
     let latin = format!("{}_latin", postgres.url.rsplit('/').next().unwrap());
     postgres
         .execute(&format!(
@@ -177,7 +177,7 @@ async fn a_database_that_is_not_set_up_for_lobbyd_is_refused_at_the_start() {
     let (server, _name) = postgres.url.rsplit_once('/').unwrap();
     let statements = ["log-bin=binlog", "binlog-format=STATEMENT"].map(str::to_owned);
     let mariadb = start_mariadb_with(&statements);
-    let statement = Database::create_on(Kind::MariaDb, mariadb.port).await;
+    let statement = Database::as_owner_on(Kind::MariaDb, mariadb.port).await;
     for (url, problem) in
         [(format!("{server}/{latin}"), "UTF8"), (statement.url.clone(), "binlog_format=STATEMENT")]
     {

@@ -56,7 +56,7 @@ async fn a_broker_that_restarts_receives_every_event() {
 
     broker.server.start();
     drop(client);
-    let client = Client::connect(&broker.url(), &cluster.exchange).await;
+    let client = Client::connect(&cluster.amqp_url, &cluster.exchange).await;
     let begin = Instant::now();
     worker.ready().await;
     println!("broker restarted, worker ready after {:?}", begin.elapsed());
@@ -433,7 +433,7 @@ async fn a_refused_login_is_reported_once_and_tried_again() {
     cluster.set("EVENTS__URL", &events);
     let worker = Daemon::start(&cluster.settings);
     worker.unready_with("database refuses the login: ").await;
-    cluster.database.execute(&format!("CREATE ROLE {user} LOGIN SUPERUSER")).await;
+    cluster.database.execute(&format!("CREATE ROLE {user} LOGIN IN ROLE lobbyd")).await;
     worker.unready_with("consumer: broker refuses the login: ").await;
     worker.unready_with("publisher: broker refuses the login: ").await;
     eventually("several refusals", || async {
@@ -445,8 +445,7 @@ async fn a_refused_login_is_reported_once_and_tried_again() {
         assert_eq!(log.matches(line).count(), 1, "{line}: {log}");
     }
     assert!(!log.contains("marker-secret"), "{log}");
-    BROKER.control(&["add_user", &user, "marker-secret"]);
-    BROKER.control(&["set_permissions", &user, ".*", ".*", ".*"]);
+    BROKER.add_user(&user, "marker-secret");
     worker.ready().await;
 }
 
@@ -456,9 +455,8 @@ async fn a_stop_does_not_wait_for_servers_that_refuse_the_login() {
     let mut cluster = TestCluster::new(Kind::Postgres).await;
     let user = cluster.exchange.replace(['.', '-'], "_");
     let database = &cluster.database;
-    database.execute(&format!("CREATE ROLE {user} LOGIN SUPERUSER")).await;
-    BROKER.control(&["add_user", &user, "secret"]);
-    BROKER.control(&["set_permissions", &user, ".*", ".*", ".*"]);
+    database.execute(&format!("CREATE ROLE {user} LOGIN IN ROLE lobbyd")).await;
+    BROKER.add_user(&user, "secret");
     let database_url = database.url.replace("//lobbyd@", &format!("//{user}@"));
     let login = format!("//{user}:secret@");
     cluster.set("DATABASE__URL", &database_url);

@@ -269,7 +269,8 @@ mod processes {
 async fn polls_of_an_unchanged_room_do_not_need_the_database() {
     let database = Database::create(Kind::Postgres).await;
     let proxy = Proxy::to(crate::support::server::POSTGRES.port).await;
-    let settings = vec![("LOBBYD__DATABASE__URL".to_owned(), database.url_through(proxy.port))];
+    let mut settings = database.settings();
+    settings.push(("LOBBYD__DATABASE__URL".to_owned(), database.url_through(proxy.port)));
     let daemon = Daemon::start_as("run", &settings);
     daemon.ready().await;
     add_user(&settings, "owner", PASSWORD, &[]);

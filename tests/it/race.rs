@@ -208,7 +208,7 @@ async fn lock_often(url: String, room: &'static str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_for_a_locked_room_ends_after_a_second() {
     for kind in [Kind::Postgres, Kind::MariaDb] {
-        let StoreFixture { database, store } = StoreFixture::new(kind).await;
+        let StoreFixture { database, store, .. } = StoreFixture::new(kind).await;
         database.insert_rooms("held", 1, at(0).timestamp()).await;
         let lock = "SELECT id FROM lobbyd_rooms WHERE token = 'held1' FOR UPDATE";
         let batch = DueBatch { locked: LockPolicy::Wait, ..DueBatch::first(1) };
@@ -325,7 +325,7 @@ async fn a_change_is_repeated_when_its_commit_meets_a_conflict() {
 }
 
 async fn three_workers_start_on_an_empty_database_at_once(kind: Kind) {
-    let cluster = TestCluster::new(kind).await;
+    let cluster = TestCluster::as_owner(kind).await;
     let workers = [(), (), ()].map(|()| Daemon::start(&cluster.settings));
     for worker in &workers {
         worker.ready().await;
@@ -336,7 +336,7 @@ async fn three_workers_start_on_an_empty_database_at_once(kind: Kind) {
 #[tokio::test(flavor = "multi_thread")]
 async fn writers_to_sqlite_come_in_turn() {
     const WRITERS: usize = 24;
-    let StoreFixture { database, store } = StoreFixture::new(Kind::Sqlite).await;
+    let StoreFixture { database, store, .. } = StoreFixture::new(Kind::Sqlite).await;
     database.insert_rooms("room", 100, at(0).timestamp()).await;
     let written = Arc::new(AtomicUsize::new(0));
     let mut writers = JoinSet::new();

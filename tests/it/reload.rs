@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::support::{
     cluster::TestCluster,
-    daemon::{Daemon, Settings, program},
+    daemon::{Daemon, program},
     database::{Database, Kind},
     eventually,
     server::{BROKER, folder},
@@ -25,7 +25,7 @@ impl Configured {
         let database = Database::create(Kind::Sqlite).await;
         let file = folder("config-").join("lobbyd.toml");
         fs::write(&file, configuration).unwrap();
-        let settings: Settings = vec![("LOBBYD__DATABASE__URL".to_owned(), database.url.clone())];
+        let settings = database.settings();
         let worker = Daemon::spawn(program(&settings).arg("worker").arg("--config").arg(&file));
         worker.ready().await;
         Self { worker, database, file }
@@ -107,7 +107,7 @@ async fn a_secret_that_is_renewed_is_taken_over_without_a_signal_if_the_old_one_
     worker.unready_with("database refuses the login").await;
     fs::write(&database_url, &cluster.database.url).unwrap();
     worker.unready_with("consumer: broker refuses the login").await;
-    fs::write(&events_url, &cluster.amqp_url).unwrap();
+    fs::write(&events_url, cluster.setting("EVENTS__URL")).unwrap();
     worker.ready().await;
     for key in ["database.url", "events.url"] {
         worker.logs(&format!("setting taken over key=\"{key}\"")).await;
@@ -123,9 +123,8 @@ async fn new_secrets_of_database_and_broker_can_be_reloaded() {
     let name = cluster.exchange.replace(['.', '-'], "_");
     let (old, new) = (format!("{name}_old"), format!("{name}_new"));
     for user in [&old, &new] {
-        database.execute(&format!("CREATE ROLE {user} LOGIN SUPERUSER")).await;
-        BROKER.control(&["add_user", user, "secret"]);
-        BROKER.control(&["set_permissions", user, ".*", ".*", ".*"]);
+        database.execute(&format!("CREATE ROLE {user} LOGIN IN ROLE lobbyd")).await;
+        BROKER.add_user(user, "secret");
     }
     let secrets = folder("secrets-");
     let (database_url, events_url) = (secrets.join("database-url"), secrets.join("events-url"));

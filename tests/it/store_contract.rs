@@ -87,7 +87,8 @@ on_the_simulated_database! { simulated:
 /// The database of the simulator, which stands for the real ones.
 fn simulated() -> StoreFixture<SimulatedStore> {
     let database = SimulatedStore(World::new(0, None));
-    StoreFixture { store: Arc::new(database.clone()), database }
+    let store = Arc::new(database.clone());
+    StoreFixture { owner: Arc::<SimulatedStore>::clone(&store), store, database }
 }
 
 impl OtherProgram for SimulatedStore {
@@ -116,7 +117,7 @@ async fn every_statement_can_be_prepared(fixture: StoreFixture) {
 
 async fn migrating_twice_changes_nothing(fixture: StoreFixture<impl OtherProgram>) {
     fixture.database.insert_room("a").await;
-    fixture.store.migrate().await.unwrap();
+    fixture.owner.migrate().await.unwrap();
     assert_eq!(fixture.lobby("a").await, Lobby::OPEN);
 }
 
@@ -216,7 +217,7 @@ async fn a_due_timer_fires_once(fixture: StoreFixture<impl OtherProgram>) {
 }
 
 async fn a_new_url_is_tried_before_it_is_used(fixture: StoreFixture) {
-    let other = Database::create(fixture.database.kind).await;
+    let other = Database::as_owner(fixture.database.kind).await;
     assert!(fixture.store.try_urls(&["nonsense"]).await.is_err());
     assert!(fixture.store.try_urls(&[&other.url]).await.is_err(), "it has no tables");
     other.store().await;

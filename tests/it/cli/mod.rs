@@ -65,12 +65,12 @@ impl CliFixture {
     async fn new(kind: Kind) -> Self {
         let database = Database::create(kind).await;
         drop(database.store().await);
-        let settings = settings(&[
-            ("LOBBYD__DATABASE__URL", &database.url),
+        let mut settings = database.settings();
+        settings.extend(self::settings(&[
             // Nothing listens there.
             ("LOBBYD__OPS__LISTEN", "127.0.0.1:1"),
             ("TZ", "Europe/Berlin"),
-        ]);
+        ]));
         Self { database, settings }
     }
 
@@ -204,7 +204,7 @@ fn run_with_input(settings: &Settings, arguments: &[&str], input: &str) -> Outpu
 #[tokio::test(flavor = "multi_thread")]
 async fn the_user_command_manages_users() {
     let database = Database::create(Kind::Sqlite).await;
-    let settings = settings(&[("LOBBYD__DATABASE__URL", &database.url)]);
+    let settings = database.settings();
     let user = |arguments: &[&str], input: &str| {
         let output = run_with_input(&settings, &[&["user"], arguments].concat(), input);
         let (shown, error) = (text(&output.stdout), text(&output.stderr));

@@ -25,6 +25,8 @@ const DEFINITIONS: &str = "deploy/rabbitmq/definitions.json";
 /// A broker with the definitions and a password, as the README in that directory describes.
 static BROKER: LazyLock<Broker> = LazyLock::new(|| {
     let broker = Broker::start();
+    // That of the other tests.
+    broker.control(&["delete_user", "lobbyd"]);
     broker.control(&["import_definitions", file(DEFINITIONS).to_str().unwrap()]);
     for guess in ["", "lobbyd"] {
         let login = broker.report(&["authenticate_user", "lobbyd", guess]);

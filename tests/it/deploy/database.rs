@@ -1,7 +1,7 @@
 //! `deploy/sql`: lobbyd runs with the roles, which have no further rights, and on a view on the
 //! table of another program.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use lobbyd::store;
 use serde_json::json;
@@ -12,8 +12,9 @@ use crate::support::{
     database::{Database, Kind},
     eventually,
     http::Api,
+    roles::{self, ADMIN, OWNER, RUNTIME, psql, script},
     server::{BROKER, Server, start_mariadb, start_postgres},
-    tools::{debian, file, printed},
+    tools::{debian, printed},
 };
 
 /// A private server with both roles and the tables. It is private because roles belong to a whole
@@ -43,43 +44,34 @@ impl Roles {
         roles
     }
 
-    /// The superuser of the tests has the name of lobbyd's role, so it is renamed first.
     async fn postgres() -> (Server, Database, String, String) {
         let server = start_postgres();
-        let url =
-            |user: &str, name: &str| format!("postgres://{user}@127.0.0.1:{}/{name}", server.port);
-        let first = Database::open(Kind::Postgres, url("lobbyd", "postgres"));
-        first.execute("CREATE ROLE admin SUPERUSER LOGIN").await;
-        let admin = Database::open(Kind::Postgres, url("admin", "postgres"));
-        admin.execute("ALTER ROLE lobbyd RENAME TO first").await;
-        admin.execute("CREATE DATABASE lobbyd").await;
-        let admin = Database::open(Kind::Postgres, url("admin", "lobbyd"));
+        let url = |user: &str, name: &str| roles::url(Kind::Postgres, user, server.port, name);
+        let first = Database::open(Kind::Postgres, url(ADMIN, "postgres"));
+        first.execute("CREATE DATABASE lobbyd").await;
+        let admin = Database::open(Kind::Postgres, url(ADMIN, "lobbyd"));
         apply(&admin, server.port, "roles.sql");
-        let urls = ["lobbyd_owner", "lobbyd"].map(|user| url(user, "lobbyd"));
-        let [owner, runtime] = urls;
+        let [owner, runtime] = [OWNER, RUNTIME].map(|user| url(user, "lobbyd"));
         (server, admin, owner, runtime)
     }
 
     async fn mariadb() -> (Server, Database, String, String) {
         let server = start_mariadb();
-        let url =
-            |user: &str, name: &str| format!("mysql://{user}@127.0.0.1:{}/{name}", server.port);
-        let first = Database::open(Kind::MariaDb, url("lobbyd:lobbyd", "mysql"));
-        first.execute("CREATE USER admin@'127.0.0.1' IDENTIFIED BY 'admin'").await;
-        first.execute("GRANT ALL ON *.* TO admin@'127.0.0.1' WITH GRANT OPTION").await;
-        let admin = Database::open(Kind::MariaDb, url("admin:admin", "mysql"));
-        admin.execute("DROP USER lobbyd@'127.0.0.1'").await;
-        apply(&admin, server.port, "roles.sql");
-        let locked = Database::open(Kind::MariaDb, url("lobbyd", "lobbyd"));
+        let url = |user: &str, name: &str| roles::url(Kind::MariaDb, user, server.port, name);
+        let first = Database::open(Kind::MariaDb, url(ADMIN, "mysql"));
+        apply(&first, server.port, "roles.sql");
+        let locked = Database::open(
+            Kind::MariaDb,
+            format!("mysql://lobbyd@127.0.0.1:{}/lobbyd", server.port),
+        );
         let error = locked.try_execute("SELECT 1").await.unwrap_err().to_string();
         assert!(error.contains("locked"), "{error}");
-        for user in ["lobbyd_owner", "lobbyd"] {
+        for user in [OWNER, RUNTIME] {
             let unlock = format!("ALTER USER {user} IDENTIFIED BY '{user}' ACCOUNT UNLOCK");
-            admin.execute(&unlock).await;
+            first.execute(&unlock).await;
         }
-        let admin = Database::open(Kind::MariaDb, url("admin:admin", "lobbyd"));
-        let (owner, runtime) =
-            (url("lobbyd_owner:lobbyd_owner", "lobbyd"), url("lobbyd:lobbyd", "lobbyd"));
+        let admin = Database::open(Kind::MariaDb, url(ADMIN, "lobbyd"));
+        let [owner, runtime] = [OWNER, RUNTIME].map(|user| url(user, "lobbyd"));
         (server, admin, owner, runtime)
     }
 
@@ -95,27 +87,19 @@ impl Roles {
     }
 }
 
-fn script(kind: Kind, name: &str) -> PathBuf {
-    let folder = if kind == Kind::Postgres { "postgres" } else { "mariadb" };
-    file("deploy/sql").join(folder).join(name)
-}
-
 /// Runs a file of deploy/sql with the client of that database, as its header describes.
 fn apply(admin: &Database, port: u16, name: &str) {
-    let script = script(admin.kind, name);
     if admin.kind == Kind::Postgres {
-        let mut psql = debian("/usr/bin/psql");
-        psql.args(["--no-psqlrc", "--host=127.0.0.1", "--username=admin", "--dbname=lobbyd"]);
-        printed(psql.arg(format!("--port={port}")).arg("--file").arg(script));
-    } else {
-        let mut mariadb: Command = debian("/usr/bin/mariadb");
-        mariadb.args(["--no-defaults", "--host=127.0.0.1", "--user=admin", "--password=admin"]);
-        mariadb.arg(format!("--port={port}"));
-        if name != "roles.sql" {
-            mariadb.arg("lobbyd");
-        }
-        printed(mariadb.stdin(fs::File::open(script).unwrap()));
+        printed(psql(port, "lobbyd").arg("--file").arg(script(admin.kind, name)));
+        return;
     }
+    let mut mariadb: Command = debian("/usr/bin/mariadb");
+    mariadb.args(["--no-defaults", "--host=127.0.0.1", "--user=admin", "--password=admin"]);
+    mariadb.arg(format!("--port={port}"));
+    if name != "roles.sql" {
+        mariadb.arg("lobbyd");
+    }
+    printed(mariadb.stdin(fs::File::open(script(admin.kind, name)).unwrap()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

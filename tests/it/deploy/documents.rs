@@ -6,7 +6,7 @@ use lobbyd::domain::RoomUpdated;
 use serde_json::{Value, json};
 
 use crate::support::{
-    daemon::{Daemon, add_user, settings},
+    daemon::{Daemon, add_user},
     database::{Database, Kind},
     eventually,
     fixtures::parse,
@@ -85,7 +85,7 @@ fn the_events_of_the_readme_are_those_of_the_program() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_commands_of_the_webinar_page_work() {
     let database = Database::create(Kind::Sqlite).await;
-    let settings = settings(&[("LOBBYD__DATABASE__URL", &database.url)]);
+    let settings = database.settings();
     let program = Daemon::start_as("run", &settings);
     program.ready().await;
     add_user(&settings, "alice", "secret", &[]);

@@ -180,7 +180,7 @@ async fn scrape() -> String {
     let (url, backend) = (signaling.url(), signaling.backend());
     let servers = format!(r#"[{{ url = "{url}", backend = "{backend}", secret = "{SECRET}" }}]"#);
     settings.push(("LOBBYD__SIGNALING__SERVERS".to_owned(), servers));
-    settings.push(("LOBBYD__DATABASE__URL".to_owned(), database.url.clone()));
+    settings.extend(database.settings());
     let program = Daemon::start_as("run", &settings);
     program.ready().await;
     database.insert_rooms("room", 1, database.now().await).await;

@@ -94,7 +94,7 @@ async fn the_program_runs_on_the_tables_of_a_later_version(database: Database) {
     for statement in LATER {
         database.execute(statement).await;
     }
-    let settings = vec![("LOBBYD__DATABASE__URL".to_owned(), database.url.clone())];
+    let settings = database.settings();
     add_user(&settings, "alice", "secret", &[]);
     let mut program = Daemon::start_as("run", &settings);
     program.ready().await;

@@ -261,6 +261,6 @@ async fn the_runbook_binds_the_queue_of_a_subscriber() {
         .find(|(_, block)| block.starts_with("rabbitmqctl import_definitions"))
         .unwrap();
     broker.shell(block);
-    let client = Client::connect(&broker.url(), "lobbyd.events").await;
+    let client = Client::connect(&cluster.amqp_url, "lobbyd.events").await;
     assert_eq!(client.take_ids("webinars", 1).await.len(), 1);
 }

@@ -129,7 +129,7 @@ fn verified(database: &Database, host: &str, ca: &str) -> String {
 }
 
 fn secure_broker(host: &str) -> String {
-    format!("amqps://guest:guest@{host}:{}/%2f", SECURE_BROKER.server.port)
+    format!("amqps://lobbyd:lobbyd@{host}:{}/%2f", SECURE_BROKER.server.port)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -178,8 +178,8 @@ fn error_of(settings: &Settings, arguments: &[&str]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_without_the_right_certificate_is_refused() {
     for kind in [Kind::Postgres, Kind::MariaDb] {
-        let database = Database::create_on(kind, secure(kind).port).await;
-        let plain = Database::create(kind).await;
+        let database = Database::as_owner_on(kind, secure(kind).port).await;
+        let plain = Database::as_owner(kind).await;
         let unverified =
             if kind == Kind::Postgres { "sslmode=disable" } else { "ssl-mode=DISABLED" };
         for (url, reasons) in [

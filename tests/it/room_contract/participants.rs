@@ -196,18 +196,18 @@ async fn a_participant_waiting_in_the_lobby_reads_nothing(fixture: StoreFixture)
 async fn users_are_added_changed_and_removed(fixture: StoreFixture) {
     let groups = vec!["phone".to_owned(), "staff".to_owned()];
     let alice = User { id: "alice".to_owned(), display_name: "Alice ✓".to_owned(), groups };
-    assert!(fixture.store.add_user(&alice, "hash").await.unwrap());
-    assert!(!fixture.store.add_user(&alice, "other").await.unwrap());
+    assert!(fixture.owner.add_user(&alice, "hash").await.unwrap());
+    assert!(!fixture.owner.add_user(&alice, "other").await.unwrap());
     let read = fixture.store.user("alice").await.unwrap();
     assert_eq!(read, Some((alice.clone(), "hash".to_owned())));
     assert_eq!(fixture.store.user("Alice").await.unwrap(), None);
     assert_eq!(fixture.store.users().await.unwrap(), [alice]);
-    assert!(fixture.store.set_user_password("alice", "new").await.unwrap());
-    assert!(!fixture.store.set_user_password("bob", "new").await.unwrap());
+    assert!(fixture.owner.set_user_password("alice", "new").await.unwrap());
+    assert!(!fixture.owner.set_user_password("bob", "new").await.unwrap());
     assert_eq!(fixture.store.user("alice").await.unwrap().unwrap().1, "new");
     fixture.create_room("a").await;
-    assert!(fixture.store.remove_user("alice", at(5)).await.unwrap());
-    assert!(!fixture.store.remove_user("alice", at(5)).await.unwrap());
+    assert!(fixture.owner.remove_user("alice", at(5)).await.unwrap());
+    assert!(!fixture.owner.remove_user("alice", at(5)).await.unwrap());
     assert_eq!(fixture.store.rooms_of("alice").await.unwrap(), []);
     assert_eq!(fixture.store.users().await.unwrap(), []);
 }

@@ -4,7 +4,7 @@
 //! [`TestCluster`](super::cluster::TestCluster).
 
 use super::{
-    daemon::{Daemon, Settings, add_user, change_password, run},
+    daemon::{Daemon, Settings, add_user, as_owner, change_password, run},
     database::{Database, Kind},
     http::{Api, Client},
 };
@@ -22,7 +22,7 @@ pub struct TestApp {
 impl TestApp {
     pub async fn new(kind: Kind) -> Self {
         let database = Database::create(kind).await;
-        let settings = vec![("LOBBYD__DATABASE__URL".to_owned(), database.url.clone())];
+        let settings = database.settings();
         let daemon = Daemon::start_as("run", &settings);
         daemon.ready().await;
         Self { api: Api::new(daemon.http_port), database, settings, daemon }
@@ -46,9 +46,9 @@ impl TestApp {
         self.daemon.ready().await;
     }
 
-    /// Runs a command beside the program, with its settings.
-    pub fn run(&self, arguments: &[&str]) {
-        let output = run(&self.settings, arguments);
+    /// Runs a command beside the program, with its settings, as the owner of the tables.
+    pub fn run_as_owner(&self, arguments: &[&str]) {
+        let output = run(&as_owner(&self.settings), arguments);
         assert!(output.status.success(), "{arguments:?}: {output:?}");
     }
 

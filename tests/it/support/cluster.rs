@@ -13,12 +13,13 @@ use super::{
     daemon::{Daemon, Settings},
     database::{Database, Kind},
     eventually,
-    server::BROKER,
+    server::{BROKER, amqp_url_of_another},
 };
 
 pub struct TestCluster {
     pub database: Database,
     pub settings: Settings,
+    /// With this, the test uses the broker, as other programs.
     pub amqp_url: String,
     pub exchange: String,
     pub queue: String,
@@ -29,19 +30,24 @@ pub struct TestCluster {
 }
 
 impl TestCluster {
-    /// A cluster on the shared servers.
+    /// A cluster on the shared servers, which it uses with the rights that `deploy/` documents.
     pub async fn new(kind: Kind) -> Self {
         Self::on(Database::create(kind).await, &BROKER.url())
+    }
+
+    /// A cluster whose programs are the owner of the tables, and create them.
+    pub async fn as_owner(kind: Kind) -> Self {
+        Self::on(Database::as_owner(kind).await, &BROKER.url())
     }
 
     /// A cluster on a database and a broker that the test chooses.
     pub fn on(database: Database, amqp_url: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = |what: &str| format!("test-{number}.{what}");
+        let name = |what: &str| format!("lobbyd.test-{number}.{what}");
         let mut cluster = Self {
-            settings: Vec::new(),
-            amqp_url: amqp_url.to_owned(),
+            settings: database.settings(),
+            amqp_url: amqp_url_of_another(amqp_url),
             exchange: name("events"),
             queue: name("lobby-changed"),
             dead_letters: name("dead-letters"),
@@ -49,7 +55,6 @@ impl TestCluster {
             updates: name("updates"),
             database,
         };
-        cluster.set("DATABASE__URL", &cluster.database.url.clone());
         cluster.set("EVENTS__URL", amqp_url);
         cluster.set("EVENTS__EXCHANGE", &cluster.exchange.clone());
         cluster.set("EVENTS__UPDATES_EXCHANGE", &name("room-updates"));

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    eventually,
+    eventually, roles,
     server::{folder, free_port},
 };
 
@@ -51,7 +51,16 @@ pub fn run(settings: &Settings, arguments: &[&str]) -> Output {
     program(settings).args(arguments).output().unwrap()
 }
 
-/// Adds a user of the HTTP API by the command that an administrator uses.
+/// The same settings for a command that needs more rights: as the owner of the tables.
+pub fn as_owner(settings: &Settings) -> Settings {
+    let mut settings = settings.clone();
+    for (_key, value) in settings.iter_mut().filter(|(key, _)| key == "LOBBYD__DATABASE__URL") {
+        *value = roles::as_owner(value);
+    }
+    settings
+}
+
+/// Adds a user of the HTTP API by the command that an administrator uses, as the owner of the tables.
 pub fn add_user(settings: &Settings, name: &str, password: &str, groups: &[&str]) {
     let groups = groups.iter().flat_map(|group| ["--group", *group]);
     let arguments: Vec<&str> = ["add", name].into_iter().chain(groups).collect();
@@ -63,7 +72,7 @@ pub fn change_password(settings: &Settings, name: &str, password: &str) {
 }
 
 fn user(settings: &Settings, arguments: &[&str], password: &str) {
-    let mut command = program(settings)
+    let mut command = program(&as_owner(settings))
         .arg("user")
         .args(arguments)
         .arg("--password-stdin")

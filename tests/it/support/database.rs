@@ -21,7 +21,8 @@ use sqlx::{
 };
 
 use super::{
-    eventually,
+    daemon::Settings,
+    eventually, roles,
     server::{MARIADB, POSTGRES, folder},
 };
 
@@ -33,10 +34,15 @@ pub enum Kind {
     MariaDb,
 }
 
-/// A database of a test. It is empty at first.
+/// A database of a test.
 pub struct Database {
     pub kind: Kind,
+    /// With this, programs use it.
     pub url: String,
+    /// With this, the test uses it: as other programs, and as the administrator.
+    pub admin_url: String,
+    /// Whether it has no tables of lobbyd at first, so that programs create them.
+    is_empty: bool,
     sql: Sql,
 }
 
@@ -47,12 +53,28 @@ enum Sql {
 }
 
 impl Database {
-    /// Creates a database on the shared server.
+    /// Creates a database on the shared server. It has lobbyd's tables, and programs use it with the
+    /// rights that `deploy/sql` gives to workers and APIs.
     pub async fn create(kind: Kind) -> Self {
-        match kind {
-            Kind::Sqlite => Self::in_file(&folder("sqlite-").join("rooms.db")),
-            Kind::Postgres => Self::create_on(kind, POSTGRES.port).await,
-            Kind::MariaDb => Self::create_on(kind, MARIADB.port).await,
+        match port(kind) {
+            None => Self::in_file(&folder("sqlite-").join("rooms.db")),
+            Some(port) => Self::create_on(kind, port).await,
+        }
+    }
+
+    /// Creates a database without tables. Programs use it as the owner of the tables, and create them.
+    pub async fn as_owner(kind: Kind) -> Self {
+        match port(kind) {
+            None => Self::create(kind).await,
+            Some(port) => Self::as_owner_on(kind, port).await,
+        }
+    }
+
+    /// Creates the database of another program, which has no roles of lobbyd.
+    pub async fn of_another(kind: Kind) -> Self {
+        match port(kind) {
+            None => Self::create(kind).await,
+            Some(port) => Self::of_another_on(kind, port).await,
         }
     }
 
@@ -60,50 +82,79 @@ impl Database {
         Self::open(Kind::Sqlite, format!("sqlite://{}?mode=rwc", path.display()))
     }
 
-    /// Creates a database on the server at `port`.
+    /// As [`create`](Self::create), on the server at `port`.
     pub async fn create_on(kind: Kind, port: u16) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(1);
-        let name = format!("lobbyd_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let create = || AssertSqlSafe(format!("CREATE DATABASE {name}"));
-        let server = Self::open(
-            kind,
-            url(kind, port, if kind == Kind::Postgres { "postgres" } else { "mysql" }),
-        );
-        eventually("the database server to accept connections", || async {
-            match &server.sql {
-                Sql::Postgres(pool) => pool.execute(create()).await.map(drop),
-                Sql::MariaDb(pool) => pool.execute(create()).await.map(drop),
-                Sql::Sqlite(_) => unreachable!("SQLite has no server"),
-            }
-            .ok()
-        })
-        .await;
-        Self::open(kind, url(kind, port, &name))
+        let name = new_name();
+        roles::create(kind, port, &name, true).await;
+        let url = roles::url(kind, roles::RUNTIME, port, &name);
+        let admin_url = roles::url(kind, roles::ADMIN, port, &name);
+        Self { url, is_empty: false, ..Self::open(kind, admin_url) }
     }
 
+    /// As [`as_owner`](Self::as_owner), on the server at `port`.
+    pub async fn as_owner_on(kind: Kind, port: u16) -> Self {
+        let name = new_name();
+        roles::create(kind, port, &name, false).await;
+        let url = roles::url(kind, roles::OWNER, port, &name);
+        Self { url, ..Self::open(kind, roles::url(kind, roles::ADMIN, port, &name)) }
+    }
+
+    /// As [`of_another`](Self::of_another), on the server at `port`.
+    pub async fn of_another_on(kind: Kind, port: u16) -> Self {
+        let name = new_name();
+        let server = if kind == Kind::Postgres { "postgres" } else { "mysql" };
+        let server = Self::open(kind, roles::url(kind, roles::ADMIN, port, server));
+        eventually("the database server to accept connections", || async {
+            server.try_execute(&format!("CREATE DATABASE {name}")).await.ok()
+        })
+        .await;
+        Self::open(kind, roles::url(kind, roles::ADMIN, port, &name))
+    }
+
+    /// Uses a database with the rights of this URL alone.
     pub fn open(kind: Kind, url: String) -> Self {
         let sql = match kind {
             Kind::Sqlite => Sql::Sqlite(SqlitePool::connect_lazy(&url).unwrap()),
             Kind::Postgres => Sql::Postgres(PgPool::connect_lazy(&url).unwrap()),
             Kind::MariaDb => Sql::MariaDb(MySqlPool::connect_lazy(&url).unwrap()),
         };
-        Self { kind, url, sql }
+        Self { kind, admin_url: url.clone(), url, is_empty: true, sql }
     }
 
-    /// The program's own store, after it has created its tables.
+    /// With this, programs use it.
+    pub fn settings(&self) -> Settings {
+        let mut settings = vec![("LOBBYD__DATABASE__URL".to_owned(), self.url.clone())];
+        if !self.is_empty {
+            settings.push(("LOBBYD__DATABASE__MIGRATE".to_owned(), "false".to_owned()));
+        }
+        settings
+    }
+
+    /// The program's own store, after it has created its tables if there are none.
     pub async fn store(&self) -> Arc<dyn store::Database> {
+        let store = Self::connect(&self.url);
+        if self.is_empty {
+            store.migrate().await.unwrap();
+        }
+        store
+    }
+
+    /// The program's own store as the owner of the tables uses it.
+    pub fn owner_store(&self) -> Arc<dyn store::Database> {
+        Self::connect(&roles::as_owner(&self.url))
+    }
+
+    fn connect(url: &str) -> Arc<dyn store::Database> {
         let options = store::PoolOptions {
             max_connections: 5,
             timeout: std::time::Duration::from_secs(20),
             application: "lobbyd test",
             group: store::PoolGroup::default(),
         };
-        let store = store::connect(&[&self.url], options).unwrap();
-        store.migrate().await.unwrap();
-        store
+        store::connect(&[url], options).unwrap()
     }
 
-    /// Applies the migrations up to a version, as an older release has.
+    /// Applies the migrations up to a version, as an older release has, as the owner of the tables.
     pub async fn migrate_to(&self, version: i64) {
         let folder = match self.kind {
             Kind::Sqlite => "migrations/sqlite",
@@ -113,7 +164,8 @@ impl Database {
         let files = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
         let mut migrator = Migrator::new(files).await.unwrap();
         migrator.dangerous_set_table_name("lobbyd_migrations");
-        match &self.sql {
+        let owner = Self::open(self.kind, roles::as_owner(&self.url));
+        match &owner.sql {
             Sql::Sqlite(pool) => migrator.run_to(version, pool).await.unwrap(),
             Sql::Postgres(pool) => migrator.run_to(version, pool).await.unwrap(),
             Sql::MariaDb(pool) => migrator.run_to(version, pool).await.unwrap(),
@@ -315,9 +367,13 @@ impl Database {
 
     /// The URL of the same database by another port.
     pub fn url_through(&self, port: u16) -> String {
-        let (start, end) = self.url.split_once("127.0.0.1:").unwrap();
-        let (_port, name) = end.split_once('/').unwrap();
-        format!("{start}127.0.0.1:{port}/{name}")
+        at_port(&self.url, port)
+    }
+
+    /// The same database by another port.
+    pub fn through(&self, port: u16) -> Self {
+        let admin = Self::open(self.kind, at_port(&self.admin_url, port));
+        Self { url: at_port(&self.url, port), is_empty: self.is_empty, ..admin }
     }
 
     /// Waits until a room has this lobby state.
@@ -408,12 +464,24 @@ struct Event {
     data: String,
 }
 
-fn url(kind: Kind, port: u16, name: &str) -> String {
+/// The shared server, of a kind that has servers.
+fn port(kind: Kind) -> Option<u16> {
     match kind {
-        Kind::Postgres => format!("postgres://lobbyd@127.0.0.1:{port}/{name}"),
-        Kind::MariaDb => format!("mysql://lobbyd:lobbyd@127.0.0.1:{port}/{name}"),
-        Kind::Sqlite => unreachable!("SQLite has no server"),
+        Kind::Sqlite => None,
+        Kind::Postgres => Some(POSTGRES.port),
+        Kind::MariaDb => Some(MARIADB.port),
     }
+}
+
+fn at_port(url: &str, port: u16) -> String {
+    let (start, end) = url.split_once("127.0.0.1:").unwrap();
+    let (_port, name) = end.split_once('/').unwrap();
+    format!("{start}127.0.0.1:{port}/{name}")
+}
+
+fn new_name() -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(1);
+    format!("lobbyd_{}", NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
 fn rows<R, T>(rows: &[R], read: impl Fn(&R) -> T) -> Vec<T> {

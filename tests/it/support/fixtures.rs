@@ -133,17 +133,19 @@ impl OtherProgram for Database {
     }
 }
 
-/// A store on an empty database.
+/// A store on a database without rows.
 pub struct StoreFixture<D = Database> {
     pub database: D,
     pub store: Arc<dyn store::Database>,
+    /// The same as the owner of the tables uses it, who migrates and manages users.
+    pub owner: Arc<dyn store::Database>,
 }
 
 impl StoreFixture {
     pub async fn new(kind: Kind) -> Self {
         let database = Database::create(kind).await;
         let store = database.store().await;
-        Self { database, store }
+        Self { owner: database.owner_store(), database, store }
     }
 }
 
@@ -177,7 +179,7 @@ impl<D> StoreFixture<D> {
     pub async fn account(&self, user: &str) {
         let (id, display_name) = (user.to_owned(), user.to_uppercase());
         let user = User { id, display_name, groups: Vec::new() };
-        self.store.add_user(&user, "hash").await.unwrap();
+        self.owner.add_user(&user, "hash").await.unwrap();
     }
 
     /// Creates a room that alice owns.

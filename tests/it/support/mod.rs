@@ -17,6 +17,7 @@ pub mod machine;
 pub mod participants;
 pub mod proxy;
 pub mod raw_amqp;
+pub mod roles;
 pub mod root;
 pub mod server;
 pub mod signaling;

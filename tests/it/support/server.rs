@@ -23,9 +23,12 @@ use nix::{
     unistd::Pid,
 };
 
+use serde_json::{Value, json};
+
 use super::{
     PATIENCE,
     root::{in_root, installed, installed_as},
+    tools::file,
 };
 
 /// Ports below those that the system assigns to outgoing connections (from 32768 on), so that no
@@ -221,7 +224,7 @@ pub fn start_postgres() -> Server {
 pub fn start_postgres_with(settings: &[String]) -> Server {
     let folder = folder_of("postgres", "postgres-");
     run(installed_as("postgres", newest_postgres().join("initdb"))
-        .args(["--auth=trust", "--username=lobbyd", "--no-sync", "--encoding=UTF8", "--pgdata"])
+        .args(["--auth=trust", "--username=admin", "--no-sync", "--encoding=UTF8", "--pgdata"])
         .arg(folder.join("data"))
         .current_dir(&folder));
     run_postgres(free_port(), folder, settings)
@@ -231,7 +234,7 @@ pub fn start_postgres_with(settings: &[String]) -> Server {
 pub fn start_standby(primary: &Server, port: u16) -> Server {
     let folder = folder_of("postgres", "postgres-");
     run(installed_as("postgres", newest_postgres().join("pg_basebackup"))
-        .args(["--host=127.0.0.1", "--username=lobbyd", "--checkpoint=fast", "--no-sync"])
+        .args(["--host=127.0.0.1", "--username=admin", "--checkpoint=fast", "--no-sync"])
         .args(["--write-recovery-conf", &format!("--port={}", primary.port), "--pgdata"])
         .arg(folder.join("data"))
         .current_dir(&folder));
@@ -251,7 +254,7 @@ fn run_postgres(port: u16, folder: PathBuf, settings: &[String]) -> Server {
 pub fn start_pgbouncer(postgres: &Server, section: &str) -> Server {
     let (folder, port) = (folder_of("postgres", "pgbouncer-"), free_port());
     let users = folder.join("users");
-    fs::write(&users, "\"lobbyd\" \"\"\n").unwrap();
+    fs::write(&users, "\"lobbyd\" \"\"\n\"lobbyd_owner\" \"\"\n").unwrap();
     let configuration = folder.join("pgbouncer.ini");
     let text = format!(
         "{section}
@@ -315,8 +318,8 @@ fn mariadb_folder() -> PathBuf {
         .current_dir(&folder));
     fs::write(
         folder.join("users.sql"),
-        "CREATE OR REPLACE USER lobbyd@'127.0.0.1' IDENTIFIED BY 'lobbyd';
-         GRANT ALL ON *.* TO lobbyd@'127.0.0.1' WITH GRANT OPTION;",
+        "CREATE USER IF NOT EXISTS admin@'127.0.0.1' IDENTIFIED BY 'admin';
+         GRANT ALL ON *.* TO admin@'127.0.0.1' WITH GRANT OPTION;",
     )
     .unwrap();
     folder
@@ -416,7 +419,9 @@ impl Broker {
     fn node(port: u16, lines: &str, home: &Path, names_port: u16) -> Self {
         let folder = folder("rabbitmq-");
         fs::write(folder.join("plugins"), "[].").unwrap();
-        let lines = format!("disk_free_limit.absolute = 50MB\n{lines}");
+        fs::write(folder.join("users.json"), users().to_string()).unwrap();
+        let users = folder.join("users.json").display().to_string();
+        let lines = format!("disk_free_limit.absolute = 50MB\nload_definitions = {users}\n{lines}");
         fs::write(folder.join("rabbitmq.conf"), lines).unwrap();
         fs::write(folder.join("rabbitmq-env.conf"), "").unwrap();
         let path = |name: &str| folder.join(name).display().to_string();
@@ -482,13 +487,51 @@ impl Broker {
         run(command.args(["enable", plugin]).envs(self.environment.iter().cloned()));
     }
 
+    /// With this, programs use it.
     pub fn url(&self) -> String {
         amqp_url(self.server.port)
     }
+
+    /// Adds a user with the permissions of lobbyd's user.
+    pub fn add_user(&self, user: &str, password: &str) {
+        let [configure, write, read] = documented_permissions();
+        self.control(&["add_user", user, password]);
+        self.control(&["set_permissions", user, &configure, &write, &read]);
+    }
 }
 
+/// The URL with which programs use the broker at a port.
 pub fn amqp_url(port: u16) -> String {
-    format!("amqp://guest:guest@127.0.0.1:{port}/%2f")
+    format!("amqp://lobbyd:lobbyd@127.0.0.1:{port}/%2f")
+}
+
+/// The same broker as other programs use it, with all permissions.
+pub fn amqp_url_of_another(url: &str) -> String {
+    url.replace("//lobbyd:lobbyd@", "//guest:guest@")
+}
+
+/// What lobbyd's user may configure, write and read, if lobbyd declares its queues.
+fn documented_permissions() -> [String; 3] {
+    let readme = fs::read_to_string(file("deploy/rabbitmq/README.md")).unwrap();
+    let command = readme.split_once("rabbitmqctl set_permissions lobbyd ").unwrap().1;
+    [1, 3, 5].map(|part| command.split('\'').nth(part).unwrap().to_owned())
+}
+
+/// The users that a broker has from its start.
+fn users() -> Value {
+    let [configure, write, read] = documented_permissions();
+    let permission = |user: &str, [configure, write, read]: [&str; 3]| json!({"user": user, "vhost": "/", "configure": configure, "write": write, "read": read});
+    json!({
+        "vhosts": [{"name": "/"}],
+        "users": [
+            {"name": "guest", "password": "guest", "tags": "administrator"},
+            {"name": "lobbyd", "password": "lobbyd", "tags": ""},
+        ],
+        "permissions": [
+            permission("guest", [".*"; 3]),
+            permission("lobbyd", [&configure, &write, &read]),
+        ],
+    })
 }
 
 fn node_name(port: u16) -> String {

@@ -44,7 +44,7 @@ pub struct TimerFixture {
 impl TimerFixture {
     /// The clock stands at `at(0)`.
     pub async fn new(kind: Kind) -> Self {
-        let StoreFixture { database, store } = StoreFixture::new(kind).await;
+        let StoreFixture { database, store, .. } = StoreFixture::new(kind).await;
         let (time, clock) = watch::channel(at(0));
         let bus = Arc::new(MemoryBus::new());
         let messages = bus.messages();

@@ -174,7 +174,7 @@ async fn a_site_that_is_down_opens_its_rooms_when_it_is_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_of_talk_that_restarts_delays_rooms_and_loses_none() {
     let mut server = start_postgres();
-    let talk = Talk::on(Database::create_on(Kind::Postgres, server.port).await).await;
+    let talk = Talk::on(Database::of_another_on(Kind::Postgres, server.port).await).await;
     let settings = talk.settings();
     let daemon = start(&settings).await;
     talk.close("abc", 3, 4).await;
@@ -193,6 +193,7 @@ async fn a_database_of_lobbyd_that_is_unavailable_delays_announcements_only() {
     let talk = Talk::new(Kind::Postgres).await;
     let mut settings = talk.settings();
     set(&mut settings, "DATABASE__URL", &own.url);
+    set(&mut settings, "DATABASE__MIGRATE", "false");
     let daemon = start(&settings).await;
     server.kill();
     talk.close("abc", 3, 1).await;
@@ -213,9 +214,10 @@ async fn a_database_of_lobbyd_that_is_unavailable_delays_announcements_only() {
 async fn rooms_open_after_a_restart_of_talks_database_without_that_of_lobbyd() {
     let (mut server, mut own_server) = (start_postgres(), start_postgres());
     let own = Database::create_on(Kind::Postgres, own_server.port).await;
-    let talk = Talk::on(Database::create_on(Kind::Postgres, server.port).await).await;
+    let talk = Talk::on(Database::of_another_on(Kind::Postgres, server.port).await).await;
     let mut settings = talk.settings();
     set(&mut settings, "DATABASE__URL", &own.url);
+    set(&mut settings, "DATABASE__MIGRATE", "false");
     let daemon = start(&settings).await;
     own_server.kill();
     talk.close("one", 3, 1).await;

@@ -88,15 +88,20 @@ fn with_broker(talk: &Talk) -> Settings {
     let mut settings = talk.settings();
     set(&mut settings, "EVENTS__URL", &BROKER.url());
     for name in ["EXCHANGE", "UPDATES_EXCHANGE", "QUEUE", "DEAD_LETTER_QUEUE", "RETRY_QUEUE"] {
-        set(&mut settings, &format!("EVENTS__{name}"), &format!("talk-{name}.{}", talk.port));
+        set(
+            &mut settings,
+            &format!("EVENTS__{name}"),
+            &format!("lobbyd.talk-{name}.{}", talk.port),
+        );
     }
     settings
 }
 
 /// A client of that broker, and the queue in which it records the updates.
 async fn client_of(talk: &Talk) -> (Client, String) {
-    let client = Client::connect(&BROKER.url(), &format!("talk-EXCHANGE.{}", talk.port)).await;
-    let queue = format!("talk-updates.{}", talk.port);
+    let client =
+        Client::connect(&BROKER.url(), &format!("lobbyd.talk-EXCHANGE.{}", talk.port)).await;
+    let queue = format!("lobbyd.talk-updates.{}", talk.port);
     client.record(&queue).await;
     (client, queue)
 }
@@ -185,10 +190,10 @@ async fn the_login_needs_six_columns_only(talk: Talk) {
     let (role, url) = match talk.database.kind {
         Kind::Postgres => (
             format!("CREATE ROLE {name} LOGIN"),
-            talk.database.url.replace("lobbyd@", &format!("{name}@")),
+            talk.database.url.replace("admin@", &format!("{name}@")),
         ),
         Kind::Sqlite | Kind::MariaDb => {
-            let url = talk.database.url.replace("lobbyd:lobbyd@", &format!("{name}:reader@"));
+            let url = talk.database.url.replace("admin:admin@", &format!("{name}:reader@"));
             (format!("CREATE USER {name} IDENTIFIED BY 'reader'"), url)
         }
     };
@@ -282,7 +287,7 @@ async fn events_for_talk_are_refused_without_an_account() {
     let (client, _queue) = client_of(&talk).await;
     client.publish(&json!({ "token": "abc", "state": 0 })).await;
     daemon.logs("talk.user is not configured").await;
-    assert_eq!(client.count(&format!("talk-DEAD_LETTER_QUEUE.{}", talk.port)).await, 1);
+    assert_eq!(client.count(&format!("lobbyd.talk-DEAD_LETTER_QUEUE.{}", talk.port)).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

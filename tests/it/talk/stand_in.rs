@@ -104,7 +104,7 @@ type Shared = State<(Arc<Mutex<Site>>, Arc<Database>)>;
 
 impl Talk {
     pub async fn new(kind: Kind) -> Self {
-        Self::on(Database::create(kind).await).await
+        Self::on(Database::of_another(kind).await).await
     }
 
     pub async fn on(database: Database) -> Self {

@@ -20,7 +20,7 @@ pub struct Sql {
 
 impl Sql {
     pub fn new(database: &Database) -> Self {
-        let open = || Database::open(database.kind, database.url.clone());
+        let open = || Database::open(database.kind, database.admin_url.clone());
         Self { statements: open(), holders: open() }
     }
 

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::{Trial, UNDISTURBED, Watch, load::Load};
 use crate::support::{
     cluster::TestCluster,
-    daemon::{Daemon, add_user, run},
+    daemon::{Daemon, add_user, run, settings},
     database::{Database, Kind},
     eventually,
     http::Api,
@@ -36,21 +36,15 @@ fn documented(begin: &str) -> String {
 }
 
 struct Pooled {
-    _postgres: Server,
+    postgres: Server,
     pgbouncer: Server,
     cluster: TestCluster,
-    /// The database as another program sees it: not limited as lobbyd's role is, and without
-    /// pgbouncer.
-    url: String,
 }
 
 impl Pooled {
     async fn start() -> Self {
         let postgres = start_postgres();
-        let server = Database::create_on(Kind::Postgres, postgres.port).await;
-        server.execute("CREATE ROLE site LOGIN SUPERUSER").await;
-        let url = server.url.replace("lobbyd@", "site@");
-        let database = Database::open(Kind::Postgres, url.clone());
+        let database = Database::create_on(Kind::Postgres, postgres.port).await;
         for statement in documented("ALTER ROLE lobbyd SET statement_timeout = '5s';").lines() {
             database.execute(statement).await;
         }
@@ -62,17 +56,19 @@ impl Pooled {
         }
         let pgbouncer = start_pgbouncer(&postgres, &section);
         let mut cluster = TestCluster::on(database, &BROKER.url());
-        cluster.set("DATABASE__URL", &server.url_through(pgbouncer.port));
-        Self { _postgres: postgres, pgbouncer, cluster, url }
+        cluster.set("DATABASE__URL", &cluster.database.url_through(pgbouncer.port));
+        Self { postgres, pgbouncer, cluster }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn migrations_workers_and_api_work_through_pgbouncer() {
-    let Pooled { _postgres, pgbouncer: _pgbouncer, cluster, url } = Pooled::start().await;
+    let Pooled { postgres, pgbouncer, cluster } = Pooled::start().await;
+    let empty = Database::as_owner_on(Kind::Postgres, postgres.port).await;
+    let url = empty.url_through(pgbouncer.port);
     let migrations: Vec<_> = (0..6)
         .map(|_| {
-            let settings = cluster.settings.clone();
+            let settings = settings(&[("LOBBYD__DATABASE__URL", &url)]);
             tokio::task::spawn_blocking(move || run(&settings, &["migrate"]))
         })
         .collect();
@@ -81,7 +77,7 @@ async fn migrations_workers_and_api_work_through_pgbouncer() {
         assert!(output.status.success(), "{output:?}");
     }
     let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
-    assert_eq!(cluster.database.number(locks).await, 0, "a migration has left its lock");
+    assert_eq!(empty.number(locks).await, 0, "a migration has left its lock");
 
     let client = cluster.client().await;
     let mut workers = [cluster.worker().await, cluster.worker().await];
@@ -99,7 +95,7 @@ async fn migrations_workers_and_api_work_through_pgbouncer() {
 
     // A locked room is awaited for a second at a time, and delays no other.
     database.insert_rooms("locked", 2, database.now().await + 2).await;
-    let holder = Database::hold_room(&url, "locked1").await;
+    let holder = Database::hold_room(&cluster.database.admin_url, "locked1").await;
     database.lobby_becomes("locked2", 0).await;
     eventually("a worker to name the locked room", || async {
         let names = |worker: &Daemon| worker.log().contains("due room is locked");
@@ -115,7 +111,7 @@ async fn migrations_workers_and_api_work_through_pgbouncer() {
         assert!(worker.stop().await.success());
     }
     database.insert_rooms("frozen", FROZEN, database.now().await).await;
-    let holder = Database::hold_rooms(&url).await;
+    let holder = Database::hold_rooms(&cluster.database.admin_url).await;
     workers[0] = Daemon::start(&cluster.settings);
     eventually("the worker to be inside its transaction", || async {
         let waiting = "SELECT count(*) FROM pg_stat_activity
@@ -135,7 +131,7 @@ async fn migrations_workers_and_api_work_through_pgbouncer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pgbouncer_is_killed_under_load() {
-    let Pooled { _postgres, mut pgbouncer, cluster, .. } = Pooled::start().await;
+    let Pooled { postgres: _postgres, mut pgbouncer, cluster } = Pooled::start().await;
     let workers = [cluster.worker().await, cluster.worker().await];
     let client = cluster.client().await;
     let load = Load::start(&cluster.database, vec![BROKER.url()], &cluster.exchange).await;

@@ -39,7 +39,7 @@ async fn a_synchronous_standby_is_promoted_under_load() {
     let watch = Watch::start(&workers);
     first.kill();
     sleep(Duration::from_secs(2)).await;
-    cluster.database = Database::open(Kind::Postgres, urls[1].clone());
+    cluster.database = cluster.database.through(second.port);
     eventually("the promotion", || async {
         cluster.database.try_execute("SELECT pg_promote()").await.ok()
     })

@@ -82,6 +82,7 @@ mod redelivery;
 mod reload;
 mod room_contract;
 mod rooms;
+mod secrets;
 mod sessions;
 mod shared_rows;
 mod signaling;

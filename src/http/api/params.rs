@@ -178,9 +178,11 @@ pub(super) fn text<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Err
     let text = match Value::deserialize(value)? {
         Value::String(text) => text,
         Value::Number(number) => number.to_string(),
-        other @ (Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
-            return Err(Error::custom(format!("expected a text, found {other}")));
-        }
+        // The value may be a password, so it is not repeated.
+        Value::Null => return Err(Error::custom("expected a text, found null")),
+        Value::Bool(_) => return Err(Error::custom("expected a text, found true or false")),
+        Value::Array(_) => return Err(Error::custom("expected a text, found an array")),
+        Value::Object(_) => return Err(Error::custom("expected a text, found an object")),
     };
     if text.contains('\0') {
         return Err(Error::custom("a text cannot contain the character NUL"));

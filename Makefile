@@ -13,6 +13,8 @@ SYSTEM := target/debian-$(RELEASE)
 # The tests that depend on what a server does.
 ON_SERVERS := store_contract room_contract shared_rows migrations chain poison redelivery race crash \
               failpoints outage signaling
+# Those that need nothing but MySQL.
+ON_MYSQL := store_contract::mariadb room_contract::participants::mariadb room_contract::rooms::mariadb
 # Most tests wait for timers, so more of them run in parallel than there are cores.
 TEST_THREADS ?= 6
 
@@ -44,6 +46,13 @@ test-servers: packages $(SYSTEM)
 		--test-threads=$(TEST_THREADS) $(ON_SERVERS)
 	LOBBYD_TEST_ROOT=$(abspath $(SYSTEM)) $(CARGO) test --locked --all-features --test systems -- \
 		--test-threads=1 --nocapture killed::
+
+## make test-mysql runs the tests of the store on MySQL, which is in no stable release of Debian; needs
+##               root
+.PHONY: test-mysql
+test-mysql: packages target/debian-mysql
+	LOBBYD_TEST_ROOT=$(abspath target/debian-mysql) $(CARGO) test --locked --all-features --test it -- \
+		--test-threads=$(TEST_THREADS) $(ON_MYSQL)
 
 ## make test-systemd boots that Debian with systemd, and installs, freezes, upgrades, reboots and
 ##               purges the package; needs root
@@ -110,6 +119,10 @@ deb: $(CARGO_DEB)
 .PHONY: packages
 packages:
 	tests/install-packages
+
+target/debian-mysql: tests/root-filesystem
+	tests/install-packages systems
+	tests/root-filesystem sid $@ mysql
 
 $(SYSTEM): tests/root-filesystem
 	tests/install-packages systems

@@ -26,7 +26,7 @@ statements! {
                      token VARCHAR(32) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$'
                  )) AS tokens
             STRAIGHT_JOIN lobbyd_rooms AS room ON room.token = tokens.token
-            FOR UPDATE SKIP LOCKED",
+            FOR UPDATE /*!80000 OF room */ SKIP LOCKED",
         sqlite "\
             SELECT id, token, type AS room_type, name, description, object_type, object_id,
                    lobby_state, unixepoch(lobby_timer) AS lobby_timer, lobby_version,

@@ -13,7 +13,9 @@
 //! batch.
 //!
 //! MySQL's texts keep to the syntax that MariaDB has too. `FROM_UNIXTIME` ends in 2038 on MariaDB,
-//! so times are counted from 1970 with `INTERVAL`. Updates of many rows join the JSON table,
+//! so times are counted from 1970 with `INTERVAL`. MySQL refuses to lock a JSON table, so the table
+//! whose rows are locked is named where it is joined to one (`/*!80000 OF room */`), which MariaDB
+//! does not know. Updates of many rows join the JSON table,
 //! because MariaDB does not optimise `IN (SELECT …)` in an update. `STRAIGHT_JOIN` keeps the small
 //! side first.
 //!

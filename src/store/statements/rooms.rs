@@ -313,7 +313,7 @@ statements! {
             SELECT room.id FROM JSON_TABLE($1, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids
             STRAIGHT_JOIN lobbyd_rooms AS room ON room.id = ids.id
             WHERE room.lobby_state = 0 AND room.lobby_timer IS NOT NULL
-            FOR UPDATE SKIP LOCKED",
+            FOR UPDATE /*!80000 OF room */ SKIP LOCKED",
         sqlite "\
             SELECT id FROM lobbyd_rooms WHERE id IN (SELECT value FROM json_each($1))
               AND lobby_state = 0 AND lobby_timer IS NOT NULL";

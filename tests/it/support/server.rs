@@ -297,6 +297,7 @@ pub fn newest_postgres() -> PathBuf {
         .expect("PostgreSQL is not installed; `make test` installs it")
 }
 
+/// Starts MariaDB, or MySQL if the root file system has that instead (`make test-mysql`).
 pub fn start_mariadb() -> Server {
     start_mariadb_with(&[])
 }
@@ -307,11 +308,30 @@ pub fn start_mariadb_with(settings: &[String]) -> Server {
     run_mariadb(free_port(), folder, settings)
 }
 
+const MYSQLD: &str = "/usr/sbin/mysqld";
+
+fn is_mysql() -> bool {
+    // The package of MariaDB has a link of this name.
+    in_root(MYSQLD).exists() && !in_root("/usr/sbin/mariadbd").exists()
+}
+
 /// A new folder with the data of a MariaDB, and the statements that make its user.
 fn mariadb_folder() -> PathBuf {
     let folder = folder_of("mysql", "mariadb-");
-    run(installed_as("mysql", "/usr/bin/mariadb-install-db")
-        .args(["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal"])
+    let mut create = if is_mysql() {
+        let mut create = installed_as("mysql", MYSQLD);
+        create.args(["--no-defaults", "--initialize-insecure"]);
+        create
+    } else {
+        let mut create = installed_as("mysql", "/usr/bin/mariadb-install-db");
+        create.args([
+            "--no-defaults",
+            "--skip-test-db",
+            "--auth-root-authentication-method=normal",
+        ]);
+        create
+    };
+    run(create
         .arg(format!("--datadir={}", folder.join("data").display()))
         // At its start a server removes temporary tables from its folder, also those of others.
         .env("TMPDIR", &folder)
@@ -326,8 +346,16 @@ fn mariadb_folder() -> PathBuf {
 }
 
 fn run_mariadb(port: u16, folder: PathBuf, settings: &[String]) -> Server {
-    let mut command = installed_as("mysql", "/usr/sbin/mariadbd");
-    command.arg("--no-defaults").args(["--bind-address=127.0.0.1", "--skip-name-resolve"]);
+    let mut command = if is_mysql() {
+        let mut command = installed_as("mysql", MYSQLD);
+        command.args(["--no-defaults", "--mysqlx=OFF", "--secure-file-priv="]);
+        command
+    } else {
+        let mut command = installed_as("mysql", "/usr/sbin/mariadbd");
+        command.arg("--no-defaults");
+        command
+    };
+    command.args(["--bind-address=127.0.0.1", "--skip-name-resolve"]);
     command.arg(format!("--port={port}"));
     command.arg(format!("--datadir={}", folder.join("data").display()));
     command.arg(format!("--socket={}", folder.join("socket").display()));

@@ -124,7 +124,7 @@ fn show(rows: &[ResetRow], format: Format) -> anyhow::Result<()> {
     if rows.is_empty() {
         return print("No timer has fired.");
     }
-    let zone = Zone::local();
+    let zone = Zone::shown();
     let mut table = Table::new(["Room", &zone.header("Due"), "Fired", "Lag", "Announced", "Event"]);
     for row in rows {
         table.row([

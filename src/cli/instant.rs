@@ -28,7 +28,8 @@ pub(super) fn parse(text: &str, zone: &Zone, now: DateTime<Utc>) -> anyhow::Resu
     if let Ok(instant) = text.parse::<Timestamp>() {
         return to_chrono(instant);
     }
-    let now = Timestamp::from_second(now.timestamp())?.to_zoned_datetime(zone.zone.clone());
+    zone.check()?;
+    let now = Timestamp::from_second(now.timestamp())?.to_zoned_datetime(zone.rules.clone());
     let words = text.to_lowercase();
     let (day, time) = match words.split_once([' ', 't']) {
         Some((day, time)) if day.starts_with(|c: char| c.is_ascii_digit()) => (day, time),
@@ -38,7 +39,7 @@ pub(super) fn parse(text: &str, zone: &Zone, now: DateTime<Utc>) -> anyhow::Resu
         bail!("{text:?}: {EXPECTED}");
     };
     let local = date.to_datetime(time);
-    let instant = zone.zone.to_ambiguous_timestamp(local);
+    let instant = zone.rules.to_ambiguous_timestamp(local);
     let (name, shown) = (&zone.name, local.strftime("%Y-%m-%d %H:%M"));
     match instant.offset() {
         AmbiguousOffset::Unambiguous { .. } => to_chrono(instant.unambiguous()?),
@@ -85,8 +86,8 @@ mod tests {
 
     /// Parses in Berlin, on Thursday 2026-11-26 at 12:30.
     fn instant(text: &str) -> Result<String, String> {
-        let name = "Europe/Berlin".to_owned();
-        let berlin = Zone { zone: TimeZone::get(&name).unwrap(), name };
+        let name = "Europe/Berlin";
+        let berlin = Zone::new(TimeZone::get(name).unwrap(), name);
         let now = "2026-11-26T11:30:00Z".parse().unwrap();
         let parsed = parse(text, &berlin, now).map_err(|error| error.to_string())?;
         Ok(parsed.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))

@@ -5,9 +5,10 @@
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
+use std::sync::Once;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use comfy_table::{Attribute, Cell as TableCell, Color, ContentArrangement, presets};
@@ -30,22 +31,61 @@ pub(super) struct Format {
 
 /// The time zone of the user.
 pub(super) struct Zone {
-    pub(super) zone: TimeZone,
+    pub(super) rules: TimeZone,
     pub(super) name: String,
+    /// Why this is UTC instead of what the user has set.
+    problem: Option<String>,
 }
 
 impl Zone {
+    pub(super) fn new(zone: TimeZone, name: &str) -> Self {
+        Self { rules: zone, name: name.to_owned(), problem: None }
+    }
+
     /// That of the environment variable `TZ`, or of the machine. Without either, it is UTC.
     pub(super) fn local() -> Self {
-        let zone = TimeZone::system();
-        let name = match zone.iana_name() {
-            _ if zone.is_unknown() => "UTC",
-            Some("Etc/UTC") => "UTC",
-            Some(name) => name,
-            None => "local time",
-        };
-        let name = name.to_owned();
-        Self { zone, name }
+        let wanted = env::var_os("TZ").filter(|wanted| !wanted.is_empty());
+        match (TimeZone::try_system(), wanted) {
+            (Ok(zone), _) => {
+                let name = match zone.iana_name() {
+                    _ if zone.is_unknown() => "UTC",
+                    Some("Etc/UTC") => "UTC",
+                    Some(name) => name,
+                    None => "local time",
+                };
+                let name = name.to_owned();
+                Self { rules: zone, name, problem: None }
+            }
+            (Err(_unknown), None) => Self::new(TimeZone::UTC, "UTC"),
+            (Err(_unknown), Some(wanted)) => {
+                let wanted = printable(&wanted.to_string_lossy());
+                let problem = format!("TZ={wanted}: this machine knows no such time zone");
+                Self { problem: Some(problem), ..Self::new(TimeZone::UTC, "UTC") }
+            }
+        }
+    }
+
+    /// The zone in which times are shown. Warns, once, if it is not what the user has set.
+    pub(super) fn shown() -> Self {
+        static WARNING: Once = Once::new();
+        let zone = Self::local();
+        if let Some(problem) = &zone.problem {
+            WARNING.call_once(|| {
+                writeln!(io::stderr().lock(), "lobbyd: {problem}, times are in UTC").ok();
+            });
+        }
+        zone
+    }
+
+    /// Fails if a time without an offset would be taken for one of another zone than the user's.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        match &self.problem {
+            None => Ok(()),
+            Some(problem) => bail!(
+                "{problem}; correct TZ, install the package tzdata, or write the time with its offset: \
+                 2026-11-27T10:00:00+01:00"
+            ),
+        }
     }
 
     /// The header of a column of times, which names the zone.
@@ -57,7 +97,7 @@ impl Zone {
     pub(super) fn time(&self, time: DateTime<Utc>) -> String {
         match Timestamp::from_second(time.timestamp()) {
             Ok(second) => {
-                let local = second.to_zoned_datetime(self.zone.clone());
+                let local = second.to_zoned_datetime(self.rules.clone());
                 local.strftime("%Y-%m-%d %H:%M:%S").to_string()
             }
             Err(_out_of_range) => time.to_string(),
@@ -220,7 +260,7 @@ mod tests {
     use super::*;
 
     fn zone(name: &str) -> Zone {
-        Zone { zone: TimeZone::get(name).unwrap(), name: name.to_owned() }
+        Zone::new(TimeZone::get(name).unwrap(), name)
     }
 
     #[test]

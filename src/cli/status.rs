@@ -264,7 +264,7 @@ impl Status {
     }
 
     fn table(&self, now: Option<DateTime<Utc>>) -> Table {
-        let zone = Zone::local();
+        let zone = Zone::shown();
         let mut table = Table::new(["Part", "State", &format!("Details (times: {})", zone.name)]);
         for Server { name, url, error } in &self.servers {
             let state = if error.is_none() { ok("answers") } else { bad("unavailable") };

@@ -76,7 +76,7 @@ fn listing(rows: &[RoomRow], now: DateTime<Utc>) -> String {
     if rows.is_empty() {
         return "No timer is set.".to_owned();
     }
-    let zone = Zone::local();
+    let zone = Zone::shown();
     let mut table = Table::new(["Room", "Name", &zone.header("Due"), "Opens", "Participants"]);
     for row in rows {
         table.row([

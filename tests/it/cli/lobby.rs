@@ -1,7 +1,11 @@
 //! `lobbyd lobby` sets and removes lobbies without a broker.
 
 use super::{CliFixture, failure, json, printed};
-use crate::support::{daemon::Daemon, database::Kind, eventually};
+use crate::support::{
+    daemon::{Daemon, run, text},
+    database::Kind,
+    eventually,
+};
 
 on_every_database!(crate::cli::CliFixture::new:
     a_lobby_is_set_and_cleared_without_a_worker,
@@ -83,4 +87,29 @@ async fn a_locked_room_is_waited_for(fixture: CliFixture) {
     }
     drop(holder);
     assert_eq!(command.await.unwrap()["rooms"][0]["status"], "scheduled");
+}
+
+/// Silently, it would be a time in UTC.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_in_an_unknown_zone_is_refused() {
+    let mut fixture = CliFixture::new(Kind::Sqlite).await;
+    fixture.database.insert_room("abc").await;
+    fixture.settings.retain(|(key, _)| key != "TZ");
+    fixture.settings.push(("TZ".to_owned(), "Europe/Nowhere".to_owned()));
+    let settings = &fixture.settings;
+    let error = failure(settings, &["lobby", "set", "abc", "--at", "tomorrow 10:00"]);
+    for part in ["TZ=Europe/Nowhere", "tzdata", "2026-11-27T10:00:00+01:00"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    assert_eq!(fixture.database.lobby_state("abc").await, 0);
+    // An instant says its offset.
+    let set = ["lobby", "set", "abc", "--at", "2100-07-01T12:00:00+02:00"];
+    let output = run(settings, &set);
+    assert!(output.status.success(), "{output:?}");
+    let (shown, warning) = (text(&output.stdout), text(&output.stderr));
+    assert!(shown.contains("Timer (UTC)") && shown.contains("2100-07-01 10:00:00"), "{shown}");
+    assert_eq!(warning.matches("TZ=Europe/Nowhere").count(), 1, "{warning}");
+    assert!(warning.contains("times are in UTC"), "{warning}");
+    let output = run(settings, &["rooms", "--json"]);
+    assert!(output.stderr.is_empty(), "{output:?}");
 }

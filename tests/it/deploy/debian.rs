@@ -115,6 +115,7 @@ fn the_package_contains_the_expected_files_and_fields() {
     assert_eq!(package.field("Version"), concat!(env!("CARGO_PKG_VERSION"), "-1"));
     assert_eq!(package.field("Description").lines().next(), Some(env!("CARGO_PKG_DESCRIPTION")));
     assert!(package.field("Depends").contains("libc6"), "{}", package.field("Depends"));
+    assert_eq!(package.field("Recommends"), "ca-certificates, tzdata");
     let copyright =
         fs::read_to_string(package.root.join("usr/share/doc/lobbyd/copyright")).unwrap();
     for line in ["Copyright: 2026 The lobbyd authors", "License: MIT OR Apache-2.0"] {

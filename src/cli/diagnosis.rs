@@ -3,12 +3,15 @@
 //! A timer that is due and did not fire is tried: the database resets the room in a transaction that is
 //! rolled back, and answers why it would not.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use lobbyd::config::Config;
 use lobbyd::domain::{OBJECT_TYPES_WITH_LOBBY, Room, TimerKey};
 use lobbyd::logging;
-use lobbyd::store::{Database, HistoryFilter, ListedRoom, ResetTrial};
+use lobbyd::store::{Database, ListedRoom, ResetTrial};
 use serde::Serialize;
+use tokio::time::{Instant, sleep};
 
 use super::health;
 use super::output::{self, Zone};
@@ -16,6 +19,12 @@ use super::rooms::Status;
 
 /// A worker opens a room within this time, if nothing is wrong.
 const USUAL: TimeDelta = TimeDelta::seconds(5);
+
+/// A transaction that locks rooms for longer is in the way; that of a worker is not.
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Delay between two looks at a room that is locked.
+const LOCK_POLL: Duration = Duration::from_millis(250);
 
 /// Why a room is as it is.
 #[derive(Debug, Serialize)]
@@ -65,17 +74,47 @@ impl Diagnosis {
     }
 }
 
-/// Finds out why a room is open or not.
+/// Finds out why a room is open or not. The room is read again if somebody changes it meanwhile; `None` if
+/// it is deleted then. A locked one is looked at until `patience`.
 pub(super) async fn diagnose(
+    database: &dyn Database,
+    mut listed: ListedRoom,
+    patience: Instant,
+    now: DateTime<Utc>,
+    config: &Config,
+) -> anyhow::Result<Option<(ListedRoom, Diagnosis)>> {
+    let mut is_first = true;
+    let diagnosis = loop {
+        let room = &listed.room;
+        let (Status::Overdue, Some(timer)) = (Status::of(&listed, now), room.lobby.timer) else {
+            break explain(database, &listed, now).await?;
+        };
+        let trial = database.try_reset(TimerKey { due_at: timer, room: room.id }, now).await?;
+        let is_over = !is_first && Instant::now() >= patience;
+        if !matches!(trial, ResetTrial::Locked) || is_over {
+            break overdue(room, timer, trial, now, config).await;
+        }
+        // A worker locks the room for the moment in which it opens it.
+        is_first = false;
+        sleep(LOCK_POLL).await;
+        match database.rooms_by_token(std::slice::from_ref(&room.token)).await?.pop() {
+            Some(again) => listed = again,
+            None => return Ok(None),
+        }
+    };
+    Ok(Some((listed, diagnosis)))
+}
+
+/// Why a room without an overdue timer is open or not.
+async fn explain(
     database: &dyn Database,
     listed: &ListedRoom,
     now: DateTime<Utc>,
-    config: &Config,
 ) -> anyhow::Result<Diagnosis> {
     let room = &listed.room;
     let token = &room.token;
     Ok(match (Status::of(listed, now), room.lobby.timer) {
-        (Status::Open, _) => open(database, room).await?,
+        (Status::Open, _) => open(database, room, now).await?,
         (Status::Scheduled, Some(timer)) => {
             let left = output::duration(timer - now);
             let explanation = format!("it is closed until its timer, which is due in {left}");
@@ -91,7 +130,6 @@ pub(super) async fn diagnose(
                  timer: lobbyd lobby clear {token}"
             ))
         }
-        (Status::Overdue, Some(timer)) => overdue(database, room, timer, now, config).await?,
         (Status::Closed | Status::Scheduled | Status::Overdue, _) => {
             let explanation = "it is closed, and no timer is set: it stays closed until somebody \
                                opens it";
@@ -103,43 +141,44 @@ pub(super) async fn diagnose(
     })
 }
 
-async fn open(database: &dyn Database, room: &Room) -> anyhow::Result<Diagnosis> {
-    let filter = HistoryFilter { since: DateTime::UNIX_EPOCH, room: Some(&room.token) };
-    let last = match room.timer_reached {
-        Some(_reset_at) => database.past_resets(filter, 1).await?.pop(),
-        None => None,
+async fn open(
+    database: &dyn Database,
+    room: &Room,
+    now: DateTime<Utc>,
+) -> anyhow::Result<Diagnosis> {
+    let Some(last) = database.last_opening(&room.token).await? else {
+        return Ok(Diagnosis::new(Cause::Open, "it is open"));
     };
-    Ok(match last {
-        Some(last) if last.published_at.is_none() => {
-            let attempts = output::counted(last.attempts, "attempt");
-            let explanation = format!(
-                "it is open, but subscribers were not told of it yet: event {}, {attempts}",
-                last.event
-            );
-            Diagnosis::new(Cause::NotAnnounced, explanation)
-                .with_remedy("lobbyd status says whether the broker works")
-        }
-        Some(last) => Diagnosis {
-            since: Some(last.fired_at),
-            ..Diagnosis::new(Cause::Open, "it is open, and its last timer has fired")
-        },
-        None => Diagnosis::new(Cause::Open, "it is open"),
-    })
+    if last.published_at.is_none() {
+        let told = if now - last.opened_at < USUAL {
+            "and a worker tells subscribers within seconds"
+        } else {
+            "but subscribers were not told of it yet"
+        };
+        let (event, attempts) = (&last.event, output::counted(last.attempts, "attempt"));
+        let explanation = format!("it is open, {told}: event {event}, {attempts}");
+        return Ok(Diagnosis::new(Cause::NotAnnounced, explanation)
+            .with_remedy("lobbyd status says whether worker and broker work"));
+    }
+    let explanation = if last.by_timer {
+        "it is open, and its last timer has fired"
+    } else {
+        "it is open, because somebody opened it"
+    };
+    Ok(Diagnosis { since: Some(last.opened_at), ..Diagnosis::new(Cause::Open, explanation) })
 }
 
 /// Why the timer of a room did not fire.
 async fn overdue(
-    database: &dyn Database,
     room: &Room,
     timer: DateTime<Utc>,
+    trial: ResetTrial,
     now: DateTime<Utc>,
     config: &Config,
-) -> anyhow::Result<Diagnosis> {
+) -> Diagnosis {
     let token = &room.token;
-    let key = TimerKey { due_at: timer, room: room.id };
-    let trial = database.try_reset(key, now).await?;
     let late = output::duration(now - timer);
-    Ok(match trial {
+    match trial {
         ResetTrial::Refused(error) => {
             let reason = logging::causes(&error);
             let explanation = format!(
@@ -176,7 +215,7 @@ async fn overdue(
                  works. Open the room without one: lobbyd lobby clear {token}"
             ))
         }
-    })
+    }
 }
 
 /// Why a room cannot have a lobby.

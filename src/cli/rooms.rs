@@ -7,9 +7,10 @@ use lobbyd::config::Loaded;
 use lobbyd::domain::{LobbyState, RoomToken, RoomType, SipState};
 use lobbyd::store::{Database, ListedRoom};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::access::with_database;
-use super::diagnosis::{Diagnosis, diagnose};
+use super::diagnosis::{Diagnosis, LOCK_PATIENCE, diagnose};
 use super::output::{self, Cell, Format, Mood, Table, Zone};
 use super::print;
 
@@ -152,10 +153,14 @@ pub(super) async fn explained_rooms(
 ) -> anyhow::Result<Vec<RoomRow>> {
     let mut rooms = database.rooms_by_token(tokens).await?;
     rooms.sort_by_key(|room| tokens.iter().position(|token| *token == room.room.token));
+    let patience = Instant::now() + LOCK_PATIENCE;
     let mut rows = Vec::new();
     for room in rooms {
-        let diagnosis = Some(diagnose(database, &room, now, &loaded.config).await?);
-        rows.push(RoomRow { diagnosis, ..RoomRow::new(&room, now) });
+        let diagnosed = diagnose(database, room, patience, now, &loaded.config).await?;
+        rows.extend(diagnosed.map(|(room, diagnosis)| RoomRow {
+            diagnosis: Some(diagnosis),
+            ..RoomRow::new(&room, now)
+        }));
     }
     Ok(rows)
 }
@@ -172,7 +177,7 @@ pub(super) fn show(rows: &[RoomRow], now: DateTime<Utc>, format: Format) -> anyh
     if rows.is_empty() {
         return print("There is no room.");
     }
-    let zone = Zone::local();
+    let zone = Zone::shown();
     let mut table = Table::new([
         "Room",
         "Name",

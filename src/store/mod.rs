@@ -47,7 +47,7 @@ pub use self::commands::{Changed, Created};
 pub use self::due::{DueBatch, Fired, LockPolicy, NotFired, Patience};
 pub use self::error::{CommandError, Result, StoreError};
 pub use self::file::{create_file_for_owner, sqlite_file};
-pub use self::operations::{HistoryFilter, ListedRoom, Operations, PastReset, ResetTrial};
+pub use self::operations::{HistoryFilter, ListedRoom, Opening, Operations, PastReset, ResetTrial};
 use self::pool::SqlStore;
 pub use self::pool::{PoolGroup, PoolOptions};
 pub use self::signaling::Signaling;

@@ -19,6 +19,9 @@ use crate::domain::{EventId, OutboxEvent, Reason, Room, RoomToken, RoomUpdated, 
 /// So many of the newest rooms are compared with a token that does not exist.
 const COMPARED_ROOMS: u32 = 1000;
 
+/// So many rows are searched for the last opening of a room: one may be about other rooms only.
+const SEARCHED_ROWS: u32 = 20;
+
 /// A room in a list. What is kept of it besides its own row is not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedRoom {
@@ -47,6 +50,17 @@ pub struct PastReset {
     pub attempts: u32,
     /// Whether the timer was set before it was due.
     pub lag_counts: bool,
+}
+
+/// What was last announced of a room that is open: its timer was reached, or somebody opened it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opening {
+    pub event: EventId,
+    pub by_timer: bool,
+    pub opened_at: DateTime<Utc>,
+    pub published_at: Option<DateTime<Utc>>,
+    /// How often its publication was tried.
+    pub attempts: u32,
 }
 
 /// What would happen if a timer that is due fired now.
@@ -79,6 +93,9 @@ pub trait Operations: Send + Sync + 'static {
     /// The last resets, the newest first.
     async fn past_resets(&self, filter: HistoryFilter<'_>, limit: u32) -> Result<Vec<PastReset>>;
 
+    /// How the room was last opened, as far as the history goes back.
+    async fn last_opening(&self, room: &RoomToken) -> Result<Option<Opening>>;
+
     /// Resets the room of a timer that is due, in a transaction that is rolled back.
     async fn try_reset(&self, timer: TimerKey, now: DateTime<Utc>) -> Result<ResetTrial>;
 }
@@ -109,8 +126,7 @@ impl<D: Dialect> Operations for SqlStore<D> {
     }
 
     async fn past_resets(&self, filter: HistoryFilter<'_>, limit: u32) -> Result<Vec<PastReset>> {
-        let part = filter.room.map(|token| format!("\"token\":{}", to_json(token)));
-        let part = part.unwrap_or_default();
+        let part = filter.room.map(of_room).unwrap_or_default();
         let values = values![filter.since.timestamp_millis(), &part, limit];
         let row = |row: &D::Row| Ok((EventId::stored(row.text("id")?), row.int("events")?));
         let mut connection = self.acquire().await?;
@@ -136,6 +152,22 @@ impl<D: Dialect> Operations for SqlStore<D> {
         resets.retain(|reset| filter.room.is_none_or(|token| reset.token == *token));
         resets.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         Ok(resets)
+    }
+
+    async fn last_opening(&self, room: &RoomToken) -> Result<Option<Opening>> {
+        let part = of_room(room);
+        let values = values![&part, SEARCHED_ROWS];
+        let id = |row: &D::Row| Ok(EventId::stored(row.text("id")?));
+        let mut connection = self.acquire().await?;
+        let ids = connection.fetch_all(statements::OPENINGS, values, id).await?;
+        let rows = connection.past_events(&ids).await?;
+        connection.release();
+        let openings = rows.into_iter().flat_map(|(row, published_at)| {
+            let attempts = row.attempt.saturating_sub(1);
+            let events = row.events.into_iter().filter(|event| event.token == *room);
+            events.filter_map(move |event| opening(event, published_at, attempts))
+        });
+        Ok(openings.max_by_key(|(version, _)| *version).map(|(_, opening)| opening))
     }
 
     async fn try_reset(&self, timer: TimerKey, now: DateTime<Utc>) -> Result<ResetTrial> {
@@ -182,6 +214,27 @@ impl<D: Dialect> Transaction<D> {
 fn listed_room(row: &impl Columns) -> Result<ListedRoom> {
     let participants = row.int("participants")?.unsigned_abs();
     Ok(ListedRoom { room: rows::room_without_state(row)?, participants })
+}
+
+/// The part of an event's data that names its room.
+fn of_room(token: &RoomToken) -> String {
+    format!("\"token\":{}", to_json(token))
+}
+
+/// The opening that an event announces, if it does, and the room's version after it.
+fn opening(
+    event: OutboxEvent,
+    published_at: Option<DateTime<Utc>>,
+    attempts: u32,
+) -> Option<(i64, Opening)> {
+    let update: RoomUpdated = serde_json::from_str(&event.data).ok()?;
+    let by_timer = update.reason == Reason::LobbyTimerReached;
+    if !by_timer && update.reason != Reason::LobbyNone {
+        return None;
+    }
+    let opened_at = update.fired_at.unwrap_or(event.created_at);
+    let opening = Opening { event: event.id, by_timer, opened_at, published_at, attempts };
+    Some((update.version, opening))
 }
 
 /// The reset that an event announces, if it does.

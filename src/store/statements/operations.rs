@@ -62,6 +62,18 @@ macro_rules! resets {
     };
 }
 
+/// Rows of the outbox that say that a room is open, the newest first: a part of the data, limit.
+macro_rules! openings {
+    ($contains:literal) => {
+        concat!(
+            "SELECT id FROM (SELECT id, data FROM lobbyd_outbox ORDER BY id DESC LIMIT 20000) AS newest
+            WHERE (data LIKE '%\"lobby_timer_reached\"%' OR data LIKE '%\"lobby_none\"%') AND ",
+            $contains,
+            " ORDER BY id DESC LIMIT $2"
+        )
+    };
+}
+
 statements! {
     /// limit → the columns of [`room_without_state`](crate::store::rows::room_without_state), and the
     /// number of participants: the newest rooms.
@@ -132,6 +144,12 @@ statements! {
             "LOCATE($2, data) > 0"),
         sqlite resets!("id, events",
             "strftime('%Y-%m-%d %H:%M:%f', $1 / 1000.0, 'unixepoch')", "instr(data, $2) > 0");
+
+    /// A part of the data, limit → id.
+    OPENINGS:
+        postgres openings!("strpos(data, $1) > 0"),
+        mysql openings!("LOCATE($1, data) > 0"),
+        sqlite openings!("instr(data, $1) > 0");
 
     /// JSON of ids → rows with their events, and when they were published.
     HISTORY_ROWS:

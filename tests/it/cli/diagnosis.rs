@@ -3,6 +3,7 @@
 use super::{CliFixture, json, printed};
 use crate::support::{
     daemon::{Daemon, run},
+    database::Kind,
     eventually,
 };
 
@@ -15,6 +16,8 @@ on_every_database!(crate::cli::CliFixture::new:
     a_locked_room_is_explained,
     a_room_without_worker_is_explained,
     an_announcement_that_is_missing_is_explained,
+    a_room_that_is_opened_meanwhile_is_not_called_locked,
+    a_room_that_somebody_opened_is_told_from_one_whose_timer_fired,
 );
 
 /// Cause and explanation, with the remedy.
@@ -113,4 +116,50 @@ async fn an_announcement_that_is_missing_is_explained(fixture: CliFixture) {
     assert_eq!(cause, "not_announced");
     assert!(text.contains(", 0 attempts"), "{text}");
     assert!(run(&fixture.settings, &["rooms", "room1"]).status.success());
+}
+
+async fn a_room_that_is_opened_meanwhile_is_not_called_locked(fixture: CliFixture) {
+    let CliFixture { database, settings } = &fixture;
+    fixture.overdue().await;
+    let opening =
+        "UPDATE lobbyd_rooms SET lobby_state = 0, lobby_timer = NULL WHERE token = 'room1'";
+    let mut holder = Some(database.hold(opening).await);
+    let others = settings.clone();
+    let command = tokio::task::spawn_blocking(move || json(&others, &["rooms", "room1"]));
+    if database.kind == Kind::Postgres {
+        eventually("the command to meet the lock", || async {
+            let connections = "SELECT count(*) FROM pg_stat_activity
+                               WHERE application_name = 'lobbyd rooms' AND query = 'ROLLBACK'";
+            (command.is_finished() || database.number(connections).await > 0).then_some(())
+        })
+        .await;
+    }
+    // The transaction of a worker that opens it.
+    database.commit(holder.take().unwrap()).await;
+    let room = command.await.unwrap()["rooms"][0].clone();
+    assert_eq!((&room["status"], &room["cause"]), (&"open".into(), &"open".into()), "{room}");
+}
+
+async fn a_room_that_somebody_opened_is_told_from_one_whose_timer_fired(fixture: CliFixture) {
+    let CliFixture { database, settings } = &fixture;
+    fixture.overdue().await;
+    let worker = Daemon::start_as("run", settings);
+    database.lobby_becomes("room1", 0).await;
+    database.all_published().await;
+    // Another change of the room is no opening.
+    fixture.set("room1", "lobby_version = lobby_version + 1").await;
+    let (_, text) = diagnosis(&fixture, "room1");
+    assert!(text.contains("its last timer has fired"), "{text}");
+    json(settings, &["lobby", "set", "room1"]);
+    json(settings, &["lobby", "clear", "room1"]);
+    database.all_published().await;
+    let (cause, text) = diagnosis(&fixture, "room1");
+    assert_eq!(cause, "open");
+    assert!(text.contains("because somebody opened it"), "{text}");
+    drop(worker);
+    json(settings, &["lobby", "set", "room1"]);
+    json(settings, &["lobby", "clear", "room1"]);
+    let (cause, text) = diagnosis(&fixture, "room1");
+    assert_eq!(cause, "not_announced");
+    assert!(text.contains(", 0 attempts"), "{text}");
 }

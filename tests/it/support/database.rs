@@ -221,6 +221,15 @@ impl Database {
         })
     }
 
+    /// Commits the transaction of [`hold`](Self::hold).
+    pub async fn commit(&self, held: Box<dyn Any + Send>) {
+        match &self.sql {
+            Sql::Sqlite(_) => transaction::<sqlx::Sqlite>(held).commit().await.unwrap(),
+            Sql::Postgres(_) => transaction::<sqlx::Postgres>(held).commit().await.unwrap(),
+            Sql::MariaDb(_) => transaction::<sqlx::MySql>(held).commit().await.unwrap(),
+        }
+    }
+
     /// Runs a statement, as another program that shares the database may do.
     pub async fn execute(&self, sql: &str) -> u64 {
         self.try_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
@@ -486,4 +495,8 @@ fn new_name() -> String {
 
 fn rows<R, T>(rows: &[R], read: impl Fn(&R) -> T) -> Vec<T> {
     rows.iter().map(read).collect()
+}
+
+fn transaction<D: sqlx::Database>(held: Box<dyn Any + Send>) -> sqlx::Transaction<'static, D> {
+    *held.downcast().expect("a transaction of this database")
 }

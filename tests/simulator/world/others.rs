@@ -11,7 +11,7 @@ use lobbyd::{
     },
     store::{
         Admin, Backlog, Changed, CommandError, Created, HistoryFilter, InactiveSession, ListedRoom,
-        Operations, PastReset, ResetTrial, Result, Rooms, Signaling, TalkRecords, Users,
+        Opening, Operations, PastReset, ResetTrial, Result, Rooms, Signaling, TalkRecords, Users,
     },
 };
 
@@ -222,5 +222,6 @@ Operations {}
     async fn count_due(&self, now: DateTime<Utc>, limit: u32) -> Result<u64>;
     async fn nearby_tokens(&self, token: &RoomToken) -> Result<Vec<RoomToken>>;
     async fn past_resets(&self, filter: HistoryFilter<'_>, limit: u32) -> Result<Vec<PastReset>>;
+    async fn last_opening(&self, room: &RoomToken) -> Result<Option<Opening>>;
     async fn try_reset(&self, timer: TimerKey, now: DateTime<Utc>) -> Result<ResetTrial>;
 }

@@ -8,16 +8,18 @@ mod status;
 mod terminal;
 
 use std::{
+    fs::{self, Permissions},
     io::{BufRead, BufReader, Write},
     net::IpAddr,
-    process::{Output, Stdio},
+    os::unix::fs::PermissionsExt,
+    process::{Command, Output, Stdio},
 };
 
 use chrono::{DateTime, Utc};
 use lobbyd::auth::{Passwords, Throttle};
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::Pid,
+    unistd::{Pid, getuid},
 };
 use serde_json::Value;
 
@@ -162,6 +164,27 @@ fn help_describes_every_command() {
         assert!(section.contains(&format!("lobbyd {command}")), "{section}");
     }
     assert_eq!(run(&settings(&[]), &["no-such-command"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_configuration_that_only_others_may_read_is_explained() {
+    let file = folder("private-").join("lobbyd.toml");
+    fs::write(&file, "").unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o000)).unwrap();
+    // Without these capabilities, the permissions of files count for root as well.
+    let mut command = Command::new("setpriv");
+    if getuid().is_root() {
+        command.arg("--bounding-set=-dac_override,-dac_read_search");
+    }
+    command.args([env!("CARGO_BIN_EXE_lobbyd"), "rooms", "--config"]).arg(&file);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+    let error = text(&output.stderr);
+    for part in
+        [file.to_str().unwrap(), "cannot be read", "run the command as root, or as the user of"]
+    {
+        assert!(error.contains(part), "{part}: {error}");
+    }
 }
 
 #[test]

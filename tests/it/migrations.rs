@@ -44,6 +44,23 @@ async fn each_database_has_the_same_tables_columns_and_indexes() {
     assert_eq!(described[1], described[2]);
 }
 
+/// It may take minutes on large tables.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_of_tables_that_exist_is_named() {
+    let database = Database::create(Kind::Sqlite).await;
+    drop(database.store().await);
+    for table in ["updates", "changes", "servers"] {
+        database.execute(&format!("DROP TABLE lobbyd_signaling_{table}")).await;
+    }
+    database.execute("DELETE FROM lobbyd_migrations WHERE description = 'signaling'").await;
+    let settings = settings(&[("LOBBYD__DATABASE__URL", &database.url)]);
+    for (part, is_named) in [("applying migration 1 of 1: signaling", true), ("applying", false)] {
+        let output = run(&settings, &["migrate"]);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(text(&output.stderr).contains(part), is_named, "{output:?}");
+    }
+}
+
 /// The table may be a view of the site, made for an older version.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_that_is_missing_is_named_at_the_start() {

@@ -224,16 +224,25 @@ pub(super) fn explain_failed<D: Dialect>(
     }
 }
 
-/// Applies the migrations that are missing.
+/// Applies the migrations that are missing. On tables that exist, one of them may take minutes, so the log
+/// says which one it is.
 async fn run_migrations<C: Migrate>(
     migrator: &Migrator,
     connection: &mut C,
 ) -> Result<(), MigrateError> {
-    if cfg!(feature = "failpoints") {
-        for migration in migrator.iter() {
-            migrator.run_direct(Some(migration.version), connection, false).await?;
-            failpoints::reach(Point::MidMigration);
+    connection.ensure_migrations_table(MIGRATIONS_TABLE).await?;
+    let applied = connection.list_applied_migrations(MIGRATIONS_TABLE).await?;
+    let is_missing = |version| applied.iter().all(|applied| applied.version != version);
+    let missing: Vec<_> =
+        migrator.iter().filter(|migration| is_missing(migration.version)).collect();
+    let total = missing.len();
+    for (migration, number) in missing.into_iter().zip(1..) {
+        if !applied.is_empty() {
+            let name = &migration.description;
+            tracing::info!("applying migration {number} of {total}: {name}");
         }
+        migrator.run_direct(Some(migration.version), connection, false).await?;
+        failpoints::reach(Point::MidMigration);
     }
     migrator.run_direct(None, connection, false).await
 }

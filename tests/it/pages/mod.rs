@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::support::{
     app::{PASSWORD, TestApp},
     browser::Browser,
+    eventually,
     http::Client,
 };
 
@@ -28,11 +29,15 @@ impl TestApp {
     /// Shows the page to a user, whose browser knows the login from then on.
     async fn page_of(&self, user: &str, room: &str) -> Browser {
         let browser = Browser::open().await;
+        self.log_in(&browser, user, room).await;
+        browser
+    }
+
+    async fn log_in(&self, browser: &Browser, user: &str, room: &str) {
         let server = format!("127.0.0.1:{}", self.http_port());
         let password = PASSWORD.replace(' ', "%20");
         browser.go(&format!("http://{user}:{password}@{server}/call?token={room}")).await;
         browser.go(&self.page(room)).await;
-        browser
     }
 
     /// Shows the page to a guest, who enters this name.
@@ -62,6 +67,14 @@ impl Browser {
     async fn enter(&self, name: &str) {
         self.write("#display-name", name).await;
         self.click("#entry button").await;
+        eventually("the entry", || async {
+            // On a busy machine, a request may be refused: the page asks to try again.
+            if !self.text("#entry-error").await.is_empty() {
+                self.click("#entry button").await;
+            }
+            (!self.has("#entry").await).then_some(())
+        })
+        .await;
     }
 }
 

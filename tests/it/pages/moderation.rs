@@ -2,16 +2,16 @@
 
 use serde_json::json;
 
-use super::{OPEN, WAITING};
+use super::{OPEN, WAITING, barriers::check, set_lobby};
 use crate::support::{app::TestApp, database::Kind};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_moderator_sees_who_waits_and_opens_moves_and_closes() {
-    let app = TestApp::new(Kind::Sqlite).await;
+on_every_database!(crate::support::app::TestApp::new: a_moderator_sees_who_waits_and_opens_moves_and_closes,);
+
+async fn a_moderator_sees_who_waits_and_opens_moves_and_closes(app: TestApp) {
     let owner = app.user("owner").await;
     let room = app.webinar(&owner, None).await;
     let moderator = app.page_of("owner", &room).await;
-    moderator.shows("#headline", "Participants are waiting").await;
+    moderator.shows("#headline", "Participants have to wait").await;
     moderator.shows("#waiting-title", "Nobody is waiting").await;
     let guest = app.guest_page("Carol", &room).await;
     guest.shows("#headline", WAITING).await;
@@ -57,5 +57,11 @@ async fn a_guest_who_moderates_sees_who_waits() {
     let dave = app.guest_page("Dave", &room).await;
     dave.shows("#headline", WAITING).await;
     carol.shows("#waiting", "Dave").await;
-    assert!(!carol.has("#open-now").await);
+    assert!(!carol.has("#open-now").await && !carol.has("#timer").await);
+    carol.shows("#guest-moderator", "Moderators with an account can open it").await;
+    check(&carol, "guest-moderator").await;
+    set_lobby(&owner, &room, 0, None).await;
+    carol.shows("#headline", OPEN).await;
+    assert!(!carol.has("#moderation").await);
+    check(&carol, "guest-moderator-open").await;
 }

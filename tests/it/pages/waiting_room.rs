@@ -2,8 +2,10 @@
 
 use serde_json::json;
 
-use super::{OPEN, WAITING, set_lobby};
+use super::{OPEN, WAITING, barriers::check, set_lobby};
 use crate::support::{app::TestApp, browser::Browser, database::Kind, eventually};
+
+on_every_database!(crate::support::app::TestApp::new: the_page_opens_when_the_timer_is_due,);
 
 /// Notes when the page says that the room is open, by the clock of this machine, after it was closed.
 const WATCH: &str = "
@@ -28,9 +30,7 @@ async fn time_to_open(app: &TestApp, browser: &Browser, room: &str, due: i64) ->
     opened - due * 1000
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_page_opens_when_the_timer_is_due() {
-    let mut app = TestApp::new(Kind::Sqlite).await;
+async fn the_page_opens_when_the_timer_is_due(mut app: TestApp) {
     app.set("HTTP__JOIN_URL", "/rooms/{token}");
     app.restart().await;
     let owner = app.user("owner").await;
@@ -55,6 +55,23 @@ async fn the_page_opens_when_the_timer_is_due() {
     set_lobby(&owner, &room, 1, None).await;
     browser.shows("#headline", WAITING).await;
     assert!(!browser.has("#join").await);
+}
+
+/// Here because the database refuses to open it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_waits_for_a_late_opening_says_so() {
+    let app = TestApp::new(Kind::Sqlite).await;
+    let owner = app.user("owner").await;
+    let room = app.webinar(&owner, None).await;
+    let browser = app.guest_page("Carol", &room).await;
+    browser.shows("#headline", WAITING).await;
+    app.database.refuse_reset(&room).await;
+    set_lobby(&owner, &room, 1, Some(app.database.now().await + 5)).await;
+    browser.shows("#headline", "Opening…").await;
+    assert!(!browser.has("#countdown").await && !browser.has("#join").await);
+    check(&browser, "opening").await;
+    app.database.execute("DROP TRIGGER archived").await;
+    browser.shows("#headline", OPEN).await;
 }
 
 /// Prints how late the page says that the room is open. A busy machine may delay some of them.
@@ -151,11 +168,19 @@ async fn the_page_speaks_german() {
     let room = app.webinar(&owner, Some(3 * 86_400)).await;
     let browser = Browser::speaking("de-DE").await;
     browser.go(&app.page(&room)).await;
+    browser.shows("#headline", "Bitte geben Sie Ihren Namen ein").await;
+    check(&browser, "german-name").await;
     browser.enter("Carol").await;
     browser.shows("#headline", "Bitte warten Sie").await;
     browser.shows("#opens", "Uhr (Ihre Zeit)").await;
     browser.shows("#countdown", "Tage").await;
     assert_eq!(browser.run("return document.documentElement.lang").await, "de");
+    check(&browser, "german-waiting").await;
+    set_lobby(&owner, &room, 1, Some(app.database.now().await + 86_400 + 3600)).await;
+    browser.shows("#countdown", "Tag 0").await;
+    app.log_in(&browser, "owner", &room).await;
+    browser.shows("#headline", "Teilnehmende müssen warten").await;
+    check(&browser, "german-moderator").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

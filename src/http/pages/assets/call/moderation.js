@@ -37,7 +37,9 @@ export class Moderation {
 
   // Shows the room, if the viewer moderates it.
   update(room) {
-    const isShown = room !== undefined && isModerator(room);
+    const isGuest = room?.participantType === GUEST_MODERATOR;
+    // A guest has nothing to see of an open room.
+    const isShown = room !== undefined && isModerator(room) && !(isGuest && room.lobbyState === 0);
     element('moderation').hidden = !isShown;
     if (!isShown) {
       clearTimeout(this.#timer);
@@ -46,7 +48,8 @@ export class Moderation {
     }
     this.#room = room;
     const isClosed = room.lobbyState === 1;
-    element('controls').hidden = room.participantType === GUEST_MODERATOR;
+    element('controls').hidden = isGuest;
+    element('guest-moderator').hidden = !isGuest;
     const [open, close] = [element('open-now'), element('close-again')];
     // A button that disappears must not take the focus with it.
     const hadFocus = [open, close].includes(document.activeElement);

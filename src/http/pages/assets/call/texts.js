@@ -35,7 +35,8 @@ const ENGLISH = {
   dialInNumber: 'Number of the webinar',
   dialInPin: 'Your PIN',
   moderation: 'For moderators',
-  closed: 'Participants are waiting',
+  closed: 'Participants have to wait',
+  guestModerator: 'Moderators with an account can open it.',
   openNow: 'Open now',
   closeAgain: 'Close again',
   opensAt: 'Opens at',
@@ -48,6 +49,7 @@ const ENGLISH = {
   waitingNumber: 'Waiting: {number}',
   guest: 'Guest',
   login: 'Log in as a moderator',
+  day: 'day',
   days: 'days',
   hours: 'h',
   minutes: 'min',
@@ -89,7 +91,8 @@ const GERMAN = {
   dialInNumber: 'Nummer des Webinars',
   dialInPin: 'Ihre PIN',
   moderation: 'Für die Moderation',
-  closed: 'Teilnehmende warten',
+  closed: 'Teilnehmende müssen warten',
+  guestModerator: 'Öffnen kann es die Moderation mit einem Konto.',
   openNow: 'Jetzt öffnen',
   closeAgain: 'Wieder schließen',
   opensAt: 'Beginnt um',
@@ -102,6 +105,7 @@ const GERMAN = {
   waitingNumber: 'Es warten: {number}',
   guest: 'Gast',
   login: 'Als Moderation anmelden',
+  day: 'Tag',
   days: 'Tage',
   hours: 'Std.',
   minutes: 'Min.',
@@ -131,8 +135,9 @@ export function opening(timer, now) {
 // A remaining time as numbers with their units, such as [['02', 'h'], ['05', 'min'], ['09', 's']].
 export function remaining(milliseconds) {
   const seconds = Math.max(0, Math.ceil(milliseconds / 1000));
+  const days = Math.floor(seconds / 86_400);
   const parts = [
-    [Math.floor(seconds / 86_400), 'days'],
+    [days, days === 1 ? 'day' : 'days'],
     [Math.floor(seconds / 3600) % 24, 'hours'],
     [Math.floor(seconds / 60) % 60, 'minutes'],
     [seconds % 60, 'seconds'],

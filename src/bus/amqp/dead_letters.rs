@@ -3,7 +3,9 @@
 //! Dead letters are taken without an acknowledgement. The broker puts them back in their order when
 //! the channel closes, and counts a delivery of each. A quorum queue drops a message that was
 //! delivered more often than its limit, which RabbitMQ 4 sets to twenty by default. So one that was
-//! delivered often is replaced by a copy, whose count begins again.
+//! delivered often is replaced by a copy at the end of the queue, whose count begins again. Copies are
+//! kept in memory until then; if there are too many, the queue is read once more instead, so that none is
+//! missed however much there is.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -34,8 +36,8 @@ const OF_DELIVERY: [&str; 2] = [message::DELIVERY_COUNT, "x-acquired-count"];
 /// Half of RabbitMQ's default limit: as many readers may be killed before it is reached.
 const RENEWED_AFTER: i64 = 10;
 
-/// Bound of the bodies that are kept to be renewed. The others are renewed after a later read.
-const MAX_RENEWED_BYTES: usize = 32 * 1024 * 1024;
+/// Bound of the bodies that are kept to be renewed: those of ten thousand ordinary events.
+const MAX_RENEWED_BYTES: usize = 4 * 1024 * 1024;
 
 /// Bytes of a digest that identify a message without an id.
 const ID_BYTES: usize = 6;
@@ -50,6 +52,8 @@ pub(super) struct AmqpDeadLetters {
     /// Those that were delivered too often, by their order.
     worn: BTreeMap<DeliveryTag, (Vec<u8>, BasicProperties)>,
     worn_bytes: usize,
+    /// Whether there are more than are kept.
+    has_more_worn: bool,
     /// Number of those that were taken and are not removed.
     held: u32,
 }
@@ -76,6 +80,7 @@ impl AmqpDeadLetters {
             vhost,
             worn: BTreeMap::new(),
             worn_bytes: 0,
+            has_more_worn: false,
             held: 0,
         })
     }
@@ -107,14 +112,52 @@ impl AmqpDeadLetters {
 
     /// Puts back what was taken. The next command finds it in its place.
     async fn put_back(&mut self) -> Result<()> {
-        let channel = answered("open a channel", self.connection.create_channel()).await?;
+        let channel = confirming_channel(&self.connection).await?;
         let held = std::mem::replace(&mut self.channel, channel);
         let closing = held.close(super::REPLY_SUCCESS, "read".into());
         answered("close a channel", closing).await?;
         while self.waiting().await? < self.held {
             sleep(RETURN_POLL).await;
         }
+        self.held = 0;
         Ok(())
+    }
+
+    /// Replaces those that were delivered too often by copies.
+    async fn renew(&mut self) -> Result<()> {
+        let worn = std::mem::take(&mut self.worn);
+        if !self.has_more_worn {
+            for (tag, (body, properties)) in worn {
+                self.store(&self.queue, &body, properties).await?;
+                self.acknowledge(tag).await?;
+            }
+            return Ok(());
+        }
+        if timeout(RETURN_TIMEOUT, self.put_back()).await.is_err() {
+            return Ok(());
+        }
+        // The whole queue: what was put back need not be at its beginning.
+        for _ in 0..self.waiting().await? {
+            let Some(delivery) = self.get().await? else { break };
+            let letter = dead_letter(delivery);
+            if let bus::Original::Amqp(original) = &letter.original
+                && original.is_worn()
+            {
+                self.store(&self.queue, &letter.body, original.copied()).await?;
+                self.acknowledge(letter.tag).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the next message of the queue.
+    async fn get(&mut self) -> Result<Option<LapinDelivery>> {
+        let getting =
+            self.channel.basic_get(self.queue.as_str().into(), BasicGetOptions::default());
+        let got = answered("deliver a message", getting).await;
+        let got = got.map_err(|error| self.failed(error))?;
+        self.held += u32::from(got.is_some());
+        Ok(got.map(|BasicGetMessage { delivery, .. }| delivery))
     }
 
     fn failed(&self, error: BusError) -> BusError {
@@ -138,23 +181,17 @@ impl DeadLetters for AmqpDeadLetters {
     }
 
     async fn take(&mut self) -> Result<Option<DeadLetter>> {
-        let getting =
-            self.channel.basic_get(self.queue.as_str().into(), BasicGetOptions::default());
-        let got = answered("deliver a message", getting).await;
-        let Some(BasicGetMessage { delivery, .. }) = got.map_err(|error| self.failed(error))?
-        else {
-            return Ok(None);
-        };
-        self.held += 1;
+        let Some(delivery) = self.get().await? else { return Ok(None) };
         let letter = dead_letter(delivery);
         let bus::Original::Amqp(original) = &letter.original else { return Ok(Some(letter)) };
-        let deliveries = original.header(message::DELIVERY_COUNT).and_then(message::integer);
-        if deliveries.is_some_and(|number| number >= RENEWED_AFTER)
-            && self.worn_bytes.saturating_add(letter.body.len()) <= MAX_RENEWED_BYTES
-        {
-            self.worn_bytes += letter.body.len();
-            let copy = (letter.body.clone(), original.with_headers(|name| !is_of_delivery(name)));
-            self.worn.insert(letter.tag, copy);
+        if original.is_worn() {
+            let bytes = self.worn_bytes.saturating_add(letter.body.len());
+            if bytes <= MAX_RENEWED_BYTES {
+                self.worn_bytes = bytes;
+                self.worn.insert(letter.tag, (letter.body.clone(), original.copied()));
+            } else {
+                self.has_more_worn = true;
+            }
         }
         Ok(Some(letter))
     }
@@ -172,14 +209,7 @@ impl DeadLetters for AmqpDeadLetters {
     }
 
     async fn close(mut self: Box<Self>) -> Result<()> {
-        let mut renewed = Ok(());
-        for (tag, (body, properties)) in std::mem::take(&mut self.worn) {
-            renewed = self.store(&self.queue, &body, properties).await;
-            if renewed.is_err() {
-                break;
-            }
-            self.acknowledge(tag).await?;
-        }
+        let renewed = self.renew().await;
         if renewed.is_ok() && self.held > 0 {
             // Otherwise the broker does it when the connection ends.
             timeout(RETURN_TIMEOUT, self.put_back()).await.ok();
@@ -199,6 +229,17 @@ impl Original {
             .map(|(name, value)| (message::renamed(name), value.clone()))
             .collect();
         self.with(headers)
+    }
+
+    /// The properties of a copy that takes its place.
+    fn copied(&self) -> BasicProperties {
+        self.with_headers(|name| !is_of_delivery(name))
+    }
+
+    /// Whether it was delivered so often that the broker may drop it soon.
+    fn is_worn(&self) -> bool {
+        let deliveries = self.header(message::DELIVERY_COUNT).and_then(message::integer);
+        deliveries.is_some_and(|number| number >= RENEWED_AFTER)
     }
 
     /// The properties of an event that is applied again, which say where it was published to.

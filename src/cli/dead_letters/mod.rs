@@ -13,18 +13,15 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use lobbyd::bus::{BusError, DeadLetter, DeadLetters};
-use lobbyd::config::Loaded;
+use lobbyd::config::{Config, Loaded};
 use lobbyd::logging;
 use serde::Serialize;
 
-use self::selection::{Selection, is_position, position};
+use self::selection::{Bound, Selection, is_position, position};
 use self::shown::{Letter, list, show};
 use super::access::open_bus;
 use super::output::{self, Format};
 use super::print;
-
-/// So many dead letters are read at most: each stays in the memory of the broker until the end.
-const MAX_READ: u32 = 10_000;
 
 /// A queue of so many is always read as a whole: the broker puts back what was read behind what was read
 /// earlier, so that only a whole queue keeps its order.
@@ -52,6 +49,9 @@ pub(super) struct List {
     limit: usize,
 
     #[command(flatten)]
+    bound: Bound,
+
+    #[command(flatten)]
     format: Format,
 }
 
@@ -60,6 +60,9 @@ pub(super) struct Show {
     /// Number or id in the list
     #[arg(value_name = "NUMBER|ID")]
     letter: String,
+
+    #[command(flatten)]
+    bound: Bound,
 
     #[command(flatten)]
     format: Format,
@@ -76,6 +79,9 @@ pub(super) struct Replay {
     selection: Selection,
 
     #[command(flatten)]
+    bound: Bound,
+
+    #[command(flatten)]
     format: Format,
 }
 
@@ -83,6 +89,9 @@ pub(super) struct Replay {
 pub(super) struct DropCommand {
     #[command(flatten)]
     selection: Selection,
+
+    #[command(flatten)]
+    bound: Bound,
 
     /// Do not ask
     #[arg(long)]
@@ -102,12 +111,12 @@ impl DeadLettersCommand {
             Err(error) => Err(error.into()),
         };
         bus.close().await;
-        done.map_err(explained)
+        done.map_err(|error| explained(error, &loaded.config))
     }
 }
 
 /// Says what can be done about an error of the broker.
-fn explained(error: anyhow::Error) -> anyhow::Error {
+fn explained(error: anyhow::Error, config: &Config) -> anyhow::Error {
     let Some(cause) = error.downcast_ref::<BusError>() else { return error };
     if matches!(cause, BusError::Unparseable { .. }) {
         return error.context(
@@ -115,11 +124,20 @@ fn explained(error: anyhow::Error) -> anyhow::Error {
              program that reads it; remove it with RabbitMQ's management plugin",
         );
     }
-    if logging::causes(cause).contains("ACCESS_REFUSED") {
+    let causes = logging::causes(cause);
+    if causes.contains("ACCESS_REFUSED") && causes.contains("Login was refused") {
         return error.context(
-            "set LOBBYD__EVENTS__URL to the URL of a user who may read the queue of dead letters, \
-             and write to the default exchange",
+            "the broker knows no user with this password; set LOBBYD__EVENTS__URL to the URL of one who \
+             may read the dead letters",
         );
+    }
+    if causes.contains("ACCESS_REFUSED") {
+        let queue = &config.events.dead_letter_queue;
+        return error.context(format!(
+            "this user lacks a permission: the commands need to read the queue {queue} and, for replay, \
+             to write to the exchange amq.default; set LOBBYD__EVENTS__URL to the URL of a user who may \
+             (deploy/rabbitmq/README.md creates one)"
+        ));
     }
     error
 }
@@ -140,6 +158,14 @@ struct Outcome {
     /// Those of which the broker keeps only the beginning.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cut: Vec<String>,
+    /// Number of those that were not looked at.
+    #[serde(skip_serializing_if = "is_zero")]
+    unread: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Queue {
@@ -150,8 +176,10 @@ impl Queue {
             DeadLettersCommand::Replay(replay) => self.replay(&replay).await,
             DeadLettersCommand::Drop(drop) => self.delete(&drop).await,
         };
-        // After an error, the broker puts back what was taken by itself.
-        let rest = if done.is_ok() { self.letters.waiting().await? } else { 0 };
+        let is_broken =
+            done.as_ref().is_err_and(|error| error.downcast_ref::<BusError>().is_some());
+        // After an error of the broker, it puts back what was taken by itself.
+        let rest = if is_broken { 0 } else { self.letters.waiting().await? };
         if rest <= KEPT_IN_ORDER {
             for _ in 0..rest {
                 if !matches!(self.letters.take().await, Ok(Some(_letter))) {
@@ -171,9 +199,11 @@ impl Queue {
 
     async fn list(&mut self, options: &List) -> anyhow::Result<()> {
         let waiting = self.letters.waiting().await?;
-        let (mut found, mut unread) = (Vec::new(), None);
-        for number in 1..=waiting.min(MAX_READ) {
+        let (mut found, mut failed) = (Vec::new(), None);
+        let mut unread = waiting.saturating_sub(options.bound.max_read);
+        for number in 1..=waiting - unread {
             if found.len() == options.limit {
+                unread = 0;
                 break;
             }
             match self.next(number).await {
@@ -185,42 +215,49 @@ impl Queue {
                 Ok(None) => break,
                 Err(error) => {
                     // What was read before is worth showing.
-                    unread = Some(error);
+                    failed = Some(error);
                     break;
                 }
             }
         }
-        list(&found, waiting, options.format)?;
-        unread.map_or(Ok(()), Err)
+        list(&found, waiting, unread, options.format)?;
+        failed.map_or(Ok(()), Err)
     }
 
     async fn show(&mut self, options: &Show) -> anyhow::Result<()> {
         let wanted = position(&options.letter);
-        for number in 1..=self.letters.waiting().await?.min(MAX_READ) {
+        let waiting = self.letters.waiting().await?;
+        let read = waiting.min(options.bound.max_read);
+        for number in 1..=read {
             let Some(letter) = self.next(number).await? else { break };
             if wanted == Some(number) || letter.id == options.letter {
                 return show(&Letter::new(number, &letter, self.now), &letter, options.format);
             }
         }
-        bail!("there is no dead letter {}", output::printable(&options.letter))
+        let letter = output::printable(&options.letter);
+        if read < waiting {
+            bail!(
+                "dead letter {letter} is not among the first {read} of {waiting}; --max-read reads more"
+            );
+        }
+        bail!("there is no dead letter {letter}")
     }
 
     async fn replay(&mut self, options: &Replay) -> anyhow::Result<()> {
         let waiting = self.letters.waiting().await?;
         let progress = progress(waiting);
-        let (mut replayed, mut cut, mut skipped) = (0, Vec::new(), 0);
+        let (mut replayed, mut cut, mut kept, mut unread) = (0, Vec::new(), 0, 0);
         for number in 1..=waiting {
+            if kept == options.bound.max_read {
+                unread = waiting - (number - 1);
+                break;
+            }
             let Some(letter) = self.next(number).await? else { break };
             progress.inc(1);
-            if !options.selection.matches(&letter, self.now) {
-                skipped += 1;
-                if skipped == MAX_READ {
-                    break;
-                }
-                continue;
-            }
-            if letter.is_cut() {
-                cut.push(letter.id);
+            let is_selected = options.selection.matches(&letter, self.now);
+            if !is_selected || letter.is_cut() {
+                kept += 1;
+                cut.extend(is_selected.then_some(letter.id));
                 continue;
             }
             let stored = self.letters.replay(&letter).await;
@@ -234,34 +271,54 @@ impl Queue {
             0 => String::new(),
             number => format!("; {number} cannot be, because only the beginning was kept"),
         };
-        let outcome = Outcome { replayed: Some(replayed), cut, ..Outcome::default() };
+        let outcome = Outcome { replayed: Some(replayed), cut, unread, ..Outcome::default() };
         let text = format!("{replayed} of {waiting} replayed{cut_text}");
         report(&options.selection, &outcome, &text, options.format)
     }
 
     async fn delete(&mut self, options: &DropCommand) -> anyhow::Result<()> {
         let waiting = self.letters.waiting().await?;
+        let selection = &options.selection;
+        let is_agreed = options.yes || selection.is_everything();
+        if is_agreed && !options.yes && waiting > 0 {
+            confirm(waiting, waiting)?;
+        }
+        let progress = progress(waiting);
+        let (mut dropped, mut kept, mut unread) = (0, 0, 0);
         let mut selected = Vec::new();
-        for number in 1..=waiting.min(MAX_READ) {
+        for number in 1..=waiting {
+            if kept == options.bound.max_read {
+                unread = waiting - (number - 1);
+                break;
+            }
             let Some(letter) = self.next(number).await? else { break };
-            if options.selection.matches(&letter, self.now) {
+            progress.inc(1);
+            if !selection.matches(&letter, self.now) {
+                kept += 1;
+            } else if is_agreed {
+                self.letters.delete(&letter).await?;
+                dropped += 1;
+            } else {
+                kept += 1;
                 selected.push(letter);
             }
         }
-        if !options.yes && !selected.is_empty() {
-            confirm(selected.len(), waiting)?;
+        progress.finish_and_clear();
+        if !selected.is_empty() {
+            confirm(u32::try_from(selected.len())?, waiting)?;
         }
-        let number = u64::try_from(selected.len())?;
         for letter in &selected {
             self.letters.delete(letter).await?;
+            dropped += 1;
         }
-        let outcome = Outcome { dropped: Some(number), ..Outcome::default() };
-        let text = format!("{number} of {waiting} dropped");
-        report(&options.selection, &outcome, &text, options.format)
+        let outcome = Outcome { dropped: Some(dropped), unread, ..Outcome::default() };
+        let text = format!("{dropped} of {waiting} dropped");
+        report(selection, &outcome, &text, options.format)
     }
 }
 
-/// Prints what was done. Fails if ids were given and none of them is in the queue.
+/// Prints what was done. Fails if that was not all: some were not looked at, or ids were given and none of
+/// them is in the queue.
 fn report(
     selection: &Selection,
     outcome: &Outcome,
@@ -272,6 +329,13 @@ fn report(
         output::print_json(outcome)?;
     } else {
         print(text)?;
+    }
+    if outcome.unread > 0 {
+        bail!(
+            "{} dead letters were not looked at, because so many before them stay in the queue; \
+             --max-read reads more",
+            outcome.unread
+        );
     }
     let done = outcome.replayed.or(outcome.dropped).unwrap_or_default();
     let is_missing = done == 0 && outcome.cut.is_empty() && selection.names_some();
@@ -290,7 +354,7 @@ fn progress(number: u32) -> ProgressBar {
 }
 
 /// Asks whether so many dead letters are to be deleted.
-fn confirm(number: usize, waiting: u32) -> anyhow::Result<()> {
+fn confirm(number: u32, waiting: u32) -> anyhow::Result<()> {
     ensure!(
         io::stdin().is_terminal(),
         "{number} of {waiting} would be dropped; confirm with --yes"

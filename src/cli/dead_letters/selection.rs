@@ -30,7 +30,22 @@ pub(super) struct Selection {
     older_than: Option<Duration>,
 }
 
+/// So many dead letters are read at most: each stays in the memory of the broker until the end.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Bound {
+    /// Read at most so many that are not replayed or dropped: the broker keeps them in memory meanwhile
+    #[arg(long, value_name = "NUMBER", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) max_read: u32,
+}
+
 impl Selection {
+    /// Whether all dead letters are meant.
+    pub(super) fn is_everything(&self) -> bool {
+        let Self { ids, reason, token, older_than } = self;
+        ids.is_empty() && reason.is_none() && token.is_none() && older_than.is_none()
+    }
+
     /// Whether ids were given.
     pub(super) fn names_some(&self) -> bool {
         !self.ids.is_empty()

@@ -74,19 +74,29 @@ impl Letter {
     }
 }
 
-/// Lists dead letters; `waiting` are in the queue.
-pub(super) fn list(letters: &[Letter], waiting: u32, format: Format) -> anyhow::Result<()> {
+/// Lists dead letters; `waiting` are in the queue, and `unread` of them were not looked at.
+pub(super) fn list(
+    letters: &[Letter],
+    waiting: u32,
+    unread: u32,
+    format: Format,
+) -> anyhow::Result<()> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Document<'a> {
         total: u32,
+        unread: u32,
         dead_letters: &'a [Letter],
     }
     if format.json {
-        return output::print_json(&Document { total: waiting, dead_letters: letters });
+        return output::print_json(&Document { total: waiting, unread, dead_letters: letters });
     }
+    let bound = match unread {
+        0 => String::new(),
+        unread => format!("; the last {unread} were not looked at, --max-read reads more"),
+    };
     if letters.is_empty() {
-        return print(&format!("None of {waiting} dead letters."));
+        return print(&format!("None of {waiting} dead letters{bound}."));
     }
     let mut table = Table::new(["No.", "Id", "Reason", "Routing key", "Age", "Size", "Body"]);
     for letter in letters {
@@ -103,7 +113,10 @@ pub(super) fn list(letters: &[Letter], waiting: u32, format: Format) -> anyhow::
     }
     print(&table.render())?;
     let shown = u32::try_from(letters.len())?;
-    if shown < waiting { print(&format!("{shown} of {waiting} dead letters")) } else { Ok(()) }
+    if shown < waiting {
+        return print(&format!("{shown} of {waiting} dead letters{bound}"));
+    }
+    Ok(())
 }
 
 /// Shows one dead letter completely.
@@ -112,7 +125,7 @@ pub(super) fn show(letter: &Letter, whole: &DeadLetter, format: Format) -> anyho
     if format.json {
         return output::print_json(&Whole { letter, headers: &whole.headers, body: &text });
     }
-    let zone = Zone::local();
+    let zone = Zone::shown();
     let mut table = Table::new(["Property", "Value"]);
     let since = letter.dead_lettered_at.map(|since| zone.time(since));
     let since_title = zone.header("since");

@@ -16,6 +16,7 @@ use crate::support::{
     database::Kind,
     eventually,
     server::BROKER,
+    terminal::Terminal,
 };
 
 /// A cluster in which a worker has dead-lettered these events.
@@ -37,6 +38,30 @@ impl Fixture {
         fixture.dead_letters_become(events.len()).await;
         assert!(worker.stop().await.success());
         fixture
+    }
+
+    /// A queue that has these bodies, and RabbitMQ 4's default limit: it drops a message after twenty
+    /// deliveries.
+    async fn plain(bodies: [String; 3]) -> Self {
+        let mut cluster = TestCluster::new(Kind::Sqlite).await;
+        drop(cluster.database.store().await);
+        cluster.set("EVENTS__DECLARE", "false");
+        let client = Client::connect(&cluster.amqp_url, "").await;
+        let queue = cluster.dead_letters.clone();
+        let limit = r#"{"delivery-limit": 20}"#;
+        BROKER.control(&[
+            "set_policy",
+            &queue,
+            &format!("^{queue}$"),
+            limit,
+            "--apply-to",
+            "queues",
+        ]);
+        client.declare_quorum_queue(&queue).await;
+        for body in bodies {
+            client.send(&queue, body.as_bytes(), "application/json").await.await.unwrap();
+        }
+        Self { cluster, client }
     }
 
     async fn dead_letters_become(&self, number: usize) {
@@ -69,6 +94,11 @@ impl Fixture {
         command.arg("dead-letters").args(arguments);
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
+}
+
+fn ids(list: &Value) -> Vec<String> {
+    let letters = list["deadLetters"].as_array().unwrap();
+    letters.iter().map(|letter| letter["id"].to_string()).collect()
 }
 
 fn closing(token: &str) -> Value {
@@ -118,22 +148,7 @@ async fn reading_keeps_the_order_and_does_not_use_up_the_delivery_limit() {
     let fixture = Fixture::new(&[closing("a"), closing("b"), closing("c")]).await;
     let order = fixture.rooms();
     let order: Vec<&str> = order.iter().map(String::as_str).collect();
-    // A queue without limit of its own: RabbitMQ 4 drops a message after twenty deliveries.
-    let mut plain = TestCluster::new(Kind::Sqlite).await;
-    drop(plain.database.store().await);
-    fixture.client.declare_quorum_queue(&plain.dead_letters).await;
-    plain.set("EVENTS__DECLARE", "false");
-    let direct = Client::connect(&plain.amqp_url, "").await;
-    for token in ["a", "b", "c"] {
-        let body = closing(token).to_string();
-        let sent = direct.send(&plain.dead_letters, body.as_bytes(), "application/json").await;
-        sent.await.unwrap();
-    }
-    let plain = Fixture { cluster: plain, client: direct };
-    let ids = |list: &Value| {
-        let letters = list["deadLetters"].as_array().unwrap();
-        letters.iter().map(|letter| letter["id"].to_string()).collect::<Vec<_>>()
-    };
+    let plain = Fixture::plain(["a", "b", "c"].map(|token| closing(token).to_string())).await;
     let first = ids(&plain.json(&["list"]));
     for _ in 0..45 {
         fixture.json(&["show", "1"]);
@@ -142,6 +157,80 @@ async fn reading_keeps_the_order_and_does_not_use_up_the_delivery_limit() {
         plain.rooms_become(&["a", "b", "c"]).await;
     }
     assert_eq!(ids(&plain.json(&["list"])), first, "a copy has the same id");
+}
+
+/// More than is kept in memory to be renewed.
+#[tokio::test(flavor = "multi_thread")]
+async fn reading_large_dead_letters_does_not_use_up_the_delivery_limit() {
+    let plain = Fixture::plain(["a", "b", "c"].map(|letter| letter.repeat(3 << 20))).await;
+    let first = ids(&plain.json(&["list"]));
+    assert_eq!(first.len(), 3);
+    for _ in 0..25 {
+        plain.dead_letters_become(3).await;
+        assert_eq!(ids(&plain.json(&["list"])), first);
+    }
+}
+
+fn bounded<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    [&["dead-letters"], arguments, &["--max-read", "1"]].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bound_that_is_reached_is_named() {
+    let plain = Fixture::plain(["a", "b", "c"].map(|token| closing(token).to_string())).await;
+    let settings = &plain.cluster.settings;
+    let list = shown(settings, &bounded(&["list"]));
+    assert_eq!((&list["total"], &list["unread"], ids(&list).len()), (&json!(3), &json!(2), 1));
+    plain.dead_letters_become(3).await;
+    let list = printed(settings, &bounded(&["list", "--token", "b"]));
+    let bound = "the last 2 were not looked at, --max-read reads more";
+    assert_eq!(list, format!("None of 3 dead letters; {bound}.\n"));
+    plain.dead_letters_become(3).await;
+    let error = failure(settings, &bounded(&["show", "2"]));
+    assert!(error.contains("dead letter 2 is not among the first 1 of 3; --max-read"), "{error}");
+    for command in [["replay", "--token", "b"].as_slice(), &["drop", "--token", "b", "--yes"]] {
+        plain.dead_letters_become(3).await;
+        let error = failure(settings, &bounded(command));
+        assert!(error.contains("2 dead letters were not looked at"), "{error}");
+    }
+    // What leaves the queue does not count.
+    plain.dead_letters_become(3).await;
+    assert_eq!(printed(settings, &bounded(&["drop", "--yes"])), "3 of 3 dropped\n");
+    plain.dead_letters_become(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_asks_on_a_terminal() {
+    let plain = Fixture::plain(["a", "b", "c"].map(|token| closing(token).to_string())).await;
+    let settings = &plain.cluster.settings;
+    for (command, question) in [
+        ("drop", "Drop 3 of 3 dead letters? [y/N]"),
+        ("drop --token b", "Drop 1 of 3 dead letters? [y/N]"),
+    ] {
+        let mut terminal = Terminal::run(settings, &format!("lobbyd dead-letters {command}"));
+        terminal.shows(question).await;
+        terminal.press(b"\n");
+        assert!(!terminal.ended().await.success());
+        assert!(terminal.sent().contains("nothing was dropped"), "{}", terminal.sent());
+        plain.rooms_become(&["a", "b", "c"]).await;
+        plain.dead_letters_become(3).await;
+    }
+    let mut terminal = Terminal::run(settings, "lobbyd dead-letters drop --token b");
+    terminal.shows("[y/N]").await;
+    terminal.press(b"y\n");
+    assert!(terminal.ended().await.success());
+    assert!(terminal.sent().contains("1 of 3 dropped"), "{}", terminal.sent());
+    plain.rooms_become(&["a", "c"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_shows_its_progress_on_a_terminal() {
+    let plain = Fixture::plain(["a", "b", "c"].map(|token| closing(token).to_string())).await;
+    plain.client.declare_quorum_queue(&plain.cluster.queue).await;
+    let mut terminal = Terminal::run(&plain.cluster.settings, "lobbyd dead-letters replay");
+    assert!(terminal.ended().await.success());
+    let sent = terminal.sent();
+    assert!(sent.contains("/3") && sent.contains("3 of 3 replayed"), "{sent}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,5 +384,16 @@ async fn a_user_who_may_not_read_the_queue_is_told_what_to_set() {
     let url = format!("amqp://blind:secret@127.0.0.1{host}");
     fixture.cluster.set("EVENTS__URL", &url);
     let error = failure(&fixture.cluster.settings, &["dead-letters", "list"]);
-    assert!(error.contains("LOBBYD__EVENTS__URL to the URL of a user who may read"), "{error}");
+    let queue = &fixture.cluster.dead_letters;
+    for part in [
+        &format!("need to read the queue {queue}"),
+        "write to the exchange amq.default",
+        "set LOBBYD__EVENTS__URL to the URL of a user who may",
+    ] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    fixture.cluster.set("EVENTS__URL", &url.replace("secret", "wrong"));
+    let error = failure(&fixture.cluster.settings, &["dead-letters", "list"]);
+    assert!(error.contains("the broker knows no user with this password"), "{error}");
+    assert!(!error.contains("wrong@"), "{error}");
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::support::{
     amqp::Client,
     cluster::TestCluster,
-    daemon::Daemon,
+    daemon::{Daemon, run, settings},
     database::{Database, Kind},
     eventually,
     server::Broker,
@@ -218,6 +218,8 @@ async fn other_programs_can_only_do_what_they_need() {
         ("publisher", "lobbyd.updates", "room.updated.webinar", false),
         ("publisher", "", "lobbyd.lobby-changed", false),
         ("subscriber", "lobbyd.events", "lobby.changed", false),
+        ("operator", "", "lobbyd.lobby-changed", true),
+        ("operator", "lobbyd.events", "lobby.changed", false),
     ] {
         let client = Client::connect(&url(&format!("{user}:secret")), exchange).await;
         let confirm = client.send(key, b"{}", "application/json").await.await;
@@ -225,6 +227,13 @@ async fn other_programs_can_only_do_what_they_need() {
     }
     let client = Client::connect(&url("subscriber:secret"), "lobbyd.events").await;
     client.bind_queue("webinars", "room.updated.#").await;
+    let operator = Client::connect(&url("operator:secret"), "").await;
+    operator.send("lobbyd.dead-letters", b"{}", "application/json").await.await.unwrap();
+    for (user, may_read) in [("operator", true), ("lobbyd", false)] {
+        let settings = settings(&[("LOBBYD__EVENTS__URL", &url(&format!("{user}:secret")))]);
+        let output = run(&settings, &["dead-letters", "list"]);
+        assert_eq!(output.status.success(), may_read, "{user}: {output:?}");
+    }
 }
 
 #[test]

@@ -51,10 +51,17 @@ impl TransferLink {
         let transferred = timeout(PUBLISH_TIMEOUT, transferring)
             .await
             .unwrap_or(Err(BusError::TimedOut("confirm a message", PUBLISH_TIMEOUT)));
-        if !matches!(transferred, Ok(()) | Err(BusError::Blocked)) {
-            // Its state is not known, and the next connection declares a queue that is missing.
-            *self.connection.lock().await = None;
+        if matches!(transferred, Ok(()) | Err(BusError::Blocked)) {
+            return transferred;
         }
+        let mut slot = self.connection.lock().await;
+        if slot.as_ref().is_some_and(|link| link.is_blocked()) {
+            // The broker takes what was sent when its alarm is over, so each further connection would
+            // leave a copy.
+            return Err(BusError::Blocked);
+        }
+        // Its state is not known, and the next connection declares a queue that is missing.
+        *slot = None;
         transferred
     }
 
@@ -68,8 +75,7 @@ impl TransferLink {
     async fn connection(&self) -> Result<Arc<TransferConnection>> {
         let mut slot = self.connection.lock().await;
         if let Some(link) = slot.as_ref().filter(|link| link.is_of_use()) {
-            let blocked = link.connection.status().blocked();
-            return if blocked { Err(BusError::Blocked) } else { Ok(Arc::clone(link)) };
+            return if link.is_blocked() { Err(BusError::Blocked) } else { Ok(Arc::clone(link)) };
         }
         let link = Arc::new(TransferConnection::open(&self.broker).await?);
         Ok(Arc::clone(slot.insert(link)))
@@ -82,6 +88,10 @@ impl TransferConnection {
         let dead_letters = Mutex::new(confirming_channel(&connection).await?);
         let retry = Mutex::new(confirming_channel(&connection).await?);
         Ok(Self { connection, uris, dead_letters, retry })
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.connection.status().blocked()
     }
 
     fn is_of_use(&self) -> bool {

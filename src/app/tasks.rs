@@ -161,6 +161,7 @@ impl TaskSet<'_> {
             connections,
             per_address: http.max_connections_per_address.get(),
             trusted: http.trusted_proxies.clone(),
+            uses_reserve: false,
         };
         let (proxies, hosts) = (self.app.proxies.clone(), self.app.hosts.clone());
         let (origins, join_url) = (self.app.origins.clone(), self.app.join_url.clone());

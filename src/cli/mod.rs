@@ -31,8 +31,10 @@ use anyhow::{Context, bail};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use lobbyd::app::{App, ReloadSource, Role};
 use lobbyd::config::{Config, ConfigError, Layers, Loaded};
+use lobbyd::http::PROBE_FILES;
 use lobbyd::logging::LogLevel;
 use lobbyd::{app, logging, supervisor};
+use rlimit::Resource;
 use rustix::fs::Mode;
 use tokio_util::sync::CancellationToken;
 
@@ -239,9 +241,13 @@ async fn serve(layers: Layers, role: Role) -> anyhow::Result<()> {
     }
 }
 
-/// Each waiting client is an open file, and the usual soft limit is 1024.
+/// Each waiting client is an open file, and the usual soft limit is 1024. A few stay beyond the limit.
 fn raise_file_limit() {
-    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+    let raised = rlimit::increase_nofile_limit(u64::MAX).and_then(|limit| {
+        let (_soft, hard) = Resource::NOFILE.get()?;
+        Resource::NOFILE.set(limit.saturating_sub(PROBE_FILES), hard)
+    });
+    if let Err(error) = raised {
         tracing::warn!(%error, "limit of open files could not be raised");
     }
 }

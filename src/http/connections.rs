@@ -33,6 +33,8 @@ pub struct Limits {
     /// Maximum per client network; loopback and trusted proxies are exempt.
     pub per_address: usize,
     pub trusted: Vec<IpNet>,
+    /// Whether a connection is accepted when the process has no descriptors left.
+    pub uses_reserve: bool,
 }
 
 pub(super) struct Connections {
@@ -223,7 +225,12 @@ mod tests {
 
     fn connections(total: usize) -> Connections {
         let trusted = vec!["10.0.0.0/8".parse().unwrap()];
-        Connections::new(Limits { connections: total, per_address: 2, trusted })
+        Connections::new(Limits {
+            connections: total,
+            per_address: 2,
+            trusted,
+            uses_reserve: false,
+        })
     }
 
     fn is_closed(slot: &Slot) -> bool {

@@ -13,3 +13,4 @@ mod server;
 
 pub use connections::Limits;
 pub use pages::JoinUrl;
+pub use server::PROBE_FILES;

@@ -95,7 +95,12 @@ pub async fn serve(
         .route("/assets/{version}/{name}", get(asset))
         .route("/status.json", get(status))
         .with_state(Ops { health, backlog, outlook, metrics, page });
-    let limits = Limits { connections: CONNECTIONS, per_address: CONNECTIONS, trusted: Vec::new() };
+    let limits = Limits {
+        connections: CONNECTIONS,
+        per_address: CONNECTIONS,
+        trusted: Vec::new(),
+        uses_reserve: true,
+    };
     server::serve(listener, router, limits, HEADER_TIMEOUT, stop).await
 }
 

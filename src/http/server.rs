@@ -7,15 +7,18 @@
 //! [`ops`](super::ops), and knows nothing about requests.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::extract::Request;
 use axum::response::Response;
+use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rlimit::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -43,6 +46,10 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Time for the requests in progress when the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Descriptors beyond the limit that the program sets itself, below the hard limit. Without them, no
+/// probe could be answered when all others are taken.
+pub const PROBE_FILES: u64 = 8;
+
 /// Address of the client, added to each request of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) IpAddr);
@@ -67,6 +74,7 @@ where
     S: Clone + Send + 'static,
     S::Future: Send,
 {
+    let uses_reserve = limits.uses_reserve;
     let connections = Connections::new(limits);
     let mut tasks = JoinSet::new();
     let mut server = http1::Builder::new();
@@ -77,19 +85,23 @@ where
             () = stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        let (stream, address) = match accepted {
-            Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
-            Err(error) => {
-                if !is_failing {
-                    tracing::warn!(%error, "connections cannot be accepted");
-                }
-                is_failing = true;
-                connections.make_room();
-                sleep(ACCEPT_RETRY).await;
-                continue;
-            }
+        let was_failing = std::mem::replace(&mut is_failing, accepted.is_err());
+        if let Err(error) = &accepted
+            && !was_failing
+        {
+            tracing::warn!(%error, "connections cannot be accepted");
+        }
+        let accepted = match accepted {
+            Err(_no_descriptor) if uses_reserve => accept_beyond_limit(&listener),
+            accepted => accepted.map(Some),
         };
-        is_failing = false;
+        let Ok(accepted) = accepted else {
+            connections.make_room();
+            sleep(ACCEPT_RETRY).await;
+            continue;
+        };
+        let Some((stream, peer)) = accepted else { continue };
+        let address = peer.ip().to_canonical();
         // A refused connection is closed without a response, which costs least.
         if let Some(slot) = connections.admit(address) {
             tasks.spawn(serve_connection(
@@ -108,6 +120,16 @@ where
         tracing::debug!("long polls were cut off at shutdown");
     }
     Ok(())
+}
+
+/// Accepts a connection although all descriptors up to the limit are taken: with one of those beyond
+/// it, see [`PROBE_FILES`]. `None` if no client waits.
+fn accept_beyond_limit(listener: &TcpListener) -> io::Result<Option<(TcpStream, SocketAddr)>> {
+    let (limit, hard) = getrlimit(Resource::NOFILE)?;
+    setrlimit(Resource::NOFILE, hard, hard)?;
+    let accepted = listener.accept().now_or_never();
+    setrlimit(Resource::NOFILE, limit, hard)?;
+    accepted.transpose()
 }
 
 async fn serve_connection<S>(

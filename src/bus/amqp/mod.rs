@@ -21,6 +21,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_compat::Compat;
 use async_trait::async_trait;
 use lapin::{Connection, ConnectionStatus};
 use parking_lot::Mutex;
@@ -94,6 +95,15 @@ impl Broker {
     }
 }
 
+/// The threads of lapin share a runtime that starts when it is first needed. If there is no
+/// descriptor for it then, no connection can be made any longer, so it starts here.
+fn start_runtime_of_lapin() {
+    let started = std::thread::spawn(|| drop(Compat::new(()))).join();
+    if started.is_err() {
+        tracing::error!("runtime of the AMQP library could not be started, restart the process");
+    }
+}
+
 fn connection_name(role: &str) -> String {
     format!("lobbyd {role}, process {}", std::process::id())
 }
@@ -110,6 +120,7 @@ pub(super) struct AmqpBus {
 
 impl AmqpBus {
     pub(super) fn new(urls: &[&str], options: BusOptions) -> Result<Self> {
+        start_runtime_of_lapin();
         let nodes = Nodes::new(nodes::parse(urls)?);
         let broker = Arc::new(Broker {
             nodes,

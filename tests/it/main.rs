@@ -61,6 +61,7 @@ mod crash;
 mod deploy;
 mod dial_in;
 mod event_streams;
+mod exhausted;
 mod failover;
 #[cfg(feature = "failpoints")]
 mod failpoints;

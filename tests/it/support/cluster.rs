@@ -102,9 +102,7 @@ impl TestCluster {
         api
     }
 
-    /// Inserts rooms PREFIX1, PREFIX2, … and publishes lobby changes that close them, each until one
-    /// of these seconds from now. Half of the events have a version; the others are as a simple
-    /// script sends them.
+    /// Inserts open rooms PREFIX1, PREFIX2, … and has events close them.
     pub async fn arm_by_events(
         &self,
         client: &Client,
@@ -113,6 +111,18 @@ impl TestCluster {
         seconds: Range<i64>,
     ) {
         self.database.open_rooms(prefix, number).await;
+        self.close_by_events(client, prefix, number, seconds).await;
+    }
+
+    /// Publishes lobby changes that close rooms PREFIX1, PREFIX2, …, each until one of these seconds
+    /// from now. Half of the events have a version; the others are as a simple script sends them.
+    pub async fn close_by_events(
+        &self,
+        client: &Client,
+        prefix: &str,
+        number: u32,
+        seconds: Range<i64>,
+    ) {
         let now = self.database.now().await;
         for (index, second) in (1..=number).zip(seconds.cycle()) {
             let mut change =

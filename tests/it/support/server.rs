@@ -55,7 +55,7 @@ pub fn sandbox() -> &'static Path {
         let path = tempfile::Builder::new().prefix("lobbyd-test-").tempdir().unwrap().keep();
         // The servers run as their own users.
         run(Command::new("chmod").arg("755").arg(&path));
-        let script = r#"cat >/dev/null; sleep 2; rm -rf "$1""#;
+        let script = r#"cat >/dev/null; sleep 2; umount --lazy "$1"/disk-*; rm -rf "$1""#;
         let janitor = Command::new("sh")
             .args(["-c", script, "janitor"])
             .arg(&path)

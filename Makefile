@@ -67,6 +67,13 @@ test-systemd: deb $(SYSTEM)
 prove: packages
 	CARGO=$(CARGO) tests/prove $(or $(SECONDS),300) $(SEED)
 
+## make endurance runs one process for ten minutes with clients that come and go and connections that
+##               are lost, and measures memory, files and threads: SECONDS=600
+.PHONY: endurance
+endurance: packages
+	LOBBYD_ENDURANCE_SECONDS=$(or $(SECONDS),600) \
+		$(CARGO) test --locked --all-features --test endurance -- --nocapture
+
 ## make fuzz     tries events, requests and configurations that are changed at random: SECONDS=600
 ##               (of each kind), SEED (random); `make test` runs four seconds of each
 .PHONY: fuzz

@@ -120,7 +120,7 @@ pub struct Planned {
 /// Milliseconds between two faults of a kind.
 type Gaps = RangeInclusive<u64>;
 
-const KILLS: Gaps = 1_200..=3_800;
+const KILLS: Gaps = 900..=3_500;
 const SERVER_KILLS: Gaps = 8_000..=18_000;
 const TERMINATIONS: Gaps = 10_000..=30_000;
 const PAUSES: Gaps = 12_000..=25_000;

@@ -11,7 +11,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use lapin::{
-    Connection, ConnectionProperties,
+    Connection, ConnectionProperties, Consumer,
     message::Delivery,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
@@ -25,6 +25,10 @@ use tokio::{
 use crate::check::history::Announcement;
 
 const PREFETCH: u16 = 500;
+
+/// How long the broker may take for an answer, and be silent. Then the connection is taken to be lost:
+/// an answer of a broker that was killed may never come.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub struct Recorder {
     recorded: Arc<Mutex<Vec<Announcement>>>,
@@ -54,19 +58,22 @@ impl Recorder {
 
 /// Consumes until the connection is lost.
 async fn consume(url: &str, queue: &str, record: &Mutex<Vec<Announcement>>) -> Option<()> {
-    let connecting = Connection::connect(url, ConnectionProperties::default());
-    let connection = timeout(Duration::from_secs(5), connecting).await.ok()?.ok()?;
+    let (_connection, mut consumer) = timeout(PATIENCE, connect(url, queue)).await.ok()??;
+    loop {
+        let delivery = timeout(PATIENCE, consumer.next()).await.ok()??.ok()?;
+        record.lock().unwrap().push(announcement(&delivery));
+        let acknowledging = delivery.acker.ack(BasicAckOptions::default());
+        timeout(PATIENCE, acknowledging).await.ok()?.ok()?;
+    }
+}
+
+async fn connect(url: &str, queue: &str) -> Option<(Connection, Consumer)> {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await.ok()?;
     let channel = connection.create_channel().await.ok()?;
     channel.basic_qos(PREFETCH, BasicQosOptions::default()).await.ok()?;
     let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
     let consumer = channel.basic_consume(queue.into(), "recorder".into(), options, arguments);
-    let mut consumer = consumer.await.ok()?;
-    while let Some(delivery) = consumer.next().await {
-        let delivery = delivery.ok()?;
-        record.lock().unwrap().push(announcement(&delivery));
-        delivery.acker.ack(BasicAckOptions::default()).await.ok()?;
-    }
-    None
+    Some((connection, consumer.await.ok()?))
 }
 
 fn announcement(delivery: &Delivery) -> Announcement {

@@ -30,7 +30,7 @@ pub use rooms::{Room, Rooms};
 pub use sql::Sql;
 
 /// Rooms per second that get a timer, without herds.
-const RATE: u64 = 50;
+const RATE: u64 = 75;
 
 /// Ticks from one herd to the next one, and the rooms of a herd.
 const HERDS: u64 = 12 * RATE;

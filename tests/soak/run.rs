@@ -19,8 +19,12 @@ use crate::{
     support::{amqp::Client, database::Database, eventually},
 };
 
-/// Rooms, so many that none is used again within some minutes.
-const ROOMS: u32 = 30_000;
+/// Rooms for each second, so many that none is used twice: an event that comes late must not look as
+/// if the next use had overtaken it.
+const ROOMS: u64 = 150;
+
+/// Rooms that are inserted at once.
+const INSERTED: u64 = 5_000;
 
 pub async fn run(options: Options) {
     println!("soak: {options}");
@@ -29,10 +33,11 @@ pub async fn run(options: Options) {
     let client = site.cluster.client_with_quorum_queue().await;
     drop(client);
     change_log::install(database).await;
-    insert_rooms(database).await;
+    let number = options.seconds * ROOMS;
+    insert_rooms(database, number).await;
     let recorder = Recorder::start(site.cluster.amqp_url.clone(), site.cluster.updates.clone());
     let notes = Arc::new(Notes::new(Clock::new(database.now_millis().await)));
-    let rooms = Arc::new(Rooms::new(ROOMS.try_into().unwrap()));
+    let rooms = Arc::new(Rooms::new(number));
     let clients = Clients::new(&site, Arc::clone(&notes));
 
     let begin = Instant::now();
@@ -80,9 +85,9 @@ pub async fn run(options: Options) {
 }
 
 /// Inserts the rooms, all moderated by one user.
-async fn insert_rooms(database: &Database) {
-    for part in 0..ROOMS / 5_000 {
-        let values: Vec<String> = (part * 5_000 + 1..=(part + 1) * 5_000)
+async fn insert_rooms(database: &Database, number: u64) {
+    for before in (0..number).step_by(INSERTED.try_into().unwrap()) {
+        let values: Vec<String> = (before + 1..=number.min(before + INSERTED))
             .map(|number| format!("('room{number}', 3, 'Webinar')"))
             .collect();
         let insert = "INSERT INTO lobbyd_rooms (token, type, name) VALUES";

@@ -1,6 +1,7 @@
 //! What is compared: what was asked, what has changed, and what was announced. Plain values.
 //!
-//! No room has two settings with the same timer, so that a timer names its setting.
+//! No room has two settings with the same timer, so that a timer names its setting. No room is used
+//! twice, so that a setting is overtaken only by those that follow it within seconds.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -8,10 +8,6 @@ use super::{
     history::{Announcement, Change, History, Route, Row, Setting},
 };
 
-/// Settings of one use of a room are asked for within this time, in milliseconds. What was asked for
-/// later, in the next use, has not overtaken them.
-const ONE_USE: i64 = 120_000;
-
 /// How far the clock of the clients may be from that of the database, in milliseconds.
 const SKEW: i64 = 200;
 
@@ -62,8 +58,8 @@ struct Room<'a> {
     announcements: &'a [&'a Announcement],
     /// Settings that have made a change.
     used: BTreeSet<usize>,
-    /// When the settings were asked for that have made a change, and the version of that.
-    made: Vec<(i64, i64)>,
+    /// The versions of the changes that settings have made.
+    made: Vec<i64>,
 }
 
 impl Room<'_> {
@@ -126,7 +122,7 @@ impl Room<'_> {
             return;
         };
         findings.unknown_made += usize::from(setting.confirmed_at.is_none());
-        self.made.push((setting.asked_at, change.after.version));
+        self.made.push(change.after.version);
         let is_event = matches!(setting.route, Route::Event { .. } | Route::Bare);
         if let Some(confirmed_at) = setting.confirmed_at
             && is_event
@@ -204,13 +200,9 @@ impl Room<'_> {
         }
     }
 
-    /// Whether a newer setting of the same use explains that a confirmed one has no change of its own.
+    /// Whether a newer setting explains that a confirmed one has no change of its own.
     fn is_overtaken(&self, setting: &Setting) -> bool {
-        let is_newer = |version: i64| {
-            self.made.iter().any(|(asked_at, made)| {
-                *made >= version && (asked_at - setting.asked_at).abs() < ONE_USE
-            })
-        };
+        let is_newer = |version: i64| self.made.iter().any(|made| *made >= version);
         match setting.route {
             Route::Event { version } => {
                 self.announcements.iter().any(|it| it.version == version) || is_newer(version)

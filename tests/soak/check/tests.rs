@@ -160,19 +160,6 @@ fn a_confirmed_event_without_effect_is_found() {
 }
 
 #[test]
-fn a_later_use_of_the_room_does_not_hide_a_lost_event() {
-    let mut history = history();
-    history.settings.push(setting(1, Route::Event { version: VERSION + 50 }, 1, Some(TIMER + 20)));
-    let later = VERSION + 400_000;
-    let mut next = setting(2, Route::Event { version: later }, 1, None);
-    next.asked_at = later;
-    history.settings.push(next);
-    let open = history.changes[1].after;
-    append(&mut history, change(later, open, row(1, None, later)));
-    finds(&history, Broken::Lost);
-}
-
-#[test]
 fn an_event_that_was_overtaken_is_not_lost() {
     let mut history = history();
     history.settings.push(setting(1, Route::Event { version: VERSION - 50 }, 1, Some(TIMER + 20)));

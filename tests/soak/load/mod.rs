@@ -1,7 +1,7 @@
 //! The clients: they set, move and cancel timers, and send what they should not.
 //!
-//! One room after another gets a timer, and some a second setting before it fires or just then. Each
-//! room is used again only after minutes. Beside that, herds of rooms get the same timer, rooms are
+//! One room after another gets a timer, and some a second setting before it fires or just then. Beside
+//! that, herds of rooms get the same timer, rooms are
 //! locked or refused, and bad events are published.
 
 mod garbage;
@@ -30,7 +30,7 @@ pub use rooms::{Room, Rooms};
 pub use sql::Sql;
 
 /// Rooms per second that get a timer, without herds.
-const RATE: u64 = 75;
+const RATE: u64 = 80;
 
 /// Ticks from one herd to the next one, and the rooms of a herd.
 const HERDS: u64 = 12 * RATE;
@@ -105,7 +105,7 @@ pub async fn run(clients: Arc<Clients>, rooms: Arc<Rooms>, options: Options) {
             // A few rooms until the end: then a worker is unready for a minute after its start.
             let lasts = (options.is_short() || rng.random_ratio(7, 8))
                 .then(|| Duration::from_secs(rng.random_range(2..7)));
-            tasks.spawn(holds::refuse(Arc::clone(&clients), rooms.take(), lasts));
+            tasks.spawn(holds::refuse(Arc::clone(&clients), rooms.next(), lasts));
         }
         while tasks.try_join_next().transpose().unwrap().is_some() {}
     }

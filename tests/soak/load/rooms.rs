@@ -152,29 +152,22 @@ pub struct Made {
     pub is_confirmed: bool,
 }
 
-/// All rooms, in the order of their use.
+/// All rooms. Each is used once.
 pub struct Rooms {
-    queue: Mutex<VecDeque<Arc<Room>>>,
+    unused: Mutex<VecDeque<Arc<Room>>>,
     all: Vec<Arc<Room>>,
 }
 
 impl Rooms {
-    pub fn new(number: usize) -> Self {
+    pub fn new(number: u64) -> Self {
         let all: Vec<Arc<Room>> =
             (1..=number).map(|number| Arc::new(Room::new(format!("room{number}")))).collect();
-        Self { queue: Mutex::new(all.iter().cloned().collect()), all }
+        Self { unused: Mutex::new(all.iter().cloned().collect()), all }
     }
 
-    /// The room that was used longest ago.
+    /// A room that was not used yet.
     pub fn next(&self) -> Arc<Room> {
-        let mut queue = self.queue.lock().unwrap();
-        queue.rotate_left(1);
-        Arc::clone(queue.back().unwrap())
-    }
-
-    /// A room that is not used again.
-    pub fn take(&self) -> Arc<Room> {
-        self.queue.lock().unwrap().pop_front().unwrap()
+        self.unused.lock().unwrap().pop_front().expect("there are more rooms than uses")
     }
 
     pub fn held(&self) -> impl Iterator<Item = String> {

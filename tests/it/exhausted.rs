@@ -269,7 +269,7 @@ async fn ordinary_user(kind: Kind, server: &Server) -> (Site, String) {
     let url = format!("{scheme}://ordinary:secret@127.0.0.1:{}/{name}", server.port);
     if kind == Kind::Postgres {
         database.execute("CREATE ROLE ordinary LOGIN PASSWORD 'secret'").await;
-        database.execute(&format!("ALTER DATABASE {name} OWNER TO ordinary")).await;
+        database.execute("GRANT lobbyd, lobbyd_owner TO ordinary").await;
     } else {
         database.execute("CREATE USER ordinary@'127.0.0.1' IDENTIFIED BY 'secret'").await;
         database.execute(&format!("GRANT ALL ON {name}.* TO ordinary@'127.0.0.1'")).await;

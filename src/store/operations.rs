@@ -171,8 +171,11 @@ impl<D: Dialect> Operations for SqlStore<D> {
     }
 
     async fn try_reset(&self, timer: TimerKey, now: DateTime<Utc>) -> Result<ResetTrial> {
+        // On SQLite it waits for the lock, perhaps for as long as a use of the database may take.
+        let is_lock =
+            |error: &StoreError| error.is_contention() || D::SINGLE_WRITER && error.is_timeout();
         let mut transaction = match self.begin().await {
-            Err(error) if error.is_contention() => return Ok(ResetTrial::Locked),
+            Err(error) if is_lock(&error) => return Ok(ResetTrial::Locked),
             begun => begun?,
         };
         match transaction.try_reset(timer, now).await {

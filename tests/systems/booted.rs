@@ -138,8 +138,8 @@ async fn no_room_is_lost_on_a_booted_debian() {
     let table = Table::new(&["step", "took", "opened late by"]);
     let mut trial = Trial { machine, table, timers: 0 };
     trial.step("boot without lobbyd", begin.elapsed(), None);
-    trial.machine.copy(&package, "/root/lobbyd.deb");
-    trial.machine.copy(&next, "/root/next.deb");
+    trial.machine.copy(&package, "/opt/lobbyd.deb");
+    trial.machine.copy(&next, "/opt/next.deb");
     trial.machine.run(SERVERS);
 
     install(&mut trial).await;
@@ -159,7 +159,7 @@ async fn no_room_is_lost_on_a_booted_debian() {
 /// The database is down when the package is installed.
 async fn install(trial: &mut Trial) {
     trial.machine.run("systemctl stop postgresql");
-    let took = trial.timed("apt-get -qq --no-install-recommends install /root/lobbyd.deb");
+    let took = trial.timed("apt-get -qq --no-install-recommends install /opt/lobbyd.deb");
     assert!(took < START, "the installation took {took:?}");
     assert_eq!(trial.property("ActiveState"), "active");
     assert!(trial.property("StatusText").contains("database"), "{}", trial.property("StatusText"));
@@ -265,7 +265,7 @@ async fn upgrade(trial: &mut Trial) {
     .await;
     let begin = Instant::now();
     trial.machine.run(
-        "apt-get -qq --no-install-recommends install /root/next.deb
+        "apt-get -qq --no-install-recommends install /opt/next.deb
          test \"$(dpkg-query -W -f '${Version}' lobbyd | sed 's/.*-//')\" = 2",
     );
     let took = begin.elapsed();
@@ -290,7 +290,7 @@ async fn return_after_removal(trial: &mut Trial) {
     let begin = Instant::now();
     trial.machine.run("apt-get -qq remove lobbyd");
     assert_eq!(trial.machine.run("systemctl list-units --no-legend 'lobbyd*'"), "");
-    trial.machine.run("apt-get -qq --no-install-recommends install /root/next.deb");
+    trial.machine.run("apt-get -qq --no-install-recommends install /opt/next.deb");
     let took = begin.elapsed();
     let late = trial.opened("removed").await;
     assert_eq!(trial.services(), services);
@@ -308,7 +308,7 @@ async fn one_process(trial: &mut Trial) {
     let services = trial.services();
     assert_eq!(services, "disabled\ninactive\ndisabled\ninactive\nenabled\nactive");
     trial.machine.run("apt-get -qq remove lobbyd");
-    trial.machine.run("apt-get -qq --no-install-recommends install /root/next.deb");
+    trial.machine.run("apt-get -qq --no-install-recommends install /opt/next.deb");
     assert_eq!(trial.services(), services);
     trial.step("lobbyd run instead of both", took, Some(late));
 }

@@ -23,19 +23,8 @@ fn lost() -> BusError {
 }
 
 impl SimulatedBus {
-    async fn pass_time(&self) {
-        let latency = {
-            let mut state = self.0.state.lock();
-            let longest = state.faults.latency;
-            if longest.is_zero() { longest } else { state.duration(longest) }
-        };
-        if !latency.is_zero() {
-            sleep(latency).await;
-        }
-    }
-
     async fn reach(&self, timeout: Duration) -> Result<()> {
-        self.pass_time().await;
+        self.0.pass_time().await;
         let server = self.0.state.lock().faults.broker;
         match server {
             Server::Up => Ok(()),
@@ -88,7 +77,7 @@ impl Bus for SimulatedBus {
         for message in messages {
             confirmations.push(self.store(message).await?);
         }
-        self.pass_time().await;
+        self.0.pass_time().await;
         Ok(confirmations)
     }
 
@@ -113,7 +102,7 @@ impl Bus for SimulatedBus {
                 }
             }
         }
-        self.pass_time().await;
+        self.0.pass_time().await;
         let lost = self.0.state.lock().faults.confirm_lost;
         if self.0.state.lock().happens(lost) {
             return Err(BusError::TimedOut("confirm", PUBLISH_TIMEOUT));

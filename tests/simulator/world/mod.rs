@@ -14,7 +14,10 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use lobbyd::bus::MemoryBus;
 use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::{sync::broadcast, time::Instant};
+use tokio::{
+    sync::broadcast,
+    time::{Instant, sleep},
+};
 
 pub use self::{
     bus::SimulatedBus,
@@ -96,6 +99,18 @@ impl World {
             broker: MemoryBus::new(),
             cuts: broadcast::Sender::new(1),
         })
+    }
+
+    /// Lets a part of a request take its time.
+    async fn pass_time(&self) {
+        let latency = {
+            let mut state = self.state.lock();
+            let longest = state.faults.latency;
+            if longest.is_zero() { longest } else { state.duration(longest) }
+        };
+        if !latency.is_zero() {
+            sleep(latency).await;
+        }
     }
 
     /// Ends all connections to the broker.

@@ -63,20 +63,9 @@ fn contended() -> StoreError {
 }
 
 impl SimulatedStore {
-    async fn pass_time(&self) {
-        let latency = {
-            let mut state = self.0.state.lock();
-            let longest = state.faults.latency;
-            if longest.is_zero() { longest } else { state.duration(longest) }
-        };
-        if !latency.is_zero() {
-            sleep(latency).await;
-        }
-    }
-
     /// Sends a request, which may come to nothing.
     pub(super) async fn reach(&self) -> Result<()> {
-        self.pass_time().await;
+        self.0.pass_time().await;
         let server = self.0.state.lock().faults.database;
         match server {
             Server::Up => {}
@@ -108,7 +97,7 @@ impl SimulatedStore {
             let unknown = state.faults.commit_unknown;
             (written, state.happens(unknown))
         };
-        self.pass_time().await;
+        self.0.pass_time().await;
         if unknown { Err(StoreError::TimedOut(TIMEOUT)) } else { Ok(written) }
     }
 

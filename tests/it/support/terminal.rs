@@ -1,17 +1,21 @@
-//! A shell command on a terminal, which `script` gives it.
+//! A shell command on a terminal.
 
 use std::{
+    fs::File,
     io::{Read, Write},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus},
     sync::{Arc, Mutex},
     thread,
 };
+
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 
 use super::{daemon::Settings, eventually, server::folder};
 
 /// Dropping it ends the command, and prints what the terminal was sent if the test fails.
 pub struct Terminal {
     child: Child,
+    keyboard: File,
     /// Until the command has ended.
     reader: Option<thread::JoinHandle<()>>,
     sent: Arc<Mutex<Vec<u8>>>,
@@ -20,29 +24,38 @@ pub struct Terminal {
 impl Terminal {
     /// Runs a shell command, in which `lobbyd` is the program under test.
     pub fn run(settings: &Settings, command: &str) -> Self {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let terminal = openpt(flags).unwrap();
+        grantpt(&terminal).unwrap();
+        unlockpt(&terminal).unwrap();
+        let line = ioctl_tiocgptpeer(&terminal, flags).unwrap();
         let command = command.replace("lobbyd", env!("CARGO_BIN_EXE_lobbyd"));
-        let mut child = Command::new("script")
-            .args(["--quiet", "--return", "--flush", "--command", &command, "/dev/null"])
+        // Its process becomes the shell.
+        let child = Command::new("setsid")
+            .args(["--ctty", "sh", "-c", &command])
             .env_remove("NO_COLOR")
             .env("TERM", "xterm")
             .envs(settings.iter().cloned())
             .current_dir(folder("terminal-"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+            .stdin(line.try_clone().unwrap())
+            .stdout(line.try_clone().unwrap())
+            .stderr(line)
             .spawn()
             .unwrap();
-        let mut output = child.stdout.take().unwrap();
+        let keyboard = File::from(terminal);
+        let mut screen = keyboard.try_clone().unwrap();
         let sent = Arc::new(Mutex::new(Vec::new()));
         let reader = thread::spawn({
             let sent = Arc::clone(&sent);
             move || {
                 let mut part = [0; 4096];
-                while let Ok(length @ 1..) = output.read(&mut part) {
+                // Fails when the last process has closed the other end.
+                while let Ok(length @ 1..) = screen.read(&mut part) {
                     sent.lock().unwrap().extend_from_slice(&part[..length]);
                 }
             }
         });
-        Self { child, reader: Some(reader), sent }
+        Self { child, keyboard, reader: Some(reader), sent }
     }
 
     /// What it was sent, with the sequences that it obeys.
@@ -52,8 +65,7 @@ impl Terminal {
 
     /// Presses keys.
     pub fn press(&self, keys: &[u8]) {
-        let mut keyboard = self.child.stdin.as_ref().unwrap();
-        keyboard.write_all(keys).unwrap();
+        (&self.keyboard).write_all(keys).unwrap();
     }
 
     /// Waits until a line that the terminal was sent has this text, and returns the line.

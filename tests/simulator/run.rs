@@ -192,15 +192,17 @@ impl Simulation {
         if state.clock.stepped_at().is_some_and(is_recent) {
             return;
         }
-        let Some((room, age)) = overdue.iter().max_by_key(|(_room, age)| *age) else { return };
+        let due = overdue.into_iter().map(|(room, age)| (format!("{room} is due"), age));
+        let unannounced = state.history.unannounced(|room| self.is_healthy(room));
+        let undone: Vec<_> =
+            due.chain(unannounced).filter(|(_what, age)| *age > REPORTED).collect();
         let workers = self.processes.iter().filter(|process| process.role == Role::Worker);
         for worker in workers.filter(|worker| worker.is_running() && !is_recent(worker.started_at))
         {
-            if *age > REPORTED
-                && *age < Duration::from_secs(50)
-                && worker.health.problems().is_empty()
-            {
-                state.history.violation(&format!("P10: green while {room} is due for {age:?}"));
+            if worker.health.problems().is_empty() {
+                for (what, age) in &undone {
+                    state.history.violation(&format!("P10: green while {what} for {age:?}"));
+                }
             }
         }
     }

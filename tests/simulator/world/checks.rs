@@ -258,6 +258,18 @@ impl History {
         self.views.clear();
     }
 
+    /// Healthy rooms whose reset no subscriber has learned of, and for how long.
+    pub fn unannounced(
+        &self,
+        is_healthy: impl Fn(&RoomToken) -> bool,
+    ) -> impl Iterator<Item = (String, Duration)> {
+        let resets = self
+            .resets
+            .iter()
+            .filter(move |reset| is_healthy(&reset.token) && !self.seen.contains_key(&reset.event));
+        resets.map(|reset| (format!("{} is not announced", reset.token), reset.at.elapsed()))
+    }
+
     /// Finds resets that took longer than this after their time, or whose announcement did, of rooms
     /// that nothing is wrong with. Returns the longest time that one took.
     pub fn check_pace(

@@ -68,11 +68,13 @@ pub enum Bug {
     /// A room that is refused keeps the others of its batch closed.
     PoisonStopsNeighbours,
     /// Rooms that are due are not reported.
-    GreenWhileDown,
+    HidesRooms,
+    /// Events that are not published are not reported.
+    HidesEvents,
 }
 
 impl Bug {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Early,
         Self::Twice,
         Self::Lost,
@@ -80,7 +82,8 @@ impl Bug {
         Self::AcknowledgesFirst,
         Self::MarksFirst,
         Self::PoisonStopsNeighbours,
-        Self::GreenWhileDown,
+        Self::HidesRooms,
+        Self::HidesEvents,
     ];
 }
 

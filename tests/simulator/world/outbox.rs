@@ -151,6 +151,9 @@ impl Outbox for SimulatedStore {
 
     async fn pending(&self, except: &[EventId], attempts: u32) -> Result<Option<Pending>> {
         self.read(|state| {
+            if state.bug == Some(Bug::HidesEvents) {
+                return None;
+            }
             let last_available =
                 state.tables.unpublished().map(|(_id, entry)| entry.available_at).max()?;
             let others = || state.tables.unpublished().filter(|(id, _)| !except.contains(id));

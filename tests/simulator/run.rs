@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     process::{Process, Role},
-    scenario::{Scenario, Step, Weather},
-    world::{Bug, Faults, World},
+    scenario::{Scenario, Step, Trouble},
+    world::{Bug, Faults, Obstacle, State, World},
 };
 
 /// How long the processes may take until all is done, after everything works again.
@@ -26,7 +26,7 @@ const PACE: Duration = Duration::from_secs(4);
 const SHARED_ABOVE: usize = 2;
 
 /// How old work is at least that a process must report.
-const REPORTED: Duration = Duration::from_secs(15);
+const REPORTED: Duration = Duration::from_secs(8);
 
 #[derive(Default)]
 pub struct Report {
@@ -106,7 +106,7 @@ impl Simulation {
 
     async fn take(&mut self, step: Step) {
         let world = Arc::clone(&self.world);
-        let note = |what: String| world.state.lock().history.happens(&what);
+        let note = |what: String| world.state.lock().history.record(&what);
         match step {
             Step::Publish(message) => {
                 world.state.lock().history.sent(&message);
@@ -122,11 +122,17 @@ impl Simulation {
                 }
             }
             Step::Create(token) => {
-                world.state.lock().tables.insert_room(token, Lobby::OPEN);
+                let state = &mut *world.state.lock();
+                state.tables.insert_room(token.as_str(), Lobby::OPEN);
+                state.history.created(&token);
             }
             Step::Hinder(token, obstacle) => {
                 note(format!("{token}: {obstacle:?}"));
-                world.state.lock().tables.rooms.get_mut(&token).unwrap().obstacle = obstacle;
+                let state = &mut *world.state.lock();
+                if obstacle == Some(Obstacle::Refused) {
+                    state.history.refused(&token);
+                }
+                state.tables.rooms.get_mut(&token).unwrap().obstacle = obstacle;
             }
             Step::RefuseEvents(token) => {
                 note(format!("{token}: events refused"));
@@ -179,7 +185,7 @@ impl Simulation {
             Some((room.token.clone(), age))
         });
         let overdue: Vec<_> = overdue.collect();
-        if self.scenario.weather == Weather::Poison {
+        if self.scenario.trouble == Trouble::SingleRooms {
             for (room, age) in overdue.iter().filter(|(room, _age)| self.is_healthy(room)) {
                 if *age > PACE {
                     state
@@ -193,7 +199,8 @@ impl Simulation {
             return;
         }
         let due = overdue.into_iter().map(|(room, age)| (format!("{room} is due"), age));
-        let unannounced = state.history.unannounced(|room| self.is_healthy(room));
+        let State { history, tables, clock, .. } = state;
+        let unannounced = history.unannounced(tables, clock, |room| self.is_healthy(room));
         let undone: Vec<_> =
             due.chain(unannounced).filter(|(_what, age)| *age > REPORTED).collect();
         let workers = self.processes.iter().filter(|process| process.role == Role::Worker);
@@ -211,10 +218,12 @@ impl Simulation {
     fn heal(&mut self) {
         {
             let state = &mut *self.world.state.lock();
-            state.history.happens("everything works again");
-            if self.scenario.weather == Weather::Poison {
-                let poisoned = self.scenario.poisoned.clone();
-                self.latest = state.history.check_pace(PACE, |room| !poisoned.contains(room));
+            state.history.record("everything works again");
+            if self.scenario.trouble == Trouble::SingleRooms {
+                let scenario = &self.scenario;
+                let is_healthy =
+                    |room: &_| scenario.rooms.contains(room) && !scenario.poisoned.contains(room);
+                self.latest = state.history.check_pace(PACE, is_healthy);
             }
             state.faults = Faults { latency: Duration::from_millis(2), ..Faults::default() };
             state.tables.refused_events.clear();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta};
+use chrono::{DateTime, TimeDelta, Utc};
 use lobbyd::{
     bus::Message,
     domain::{LOBBY_CHANGED, Lobby, LobbyState, RoomToken},
@@ -16,13 +16,13 @@ use crate::{
     world::{BEGIN, Faults, Obstacle, Server},
 };
 
-/// What can go wrong.
+/// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Weather {
+pub enum Trouble {
     /// Everything: servers, answers, processes, the clock, single rooms.
-    Storm,
+    Everything,
     /// Single rooms and events only. Nothing may happen to the others.
-    Poison,
+    SingleRooms,
 }
 
 pub enum Step {
@@ -30,7 +30,7 @@ pub enum Step {
     /// Another program writes the row of a room.
     Write(RoomToken, Lobby),
     /// Another program creates a room.
-    Create(&'static str),
+    Create(RoomToken),
     Hinder(RoomToken, Option<Obstacle>),
     RefuseEvents(RoomToken),
     Fail(Faults),
@@ -43,7 +43,7 @@ pub enum Step {
 }
 
 pub struct Scenario {
-    pub weather: Weather,
+    pub trouble: Trouble,
     pub roles: Vec<Role>,
     /// Rooms that exist from the beginning.
     pub rooms: Vec<RoomToken>,
@@ -63,7 +63,7 @@ const CREATED: &str = "created";
 /// A room that never exists.
 const UNKNOWN: &str = "unknown";
 
-struct Author {
+struct Builder {
     rng: StdRng,
     steps: Vec<(Duration, Step)>,
     end: Duration,
@@ -73,33 +73,33 @@ struct Author {
 impl Scenario {
     pub fn of(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
-        let weather = if rng.random_bool(0.7) { Weather::Storm } else { Weather::Poison };
+        let trouble = if rng.random_bool(0.7) { Trouble::Everything } else { Trouble::SingleRooms };
         let end = Duration::from_secs(rng.random_range(8..20));
-        let mut author = Author { rng, steps: Vec::new(), end, messages: 0 };
-        let workers = author.rng.random_range(1..=3);
+        let mut builder = Builder { rng, steps: Vec::new(), end, messages: 0 };
+        let workers = builder.rng.random_range(1..=3);
         let roles: Vec<Role> =
             std::iter::repeat_n(Role::Worker, workers).chain([Role::Api]).collect();
         let rooms: Vec<RoomToken> = (0..ROOMS).map(|n| token(&format!("room{n}"))).collect();
         for (number, room) in rooms.iter().enumerate() {
-            author.use_room(room, number % 3);
+            builder.use_room(room, number % 3);
         }
-        author.use_strange_rooms();
+        builder.use_strange_rooms();
         let mut poisoned = Vec::new();
-        match weather {
-            Weather::Storm => {
-                author.break_servers();
-                author.break_processes(roles.len());
-                author.hinder_for_a_while(&rooms);
+        match trouble {
+            Trouble::Everything => {
+                builder.break_servers();
+                builder.break_processes(roles.len());
+                builder.hinder_for_a_while(&rooms);
             }
-            Weather::Poison => {
-                let quiet = author.quiet();
-                author.steps.push((Duration::ZERO, Step::Fail(quiet)));
-                poisoned = author.poison(&rooms);
+            Trouble::SingleRooms => {
+                let quiet = builder.quiet();
+                builder.steps.push((Duration::ZERO, Step::Fail(quiet)));
+                poisoned = builder.poison(&rooms);
             }
         }
-        let mut steps = author.steps;
+        let mut steps = builder.steps;
         steps.sort_by_key(|(time, _step)| *time);
-        Self { weather, roles, rooms, poisoned, steps, healed_at: end }
+        Self { trouble, roles, rooms, poisoned, steps, healed_at: end }
     }
 }
 
@@ -107,13 +107,16 @@ fn token(text: &str) -> RoomToken {
     RoomToken::parse(text).unwrap()
 }
 
-/// Closed until some seconds after the beginning.
-fn closed_until(seconds: i64) -> Lobby {
-    let timer = DateTime::from_timestamp(BEGIN + seconds, 0);
-    Lobby { state: LobbyState::NonModerators, timer }
+/// Some seconds after the beginning.
+fn second(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(BEGIN + seconds, 0).unwrap()
 }
 
-impl Author {
+fn closed_until(seconds: i64) -> Lobby {
+    Lobby { state: LobbyState::NonModerators, timer: Some(second(seconds)) }
+}
+
+impl Builder {
     fn time(&mut self) -> Duration {
         self.up_to(self.end)
     }
@@ -131,17 +134,16 @@ impl Author {
     }
 
     /// A lobby that is set at `time`, with a timer for the most part.
-    fn lobby(&mut self, time: Duration, number: i64) -> Lobby {
+    fn lobby(&mut self, time: Duration) -> Lobby {
         if self.chance(15) {
             return Lobby::OPEN;
         }
         if self.chance(10) {
             return Lobby { state: LobbyState::NonModerators, timer: None };
         }
-        // No two timers of a room are the same, so that each setting is known by its timer.
         let begin = i64::try_from(time.as_secs()).unwrap();
         let delay = if self.chance(30) { 2 } else { self.rng.random_range(-2..10) };
-        closed_until(begin + delay + number)
+        closed_until(begin + delay)
     }
 
     /// Changes of a room: by events with a version, by events without, or by SQL.
@@ -149,8 +151,12 @@ impl Author {
         let mut times: Vec<Duration> =
             (0..self.rng.random_range(1..5)).map(|_| self.time()).collect();
         times.sort();
+        let mut earliest = 0;
         for (number, time) in (0..).zip(times) {
-            let lobby = self.lobby(time, number);
+            let mut lobby = self.lobby(time);
+            // No two timers of a room are the same, so that each setting is known by its timer.
+            lobby.timer = lobby.timer.map(|timer| timer.max(second(earliest)));
+            earliest = lobby.timer.map_or(earliest, |timer| timer.timestamp() - BEGIN + 1);
             match kind {
                 0 => self.send(room, time, lobby, Some(number)),
                 1 if lobby.timer.is_some() => self.send(room, time, lobby, None),
@@ -205,7 +211,7 @@ impl Author {
         let lobby = closed_until(i64::try_from(time.as_secs()).unwrap() + 5);
         self.send(&token(CREATED), time, lobby, Some(0));
         let created_at = time + self.up_to(GRACE / 2);
-        self.steps.push((created_at, Step::Create(CREATED)));
+        self.steps.push((created_at, Step::Create(token(CREATED))));
         let time = self.time();
         self.send(&token(UNKNOWN), time, lobby, Some(0));
         for number in 0..self.rng.random_range(0..4) {
@@ -222,10 +228,10 @@ impl Author {
         let mut time = Duration::ZERO;
         while time < self.end {
             let mut server = || {
-                let fate = self.rng.random_range(0..100);
-                if fate < 12 {
+                let number = self.rng.random_range(0..100);
+                if number < 12 {
                     Server::Down
-                } else if fate < 18 {
+                } else if number < 18 {
                     Server::Silent
                 } else {
                     Server::Up

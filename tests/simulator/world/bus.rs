@@ -11,9 +11,12 @@ use lobbyd::{
     },
     domain::ROOM_UPDATED,
 };
-use tokio::{sync::broadcast, time::sleep};
+use tokio::{
+    sync::broadcast,
+    time::{Instant, sleep, sleep_until},
+};
 
-use super::{Bug, Server, World};
+use super::{Bug, Server, State, World};
 
 #[derive(Clone)]
 pub struct SimulatedBus(pub Arc<World>);
@@ -44,10 +47,9 @@ impl SimulatedBus {
             if token.is_some_and(|token| state.faults.unroutable.contains(token)) {
                 return Ok(Confirmation::Refused("no queue is bound".to_owned()));
             }
-            let lost = state.faults.confirm_lost;
-            (state.happens(lost), state.happens(500))
+            state.draw_confirm()
         };
-        if arrives || !confirm_is_lost {
+        if arrives {
             self.0.broker.publish(std::slice::from_ref(message)).await?;
             if message.event_type == ROOM_UPDATED {
                 self.0.state.lock().history.published(message);
@@ -58,6 +60,33 @@ impl SimulatedBus {
         }
         self.0.state.lock().history.confirmed(&message.id);
         Ok(Confirmation::Confirmed)
+    }
+}
+
+impl SimulatedBus {
+    /// Moves a delivery into another queue, and decides what the process learns of that.
+    async fn store_transfer(&self, transfer: &Transfer<'_>) -> Result<()> {
+        let Transfer { delivery, destination } = *transfer;
+        let (confirm_is_lost, arrives) = self.0.state.lock().draw_confirm();
+        if arrives {
+            match destination {
+                Destination::DeadLetters { reason, .. } => {
+                    let State { history, clock, tables, .. } = &mut *self.0.state.lock();
+                    history.dead_letter(&delivery.body, reason, clock, tables);
+                }
+                Destination::Retry(_) => {
+                    let is_dropped = self.0.state.lock().bug == Some(Bug::LosesWaiting);
+                    if !is_dropped {
+                        self.0.broker.transfer(&[Transfer { delivery, destination }]).await?;
+                    }
+                    self.0.state.lock().history.parked(&delivery.body);
+                }
+            }
+        }
+        if confirm_is_lost {
+            return Err(BusError::TimedOut("confirm", PUBLISH_TIMEOUT));
+        }
+        Ok(())
     }
 }
 
@@ -88,32 +117,17 @@ impl Bus for SimulatedBus {
     async fn transfer(&self, transfers: &[Transfer<'_>]) -> Result<()> {
         self.reach(PUBLISH_TIMEOUT).await?;
         for transfer in transfers {
-            let body = &transfer.delivery.body;
-            match transfer.destination {
-                Destination::DeadLetters { reason, .. } => {
-                    let state = &mut *self.0.state.lock();
-                    let was_stepped = state.clock.stepped_at().is_some();
-                    state.history.dead_letter(body, reason, was_stepped);
-                }
-                Destination::Retry(_) => {
-                    let Transfer { delivery, destination } = *transfer;
-                    self.0.broker.transfer(&[Transfer { delivery, destination }]).await?;
-                    self.0.state.lock().history.parked(body);
-                }
-            }
+            self.store_transfer(transfer).await?;
         }
         self.0.pass_time().await;
-        let lost = self.0.state.lock().faults.confirm_lost;
-        if self.0.state.lock().happens(lost) {
-            return Err(BusError::TimedOut("confirm", PUBLISH_TIMEOUT));
-        }
         Ok(())
     }
 
     async fn listen(&self) -> Result<Box<dyn Listener>> {
         let cut = self.0.cuts.subscribe();
         self.reach(PUBLISH_TIMEOUT).await?;
-        Ok(Box::new(SimulatedListener { inner: self.0.broker.listen().await?, cut }))
+        let inner = self.0.broker.listen().await?;
+        Ok(Box::new(SimulatedListener { bus: self.clone(), inner, cut, arriving: None }))
     }
 
     async fn dead_letters(&self) -> Result<Box<dyn DeadLetters>> {
@@ -165,7 +179,7 @@ impl Subscription for SimulatedSubscription {
         {
             let state = &mut *self.bus.0.state.lock();
             let lost_connection = state.faults.acknowledgement_lost;
-            if state.faults.broker != Server::Up || state.happens(lost_connection) {
+            if state.faults.broker != Server::Up || state.chance(lost_connection) {
                 return Err(lost());
             }
             for tag in deliveries {
@@ -189,17 +203,31 @@ impl Subscription for SimulatedSubscription {
 }
 
 struct SimulatedListener {
+    bus: SimulatedBus,
     inner: Box<dyn Listener>,
     cut: broadcast::Receiver<()>,
+    /// An update on its way, and when it arrives.
+    arriving: Option<(Vec<u8>, Instant)>,
 }
 
 #[async_trait]
 impl Listener for SimulatedListener {
     async fn next(&mut self) -> Result<Vec<u8>> {
+        let Self { bus, inner, cut, arriving } = self;
+        let received = async {
+            if arriving.is_none() {
+                let body = inner.next().await?;
+                let latency = bus.0.state.lock().latency();
+                *arriving = Some((body, Instant::now() + latency));
+            }
+            sleep_until(arriving.as_ref().unwrap().1).await;
+            Ok(arriving.take().unwrap().0)
+        };
+        let is_deaf = bus.0.state.lock().bug == Some(Bug::IgnoresUpdates);
         tokio::select! {
             biased;
-            _ = self.cut.recv() => Err(lost()),
-            body = self.inner.next() => body,
+            _ = cut.recv() => Err(lost()),
+            body = received, if !is_deaf => body,
         }
     }
 }

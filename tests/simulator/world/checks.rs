@@ -33,9 +33,10 @@ pub struct History {
     settings: BTreeMap<RoomToken, Setting>,
     /// Identities of events that were applied.
     applied: BTreeSet<String>,
-    /// Changes that the database has decided.
-    answered: BTreeSet<ChangeKey>,
-    sent: BTreeSet<Vec<u8>>,
+    /// Changes that the database has decided, and when it did first.
+    answered: BTreeMap<ChangeKey, Instant>,
+    /// The bodies that were sent, and when each was first.
+    sent: BTreeMap<Vec<u8>, Instant>,
     acknowledged: BTreeSet<Vec<u8>>,
     parked: BTreeSet<Vec<u8>>,
     dead_letters: BTreeSet<Vec<u8>>,
@@ -45,6 +46,10 @@ pub struct History {
     confirmed: BTreeSet<EventId>,
     /// What a client sees of the rooms.
     views: BTreeMap<RoomToken, (Version, Lobby)>,
+    /// Rooms that did not exist from the beginning.
+    created: BTreeSet<RoomToken>,
+    /// Rooms whose changes the database has refused for a while.
+    refused: BTreeSet<RoomToken>,
 }
 
 /// The newest setting of a room.
@@ -57,10 +62,14 @@ struct Setting {
 
 pub struct Reset {
     pub token: RoomToken,
+    due_at: DateTime<Utc>,
     /// How long it could have happened before.
     late: Duration,
     at: Instant,
     event: EventId,
+    version: Version,
+    /// When a client has seen it.
+    viewed_at: Option<Instant>,
 }
 
 /// What tells a change from all others.
@@ -107,8 +116,19 @@ impl History {
     }
 
     /// Something that the scenario does.
-    pub fn happens(&mut self, what: &str) {
+    pub fn record(&mut self, what: &str) {
         self.note(what);
+    }
+
+    /// Another program has created a room.
+    pub fn created(&mut self, token: &RoomToken) {
+        self.note(&format!("created {token}"));
+        self.created.insert(token.clone());
+    }
+
+    /// The database begins to refuse changes of a room.
+    pub fn refused(&mut self, token: &RoomToken) {
+        self.refused.insert(token.clone());
     }
 
     /// Another program has written the lobby into the row.
@@ -147,7 +167,21 @@ impl History {
 
     /// The database has decided a change.
     pub fn answered(&mut self, change: &IncomingChange) {
-        self.answered.insert(ChangeKey::of_change(change));
+        self.answered.entry(ChangeKey::of_change(change)).or_insert_with(Instant::now);
+    }
+
+    /// A change was found to be older than its room, or to repeat another one.
+    pub fn found_stale(&mut self, change: &IncomingChange) {
+        let token = &change.token;
+        let is_repeated = self.answered.contains_key(&ChangeKey::of_change(change));
+        let has_fired = change.identity.is_some()
+            && self.resets.iter().any(|reset| {
+                reset.token == *token && Some(reset.due_at) >= change.lobby.scheduled()
+            });
+        let before = self.settings.get(token).map_or(Version::ZERO, |setting| setting.version);
+        if !is_repeated && !has_fired && change.order.after(before).is_some() {
+            self.violation(&format!("P4: a new change of {token} is taken for an old one"));
+        }
     }
 
     /// A room is reset by its timer.
@@ -172,8 +206,9 @@ impl History {
             self.violation(&format!("{fault} ({token})"));
         }
         let late = self.overdue(token, due_at, clock).unwrap_or_default();
-        let (at, event) = (Instant::now(), event.clone());
-        self.resets.push(Reset { token: token.clone(), late, at, event });
+        let (token, at, event) = (token.clone(), Instant::now(), event.clone());
+        let version = timer.next_version();
+        self.resets.push(Reset { token, due_at, late, at, event, version, viewed_at: None });
     }
 
     /// For how long a timer could have fired: it may have been set after its time.
@@ -190,36 +225,44 @@ impl History {
 
     pub fn sent(&mut self, message: &Message) {
         self.note(&format!("sent {}", String::from_utf8_lossy(&message.body)));
-        self.sent.insert(message.body.clone());
+        self.sent.entry(message.body.clone()).or_insert_with(Instant::now);
     }
 
     pub fn acknowledged(&mut self, body: &[u8]) {
-        let is_answered = ChangeKey::of_body(body).is_some_and(|key| self.answered.contains(&key));
-        if !is_answered && !self.parked.contains(body) && !self.dead_letters.contains(body) {
+        if !self.is_decided(body) && !self.parked.contains(body) {
             let body = String::from_utf8_lossy(body).into_owned();
             self.violation(&format!("P6: acknowledged without effect: {body}"));
         }
         self.acknowledged.insert(body.to_owned());
     }
 
+    /// Whether the database has decided what is in this body, or it is a dead letter.
+    fn is_decided(&self, body: &[u8]) -> bool {
+        let key = ChangeKey::of_body(body);
+        key.is_some_and(|key| self.answered.contains_key(&key)) || self.dead_letters.contains(body)
+    }
+
     pub fn parked(&mut self, body: &[u8]) {
         self.parked.insert(body.to_owned());
     }
 
-    pub fn dead_letter(&mut self, body: &[u8], reason: &str, clock_was_stepped: bool) {
+    pub fn dead_letter(&mut self, body: &[u8], reason: &str, clock: &Clock, tables: &Tables) {
         self.note(&format!("dead letter {} ({reason})", String::from_utf8_lossy(body)));
-        let allowed = [
-            ("unknown room unknown", true),
-            // By the database's clock it may have waited for long enough.
-            ("unknown room", clock_was_stepped),
-            ("event from the future", clock_was_stepped),
-            ("a trigger refuses it", true),
-        ];
-        let is_allowed = allowed.iter().any(|(text, allowed)| *allowed && reason.contains(text));
-        if ChangeKey::of_body(body).is_some() && !is_allowed {
-            self.violation(&format!("P5: a good event is a dead letter: {reason}"));
-        }
         self.dead_letters.insert(body.to_owned());
+        let Some(key) = ChangeKey::of_body(body) else { return };
+        let token = RoomToken::parse(&key.token).unwrap();
+        let was_stepped = clock.stepped_at().is_some();
+        let is_allowed = if reason.contains("unknown room") {
+            // By the database's clock it may have waited for long enough.
+            !tables.rooms.contains_key(&token) || was_stepped && self.created.contains(&token)
+        } else if reason.contains("event from the future") {
+            was_stepped
+        } else {
+            reason.contains("a trigger refuses it") && self.refused.contains(&token)
+        };
+        if !is_allowed {
+            self.violation(&format!("P5: a good event of {token} is a dead letter: {reason}"));
+        }
     }
 
     /// A subscriber receives an update.
@@ -247,6 +290,10 @@ impl History {
 
     /// A client of one process sees a room.
     pub fn viewed(&mut self, token: &RoomToken, version: Version, lobby: Lobby) {
+        let seen = |reset: &&mut Reset| reset.token == *token && reset.version <= version;
+        for reset in self.resets.iter_mut().filter(seen) {
+            reset.viewed_at.get_or_insert_with(Instant::now);
+        }
         let before = self.views.insert(token.clone(), (version, lobby));
         if before.is_some_and(|(before, _lobby)| version < before) {
             self.violation(&format!("P4: a client sees an older state of {token}"));
@@ -258,41 +305,58 @@ impl History {
         self.views.clear();
     }
 
-    /// Healthy rooms whose reset no subscriber has learned of, and for how long.
+    /// Healthy rooms whose reset is in the outbox and no subscriber has learned of, and for how long.
+    /// What is older than a step of the clock looks younger, also by a sample from before it.
     pub fn unannounced(
         &self,
+        tables: &Tables,
+        clock: &Clock,
         is_healthy: impl Fn(&RoomToken) -> bool,
     ) -> impl Iterator<Item = (String, Duration)> {
-        let resets = self
-            .resets
-            .iter()
-            .filter(move |reset| is_healthy(&reset.token) && !self.seen.contains_key(&reset.event));
+        let stored = tables.unpublished().flat_map(|(_id, entry)| &entry.events);
+        let stored: BTreeSet<EventId> = stored.map(|event| event.id.clone()).collect();
+        let stepped_at = clock.stepped_at();
+        let resets = self.resets.iter().filter(move |reset| {
+            stored.contains(&reset.event)
+                && !self.seen.contains_key(&reset.event)
+                && stepped_at.is_none_or(|stepped_at| stepped_at + OLDEST_SAMPLE < reset.at)
+                && is_healthy(&reset.token)
+        });
         resets.map(|reset| (format!("{} is not announced", reset.token), reset.at.elapsed()))
     }
 
-    /// Finds resets that took longer than this after their time, or whose announcement did, of rooms
-    /// that nothing is wrong with. Returns the longest time that one took.
+    /// Finds what took longer than this for rooms that nothing is wrong with: from the time of a timer
+    /// to its reset, from that to its announcement, and on to the view of a client; and from the
+    /// publication of a change to the decision about it. Returns the longest time that one took.
     pub fn check_pace(
         &mut self,
         bound: Duration,
         is_healthy: impl Fn(&RoomToken) -> bool,
     ) -> Duration {
-        let (mut late, mut latest) = (Vec::new(), Duration::ZERO);
+        let now = Instant::now();
+        let mut times = Vec::new();
         for reset in self.resets.iter().filter(|reset| is_healthy(&reset.token)) {
-            let announced = self.seen.get(&reset.event).map_or_else(Instant::now, |(_, at)| *at);
-            let (token, opened, announced) = (&reset.token, reset.late, announced - reset.at);
-            latest = latest.max(opened).max(announced);
-            if opened > bound {
-                late.push(format!("P9: {token} is opened {opened:?} late"));
-            }
-            if announced > bound {
-                late.push(format!("P9: {token} is announced {announced:?} after its reset"));
+            let announced_at = self.seen.get(&reset.event).map_or(now, |(_, at)| *at);
+            let viewed_at = reset.viewed_at.unwrap_or(now);
+            let token = &reset.token;
+            times.push((format!("{token} is opened"), reset.late));
+            times.push((format!("{token} is announced"), announced_at - reset.at));
+            times.push((format!("a client sees {token} open"), viewed_at - announced_at));
+        }
+        for (body, sent_at) in &self.sent {
+            let Some(key) = ChangeKey::of_body(body) else { continue };
+            if is_healthy(&RoomToken::parse(&key.token).unwrap()) {
+                let answered_at = self.answered.get(&key).copied().unwrap_or(now);
+                times.push((
+                    format!("a change of {} is applied", key.token),
+                    answered_at - *sent_at,
+                ));
             }
         }
-        for late in late {
-            self.violation(&late);
+        for (what, time) in times.iter().filter(|(_what, time)| *time > bound) {
+            self.violation(&format!("P9: {what} {time:?} late"));
         }
-        latest
+        times.into_iter().map(|(_what, time)| time).max().unwrap_or_default()
     }
 }
 
@@ -309,14 +373,13 @@ impl State {
         if let Some((id, _entry)) = tables.unpublished().next() {
             unfinished.push(format!("P7: event {id} is not published"));
         }
-        for body in history.sent.difference(&history.acknowledged) {
-            let body = String::from_utf8_lossy(body);
-            unfinished.push(format!("P6: not acknowledged: {body}"));
-        }
-        for body in &history.sent {
-            if ChangeKey::of_body(body).is_none() && !history.dead_letters.contains(body) {
-                let body = String::from_utf8_lossy(body);
-                unfinished.push(format!("P5: no dead letter: {body}"));
+        for body in history.sent.keys() {
+            let text = String::from_utf8_lossy(body);
+            if !history.acknowledged.contains(body) {
+                unfinished.push(format!("P6: not acknowledged: {text}"));
+            }
+            if !history.is_decided(body) {
+                unfinished.push(format!("P6: neither applied nor a dead letter: {text}"));
             }
         }
         unfinished.extend(history.wrong_rooms(tables, self.clock.now()));
@@ -340,7 +403,7 @@ impl History {
             if room.lobby != expected {
                 wrong.push(format!("P4: {token} is {}", shown(room.lobby)));
             }
-            let newest = self.answered.iter().filter(|key| key.token == token.as_str());
+            let newest = self.answered.keys().filter(|key| key.token == token.as_str());
             let newest = newest.filter_map(|key| key.version).max();
             if newest.is_some_and(|newest| newest > setting.version.milliseconds()) {
                 wrong.push(format!("P4: {token} is not as its newest change sets it"));

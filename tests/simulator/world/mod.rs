@@ -50,7 +50,7 @@ pub struct State {
     pub bug: Option<Bug>,
 }
 
-/// Faults of a program, one for each promise that the checks watch over.
+/// Bugs of a program, at least one for each promise that is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bug {
     /// Rooms are reset before their timer.
@@ -61,12 +61,24 @@ pub enum Bug {
     Lost,
     /// Older changes override newer ones.
     StaleWins,
+    /// Changes that do not say when they were made are taken for old ones.
+    NewLoses,
+    /// The updates of other processes are not received.
+    IgnoresUpdates,
+    /// A repeated event is applied again.
+    AppliesTwice,
     /// A change is acknowledged before its effect is durable.
     AcknowledgesFirst,
+    /// An event that has to wait is acknowledged, and stored nowhere.
+    LosesWaiting,
     /// An event counts as published before its confirm.
     MarksFirst,
     /// A room that is refused keeps the others of its batch closed.
     PoisonStopsNeighbours,
+    /// An event of a locked room keeps the others of its set waiting.
+    WaitsForLocks,
+    /// A room that is late is not opened any more.
+    ForgetsLateRooms,
     /// Rooms that are due are not reported.
     HidesRooms,
     /// Events that are not published are not reported.
@@ -74,16 +86,23 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Self; 9] = [
-        Self::Early,
-        Self::Twice,
-        Self::Lost,
-        Self::StaleWins,
-        Self::AcknowledgesFirst,
-        Self::MarksFirst,
-        Self::PoisonStopsNeighbours,
-        Self::HidesRooms,
-        Self::HidesEvents,
+    /// All of them, with the promise that each breaks.
+    pub const ALL: [(Self, &str); 15] = [
+        (Self::Early, "P1"),
+        (Self::Twice, "P2"),
+        (Self::Lost, "P3"),
+        (Self::MarksFirst, "P3"),
+        (Self::StaleWins, "P4"),
+        (Self::NewLoses, "P4"),
+        (Self::AppliesTwice, "P5"),
+        (Self::AcknowledgesFirst, "P6"),
+        (Self::LosesWaiting, "P6"),
+        (Self::ForgetsLateRooms, "P7"),
+        (Self::PoisonStopsNeighbours, "P9"),
+        (Self::WaitsForLocks, "P9"),
+        (Self::IgnoresUpdates, "P9"),
+        (Self::HidesRooms, "P10"),
+        (Self::HidesEvents, "P10"),
     ];
 }
 
@@ -106,11 +125,7 @@ impl World {
 
     /// Lets a part of a request take its time.
     async fn pass_time(&self) {
-        let latency = {
-            let mut state = self.state.lock();
-            let longest = state.faults.latency;
-            if longest.is_zero() { longest } else { state.duration(longest) }
-        };
+        let latency = self.state.lock().latency();
         if !latency.is_zero() {
             sleep(latency).await;
         }
@@ -124,9 +139,21 @@ impl World {
 }
 
 impl State {
-    /// Whether something of this probability happens, in thousandths.
-    pub fn happens(&mut self, thousandths: u32) -> bool {
+    /// Whether something of this probability occurs, in thousandths.
+    pub fn chance(&mut self, thousandths: u32) -> bool {
         self.rng.random_range(0..1000) < thousandths
+    }
+
+    /// How long a part of a request takes.
+    fn latency(&mut self) -> Duration {
+        let longest = self.faults.latency;
+        if longest.is_zero() { longest } else { self.duration(longest) }
+    }
+
+    /// Whether the confirm of a message is lost, and whether the message is stored.
+    fn draw_confirm(&mut self) -> (bool, bool) {
+        let is_lost = self.chance(self.faults.confirm_lost);
+        (is_lost, !is_lost || self.chance(500))
     }
 
     /// A time up to `longest`, in whole milliseconds.

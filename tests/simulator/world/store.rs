@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use lobbyd::{
     domain::{
         Applied, Decision, DueTimer, EventId, IncomingChange, Lobby, OutboxEvent, OutboxRow,
@@ -25,6 +25,9 @@ const SHORT: Duration = Duration::from_secs(1);
 
 /// How long a transaction waits for a row that it must have.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
+
+/// After which time a planted bug forgets a room.
+const LATE: TimeDelta = TimeDelta::seconds(3);
 
 #[derive(Clone)]
 pub struct SimulatedStore(pub Arc<World>);
@@ -77,10 +80,10 @@ impl SimulatedStore {
         }
         let mut state = self.0.state.lock();
         let fails = state.faults.fails;
-        if !state.happens(fails) {
+        if !state.chance(fails) {
             return Ok(());
         }
-        Err(if state.happens(500) { contended() } else { unavailable() })
+        Err(if state.chance(500) { contended() } else { unavailable() })
     }
 
     pub(super) async fn read<T>(&self, read: impl FnOnce(&State) -> T) -> Result<T> {
@@ -95,7 +98,7 @@ impl SimulatedStore {
             let mut state = self.0.state.lock();
             let written = write(&mut state)?;
             let unknown = state.faults.commit_unknown;
-            (written, state.happens(unknown))
+            (written, state.chance(unknown))
         };
         self.0.pass_time().await;
         if unknown { Err(StoreError::TimedOut(TIMEOUT)) } else { Ok(written) }
@@ -138,6 +141,9 @@ impl SimulatedStore {
                 let mut due = state.tables.due(now, batch);
                 if batch.locked == LockPolicy::SkipLocked {
                     due.retain(|(_timer, is_locked)| !is_locked);
+                }
+                if state.bug == Some(Bug::ForgetsLateRooms) {
+                    due.retain(|(timer, _)| now - timer.key.due_at < LATE);
                 }
                 due.truncate(usize::try_from(batch.limit).unwrap());
                 if due.iter().all(|(_timer, is_locked)| !is_locked) {
@@ -207,6 +213,7 @@ impl State {
         let (mut results, mut events) = (Vec::new(), Vec::new());
         for change in changes {
             let applied_at = self.tables.applied_at(change);
+            let applied_at = applied_at.filter(|_at| self.bug != Some(Bug::AppliesTwice));
             let Some(row) = self.tables.rooms.get_mut(&change.token) else {
                 results.push(change.without_room());
                 continue;
@@ -219,13 +226,21 @@ impl State {
                 Decision::Stale if self.bug == Some(Bug::StaleWins) => {
                     Decision::Set(change.order.version())
                 }
+                Decision::Set(_)
+                    if self.bug == Some(Bug::NewLoses) && change.identity.is_some() =>
+                {
+                    Decision::Stale
+                }
                 decision @ (Decision::Set(_) | Decision::Stale | Decision::LobbyNotSupported) => {
                     decision
                 }
             };
             results.push(match decision {
                 Decision::LobbyNotSupported => Applied::LobbyNotSupported,
-                Decision::Stale => Applied::Stale,
+                Decision::Stale => {
+                    self.history.found_stale(change);
+                    Applied::Stale
+                }
                 Decision::Set(version) => {
                     let replaced = row.room.lobby.scheduled();
                     let changes = lobby_changes(&row.room, change.lobby, version, now);
@@ -251,6 +266,7 @@ impl Timers for SimulatedStore {
     async fn apply(
         &self,
         changes: &[IncomingChange],
+        patience: Patience,
         now: DateTime<Utc>,
         claimed_until: Option<DateTime<Utc>>,
     ) -> Result<AppliedSet> {
@@ -264,7 +280,12 @@ impl Timers for SimulatedStore {
             let locked: Vec<RoomToken> = tokens.into_iter().filter(is_free).cloned().collect();
             (locked.clone(), self.lock_rooms(state, locked))
         };
-        self.change(&locked, Patience::Full).await?;
+        self.change(&locked, patience).await?;
+        let waits = self.0.state.lock().bug == Some(Bug::WaitsForLocks);
+        if waits && changes.iter().any(|change| !locked.contains(&change.token)) {
+            sleep(TIMEOUT).await;
+            return Err(StoreError::TimedOut(TIMEOUT));
+        }
         self.commit(|state| Ok(state.apply(changes, &locked, now, claimed_until))).await
     }
 

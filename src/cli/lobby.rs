@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, Subcommand};
 use lobbyd::config::Loaded;
 use lobbyd::domain::{Applied, ChangeOrder, IncomingChange, Lobby, LobbyState, RoomToken, Version};
-use lobbyd::store::Database;
+use lobbyd::store::{Database, Patience};
 use tokio::time::sleep;
 
 use super::access::with_database;
@@ -115,7 +115,7 @@ async fn change(
         let order = ChangeOrder::ReceivedNow(Version::of(now));
         let change =
             IncomingChange { token: token.clone(), lobby, order, identity: None, own: false };
-        let outcome = database.apply(&[change], now, None).await;
+        let outcome = database.apply(&[change], Patience::Full, now, None).await;
         let is_locked = match &outcome {
             Ok(set) => set.results.contains(&Applied::Locked),
             Err(error) => error.is_contention(),

@@ -13,11 +13,11 @@ pub enum LockPolicy {
     Wait,
 }
 
-/// How long the reset of the rooms of a batch may take.
+/// How long the change of several rooms in one transaction may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// A second, where the database can be told so: one slow room keeps the others of its batch locked,
-    /// and everything that follows waits. What takes longer fails as if it had timed out.
+    /// A second, where the database can be told so: one slow room keeps the others of its transaction
+    /// locked, and everything that follows waits. What takes longer fails as if it had timed out.
     Short,
     /// As long as any use of the database.
     Full,

@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 
 use super::connection::Transaction;
 use super::dialect::Dialect;
+use super::due::Patience;
 use super::error::Result;
 use super::tables::outbox::{Progress, new_event};
 use crate::domain::commands::{BulkChange, lobby_changes};
@@ -120,13 +121,14 @@ impl<D: Dialect> Transaction<D> {
     pub(super) async fn write_change_set(
         &mut self,
         set: ChangeSet,
+        patience: Patience,
         progress: Progress,
     ) -> Result<Vec<OutboxRow>> {
         let now = set.now;
         let rooms = set.changed_rooms();
         if !rooms.is_empty() {
             let lobbies: Vec<_> = rooms.iter().map(|room| (&room.before, &room.after)).collect();
-            self.update_lobbies(&lobbies).await?;
+            self.update_lobbies(&lobbies, patience).await?;
             self.write_calls(&rooms).await?;
             let touched =
                 rooms.iter().filter(|room| room.after.changed_at != room.before.changed_at);

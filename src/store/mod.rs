@@ -99,6 +99,7 @@ pub trait Timers: Send + Sync + 'static {
     async fn apply(
         &self,
         changes: &[IncomingChange],
+        patience: Patience,
         now: DateTime<Utc>,
         claimed_until: Option<DateTime<Utc>>,
     ) -> Result<AppliedSet>;

@@ -21,11 +21,12 @@ impl<D: Dialect> Timers for SqlStore<D> {
     async fn apply(
         &self,
         changes: &[IncomingChange],
+        patience: Patience,
         now: DateTime<Utc>,
         claimed_until: Option<DateTime<Utc>>,
     ) -> Result<AppliedSet> {
         let mut transaction = self.begin().await?;
-        match transaction.apply(changes, now, claimed_until).await {
+        match transaction.apply(changes, patience, now, claimed_until).await {
             Ok((applied, Outcome::Written)) => transaction.commit().await.map(|()| applied),
             Ok((applied, Outcome::Unchanged)) => transaction.roll_back().await.map(|()| applied),
             Err(error) => {
@@ -121,6 +122,7 @@ impl<D: Dialect> Transaction<D> {
     async fn apply(
         &mut self,
         changes: &[IncomingChange],
+        patience: Patience,
         now: DateTime<Utc>,
         claimed_until: Option<DateTime<Utc>>,
     ) -> Result<(AppliedSet, Outcome)> {
@@ -129,7 +131,11 @@ impl<D: Dialect> Transaction<D> {
         if set.is_unchanged() {
             return Ok((AppliedSet { results, rows: Vec::new() }, Outcome::Unchanged));
         }
-        let rows = self.write_change_set(set, Progress::of_new(now, claimed_until)).await?;
+        if patience == Patience::Short {
+            self.shorten_statements().await?;
+        }
+        let progress = Progress::of_new(now, claimed_until);
+        let rows = self.write_change_set(set, patience, progress).await?;
         Ok((AppliedSet { results, rows }, Outcome::Written))
     }
 

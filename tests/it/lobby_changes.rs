@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta};
 use lobbyd::{
     domain::{Applied, ChangeOrder, DeliveryIdentity, IncomingChange, Lobby, Version},
-    store::{Available, StoreError},
+    store::{Available, Patience, StoreError},
 };
 
 use crate::support::{
@@ -139,7 +139,7 @@ async fn the_events_of_a_set_can_be_claimed_with_it(fixture: StoreFixture) {
     fixture.database.insert_room("a").await;
     fixture.database.insert_room("b").await;
     let changes = [change("a", closed_until(None), 5), change("b", closed_until(None), 5)];
-    let applied = fixture.store.apply(&changes, at(0), Some(at(5))).await.unwrap();
+    let applied = fixture.store.apply(&changes, Patience::Full, at(0), Some(at(5))).await.unwrap();
     assert_eq!(applied.results, [SET, SET]);
     let events = applied.rows.iter().flat_map(|row| &row.events);
     let rooms: Vec<&str> = events.map(|event| event.token.as_str()).collect();
@@ -159,7 +159,7 @@ async fn one_refused_change_undoes_the_set(fixture: StoreFixture) {
     // The rule of the tables, but not that of the program, forbids such a timer.
     let refused = closed_until(DateTime::from_timestamp(-1, 0));
     let changes = [change("good", closed_until(None), 5), change("bad", refused, 5)];
-    let error = fixture.store.apply(&changes, at(1), None).await.unwrap_err();
+    let error = fixture.store.apply(&changes, Patience::Full, at(1), None).await.unwrap_err();
     assert!(matches!(error, StoreError::Rejected(_)), "{error:?}");
     assert_eq!(fixture.lobby("good").await, Lobby::OPEN);
     assert_eq!(fixture.database.unpublished().await, 0);

@@ -11,7 +11,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use lobbyd::{
     domain::Applied,
-    store::{Database as Stored, DueBatch, LockPolicy, NotFired, StoreError},
+    store::{Database as Stored, DueBatch, LockPolicy, NotFired, Patience, StoreError},
 };
 use sqlx::{Connection, Executor, MySqlConnection, PgConnection};
 use tokio::{
@@ -146,7 +146,7 @@ async fn move_all(
         let change = change(&token, later, now.timestamp_millis());
         let applied = loop {
             match store
-                .apply(std::slice::from_ref(&change), now, None)
+                .apply(std::slice::from_ref(&change), Patience::Full, now, None)
                 .await
                 .map(|it| it.results[0])
             {

@@ -1,5 +1,41 @@
 //! Sets of rooms whose lobbies are changed by events.
 
+macro_rules! update_lobbies {
+    (postgres) => {
+        "\
+            UPDATE lobbyd_rooms AS room
+            SET lobby_state = new.state, lobby_timer = to_timestamp(new.timer),
+                lobby_version = new.version
+            FROM json_to_recordset(CAST($1 AS json))
+                 AS new(id bigint, state smallint, timer bigint, version bigint, before bigint)
+            WHERE room.id = new.id AND room.lobby_version = new.before"
+    };
+    (mysql) => {
+        "\
+            UPDATE JSON_TABLE($1, '$[*]' COLUMNS (
+                       id BIGINT PATH '$.id', state SMALLINT PATH '$.state',
+                       timer BIGINT PATH '$.timer', version BIGINT PATH '$.version',
+                       before_version BIGINT PATH '$.before'
+                   )) AS changed
+            STRAIGHT_JOIN lobbyd_rooms AS room ON room.id = changed.id
+            SET room.lobby_state = changed.state,
+                room.lobby_timer =
+                    TIMESTAMP'1970-01-01 00:00:00' + INTERVAL changed.timer SECOND,
+                room.lobby_version = changed.version
+            WHERE room.lobby_version = changed.before_version"
+    };
+    (sqlite) => {
+        "\
+            UPDATE lobbyd_rooms
+            SET lobby_state = new.value ->> 'state',
+                lobby_timer = datetime(new.value ->> 'timer', 'unixepoch'),
+                lobby_version = new.value ->> 'version'
+            FROM json_each($1) AS new
+            WHERE lobbyd_rooms.id = new.value ->> 'id'
+              AND lobby_version = new.value ->> 'before'"
+    };
+}
+
 statements! {
     /// JSON of tokens → the columns of [`room_without_state`](crate::store::rows::room_without_state).
     /// Locks the rows until the transaction ends, and skips those that are locked. Another table
@@ -51,33 +87,16 @@ statements! {
     /// JSON of `{id, state, timer, version, before}`: sets the lobbies of the rooms that still have
     /// the version `before`.
     UPDATE_LOBBIES:
-        postgres "\
-            UPDATE lobbyd_rooms AS room
-            SET lobby_state = new.state, lobby_timer = to_timestamp(new.timer),
-                lobby_version = new.version
-            FROM json_to_recordset(CAST($1 AS json))
-                 AS new(id bigint, state smallint, timer bigint, version bigint, before bigint)
-            WHERE room.id = new.id AND room.lobby_version = new.before",
-        mysql "\
-            UPDATE JSON_TABLE($1, '$[*]' COLUMNS (
-                       id BIGINT PATH '$.id', state SMALLINT PATH '$.state',
-                       timer BIGINT PATH '$.timer', version BIGINT PATH '$.version',
-                       before_version BIGINT PATH '$.before'
-                   )) AS changed
-            STRAIGHT_JOIN lobbyd_rooms AS room ON room.id = changed.id
-            SET room.lobby_state = changed.state,
-                room.lobby_timer =
-                    TIMESTAMP'1970-01-01 00:00:00' + INTERVAL changed.timer SECOND,
-                room.lobby_version = changed.version
-            WHERE room.lobby_version = changed.before_version",
-        sqlite "\
-            UPDATE lobbyd_rooms
-            SET lobby_state = new.value ->> 'state',
-                lobby_timer = datetime(new.value ->> 'timer', 'unixepoch'),
-                lobby_version = new.value ->> 'version'
-            FROM json_each($1) AS new
-            WHERE lobbyd_rooms.id = new.value ->> 'id'
-              AND lobby_version = new.value ->> 'before'";
+        postgres update_lobbies!(postgres),
+        mysql update_lobbies!(mysql),
+        sqlite update_lobbies!(sqlite);
+
+    /// As [`UPDATE_LOBBIES`], within a second: see [`RESET_SHORT`](super::rooms::RESET_SHORT).
+    UPDATE_LOBBIES_SHORT:
+        postgres update_lobbies!(postgres),
+        mysql concat!("/*M!100300 SET STATEMENT max_statement_time = 1 FOR */ ",
+                      update_lobbies!(mysql)),
+        sqlite update_lobbies!(sqlite);
 
     /// JSON of `{room_id, changed_at}`.
     SET_CHANGED_AT:

@@ -151,7 +151,11 @@ impl<D: Dialect> Transaction<D> {
     }
 
     /// Writes the lobbies of rooms, each as it was before and as it is now.
-    pub(crate) async fn update_lobbies(&mut self, rooms: &[(&Room, &Room)]) -> Result<()> {
+    pub(crate) async fn update_lobbies(
+        &mut self,
+        rooms: &[(&Room, &Room)],
+        patience: Patience,
+    ) -> Result<()> {
         let row = |(before, after): &(&Room, &Room)| LobbyRow {
             id: after.id,
             state: after.lobby.state.number(),
@@ -160,7 +164,11 @@ impl<D: Dialect> Transaction<D> {
             before: before.version,
         };
         let rows: Vec<_> = rooms.iter().map(row).collect();
-        let updated = self.execute(lobby_changes::UPDATE_LOBBIES, values![&to_json(&rows)]).await?;
+        let statement = match patience {
+            Patience::Short => lobby_changes::UPDATE_LOBBIES_SHORT,
+            Patience::Full => lobby_changes::UPDATE_LOBBIES,
+        };
+        let updated = self.execute(statement, values![&to_json(&rows)]).await?;
         expect_rows(updated, rows.len(), TABLE)
     }
 

@@ -197,20 +197,32 @@ impl<'a> Consumption<'a> {
         }
     }
 
-    /// Decides about events that the database has answered.
-    pub(super) fn conclude(&mut self, events: Vec<Event>, results: Vec<Applied>) {
+    /// Decides about events that the database has answered. It was asked at `asked_at`: the process may
+    /// have been stopped since then.
+    pub(super) fn conclude(
+        &mut self,
+        events: Vec<Event>,
+        results: Vec<Applied>,
+        asked_at: Instant,
+    ) {
         let number = events.len();
         let applied = results.iter().filter(|each| matches!(each, Applied::Set { .. })).count();
         let stale = results.iter().filter(|each| matches!(each, Applied::Stale)).count();
         for (event, applied) in events.into_iter().zip(results) {
-            self.conclude_one(event, applied, number <= MAX_LOGGED);
+            self.conclude_one(event, applied, asked_at, number <= MAX_LOGGED);
         }
         if number > MAX_LOGGED {
             tracing::info!(events = number, applied, stale, "events processed");
         }
     }
 
-    fn conclude_one(&mut self, mut event: Event, applied: Applied, is_logged: bool) {
+    fn conclude_one(
+        &mut self,
+        mut event: Event,
+        applied: Applied,
+        asked_at: Instant,
+        is_logged: bool,
+    ) {
         let LobbyConsumer { ctx, timers, .. } = self.task;
         let (room, lobby) = (&event.change.token, event.change.lobby);
         match applied {
@@ -237,13 +249,13 @@ impl<'a> Consumption<'a> {
             Applied::Locked => {
                 self.lanes.set_aside(event, Obstacle::Locked, Duration::ZERO);
             }
-            Applied::UnknownRoom => self.conclude_unknown(event),
+            Applied::UnknownRoom => self.conclude_unknown(event, asked_at),
         }
     }
 
-    fn conclude_unknown(&mut self, event: Event) {
+    fn conclude_unknown(&mut self, event: Event, asked_at: Instant) {
         let grace = self.task.unknown_room_grace;
-        let waited = event.received.age();
+        let waited = event.received.age().saturating_sub(asked_at.elapsed());
         if waited >= grace {
             let reason = format!("unknown room {} (waited {grace:?})", event.change.token);
             self.dead_letters.push(event.dead_letter("unknown_room", reason));

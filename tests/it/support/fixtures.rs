@@ -15,7 +15,7 @@ use lobbyd::{
         RoomToken, RoomType, User, Version,
         commands::{Command, NewRoom, Refusal},
     },
-    store::{self, Available, Changed, CommandError, DueBatch},
+    store::{self, Available, Changed, CommandError, DueBatch, Patience},
 };
 
 use super::database::{Database, Kind};
@@ -164,7 +164,7 @@ impl<D> StoreFixture<D> {
     }
 
     pub async fn apply_all(&self, changes: &[IncomingChange], now: DateTime<Utc>) -> Vec<Applied> {
-        let applied = self.store.apply(changes, now, None).await.unwrap();
+        let applied = self.store.apply(changes, Patience::Full, now, None).await.unwrap();
         assert_eq!(applied.results.len(), changes.len());
         applied.results
     }

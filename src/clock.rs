@@ -38,13 +38,17 @@ impl DatabaseClock {
     }
 
     /// Takes a new sample, and returns it in whole milliseconds, as the database stores times. The
-    /// time that its answer needed makes it early, never late. Of two samples at once the last answer
-    /// stays, early by one round trip at most.
+    /// time that its answer needed makes it early, never late; an answer that was held back does not
+    /// set this clock back.
     pub async fn sample(&self, database: &dyn Admin) -> store::Result<DateTime<Utc>> {
         match &self.0 {
             Source::Sample(last) => {
+                let asked_at = Instant::now();
                 let sample = database.now().await?;
-                *last.lock() = (sample, Instant::now());
+                let mut last = last.lock();
+                let answered_at = Instant::now();
+                let carried = last.0 + answered_at.duration_since(last.1);
+                *last = (latest(carried, sample, answered_at - asked_at), answered_at);
                 Ok(sample.trunc_subsecs(3))
             }
             Source::Manual(time) => Ok(*time.borrow()),
@@ -68,9 +72,24 @@ impl DatabaseClock {
     }
 }
 
+/// The database's time when it has answered: at least the sample, at most that and the time that the
+/// answer `took`. What was carried forward is better if it lies between them; else that clock was set.
+fn latest(carried: DateTime<Utc>, sample: DateTime<Utc>, took: Duration) -> DateTime<Utc> {
+    if carried > sample && carried <= sample + took { carried } else { sample }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_that_was_held_back_does_not_set_the_clock_back() {
+        let at = |milliseconds| DateTime::from_timestamp_millis(milliseconds).unwrap();
+        let held_back = Duration::from_secs(5);
+        assert_eq!(latest(at(14_900), at(10_000), held_back), at(14_900));
+        assert_eq!(latest(at(9_900), at(10_000), held_back), at(10_000), "it was behind");
+        assert_eq!(latest(at(15_001), at(10_000), held_back), at(10_000), "the clock was set back");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_sample_is_carried_forward_by_the_monotonic_clock() {

@@ -18,6 +18,10 @@ use tokio::{
 
 use super::{Bug, Server, State, World};
 
+/// Deliveries that may be unacknowledged. It is small, so that events of a few rooms that wait are too
+/// many.
+const CAPACITY: usize = 8;
+
 #[derive(Clone)]
 pub struct SimulatedBus(pub Arc<World>);
 
@@ -198,7 +202,7 @@ impl Subscription for SimulatedSubscription {
     }
 
     fn capacity(&self) -> usize {
-        self.inner.capacity()
+        self.inner.capacity().min(CAPACITY)
     }
 }
 

@@ -60,7 +60,13 @@ fn set(settings: &mut Settings, key: &str, value: &str) {
 /// lobbyd's own database.
 fn own(settings: &Settings) -> Database {
     let (_key, url) = settings.iter().find(|(key, _)| key == "LOBBYD__DATABASE__URL").unwrap();
-    Database::open(Kind::Sqlite, url.clone())
+    let kind = match url.split_once(':').unwrap().0 {
+        "sqlite" => Kind::Sqlite,
+        "postgres" => Kind::Postgres,
+        "mysql" => Kind::MariaDb,
+        other => panic!("{other} is no database of lobbyd"),
+    };
+    Database::open(kind, url.clone())
 }
 
 async fn start(settings: &Settings) -> Daemon {

@@ -130,13 +130,18 @@ impl Talk {
 
     /// The settings of a `lobbyd talk` beside this site, with a SQLite database of its own.
     pub fn settings(&self) -> Settings {
-        let own = folder("talk-").join("lobbyd.db");
-        settings(&[
+        self.settings_on(&Database::in_file(&folder("talk-").join("lobbyd.db")))
+    }
+
+    /// The settings of a `lobbyd talk` beside this site, with this database of its own.
+    pub fn settings_on(&self, own: &Database) -> Settings {
+        let mut settings = settings(&[
             ("LOBBYD__TALK__URL", &format!("http://127.0.0.1:{}", self.port)),
             ("LOBBYD__TALK__SECRET", SECRET),
             ("LOBBYD__TALK__DATABASE_URL", &self.database.url),
-            ("LOBBYD__DATABASE__URL", &format!("sqlite://{}?mode=rwc", own.display())),
-        ])
+        ]);
+        settings.extend(own.settings());
+        settings
     }
 
     /// Inserts a closed room whose timer is due in so many seconds. Returns its timer.

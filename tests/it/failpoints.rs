@@ -1,6 +1,9 @@
 //! Processes that abort between two steps, at each point of src/failpoints.rs and on each database.
 //! What a crash leaves there is completed by the next process, without anybody's help. The points of
-//! Talk and of signaling servers are in the modules of these.
+//! Talk and of signaling servers are in the modules of these; here are those of workers, and in [`api`]
+//! those of a request.
+
+mod api;
 
 use std::{
     collections::BTreeSet,

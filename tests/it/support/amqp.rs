@@ -45,6 +45,10 @@ impl Published {
         self.json()["data"]["token"].as_str().unwrap().to_owned()
     }
 
+    pub fn reason(&self) -> String {
+        self.json()["data"]["reason"].as_str().unwrap().to_owned()
+    }
+
     /// Whether it is about a room that was reset by its timer.
     pub fn is_reset(&self) -> bool {
         self.json()["data"]["reason"] == "lobby_timer_reached"

@@ -247,12 +247,25 @@ impl Daemon {
             .await
     }
 
-    /// Waits until it aborts at the point where its settings let it.
-    pub async fn aborts(mut self) {
+    /// Waits until it is ready, or has ended.
+    pub async fn is_ready_before_its_end(&mut self) -> bool {
+        let (child, port) = (std::sync::Mutex::new(&mut self.child), self.ops_port);
+        eventually("the program to be ready, or to end", || async {
+            let has_ended = child.lock().unwrap().try_wait().unwrap().is_some();
+            let is_ready = get(port, "/readyz").await.is_some_and(|(status, _)| status == 200);
+            (has_ended || is_ready).then_some(is_ready)
+        })
+        .await
+    }
+
+    /// Waits until it aborts at the point where its settings let it. Returns its log.
+    pub async fn aborts(mut self) -> String {
         let status = self.ended().await;
         let signal = status.signal().map(|number| Signal::try_from(number).unwrap());
-        assert_eq!(signal, Some(Signal::SIGABRT), "{}", self.log());
-        assert!(self.log().contains("failpoint reached"), "{}", self.log());
+        let log = self.log();
+        assert_eq!(signal, Some(Signal::SIGABRT), "{log}");
+        assert!(log.contains("failpoint reached"), "{log}");
+        log
     }
 
     /// Resident memory, in bytes.

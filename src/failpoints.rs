@@ -2,9 +2,9 @@
 //!
 //! With the feature `failpoints`, `LOBBYD_FAILPOINT=after-mark:3` aborts the process when it reaches
 //! that point for the third time. Without the feature, which no release has, a point does nothing.
-//! Tests reach each of them on each database of lobbyd's own: `failpoints.rs` in `tests/it`, and in its
-//! folders `talk` and `signaling`. The modules call [`reach`] between two steps of which a crash could
-//! leave only the first.
+//! Tests in `tests/it` reach each of them on each database of lobbyd's own: `failpoints`, and the modules
+//! of that name in `talk` and `signaling`. The modules call [`reach`] between two steps of which a crash
+//! could leave only the first.
 
 /// Between which steps a process can abort.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -114,8 +114,8 @@ async fn aborts_while_closing(
         if !api.is_ready_before_its_end().await {
             continue;
         }
-        let timer = database.now().await + seconds;
-        let request = json!({"state": 1, "timer": timer});
+        let due_at = database.now().await + seconds;
+        let request = json!({"state": 1, "timer": due_at});
         let answer = owner(&api).try_put(&lobby(&room), &request).await;
         let log = api.aborts().await;
         let line = log.lines().find(|line| line.contains("failpoint reached")).unwrap();
@@ -124,7 +124,7 @@ async fn aborts_while_closing(
             assert!(answer.is_err() || !is_in_request, "{answer:?}");
             assert_eq!(database.lobby_state(&room).await, i64::from(is_made));
             assert_eq!(database.waiting().await.contains(&room), is_made);
-            return (room, timer);
+            return (room, due_at);
         }
         // The check was repeated in between.
         let open = "UPDATE lobbyd_rooms SET lobby_state = 0, lobby_timer = NULL WHERE token";

@@ -226,7 +226,7 @@ fn every_point_has_a_test() {
     let source = fs::read_to_string(file("src/failpoints.rs")).unwrap();
     let (_before, points) = source.split_once("enum Point {").unwrap();
     let (points, _after) = points.split_once("\n}").unwrap();
-    let tests = ["failpoints.rs", "talk/failpoints.rs", "signaling/failpoints.rs"]
+    let tests = ["failpoints/mod.rs", "talk/failpoints.rs", "signaling/failpoints.rs"]
         .map(|test| fs::read_to_string(file("tests/it").join(test)).unwrap())
         .concat();
     let points: Vec<&str> =

@@ -5,8 +5,15 @@
 //! `outage` has the broker without memory, `failover` a standby that becomes writable, and `lifecycle`
 //! an idle API on a database that cannot be written.
 
-use std::{fs, ops::AsyncFnOnce, path::Path, process::Command};
+use std::{
+    env, fs,
+    ops::AsyncFnOnce,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
+use chrono::TimeDelta;
+use nix::unistd::getuid;
 use rlimit::Resource;
 use serde_json::json;
 use sqlx::{Connection, MySqlConnection, PgConnection};
@@ -19,14 +26,14 @@ use crate::support::{
     amqp,
     app::PASSWORD,
     cluster::TestCluster,
-    daemon::{Daemon, add_user, program},
+    daemon::{Daemon, add_user, program, text},
     database::{Database, Kind},
     eventually,
     http::{Api, Client, Response},
     proxy::{Mode, Proxy},
     server::{
-        BROKER, Broker, POSTGRES, Server, amqp_url, folder, start_mariadb, start_postgres,
-        start_postgres_with,
+        BROKER, Broker, POSTGRES, Server, amqp_url, folder, start_mariadb, start_mariadb_in,
+        start_postgres, start_postgres_in, start_postgres_with,
     },
 };
 
@@ -35,6 +42,10 @@ const EVENTS: u32 = 20;
 
 /// Rooms that become due in each second, and seconds.
 const HERD: (u32, i64) = (5, 10);
+
+/// Lag of a timer that nothing delayed. It leaves room for a busy machine, and none for a wait for a
+/// connection or descriptor that somebody else has.
+const UNDELAYED: TimeDelta = TimeDelta::seconds(15);
 
 /// Worker and API in one process.
 struct Site {
@@ -88,7 +99,7 @@ impl Site {
             database.insert_rooms(&format!("{what}{second}x"), number, now + second).await;
         }
         database.open_rooms(&format!("{what}event"), EVENTS).await;
-        self.rooms += number * u32::try_from(seconds).unwrap() + EVENTS;
+        self.rooms += load_size();
     }
 
     /// Waits until the last of the rooms is due.
@@ -137,6 +148,18 @@ impl Site {
         self.cluster.database.all_open().await;
     }
 
+    /// Checks that no timer of these rooms was late.
+    async fn undelayed(&self, what: &str) {
+        let resets = self.cluster.database.resets().await;
+        let resets = resets.values().filter(|reset| reset.token.starts_with(what));
+        let lag = resets.map(|reset| reset.fired_at.unwrap() - reset.due_at.unwrap());
+        let lag: Vec<TimeDelta> = lag.collect();
+        let (number, longest) = (lag.len(), lag.into_iter().max().unwrap());
+        println!("{what}: {number} timers at most {} ms late", longest.num_milliseconds());
+        assert_eq!(u32::try_from(number).unwrap(), load_size());
+        assert!(longest < UNDELAYED, "a timer of {what} was {longest} late");
+    }
+
     async fn all_done(self) {
         self.cluster.all_done(&self.events, self.rooms).await;
     }
@@ -148,6 +171,12 @@ impl Site {
         rlimit::prlimit(process, resource, None, Some((&mut before, &mut hard))).unwrap();
         rlimit::prlimit(process, resource, Some((soft.min(hard), hard)), None).unwrap();
     }
+}
+
+/// Rooms of a load.
+fn load_size() -> u32 {
+    let (number, seconds) = HERD;
+    number * u32::try_from(seconds).unwrap() + EVENTS
 }
 
 /// A write beyond the limit of the process fails as on a full disk, also one to the log.
@@ -173,24 +202,101 @@ async fn sqlite_survives_a_limit_of_files() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sqlite_survives_a_full_disk() {
-    let disk = folder("disk-");
-    let mut mount = Command::new("mount");
-    let mounted = mount.args(["-t", "tmpfs", "-o", "size=8m", "lobbyd-test"]).arg(&disk).output();
-    if !mounted.unwrap().status.success() {
-        println!("no right to mount a disk; a limit of files stands for it");
-        return;
-    }
-    let filler = disk.join("filler");
+    let Some(disk) = disk("8m", "sqlite_survives_a_full_disk") else { return };
     let database = Database::in_file(&disk.join("rooms.db"));
+    survives_a_full_disk(database, &disk, &["database or disk is full"]).await;
+}
+
+/// The files of tables cannot grow, while the log has space: without that the server ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_survives_a_full_disk() {
+    let Some(disk) = disk("256m", "postgres_survives_a_full_disk") else { return };
+    let server = start_postgres_in(disk.clone(), &["autovacuum=off".to_owned()]);
+    let database = Database::create_on(Kind::Postgres, server.port).await;
+    // Each row needs a page of its own then, and no page becomes free again.
+    let site = "ADD COLUMN site text NOT NULL DEFAULT repeat('x', 1000), SET (fillfactor = 10)";
+    database.execute(&format!("ALTER TABLE lobbyd_outbox {site}")).await;
+    database.execute("SELECT pg_switch_wal()").await;
+    database.execute("CHECKPOINT").await;
+    survives_a_full_disk(database, &disk, &["No space left on device"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mariadb_survives_a_full_disk() {
+    let Some(disk) = disk("512m", "mariadb_survives_a_full_disk") else { return };
+    let server = start_mariadb_in(disk.clone(), &[]);
+    let database = Database::create_on(Kind::MariaDb, server.port).await;
+    survives_a_full_disk(database, &disk, &["is full", "No space left on device"]).await;
+}
+
+async fn survives_a_full_disk(database: Database, disk: &Path, reasons: &[&str]) {
+    let filler = disk.join("filler");
     let mut site = Site::new(TestCluster::on(database, &BROKER.url())).await;
     site.survives(
         "disk",
-        &["database or disk is full"],
-        async |_site| fill(&filler),
+        reasons,
+        async |site| {
+            fill(&filler);
+            if site.cluster.database.kind != Kind::Sqlite {
+                fill_outbox(&site.cluster.database, reasons).await;
+            }
+        },
         async |_site| fs::remove_file(&filler).unwrap(),
     )
     .await;
     site.all_done().await;
+}
+
+/// Takes the pages that the server has added to the table in advance, with events that are published.
+/// The ids ascend, as those of later events do.
+async fn fill_outbox(database: &Database, reasons: &[&str]) {
+    let now = "CURRENT_TIMESTAMP(3)";
+    let insert = "INSERT INTO lobbyd_outbox (id, type, token, data, created_at, available_at,
+                                             attempts, published_at)";
+    for (number, length) in [(100, 1000), (1, 1000), (1, 1)] {
+        let data = "x".repeat(length);
+        let row = |_index| {
+            let id = uuid::Uuid::now_v7();
+            format!("('{id}', 'test', 'test', '\"{data}\"', {now}, {now}, 1, {now})")
+        };
+        loop {
+            let rows: Vec<String> = (0..number).map(row).collect();
+            let inserted =
+                database.try_execute(&format!("{insert} VALUES {}", rows.join(","))).await;
+            if let Err(error) = inserted {
+                let text = error.to_string();
+                assert!(reasons.iter().any(|reason| text.contains(reason)), "{text}");
+                break;
+            }
+        }
+    }
+}
+
+/// Mounts a small disk, which the sandbox unmounts. Without the right to do so, runs the test again in a
+/// user namespace, which has that, and returns nothing.
+fn disk(size: &str, test: &str) -> Option<PathBuf> {
+    const DISK: &str = "LOBBYD_TEST_DISK";
+    const MOUNT: &str = r#"mount -t tmpfs -o "size=$1" lobbyd-test "$2"; shift 2; exec "$@""#;
+    if let Some(disk) = env::var_os(DISK) {
+        return Some(disk.into());
+    }
+    let disk = folder("disk-");
+    let mount = ["-ec", MOUNT, "mount", size, disk.to_str().unwrap()];
+    let mounted = Command::new("sh").args(mount).arg("true").output().unwrap();
+    if mounted.status.success() {
+        return Some(disk);
+    }
+    let mut again = Command::new("unshare");
+    again.args(["--user", "--map-root-user", "--mount", "sh"]).args(mount);
+    again.args(["unshare", "--user", &format!("--map-user={}", getuid())]);
+    again.arg(env::current_exe().unwrap());
+    again.args(["--exact", "--nocapture", &format!("exhausted::{test}")]).env(DISK, &disk);
+    let output = again.output().unwrap();
+    let (printed, errors) = (text(&output.stdout), text(&output.stderr));
+    let has_passed = output.status.success() && printed.contains(" 1 passed;");
+    let needs = "this test has to mount a disk, as root or in a user namespace";
+    assert!(has_passed, "{needs}: {}\n{printed}\n{errors}", text(&mounted.stderr));
+    None
 }
 
 /// Writes to a file until the disk is full.
@@ -377,6 +483,7 @@ async fn few_connections_are_enough() {
     let begin = Instant::now();
     site.cluster.database.all_open().await;
     println!("3 connections: all open {:?} after the last timer", begin.elapsed());
+    site.undelayed("few").await;
     site.all_done().await;
 }
 
@@ -483,6 +590,7 @@ async fn clients_that_take_all_descriptors_delay_no_timer() {
     site.load("clients").await;
     site.cluster.close_by_events(&site.events, "clientsevent", EVENTS, 0..3).await;
     site.cluster.database.all_open().await;
+    site.undelayed("clients").await;
     site.run.ready().await;
     let open = fs::read_dir(format!("/proc/{}/fd", site.run.process())).unwrap().count();
     println!("{open} of 200 descriptors with {} clients", clients.len());

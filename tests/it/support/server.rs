@@ -222,7 +222,12 @@ pub fn start_postgres() -> Server {
 
 /// Starts PostgreSQL with these settings, each `name=value`.
 pub fn start_postgres_with(settings: &[String]) -> Server {
-    let folder = folder_of("postgres", "postgres-");
+    start_postgres_in(folder("postgres-"), settings)
+}
+
+/// As [`start_postgres_with`], with all its files in this folder.
+pub fn start_postgres_in(folder: PathBuf, settings: &[String]) -> Server {
+    give_to("postgres", &folder);
     run(installed_as("postgres", newest_postgres().join("initdb"))
         .args(["--auth=trust", "--username=admin", "--no-sync", "--encoding=UTF8", "--pgdata"])
         .arg(folder.join("data"))
@@ -304,7 +309,12 @@ pub fn start_mariadb() -> Server {
 
 /// Starts MariaDB with these settings, each `name=value`.
 pub fn start_mariadb_with(settings: &[String]) -> Server {
-    let folder = mariadb_folder();
+    start_mariadb_in(folder("mariadb-"), settings)
+}
+
+/// As [`start_mariadb_with`], with all its files in this folder.
+pub fn start_mariadb_in(folder: PathBuf, settings: &[String]) -> Server {
+    prepare_mariadb(&folder);
     run_mariadb(free_port(), folder, settings)
 }
 
@@ -315,9 +325,9 @@ fn is_mysql() -> bool {
     in_root(MYSQLD).exists() && !in_root("/usr/sbin/mariadbd").exists()
 }
 
-/// A new folder with the data of a MariaDB, and the statements that make its user.
-fn mariadb_folder() -> PathBuf {
-    let folder = folder_of("mysql", "mariadb-");
+/// Fills a folder with the data of a MariaDB, and the statements that make its user.
+fn prepare_mariadb(folder: &Path) {
+    give_to("mysql", folder);
     let mut create = if is_mysql() {
         let mut create = installed_as("mysql", MYSQLD);
         create.args(["--no-defaults", "--initialize-insecure"]);
@@ -334,15 +344,14 @@ fn mariadb_folder() -> PathBuf {
     run(create
         .arg(format!("--datadir={}", folder.join("data").display()))
         // At its start a server removes temporary tables from its folder, also those of others.
-        .env("TMPDIR", &folder)
-        .current_dir(&folder));
+        .env("TMPDIR", folder)
+        .current_dir(folder));
     fs::write(
         folder.join("users.sql"),
         "CREATE USER IF NOT EXISTS admin@'127.0.0.1' IDENTIFIED BY 'admin';
          GRANT ALL ON *.* TO admin@'127.0.0.1' WITH GRANT OPTION;",
     )
     .unwrap();
-    folder
 }
 
 fn run_mariadb(port: u16, folder: PathBuf, settings: &[String]) -> Server {
@@ -402,7 +411,7 @@ pub fn start_galera(number: usize) -> Vec<Server> {
         if index == 0 {
             settings.push("wsrep-new-cluster".to_owned());
         }
-        let mut server = run_mariadb(free_port(), mariadb_folder(), &settings);
+        let mut server = start_mariadb_in(folder("mariadb-"), &settings);
         if index == 0 {
             server.forget_argument("--wsrep-new-cluster");
         }

@@ -55,6 +55,8 @@ metric_table! {
         "Always 1; the labels are the version of the program, and the kinds of database and bus"
     gauge RELOAD_OK "lobbyd_config_reload_ok"
         "1 if the last reload of the configuration worked, or none was requested"
+    gauge TASKS "lobbyd_tasks"
+        "Tasks that have not ended, such as one for each connection to the HTTP API, by runtime"
 
     counter EVENTS "lobbyd_events_received_total" "Lobby changes received, by outcome"
         { "outcome": "applied", "stale", "malformed", "no_lobby", "unknown_room", "rejected" }

@@ -6,6 +6,7 @@
 //! connections are closed. `cli` is the only caller.
 
 mod api_runtime;
+mod gauges;
 mod outlook;
 mod probe;
 mod reload;
@@ -27,6 +28,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::api_runtime::ApiRuntime;
+use self::gauges::Gauges;
 use self::outlook::ReadOutlook;
 pub use self::probe::try_servers;
 use self::reload::Reload;
@@ -51,7 +53,7 @@ use crate::store::{Database, PoolGroup, StoreError};
 use crate::supervisor::Supervisor;
 use crate::systemd::SystemdNotifier;
 use crate::tasks::housekeeping::Schedules;
-use crate::tasks::{BacklogGauges, TalkContext, TalkTask, TaskContext, WriteCheck};
+use crate::tasks::{TalkContext, TalkTask, TaskContext, WriteCheck};
 use crate::traces::{Exporter, Traces};
 use crate::{bus, http, logging, relay, store};
 
@@ -146,11 +148,10 @@ impl App {
         let components = role.components(self.talk.is_some(), !self.signaling.is_empty());
         let health = Arc::new(Health::new(&components, stuck_after, self.config.ops.overdue_after));
         let mut supervisor = Supervisor::new(stop.clone());
-        let backlog = Arc::new(BacklogGauges::new(Arc::clone(&self.api_database)));
+        let gauges = Arc::new(Gauges::new(Arc::clone(&self.api_database), &api_runtime));
         let outlook = Arc::new(ReadOutlook::new(&self.api_database, &self.bus));
         let ops_health = Arc::clone(&health);
-        let ops =
-            http::ops::serve(ops, ops_health, backlog, outlook, metrics.clone(), stop.clone());
+        let ops = http::ops::serve(ops, ops_health, gauges, outlook, metrics.clone(), stop.clone());
         supervisor.spawn("ops listener", ops);
         supervisor.spawn("metrics upkeep", crate::metrics::upkeep(metrics, stop.clone()));
         let systemd = Arc::new(SystemdNotifier::default());

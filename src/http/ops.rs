@@ -70,18 +70,17 @@ pub struct Queue {
 #[derive(Clone)]
 struct Ops {
     health: Arc<Health>,
-    backlog: Arc<dyn Collect>,
+    gauges: Arc<dyn Collect>,
     outlook: Arc<dyn Outlook>,
     metrics: PrometheusHandle,
     page: Arc<Page>,
 }
 
-/// Serves probes, metrics and the page on `listener` until `stop`. `backlog` sets its gauges for each
-/// scrape.
+/// Serves probes, metrics and the page on `listener` until `stop`. `gauges` are set for each scrape.
 pub async fn serve(
     listener: TcpListener,
     health: Arc<Health>,
-    backlog: Arc<dyn Collect>,
+    gauges: Arc<dyn Collect>,
     outlook: Arc<dyn Outlook>,
     metrics: PrometheusHandle,
     stop: CancellationToken,
@@ -94,7 +93,7 @@ pub async fn serve(
         .route("/", get(show))
         .route("/assets/{version}/{name}", get(asset))
         .route("/status.json", get(status))
-        .with_state(Ops { health, backlog, outlook, metrics, page });
+        .with_state(Ops { health, gauges, outlook, metrics, page });
     let limits = Limits {
         connections: CONNECTIONS,
         per_address: CONNECTIONS,
@@ -137,7 +136,7 @@ async fn readyz(State(ops): State<Ops>, RawQuery(query): RawQuery) -> impl IntoR
 
 async fn render(State(ops): State<Ops>) -> impl IntoResponse {
     ops.health.record_ages();
-    ops.backlog.collect().await;
+    ops.gauges.collect().await;
     ([(CONTENT_TYPE, METRICS_TEXT)], ops.metrics.render())
 }
 

@@ -64,6 +64,9 @@ const STUCK_MARGIN: Duration = Duration::from_secs(30);
 /// How often the log repeats that the start waits for the database.
 const REMINDER: Duration = Duration::from_mins(1);
 
+/// Most connections of a pool, which has a place for each from the start.
+const MAX_CONNECTIONS: u32 = 1000;
+
 /// Bound of the count of what is left at the end.
 const COUNT_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -352,8 +355,13 @@ fn open_pool(
     application: &'static str,
     group: PoolGroup,
 ) -> Result<Arc<dyn Database>, ConfigError> {
+    let max_connections = config.database.max_connections.get();
+    if max_connections > MAX_CONNECTIONS {
+        let problem = format!("at most {MAX_CONNECTIONS}");
+        return Err(ConfigError::new("database.max_connections", problem));
+    }
     let options = store::PoolOptions {
-        max_connections: config.database.max_connections.get(),
+        max_connections,
         timeout: config.database.timeout,
         application,
         group,

@@ -22,7 +22,7 @@ type BadConfiguration<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
 fn an_invalid_configuration_ends_with_status_78_and_one_line_that_names_the_key() {
     let file = folder("config-").join("bad.toml");
     fs::write(&file, "[database]\nurls = \"x\"\n").unwrap();
-    let cases: [BadConfiguration; 22] = [
+    let cases: [BadConfiguration; 23] = [
         (&[("LOBBYD__DATABASE__URL", "oracle://x")], &["worker"], "database.url"),
         (&[("LOBBYD__DATABASE__URL", "sqlite::memory:")], &["worker"], "database.url"),
         (&[("LOBBYD__EVENTS__URL", "kafka://x")], &["worker"], "events.url"),
@@ -30,6 +30,7 @@ fn an_invalid_configuration_ends_with_status_78_and_one_line_that_names_the_key(
         (&[("LOBBYD__EVENTS__URL_FILE", "/nowhere")], &["worker"], "events.url_file"),
         (&[("LOBBYD__DATABASE__MAX_CONNECTIONS", "0")], &["config", "check"], "max_connections"),
         (&[("LOBBYD__DATABASE__MAX_CONNECTIONS", "1")], &["run"], "at least 2"),
+        (&[("LOBBYD__DATABASE__MAX_CONNECTIONS", "1001")], &["config", "check"], "at most 1000"),
         (&[("LOBBYD__TIMERS__BATCH", "10001")], &["config", "check"], "at most 10000"),
         (&[("LOBBYD__DATABASE__TIMEOUT", "soon")], &["config", "check"], "timeout"),
         (&[("LOBBYD__DATABASE__TIMEOUT", "0s")], &["config", "check"], "database.timeout"),

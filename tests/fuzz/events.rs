@@ -9,9 +9,12 @@ use lobbyd::{
 };
 use rand::{RngExt, rngs::StdRng};
 
-use crate::Run;
+use crate::{Run, mutation::corpus};
 
 const SKEW: Duration = Duration::from_mins(1);
+
+/// Somewhat more than the longest event, in bytes.
+const LONGEST: usize = 80_000;
 
 /// Memory that does not depend on the body.
 const FIXED_MEMORY: usize = 64 * 1024;
@@ -54,11 +57,11 @@ fn properties(rng: &mut StdRng) -> EventProperties {
 
 #[test]
 fn no_message_breaks_the_parser() {
-    let mut run = Run::new("events");
+    let mut run = Run::new("events", || corpus("events"), LONGEST);
     let now = DateTime::from_timestamp(1_767_225_600, 0).unwrap();
     let latest = Version::of(now + TimeDelta::minutes(1));
     let (mut accepted, mut refused) = (0, 0);
-    while let Some(body) = run.next() {
+    while let Some((_name, body)) = run.next() {
         let properties = properties(run.mutation.rng());
         let parsed = run.measure(&body, FIXED_MEMORY, || {
             // What others may put into the exchange of updates as well.

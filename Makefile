@@ -68,7 +68,7 @@ prove: packages
 	CARGO=$(CARGO) tests/prove $(or $(SECONDS),300) $(SEED)
 
 ## make endurance runs one process for ten minutes with clients that come and go and connections that
-##               are lost, and measures memory, files and threads: SECONDS=600
+##               are lost, and measures memory, files, threads and tasks: SECONDS=600
 .PHONY: endurance
 endurance: packages
 	LOBBYD_ENDURANCE_SECONDS=$(or $(SECONDS),600) \

@@ -1,8 +1,9 @@
-//! What a process holds stays the same, however long it works: memory, files and threads.
+//! What a process holds stays the same, however long it works: memory, files, threads and tasks.
 //!
-//! Worker and API in one process set and fire timers for a thousand clients that come and go, while a
-//! connection to the broker and to the database is lost every second, in turns. `cargo test` runs half a
-//! minute of it and looks at files and threads; `make endurance` runs ten minutes, and at the memory too.
+//! Worker and API in one process set and fire timers for a thousand clients that come and go, while the
+//! connections to the broker or to the database are lost every second, in turns.
+//! `cargo test` runs half a minute of it and looks at files, threads and tasks; `make endurance` runs ten
+//! minutes, and at the memory too. It fails as well if there was no such load.
 
 #![expect(
     clippy::unwrap_used,
@@ -12,48 +13,58 @@
     reason = "a test fails by panicking, prints what it measures, and nothing of it is public"
 )]
 
+mod load;
 #[path = "../it/support/mod.rs"]
 #[expect(dead_code, reason = "it borrows a part of the support")]
 mod support;
 
 use std::{
-    env, fs,
+    cell::Cell,
+    env, fmt, fs,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use rand::RngExt;
-use serde_json::json;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    task::JoinSet,
-    time::{interval, sleep, timeout},
-};
+use tokio::{task::JoinSet, time::interval};
+use tokio_util::sync::CancellationToken;
 
-use self::support::{
-    amqp::Client,
-    cluster::TestCluster,
-    daemon::Daemon,
-    database::Kind,
-    eventually,
-    proxy::{Mode, Proxy},
-    server::{BROKER, POSTGRES, amqp_url},
+use self::{
+    load::{Answers, ROOMS, come_and_go, publish},
+    support::{
+        amqp::Client,
+        cluster::TestCluster,
+        daemon::Daemon,
+        database::Kind,
+        eventually,
+        proxy::{Mode, Proxy},
+        server::{BROKER, POSTGRES, amqp_url},
+    },
 };
 
 const SECONDS: u64 = 30;
 
-/// From so many seconds on the growth of the memory says something.
-const MEASURED_FROM: u64 = 300;
+/// In a run of this length, the growth of the memory says something.
+const MEASURED_FROM: Duration = Duration::from_mins(5);
 
 /// Allowed growth, in MiB in ten minutes.
 const GROWTH: f64 = 1.0;
 
 const CLIENTS: usize = 1000;
 
-const ROOMS: u32 = 50;
+/// Files, threads or tasks beyond those before the load: connections of the two pools, of five each,
+/// which come and go.
+const SLACK: usize = 10;
 
-/// Files beyond those before the load: connections of the pools, which come and go.
-const FILES: usize = 24;
+/// How often each server loses its connections at least: if one file, thread or task were left each
+/// time, there would be more than the slack.
+const CUTS: usize = SLACK + 5;
+
+/// Requests that wait, and streams that are open, at the same time at least once. On a machine with nothing
+/// else to do, there are two hundred.
+const HELD: usize = 20;
+
+/// Answers of each kind at least. On a machine with nothing else to do, there are hundreds.
+const ANSWERS: u64 = 20;
 
 /// What the process holds at a time.
 #[derive(Debug, Clone, Copy)]
@@ -62,15 +73,71 @@ struct Sample {
     memory: u64,
     files: usize,
     threads: usize,
+    tasks: usize,
+    long_polls: usize,
+    streams: usize,
 }
 
 impl Sample {
-    fn of(process: &Daemon, begin: Instant) -> Self {
+    async fn of(process: &Daemon, begin: Instant) -> Self {
         let count = |folder: &str| {
             fs::read_dir(format!("/proc/{}/{folder}", process.process())).unwrap().count()
         };
-        let (files, threads) = (count("fd"), count("task"));
-        Self { at: begin.elapsed().as_secs_f64(), memory: process.memory(), files, threads }
+        let gauge = async |name: &str| {
+            let value = process.metric(name).await;
+            usize::try_from(value.unwrap_or_else(|| panic!("no {name}"))).unwrap()
+        };
+        Self {
+            at: begin.elapsed().as_secs_f64(),
+            memory: process.memory(),
+            files: count("fd"),
+            threads: count("task"),
+            tasks: gauge(r#"lobbyd_tasks{runtime="main"}"#).await
+                + gauge(r#"lobbyd_tasks{runtime="api"}"#).await,
+            long_polls: gauge("lobbyd_http_long_polls").await,
+            streams: gauge("lobbyd_event_streams").await,
+        }
+    }
+
+    /// Whether nothing is left of a load that began after `before`.
+    fn is_as(&self, before: &Self) -> bool {
+        let is_as = |held: fn(&Self) -> usize| held(self) <= held(before) + SLACK;
+        let nobody_waits = self.long_polls == 0 && self.streams == 0;
+        nobody_waits
+            && is_as(|sample| sample.files)
+            && is_as(|sample| sample.threads)
+            && is_as(|sample| sample.tasks)
+    }
+
+    /// Whether clients have waited and followed rooms, each on a connection with a task.
+    fn holds_load(&self, before: &Self) -> bool {
+        let Self { long_polls, streams, tasks, .. } = *self;
+        long_polls >= HELD && streams >= HELD && tasks >= before.tasks + long_polls
+    }
+
+    /// The larger one of each number.
+    fn max(self, other: Self) -> Self {
+        Self {
+            at: self.at.max(other.at),
+            memory: self.memory.max(other.memory),
+            files: self.files.max(other.files),
+            threads: self.threads.max(other.threads),
+            tasks: self.tasks.max(other.tasks),
+            long_polls: self.long_polls.max(other.long_polls),
+            streams: self.streams.max(other.streams),
+        }
+    }
+}
+
+impl fmt::Display for Sample {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at: _, memory, files, threads, tasks, long_polls, streams } = self;
+        write!(
+            formatter,
+            "{:.1} MiB, {files} files, {threads} threads, {tasks} tasks, {long_polls} long polls, \
+             {streams} streams",
+            mebibytes(*memory)
+        )
     }
 }
 
@@ -94,6 +161,7 @@ fn mebibytes(bytes: u64) -> f64 {
 async fn a_process_holds_no_more_after_long_work() {
     let seconds =
         env::var("LOBBYD_ENDURANCE_SECONDS").map_or(SECONDS, |text| text.parse().unwrap());
+    let seconds = Duration::from_secs(seconds);
     let (to_broker, to_database) =
         (Proxy::to(BROKER.server.port).await, Proxy::to(POSTGRES.port).await);
     let mut cluster = TestCluster::new(Kind::Postgres).await;
@@ -106,97 +174,74 @@ async fn a_process_holds_no_more_after_long_work() {
     let process = Daemon::start_as("run", &cluster.settings);
     process.ready().await;
     cluster.database.open_rooms("room", ROOMS).await;
-    let (begin, before) = (Instant::now(), Sample::of(&process, Instant::now()));
+    let begin = Instant::now();
+    let before = Sample::of(&process, begin).await;
 
-    let mut load = JoinSet::new();
+    let (stop, answers) = (CancellationToken::new(), Arc::new(Answers::default()));
+    let client = Client::connect(&cluster.amqp_url, &cluster.exchange).await;
+    let mut publisher = JoinSet::new();
+    publisher.spawn(publish(client, cluster.database.now().await, stop.child_token()));
+    let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
-        load.spawn(come_and_go(process.http_port));
+        let (stop, answers, port) = (stop.clone(), Arc::clone(&answers), process.http_port);
+        clients.spawn(async move {
+            stop.run_until_cancelled(come_and_go(port, &answers)).await;
+        });
     }
-    load.spawn(publish(
-        cluster.amqp_url.clone(),
-        cluster.exchange.clone(),
-        cluster.database.now().await,
-    ));
-    let mut samples = Vec::new();
-    let mut second = interval(Duration::from_secs(1));
-    for number in 0..seconds {
-        second.tick().await;
-        let proxy = if number % 2 == 0 { &to_broker } else { &to_database };
-        proxy.set(Mode::Cut);
-        sleep(Duration::from_millis(20)).await;
-        proxy.set(Mode::Pass);
-        samples.push(Sample::of(&process, begin));
+    let (mut samples, mut most, mut cuts) = (Vec::new(), before, 0);
+    let mut tick = interval(Duration::from_secs(1));
+    while begin.elapsed() < seconds || cuts < CUTS {
+        for proxy in [&to_broker, &to_database] {
+            tick.tick().await;
+            cut(proxy).await;
+            let sample = Sample::of(&process, begin).await;
+            samples.push(sample);
+            most = most.max(sample);
+        }
+        cuts += 1;
     }
-    load.shutdown().await;
+    println!("endurance: {answers:?} while connections were lost");
+    // On a busy machine, clients learn of changes only now.
+    let most = Cell::new(most);
+    eventually("answers of each kind", || async {
+        most.set(most.get().max(Sample::of(&process, begin).await));
+        (answers.least() >= ANSWERS && most.get().holds_load(&before)).then_some(())
+    })
+    .await;
+    let most = most.get();
+    stop.cancel();
+    // Both panic if one of their tasks has.
+    let events: u64 = publisher.join_all().await.into_iter().sum();
+    clients.join_all().await;
 
     // What is left of the load ends by itself.
-    let after = eventually("files and threads as before", || async {
-        let sample = Sample::of(&process, begin);
-        let is_as_before =
-            sample.files <= before.files + FILES && sample.threads <= before.threads.max(64);
-        is_as_before.then_some(sample)
+    let after = eventually("files, threads and tasks as before", || async {
+        let sample = Sample::of(&process, begin).await;
+        sample.is_as(&before).then_some(sample)
     })
     .await;
     process.ready().await;
     cluster.database.all_open().await;
+    cluster.database.all_published().await;
     // The first third fills caches and pools.
     let growth = growth(&samples[samples.len() / 3..]);
-    let fired = process.metric("lobbyd_timer_lag_seconds_count").await;
+    let fired = process.metric("lobbyd_timers_fired_total").await.unwrap();
     println!(
-        "endurance: {seconds} s, {CLIENTS} clients, {seconds} lost connections, {fired:?} timers; before \
-         {:.1} MiB, {} files, {} threads; at most {:.1} MiB, {} files, {} threads; after {:.1} MiB, {} \
-         files, {} threads; memory grows by {growth:.2} MiB in ten minutes",
-        mebibytes(before.memory),
-        before.files,
-        before.threads,
-        mebibytes(samples.iter().map(|sample| sample.memory).max().unwrap()),
-        samples.iter().map(|sample| sample.files).max().unwrap(),
-        samples.iter().map(|sample| sample.threads).max().unwrap(),
-        mebibytes(after.memory),
-        after.files,
-        after.threads,
+        "endurance: {:.0} s, {CLIENTS} clients, {answers:?}; {cuts} times no connection to each server; \
+         {events} events, {fired} timers; before {before}; at most {most}; after {after}; memory \
+         grows by {growth:.2} MiB in ten minutes",
+        after.at
     );
+    assert!(events > u64::from(ROOMS) && fired >= events / 4, "{fired} of {events}");
     if seconds >= MEASURED_FROM {
         assert!(growth < GROWTH, "{samples:?}");
     }
 }
 
-/// A client that reads rooms, waits for changes, follows a room, and leaves in the middle of that.
-async fn come_and_go(port: u16) {
-    loop {
-        let (room, wait, kind) = {
-            let mut rng = rand::rng();
-            (rng.random_range(1..=ROOMS), rng.random_range(500..6000), rng.random_range(0..3))
-        };
-        let path = format!("/ocs/v2.php/apps/spreed/api/v4/room/room{room}");
-        let (path, more) = match kind {
-            0 => (path, ""),
-            1 => (path, "Prefer: wait=30\r\nIf-None-Match: \"none\"\r\n"),
-            _follows => (format!("{path}/events"), ""),
-        };
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: localhost\r\nOCS-APIRequest: true\r\nAccept: application/json\r\n\
-             {more}\r\n"
-        );
-        if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await
-            && stream.write_all(request.as_bytes()).await.is_ok()
-        {
-            let mut answer = Vec::new();
-            let reading = stream.read_to_end(&mut answer);
-            timeout(Duration::from_millis(wait), reading).await.ok();
-        }
-        sleep(Duration::from_millis(wait)).await;
-    }
-}
-
-/// Closes rooms for a second or two, again and again.
-async fn publish(url: String, exchange: String, now: i64) {
-    let client = Client::connect(&url, &exchange).await;
-    let begin = Instant::now();
-    for number in 0_u32.. {
-        let second = now + i64::try_from(begin.elapsed().as_secs()).unwrap();
-        let token = format!("room{}", number % ROOMS + 1);
-        client.publish(&json!({"token": token, "state": 1, "timer": second + 2})).await;
-        sleep(Duration::from_millis(50)).await;
-    }
+/// Loses all connections to a server, and waits until there is one again.
+async fn cut(proxy: &Proxy) {
+    proxy.set(Mode::Cut);
+    // The loss is noticed.
+    proxy.accepts(1).await;
+    tokio::join!(biased; proxy.accepts(1), async { proxy.set(Mode::Pass) });
 }

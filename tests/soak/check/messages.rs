@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Broken, Findings, grouped,
     history::{Announcement, Change, History},
-    rooms::{Asked, resets},
+    rooms::{Asked, is_replaced, resets},
 };
 
 pub(super) fn check(history: &History, asked: &Asked<'_>, findings: &mut Findings) {
@@ -64,6 +64,7 @@ fn check_causes(
         .iter()
         .map(|change| ((change.token.as_str(), change.after.version), change))
         .collect();
+    let by_room = grouped(&history.changes, |change| change.token.as_str());
     for ((token, version), messages) in announced {
         let message = messages[0];
         if message.is_reset {
@@ -73,10 +74,9 @@ fn check_causes(
             }
             continue;
         }
-        let by_timer = message.timer.and_then(|timer| asked.by_timer.get(&(*token, timer)));
-        let is_explained = changes.contains_key(&(*token, *version))
-            || asked.by_version.contains_key(&(*token, *version))
-            || by_timer.is_some();
+        let is_replaced = || by_room.get(token).is_some_and(|it| is_replaced(it, *version));
+        let is_explained =
+            changes.contains_key(&(*token, *version)) || (asked.explains(message) && is_replaced());
         if !is_explained {
             findings.add(Broken::Unasked, format!("no such change: {message:?}"));
         }

@@ -11,11 +11,28 @@ use super::{
 /// How far the clock of the clients may be from that of the database, in milliseconds.
 const SKEW: i64 = 200;
 
-/// The settings, by what an announcement shows of them. They may have made a change that the log does
-/// not have, because a newer one followed in the same transaction.
+/// The settings by events, by what an announcement shows of them. They may have made a change that the
+/// log does not have, because a newer one followed in the same transaction.
 pub(super) struct Asked<'a> {
-    pub by_version: HashMap<(&'a str, i64), &'a Setting>,
-    pub by_timer: HashMap<(&'a str, i64), &'a Setting>,
+    by_version: HashMap<(&'a str, i64), &'a Setting>,
+    /// Those without a version.
+    by_timer: HashMap<(&'a str, i64), &'a Setting>,
+}
+
+impl Asked<'_> {
+    /// Whether an event has asked for what a message announces.
+    pub(super) fn explains(&self, message: &Announcement) -> bool {
+        let token = message.token.as_str();
+        let by_version = self.by_version.get(&(token, message.version));
+        let by_timer = message.timer.and_then(|timer| self.by_timer.get(&(token, timer)));
+        [by_version, by_timer].into_iter().flatten().any(|it| it.timer == message.timer)
+    }
+}
+
+/// Whether one transaction has replaced a version before it could be logged: a change of the room
+/// leads from an older to a newer one.
+pub(super) fn is_replaced(changes: &[&Change], version: i64) -> bool {
+    changes.iter().any(|change| change.before.version < version && version < change.after.version)
 }
 
 pub(super) fn check<'a>(history: &'a History, findings: &mut Findings) -> Asked<'a> {
@@ -31,7 +48,7 @@ pub(super) fn check<'a>(history: &'a History, findings: &mut Findings) -> Asked<
             if let Route::Event { version } = setting.route {
                 asked.by_version.insert((token, version), setting);
             }
-            if let Some(timer) = setting.timer {
+            if let (Route::Bare, Some(timer)) = (setting.route, setting.timer) {
                 asked.by_timer.insert((token, timer), setting);
             }
         }
@@ -200,16 +217,17 @@ impl Room<'_> {
         }
     }
 
-    /// Whether a newer setting explains that a confirmed one has no change of its own.
+    /// Whether a newer setting explains that a confirmed one has no change of its own. That it was
+    /// announced proves nothing, unless a logged change has replaced it.
     fn is_overtaken(&self, setting: &Setting) -> bool {
         let is_newer = |version: i64| self.made.iter().any(|made| *made >= version);
         match setting.route {
-            Route::Event { version } => {
-                self.announcements.iter().any(|it| it.version == version) || is_newer(version)
-            }
+            Route::Event { version } => is_newer(version),
             Route::Bare => {
-                self.announcements.iter().any(|it| it.timer == setting.timer)
-                    || is_newer(setting.asked_at)
+                let mut announced =
+                    self.announcements.iter().filter(|it| it.timer == setting.timer);
+                is_newer(setting.asked_at)
+                    || announced.any(|it| is_replaced(&self.changes, it.version))
             }
             Route::Sql | Route::Http => false,
         }

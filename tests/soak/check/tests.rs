@@ -167,6 +167,49 @@ fn an_event_that_was_overtaken_is_not_lost() {
     assert_eq!((findings.violations.len(), findings.overtaken), (0, 1), "{findings:?}");
 }
 
+/// Announces a setting that has no change in the log.
+fn announce(history: &mut History, setting: &Setting, version: i64) {
+    history.announcements.push(Announcement {
+        id: format!("announced{version}"),
+        token: setting.token.clone(),
+        version,
+        is_reset: false,
+        timer: setting.timer,
+        due_at: None,
+        fired_at: None,
+        is_redelivered: false,
+    });
+}
+
+#[test]
+fn an_event_that_is_announced_and_not_written_is_found() {
+    let version = TIMER * 1000 + 510;
+    for route in [Route::Event { version }, Route::Bare] {
+        let mut history = history();
+        let mut lost = setting(1, route, 1, Some(TIMER + 900));
+        lost.asked_at = TIMER * 1000 + 500;
+        announce(&mut history, &lost, version);
+        history.settings.push(lost);
+        finds(&history, Broken::Lost);
+        finds(&history, Broken::Unasked);
+    }
+}
+
+#[test]
+fn an_event_that_another_one_replaces_in_its_transaction_is_not_lost() {
+    let version = VERSION - 5;
+    for route in [Route::Event { version }, Route::Bare] {
+        let mut history = history();
+        let mut replaced = setting(1, route, 1, Some(TIMER + 20));
+        // By a clock that is ahead.
+        replaced.asked_at = SET_AT + 1;
+        announce(&mut history, &replaced, version);
+        history.settings.push(replaced);
+        let findings = check(&history);
+        assert_eq!((findings.violations.len(), findings.overtaken), (0, 1), "{findings:?}");
+    }
+}
+
 #[test]
 fn an_older_setting_that_wins_is_found() {
     for version in [VERSION - 50, VERSION + 2] {

@@ -90,9 +90,11 @@ fn announcement(delivery: &Delivery) -> Announcement {
         token: data["token"].as_str().unwrap().to_owned(),
         version: data["version"].as_i64().unwrap(),
         is_reset: data["reason"] == "lobby_timer_reached",
+        state: data["lobbyState"].as_i64().unwrap(),
         timer: data["lobbyTimer"].as_i64().filter(|timer| *timer != 0),
         due_at: time("dueAt"),
         fired_at: time("firedAt"),
         is_redelivered: delivery.redelivered,
+        body: String::from_utf8(delivery.data.clone()).unwrap(),
     }
 }

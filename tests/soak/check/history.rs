@@ -70,13 +70,16 @@ pub struct Announcement {
     pub token: String,
     pub version: i64,
     pub is_reset: bool,
-    /// The timer of the room after the change.
+    /// The lobby of the room after the change.
+    pub state: i64,
     pub timer: Option<i64>,
     /// Milliseconds since 1970, of a reset.
     pub due_at: Option<i64>,
     pub fired_at: Option<i64>,
     /// Whether the broker may have delivered it before.
     pub is_redelivered: bool,
+    /// All that the message says.
+    pub body: String,
 }
 
 /// A message that is in the dead-letter queue at the end, or may be.

@@ -5,25 +5,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Broken, Findings, grouped,
     history::{Announcement, Change, History},
-    rooms::{Asked, is_replaced, resets},
+    rooms::{Asked, is_replaced},
 };
 
 pub(super) fn check(history: &History, asked: &Asked<'_>, findings: &mut Findings) {
     let announced = grouped(&history.announcements, |it| (it.token.as_str(), it.version));
     check_ids(history, &announced, findings);
-    // Who changes rooms by SQL announces that themselves.
-    for change in history.changes.iter().filter(|change| change.op.is_none()) {
+    for change in own_changes(history) {
         if !announced.contains_key(&(change.token.as_str(), change.after.version)) {
             findings.add(Broken::Unannounced, format!("{change:?}"));
         }
     }
-    check_causes(history, asked, &announced, findings);
+    check_causes(history, asked, findings);
     check_dead_letters(history, findings);
 }
 
 type Announced<'a> = BTreeMap<(&'a str, i64), Vec<&'a Announcement>>;
 
-/// Each change has one id, and each timer of a room one announcement.
+/// Each change has one id and one body, and each timer of a room one announcement.
 fn check_ids(history: &History, announced: &Announced<'_>, findings: &mut Findings) {
     for (change, messages) in announced {
         let ids: BTreeSet<&str> = messages.iter().map(|it| it.id.as_str()).collect();
@@ -34,9 +33,9 @@ fn check_ids(history: &History, announced: &Announced<'_>, findings: &mut Findin
         findings.duplicates += published.saturating_sub(1);
     }
     for (id, messages) in grouped(&history.announcements, |it| it.id.as_str()) {
-        let changes: BTreeSet<_> = messages.iter().map(|it| (&it.token, it.version)).collect();
-        if changes.len() > 1 {
-            findings.add(Broken::Twice, format!("{id} announces {changes:?}"));
+        let bodies: BTreeSet<&str> = messages.iter().map(|it| it.body.as_str()).collect();
+        if bodies.len() > 1 {
+            findings.add(Broken::Twice, format!("{id} announces {bodies:?}"));
         }
     }
     let resets = history.announcements.iter().filter(|it| it.is_reset);
@@ -51,36 +50,41 @@ fn check_ids(history: &History, announced: &Announced<'_>, findings: &mut Findin
     }
 }
 
-/// Each announcement is about a change.
-fn check_causes(
-    history: &History,
-    asked: &Asked<'_>,
-    announced: &Announced<'_>,
-    findings: &mut Findings,
-) {
-    let resets = resets(history);
-    let changes: BTreeMap<(&str, i64), &Change> = history
-        .changes
-        .iter()
+/// Each message is about a change, and says what that is.
+fn check_causes(history: &History, asked: &Asked<'_>, findings: &mut Findings) {
+    let changes: BTreeMap<(&str, i64), &Change> = own_changes(history)
         .map(|change| ((change.token.as_str(), change.after.version), change))
         .collect();
     let by_room = grouped(&history.changes, |change| change.token.as_str());
-    for ((token, version), messages) in announced {
-        let message = messages[0];
-        if message.is_reset {
-            let due_at = message.due_at.map(|due_at| due_at / 1000);
-            if resets.get(&(*token, *version)).is_none_or(|reset| reset.before.timer != due_at) {
+    for message in &history.announcements {
+        let token = message.token.as_str();
+        let is_replaced = || by_room.get(token).is_some_and(|it| is_replaced(it, message.version));
+        match changes.get(&(token, message.version)) {
+            Some(change) if !is_about(message, change) => {
+                findings
+                    .add(Broken::Unannounced, format!("{change:?} is not what {message:?} says"));
+            }
+            Some(_change) => {}
+            None if message.is_reset => {
                 findings.add(Broken::Unasked, format!("no such reset: {message:?}"));
             }
-            continue;
-        }
-        let is_replaced = || by_room.get(token).is_some_and(|it| is_replaced(it, *version));
-        let is_explained =
-            changes.contains_key(&(*token, *version)) || (asked.explains(message) && is_replaced());
-        if !is_explained {
-            findings.add(Broken::Unasked, format!("no such change: {message:?}"));
+            None if asked.explains(message) && is_replaced() => {}
+            None => findings.add(Broken::Unasked, format!("no such change: {message:?}")),
         }
     }
+}
+
+/// The changes that lobbyd has made. Clients that change rooms by SQL announce that themselves.
+fn own_changes(history: &History) -> impl Iterator<Item = &Change> {
+    history.changes.iter().filter(|change| change.op.is_none())
+}
+
+fn is_about(message: &Announcement, change: &Change) -> bool {
+    let is_reset = change.is_reset();
+    let due_at = change.before.timer.filter(|_| is_reset).map(|timer| timer * 1000);
+    let lobby = (change.after.state, change.after.timer);
+    (message.state, message.timer) == lobby
+        && (message.is_reset, message.due_at) == (is_reset, due_at)
 }
 
 fn check_dead_letters(history: &History, findings: &mut Findings) {

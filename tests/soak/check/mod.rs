@@ -23,7 +23,7 @@ pub enum Broken {
     Twice,
     /// P3, P6, P7: a timer did not fire, or a confirmed setting had no effect.
     Lost,
-    /// P3: a change was not announced.
+    /// P3: a change was not announced, or as another one.
     Unannounced,
     /// P4: an older setting won.
     StaleWon,

@@ -1,7 +1,7 @@
 //! Follows each room through the change log: every change is a reset of the timer that was set, or
 //! the effect of one setting.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use super::{
     Broken, Findings, grouped,
@@ -25,7 +25,10 @@ impl Asked<'_> {
         let token = message.token.as_str();
         let by_version = self.by_version.get(&(token, message.version));
         let by_timer = message.timer.and_then(|timer| self.by_timer.get(&(token, timer)));
-        [by_version, by_timer].into_iter().flatten().any(|it| it.timer == message.timer)
+        [by_version, by_timer]
+            .into_iter()
+            .flatten()
+            .any(|it| (it.state, it.timer) == (message.state, message.timer))
     }
 }
 
@@ -232,10 +235,4 @@ impl Room<'_> {
             Route::Sql | Route::Http => false,
         }
     }
-}
-
-/// The resets of the log, by room and version.
-pub(super) fn resets(history: &History) -> BTreeMap<(&str, i64), &Change> {
-    let resets = history.changes.iter().filter(|change| change.is_reset());
-    resets.map(|change| ((change.token.as_str(), change.after.version), change)).collect()
 }

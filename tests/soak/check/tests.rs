@@ -35,10 +35,12 @@ fn announcement(change: &Change, id: &str) -> Announcement {
         token: change.token.clone(),
         version: change.after.version,
         is_reset,
+        state: change.after.state,
         timer: change.after.timer,
         due_at: change.before.timer.filter(|_| is_reset).map(|timer| timer * 1000),
         fired_at: is_reset.then_some(change.at),
         is_redelivered: false,
+        body: format!("{id}: {:?}", change.after),
     }
 }
 
@@ -174,10 +176,12 @@ fn announce(history: &mut History, setting: &Setting, version: i64) {
         token: setting.token.clone(),
         version,
         is_reset: false,
+        state: setting.state,
         timer: setting.timer,
         due_at: None,
         fired_at: None,
         is_redelivered: false,
+        body: String::new(),
     });
 }
 
@@ -242,6 +246,44 @@ fn a_change_that_is_not_announced_is_found() {
         history.announcements.remove(missing);
         finds(&history, Broken::Unannounced);
     }
+}
+
+#[test]
+fn a_message_that_does_not_say_what_has_changed_is_found() {
+    let wrong: [fn(&mut Announcement); 4] = [
+        |it| it.state = 1 - it.state,
+        |it| it.timer = Some(TIMER + 1),
+        |it| it.is_reset = !it.is_reset,
+        |it| it.due_at = Some(TIMER * 1000 + 1000),
+    ];
+    for wrong in wrong {
+        for which in [0, 1] {
+            let mut history = history();
+            // Another message of the same change is right.
+            let mut copy = history.announcements[which].clone();
+            wrong(&mut copy);
+            history.announcements.push(copy);
+            finds(&history, Broken::Unannounced);
+        }
+    }
+}
+
+#[test]
+fn a_replaced_event_that_is_announced_with_another_lobby_is_found() {
+    let mut history = history();
+    let replaced = setting(1, Route::Event { version: VERSION - 5 }, 1, Some(TIMER + 20));
+    announce(&mut history, &replaced, VERSION - 5);
+    history.settings.push(replaced);
+    history.announcements[2].state = 0;
+    finds(&history, Broken::Unasked);
+}
+
+#[test]
+fn two_bodies_of_one_id_are_found() {
+    let mut history = history();
+    let body = "another one".to_owned();
+    history.announcements.push(Announcement { body, ..history.announcements[1].clone() });
+    finds(&history, Broken::Twice);
 }
 
 #[test]

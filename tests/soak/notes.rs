@@ -9,10 +9,16 @@ use std::{
 
 use tokio::time::sleep;
 
-use crate::check::history::{DeadLetter, Route, Setting};
+use crate::{
+    check::history::{DeadLetter, Route, Setting},
+    support::database::Database,
+};
 
 /// Half the time in which a change races with the timer, in milliseconds.
 const SHORTLY: i64 = 100;
+
+/// How often the time of the database is read. What took least is the most exact.
+const READINGS: usize = 10;
 
 /// The time of the database, without asking it: both are on one machine.
 pub struct Clock {
@@ -21,13 +27,32 @@ pub struct Clock {
 }
 
 impl Clock {
-    pub fn new(now: i64) -> Self {
-        Self { start: Instant::now(), started_at: now }
+    /// Reads the time of the database.
+    pub async fn read(database: &Database) -> Self {
+        let mut best: Option<(Duration, Self)> = None;
+        for _ in 0..READINGS {
+            let start = Instant::now();
+            let clock = Self { start, started_at: database.now_millis().await };
+            let took = start.elapsed();
+            if best.as_ref().is_none_or(|(best, _clock)| took < *best) {
+                best = Some((took, clock));
+            }
+        }
+        best.unwrap().1
+    }
+
+    /// How many milliseconds another reading is ahead of this one.
+    fn step(&self, other: &Self) -> i64 {
+        other.started_at - self.at(other.start)
     }
 
     /// Milliseconds since 1970.
     pub fn now(&self) -> i64 {
-        self.started_at + i64::try_from(self.start.elapsed().as_millis()).unwrap()
+        self.at(Instant::now())
+    }
+
+    fn at(&self, instant: Instant) -> i64 {
+        self.started_at + i64::try_from((instant - self.start).as_millis()).unwrap()
     }
 }
 
@@ -57,6 +82,11 @@ impl Notes {
 
     pub fn now(&self) -> i64 {
         self.clock.now()
+    }
+
+    /// How far the clocks of the database and of the clients have moved apart, in milliseconds.
+    pub async fn clock_step(&self, database: &Database) -> i64 {
+        self.clock.step(&Clock::read(database).await)
     }
 
     /// Waits until shortly before a time, in milliseconds since 1970.

@@ -36,7 +36,7 @@ pub async fn run(options: Options) {
     let number = options.seconds * ROOMS;
     insert_rooms(database, number).await;
     let recorder = Recorder::start(site.cluster.amqp_url.clone(), site.cluster.updates.clone());
-    let notes = Arc::new(Notes::new(Clock::new(database.now_millis().await)));
+    let notes = Arc::new(Notes::new(Clock::read(database).await));
     let rooms = Arc::new(Rooms::new(number));
     let clients = Clients::new(&site, Arc::clone(&notes));
 
@@ -66,6 +66,7 @@ pub async fn run(options: Options) {
         refused: rooms.refused().collect(),
         held: rooms.held().collect(),
         ended_at: database.now_millis().await,
+        clock_step: notes.clock_step(database).await,
     };
     let findings = check(&history);
     let report = Report {

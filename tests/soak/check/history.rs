@@ -5,6 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// How far the clock of the clients may be from that of the database, in milliseconds.
+pub const SKEW: i64 = 200;
+
 /// The lobby of a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Row {
@@ -105,6 +108,8 @@ pub struct History {
     /// Rooms that were locked or refused for a time: nothing is said about how late they were.
     pub held: BTreeSet<String>,
     pub ended_at: i64,
+    /// How many milliseconds the database's clock is ahead of that of the clients at the end.
+    pub clock_step: i64,
 }
 
 impl History {

@@ -12,7 +12,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use history::History;
+use history::{History, SKEW};
 
 /// A promise that was broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +43,9 @@ pub struct Violation {
 #[derive(Debug, Default)]
 pub struct Findings {
     pub violations: Vec<Violation>,
+    /// How many milliseconds the clock of the machine was stepped by, if by so many that nothing can
+    /// be compared.
+    pub clock_step: Option<i64>,
     /// Timers that took effect, by whatever route.
     pub timers: usize,
     /// Rooms that a timer has opened.
@@ -92,6 +95,10 @@ pub fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let asked = rooms::check(history, &mut findings);
     messages::check(history, &asked, &mut findings);
+    if history.clock_step.abs() > SKEW / 2 {
+        findings.clock_step = Some(history.clock_step);
+        findings.violations.clear();
+    }
     findings.lateness.sort_unstable();
     findings.delays.sort_unstable();
     findings

@@ -5,11 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::{
     Broken, Findings, grouped,
-    history::{Announcement, Change, History, Route, Row, Setting},
+    history::{Announcement, Change, History, Route, Row, SKEW, Setting},
 };
-
-/// How far the clock of the clients may be from that of the database, in milliseconds.
-const SKEW: i64 = 200;
 
 /// The settings by events, by what an announcement shows of them. They may have made a change that the
 /// log does not have, because a newer one followed in the same transaction.

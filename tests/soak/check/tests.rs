@@ -316,6 +316,18 @@ fn a_change_that_nobody_asked_for_is_found() {
 }
 
 #[test]
+fn a_step_of_the_clock_is_found_instead_of_what_follows_from_it() {
+    let mut history = history();
+    history.changes[1].at = TIMER * 1000 - 1;
+    for (step, violations) in [(-101, 0), (-100, 1), (100, 1), (101, 0)] {
+        history.clock_step = step;
+        let findings = check(&history);
+        let found = (findings.violations.len(), findings.clock_step);
+        assert_eq!(found, (violations, Some(step).filter(|_| violations == 0)), "{findings:?}");
+    }
+}
+
+#[test]
 fn missing_and_foreign_dead_letters_are_found() {
     let mut without = history();
     without.dead_letters.clear();

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::{task::JoinSet, time::timeout};
 
 use super::{Clients, garbage::KEY, publisher::Message, wait};
-use crate::check::history::Route;
+use crate::check::history::{Route, SKEW};
 
 /// How long a client waits for a response of the API.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -77,6 +77,13 @@ impl Room {
         last.version
     }
 
+    /// Lets the versions of events that follow be later than those that a request may have got until
+    /// now. Of two equal versions the one that came first wins, and which one it was is not known.
+    fn leave_to_request(&self, now: i64) {
+        let mut last = self.last.lock().unwrap();
+        last.version = last.version.max(now + SKEW);
+    }
+
     /// Makes a setting.
     pub async fn set(&self, clients: &Clients, by: By, state: i64, ahead: Option<i64>) -> Made {
         let now = clients.notes.now();
@@ -108,7 +115,11 @@ impl Room {
             By::Sql { .. } => {
                 clients.sql.set(asked.op(), &[&self.token], state, timer, version).await
             }
-            By::Http => self.put(clients, version, state, timer).await,
+            By::Http => {
+                let is_confirmed = self.put(clients, version, state, timer).await;
+                self.leave_to_request(clients.notes.now());
+                is_confirmed
+            }
         };
         if is_confirmed {
             clients.notes.confirm(&asked);
@@ -326,4 +337,14 @@ pub async fn herd(clients: Arc<Clients>, rooms: Vec<Arc<Room>>, ahead: i64) {
     if clients.sql.set(asked.op(), &tokens, 1, timer, version).await {
         clients.notes.confirm(&asked);
     }
+}
+
+#[test]
+fn an_event_after_a_request_is_newer_by_any_clock() {
+    let room = Room::new("a".to_owned());
+    assert_eq!(room.version(1_000), 1_000);
+    room.leave_to_request(1_010);
+    let stale = room.version(1_020) - 1;
+    assert!(stale > 1_010 + SKEW, "{stale}");
+    assert_eq!(room.version(5_000), 5_000);
 }

@@ -36,6 +36,8 @@ impl Report {
             format!("the clock of the machine was stepped by {step} ms: nothing can be compared")
         }));
         let violations = &self.findings.violations;
+        let failed = self.findings.failed_routes.iter();
+        wrong.extend(failed.map(|failed| format!("only {failed} were confirmed")));
         for text in wrong.iter().take(SHOWN) {
             println!("wrong: {text}");
         }

@@ -10,9 +10,9 @@ mod rooms;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use history::{History, SKEW};
+use history::{History, Route, SKEW, Setting};
 
 /// A promise that was broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +46,8 @@ pub struct Findings {
     /// How many milliseconds the clock of the machine was stepped by, if by so many that nothing can
     /// be compared.
     pub clock_step: Option<i64>,
+    /// Routes by which so few settings were confirmed that the run says nothing about them.
+    pub failed_routes: Vec<String>,
     /// Timers that took effect, by whatever route.
     pub timers: usize,
     /// Rooms that a timer has opened.
@@ -95,6 +97,7 @@ pub fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let asked = rooms::check(history, &mut findings);
     messages::check(history, &asked, &mut findings);
+    check_routes(history, &mut findings);
     if history.clock_step.abs() > SKEW / 2 {
         findings.clock_step = Some(history.clock_step);
         findings.violations.clear();
@@ -102,6 +105,31 @@ pub fn check(history: &History) -> Findings {
     findings.lateness.sort_unstable();
     findings.delays.sort_unstable();
     findings
+}
+
+/// One of so many settings of each route has to be confirmed. Most may stay without an answer on a busy
+/// machine.
+const CONFIRMED: usize = 50;
+
+fn check_routes(history: &History, findings: &mut Findings) {
+    let routes = grouped(&history.settings, |setting| match setting.route {
+        Route::Event { .. } | Route::Bare => "event",
+        Route::Sql => "SQL",
+        Route::Http => "HTTP",
+    });
+    for name in ["event", "SQL", "HTTP"] {
+        let settings = routes.get(name).map_or(&[][..], Vec::as_slice);
+        let confirmed = settings.iter().filter(|setting| setting.confirmed_at.is_some());
+        let (asked, confirmed) = (requests(settings.iter()), requests(confirmed));
+        if confirmed == 0 || confirmed * CONFIRMED < asked {
+            findings.failed_routes.push(format!("{confirmed} of {asked} settings by {name}"));
+        }
+    }
+}
+
+/// The number of requests that have asked for settings.
+fn requests<'a>(settings: impl Iterator<Item = &'a &'a Setting>) -> usize {
+    settings.map(|setting| setting.op).collect::<BTreeSet<_>>().len()
 }
 
 /// Groups by a key, in order.

@@ -328,6 +328,23 @@ fn a_step_of_the_clock_is_found_instead_of_what_follows_from_it() {
 }
 
 #[test]
+fn a_route_that_fails_all_the_time_is_found() {
+    let failed = |confirmed: usize| {
+        let mut history = History::default();
+        for (index, route) in [Route::Bare, Route::Http, Route::Sql].into_iter().enumerate() {
+            for number in 0..100 {
+                let mut setting = setting(100 * index + number, route, 0, None);
+                setting.confirmed_at = Some(SET_AT).filter(|_| number < confirmed);
+                history.settings.push(setting);
+            }
+        }
+        check(&history).failed_routes.len()
+    };
+    assert_eq!([0, 1, 2, 100].map(failed), [3, 3, 0, 0]);
+    assert_eq!(check(&History::default()).failed_routes.len(), 3, "no setting was sent");
+}
+
+#[test]
 fn missing_and_foreign_dead_letters_are_found() {
     let mut without = history();
     without.dead_letters.clear();

@@ -7,6 +7,7 @@
 mod garbage;
 mod holds;
 mod publisher;
+mod requests;
 mod rooms;
 mod sql;
 

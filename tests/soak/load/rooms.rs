@@ -6,18 +6,14 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use rand::{RngExt, rngs::StdRng};
 use serde_json::json;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::task::JoinSet;
 
-use super::{Clients, garbage::KEY, publisher::Message, wait};
+use super::{Clients, garbage::KEY, publisher::Message, requests::put, wait};
 use crate::check::history::{Route, SKEW};
-
-/// How long a client waits for a response of the API.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How a setting is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +112,7 @@ impl Room {
                 clients.sql.set(asked.op(), &[&self.token], state, timer, version).await
             }
             By::Http => {
-                let is_confirmed = self.put(clients, version, state, timer).await;
+                let is_confirmed = put(clients, version, &self.token, state, timer).await;
                 self.leave_to_request(clients.notes.now());
                 is_confirmed
             }
@@ -136,21 +132,6 @@ impl Room {
             body["version"] = version.into();
         }
         Message::json(KEY, &body)
-    }
-
-    async fn put(&self, clients: &Clients, version: i64, state: i64, timer: Option<i64>) -> bool {
-        let api = &clients.apis[usize::try_from(version % 2).unwrap()];
-        let path = format!("/room/{}/webinar/lobby", self.token);
-        let body = json!({"state": state, "timer": timer});
-        match timeout(PATIENCE, api.try_put(&path, &body)).await {
-            Ok(Ok(response)) if response.status == 200 => true,
-            Ok(Ok(response)) if response.status < 500 => {
-                clients.notes.add_wrong(format!("PUT {body}: {response:?}"));
-                false
-            }
-            // It may have been executed.
-            _ => false,
-        }
     }
 }
 

@@ -69,7 +69,7 @@ impl Report {
         add("**timers set**", format!("**{}**", count(findings.timers)));
         add("moved, cancelled or overruled before they fired", count(findings.overruled));
         add("**rooms opened by their timer**", format!("**{}**", count(findings.opened)));
-        add("requests without an answer", count(unknown));
+        add("settings without an answer", count(unknown));
         add("of these, executed", count(findings.unknown_made));
         add("announcements published again, with the same id", count(findings.duplicates));
         for (what, broken) in [

@@ -4,6 +4,7 @@
 //! it has recorded.
 
 use std::{
+    fmt,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -12,11 +13,10 @@ use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use lapin::{
     Connection, ConnectionProperties, Consumer,
-    message::Delivery,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
-    types::FieldTable,
+    types::{FieldTable, ShortString},
 };
-use serde_json::Value;
+use serde::Deserialize;
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
@@ -30,14 +30,39 @@ const PREFETCH: u16 = 500;
 /// an answer of a broker that was killed may never come.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+#[derive(Debug, Clone, Default)]
+pub struct Recorded {
+    pub announcements: Vec<Announcement>,
+    /// Messages that are not room updates as they were promised, each with the reason.
+    pub unreadable: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Event {
+    id: String,
+    data: Data,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Data {
+    token: String,
+    version: i64,
+    reason: String,
+    lobby_state: i64,
+    lobby_timer: i64,
+    due_at: Option<DateTime<Utc>>,
+    fired_at: Option<DateTime<Utc>>,
+}
+
 pub struct Recorder {
-    recorded: Arc<Mutex<Vec<Announcement>>>,
+    recorded: Arc<Mutex<Recorded>>,
     _consuming: JoinSet<()>,
 }
 
 impl Recorder {
     pub fn start(url: String, queue: String) -> Self {
-        let recorded = Arc::new(Mutex::new(Vec::new()));
+        let recorded = Arc::<Mutex<Recorded>>::default();
         let mut consuming = JoinSet::new();
         let record = Arc::clone(&recorded);
         consuming.spawn(async move {
@@ -51,19 +76,31 @@ impl Recorder {
         Self { recorded, _consuming: consuming }
     }
 
-    pub fn announcements(&self) -> Vec<Announcement> {
+    pub fn recorded(&self) -> Recorded {
         self.recorded.lock().unwrap().clone()
     }
 }
 
 /// Consumes until the connection is lost.
-async fn consume(url: &str, queue: &str, record: &Mutex<Vec<Announcement>>) -> Option<()> {
+async fn consume(url: &str, queue: &str, record: &Mutex<Recorded>) -> Option<()> {
     let (_connection, mut consumer) = timeout(PATIENCE, connect(url, queue)).await.ok()??;
     loop {
         let delivery = timeout(PATIENCE, consumer.next()).await.ok()??.ok()?;
-        record.lock().unwrap().push(announcement(&delivery));
+        let id = delivery.properties.message_id().as_ref().map(ShortString::as_str);
+        add(record, &delivery.data, id, delivery.redelivered);
         let acknowledging = delivery.acker.ack(BasicAckOptions::default());
         timeout(PATIENCE, acknowledging).await.ok()?.ok()?;
+    }
+}
+
+fn add(record: &Mutex<Recorded>, body: &[u8], id: Option<&str>, is_redelivered: bool) {
+    let announcement = announcement(body, id);
+    let mut record = record.lock().unwrap();
+    match announcement {
+        Ok(announcement) => {
+            record.announcements.push(Announcement { is_redelivered, ..announcement });
+        }
+        Err(unreadable) => record.unreadable.push(unreadable),
     }
 }
 
@@ -76,25 +113,44 @@ async fn connect(url: &str, queue: &str) -> Option<(Connection, Consumer)> {
     Some((connection, consumer.await.ok()?))
 }
 
-fn announcement(delivery: &Delivery) -> Announcement {
-    let event: Value = serde_json::from_slice(&delivery.data).unwrap();
-    let data = &event["data"];
-    let time = |name: &str| {
-        let text = data[name].as_str()?;
-        Some(text.parse::<DateTime<Utc>>().unwrap().timestamp_millis())
+/// Reads a message, as far as the check needs it. `id` is that of the message.
+fn announcement(body: &[u8], id: Option<&str>) -> Result<Announcement, String> {
+    let unreadable = |error: &dyn fmt::Display| {
+        format!("{error}: message {id:?}: {}", String::from_utf8_lossy(body))
     };
-    let id = delivery.properties.message_id().as_ref().unwrap().to_string();
-    assert_eq!(event["id"], id.as_str(), "the message id is that of the event");
-    Announcement {
-        id,
-        token: data["token"].as_str().unwrap().to_owned(),
-        version: data["version"].as_i64().unwrap(),
-        is_reset: data["reason"] == "lobby_timer_reached",
-        state: data["lobbyState"].as_i64().unwrap(),
-        timer: data["lobbyTimer"].as_i64().filter(|timer| *timer != 0),
-        due_at: time("dueAt"),
-        fired_at: time("firedAt"),
-        is_redelivered: delivery.redelivered,
-        body: String::from_utf8(delivery.data.clone()).unwrap(),
+    let event: Event = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
+    if id != Some(&event.id) {
+        return Err(unreadable(&"the message has not the id of its event"));
     }
+    let Data { token, version, reason, lobby_state, lobby_timer, due_at, fired_at } = event.data;
+    Ok(Announcement {
+        id: event.id,
+        token,
+        version,
+        is_reset: reason == "lobby_timer_reached",
+        state: lobby_state,
+        timer: Some(lobby_timer).filter(|timer| *timer != 0),
+        due_at: due_at.map(|at| at.timestamp_millis()),
+        fired_at: fired_at.map(|at| at.timestamp_millis()),
+        is_redelivered: false,
+        body: String::from_utf8_lossy(body).into_owned(),
+    })
+}
+
+#[test]
+fn a_message_that_cannot_be_read_does_not_end_the_recording() {
+    let data =
+        r#"{"token": "a", "version": 5, "reason": "lobby_none", "lobbyState": 0, "lobbyTimer": 0}"#;
+    let event = format!(r#"{{"id": "1", "data": {data}}}"#);
+    let record = Mutex::default();
+    add(&record, event.as_bytes(), Some("1"), true);
+    add(&record, event.as_bytes(), Some("2"), false);
+    add(&record, event.as_bytes(), None, false);
+    add(&record, event.replace("lobbyState", "state").as_bytes(), Some("1"), false);
+    add(&record, b"\xff", Some("1"), false);
+    add(&record, event.as_bytes(), Some("1"), false);
+    let recorded = record.into_inner().unwrap();
+    let redelivered: Vec<bool> =
+        recorded.announcements.iter().map(|it| it.is_redelivered).collect();
+    assert_eq!((redelivered, recorded.unreadable.len()), (vec![true, false], 4));
 }

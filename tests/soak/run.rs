@@ -13,7 +13,7 @@ use crate::{
     load::{self, Clients, Rooms},
     notes::{Clock, Notes},
     plan::{self, Options},
-    recorder::Recorder,
+    recorder::{Recorded, Recorder},
     report::Report,
     site::{OWNER, Site},
     support::{amqp::Client, database::Database, eventually},
@@ -56,10 +56,12 @@ pub async fn run(options: Options) {
     }
     let client = Client::connect(&site.cluster.amqp_url, &site.cluster.exchange).await;
     let dead_letters = client.take_rest(&site.cluster.dead_letters).await;
+    let Recorded { announcements, unreadable } = recorder.recorded();
     let history = History {
         settings: notes.settings(),
         changes: change_log::read(database).await,
-        announcements: recorder.announcements(),
+        announcements,
+        unreadable,
         dead_letters: dead_letters.into_iter().map(|letter| letter.body).collect(),
         expected_dead_letters: notes.dead_letters(),
         rooms: change_log::rooms(database).await,

@@ -98,6 +98,8 @@ pub struct History {
     pub settings: Vec<Setting>,
     pub changes: Vec<Change>,
     pub announcements: Vec<Announcement>,
+    /// Messages to subscribers that could not be read.
+    pub unreadable: Vec<String>,
     /// The bodies in the dead-letter queue.
     pub dead_letters: Vec<Vec<u8>>,
     pub expected_dead_letters: Vec<DeadLetter>,

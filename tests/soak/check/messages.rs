@@ -17,6 +17,9 @@ pub(super) fn check(history: &History, asked: &Asked<'_>, findings: &mut Finding
         }
     }
     check_causes(history, asked, findings);
+    for message in &history.unreadable {
+        findings.add(Broken::Unasked, format!("cannot be read: {message}"));
+    }
     check_dead_letters(history, findings);
 }
 

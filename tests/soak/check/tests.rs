@@ -345,6 +345,12 @@ fn a_route_that_fails_all_the_time_is_found() {
 }
 
 #[test]
+fn a_message_that_cannot_be_read_is_found() {
+    let unreadable = vec!["garbage".to_owned()];
+    finds(&History { unreadable, ..history() }, Broken::Unasked);
+}
+
+#[test]
 fn missing_and_foreign_dead_letters_are_found() {
     let mut without = history();
     without.dead_letters.clear();

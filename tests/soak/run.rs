@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::time::sleep;
+
 use crate::{
     change_log,
     check::{check, history::History},
@@ -15,13 +17,16 @@ use crate::{
     plan::{self, Options},
     recorder::{Recorded, Recorder},
     report::Report,
-    site::{OWNER, Site},
-    support::{amqp::Client, database::Database, eventually},
+    site::{OWNER, Site, without_digits},
+    support::{PATIENCE, amqp::Client, database::Database},
 };
 
 /// Rooms for each second, so many that none is used twice: an event that comes late must not look as
 /// if the next use had overtaken it.
 const ROOMS: u64 = 150;
+
+/// Between two looks at what is left to do.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Rooms that are inserted at once.
 const INSERTED: u64 = 5_000;
@@ -49,7 +54,7 @@ pub async fn run(options: Options) {
         load::run(clients, Arc::clone(&rooms), options),
     );
     let lasted = begin.elapsed();
-    let recovered = all_done(&site).await;
+    let recovered = all_done(&site, &tally).await;
 
     for process in &site.processes {
         tally.add_wrong(process.end().await);
@@ -105,29 +110,51 @@ async fn insert_rooms(database: &Database, number: u64) {
         .await;
 }
 
-/// Waits until nothing is left to do, and returns how long it took: every timer has fired, every
-/// event is settled, every announcement is received. Then every process has to become ready, which
-/// takes a minute if a room is refused.
-async fn all_done(site: &Site) -> Duration {
+/// Waits until nothing is left to do, and returns how long it took: every event is settled, every
+/// timer has fired, every announcement is published and received. Then every process has to become
+/// ready, which takes a minute if a room is refused. What does not happen in time is wrong.
+async fn all_done(site: &Site, tally: &Tally) -> Duration {
     let begin = Instant::now();
-    let done = |what: &str| println!("soak: {what} after {:?}", begin.elapsed());
-    let cluster = &site.cluster;
-    eventually("every timer to fire", || async {
-        let pending = "SELECT count(*) FROM lobbyd_rooms
-             WHERE lobby_state = 1 AND lobby_timer IS NOT NULL
-                   AND token NOT IN (SELECT token FROM soak_refused)";
-        (cluster.database.number(pending).await == 0).then_some(())
-    })
-    .await;
-    done("every timer fired");
-    let retry = cluster.setting("EVENTS__RETRY_QUEUE");
-    site.drained(&[&cluster.queue, &retry]).await;
-    done("every event settled");
-    cluster.database.all_published().await;
-    site.drained(&[&cluster.updates]).await;
-    done("every announcement received");
-    let took = begin.elapsed();
-    site.ready().await;
-    done("every process ready");
+    let mut shown = String::new();
+    let took = loop {
+        let left = left(site).await.join(", ");
+        let took = begin.elapsed();
+        if left.is_empty() {
+            println!("soak: all done after {took:?}");
+            break took;
+        }
+        if took > PATIENCE {
+            tally.add_wrong(Some(format!("{left} after {took:?}")));
+            break took;
+        }
+        if without_digits(&left) != without_digits(&shown) {
+            println!("soak: {left} after {took:?}");
+            shown = left;
+        }
+        sleep(PAUSE).await;
+    };
+    for process in &site.processes {
+        tally.add_wrong(process.ready().await);
+    }
+    println!("soak: every process was asked after {:?}", begin.elapsed());
     took
+}
+
+/// What is left to do. Work goes from the queues of events through the database to that of the
+/// announcements, so the queues are looked at before and after.
+async fn left(site: &Site) -> Vec<String> {
+    let (cluster, database) = (&site.cluster, &site.cluster.database);
+    let retry = cluster.setting("EVENTS__RETRY_QUEUE");
+    let queues = [cluster.queue.as_str(), &retry, &cluster.updates];
+    let mut left = site.not_empty(&queues).await;
+    let pending = "SELECT count(*) FROM lobbyd_rooms
+         WHERE lobby_state = 1 AND lobby_timer IS NOT NULL
+               AND token NOT IN (SELECT token FROM soak_refused)";
+    for (number, what) in [
+        (database.number(pending).await, "timers did not fire"),
+        (database.unpublished().await, "announcements are not published"),
+    ] {
+        left.extend((number > 0).then(|| format!("{number} {what}")));
+    }
+    if left.is_empty() { site.not_empty(&queues).await } else { left }
 }

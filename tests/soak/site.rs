@@ -6,7 +6,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{libc::SIGTERM, sys::signal::Signal};
@@ -15,15 +15,18 @@ use tokio::{task::spawn_blocking, time::sleep};
 use crate::{
     plan::{Options, PROCESSES, STEPPED, Server, WORKERS},
     support::{
+        PATIENCE,
         cluster::TestCluster,
         daemon::{Daemon, Settings, add_user},
         database::{Database, Kind},
-        eventually,
         proxy::{Mode, Proxy},
         server::{self, Broker, amqp_url, folder, start_mariadb, start_postgres},
         tools::file,
     },
 };
+
+/// Between two questions whether a process is ready.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The user who moderates all rooms, and their password.
 pub const OWNER: (&str, &str) = ("owner", "correct horse");
@@ -90,13 +93,6 @@ impl Site {
         site
     }
 
-    /// Waits until every process is ready.
-    pub async fn ready(&self) {
-        for process in &self.processes {
-            process.ready().await;
-        }
-    }
-
     pub async fn kill_server(&self, server: Server, down: Duration) {
         let (database, broker) = (Arc::clone(&self.database), Arc::clone(&self.broker));
         spawn_blocking(move || {
@@ -136,19 +132,21 @@ impl Site {
         .unwrap();
     }
 
-    /// Waits until queues have no message, neither ready nor at a consumer.
-    pub async fn drained(&self, queues: &[&str]) {
-        eventually("every message to be settled", || async {
-            let broker = Arc::clone(&self.broker);
-            let listing = ["list_queues", "--no-table-headers", "name", "messages"];
-            let report = spawn_blocking(move || broker.lock().unwrap().report(&listing));
-            let report = report.await.unwrap();
-            let is_empty = |queue: &&str| {
-                report.lines().any(|line| line.split_once('\t') == Some((queue, "0")))
-            };
-            queues.iter().all(is_empty).then_some(())
-        })
-        .await;
+    /// The queues that have a message, either ready or at a consumer.
+    pub async fn not_empty(&self, queues: &[&str]) -> Vec<String> {
+        let broker = Arc::clone(&self.broker);
+        let listing = ["list_queues", "--no-table-headers", "name", "messages"];
+        let report = spawn_blocking(move || broker.lock().unwrap().report(&listing));
+        let report = report.await.unwrap();
+        let messages = |queue: &str| {
+            let mut lines = report.lines().filter_map(|line| line.split_once('\t'));
+            lines.find_map(|(name, messages)| (name == queue).then_some(messages)).unwrap_or("?")
+        };
+        let lengths = queues.iter().map(|queue| (queue, messages(queue)));
+        lengths
+            .filter(|(_queue, messages)| *messages != "0")
+            .map(|(queue, messages)| format!("{messages} messages in {queue}"))
+            .collect()
     }
 
     /// The versions of the servers.
@@ -256,21 +254,26 @@ impl Process {
         wrong
     }
 
-    /// Waits until it is ready, and prints what it waits for.
-    async fn ready(&self) {
+    /// Waits until it is ready, and prints what it waits for. Returns why it did not become ready.
+    pub async fn ready(&self) -> Option<String> {
         let daemon = self.daemon.lock().await;
-        let shown = Mutex::new(String::new());
-        eventually(&format!("{} to be ready", self.name), || async {
-            let (status, reason) = daemon.get("/readyz").await?;
-            let mut shown = shown.lock().unwrap();
-            let words = |text: &str| text.replace(|letter: char| letter.is_ascii_digit(), "");
-            if status != 200 && words(&shown) != words(&reason) {
-                println!("soak: {} is not ready: {}", self.name, reason.replace('\n', "; "));
-                *shown = reason;
+        let begin = Instant::now();
+        let mut shown = String::new();
+        loop {
+            let answer = daemon.get("/readyz").await;
+            if matches!(answer, Some((200, _))) {
+                return None;
             }
-            (status == 200).then_some(())
-        })
-        .await;
+            let reason = answer.map_or_else(|| "no answer".to_owned(), |(_status, reason)| reason);
+            if begin.elapsed() > PATIENCE {
+                return Some(format!("{} is not ready: {reason}", self.name));
+            }
+            if without_digits(&shown) != without_digits(&reason) {
+                println!("soak: {} is not ready: {}", self.name, reason.replace('\n', "; "));
+                shown = reason;
+            }
+            sleep(PAUSE).await;
+        }
     }
 
     pub async fn pause(&self, lasts: Duration) {
@@ -309,4 +312,9 @@ impl Process {
         let mut log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         write!(log, "--- process {}\n{}", daemon.process(), daemon.log()).unwrap();
     }
+}
+
+/// What stays the same while a number changes.
+pub fn without_digits(text: &str) -> String {
+    text.replace(|letter: char| letter.is_ascii_digit(), "")
 }

@@ -138,13 +138,31 @@ fn parse(line: &str) -> (i64, Change) {
     (number(0).unwrap(), change)
 }
 
-/// The rooms as they are now.
-pub async fn rooms(database: &Database) -> BTreeMap<String, Row> {
-    let timer = match database.kind {
+/// Selects the rooms whose timer is over, except those that the database refuses to open.
+pub fn overdue(kind: Kind) -> String {
+    let now = match kind {
+        Kind::MariaDb => "UTC_TIMESTAMP()",
+        Kind::Postgres | Kind::Sqlite => "clock_timestamp()",
+    };
+    let timer = text(kind, timer(kind));
+    format!(
+        "SELECT concat_ws('|', token, {timer}) FROM lobbyd_rooms
+         WHERE lobby_state = 1 AND lobby_timer <= {now}
+               AND token NOT IN (SELECT token FROM soak_refused)"
+    )
+}
+
+/// The timer of a room in Unix seconds.
+fn timer(kind: Kind) -> &'static str {
+    match kind {
         Kind::MariaDb => "TIMESTAMPDIFF(SECOND, '1970-01-01', lobby_timer)",
         Kind::Postgres | Kind::Sqlite => "extract(epoch FROM lobby_timer)::bigint",
-    };
-    let columns = ["token", "lobby_state", timer, "lobby_version"]
+    }
+}
+
+/// The rooms as they are now.
+pub async fn rooms(database: &Database) -> BTreeMap<String, Row> {
+    let columns = ["token", "lobby_state", timer(database.kind), "lobby_version"]
         .map(|column| format!("coalesce({}, '')", text(database.kind, column)));
     let lines = database
         .texts(&format!("SELECT concat_ws('|', {}) FROM lobbyd_rooms", columns.join(", ")))

@@ -3,7 +3,8 @@
 //! Three workers and two API processes share a database and a broker, which each of them reaches
 //! through proxies of its own. Clients set, move and cancel timers by events, by SQL and by HTTP
 //! (`load`), while processes and servers are killed, connections freeze and clocks step (`faults`).
-//! What happens when is drawn from a seed (`plan`). At the end, a log that a trigger of the database
+//! What happens when is drawn from a seed (`plan`). Meanwhile, workers are asked whether they are ready
+//! (`readiness`). At the end, a log that a trigger of the database
 //! has written (`change_log`), a queue with all announcements (`recorder`) and what the clients have
 //! noted (`notes`) are compared (`check`), and a table is printed (`report`).
 //!
@@ -24,6 +25,7 @@ mod faults;
 mod load;
 mod notes;
 mod plan;
+mod readiness;
 mod recorder;
 mod report;
 mod run;

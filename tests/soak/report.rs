@@ -5,7 +5,7 @@ use std::{fmt, fs, sync::Arc, time::Duration};
 use chrono::DateTime;
 
 use crate::{
-    check::{Broken, Findings, history::History, percentile},
+    check::{Broken, Findings, history::History, percentile, readiness::OVERDUE},
     faults::{KINDS, Tally},
     notes::Notes,
     plan::Options,
@@ -49,6 +49,7 @@ impl Report {
         }
         let number = violations.len() + wrong.len();
         assert!(self.findings.opened > 0, "no room was opened");
+        assert!(self.findings.answers > 0, "no worker said whether it is ready");
         assert!(number == 0, "{number} findings; again: {}", self.options);
     }
 
@@ -72,6 +73,9 @@ impl Report {
         add("settings without an answer", count(unknown));
         add("of these, executed", count(findings.unknown_made));
         add("announcements published again, with the same id", count(findings.duplicates));
+        add("answers of workers about their readiness", count(findings.answers));
+        let overdue = format!("of these, while a room was overdue for {} s", OVERDUE / 1000);
+        add(&overdue, count(findings.overdue));
         for (what, broken) in [
             ("**lost**", Broken::Lost),
             ("**twice**", Broken::Twice),
@@ -80,6 +84,7 @@ impl Report {
             ("**not announced**", Broken::Unannounced),
             ("**wrong or missing dead letters**", Broken::DeadLetter),
             ("**changes that nobody asked for**", Broken::Unasked),
+            ("**ready while a room was overdue**", Broken::Green),
         ] {
             let is_known = findings.clock_step.is_none();
             let number = if is_known { count(findings.number(broken)) } else { "?".to_owned() };

@@ -15,6 +15,7 @@ use crate::{
     load::{self, Clients, Rooms},
     notes::{Clock, Notes},
     plan::{self, Options},
+    readiness,
     recorder::{Recorded, Recorder},
     report::Report,
     site::{OWNER, Site, without_digits},
@@ -49,10 +50,17 @@ pub async fn run(options: Options) {
     let tally = Arc::new(Tally::default());
     let plan = plan::faults(&options);
     println!("soak: {} faults are planned, logs in {}", plan.len(), site.logs.display());
-    tokio::join!(
-        faults::run(Arc::clone(&site), plan, options, Arc::clone(&tally)),
-        load::run(clients, Arc::clone(&rooms), options),
-    );
+    let breaking = async {
+        tokio::join!(
+            faults::run(Arc::clone(&site), plan, options, Arc::clone(&tally)),
+            load::run(clients, Arc::clone(&rooms), options),
+        )
+    };
+    let mut answers = Vec::new();
+    tokio::select! {
+        ((), ()) = breaking => {}
+        () = readiness::watch(&site, &rooms, &notes, &mut answers) => {}
+    }
     let lasted = begin.elapsed();
     let recovered = all_done(&site, &tally).await;
 
@@ -69,6 +77,7 @@ pub async fn run(options: Options) {
         unreadable,
         dead_letters: dead_letters.into_iter().map(|letter| letter.body).collect(),
         expected_dead_letters: notes.dead_letters(),
+        answers,
         rooms: change_log::rooms(database).await,
         refused: rooms.refused().collect(),
         held: rooms.held().collect(),

@@ -10,14 +10,17 @@ use std::{
 };
 
 use nix::{libc::SIGTERM, sys::signal::Signal};
-use tokio::{task::spawn_blocking, time::sleep};
+use tokio::{
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
 
 use crate::{
     plan::{Options, PROCESSES, STEPPED, Server, WORKERS},
     support::{
         PATIENCE,
         cluster::TestCluster,
-        daemon::{Daemon, Settings, add_user},
+        daemon::{Daemon, Settings, add_user, get},
         database::{Database, Kind},
         proxy::{Mode, Proxy},
         server::{self, Broker, amqp_url, folder, start_mariadb, start_postgres},
@@ -274,6 +277,17 @@ impl Process {
             }
             sleep(PAUSE).await;
         }
+    }
+
+    /// Whether it says that it is ready, if it answers within this time.
+    pub async fn is_ready(&self, limit: Duration) -> Option<bool> {
+        let (status, _reason) = timeout(limit, get(self.ops_port, "/readyz")).await.ok()??;
+        Some(status == 200)
+    }
+
+    /// The number of its process, unless a fault has it.
+    pub fn undisturbed(&self) -> Option<u32> {
+        self.daemon.try_lock().ok().map(|daemon| daemon.process())
     }
 
     pub async fn pause(&self, lasts: Duration) {

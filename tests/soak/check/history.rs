@@ -93,6 +93,28 @@ pub struct DeadLetter {
     pub required: bool,
 }
 
+/// What a worker answered to whether it is ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub worker: String,
+    pub at: i64,
+    pub is_ready: bool,
+    /// How long it has been running undisturbed, in milliseconds.
+    pub running: i64,
+    /// The room that was overdue for longest, both before and after the answer.
+    pub overdue: Option<Overdue>,
+}
+
+/// A room whose timer is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overdue {
+    pub token: String,
+    /// Unix seconds.
+    pub timer: i64,
+    /// How long ago it was first seen to be over, in milliseconds.
+    pub seen: i64,
+}
+
 #[derive(Debug, Clone, Default)]
 pub struct History {
     pub settings: Vec<Setting>,
@@ -103,6 +125,7 @@ pub struct History {
     /// The bodies in the dead-letter queue.
     pub dead_letters: Vec<Vec<u8>>,
     pub expected_dead_letters: Vec<DeadLetter>,
+    pub answers: Vec<Answer>,
     /// The rooms at the end.
     pub rooms: BTreeMap<String, Row>,
     /// Rooms that the database refused to open until the end.

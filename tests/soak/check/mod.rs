@@ -1,11 +1,12 @@
 //! Compares what was asked with what has changed and what was announced.
 //!
 //! It must not know how lobbyd works, only what it promises. `rooms` follows each room through the
-//! change log, and `messages` looks at announcements and dead letters. `tests` has a history with a
-//! fault of each kind.
+//! change log, `messages` looks at announcements and dead letters, and `readiness` at what workers said
+//! of themselves. `tests` has a history with a fault of each kind.
 
 pub mod history;
 mod messages;
+pub mod readiness;
 mod rooms;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,8 @@ pub enum Broken {
     DeadLetter,
     /// Nobody has asked for a change or an announcement.
     Unasked,
+    /// P10: a worker was ready while a room was overdue.
+    Green,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +63,10 @@ pub struct Findings {
     pub unknown_made: usize,
     /// Announcements that were published again.
     pub duplicates: usize,
+    /// Answers of workers to whether they are ready.
+    pub answers: usize,
+    /// Those while a room was overdue for long.
+    pub overdue: usize,
     /// How late rooms were opened, in milliseconds, sorted.
     pub lateness: Vec<i64>,
     /// How long after its publisher confirm an event was applied, likewise.
@@ -97,6 +104,7 @@ pub fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let asked = rooms::check(history, &mut findings);
     messages::check(history, &asked, &mut findings);
+    readiness::check(history, &mut findings);
     check_routes(history, &mut findings);
     if history.clock_step.abs() > SKEW / 2 {
         findings.clock_step = Some(history.clock_step);

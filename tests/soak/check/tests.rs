@@ -2,7 +2,8 @@
 
 use super::{
     Broken, check,
-    history::{Announcement, Change, DeadLetter, History, Route, Row, Setting},
+    history::{Announcement, Answer, Change, DeadLetter, History, Overdue, Route, Row, Setting},
+    readiness::{OVERDUE, RUNNING},
 };
 
 const SET_AT: i64 = 1_000_000;
@@ -348,6 +349,23 @@ fn a_route_that_fails_all_the_time_is_found() {
 fn a_message_that_cannot_be_read_is_found() {
     let unreadable = vec!["garbage".to_owned()];
     finds(&History { unreadable, ..history() }, Broken::Unasked);
+}
+
+#[test]
+fn a_worker_that_is_ready_while_a_room_is_overdue_is_found() {
+    let answer = |is_ready: bool, running: i64, seen: i64| {
+        let overdue = Overdue { token: "a".to_owned(), timer: TIMER, seen };
+        let (worker, at) = ("worker1".to_owned(), TIMER * 1000 + seen);
+        let answers = vec![Answer { worker, at, is_ready, running, overdue: Some(overdue) }];
+        History { answers, ..history() }
+    };
+    let (running, seen) = (RUNNING + 1, OVERDUE + 1);
+    finds(&answer(true, running, seen), Broken::Green);
+    for (is_ready, running, seen) in
+        [(false, running, seen), (true, RUNNING, seen), (true, running, OVERDUE)]
+    {
+        assert_eq!(check(&answer(is_ready, running, seen)).violations, []);
+    }
 }
 
 #[test]

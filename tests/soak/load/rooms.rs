@@ -15,6 +15,9 @@ use tokio::task::JoinSet;
 use super::{Clients, garbage::KEY, publisher::Message, requests::put, wait};
 use crate::check::history::{Route, SKEW};
 
+/// How much older than a setting the stale event after it is.
+const STALE: i64 = 2;
+
 /// How a setting is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
@@ -66,10 +69,11 @@ impl Room {
         last.timer
     }
 
-    /// A newer version. The one between it and the last one stays free.
+    /// A newer version. Between it and the last one there is one for a stale event; after each of the
+    /// three, one stays free for a reset, so that a reset and a setting never have the same version.
     fn version(&self, now: i64) -> i64 {
         let mut last = self.last.lock().unwrap();
-        last.version = now.max(last.version + 3);
+        last.version = now.max(last.version + 4);
         last.version
     }
 
@@ -284,7 +288,7 @@ impl Step {
         }
         if let Some(seconds) = self.stale.filter(|_| is_versioned) {
             wait(seconds).await;
-            let version = made.version - 1;
+            let version = made.version - STALE;
             let timer = Some(room.timer(clients.notes.now(), 2));
             let asked = clients.notes.ask(&[&room.token], Route::Event { version }, 1, timer);
             clients.publisher.publish(&room.event(1, timer, Some(version))).await;
@@ -325,7 +329,7 @@ fn an_event_after_a_request_is_newer_by_any_clock() {
     let room = Room::new("a".to_owned());
     assert_eq!(room.version(1_000), 1_000);
     room.leave_to_request(1_010);
-    let stale = room.version(1_020) - 1;
+    let stale = room.version(1_020) - STALE;
     assert!(stale > 1_010 + SKEW, "{stale}");
     assert_eq!(room.version(5_000), 5_000);
 }

@@ -1,6 +1,6 @@
 //! The table at the end, for people, in Markdown.
 
-use std::{fmt, fs, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, fs, sync::Arc, time::Duration};
 
 use chrono::DateTime;
 
@@ -12,8 +12,8 @@ use crate::{
     support::table::seconds,
 };
 
-/// Violations that are printed.
-const SHOWN: usize = 20;
+/// Violations of each kind that are printed.
+const SHOWN: usize = 10;
 
 pub struct Report {
     pub options: Options,
@@ -31,25 +31,33 @@ pub struct Report {
 impl Report {
     /// Fails if a promise was broken.
     pub fn assert_kept(&self) {
-        let mut wrong = [self.tally.wrong(), self.notes.wrong()].concat();
-        wrong.extend(self.findings.clock_step.map(|step| {
+        let findings = &self.findings;
+        let stepped = findings.clock_step.map(|step| {
             format!("the clock of the machine was stepped by {step} ms: nothing can be compared")
-        }));
-        let violations = &self.findings.violations;
-        let failed = self.findings.failed_routes.iter();
-        wrong.extend(failed.map(|failed| format!("only {failed} were confirmed")));
+        });
+        let failed = findings.failed_routes.iter();
+        let failed = failed.map(|failed| format!("only {failed} were confirmed"));
+        let responses = [self.tally.wrong(), self.notes.wrong()].concat();
+        let wrong: Vec<String> = stepped.into_iter().chain(failed).chain(responses).collect();
+        let violations = &findings.violations;
         for text in wrong.iter().take(SHOWN) {
             println!("wrong: {text}");
         }
-        for violation in violations.iter().take(SHOWN) {
+        let mut shown = BTreeMap::new();
+        for violation in violations {
+            let shown: &mut usize = shown.entry(violation.broken).or_default();
+            *shown += 1;
+            if *shown > SHOWN {
+                continue;
+            }
             println!("{:?}: {}", violation.broken, violation.what);
             for line in self.history.story(&violation.what) {
                 println!("    {line}");
             }
         }
         let number = violations.len() + wrong.len();
-        assert!(self.findings.opened > 0, "no room was opened");
-        assert!(self.findings.answers > 0, "no worker said whether it is ready");
+        assert!(findings.opened > 0, "no room was opened");
+        assert!(findings.answers > 0, "no worker said whether it is ready");
         assert!(number == 0, "{number} findings; again: {}", self.options);
     }
 

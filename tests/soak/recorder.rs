@@ -17,6 +17,7 @@ use lapin::{
     types::{FieldTable, ShortString},
 };
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
@@ -40,6 +41,7 @@ pub struct Recorded {
 #[derive(Deserialize)]
 struct Event {
     id: String,
+    time: DateTime<Utc>,
     data: Data,
 }
 
@@ -118,10 +120,13 @@ fn announcement(body: &[u8], id: Option<&str>) -> Result<Announcement, String> {
     let unreadable = |error: &dyn fmt::Display| {
         format!("{error}: message {id:?}: {}", String::from_utf8_lossy(body))
     };
-    let event: Event = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
+    let mut json: Value = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
+    let event = Event::deserialize(&json).map_err(|error| unreadable(&error))?;
     if id != Some(&event.id) {
         return Err(unreadable(&"the message has not the id of its event"));
     }
+    // A message that is published again has its time from the database, which keeps milliseconds.
+    json["time"] = event.time.timestamp_millis().into();
     let Data { token, version, reason, lobby_state, lobby_timer, due_at, fired_at } = event.data;
     Ok(Announcement {
         id: event.id,
@@ -133,7 +138,7 @@ fn announcement(body: &[u8], id: Option<&str>) -> Result<Announcement, String> {
         due_at: due_at.map(|at| at.timestamp_millis()),
         fired_at: fired_at.map(|at| at.timestamp_millis()),
         is_redelivered: false,
-        body: String::from_utf8_lossy(body).into_owned(),
+        body: json.to_string(),
     })
 }
 
@@ -141,16 +146,17 @@ fn announcement(body: &[u8], id: Option<&str>) -> Result<Announcement, String> {
 fn a_message_that_cannot_be_read_does_not_end_the_recording() {
     let data =
         r#"{"token": "a", "version": 5, "reason": "lobby_none", "lobbyState": 0, "lobbyTimer": 0}"#;
-    let event = format!(r#"{{"id": "1", "data": {data}}}"#);
+    let event = format!(r#"{{"id": "1", "time": "2026-11-26T19:43:42.764599Z", "data": {data}}}"#);
     let record = Mutex::default();
     add(&record, event.as_bytes(), Some("1"), true);
     add(&record, event.as_bytes(), Some("2"), false);
     add(&record, event.as_bytes(), None, false);
     add(&record, event.replace("lobbyState", "state").as_bytes(), Some("1"), false);
     add(&record, b"\xff", Some("1"), false);
-    add(&record, event.as_bytes(), Some("1"), false);
+    add(&record, event.replace("599Z", "Z").as_bytes(), Some("1"), false);
     let recorded = record.into_inner().unwrap();
     let redelivered: Vec<bool> =
         recorded.announcements.iter().map(|it| it.is_redelivered).collect();
     assert_eq!((redelivered, recorded.unreadable.len()), (vec![true, false], 4));
+    assert_eq!(recorded.announcements[0].body, recorded.announcements[1].body);
 }

@@ -81,7 +81,7 @@ pub struct Announcement {
     pub fired_at: Option<i64>,
     /// Whether the broker may have delivered it before.
     pub is_redelivered: bool,
-    /// All that the message says.
+    /// All that the message says, with its time in milliseconds.
     pub body: String,
 }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -76,7 +76,8 @@ pub(crate) fn new_event(
         event_type: event_type.to_owned(),
         token: token.clone(),
         data: to_json(data),
-        created_at: now,
+        // As it is stored, so that each publication says the same.
+        created_at: now.trunc_subsecs(3),
         due_at: None,
     }
 }

@@ -226,7 +226,12 @@ impl Room<'_> {
             Route::Bare => {
                 let mut announced =
                     self.announcements.iter().filter(|it| it.timer == setting.timer);
+                // Such an event repeats a timer that has already fired, by all that it says.
+                let mut fired = self.changes.iter().filter(|change| change.is_reset());
+                let has_fired =
+                    setting.timer.is_some() && fired.any(|it| it.before.timer >= setting.timer);
                 is_newer(setting.asked_at)
+                    || has_fired
                     || announced.any(|it| is_replaced(&self.changes, it.version))
             }
             Route::Sql | Route::Http => false,

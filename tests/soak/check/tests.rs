@@ -170,6 +170,16 @@ fn an_event_that_was_overtaken_is_not_lost() {
     assert_eq!((findings.violations.len(), findings.overtaken), (0, 1), "{findings:?}");
 }
 
+#[test]
+fn an_event_that_seems_to_repeat_a_timer_that_has_fired_is_not_lost() {
+    let mut history = history();
+    let mut late = setting(1, Route::Bare, 1, Some(TIMER - 5));
+    late.asked_at = TIMER * 1000 + 500;
+    history.settings.push(late);
+    let findings = check(&history);
+    assert_eq!((findings.violations.len(), findings.overtaken), (0, 1), "{findings:?}");
+}
+
 /// Announces a setting that has no change in the log.
 fn announce(history: &mut History, setting: &Setting, version: i64) {
     history.announcements.push(Announcement {

@@ -153,7 +153,7 @@ async fn events_that_are_delivered_again_are_applied_once() {
     for room in 1..=20 {
         client.publish(&json!({"token": format!("room{room}"), "state": 1})).await;
     }
-    worker.logs("consumer paused").await;
+    worker.logs("each room is tried alone").await;
     proxy.set(Mode::Cut);
     worker.logs("consumer disconnected").await;
     proxy.set(Mode::Pass);

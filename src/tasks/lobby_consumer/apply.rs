@@ -91,6 +91,8 @@ impl Consumption<'_> {
         } else if matches!(error, StoreError::TimedOut(_))
             && self.task.ctx.sample_time().await.is_ok()
         {
+            // Fails if the connection was lost meanwhile.
+            self.acknowledge().await?;
             // What was sent may have been committed.
             self.try_alone(waited(set), attempts, sets);
         } else {

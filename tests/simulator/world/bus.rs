@@ -227,11 +227,11 @@ impl Listener for SimulatedListener {
             sleep_until(arriving.as_ref().unwrap().1).await;
             Ok(arriving.take().unwrap().0)
         };
-        let is_deaf = bus.0.state.lock().bug == Some(Bug::IgnoresUpdates);
+        let ignores_updates = bus.0.state.lock().bug == Some(Bug::IgnoresUpdates);
         tokio::select! {
             biased;
             _ = cut.recv() => Err(lost()),
-            body = received, if !is_deaf => body,
+            body = received, if !ignores_updates => body,
         }
     }
 }

@@ -139,6 +139,7 @@ async fn an_event_that_is_not_json_delays_no_other(mut cluster: TestCluster) {
     })
     .await;
     worker.unready_with("of room poison1 is not published").await;
+    worker.logs("outbox event is not valid JSON").await;
     assert_eq!(worker.log().matches("outbox event is not valid JSON").count(), 1);
     database.execute("DELETE FROM lobbyd_outbox WHERE published_at IS NULL").await;
     worker.ready().await;

@@ -103,6 +103,7 @@ impl<'a> Consumption<'a> {
             self.try_slow();
             self.acknowledge().await?;
             self.report();
+            let is_trying_slow = self.trial.is_some();
             tokio::select! {
                 // In this order: what comes last may always be ready, the others take their time.
                 biased;
@@ -116,7 +117,7 @@ impl<'a> Consumption<'a> {
                     self.conclude_parking(parked, stored);
                 }
                 outcome = tried(&mut self.trial) => self.conclude_trial(outcome).await?,
-                () = self.lanes.due() => {
+                () = self.lanes.due(is_trying_slow) => {
                     let events = self.lanes.take_due();
                     self.apply(events).await?;
                     self.lanes.conclude_due();
@@ -300,7 +301,10 @@ impl<'a> Consumption<'a> {
     pub(super) fn conclude_parking(&mut self, parked: Vec<Parked>, stored: bool) {
         if !stored {
             for Parked { event, obstacle } in parked {
-                self.lanes.set_aside(event, obstacle, Duration::ZERO);
+                // The lane of its room may be there already, and be tried.
+                if let Some(event) = self.lanes.join(event) {
+                    self.lanes.set_aside(event, obstacle, Duration::ZERO);
+                }
             }
             return;
         }

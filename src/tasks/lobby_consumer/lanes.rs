@@ -58,10 +58,9 @@ impl Lanes {
         lane.events.push(event.waited(&mut lane.latest));
     }
 
-    /// Waits until a lane is to be tried again.
-    pub(super) async fn due(&self) {
-        let trying_slow = self.0.values().any(|lane| lane.due.is_none());
-        let lanes = self.0.values().filter(|lane| !(trying_slow && lane.is_slow()));
+    /// Waits until a lane is to be tried again: no slow one while another one is being tried.
+    pub(super) async fn due(&self, is_trying_slow: bool) {
+        let lanes = self.0.values().filter(|lane| !(is_trying_slow && lane.is_slow()));
         match lanes.filter_map(|lane| lane.due).min() {
             Some(due) => sleep_until(due).await,
             None => pending().await,

@@ -2,7 +2,8 @@
 //! database, a broker and a clock that a seed makes fail.
 //!
 //! Time passes only when nothing else can happen, so that twenty seconds take some milliseconds, and a
-//! seed always repeats the same history. Safety is checked at every step, liveness after everything works again.
+//! seed always repeats the same history. Safety is checked at every step, liveness after everything
+//! works again.
 //! The simulated store passes the tests of `store_contract`, and the simulated bus those of
 //! `bus_contract`, as the real ones do: both are in tests/it.
 //!

@@ -106,7 +106,7 @@ impl Simulation {
 
     async fn take(&mut self, step: Step) {
         let world = Arc::clone(&self.world);
-        let note = |what: String| world.state.lock().history.record(&what);
+        let note = |what: String| world.state.lock().history.note(&what);
         match step {
             Step::Publish(message) => {
                 world.state.lock().history.sent(&message);
@@ -218,7 +218,7 @@ impl Simulation {
     fn heal(&mut self) {
         {
             let state = &mut *self.world.state.lock();
-            state.history.record("everything works again");
+            state.history.note("everything works again");
             if self.scenario.trouble == Trouble::SingleRooms {
                 let scenario = &self.scenario;
                 let is_healthy =

@@ -65,9 +65,7 @@ impl SimulatedBus {
         self.0.state.lock().history.confirmed(&message.id);
         Ok(Confirmation::Confirmed)
     }
-}
 
-impl SimulatedBus {
     /// Moves a delivery into another queue, and decides what the process learns of that.
     async fn store_transfer(&self, transfer: &Transfer<'_>) -> Result<()> {
         let Transfer { delivery, destination } = *transfer;

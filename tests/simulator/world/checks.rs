@@ -100,7 +100,8 @@ impl ChangeKey {
 }
 
 impl History {
-    fn note(&mut self, line: &str) {
+    /// Adds a line to the log.
+    pub fn note(&mut self, line: &str) {
         let begin = *self.begin.get_or_insert_with(Instant::now);
         self.log.push(format!("{:>7} ms  {line}", begin.elapsed().as_millis()));
     }
@@ -113,11 +114,6 @@ impl History {
     /// The number of lobby changes that were sent.
     pub fn changes(&self) -> usize {
         self.sent.len()
-    }
-
-    /// Something that the scenario does.
-    pub fn record(&mut self, what: &str) {
-        self.note(what);
     }
 
     /// Another program has created a room.

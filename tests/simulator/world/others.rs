@@ -28,7 +28,7 @@ macro_rules! unused {
             $($used)*
             $(async fn $name(&self $(, $argument: $type)*) -> $result {
                 let _ = ($(&$argument,)*);
-                unimplemented!("{} is not simulated", stringify!($name))
+                panic!("no simulated process calls {}", stringify!($name))
             })*
         }
     };

@@ -15,6 +15,7 @@ use sqlx::{Connection as _, Pool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::acquire::made_or_returned;
 use super::commits::CommitGate;
 use super::dialect::{ConnectOptions, Dialect, Value, Verdict};
 use super::error::{CommandError, Result, StoreError};
@@ -77,14 +78,14 @@ impl<D: Dialect> Connection<D> {
         let deadline = Deadline::after(limit);
         let acquiring = async {
             servers.settle(pool).await;
-            let mut acquiring = Box::pin(pool.acquire());
+            let mut acquiring = Box::pin(made_or_returned(pool));
             if servers.are_several() {
                 let waited = timeout(servers.attempt, &mut acquiring).await;
                 if let Ok(Ok(connection)) = waited {
                     return Ok(connection);
                 }
                 if servers.replace_silent(pool).await || waited.is_ok() {
-                    acquiring = Box::pin(pool.acquire());
+                    acquiring = Box::pin(made_or_returned(pool));
                 }
             }
             acquiring.await

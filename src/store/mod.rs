@@ -8,6 +8,7 @@
 //! One flow for all databases: `statements` has the texts, `dialect` hides sqlx's types, `tables`
 //! reads and writes a table at a time, and above them there is a file per trait.
 
+mod acquire;
 mod admin;
 mod changes;
 mod claims;

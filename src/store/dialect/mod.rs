@@ -293,6 +293,12 @@ pub(super) trait Dialect: Driver {
         false
     }
 
+    /// Whether the server has no connection left, for this user or for all, and the pool does not try
+    /// again by itself.
+    fn is_full(_error: &dyn DatabaseError) -> bool {
+        false
+    }
+
     /// A file of the database that this user may not write, and whose it is.
     fn foreign_file(_options: &ConnectOptions<Self>) -> Option<String> {
         None

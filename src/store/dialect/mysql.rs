@@ -96,6 +96,12 @@ impl Dialect for MySql {
         matches!(number, 1044 | 1045 | 1049 | 1130 | 1698 | 3118 | 4151)
     }
 
+    fn is_full(error: &dyn DatabaseError) -> bool {
+        // Too many connections: of all, of this user, by the user's own limit.
+        let number = error.try_downcast_ref().map_or(0, MySqlDatabaseError::number);
+        matches!(number, 1040 | 1203 | 1226)
+    }
+
     async fn unsuitable_setting(connection: &mut MySqlConnection) -> sqlx::Result<Option<String>> {
         let names = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('log_bin', 'binlog_format')";
         let settings: Vec<(String, String)> = sqlx::query_as(names).fetch_all(connection).await?;

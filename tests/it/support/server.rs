@@ -584,7 +584,14 @@ pub static BROKER: LazyLock<Broker> = LazyLock::new(|| {
 });
 
 /// The PostgreSQL that tests share; each test uses its own database.
-pub static POSTGRES: LazyLock<Server> = LazyLock::new(start_postgres);
+pub static POSTGRES: LazyLock<Server> =
+    LazyLock::new(|| start_postgres_with(&unsynced("fsync=off")));
 
 /// The MariaDB that tests share; each test uses its own database.
-pub static MARIADB: LazyLock<Server> = LazyLock::new(start_mariadb);
+pub static MARIADB: LazyLock<Server> =
+    LazyLock::new(|| start_mariadb_with(&unsynced("innodb-flush-log-at-trx-commit=0")));
+
+/// Nothing kills the machine, so tests need not wait for its disk. Benchmarks do.
+fn unsynced(setting: &str) -> Vec<String> {
+    if cfg!(test) { vec![setting.to_owned()] } else { Vec::new() }
+}

@@ -63,7 +63,9 @@ Run it: create a PostgreSQL database and a RabbitMQ user, then
   export LOBBYD__EVENTS__URL=amqp://lobbyd:secret@localhost/%2f
   lobbyd user add alice --password-stdin
   lobbyd run
-  lobbyd publish TOKEN --state 1 --in 30s
+Rooms come from clients of the HTTP API, or from a row with token, type and name in lobbyd_rooms:
+  INSERT INTO lobbyd_rooms (token, type, name) VALUES ('webinar', 3, 'Quarterly webinar')
+  lobbyd publish webinar --state 1 --in 30s
 
 When a room did not open:
   lobbyd rooms TOKEN                 says why, and what to do about it

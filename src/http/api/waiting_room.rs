@@ -5,7 +5,7 @@
 
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 
@@ -18,10 +18,15 @@ use crate::http::pages::{Asset, JoinUrl, Page};
 /// `/`, as those of the API are.
 const LOGIN: &str = "/call";
 const PAGE: &str = "/call/{token}";
+
+/// Damaged links.
+const NO_ROOM: &str = "/call/";
+const WITH_SLASH: &str = "/call/{token}/";
+
 const ASSET: &str = "/call/assets/{version}/{name}";
 
 /// The paths, for the metrics.
-pub(super) const PATHS: [&str; 3] = [LOGIN, PAGE, ASSET];
+pub(super) const PATHS: [&str; 5] = [LOGIN, PAGE, NO_ROOM, WITH_SLASH, ASSET];
 
 const HTML: &str = include_str!("../pages/assets/call/page.html");
 
@@ -46,6 +51,8 @@ const ASSETS: &[Asset] = assets![
 pub(super) fn router(api: Api) -> Router {
     Router::new()
         .route(PAGE, get(show))
+        .route(NO_ROOM, get(show_no_room))
+        .route(WITH_SLASH, get(leave_out_slash))
         .route(LOGIN, get(log_in))
         .route(ASSET, get(asset))
         .with_state(api)
@@ -58,6 +65,14 @@ pub(super) fn page(join_url: Option<&JoinUrl>) -> Page {
 
 async fn show(State(api): State<Api>, headers: HeaderMap) -> Response {
     api.waiting_room.html(StatusCode::OK, &headers)
+}
+
+async fn show_no_room(State(api): State<Api>, headers: HeaderMap) -> Response {
+    api.waiting_room.html(StatusCode::NOT_FOUND, &headers)
+}
+
+async fn leave_out_slash(uri: Uri) -> Redirect {
+    Redirect::permanent(uri.path().trim_end_matches('/'))
 }
 
 async fn asset(State(api): State<Api>, Path((version, name)): Path<(String, String)>) -> Response {

@@ -73,6 +73,17 @@ async fn the_waiting_room_is_small_strict_and_the_same_for_every_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_link_with_a_slash_too_many_or_without_its_end_leads_to_the_page() {
+    let app = TestApp::new(Kind::Sqlite).await;
+    let port = app.http_port();
+    let redirected = get(port, "/call/%2f%2fexample.org/", "").await;
+    assert!(redirected.starts_with("HTTP/1.1 308"), "{redirected}");
+    assert_eq!(header(&redirected, "location"), "/call/%2f%2fexample.org");
+    let page = get(port, "/call/", "").await;
+    assert!(page.starts_with("HTTP/1.1 404") && page.contains("page.js"), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_operations_page_is_small_and_strict() {
     let app = TestApp::new(Kind::Sqlite).await;
     let port = app.daemon().ops_port;

@@ -24,6 +24,7 @@ async fn a_moderator_sees_who_waits_and_opens_moves_and_closes(app: TestApp) {
     moderator.becomes("return document.activeElement.id === 'close-again'").await;
     moderator.click("#close-again").await;
     guest.shows("#headline", WAITING).await;
+    moderator.shows("#timer-form button", "Set a timer").await;
 
     let tomorrow = "const field = document.getElementById('timer');
         const day = new Date(Date.now() + 86400e3 - new Date().getTimezoneOffset() * 60000);
@@ -32,12 +33,15 @@ async fn a_moderator_sees_who_waits_and_opens_moves_and_closes(app: TestApp) {
     moderator.click("#timer-form button").await;
     guest.shows("#opens", "10:00").await;
     guest.shows("#countdown", "h").await;
+    moderator.shows("#timer-form button", "Move the timer").await;
+    moderator.shows("#moderation-done", "Done.").await;
     let timer = owner.get(&format!("/room/{room}")).await.expect(200).data();
     assert!(timer["lobbyTimer"].as_i64().unwrap() > app.database.now().await);
 
     moderator.run("document.getElementById('timer').value = '2020-01-01T00:00'").await;
     moderator.click("#timer-form button").await;
     moderator.shows("#moderation-error", "This time has passed").await;
+    moderator.becomes("return document.getElementById('moderation-done').textContent === ''").await;
 }
 
 /// The API lets only users set the lobby.

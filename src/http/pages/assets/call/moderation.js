@@ -56,7 +56,7 @@ export class Moderation {
     open.hidden = !isClosed;
     close.hidden = isClosed;
     if (hadFocus) (isClosed ? open : close).focus();
-    element('timer-form').querySelector('button').textContent = text(isClosed ? 'moveTimer' : 'setTimer');
+    element('timer-form').querySelector('button').textContent = text(timerAction(room));
     if (this.#shownTimer !== room.lobbyTimer) {
       this.#shownTimer = room.lobbyTimer;
       const due = room.lobbyTimer ? room.lobbyTimer * 1000 : nextHour(this.#api.clock.now());
@@ -72,6 +72,7 @@ export class Moderation {
     const problem = Number.isNaN(due) ? 'timeMissing' : isPast && 'timePast';
     if (problem) {
       element('moderation-error').textContent = text(problem);
+      element('moderation-done').textContent = '';
       field.focus();
     } else {
       this.#set(1, Math.floor(due / 1000));
@@ -123,6 +124,11 @@ export class Moderation {
     if (list.scrollHeight > list.clientHeight) list.tabIndex = 0;
     else list.removeAttribute('tabindex');
   }
+}
+
+function timerAction(room) {
+  if (room.lobbyState === 0) return 'closeUntil';
+  return room.lobbyTimer ? 'moveTimer' : 'setTimer';
 }
 
 function nextHour(now) {

@@ -21,7 +21,7 @@ const element = (id) => document.getElementById(id);
 
 const token = location.pathname.split('/')[2] ?? '';
 const clock = new Clock();
-const api = new Api(decodeURIComponent(token), clock);
+const api = new Api(decoded(token), clock);
 const follower = new Follower(api, { room: show, gone, connected });
 const moderation = new Moderation(api, show);
 
@@ -35,6 +35,15 @@ let isLeft = false;
 let entered;
 let shownState;
 let tick;
+
+// A link may be damaged on its way.
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
 
 function state() {
   if (!room) return isLeft ? 'removed' : 'unknown';

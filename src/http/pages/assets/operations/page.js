@@ -37,14 +37,15 @@ async function refresh() {
     const [status, metrics] = await Promise.all([read('/status.json'), read('/metrics')]);
     show(JSON.parse(status.text), new Metrics(metrics.text), status.now || Date.now());
   } catch {
-    say('This process does not answer.', true);
+    say('This process does not answer. What it said last:', true);
   }
   setTimeout(refresh, REFRESH);
 }
 
 function show(status, metrics, now) {
   element('version').textContent = status.version;
-  element('read-at').textContent = `at ${new Date(now).toLocaleTimeString()}`;
+  const time = new Date(now).toLocaleTimeString('en', { hourCycle: 'h23', timeZoneName: 'short' });
+  element('read-at').textContent = `as of ${time}`;
   const down = status.parts.filter((part) => part.problem !== null);
   say(down.length ? `Not working: ${down.map((part) => part.name).join(', ')}` : 'All parts work.', down.length > 0);
   fill('parts', status.parts.map((part) => {

@@ -23,6 +23,8 @@ pub struct SignalingBacklog {
     /// The number of rooms, counted up to 10,000, and how many of them the server refuses.
     pub pending: i64,
     pub refused: i64,
+    /// Whether the server failed to take a room or refuses one, counted or not.
+    pub has_failed: bool,
     /// When the first change of the others could be told.
     pub oldest: Option<DateTime<Utc>>,
 }

@@ -309,10 +309,11 @@ impl<D: Dialect> Signaling for SqlStore<D> {
             Ok(SignalingBacklog {
                 pending: row.int("pending")?,
                 refused: row.int("refused")?,
+                has_failed: row.int("failed")? > 0,
                 oldest: row.int_or_null("oldest")?.map(time_from_millis).transpose()?,
             })
         };
-        let values = values![refused, refused, server, BACKLOG];
+        let values = values![refused, refused, server, server, BACKLOG];
         self.fetch_one(statements::BACKLOG, values, backlog).await
     }
 }

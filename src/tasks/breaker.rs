@@ -48,6 +48,14 @@ impl Breaker {
         true
     }
 
+    /// Takes back a probe for which nothing was found: the next one is due at once.
+    pub(super) fn take_back_probe(&mut self) {
+        if let Some(open) = &mut self.0 {
+            open.delay = (open.delay / 2).max(FIRST_DELAY);
+            open.probe_at = Instant::now();
+        }
+    }
+
     /// Has the next probe begin at once.
     pub(super) fn probe_now(&mut self) {
         if let Some(open) = &mut self.0 {

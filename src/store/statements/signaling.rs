@@ -162,13 +162,18 @@ statements! {
         SELECT actor_id FROM lobbyd_attendees
         WHERE room_id = $1 AND actor_type = 'users' ORDER BY actor_id";
 
-    /// failures of a refused room, the same, server, limit → pending, refused, oldest.
+    /// failures of a refused room, the same, server, the same, limit → pending, refused, oldest, failed
+    /// (1 if there is a failed room).
     BACKLOG: portable "\
         SELECT count(*) AS pending, count(CASE WHEN failures >= $1 THEN 1 END) AS refused,
-               min(CASE WHEN failures < $2 THEN since END) AS oldest
+               min(CASE WHEN failures < $2 THEN since END) AS oldest,
+               (SELECT count(*) FROM (
+                   SELECT 1 FROM lobbyd_signaling_updates
+                   WHERE server = $3 AND failed = 1 LIMIT 1
+               ) AS first_failed) AS failed
         FROM (
             SELECT failures, since FROM lobbyd_signaling_updates
-            WHERE server = $3 LIMIT $4
+            WHERE server = $4 LIMIT $5
         ) AS updates";
 
     /// before, limit: gives up rooms whose last change was before.

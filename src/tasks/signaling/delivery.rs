@@ -215,7 +215,7 @@ impl<'a> Delivery<'a> {
                 self.claiming = false;
                 *self.wants(kind) = updates.len() == claim.limit;
                 if kind == Kind::Failed && updates.is_empty() {
-                    self.gate.has_no_failed_room();
+                    self.gate.found_no_failed_room();
                 }
                 for update in updates {
                     self.begin(Claimed { update, claim }, steps);
@@ -224,6 +224,9 @@ impl<'a> Delivery<'a> {
             Step::Claimed(kind, _claim, Err(error)) => {
                 self.claiming = false;
                 *self.wants(kind) = false;
+                if kind == Kind::Failed {
+                    self.gate.found_no_failed_room();
+                }
                 let error = logging::causes(&error);
                 tracing::debug!(error, "rooms for a signaling server could not be claimed");
             }
@@ -305,7 +308,11 @@ impl<'a> Delivery<'a> {
     fn report_backlog(&mut self, look: Look, backlog: store::Result<SignalingBacklog>) {
         match backlog {
             Ok(backlog) => {
-                if backlog.pending == 0 && look == Look::UnderWay {
+                let is_current = look == Look::UnderWay;
+                if is_current && !backlog.has_failed && self.under_way.retries == 0 {
+                    self.gate.has_no_failed_room();
+                }
+                if is_current && backlog.pending == 0 {
                     self.gate.has_nothing_left(self.server.secret_version(), Instant::now());
                 }
                 let server = self.server.url();

@@ -86,7 +86,8 @@ impl Gate {
             Kind::New => free,
             Kind::Failed if free == 0 || under_way.retries >= RETRIES => 0,
             Kind::Failed if !self.breaker.is_open() => free.min(RETRIES - under_way.retries),
-            Kind::Failed => usize::from(self.breaker.begin_probe()),
+            // While the request of a probe is under way, there may be no other room to probe with.
+            Kind::Failed => usize::from(under_way.retries == 0 && self.breaker.begin_probe()),
         }
     }
 
@@ -148,6 +149,11 @@ impl Gate {
         }
     }
 
+    /// No failed room could be claimed: other workers have claimed them, or they are delayed.
+    pub(super) fn found_no_failed_room(&mut self) {
+        self.breaker.take_back_probe();
+    }
+
     /// No room is left that failed, so that none can be tried.
     pub(super) fn has_no_failed_room(&mut self) {
         self.breaker.reset();
@@ -155,7 +161,6 @@ impl Gate {
 
     /// Nothing is left to be told, so that nothing can be tried.
     pub(super) fn has_nothing_left(&mut self, secret_version: u64, now: Instant) {
-        self.breaker.reset();
         if !self.is_stopped(secret_version, now) {
             self.stop = None;
         }
@@ -227,6 +232,24 @@ mod tests {
         assert_eq!(limits(&mut gate, NOTHING, 1).0, 1);
         gate.record(Err(&SignalingFault::Unanswered), false, 1, Instant::now());
         assert_eq!(limits(&mut gate, NOTHING, 1), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_probe_at_a_time_and_one_without_a_room_counts_for_nothing() {
+        let mut gate = Gate::default();
+        gate.record(Err(&failing()), false, 0, Instant::now());
+        advance(Duration::from_mins(1)).await;
+        assert_eq!(limits(&mut gate, UnderWay { all: 0, retries: 1 }, 0), (1, 0));
+        for _ in 0..3 {
+            assert_eq!(limits(&mut gate, NOTHING, 0), (1, 1));
+            gate.found_no_failed_room();
+            assert_eq!(gate.problem(0).as_deref(), Some("status 500"));
+        }
+        assert_eq!(limits(&mut gate, NOTHING, 0), (1, 1));
+        advance(Duration::from_secs(2)).await;
+        assert_eq!(limits(&mut gate, NOTHING, 0), (1, 1), "the delay has not grown");
+        gate.has_no_failed_room();
+        assert_eq!(gate.problem(0), None);
     }
 
     #[tokio::test(start_paused = true)]

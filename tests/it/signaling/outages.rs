@@ -96,6 +96,38 @@ async fn outage(outage: Outage) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_never_answers_is_reported_until_it_does() {
+    let site = Site::new(Kind::Postgres).await;
+    let worker = site.worker().await;
+    site.insert_room("first", &[]).await;
+    site.close("first", 1).await;
+    site.front.receives("first", 1).await;
+    site.all_told().await;
+    site.front.set(Answer::Hold);
+    site.insert_room("webinar1", &["alice"]).await;
+    site.close("webinar1", 1).await;
+    let warning = "signaling server does not take rooms, they wait";
+    worker.logs(warning).await;
+    let problem = "does not answer in time";
+    eventually("the reason", || async {
+        let (_status, text) = worker.get("/readyz?part=signaling").await?;
+        text.contains(problem).then_some(())
+    })
+    .await;
+    eventually("two probes", || async {
+        let (status, text) = worker.get("/readyz?part=signaling").await?;
+        assert!(status == 503 && text.contains(problem), "{text}");
+        (site.front.requests("webinar1").len() > 3).then_some(())
+    })
+    .await;
+    assert_eq!(worker.log().matches(warning).count(), 1);
+    site.front.set(Answer::Pass);
+    signaling_is(&worker, 200).await;
+    site.all_told().await;
+    assert_eq!(worker.log().matches(warning).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_update_is_kept_though_lobbyd_is_killed_while_the_server_is_down() {
     for kind in [Kind::Postgres, Kind::MariaDb, Kind::Sqlite] {
         let mut site = Site::new(kind).await;

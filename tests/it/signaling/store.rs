@@ -87,6 +87,7 @@ async fn changes_are_passed_on_once_for_each_server_and_room(fixture: StoreFixtu
         assert!(claimed.iter().all(|update| update.since == at(0)), "{claimed:?}");
         let backlog = fixture.store.signaling_backlog(server, 2).await.unwrap();
         assert_eq!((backlog.pending, backlog.refused, backlog.oldest), (2, 0, Some(at(0))));
+        assert!(!backlog.has_failed);
     }
 }
 
@@ -140,6 +141,8 @@ async fn a_refused_room_is_claimed_apart_from_new_ones(fixture: StoreFixture) {
     let backlog = fixture.store.signaling_backlog(ONE, 2).await.unwrap();
     assert_eq!((backlog.pending, backlog.refused, backlog.oldest), (1, 1, None));
     assert_eq!(claim(true, 30).await, 1);
+    let backlog = fixture.store.signaling_backlog(ONE, 2).await.unwrap();
+    assert!(backlog.has_failed, "claimed");
     // Its claim was lost, and the request may arrive yet.
     fixture.store.release_signaling(ONE, &refused, at(10), at(50)).await.unwrap();
     let retried = SignalingUpdate { failures: 0, ..refused.clone() };

@@ -26,8 +26,9 @@ pub trait Signaling: Send + Sync + 'static {
     /// Records that this process has these servers.
     async fn see_signaling_servers(&self, urls: &[&str], now: DateTime<Utc>) -> Result<()>;
 
-    /// Gives up rooms whose last change was passed on before `before`, at most `limit`. Returns their
-    /// number. Also forgets servers that no process has, and what they were to be told.
+    /// Gives up rooms whose last change was passed on before `before`, at most `limit`, and none that may
+    /// be claimed: the end of its claim would add it again. Returns their number. Also forgets servers
+    /// that no process has, and what they were to be told.
     async fn prune_signaling(
         &self,
         before: DateTime<Utc>,
@@ -87,6 +88,9 @@ const ROOMS: usize = 1000;
 /// When a room is told once more after a request that failed: the server may have read that one after the
 /// one that succeeded.
 const LATE_REQUEST: TimeDelta = TimeDelta::seconds(5);
+
+/// Longer than a claim holds, and than a batch takes.
+const CLAIMED: TimeDelta = TimeDelta::seconds(30);
 
 /// A server that no process had for so long is not told any more, and its changes are not recorded after
 /// a day: until then its processes may be down.
@@ -191,7 +195,8 @@ impl<D: Dialect> Signaling for SqlStore<D> {
         self.execute(statements::REMOVE_SERVERS, values![forgotten]).await?;
         self.execute(statements::REMOVE_UNSEEN, values![unseen]).await?;
         self.execute(statements::PRUNE_CHANGES, values![forgotten]).await?;
-        self.execute(statements::PRUNE, values![before, limit]).await
+        let (now, claimed) = (now.timestamp_millis(), (now + CLAIMED).timestamp_millis());
+        self.execute(statements::PRUNE, values![before, now, claimed, limit]).await
     }
 
     async fn first_change(&self, after: &str) -> Result<Option<(String, DateTime<Utc>)>> {

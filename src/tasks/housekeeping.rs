@@ -187,9 +187,9 @@ impl Housekeeping {
     }
 
     async fn prune_signaling(self) -> store::Result<()> {
-        let now = self.clock.now();
-        let before = now - self.retention.signaling;
-        let rooms = in_batches(|| self.database.prune_signaling(before, PRUNE_BATCH, now)).await?;
+        let before = self.clock.now() - self.retention.signaling;
+        let batch = || self.database.prune_signaling(before, PRUNE_BATCH, self.clock.now());
+        let rooms = in_batches(batch).await?;
         metrics::counter!(crate::metrics::SIGNALING_DROPPED).increment(rooms);
         if rooms > 0 {
             tracing::warn!(rooms, "rooms given up that signaling servers were not told");

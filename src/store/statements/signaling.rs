@@ -28,6 +28,26 @@ macro_rules! available {
     };
 }
 
+/// Selects rooms that are given up.
+macro_rules! given_up {
+    ($begin:literal $end:literal) => {
+        concat!(
+            $begin,
+            " FROM lobbyd_signaling_updates
+            WHERE changed_at < $1 AND (available_at <= $2 OR available_at > $3) LIMIT $4",
+            $end
+        )
+    };
+}
+
+macro_rules! prune {
+    ($end:literal) => {
+        given_up!("\
+            DELETE FROM lobbyd_signaling_updates
+            WHERE (server, token) IN (SELECT server, token" $end)
+    };
+}
+
 macro_rules! add_update {
     ($on_conflict:literal) => {
         concat!(
@@ -176,13 +196,10 @@ statements! {
             WHERE server = $4 LIMIT $5
         ) AS updates";
 
-    /// before, limit: gives up rooms whose last change was before.
+    /// before, now, latest end of a claim, limit: gives up rooms whose last change was before, except
+    /// those that may be claimed.
     PRUNE:
-        postgres "\
-            DELETE FROM lobbyd_signaling_updates WHERE (server, token) IN (
-                SELECT server, token FROM lobbyd_signaling_updates WHERE changed_at < $1 LIMIT $2)",
-        mysql "DELETE FROM lobbyd_signaling_updates WHERE changed_at < $1 LIMIT $2",
-        sqlite "\
-            DELETE FROM lobbyd_signaling_updates WHERE (server, token) IN (
-                SELECT server, token FROM lobbyd_signaling_updates WHERE changed_at < $1 LIMIT $2)";
+        postgres prune!(" FOR UPDATE SKIP LOCKED)"),
+        mysql given_up!("DELETE" ""),
+        sqlite prune!(")");
 }

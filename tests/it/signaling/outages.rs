@@ -281,3 +281,18 @@ async fn a_change_that_a_server_cannot_be_told_is_given_up() {
     assert_eq!(site.untold().await, 0);
     signaling_is(&worker, 200).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_given_up_once_though_a_request_is_under_way() {
+    let mut site = Site::new(Kind::Postgres).await;
+    site.cluster.set("SIGNALING__GIVE_UP_AFTER", "2s");
+    site.cluster.set("HOUSEKEEPING__PRUNE", "* * * * * *");
+    let worker = site.worker().await;
+    site.insert_room("webinar1", &["alice"]).await;
+    site.front.set(Answer::Hold);
+    site.close("webinar1", 1).await;
+    worker.metric_becomes("lobbyd_signaling_dropped_total", 1).await;
+    Site::counted(&worker, &site.front.url(), "unanswered", 1).await;
+    assert_eq!(site.untold().await, 0);
+    assert_eq!(worker.metric("lobbyd_signaling_dropped_total").await, Some(1));
+}

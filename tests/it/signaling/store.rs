@@ -172,10 +172,16 @@ async fn only_changes_that_servers_tell_are_recorded(fixture: StoreFixture) {
 }
 
 async fn what_could_not_be_told_is_given_up(fixture: StoreFixture) {
-    fixture.claimed().await;
+    let update = fixture.claimed().await;
     let prune = async |before, now| fixture.store.prune_signaling(before, 10, now).await.unwrap();
-    assert_eq!(prune(at(0), at(0)).await, 0);
-    assert_eq!(prune(at(1), at(0)).await, 1);
+    assert_eq!(prune(at(1), at(9)).await, 0, "claimed");
+    assert_eq!(prune(at(0), at(10)).await, 0, "not old enough");
+    let refused = SignalingUpdate { failures: 6, ..update };
+    fixture.store.release_signaling(ONE, &refused, at(10), at(60)).await.unwrap();
+    assert_eq!(prune(at(1), at(20)).await, 1, "refused, and delayed for longer than a claim");
+    fixture.apply(&change("a", closed_until(Some(at(50))), 2)).await;
+    assert_eq!((fixture.pass_on().await, fixture.claim_for(ONE, 0).await.len()), (1, 1));
+    assert_eq!(prune(at(1), at(10)).await, 1, "the claim has expired");
     assert_eq!(fixture.claim_for(ONE, 60).await, []);
 }
 

@@ -1,5 +1,6 @@
 //! What may be sent to a server at present.
 
+use std::mem::discriminant;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -107,7 +108,10 @@ impl Gate {
     ) -> Option<News> {
         match outcome {
             Err(SignalingFault::Stop(reason)) => {
-                let was_stopped = self.stop.is_some();
+                let is_known = self.stop.as_ref().is_some_and(|stop| {
+                    stop.secret_version == secret_version
+                        && discriminant(&stop.reason) == discriminant(reason)
+                });
                 let wait = match reason {
                     SignalingStop::Blocked(Some(wait)) => *wait,
                     SignalingStop::Blocked(None) | SignalingStop::Unauthorized => REFUSED_WAIT,
@@ -115,7 +119,7 @@ impl Gate {
                 let (reason, retry_at) = (reason.clone(), now + wait);
                 self.stop = Some(Stop { reason, retry_at, secret_version });
                 self.is_proven = false;
-                (!was_stopped).then_some(News::Stopped)
+                (!is_known).then_some(News::Stopped)
             }
             Err(fault @ (SignalingFault::Failing(_) | SignalingFault::Unanswered)) => {
                 if let Some(stop) =
@@ -219,6 +223,23 @@ mod tests {
         assert_eq!(limits(&mut gate, NOTHING, 0), (1, 1));
         assert_eq!(record(&mut gate, Ok(()), 0), Some(News::Works));
         assert_eq!((gate.problem(0), limits(&mut gate, NOTHING, 0)), (None, (4, 2)));
+    }
+
+    #[test]
+    fn a_refusal_of_another_secret_or_for_another_reason_is_news() {
+        let blocked = |seconds| SignalingStop::Blocked(Some(Duration::from_secs(seconds)));
+        let mut gate = Gate::default();
+        for (reason, version, news) in [
+            (SignalingStop::Unauthorized, 0, Some(News::Stopped)),
+            (SignalingStop::Unauthorized, 0, None),
+            (SignalingStop::Unauthorized, 1, Some(News::Stopped)),
+            (blocked(60), 1, Some(News::Stopped)),
+            (blocked(50), 1, None),
+        ] {
+            let fault = SignalingFault::from(reason);
+            let recorded = gate.record(Err(&fault), false, version, Instant::now());
+            assert_eq!(recorded, news, "{fault} {version}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

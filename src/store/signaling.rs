@@ -54,6 +54,15 @@ pub trait Signaling: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<SignalingUpdate>>;
 
+    /// Extends a claim until `until`. Returns whether it still held.
+    async fn extend_signaling(
+        &self,
+        server: &str,
+        token: &RoomToken,
+        claimed_until: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Result<bool>;
+
     /// Ends a claim after the server was told the room. The room has to be told again if it has changed
     /// since, if another process has claimed it since, and after a request that failed: the server may
     /// read an older request last.
@@ -255,6 +264,18 @@ impl<D: Dialect> Signaling for SqlStore<D> {
                 Err(error)
             }
         }
+    }
+
+    async fn extend_signaling(
+        &self,
+        server: &str,
+        token: &RoomToken,
+        claimed_until: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Result<bool> {
+        let [until, claimed_until] = [until, claimed_until].map(|time| time.timestamp_millis());
+        let values = values![until, server, token, claimed_until];
+        Ok(self.execute(statements::EXTEND, values).await? > 0)
     }
 
     async fn signaling_told(

@@ -17,7 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use self::message::{empty_message, messages};
 use super::signature;
-use crate::domain::Room;
+use crate::domain::{Room, RoomToken};
 use crate::logging;
 
 /// Bound of a request. The server reads and writes for 15 seconds at most.
@@ -148,15 +148,16 @@ impl SignalingClient {
         self.replaced.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Tells a room to these users, wherever they are connected, and to all who have joined it. Sends
-    /// several requests, one after the other, for many users. May be dropped at any time: then nobody
-    /// knows who was told.
-    pub async fn tell(&self, room: &Room, users: &[String]) -> Result<(), SignalingFault> {
-        let url = self.endpoint(room.token.as_str());
-        for message in messages(room, users) {
-            self.send(&url, message).await?;
-        }
-        Ok(())
+    /// The messages that tell a room to these users, wherever they are connected, and to all who have
+    /// joined it: one, or several for many users.
+    pub fn messages(room: &Room, users: &[String]) -> Vec<String> {
+        messages(room, users)
+    }
+
+    /// Sends one of the messages about a room. May be dropped at any time: then nobody knows who was
+    /// told.
+    pub async fn tell(&self, token: &RoomToken, message: String) -> Result<(), SignalingFault> {
+        self.send(&self.endpoint(token.as_str()), message).await
     }
 
     /// Tries address, backend and secret, by a request that changes nothing.

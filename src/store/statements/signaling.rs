@@ -161,6 +161,11 @@ statements! {
     CLAIM: portable "\
         UPDATE lobbyd_signaling_updates SET available_at = $1 WHERE server = $2 AND token = $3";
 
+    /// until, server, token, end of the claim.
+    EXTEND: portable "\
+        UPDATE lobbyd_signaling_updates SET available_at = $1
+        WHERE server = $2 AND token = $3 AND available_at = $4";
+
     /// server, token, end of the claim, changes.
     REMOVE_UPDATE: portable "\
         DELETE FROM lobbyd_signaling_updates

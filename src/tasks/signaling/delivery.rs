@@ -3,42 +3,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::claim::{Claim, Claimed, REFUSED, Told};
 use super::gate::{Gate, Kind, News, UnderWay};
 use super::report::{Report, count};
 use crate::clock::DatabaseClock;
 use crate::domain::{SignalingBacklog, SignalingUpdate};
-use crate::failpoints::{self, Point};
 use crate::logging;
 use crate::nextcloud::{SignalingClient, SignalingFault};
 use crate::store;
-use crate::store::{Database, StoreError};
+use crate::store::Database;
 
 /// Time between two looks at what can be tried again and at what is left.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a claim holds: one request, and some time to read the room. What a crashed process has
-/// claimed waits for as long.
-const CLAIM: Duration = Duration::from_secs(13);
-
-/// Time of a claim that is left for its end.
-const CLAIM_END: Duration = Duration::from_secs(1);
-
 /// Time for requests under way when the process stops.
 const DRAIN: Duration = Duration::from_secs(1);
-
-/// The number of failures of a room that the server refuses. One that it failed to take has one.
-const REFUSED: u32 = 2;
-
-/// Longest time until a refused room is tried again.
-const LONGEST_DELAY: TimeDelta = TimeDelta::minutes(1);
 
 pub(super) struct Delivery<'a> {
     database: Arc<dyn Database>,
@@ -75,39 +61,6 @@ enum Look {
     UnderWay,
     /// A request has ended meanwhile.
     Outdated,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Claim {
-    limit: usize,
-    until: DateTime<Utc>,
-    expires_at: Instant,
-    /// The secret that requests are signed with, by how often it had been replaced.
-    secret_version: u64,
-}
-
-/// A claimed room.
-struct Claimed {
-    update: SignalingUpdate,
-    claim: Claim,
-}
-
-/// What became of a claimed room.
-enum Told {
-    Answered(Result<(), SignalingFault>),
-    /// There is no such room now.
-    NoRoom,
-    /// The database refuses to read it.
-    Unreadable,
-    NotSent,
-    /// The database did not answer: the claim ends by itself.
-    NotRead,
-}
-
-impl Claimed {
-    fn is_retry(&self) -> bool {
-        self.update.failures > 0
-    }
 }
 
 impl<'a> Delivery<'a> {
@@ -183,14 +136,13 @@ impl<'a> Delivery<'a> {
             if limit == 0 {
                 continue;
             }
-            let (now, expires_at) = (self.clock.now(), Instant::now() + CLAIM);
-            let until = now + CLAIM;
-            let claim = Claim { limit, until, expires_at, secret_version };
+            let now = self.clock.now();
+            let claim = Claim::new(now, limit, secret_version);
             let (database, server) = (Arc::clone(&self.database), Arc::clone(&self.server));
             steps.push(Box::pin(async move {
                 let failed = kind == Kind::Failed;
                 let claimed =
-                    database.claim_signaling(server.url(), failed, now, until, limit).await;
+                    database.claim_signaling(server.url(), failed, now, claim.until, limit).await;
                 Step::Claimed(kind, claim, claimed)
             }));
             self.first = kind.other();
@@ -239,7 +191,7 @@ impl<'a> Delivery<'a> {
     }
 
     /// Begins to tell a claimed room.
-    fn begin(&mut self, claimed: Claimed, steps: &Steps) {
+    fn begin(&mut self, mut claimed: Claimed, steps: &Steps) {
         self.under_way.all += 1;
         self.under_way.retries += usize::from(claimed.is_retry());
         let (database, clock) = (Arc::clone(&self.database), Arc::clone(&self.clock));
@@ -251,11 +203,11 @@ impl<'a> Delivery<'a> {
             let told = if is_stopped {
                 Ok(Told::NotSent)
             } else {
-                tell(&*database, &server, &claimed).await
+                claimed.tell(&*database, &clock, &server).await
             };
-            let told = told.unwrap_or_else(|error| not_read(&claimed, &error));
+            let told = told.unwrap_or_else(|error| claimed.not_read(&error));
             // Otherwise the claim ends by itself.
-            if let Err(error) = end_claim(&*database, clock.now(), &server, &claimed, &told).await {
+            if let Err(error) = claimed.end(&*database, clock.now(), &server, &told).await {
                 let error = logging::causes(&error);
                 tracing::debug!(error, "room for a signaling server could not be marked");
             }
@@ -325,70 +277,4 @@ impl<'a> Delivery<'a> {
             }
         }
     }
-}
-
-/// What an error says about a room that could not be read.
-fn not_read(Claimed { update, .. }: &Claimed, error: &StoreError) -> Told {
-    let (token, problem) = (&update.token, logging::causes(error));
-    if !error.is_refusal() {
-        tracing::debug!(room.token = %token, error = problem, "room for a signaling server not read");
-        return Told::NotRead;
-    }
-    if update.failures < REFUSED {
-        tracing::warn!(
-            room.token = %token,
-            error = problem,
-            "the database refuses to read a room for a signaling server"
-        );
-    }
-    Told::Unreadable
-}
-
-/// Tells a claimed room as it is now, unless the claim is nearly over.
-async fn tell(
-    database: &dyn Database,
-    server: &SignalingClient,
-    Claimed { update, claim }: &Claimed,
-) -> store::Result<Told> {
-    let Some((room, users)) = database.room_with_users(&update.token).await? else {
-        return Ok(Told::NoRoom);
-    };
-    let latest = claim.expires_at - CLAIM_END;
-    if Instant::now() >= latest {
-        return Ok(Told::NotSent);
-    }
-    let outcome = timeout_at(latest, server.tell(&room, &users)).await;
-    failpoints::reach(Point::AfterTellBeforeMark);
-    Ok(Told::Answered(outcome.unwrap_or(Err(SignalingFault::Unanswered))))
-}
-
-async fn end_claim(
-    database: &dyn Database,
-    now: DateTime<Utc>,
-    server: &SignalingClient,
-    Claimed { update, claim }: &Claimed,
-    told: &Told,
-) -> store::Result<()> {
-    let (failures, available_at) = match told {
-        Told::NoRoom | Told::Answered(Ok(())) => {
-            return database.signaling_told(server.url(), update, claim.until, now).await;
-        }
-        Told::NotRead => return Ok(()),
-        Told::NotSent | Told::Answered(Err(SignalingFault::Stop(_))) => (update.failures, now),
-        Told::Answered(Err(SignalingFault::Failing(_) | SignalingFault::Unanswered)) => {
-            (update.failures.max(1), now)
-        }
-        Told::Unreadable | Told::Answered(Err(SignalingFault::Refused(_))) => {
-            let failures = update.failures.saturating_add(1).max(REFUSED);
-            (failures, now + delay(failures))
-        }
-    };
-    let update = SignalingUpdate { failures, ..update.clone() };
-    database.release_signaling(server.url(), &update, claim.until, available_at).await
-}
-
-/// The time until a refused room is tried again: two seconds, doubling.
-fn delay(failures: u32) -> TimeDelta {
-    let seconds = 2_i64.checked_pow(failures.saturating_sub(1)).unwrap_or(i64::MAX);
-    LONGEST_DELAY.min(TimeDelta::try_seconds(seconds).unwrap_or(LONGEST_DELAY))
 }

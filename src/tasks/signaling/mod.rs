@@ -7,6 +7,7 @@
 //! told once, and the newest state is the last one that a server receives. [`gate`] decides what may
 //! be sent.
 
+mod claim;
 mod delivery;
 mod gate;
 mod report;

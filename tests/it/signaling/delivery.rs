@@ -1,6 +1,6 @@
 //! What servers and their clients are told, and of which changes.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Map, Value, json};
 
@@ -196,6 +196,23 @@ async fn many_users_are_told_in_several_requests() {
         assert_eq!(site.front.most_at_once(token), 1);
     }
     listed.is_let_in(Channel::List, "short").await;
+}
+
+/// All requests together take longer than a claim.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_users_are_told_by_a_slow_server() {
+    let site = Site::new(Kind::Postgres).await;
+    let worker = site.worker().await;
+    let users: Vec<String> = (0..2500).map(|number| format!("user{number}")).collect();
+    site.insert_room("webinar1", &users.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    site.front.set(Answer::Late(Duration::from_secs(5)));
+    site.close("webinar1", 1).await;
+    assert_eq!(Site::counted(&worker, &site.front.url(), "ok", 1).await, 1);
+    site.all_told().await;
+    let requests = site.front.requests("webinar1");
+    let told: BTreeSet<String> = requests.iter().flat_map(Recorded::users).collect();
+    assert!(requests.len() >= 3, "each takes half of the time that a claim has");
+    assert_eq!(told, users.into_iter().collect());
 }
 
 /// What ends the server is a body without its object. It is in no request, whatever becomes of the room.

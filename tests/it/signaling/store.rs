@@ -11,6 +11,7 @@ on_every_database! { crate::support::fixtures::StoreFixture::new:
     without_servers_nothing_is_recorded,
     changes_are_passed_on_once_for_each_server_and_room,
     a_claim_is_exclusive_until_it_expires,
+    a_claim_can_be_extended_while_it_holds,
     a_room_that_changes_while_it_is_told_is_told_again,
     a_server_that_was_told_after_the_claim_was_lost_is_told_again,
     a_room_is_told_again_after_a_request_that_failed,
@@ -97,6 +98,20 @@ async fn a_claim_is_exclusive_until_it_expires(fixture: StoreFixture) {
     assert_eq!(fixture.claim_for(ONE, 10).await, std::slice::from_ref(&first));
     fixture.told(&first, at(20), 11).await;
     assert_eq!(fixture.claim_for(ONE, 1000).await, []);
+}
+
+async fn a_claim_can_be_extended_while_it_holds(fixture: StoreFixture) {
+    let first = fixture.claimed().await;
+    let extend = async |from, until| {
+        fixture.store.extend_signaling(ONE, &first.token, at(from), at(until)).await.unwrap()
+    };
+    assert!(extend(10, 20).await);
+    assert_eq!(fixture.claim_for(ONE, 19).await, []);
+    assert!(!extend(10, 40).await, "it has another end");
+    assert_eq!(fixture.claim_for(ONE, 20).await.len(), 1);
+    assert!(!extend(20, 40).await, "somebody else has claimed the room");
+    fixture.told(&first, at(30), 21).await;
+    assert!(!extend(30, 40).await, "nothing is left to be told");
 }
 
 async fn a_room_that_changes_while_it_is_told_is_told_again(fixture: StoreFixture) {

@@ -195,6 +195,13 @@ Signaling {}
         until: DateTime<Utc>,
         limit: usize,
     ) -> Result<Vec<SignalingUpdate>>;
+    async fn extend_signaling(
+        &self,
+        server: &str,
+        token: &RoomToken,
+        claimed_until: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Result<bool>;
     async fn signaling_told(
         &self,
         server: &str,

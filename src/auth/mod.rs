@@ -4,9 +4,10 @@
 //! guessing. So hashing runs on the blocking pool, a few at a time; verified credentials are cached
 //! without another hash; an unknown user costs a hash as well; and those who fail wait longer and
 //! longer, see `throttle`. A user who was removed, or has another password, is refused within a
-//! second: each process compares the version of the users that often. The HTTP API calls
-//! [`Accounts`]; [`rooms`](crate::rooms) uses [`Passwords`] and [`Throttle`] for the passwords of
-//! rooms. Callers bound the length of names and passwords. Nothing here knows HTTP.
+//! second: each process compares the version of the users that often, and requests that wait check
+//! their [`Credential`] again before they show something. The HTTP API calls [`Accounts`];
+//! [`rooms`](crate::rooms) uses [`Passwords`] and [`Throttle`] for the passwords of rooms. Callers bound
+//! the length of names and passwords. Nothing here knows HTTP.
 
 mod clients;
 mod expiring_cache;
@@ -14,6 +15,7 @@ mod log_rate;
 mod passwords;
 mod throttle;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,22 +64,43 @@ pub struct Accounts {
     throttle: Throttle,
     /// By the credentials. Apart from `by_name`, because there a client has proved no password.
     logins: ExpiringCache<Digest, Arc<Login>>,
-    by_name: ExpiringCache<String, (User, i64)>,
+    by_name: ExpiringCache<String, Arc<Login>>,
     version: Mutex<KnownVersion>,
     failures_logged: LogRate,
     /// Kept, because each poll of a user counts as a login.
     succeeded: Counter,
 }
 
-/// Credentials that were verified. They are exempt from throttling: another client that guesses from
-/// the same address must not lock them out.
+/// A user who was authenticated. Verified credentials are exempt from throttling: another client that
+/// guesses from the same address must not lock them out.
 struct Login {
     user: User,
-    /// The hash that the password matches. As long as it is the user's, no other hash is computed.
-    hash: String,
+    /// The hash that the password matches. As long as it is the user's, no other hash is computed. `None`
+    /// if a trusted proxy has authenticated the user.
+    hash: Option<String>,
     read_at: Instant,
     /// The version of the users when this one was read.
     version: i64,
+}
+
+/// The proof of a user's login: valid until they are removed or have another password.
+#[derive(Clone)]
+pub struct Credential {
+    login: Arc<Login>,
+    /// The version of the users with which it was valid.
+    version: i64,
+}
+
+impl Credential {
+    pub fn user(&self) -> &User {
+        &self.login.user
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Credential").field(&self.user().id).finish()
+    }
 }
 
 impl Login {
@@ -110,10 +133,15 @@ impl Accounts {
     }
 
     /// Returns the user if the password is right. The future may be dropped at any point.
-    pub async fn log_in(&self, id: &str, password: &str, from: IpAddr) -> Result<User, LoginError> {
+    pub async fn log_in(
+        &self,
+        id: &str,
+        password: &str,
+        from: IpAddr,
+    ) -> Result<Credential, LoginError> {
         let login = self.verify(id, password, from).await;
         match &login {
-            Ok(_user) => self.succeeded.increment(1),
+            Ok(_login) => self.succeeded.increment(1),
             Err(LoginError::Wrong) => {
                 if let Some(omitted) = self.failures_logged.permit() {
                     tracing::info!(client.address = %from, omitted, "login failed");
@@ -129,26 +157,45 @@ impl Accounts {
     }
 
     /// Returns a user that a trusted proxy has authenticated.
-    pub async fn find_user(&self, id: &str) -> Result<Option<User>, LoginError> {
+    pub async fn find_user(&self, id: &str) -> Result<Option<Credential>, LoginError> {
         let version = self.users_version().await;
         let cached = self.by_name.get(&id.to_owned());
-        if let Some((user, _)) = cached.filter(|(_, cached_version)| *cached_version == version) {
-            return Ok(Some(user));
+        if let Some(login) = cached.filter(|login| login.version == version) {
+            return Ok(Some(Credential { login, version }));
         }
-        let user = self.users.user(id).await?.map(|(user, _hash)| user);
-        if let Some(user) = &user {
-            self.by_name.insert(id.to_owned(), (user.clone(), version));
-        }
-        Ok(user)
+        let Some((user, _hash)) = self.users.user(id).await? else { return Ok(None) };
+        let login = Arc::new(Login { user, hash: None, read_at: Instant::now(), version });
+        self.by_name.insert(id.to_owned(), Arc::clone(&login));
+        Ok(Some(Credential { login, version }))
     }
 
-    async fn verify(&self, id: &str, password: &str, from: IpAddr) -> Result<User, LoginError> {
+    /// Fails if a credential is no longer valid.
+    pub async fn check(&self, credential: &mut Credential) -> Result<(), LoginError> {
+        let version = self.users_version().await;
+        if credential.version == version {
+            return Ok(());
+        }
+        let Login { user, hash, .. } = &*credential.login;
+        let (_user, current) = self.users.user(&user.id).await?.ok_or(LoginError::Wrong)?;
+        if hash.as_ref().is_some_and(|hash| *hash != current) {
+            return Err(LoginError::Wrong);
+        }
+        credential.version = version;
+        Ok(())
+    }
+
+    async fn verify(
+        &self,
+        id: &str,
+        password: &str,
+        from: IpAddr,
+    ) -> Result<Credential, LoginError> {
         // Before the user is read: what changes afterwards has another version.
         let version = self.users_version().await;
         let credentials = self.passwords.digest(id, password);
         let verified = self.logins.get(&credentials);
         if let Some(login) = verified.as_ref().filter(|login| login.is_current(version)) {
-            return Ok(login.user.clone());
+            return Ok(Credential { login: Arc::clone(login), version });
         }
         // The name may be of any length.
         let account = self.passwords.name(id);
@@ -161,7 +208,7 @@ impl Accounts {
             Some((user, hash)) => (Some(user), hash),
             None => (None, DUMMY_HASH.to_owned()),
         };
-        let is_same = |login: &Arc<Login>| login.hash == hash;
+        let is_same = |login: &Arc<Login>| login.hash.as_ref() == Some(&hash);
         if let Some(user) = user.as_ref().filter(|_user| verified.as_ref().is_some_and(is_same)) {
             return Ok(self.keep_login(credentials, user.clone(), hash, version));
         }
@@ -171,7 +218,7 @@ impl Accounts {
         // recorded, so that the next guess sees it.
         if let Some(login) = self.logins.get(&credentials).filter(|login| login.is_current(version))
         {
-            return Ok(login.user.clone());
+            return Ok(Credential { login, version });
         }
         if verified.is_none() {
             throttled(self.throttle.begin(from, &account))?;
@@ -187,10 +234,16 @@ impl Accounts {
         }
     }
 
-    fn keep_login(&self, credentials: Digest, user: User, hash: String, version: i64) -> User {
-        let login = Login { user: user.clone(), hash, read_at: Instant::now(), version };
-        self.logins.insert(credentials, Arc::new(login));
-        user
+    fn keep_login(
+        &self,
+        credentials: Digest,
+        user: User,
+        hash: String,
+        version: i64,
+    ) -> Credential {
+        let login = Arc::new(Login { user, hash: Some(hash), read_at: Instant::now(), version });
+        self.logins.insert(credentials, Arc::clone(&login));
+        Credential { login, version }
     }
 
     /// The version of the users, at most [`VERSION_TTL`] old. While the database is unavailable, the
@@ -310,13 +363,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_login_is_cached_for_any_address() {
         let (accounts, table) = accounts(false).await;
-        assert_eq!(accounts.log_in("alice", "secret", HERE).await.unwrap(), alice());
+        assert_eq!(accounts.log_in("alice", "secret", HERE).await.unwrap().user(), &alice());
         let permits = take_permits(&accounts);
-        assert_eq!(accounts.log_in("alice", "secret", ELSEWHERE).await.unwrap(), alice());
+        assert_eq!(accounts.log_in("alice", "secret", ELSEWHERE).await.unwrap().user(), &alice());
         assert_eq!(table.reads.load(Ordering::Relaxed), 1);
         // Later the user is read again, and the hash is not computed again.
         advance(USER_TTL).await;
-        assert_eq!(accounts.log_in("alice", "secret", HERE).await.unwrap(), alice());
+        assert_eq!(accounts.log_in("alice", "secret", HERE).await.unwrap().user(), &alice());
         assert_eq!(table.reads.load(Ordering::Relaxed), 2);
         drop(permits);
     }
@@ -324,15 +377,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_changed_password_counts_within_a_second() {
         let (accounts, table) = accounts(false).await;
-        accounts.log_in("alice", "secret", HERE).await.unwrap();
-        assert!(accounts.find_user("alice").await.unwrap().is_some());
-        let hash = accounts.passwords.hash("new").await;
-        *table.hash.lock() = hash;
+        let mut credential = accounts.log_in("alice", "secret", HERE).await.unwrap();
+        let mut from_proxy = accounts.find_user("alice").await.unwrap().unwrap();
         table.version.store(1, Ordering::Relaxed);
         advance(VERSION_TTL).await;
+        accounts.check(&mut credential).await.expect("another user has changed");
+        let hash = accounts.passwords.hash("new").await;
+        *table.hash.lock() = hash;
+        table.version.store(2, Ordering::Relaxed);
+        advance(VERSION_TTL).await;
+        let checked = accounts.check(&mut credential).await;
+        assert!(matches!(checked, Err(LoginError::Wrong)), "{checked:?}");
+        accounts.check(&mut from_proxy).await.expect("it has no password");
         let login = accounts.log_in("alice", "secret", HERE).await;
         assert!(matches!(login, Err(LoginError::Wrong)), "{login:?}");
-        assert_eq!(accounts.log_in("alice", "new", HERE).await.unwrap(), alice());
+        assert_eq!(accounts.log_in("alice", "new", HERE).await.unwrap().user(), &alice());
         let reads = table.reads.load(Ordering::Relaxed);
         accounts.find_user("alice").await.unwrap();
         assert_eq!(table.reads.load(Ordering::Relaxed), reads + 1, "it is read again");
@@ -347,7 +406,7 @@ mod tests {
         let credentials = accounts.passwords.digest("alice", "secret");
         accounts.keep_login(credentials, bob(), "hash".to_owned(), 0);
         drop(permits);
-        assert_eq!(login.await.unwrap(), bob(), "as cached, not as read");
+        assert_eq!(login.await.unwrap().user(), &bob(), "as cached, not as read");
     }
 
     #[tokio::test(start_paused = true)]
@@ -382,7 +441,7 @@ mod tests {
             "{login:?}"
         );
         assert_eq!(table.reads.load(Ordering::Relaxed), reads, "it is refused before any work");
-        assert_eq!(accounts.log_in("alice", "secret", HERE).await.unwrap(), alice());
+        assert_eq!(accounts.log_in("alice", "secret", HERE).await.unwrap().user(), &alice());
         drop(permits);
         let login = accounts.log_in("alice", "guess", ELSEWHERE).await;
         assert!(matches!(login, Err(LoginError::Wrong)), "{login:?}");
@@ -395,7 +454,7 @@ mod tests {
         assert!(matches!(login, Err(LoginError::Wrong)), "{login:?}");
         let login = accounts.log_in("alice", "guess", HERE).await;
         assert!(matches!(login, Err(LoginError::Throttled(_))), "{login:?}");
-        assert_eq!(accounts.log_in("alice", "secret", HERE).await.unwrap(), alice());
+        assert_eq!(accounts.log_in("alice", "secret", HERE).await.unwrap().user(), &alice());
     }
 
     #[tokio::test(start_paused = true)]
@@ -424,11 +483,11 @@ mod tests {
         let (accounts, table) = accounts(false).await;
         for (id, reads) in [("alice", 1), ("alice", 1), ("bob", 2), ("bob", 3)] {
             let found = accounts.find_user(id).await.unwrap();
-            assert_eq!(found, (id == "alice").then(alice));
+            assert_eq!(found.map(|found| found.user().clone()), (id == "alice").then(alice));
             assert_eq!(table.reads.load(Ordering::Relaxed), reads, "{id}");
         }
         advance(USER_TTL).await;
-        assert_eq!(accounts.find_user("alice").await.unwrap(), Some(alice()));
+        assert_eq!(accounts.find_user("alice").await.unwrap().unwrap().user(), &alice());
         assert_eq!(table.reads.load(Ordering::Relaxed), 4);
     }
 }

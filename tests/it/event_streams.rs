@@ -29,6 +29,7 @@ on_every_database! { crate::support::app::TestApp::new:
     every_viewer_follows_what_they_would_read,
     a_stream_ends_when_its_viewer_is_removed,
     a_removed_account_is_told_nothing_more,
+    an_old_password_is_told_nothing_more,
 }
 
 async fn read(client: &Client, room: &str) -> Value {
@@ -154,6 +155,8 @@ async fn a_removed_account_is_told_nothing_more(app: TestApp) {
     let room = owner.room(2).await;
     let user = app.user("user").await;
     owner.add(&room, "user").await;
+    let public = owner.room(3).await;
+    let mut visiting = user.follow(&public).await;
     let mut stream = user.follow(&room).await;
     assert_eq!(stream.room().await["participantType"], 3);
     app.run_as_owner(&["user", "remove", "user"]);
@@ -161,6 +164,47 @@ async fn a_removed_account_is_told_nothing_more(app: TestApp) {
     rename(&owner, &room, "Secret").await;
     while let Some(event) = stream.block().await {
         assert_ne!(event.data["name"], "Secret");
+    }
+    is_refused(&user, &public).await;
+    rename(&owner, &public, "Secret").await;
+    while let Some(event) = visiting.block().await {
+        assert!(event.name != "end" && event.data["name"] != "Secret", "{event:?}");
+    }
+}
+
+async fn is_refused(user: &Client, room: &str) {
+    let path = format!("/room/{room}");
+    eventually("the login to be refused", || async {
+        (user.get(&path).await.status == 401).then_some(())
+    })
+    .await;
+}
+
+async fn an_old_password_is_told_nothing_more(app: TestApp) {
+    let owner = app.user("owner").await;
+    let room = owner.room(2).await;
+    let user = app.user("user").await;
+    owner.add(&room, "user").await;
+    let mut stream = user.follow(&room).await;
+    stream.room().await;
+    let path = format!("/room/{room}");
+    let chat = format!("/chat/{room}?lookIntoFuture=");
+    let messages = user.get(&format!("{chat}0")).await.expect(200).data();
+    let chat = format!("{chat}1&timeout=30&lastKnownMessageId={}", messages[0]["id"]);
+    let held = async |path: &str| {
+        let tag = user.get(path).await.expect(200).header("etag").unwrap().to_owned();
+        user.header("if-none-match", &tag).header("prefer", "wait=50").get(path).await.expect(401);
+    };
+    let received = async || user.get(&chat).await.expect(401);
+    let ((), (), _chat, ()) = tokio::join!(held(&path), held("/room"), received(), async {
+        app.daemon().long_polls_become(3).await;
+        app.change_password("user", "new password");
+        is_refused(&user, &room).await;
+        rename(&owner, &room, "Secret").await;
+    });
+    // Its client connects again, and is asked for the new password.
+    while let Some(event) = stream.block().await {
+        assert!(event.name != "end" && event.data["name"] != "Secret", "{event:?}");
     }
 }
 

@@ -8,6 +8,7 @@
 //! [`Accounts`](crate::auth::Accounts), and permissions by
 //! `domain`. Handlers use the extractors [`Requester`], [`UserOrGuest`] and [`AuthenticatedUser`].
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 
 use axum::extract::FromRequestParts;
@@ -23,9 +24,9 @@ use super::origins::FromOtherSite;
 use super::params::RoomPath;
 use super::proxies::Origin;
 use super::{Api, digest};
-use crate::auth::{ClientSecret, ClientSecrets, MAX_PASSWORD_BYTES};
+use crate::auth::{ClientSecret, ClientSecrets, Credential, LoginError, MAX_PASSWORD_BYTES};
 use crate::domain::commands::Refusal;
-use crate::domain::{Actor, Caller, ClientId, RoomToken, User};
+use crate::domain::{Actor, Caller, ClientId, RoomToken};
 use crate::http::server::Peer;
 
 /// Name of the cookie with a client's secret, for clients without TLS.
@@ -44,6 +45,7 @@ pub(super) struct Requester {
     /// `None` is an anonymous visitor.
     pub(super) caller: Option<Caller>,
     pub(super) address: IpAddr,
+    pub(super) login: Login,
     /// Whether the client uses TLS, as far as a trusted proxy says so.
     secure: bool,
     /// Whether a page of another site sent the request, one that may.
@@ -93,7 +95,7 @@ impl FromRequestParts<Api> for Requester {
         let Peer(peer) = *parts.extensions.get().expect("the server adds the peer");
         let headers = &parts.headers;
         let Origin { address, secure, user } = api.proxies.origin(peer, headers)?;
-        let user = if let Some(id) = user {
+        let credential = if let Some(id) = user {
             Some(find_user(api, id).await?)
         } else if let Some(Authorization(basic)) = credentials(headers)? {
             Some(api.accounts.log_in(basic.username(), basic.password(), address).await?)
@@ -101,12 +103,12 @@ impl FromRequestParts<Api> for Requester {
             None
         };
         let secret = client_secret(headers, secure, &api.clients);
-        let caller = match user {
+        let caller = match credential.as_ref().map(Credential::user) {
             Some(user) => Some(Caller {
-                may_enable_sip: api.service.sip().may_enable(&user),
-                actor: Actor::user(user.id),
+                may_enable_sip: api.service.sip().may_enable(user),
+                actor: Actor::user(&user.id),
                 client: secret.as_ref().map(client_id),
-                display_name: user.display_name,
+                display_name: user.display_name.clone(),
             }),
             None => match secret {
                 Some(secret) => {
@@ -117,7 +119,32 @@ impl FromRequestParts<Api> for Requester {
             },
         };
         let from_other_site = parts.extensions.get::<FromOtherSite>().is_some();
-        Ok(Self { caller, address, secure, from_other_site })
+        let login = Login(credential);
+        parts.extensions.insert(login.clone());
+        Ok(Self { caller, address, login, secure, from_other_site })
+    }
+}
+
+/// The login of a request that may wait: it can be revoked meanwhile. As a parameter of a handler, it
+/// comes after the requester.
+#[derive(Debug, Clone)]
+pub(super) struct Login(Option<Credential>);
+
+impl Login {
+    /// Refuses what the requester may no longer see.
+    pub(super) async fn check(&mut self, api: &Api) -> Result<(), LoginError> {
+        if let Self(Some(credential)) = self {
+            api.accounts.check(credential).await?;
+        }
+        Ok(())
+    }
+}
+
+impl FromRequestParts<Api> for Login {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _api: &Api) -> Result<Self, Infallible> {
+        Ok(parts.extensions.remove().expect("the requester comes first"))
     }
 }
 
@@ -160,7 +187,7 @@ fn credentials(headers: &HeaderMap) -> Result<Option<Authorization<Basic>>, OcsE
     }
 }
 
-async fn find_user(api: &Api, id: &str) -> Result<User, OcsError> {
+async fn find_user(api: &Api, id: &str) -> Result<Credential, OcsError> {
     api.accounts.find_user(id).await?.ok_or_else(|| {
         let message = "this server has no user of the name that the proxy gives";
         OcsError::new(StatusCode::UNAUTHORIZED, message)

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
-use super::auth::UserOrGuest;
+use super::auth::{Login, UserOrGuest};
 use super::dto::MessageDto;
 use super::etag::MAX_WAIT;
 use super::header_names::{LAST_COMMON_READ, LAST_GIVEN};
@@ -94,6 +94,7 @@ fn one() -> i64 {
 pub(super) async fn receive(
     State(api): State<Api>,
     UserOrGuest(caller): UserOrGuest,
+    mut login: Login,
     RoomPath(token): RoomPath,
     method: Method,
     params: Result<Params<Receive>, OcsError>,
@@ -116,6 +117,7 @@ pub(super) async fn receive(
     let deadline = Instant::now() + Duration::from_secs(wait.min(MAX_WAIT));
     let ChatPage { messages, last_common_read } =
         api.service.messages(&token, &caller, query, deadline).await?;
+    login.check(&api).await?;
     let response = match messages.last() {
         Some(last) => {
             let last_given = last.message.id;

@@ -19,13 +19,14 @@ use sha2::{Digest, Sha256};
 use utoipa::IntoParams;
 use utoipa_axum::routes;
 
-use super::auth::Requester;
+use super::auth::{Login, Requester};
 use super::dto::RoomDto;
 use super::header_names::{ACCEL_BUFFERING, LAST_EVENT_ID};
 use super::ocs::OcsError;
 use super::openapi::NoRoom;
 use super::params::RoomPath;
 use super::{Api, Routes};
+use crate::auth::LoginError;
 use crate::cache::View;
 use crate::domain::{Audience, Version};
 use crate::http::server::WaitingBody;
@@ -68,7 +69,8 @@ impl<S: Sync> FromRequestParts<S> for Reconnection {
 /// one as it is, then one after each change that the viewer can see. For participants, its id is the
 /// version of the room. Changes that come fast are one event. An event `end` is the last one, after
 /// the room was deleted or the viewer removed from it. Otherwise clients connect again when the
-/// response ends, which it does within an hour. A stream counts as a request that waits.
+/// response ends, which it does within an hour, and when the viewer's login is no longer valid. A stream
+/// counts as a request that waits.
 #[utoipa::path(
     get, path = "/", tag = "rooms", operation_id = "followRoom",
     security(("basic" = []), ("guest" = []), ()), params(RoomPath, Reconnection),
@@ -80,7 +82,7 @@ impl<S: Sync> FromRequestParts<S> for Reconnection {
 )]
 pub(super) async fn follow(
     State(api): State<Api>,
-    Requester { caller, address, .. }: Requester,
+    Requester { caller, address, login, .. }: Requester,
     Reconnection { known, is_head }: Reconnection,
     RoomPath(token): RoomPath,
 ) -> Result<Response, OcsError> {
@@ -91,7 +93,7 @@ pub(super) async fn follow(
         return Ok(response(empty()));
     }
     let follower = api.service.follow(token, caller, address, known).await?;
-    let events = Events { api, follower, stage: Stage::First };
+    let events = Events { api, follower, login, stage: Stage::First };
     Ok(response(unfold(events, Events::next)))
 }
 
@@ -107,6 +109,7 @@ fn response(events: impl Stream<Item = Result<Event, Infallible>> + Send + 'stat
 struct Events {
     api: Api,
     follower: Follower,
+    login: Login,
     stage: Stage,
 }
 
@@ -123,7 +126,15 @@ impl Events {
             return None;
         }
         loop {
-            let event = match self.follower.next().await? {
+            let followed = self.follower.next().await?;
+            match self.login.check(&self.api).await {
+                Ok(()) => {}
+                // The follower looks again soon. Until then nothing is shown.
+                Err(LoginError::Store(_unavailable)) => continue,
+                // The client connects again, and is refused.
+                Err(LoginError::Wrong | LoginError::Throttled(_)) => return None,
+            }
+            let event = match followed {
                 Followed::View(view) => self.news(&view),
                 Followed::Gone => {
                     self.stage = Stage::Ended;

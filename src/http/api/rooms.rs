@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
-use super::auth::{AuthenticatedUser, Requester, UserOrGuest};
+use super::auth::{AuthenticatedUser, Login, Requester, UserOrGuest};
 use super::dto::RoomDto;
 use super::etag::{Conditional, NotModified, Tag};
 use super::header_names::{MODIFIED_BEFORE, TALK_HASH};
@@ -72,6 +72,7 @@ pub(super) struct ListRooms {
 pub(super) async fn list(
     State(api): State<Api>,
     AuthenticatedUser(caller): AuthenticatedUser,
+    mut login: Login,
     conditional: Conditional,
     Params(params): Params<ListRooms>,
 ) -> OcsResult {
@@ -86,6 +87,7 @@ pub(super) async fn list(
     let is_news = |tag: &Tag| conditional.is_news(tag);
     let deadline = conditional.deadline();
     let (mut views, tag) = api.service.list_when(&caller.actor.id, deadline, tag, is_news).await?;
+    login.check(&api).await?;
     let response = conditional.answer(&tag, || {
         views.retain(|view| is_modified(&view));
         OcsResponse::list(Rooms { views, caller: caller.clone(), api: Arc::clone(&api) })
@@ -125,17 +127,18 @@ impl List for Rooms {
 )]
 pub(super) async fn show(
     State(api): State<Api>,
-    requester: Requester,
+    Requester { caller, address, mut login, .. }: Requester,
     conditional: Conditional,
     RoomPath(token): RoomPath,
 ) -> OcsResult {
-    let caller = requester.caller.as_ref();
+    let caller = caller.as_ref();
     let viewer = api.viewer(caller);
     let tag = |view: &View| conditional.tag([view], viewer);
     let is_news = |tag: &Tag| conditional.is_news(tag);
     let deadline = conditional.deadline();
-    let poll = api.service.view_when(&token, caller, requester.address, deadline, tag, is_news);
+    let poll = api.service.view_when(&token, caller, address, deadline, tag, is_news);
     let (view, tag) = poll.await?;
+    login.check(&api).await?;
     let response = conditional.answer(&tag, || OcsResponse::ok(RoomDto::of(&view, viewer)));
     Ok(response.header(TALK_HASH, api.talk_hash.clone()))
 }

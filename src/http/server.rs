@@ -19,6 +19,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rlimit::{Resource, getrlimit, setrlimit};
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -36,6 +38,12 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// otherwise keep a client that has vanished for a quarter of an hour.
 #[cfg(target_os = "linux")]
 const LOST_PEER_TIMEOUT: u32 = 45_000;
+
+/// Bytes of responses that the system takes before it can send them. By default it takes half a megabyte,
+/// and a client that reads slowly would be told what has long been out of date. What is on the way
+/// to the client is not limited, so a fast one gets large responses as fast as without it.
+#[cfg(target_os = "linux")]
+const MAX_UNSENT: u32 = 16 * 1024;
 
 /// Largest header of a request, in bytes.
 const MAX_HEADER: usize = 16 * 1024;
@@ -146,7 +154,10 @@ async fn serve_connection<S>(
     // Responses are sent at once; without this option, small ones are delayed.
     stream.set_nodelay(true).ok();
     #[cfg(target_os = "linux")]
-    rustix::net::sockopt::set_tcp_user_timeout(&stream, LOST_PEER_TIMEOUT).ok();
+    {
+        rustix::net::sockopt::set_tcp_user_timeout(&stream, LOST_PEER_TIMEOUT).ok();
+        SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT).ok();
+    }
     let activity = slot.activity();
     let peer = Peer(slot.address());
     let service = service_fn(move |mut request: Request<Incoming>| {

@@ -2,8 +2,9 @@
 //!
 //! Each event has the complete room, so that clients merge nothing, and a client that missed some is
 //! up to date after the next. [`rooms`](crate::rooms) waits for changes; what a viewer does not see
-//! of them sends nothing. A client that reads slowly gets only the newest state, and one that does
-//! not read is disconnected by the [`server`](crate::http::server).
+//! of them sends nothing. A client that reads slowly is sent the newest state when it has read what is
+//! on the way, of which the [`server`](crate::http::server) keeps little; one that does not read is
+//! disconnected by it.
 
 use std::convert::Infallible;
 use std::time::Duration;

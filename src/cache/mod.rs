@@ -194,8 +194,8 @@ impl RoomCache {
         self.invalidate_lists();
     }
 
-    /// Compares the cached rooms with the database, all at once. While updates are missed, changed
-    /// rooms are invalidated with their attendees; otherwise attendee changes arrive as updates.
+    /// Compares the cached rooms with the database, all at once. Changed rooms are invalidated with their
+    /// attendees while updates are missed, and if a newer version was not announced.
     pub(crate) async fn revalidate(&self, updates: Updates) -> store::Result<()> {
         self.evict_idle();
         let now = self.clock.sample(&*self.database).await?.timestamp();
@@ -210,6 +210,16 @@ impl RoomCache {
         }
         *self.revalidated_at.lock() = Some(now);
         Ok(())
+    }
+
+    /// Compares one room with the database: a client has seen a newer version in another process, and
+    /// no update has arrived.
+    pub(crate) async fn catch_up(&self, token: &RoomToken) -> store::Result<()> {
+        // A room that is not current is loaded again anyway.
+        match self.cached(token.as_str()).filter(|room| room.current().is_some()) {
+            Some(room) => self.invalidate_stale(&[room], Updates::Missed).await,
+            None => Ok(()),
+        }
     }
 
     async fn invalidate_stale(
@@ -233,9 +243,13 @@ impl RoomCache {
                 continue;
             }
             metrics::counter!(crate::metrics::MISSED_UPDATES).increment(1);
-            match updates {
-                Updates::Received => room.invalidate_room(),
-                Updates::Missed => room.invalidate(),
+            // The broker may take no updates at present, also none about attendees.
+            let is_unannounced =
+                version.is_some_and(|version| version.version > snapshot.overview.room.version);
+            if updates == Updates::Missed || is_unannounced {
+                room.invalidate();
+            } else {
+                room.invalidate_room();
             }
         }
         Ok(())

@@ -18,7 +18,8 @@ use crate::logging;
 /// Shortest time between two looks of a follower at the room.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How long a follower waits for a version that another process has shown it.
+/// How long a follower waits for a version that another process has shown it. Then the database is asked,
+/// so this also bounds how often a client with an invented version can cause that.
 const CATCH_UP: Duration = Duration::from_secs(2);
 
 /// Longest time between two looks.
@@ -55,7 +56,7 @@ pub enum Followed {
 
 impl RoomService {
     /// Follows a room that the caller can see. If they have seen the version `known` of it, waits a
-    /// moment until this process has it as well.
+    /// moment until this process has it as well, and reads the room again if it does not learn of it.
     pub async fn follow(
         self: &Arc<Self>,
         token: RoomToken,
@@ -68,7 +69,12 @@ impl RoomService {
         let is_known =
             |view: &View| view.attendee().is_none() || Some(view.overview().room.version) >= known;
         let found = self.view_when(&token, caller.as_ref(), from, deadline, is_known, |it| *it);
-        let (view, _is_known) = found.await?;
+        let (mut view, is_known) = found.await?;
+        if !is_known {
+            // The broker may not take the update now.
+            self.cache.catch_up(&token).await?;
+            view = self.view(&token, caller.as_ref()).await?;
+        }
         let actor = caller.as_ref().map(|caller| &caller.actor);
         let place = self.long_polls.begin_stream(ClientKey::of(actor, from))?;
         let now = Instant::now();

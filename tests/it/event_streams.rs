@@ -16,11 +16,12 @@ use crate::support::{
     app::{PASSWORD, TestApp},
     cluster::TestCluster,
     daemon::{Daemon, Settings, add_user},
-    database::Kind,
+    database::{Database, Kind},
     eventually,
     http::{Api, Client},
     participants::Participants,
     proxy::{Mode, Proxy},
+    server::Broker,
 };
 
 on_every_database! { crate::support::app::TestApp::new:
@@ -272,11 +273,14 @@ async fn a_client_that_connects_again_is_shown_the_room_as_it_is() {
         let again = owner.header("last-event-id", known).follow(&room).await.event().await;
         assert_eq!((again.id, &again.data), (first.id, &first.data), "{known}");
     }
+    let loads = r#"lobbyd_cache_loads_total{what="room"}"#;
+    let before = app.daemon().metric(loads).await;
     let mut waiting = owner.header("last-event-id", &(id + 1).to_string());
     waiting = waiting.header("prefer", "x");
     let begin = Instant::now();
     waiting.follow(&room).await.event().await;
     assert!(begin.elapsed().as_millis() >= 1_900, "another process may have told it a newer one");
+    assert_eq!(app.daemon().metric(loads).await, before, "an invented id invalidates nothing");
     app.daemon().event_streams_become(0).await;
 }
 
@@ -506,6 +510,37 @@ mod processes {
         close(&there, &room, Some(cluster.database.now().await + 2)).await;
         again.until(|room| room["lobbyState"] == 1).await;
         again.until(|room| room["lobbyState"] == 0).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_client_is_shown_no_older_room_while_the_broker_takes_no_updates() {
+        let broker = Broker::start();
+        let cluster = TestCluster::on(Database::create(Kind::Postgres).await, &broker.url());
+        let (first, second) = (cluster.api().await, cluster.api().await);
+        let (here, room) = owner(&cluster.settings, &first).await;
+        let there = Api::new(second.http_port).user("owner", PASSWORD);
+        add_user(&cluster.settings, "user", PASSWORD, &[]);
+        here.add(&room, "user").await;
+        let user = Api::new(second.http_port).user("user", PASSWORD);
+        let mut stream = user.follow(&room).await;
+        assert_eq!(stream.room().await["participantType"], 3);
+        broker.control(&["set_vm_memory_high_watermark", "absolute", "1000000"]);
+        rename(&here, &room, "Before").await;
+        first.metric_becomes("lobbyd_broker_blocked", 1).await;
+        for number in 0..4 {
+            rename(&here, &room, &format!("Name {number}")).await;
+            let told = here.follow(&room).await.event().await;
+            let known = there.header("last-event-id", &told.id.unwrap().to_string());
+            let shown = known.follow(&room).await.event().await;
+            assert_eq!((&shown.data["name"], shown.id), (&told.data["name"], told.id));
+        }
+        // What has changed of the viewer is not announced either.
+        let id = here.attendee_id(&room, "user").await;
+        let moderators = format!("/room/{room}/moderators");
+        here.post(&moderators, json!({"attendeeId": id})).await.expect(200);
+        let told = here.follow(&room).await.event().await;
+        let known = user.header("last-event-id", &told.id.unwrap().to_string());
+        assert_eq!(known.follow(&room).await.room().await["participantType"], 2);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,6 @@
 
 use tokio::time::Instant;
 
-use super::limits::ClientKey;
 use super::long_poll::poll_until;
 use super::{Result, RoomService};
 use crate::cache::{Fingerprint, View};
@@ -40,7 +39,7 @@ impl RoomService {
             }
             // A new message changes the view, and so does a lobby that closes the chat.
             let is_news = |state: &[Fingerprint; 2]| *state != known;
-            let begin = || self.long_polls.begin(ClientKey::Actor(actor.clone()));
+            let begin = || self.long_polls.begin(caller.into());
             let read = || self.look_up(token, Some(caller));
             let (deadline, state) = (Some(deadline), View::fingerprint);
             let poll = poll_until(deadline, &self.stop, begin, read, state, is_news);

@@ -75,8 +75,7 @@ impl RoomService {
             self.cache.catch_up(&token).await?;
             view = self.view(&token, caller.as_ref()).await?;
         }
-        let actor = caller.as_ref().map(|caller| &caller.actor);
-        let place = self.long_polls.begin_stream(ClientKey::of(actor, from))?;
+        let place = self.long_polls.begin_stream(ClientKey::of(caller.as_ref(), from))?;
         let now = Instant::now();
         Ok(Follower {
             service: Arc::clone(self),

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use super::error::{Limit, Result, RoomError};
 use crate::auth::network;
-use crate::domain::Actor;
+use crate::domain::{Actor, Caller, ClientId};
 use crate::metrics::{EVENT_STREAMS, LONG_POLLS};
 
 /// Entries of a rate limiter that are always kept.
@@ -40,16 +40,27 @@ pub struct ClientLimits {
     pub long_polls: usize,
 }
 
-/// Who asks: a participant, or an anonymous visitor at an address.
+/// Who asks: a user, a guest, or an anonymous visitor at an address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum ClientKey {
     Actor(Actor),
+    /// A guest, who is another actor in each room.
+    Guest(ClientId),
     Network(IpAddr),
 }
 
 impl ClientKey {
-    pub(super) fn of(actor: Option<&Actor>, from: IpAddr) -> Self {
-        actor.map_or_else(|| Self::Network(network(from)), |actor| Self::Actor(actor.clone()))
+    pub(super) fn of(caller: Option<&Caller>, from: IpAddr) -> Self {
+        caller.map_or_else(|| Self::Network(network(from)), Self::from)
+    }
+}
+
+impl From<&Caller> for ClientKey {
+    fn from(caller: &Caller) -> Self {
+        match &caller.client {
+            Some(client) if !caller.actor.is_user() => Self::Guest(client.clone()),
+            Some(_) | None => Self::Actor(caller.actor.clone()),
+        }
     }
 }
 
@@ -82,28 +93,28 @@ impl<K: Hash + Eq + Clone> Rate<K> {
     }
 }
 
-/// Lets each participant set one password at a time: a hash takes long.
+/// Lets each client set one password at a time: a hash takes long.
 #[derive(Clone, Default)]
-pub(super) struct Hashes(Arc<Mutex<HashSet<Actor>>>);
+pub(super) struct Hashes(Arc<Mutex<HashSet<ClientKey>>>);
 
 /// A password that is being set, until it is dropped.
 pub(super) struct HashTurn {
-    actor: Actor,
+    client: ClientKey,
     hashes: Hashes,
 }
 
 impl Hashes {
-    pub(super) fn begin(&self, actor: &Actor) -> Result<HashTurn> {
-        if !self.0.lock().insert(actor.clone()) {
+    pub(super) fn begin(&self, client: ClientKey) -> Result<HashTurn> {
+        if !self.0.lock().insert(client.clone()) {
             return Err(RoomError::Limited { limit: Limit::Hashes, wait: HASH_RETRY });
         }
-        Ok(HashTurn { actor: actor.clone(), hashes: self.clone() })
+        Ok(HashTurn { client, hashes: self.clone() })
     }
 }
 
 impl Drop for HashTurn {
     fn drop(&mut self) {
-        self.hashes.0.lock().remove(&self.actor);
+        self.hashes.0.lock().remove(&self.client);
     }
 }
 

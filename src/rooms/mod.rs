@@ -57,7 +57,7 @@ pub struct RoomService {
     guesses: Guesses,
     sip: Sip,
     changes: Changes,
-    change_rate: Rate<Actor>,
+    change_rate: Rate<ClientKey>,
     joins: Rate<IpAddr>,
     long_polls: LongPolls,
     hashes: Hashes,
@@ -138,7 +138,7 @@ impl RoomService {
         wanted: impl Fn(&S) -> bool,
     ) -> Result<(View, S)> {
         let actor = caller.map(|caller| &caller.actor);
-        let begin = || self.long_polls.begin(ClientKey::of(actor, from));
+        let begin = || self.long_polls.begin(ClientKey::of(caller, from));
         let read = || async {
             let found = self.look_up(token, caller).await;
             self.guesses.check_token(found, |(view, _change)| view, actor, from)
@@ -166,10 +166,10 @@ impl RoomService {
         password: Option<&str>,
     ) -> Result<View> {
         let mut new = NewRoom::of(request, self.now())?;
-        self.change_rate.check(&caller.actor)?;
+        self.change_rate.check(&caller.into())?;
         self.check_rooms(&caller.actor).await?;
         if let Some(password) = password {
-            let _turn = self.hashes.begin(&caller.actor)?;
+            let _turn = self.hashes.begin(caller.into())?;
             new.password_hash = self.passwords.hash(password).await;
         }
         loop {
@@ -186,7 +186,7 @@ impl RoomService {
     pub async fn one_to_one(&self, caller: &Caller, other: &str) -> Result<(View, bool)> {
         let other = self.user(other).await?;
         let new = NewRoom::one_to_one(&caller.actor, Actor::user(other.id), other.display_name)?;
-        self.change_rate.check(&caller.actor)?;
+        self.change_rate.check(&caller.into())?;
         self.check_rooms(&caller.actor).await?;
         for number in 0.. {
             let token = token::one_to_one(&new.name, number);
@@ -215,7 +215,7 @@ impl RoomService {
         caller: &Caller,
         command: &Command,
     ) -> Result<Outcome> {
-        self.change_rate.check(&caller.actor)?;
+        self.change_rate.check(&caller.into())?;
         self.changes.change(token, caller, command, self.now()).await
     }
 
@@ -274,7 +274,7 @@ impl RoomService {
         let hash = match password {
             "" => String::new(),
             password => {
-                let _turn = self.hashes.begin(&caller.actor)?;
+                let _turn = self.hashes.begin(caller.into())?;
                 self.passwords.hash(password).await
             }
         };

@@ -168,8 +168,15 @@ async fn a_client_makes_a_limited_number_of_changes() {
     assert!((1..=21).contains(&wait), "{wait}");
     greedy.post("/room", json!({"roomType": 3, "roomName": "x"})).await.expect(429);
     greedy.get(&format!("/room/{room}")).await.expect(200);
-    other.room(3).await;
+    let second = other.room(3).await;
     limited(&app, "changes", 2).await;
+    // A guest has another id in each room, and is the same client.
+    let guest = app.api.guest();
+    guest.join(&room).await;
+    guest.join(&second).await;
+    guest.post(&chat, json!({"message": "x"})).await.expect(201);
+    guest.post(&format!("/chat/{second}"), json!({"message": "x"})).await.expect(429);
+    app.api.guest().join(&room).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

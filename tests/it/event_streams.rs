@@ -336,6 +336,29 @@ async fn streams_and_polls_of_a_client_are_limited_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_guest_is_one_client_in_all_rooms() {
+    let (app, owner, room) = app_with(&[("LIMITS__LONG_POLLS_PER_CLIENT", "2")]).await;
+    let (second, third) = (owner.room(3).await, owner.room(3).await);
+    let (guest, other) = (app.api.guest(), app.api.guest());
+    guest.join(&room).await;
+    other.join(&room).await;
+    let mut streams = vec![guest.follow(&room).await, guest.follow(&second).await];
+    assert_eq!(guest.try_follow(&third).await.status, 429);
+    let path = format!("/room/{third}");
+    let tag = guest.get(&path).await.header("etag").unwrap().to_owned();
+    let poll = guest.header("if-none-match", &tag).header("prefer", "wait=50");
+    poll.get(&path).await.expect(429);
+    // Others at the same address have their own share.
+    for client in [&other, &app.api.guest()] {
+        streams.push(client.follow(&second).await);
+        streams.push(client.follow(&third).await);
+    }
+    for stream in &mut streams {
+        stream.room().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_quiet_stream_has_comments_and_does_not_make_room_for_other_connections() {
     let (app, _owner, room) = app_with(&[("HTTP__MAX_CONNECTIONS", "4")]).await;
     let guest = app.api.guest();

@@ -13,6 +13,18 @@ impl ConfigError {
         Self::one_line(&format!("{key}: {problem}"))
     }
 
+    /// Section and key that the configuration does not know, if that is the problem.
+    pub(super) fn unknown_path(&self, separator: &str) -> Option<String> {
+        let (section, rest) = self.0.split_once("unknown field `")?;
+        let (key, _expected) = rest.split_once('`')?;
+        Some(format!("{}{key}", section.replace(": ", separator)))
+    }
+
+    /// The same problem, of a variable or a file.
+    pub(super) fn of(self, origin: &str) -> Self {
+        Self(format!("{origin}: {}", self.0))
+    }
+
     fn one_line(text: &str) -> Self {
         Self(text.split_whitespace().collect::<Vec<_>>().join(" "))
     }

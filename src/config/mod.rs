@@ -89,7 +89,8 @@ impl Config {
         }
         let values = values.add_source(environment).build()?;
         let mut origins = Origins::of(&values, file.as_ref())?;
-        let mut config: Self = values.try_deserialize()?;
+        let read = values.try_deserialize::<Self>();
+        let mut config = read.map_err(|error| of_variable(error.into()))?;
         config.read_secrets(layers, &mut origins)?;
         config.check_urls()?;
         Ok(Loaded { config, origins })
@@ -215,6 +216,21 @@ impl Config {
         }
         let database = talk.database_url.as_ref();
         database.map_or(Ok(()), SecretUrls::check).map_err(refuse("talk.database_url"))
+    }
+}
+
+/// Names the environment variable of an unknown key, if it comes from one.
+fn of_variable(error: ConfigError) -> ConfigError {
+    let Some(path) = error.unknown_path(SEPARATOR) else { return error };
+    let path = format!("{PREFIX}{SEPARATOR}{path}").to_uppercase();
+    let is_it = |name: &String| {
+        let name = name.to_uppercase();
+        name.strip_prefix(&path).is_some_and(|rest| rest.is_empty() || rest.starts_with(SEPARATOR))
+    };
+    let mut names = std::env::vars_os().filter_map(|(name, _value)| name.into_string().ok());
+    match names.find(is_it) {
+        Some(name) => error.of(&name),
+        None => error,
     }
 }
 

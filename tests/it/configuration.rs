@@ -22,7 +22,7 @@ type BadConfiguration<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
 fn an_invalid_configuration_ends_with_status_78_and_one_line_that_names_the_key() {
     let file = folder("config-").join("bad.toml");
     fs::write(&file, "[database]\nurls = \"x\"\n").unwrap();
-    let cases: [BadConfiguration; 23] = [
+    let cases: [BadConfiguration; 24] = [
         (&[("LOBBYD__DATABASE__URL", "oracle://x")], &["worker"], "database.url"),
         (&[("LOBBYD__DATABASE__URL", "sqlite::memory:")], &["worker"], "database.url"),
         (&[("LOBBYD__EVENTS__URL", "kafka://x")], &["worker"], "events.url"),
@@ -36,7 +36,12 @@ fn an_invalid_configuration_ends_with_status_78_and_one_line_that_names_the_key(
         (&[("LOBBYD__DATABASE__TIMEOUT", "0s")], &["config", "check"], "database.timeout"),
         (&[("LOBBYD__OUTBOX__HISTORY", "9999years")], &["config", "check"], "outbox.history"),
         (&[("LOBBYD__OPS__LISTEN", "here")], &["config", "check"], "listen"),
-        (&[("LOBBYD__OPS__LISTNE", "here")], &["config", "check"], "listne"),
+        (
+            &[("LOBBYD__OPS__LISTNE", "here")],
+            &["config", "check"],
+            "LOBBYD__OPS__LISTNE: ops: unknown",
+        ),
+        (&[("LOBBYD__FOO", "1")], &["config", "check"], "LOBBYD__FOO: unknown field `foo`"),
         (&[("LOBBYD__HOUSEKEEPING__PRUNE", "often")], &["run"], "housekeeping.prune"),
         (&[("LOBBYD__HTTP__LISTEN", "here")], &["config", "check"], "listen"),
         (&[("LOBBYD__HTTP__TRUSTED_PROXIES", "10.0.0.0/99")], &["config", "check"], "proxies"),

@@ -11,6 +11,7 @@ use lobbyd::store::{HistoryFilter, PastReset};
 use serde::Serialize;
 
 use super::access::with_database;
+use super::instant::duration;
 use super::output::{self, Cell, Format, Mood, Table, Zone};
 use super::print;
 
@@ -24,11 +25,12 @@ pub(super) struct History {
     token: Option<RoomToken>,
 
     /// Only the timers that fired within this time, for example 1h
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
     since: Option<Duration>,
 
     /// Maximum number of timers
-    #[arg(long, value_name = "NUMBER", default_value_t = 50)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 50, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 
     #[command(flatten)]

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use lobbyd::config::Loaded;
 use lobbyd::domain::{Applied, ChangeOrder, IncomingChange, Lobby, LobbyState, RoomToken, Version};
@@ -14,8 +14,9 @@ use tokio::time::sleep;
 
 use super::access::with_database;
 use super::diagnosis::without_lobby;
+use super::instant::TimerOptions;
 use super::output::{Format, Zone};
-use super::{instant, publish, rooms};
+use super::{publish, rooms};
 
 /// How often a room is tried that another transaction has locked.
 const ATTEMPTS: u32 = 20;
@@ -40,13 +41,8 @@ pub(super) struct Set {
     #[arg(value_parser = publish::token)]
     token: RoomToken,
 
-    /// Open the room at this time: "2026-11-27 10:00", "tomorrow 10:00", "10:00", or RFC 3339
-    #[arg(long, value_name = "TIME", conflicts_with = "after")]
-    at: Option<String>,
-
-    /// Open the room after this time, for example 20m
-    #[arg(long = "in", value_name = "DURATION", value_parser = humantime::parse_duration)]
-    after: Option<Duration>,
+    #[command(flatten)]
+    timer: TimerOptions,
 
     #[command(flatten)]
     format: Format,
@@ -66,8 +62,7 @@ impl LobbyCommand {
     pub(super) async fn run(self, loaded: &Loaded) -> anyhow::Result<()> {
         with_database(loaded, "lobbyd lobby", async |database| match self {
             Self::Set(set) => {
-                let timer = set.timer(database.now().await?)?;
-                let lobby = Lobby { state: LobbyState::NonModerators, timer };
+                let lobby = set.lobby(database.now().await?)?;
                 change(database, &set.token, lobby, set.format, loaded).await
             }
             Self::Clear(clear) => {
@@ -79,17 +74,10 @@ impl LobbyCommand {
 }
 
 impl Set {
-    fn timer(&self, now: DateTime<Utc>) -> anyhow::Result<Option<DateTime<Utc>>> {
-        if let Some(after) = self.after {
-            let at =
-                TimeDelta::from_std(after).ok().and_then(|after| now.checked_add_signed(after));
-            return Ok(Some(publish::round_up(at.context("--in is too long")?)));
-        }
-        let Some(words) = &self.at else { return Ok(None) };
-        let zone = Zone::local();
-        let at = instant::parse(words, &zone, now).context("--at")?;
-        if at <= now {
-            let token = &self.token;
+    fn lobby(&self, now: DateTime<Utc>) -> anyhow::Result<Lobby> {
+        let lobby = self.timer.lobby(LobbyState::NonModerators, now)?;
+        if let Some(at) = lobby.timer.filter(|at| *at < now) {
+            let (zone, token) = (Zone::local(), &self.token);
             bail!(
                 "{} ({}) is over, it is {} now; to open the room now: lobbyd lobby clear {token}",
                 zone.time(at),
@@ -97,7 +85,7 @@ impl Set {
                 zone.time(now)
             );
         }
-        Ok(Some(at))
+        Ok(lobby)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use clap::Args;
 use lobbyd::bus::{Confirmation, Message, cloudevents};
 use lobbyd::config::{Config, ConfigError};
@@ -12,6 +12,7 @@ use lobbyd::store::{self, Database};
 use lobbyd::{app, logging};
 use tokio::time::{sleep, timeout};
 
+use super::instant::TimerOptions;
 use super::print;
 
 /// How long to wait for a worker to apply the change.
@@ -30,14 +31,8 @@ pub(crate) struct Publish {
     #[arg(long, value_parser = state)]
     state: LobbyState,
 
-    /// Open the room after this time, for example 30s or 10m
-    #[arg(long = "in", value_name = "DURATION", value_parser = humantime::parse_duration,
-          conflicts_with = "at")]
-    after: Option<Duration>,
-
-    /// Open the room at this time, for example 2026-12-01T18:00:00Z
-    #[arg(long, value_name = "RFC3339")]
-    at: Option<DateTime<Utc>>,
+    #[command(flatten)]
+    timer: TimerOptions,
 }
 
 impl Publish {
@@ -52,18 +47,10 @@ impl Publish {
             .into());
         }
         let now = Utc::now();
-        let timer = match (self.at, self.after) {
-            (Some(at), _) => Some(round_up(at)),
-            (None, Some(after)) => {
-                let at = TimeDelta::from_std(after).ok().and_then(|d| now.checked_add_signed(d));
-                Some(round_up(at.context("--in is too long")?))
-            }
-            (None, None) => None,
-        };
-        if self.state == LobbyState::None && timer.is_some() {
+        if self.state == LobbyState::None && self.timer.is_given() {
             bail!("--in and --at need --state 1: without a lobby there is no timer");
         }
-        let lobby = Lobby { state: self.state, timer };
+        let lobby = self.timer.lobby(self.state, now)?;
         let database = app::open_existing_database(config, "lobbyd publish")?;
         let published = self.publish(lobby, now, config, &*database).await;
         database.close().await;
@@ -168,14 +155,6 @@ async fn await_version(
     timeout(APPLY_TIMEOUT, reached).await.ok()
 }
 
-/// Timers are whole seconds, and must not fire early.
-pub(super) fn round_up(time: DateTime<Utc>) -> DateTime<Utc> {
-    match time.trunc_subsecs(0) {
-        whole if whole == time => whole,
-        whole => whole + Duration::from_secs(1),
-    }
-}
-
 pub(super) fn token(text: &str) -> Result<RoomToken, String> {
     RoomToken::parse(text).map_err(|error| error.to_string())
 }
@@ -185,17 +164,4 @@ fn state(text: &str) -> Result<LobbyState, String> {
         .ok()
         .and_then(|number: i64| number.try_into().ok())
         .ok_or_else(|| "expected 0 (no lobby) or 1 (non-moderators wait)".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fraction_of_a_second_is_rounded_up() {
-        let time = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
-        let whole = time("2026-12-01T18:00:00Z");
-        assert_eq!(round_up(whole), whole);
-        assert_eq!(round_up(time("2026-12-01T17:59:59.001Z")), whole);
-    }
 }

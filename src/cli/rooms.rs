@@ -30,7 +30,8 @@ pub(super) struct Rooms {
     tokens: Vec<RoomToken>,
 
     /// Maximum number of rooms, if no token is given
-    #[arg(long, value_name = "NUMBER", default_value_t = 50)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 50, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 
     #[command(flatten)]

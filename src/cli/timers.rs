@@ -24,7 +24,8 @@ const REFRESH: Duration = Duration::from_secs(1);
 Rooms that are overdue come first: `lobbyd rooms TOKEN` says why one of them is not open.")]
 pub(super) struct Timers {
     /// Maximum number of timers
-    #[arg(long, value_name = "NUMBER", default_value_t = 50)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 50, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 
     /// Refresh the list every second, until Ctrl-C

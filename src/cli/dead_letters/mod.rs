@@ -45,8 +45,9 @@ pub(super) struct List {
     selection: Selection,
 
     /// Maximum number of dead letters
-    #[arg(long, value_name = "NUMBER", default_value_t = 50)]
-    limit: usize,
+    #[arg(long, value_name = "NUMBER", default_value_t = 50, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
 
     #[command(flatten)]
     bound: Bound,
@@ -202,7 +203,7 @@ impl Queue {
         let (mut found, mut failed) = (Vec::new(), None);
         let mut unread = waiting.saturating_sub(options.bound.max_read);
         for number in 1..=waiting - unread {
-            if found.len() == options.limit {
+            if u32::try_from(found.len())? == options.limit {
                 unread = 0;
                 break;
             }

@@ -8,6 +8,8 @@ use lobbyd::bus::DeadLetter;
 use lobbyd::domain::RoomToken;
 use serde_json::Value;
 
+use crate::cli::instant::duration;
+
 /// Prefix of the routing keys that name their room.
 const ROOM_KEY: &str = "lobby.changed.";
 
@@ -22,11 +24,12 @@ pub(super) struct Selection {
     reason: Option<String>,
 
     /// Only those of this room
-    #[arg(long, value_parser = crate::cli::publish::token)]
+    #[arg(long, allow_hyphen_values = true, value_parser = crate::cli::publish::token)]
     token: Option<RoomToken>,
 
     /// Only those that are here for this time, for example 1h
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true,
+          value_parser = duration)]
     older_than: Option<Duration>,
 }
 
@@ -34,7 +37,7 @@ pub(super) struct Selection {
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct Bound {
     /// Read at most so many that are not replayed or dropped: the broker keeps them in memory meanwhile
-    #[arg(long, value_name = "NUMBER", default_value_t = 10_000,
+    #[arg(long, value_name = "NUMBER", default_value_t = 10_000, allow_negative_numbers = true,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) max_read: u32,
 }

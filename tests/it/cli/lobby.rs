@@ -1,6 +1,6 @@
 //! `lobbyd lobby` sets and removes lobbies without a broker.
 
-use super::{CliFixture, failure, json, printed};
+use super::{CliFixture, failure, json, printed, usage_error};
 use crate::support::{
     daemon::{Daemon, run, text},
     database::Kind,
@@ -55,9 +55,9 @@ async fn what_cannot_be_set_is_refused(fixture: CliFixture) {
     let error = failure(settings, &["lobby", "set", "abc", "--at", "2020-01-01 10:00"]);
     assert!(error.contains("2020-01-01 10:00:00 (Europe/Berlin) is over"), "{error}");
     assert!(error.contains("lobbyd lobby clear abc"), "{error}");
-    let error = failure(settings, &["lobby", "set", "abc", "--at", "2099-03-29 02:30"]);
+    let error = usage_error(settings, &["lobby", "set", "abc", "--at", "2099-03-29 02:30"]);
     assert!(error.contains("2099-03-29 02:30 does not exist in Europe/Berlin"), "{error}");
-    let error = failure(settings, &["lobby", "set", "abc", "--at", "soon"]);
+    let error = usage_error(settings, &["lobby", "set", "abc", "--at", "soon"]);
     assert!(error.contains("expected a time such as"), "{error}");
     assert_eq!(database.lobby_state("abc").await, 0);
     assert!(failure(settings, &["lobby", "set", "other"]).contains("there is no room other"));
@@ -97,7 +97,7 @@ async fn a_time_in_an_unknown_zone_is_refused() {
     fixture.settings.retain(|(key, _)| key != "TZ");
     fixture.settings.push(("TZ".to_owned(), "Europe/Nowhere".to_owned()));
     let settings = &fixture.settings;
-    let error = failure(settings, &["lobby", "set", "abc", "--at", "tomorrow 10:00"]);
+    let error = usage_error(settings, &["lobby", "set", "abc", "--at", "tomorrow 10:00"]);
     for part in ["TZ=Europe/Nowhere", "tzdata", "2026-11-27T10:00:00+01:00"] {
         assert!(error.contains(part), "{part}: {error}");
     }

@@ -49,6 +49,13 @@ fn failure(settings: &Settings, arguments: &[&str]) -> String {
     text(&output.stderr)
 }
 
+/// Runs a command whose arguments have to be refused. Returns its error.
+fn usage_error(settings: &Settings, arguments: &[&str]) -> String {
+    let output = run(settings, arguments);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+    text(&output.stderr)
+}
+
 /// The cells of a table, which at least two spaces separate.
 fn cells(table: &str) -> Vec<Vec<String>> {
     let words = |line: &str| {
@@ -194,6 +201,33 @@ fn the_publish_command_needs_a_broker() {
     assert!(text(&output.stderr).contains("events.url: memory:"));
     let output = run(&settings(&[]), &["publish", "a b", "--state", "1"]);
     assert_eq!(output.status.code(), Some(2));
+}
+
+/// No database is asked: none is configured.
+#[test]
+fn values_that_mean_nothing_are_refused_with_the_reason() {
+    let settings = settings(&[("TZ", "Europe/Berlin")]);
+    for (options, problem) in [
+        (["--in", "8000y"], "after the year 9999"),
+        (["--in", "20M"], "m for minutes, or month"),
+        (["--in", "-5m"], "expected a duration such as"),
+        (["--at", "9999-12-31 23:59"], "the last day of a timer is 9999-12-29"),
+        (["--at", "26-12-24 8:00"], "before 1970"),
+        (["--at", "-1"], "expected a time such as"),
+    ] {
+        for command in [["lobby", "set", "abc"].as_slice(), &["publish", "abc", "--state", "1"]] {
+            let error = usage_error(&settings, &[command, &options].concat());
+            assert!(error.contains(problem), "{error}");
+        }
+    }
+    for command in [["rooms"].as_slice(), &["timers"], &["history"], &["dead-letters", "list"]] {
+        for number in ["0", "-1"] {
+            let error = usage_error(&settings, &[command, &["--limit", number]].concat());
+            assert!(error.contains(&format!("{number} is not in 1..")), "{error}");
+        }
+    }
+    let error = usage_error(&settings, &["history", "--since", "20M"]);
+    assert!(error.contains("m for minutes"), "{error}");
 }
 
 #[test]

@@ -4,18 +4,21 @@
 //! here says what to set, or as which user to run the command.
 
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::anyhow;
 use lobbyd::bus::Bus;
-use lobbyd::config::{ConfigError, Loaded};
+use lobbyd::config::{Config, ConfigError, Loaded};
 use lobbyd::store::{self, Database, StoreError};
 use lobbyd::{app, logging};
 use rustix::process::geteuid;
 
 const SET_DATABASE: &str = "set LOBBYD__DATABASE__URL";
+
+const TRY_SERVERS: &str =
+    "`lobbyd config check --connect` tries the servers and shows where the URL comes from";
 
 const SET_BROKER: &str = "set LOBBYD__EVENTS__URL to the service's broker (amqp://…)";
 
@@ -39,6 +42,38 @@ pub(super) async fn with_database<T>(
     let done = work(&*database).await;
     database.close().await;
     done.map_err(|error| explained(error, loaded))
+}
+
+/// Runs a command of this name on the database, which it creates if it does not exist.
+pub(super) async fn with_new_database<T>(
+    loaded: &Loaded,
+    command: &'static str,
+    work: impl AsyncFnOnce(&dyn Database) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let database = app::open_database(&loaded.config, command)?;
+    let done = match prepare(&*database, &loaded.config).await {
+        Ok(()) => work(&*database).await,
+        Err(error) => Err(error),
+    };
+    database.close().await;
+    done.map_err(|error| explained(error, loaded))
+}
+
+/// Creates the tables, and says where, if they do not exist; updates them otherwise.
+async fn prepare(database: &dyn Database, config: &Config) -> anyhow::Result<()> {
+    if !config.database.migrate {
+        return Ok(());
+    }
+    let urls = config.database.url.expose();
+    if database.try_urls(&urls).await.is_err_and(|error| error.is_answer()) {
+        let file = urls.first().and_then(|url| store::sqlite_file(url));
+        let place = match file.map(std::path::absolute).transpose()? {
+            Some(file) => file.display().to_string(),
+            None => config.database.url.redacted(),
+        };
+        writeln!(io::stderr().lock(), "lobbyd: creating lobbyd's tables in {place}")?;
+    }
+    Ok(database.migrate().await?)
 }
 
 /// Opens a database that exists.
@@ -100,9 +135,7 @@ fn remedy(error: &StoreError) -> Option<&'static str> {
         StoreError::Unavailable(_) if error.is_answer() => {
             Some("lobbyd migrate creates the tables that it needs")
         }
-        StoreError::Unavailable(_) | StoreError::TimedOut(_) => Some(
-            "`lobbyd config check --connect` tries the servers and shows where the URL comes from",
-        ),
+        StoreError::Unavailable(_) | StoreError::TimedOut(_) => Some(TRY_SERVERS),
         StoreError::LoginRefused(_) => Some(SET_DATABASE),
         StoreError::NotOwned(_) => Some("run the command as root, or as that user"),
         StoreError::Unsuitable(_)

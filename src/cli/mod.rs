@@ -189,7 +189,7 @@ impl Cli {
             Command::DeadLetters(dead_letters) => dead_letters.run(&beside_service()?).await,
             Command::Health(health) => health.run(&load(&layers)?.0.config).await,
             Command::Publish(publish) => publish.run(&beside_service()?.config).await,
-            Command::User(user) => user.run(&beside_service()?.config).await,
+            Command::User(user) => user.run(&beside_service()?).await,
             Command::Config { command: ConfigCommand::Check(check) } => {
                 check.run(beside_service()?).await
             }

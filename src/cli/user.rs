@@ -1,17 +1,23 @@
 //! `lobbyd user`: adds, changes, removes and lists the users of the HTTP API, in the database.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::io::BufRead;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::thread;
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use lobbyd::auth::{MAX_PASSWORD_BYTES, Passwords};
-use lobbyd::config::Config;
+use lobbyd::config::Loaded;
+use lobbyd::domain;
 use lobbyd::store::Database;
-use lobbyd::{app, domain};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
+use super::access::{with_database, with_new_database};
 use super::print;
+
+const COMMAND: &str = "lobbyd user";
 
 /// Longest name of a user or a group, and longest display name: the size of the columns.
 const MAX_NAME_CHARS: usize = 64;
@@ -58,56 +64,69 @@ pub(crate) struct Add {
 /// The source of a password: never an argument, which all processes can read.
 #[derive(Debug, Args)]
 pub(crate) struct Password {
-    /// Read the password from standard input, one line
+    /// Read the password from standard input, one line; on a terminal it is not shown
     #[arg(long, required = true)]
     password_stdin: bool,
 }
 
 impl User {
-    pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let database = app::open_database(config, "lobbyd user")?;
-        let done = self.work(&*database, config.database.migrate).await;
-        database.close().await;
-        done
+    /// Until Ctrl-C, which leaves a terminal that shows what is typed.
+    pub(super) async fn run(self, loaded: &Loaded) -> anyhow::Result<()> {
+        // Before the terminal hides anything.
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            done = self.work(loaded) => done,
+            _ = interrupt.recv() => bail!("interrupted"),
+        }
     }
 
-    async fn work(self, database: &dyn Database, migrate: bool) -> anyhow::Result<()> {
-        if migrate {
-            database.migrate().await?;
-        }
+    async fn work(self, loaded: &Loaded) -> anyhow::Result<()> {
         match self {
-            Self::Add(add) => add.run(database).await,
-            Self::Remove { name } => {
-                ensure!(database.remove_user(&name, database.now().await?).await?, unknown(&name));
-                print(&format!("{name}: removed"))
+            Self::Add(add) => {
+                // Before a database is created.
+                let hash = hashed(&read_password().await?).await;
+                let create = async |users: &dyn Database| add.run(users, &hash).await;
+                with_new_database(loaded, COMMAND, create).await
             }
             Self::Passwd { name, password: _ } => {
-                let hash = hashed(&read_password()?).await;
-                ensure!(database.set_user_password(&name, &hash).await?, unknown(&name));
-                print(&format!("{name}: password changed"))
+                with_database(loaded, COMMAND, async |users| {
+                    let hash = hashed(&read_password().await?).await;
+                    ensure!(users.set_user_password(&name, &hash).await?, unknown(&name));
+                    print(&format!("{name}: password changed"))
+                })
+                .await
+            }
+            Self::Remove { name } => {
+                with_database(loaded, COMMAND, async |users| {
+                    ensure!(users.remove_user(&name, users.now().await?).await?, unknown(&name));
+                    print(&format!("{name}: removed"))
+                })
+                .await
             }
             Self::List => {
-                for user in database.users().await? {
-                    let mut columns = vec![user.id, user.display_name];
-                    columns.extend(user.groups);
-                    print(&columns.join("\t"))?;
-                }
-                Ok(())
+                with_database(loaded, COMMAND, async |users| {
+                    for user in users.users().await? {
+                        let mut columns = vec![user.id, user.display_name];
+                        columns.extend(user.groups);
+                        print(&columns.join("\t"))?;
+                    }
+                    Ok(())
+                })
+                .await
             }
         }
     }
 }
 
 impl Add {
-    async fn run(self, users: &dyn Database) -> anyhow::Result<()> {
-        let hash = hashed(&read_password()?).await;
+    async fn run(self, users: &dyn Database, hash: &str) -> anyhow::Result<()> {
         let user = domain::User {
             display_name: self.display_name.unwrap_or_else(|| self.name.clone()),
             id: self.name,
             // Without duplicates.
             groups: self.groups.into_iter().collect::<BTreeSet<_>>().into_iter().collect(),
         };
-        ensure!(users.add_user(&user, &hash).await?, "there is a user {} already", user.id);
+        ensure!(users.add_user(&user, hash).await?, "there is a user {} already", user.id);
         print(&format!("{}: added", user.id))
     }
 }
@@ -120,8 +139,39 @@ async fn hashed(password: &str) -> String {
     Passwords::new().hash(password).await
 }
 
-fn read_password() -> anyhow::Result<String> {
-    password(io::stdin().lock())
+/// Reads a password from standard input. On a terminal it is asked for, and not shown.
+async fn read_password() -> anyhow::Result<String> {
+    if !io::stdin().is_terminal() {
+        return password(io::stdin().lock());
+    }
+    let silence = Silence::new().context("terminal")?;
+    write!(io::stderr().lock(), "Password: ")?;
+    let (sender, line) = oneshot::channel();
+    // On a thread of its own, for which an interruption does not wait.
+    thread::spawn(move || sender.send(password(io::stdin().lock())));
+    let line = line.await?;
+    drop(silence);
+    line
+}
+
+/// A terminal that does not show what is typed, until this is dropped.
+struct Silence(Termios);
+
+impl Silence {
+    fn new() -> io::Result<Self> {
+        let before = tcgetattr(io::stdin())?;
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        silent.local_modes.insert(LocalModes::ECHONL);
+        tcsetattr(io::stdin(), OptionalActions::Flush, &silent)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        tcsetattr(io::stdin(), OptionalActions::Now, &self.0).ok();
+    }
 }
 
 /// Reads the first line, up to the longest password.

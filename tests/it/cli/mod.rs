@@ -199,8 +199,7 @@ fn the_publish_command_needs_a_broker() {
     let output = run(&settings(&[]), &["publish", "abc", "--state", "1"]);
     assert_eq!(output.status.code(), Some(78));
     assert!(text(&output.stderr).contains("events.url: memory:"));
-    let output = run(&settings(&[]), &["publish", "a b", "--state", "1"]);
-    assert_eq!(output.status.code(), Some(2));
+    usage_error(&settings(&[]), &["publish", "a b", "--state", "1"]);
 }
 
 /// No database is asked: none is configured.
@@ -271,9 +270,17 @@ async fn the_user_command_manages_users() {
     let done = |answer: &str| (0, answer.to_owned(), String::new());
     let failed = |error: &str| (1, String::new(), format!("lobbyd: {error}\n"));
 
-    assert_eq!(user(&["list"], ""), done(""));
+    for command in [["list"].as_slice(), &["remove", "bob"], &["passwd", "bob", "--password-stdin"]]
+    {
+        let (status, _shown, error) = user(command, "marker-bob\n");
+        assert_eq!(status, 78, "{error}");
+        assert!(error.contains("there is no file"), "{error}");
+    }
     let bob = ["add", "bob", "--password-stdin"];
-    assert_eq!(user(&bob, "marker-bob\n"), done("bob: added\n"));
+    let (status, shown, error) = user(&bob, "marker-bob\n");
+    assert_eq!((status, shown.as_str()), (0, "bob: added\n"), "{error}");
+    assert!(error.contains("lobbyd: creating lobbyd's tables in /"), "{error}");
+    assert!(error.ends_with("/rooms.db\n"), "{error}");
     assert_eq!(user(&bob, "marker-bob\n"), failed("there is a user bob already"));
     let alice = ["--display-name", "Alice B.", "--group", "sip", "--group", "eu", "--group", "sip"];
     let alice = [&["add", "alice", "--password-stdin"], alice.as_slice()].concat();

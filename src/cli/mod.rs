@@ -23,8 +23,7 @@ mod talk;
 mod timers;
 mod user;
 
-use std::io;
-use std::io::{IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -76,9 +75,10 @@ When a room did not open:
   lobbyd timers, lobbyd history      what opens next; what has opened, how late, and who was told
 Each of them has --json for scripts.
 
-Exit status: 0 success, 1 failure, 2 invalid arguments, 78 invalid configuration, 130 stopped by a
+Exit status: 0 success, 1 failure, 2 invalid arguments, 78 invalid configuration, 130 stopped by a \
 second signal.
-`lobbyd config check --connect` prints the configuration and tries the servers; config/lobbyd.toml
+
+`lobbyd config check --connect` prints the configuration and tries the servers; config/lobbyd.toml \
 explains every key. Commands that root runs use the credentials of the service in /etc/credstore.";
 
 #[derive(Debug, Subcommand)]
@@ -296,13 +296,16 @@ fn print_answers(
     if refused.is_empty() { Ok(()) } else { bail!("{}", refused.join("; ")) }
 }
 
-/// Prints lines to standard output.
+/// Prints lines to standard output. That nobody reads any further, as after `| head -1`, is no fault.
 fn print(text: &str) -> anyhow::Result<()> {
-    writeln!(io::stdout().lock(), "{text}").context("standard output")
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        printed => printed.context("standard output"),
+    }
 }
 
 /// Prints an error with its causes in one line. If that fails, the exit status still tells.
 pub(crate) fn print_error(error: &anyhow::Error) {
     let line = logging::causes(error.as_ref());
-    writeln!(io::stderr().lock(), "lobbyd: {line}").ok();
+    writeln!(io::stderr().lock(), "lobbyd: {}", output::printable_lines(&line)).ok();
 }

@@ -229,6 +229,17 @@ fn values_that_mean_nothing_are_refused_with_the_reason() {
     assert!(error.contains("m for minutes"), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_has_gone_is_no_failure() {
+    let fixture = CliFixture::new(Kind::Sqlite).await;
+    let mut command = program(&fixture.settings);
+    command.args(["rooms", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
 #[test]
 fn the_migrate_command_updates_a_database() {
     let file = folder("migrate-").join("rooms.db");

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::health;
 use super::output::{self, Zone};
-use super::rooms::Status;
+use super::rooms::{Status, dead_letters_of};
 
 /// A worker opens a room within this time, if nothing is wrong.
 const USUAL: TimeDelta = TimeDelta::seconds(5);
@@ -25,6 +25,18 @@ pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Delay between two looks at a room that is locked.
 const LOCK_POLL: Duration = Duration::from_millis(250);
+
+/// What to do about a change that the database refuses.
+pub(super) const REMOVE_REFUSAL: &str =
+    "Remove what refuses: a trigger, a constraint, or a value of the row";
+
+/// Who asks about a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    Anybody,
+    /// Somebody who has just set its lobby.
+    Setter,
+}
 
 /// Why a room is as it is.
 #[derive(Debug, Serialize)]
@@ -82,12 +94,13 @@ pub(super) async fn diagnose(
     patience: Instant,
     now: DateTime<Utc>,
     config: &Config,
+    asker: Asker,
 ) -> anyhow::Result<Option<(ListedRoom, Diagnosis)>> {
     let mut is_first = true;
     let diagnosis = loop {
         let room = &listed.room;
         let (Status::Overdue, Some(timer)) = (Status::of(&listed, now), room.lobby.timer) else {
-            break explain(database, &listed, now).await?;
+            break explain(database, &listed, now, config, asker).await?;
         };
         let trial = database.try_reset(TimerKey { due_at: timer, room: room.id }, now).await?;
         let is_over = !is_first && Instant::now() >= patience;
@@ -110,17 +123,19 @@ async fn explain(
     database: &dyn Database,
     listed: &ListedRoom,
     now: DateTime<Utc>,
+    config: &Config,
+    asker: Asker,
 ) -> anyhow::Result<Diagnosis> {
     let room = &listed.room;
-    let token = &room.token;
+    let token = output::argument(room.token.as_str());
     Ok(match (Status::of(listed, now), room.lobby.timer) {
         (Status::Open, _) => open(database, room, now).await?,
         (Status::Scheduled, Some(timer)) => {
             let left = output::duration(timer - now);
             let explanation = format!("it is closed until its timer, which is due in {left}");
             Diagnosis::new(Cause::Scheduled, explanation).with_remedy(format!(
-                "Open it now: lobbyd lobby clear {token}. Move the timer: lobbyd lobby set {token} \
-                 --at TIME"
+                "Open it now: lobbyd lobby clear {token}. Move the timer: lobbyd lobby set --at TIME \
+                 {token}"
             ))
         }
         (Status::NeverFires, _) => {
@@ -133,10 +148,14 @@ async fn explain(
         (Status::Closed | Status::Scheduled | Status::Overdue, _) => {
             let explanation = "it is closed, and no timer is set: it stays closed until somebody \
                                opens it";
-            Diagnosis::new(Cause::NoTimer, explanation).with_remedy(format!(
-                "Open it now: lobbyd lobby clear {token}. Was there a timer? Look for its event: \
-                 lobbyd dead-letters list --token {token}"
-            ))
+            let search = match (asker, dead_letters_of(&room.token, config)) {
+                (Asker::Anybody, Some(command)) => {
+                    format!(". Was there a timer? Look for its event: {command}")
+                }
+                (Asker::Anybody, None) | (Asker::Setter, _) => String::new(),
+            };
+            let remedy = format!("Open it now: lobbyd lobby clear {token}{search}");
+            Diagnosis::new(Cause::NoTimer, explanation).with_remedy(remedy)
         }
     })
 }
@@ -176,7 +195,7 @@ async fn overdue(
     now: DateTime<Utc>,
     config: &Config,
 ) -> Diagnosis {
-    let token = &room.token;
+    let token = output::argument(room.token.as_str());
     let late = output::duration(now - timer);
     match trial {
         ResetTrial::Refused(error) => {
@@ -184,10 +203,8 @@ async fn overdue(
             let explanation = format!(
                 "its timer is {late} overdue, and the database refuses to open it: {reason}"
             );
-            Diagnosis::new(Cause::Refused, explanation).with_remedy(
-                "Remove what refuses: a trigger, a constraint, or a value of the row. The room then \
-                 opens within a minute",
-            )
+            Diagnosis::new(Cause::Refused, explanation)
+                .with_remedy(format!("{REMOVE_REFUSAL}. The room then opens within a minute"))
         }
         ResetTrial::Locked => {
             let explanation =

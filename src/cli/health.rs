@@ -19,7 +19,7 @@ const MAX_RESPONSE_BYTES: u64 = 16 * 1024;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status 0 if everything works; otherwise 1, with the reason on standard error. An engine that
+Exit status 0 if everything works; otherwise 1, with the reason on standard error. An engine that \
 restarts unhealthy containers should use --live: a restart does not repair a broker.")]
 pub(super) struct Health {
     /// Check only whether the process makes progress, not what it is connected to

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use lobbyd::config::Loaded;
@@ -14,10 +14,11 @@ use super::access::with_database;
 use super::instant::duration;
 use super::output::{self, Cell, Format, Mood, Table, Zone};
 use super::print;
+use super::rooms::unknown_room;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The lag is the time from the due time of a timer until the broker has confirmed its event. The history
+The lag is the time from the due time of a timer until the broker has confirmed its event. The history \
 goes back as far as outbox.history says. An event that is not announced yet is tried again by itself.")]
 pub(super) struct History {
     /// Only the timers of this room
@@ -99,7 +100,7 @@ pub(super) fn lag(reset: &PastReset) -> Option<TimeDelta> {
 
 impl History {
     pub(super) async fn run(self, loaded: &Loaded) -> anyhow::Result<()> {
-        let resets = with_database(loaded, "lobbyd history", async |database| {
+        with_database(loaded, "lobbyd history", async |database| {
             let now = database.now().await?;
             let since = match self.since.map(TimeDelta::from_std).transpose() {
                 Ok(None) => DateTime::UNIX_EPOCH,
@@ -107,11 +108,19 @@ impl History {
                 Err(_too_long) => DateTime::UNIX_EPOCH,
             };
             let filter = HistoryFilter { since, room: self.token.as_ref() };
-            Ok(database.past_resets(filter, self.limit).await?)
+            let resets = database.past_resets(filter, self.limit).await?;
+            let rows: Vec<_> = resets.iter().map(ResetRow::new).collect();
+            match &self.token {
+                Some(token) if rows.is_empty() && database.room(token).await?.is_none() => {
+                    if self.format.json {
+                        show(&rows, self.format)?;
+                    }
+                    bail!("{}", unknown_room(database, token, &loaded.config).await?)
+                }
+                Some(_) | None => show(&rows, self.format),
+            }
         })
-        .await?;
-        let rows: Vec<_> = resets.iter().map(ResetRow::new).collect();
-        show(&rows, self.format)
+        .await
     }
 }
 
@@ -128,6 +137,7 @@ fn show(rows: &[ResetRow], format: Format) -> anyhow::Result<()> {
     }
     let zone = Zone::shown();
     let mut table = Table::new(["Room", &zone.header("Due"), "Fired", "Lag", "Announced", "Event"]);
+    table.fit(5, [2]);
     for row in rows {
         table.row([
             row.token.as_str().into(),

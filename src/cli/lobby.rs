@@ -4,18 +4,19 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use lobbyd::config::Loaded;
 use lobbyd::domain::{Applied, ChangeOrder, IncomingChange, Lobby, LobbyState, RoomToken, Version};
-use lobbyd::store::{Database, Patience};
+use lobbyd::logging;
+use lobbyd::store::{Database, Patience, StoreError};
 use tokio::time::sleep;
 
 use super::access::with_database;
-use super::diagnosis::without_lobby;
+use super::diagnosis::{Asker, REMOVE_REFUSAL, without_lobby};
 use super::instant::TimerOptions;
-use super::output::{Format, Zone};
+use super::output::{self, Format, Zone};
 use super::{publish, rooms};
 
 /// How often a room is tried that another transaction has locked.
@@ -34,7 +35,7 @@ pub(super) enum LobbyCommand {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Times without an offset are in the time zone of the machine, or of the variable TZ. A running worker
+Times without an offset are in the time zone of the machine, or of the variable TZ. A running worker \
 notices the change within a second and announces it.")]
 pub(super) struct Set {
     /// Token of the room
@@ -77,7 +78,7 @@ impl Set {
     fn lobby(&self, now: DateTime<Utc>) -> anyhow::Result<Lobby> {
         let lobby = self.timer.lobby(LobbyState::NonModerators, now)?;
         if let Some(at) = lobby.timer.filter(|at| *at < now) {
-            let (zone, token) = (Zone::local(), &self.token);
+            let (zone, token) = (Zone::local(), output::argument(self.token.as_str()));
             bail!(
                 "{} ({}) is over, it is {} now; to open the room now: lobbyd lobby clear {token}",
                 zone.time(at),
@@ -109,7 +110,7 @@ async fn change(
             Err(error) => error.is_contention(),
         };
         if !is_locked || attempts == ATTEMPTS {
-            break outcome?.results.into_iter().next();
+            break outcome.map_err(|error| explained(error, token))?.results.into_iter().next();
         }
         attempts += 1;
         sleep(RETRY_DELAY).await;
@@ -117,18 +118,29 @@ async fn change(
     let now = database.now().await?;
     match applied.context("the database has not applied the change")? {
         Applied::Set { .. } => {
-            let rows = rooms::explained_rooms(database, std::slice::from_ref(token), now, loaded);
-            rooms::show(&rows.await?, now, format)
+            let tokens = std::slice::from_ref(token);
+            let rows = rooms::explained_rooms(database, tokens, now, loaded, Asker::Setter).await?;
+            rooms::show(&rows, now, format)
         }
         Applied::LobbyNotSupported => {
             let room = database.rooms_by_token(std::slice::from_ref(token)).await?.pop();
             let why = room.map(|room| without_lobby(&room.room)).unwrap_or_default();
             bail!("{token}: {why}")
         }
-        Applied::UnknownRoom => bail!("{}", rooms::unknown_room(database, token).await?),
+        Applied::UnknownRoom => {
+            bail!("{}", rooms::unknown_room(database, token, &loaded.config).await?)
+        }
         Applied::Locked => {
             bail!("{token}: another transaction has locked the room; try again when it has ended")
         }
         Applied::Stale => bail!("{token}: superseded by a newer change"),
     }
+}
+
+/// Says what can be done about a change that the database refuses.
+fn explained(error: StoreError, token: &RoomToken) -> anyhow::Error {
+    if error.is_refusal() {
+        return anyhow!("{token}: {}. {REMOVE_REFUSAL}", logging::causes(&error));
+    }
+    error.into()
 }

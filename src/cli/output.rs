@@ -3,6 +3,7 @@
 //! A command gives it rows and texts, and formats nothing itself. Texts of rooms and messages are other
 //! people's: no control character of them reaches the terminal.
 
+use std::borrow::Cow;
 use std::env;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Once;
@@ -11,7 +12,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
-use comfy_table::{Attribute, Cell as TableCell, Color, ContentArrangement, presets};
+use comfy_table::{
+    Attribute, Cell as TableCell, Color, ColumnConstraint, ContentArrangement, Width, presets,
+};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
@@ -21,6 +24,9 @@ const HOME_AND_CLEAR: &str = "\x1b[H\x1b[J";
 
 /// Space between two columns.
 const GAP: u16 = 2;
+
+/// A narrower column would not be readable.
+const MIN_WRAPPED: usize = 8;
 
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct Format {
@@ -126,6 +132,11 @@ impl Cell {
     pub(super) fn new(text: impl AsRef<str>, mood: Mood) -> Self {
         Self { text: printable(text.as_ref()), mood }
     }
+
+    /// The cell with a text in front of its own.
+    pub(super) fn after(self, text: &str) -> Self {
+        Self { text: format!("{text}{}", self.text), ..self }
+    }
 }
 
 impl<T: AsRef<str>> From<T> for Cell {
@@ -138,11 +149,59 @@ impl<T: AsRef<str>> From<T> for Cell {
 pub(super) struct Table {
     header: Vec<String>,
     rows: Vec<Vec<Cell>>,
+    fit: Option<Fit>,
+}
+
+/// How a table fits a narrow terminal.
+struct Fit {
+    /// The only column whose texts are wrapped.
+    wrapped: usize,
+    /// The columns without which the table is still useful, the least important first.
+    optional: Vec<usize>,
+}
+
+impl Fit {
+    /// The width of each column, with which it is not wrapped; or that it is hidden.
+    fn constraints(
+        &self,
+        width: u16,
+        header: &[String],
+        contents: &[u16],
+    ) -> Vec<Option<ColumnConstraint>> {
+        let gap = usize::from(GAP);
+        // A header may be wrapped between its words.
+        let widths = header.iter().zip(contents).enumerate().map(|(index, (title, content))| {
+            let word = title.split(' ').map(|word| word.chars().count()).max().unwrap_or_default();
+            let needed = word.max(usize::from(*content));
+            gap + if index == self.wrapped { needed.min(MIN_WRAPPED) } else { needed }
+        });
+        let mut widths: Vec<usize> = widths.collect();
+        for index in &self.optional {
+            if widths.iter().sum::<usize>() <= usize::from(width) {
+                break;
+            }
+            widths.get_mut(*index).map(std::mem::take);
+        }
+        let constraint = |(index, width)| match u16::try_from(width) {
+            Ok(0) => Some(ColumnConstraint::Hidden),
+            Ok(width) if index != self.wrapped => {
+                Some(ColumnConstraint::Absolute(Width::Fixed(width)))
+            }
+            Ok(_) | Err(_) => None,
+        };
+        widths.into_iter().enumerate().map(constraint).collect()
+    }
 }
 
 impl Table {
     pub(super) fn new<const N: usize>(header: [&str; N]) -> Self {
-        Self { header: header.map(str::to_owned).into(), rows: Vec::new() }
+        Self { header: header.map(str::to_owned).into(), rows: Vec::new(), fit: None }
+    }
+
+    /// Keeps words whole on a narrow terminal: only one column is wrapped, and some may be missing, the
+    /// least important first.
+    pub(super) fn fit<const N: usize>(&mut self, wrapped: usize, optional: [usize; N]) {
+        self.fit = Some(Fit { wrapped, optional: optional.into() });
     }
 
     pub(super) fn row<const N: usize>(&mut self, cells: [Cell; N]) {
@@ -164,14 +223,23 @@ impl Table {
         if !has_colours() {
             table.force_no_tty();
         }
-        table.set_header(
-            self.header.iter().map(|title| TableCell::new(title).add_attribute(Attribute::Bold)),
-        );
         for row in &self.rows {
             table.add_row(row.iter().map(table_cell));
         }
+        let contents = table.column_max_content_widths();
+        table.set_header(
+            self.header.iter().map(|title| TableCell::new(title).add_attribute(Attribute::Bold)),
+        );
         for column in table.column_iter_mut() {
             column.set_padding((0, GAP));
+        }
+        if let (Some(width), Some(fit)) = (width, &self.fit) {
+            let constraints = fit.constraints(width, &self.header, &contents);
+            for (column, constraint) in table.column_iter_mut().zip(constraints) {
+                if let Some(constraint) = constraint {
+                    column.set_constraint(constraint);
+                }
+            }
         }
         table.trim_fmt()
     }
@@ -194,14 +262,39 @@ fn has_colours() -> bool {
     io::stdout().is_terminal() && !is_refused
 }
 
-/// The text without control characters, which a terminal would obey.
+/// The text without the characters that a terminal would obey: control characters, and those that change
+/// the direction of what follows or end a line.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    let is_obeyed = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}')
+            || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if is_obeyed(c) { '\u{fffd}' } else { c }).collect()
 }
 
-/// As [`printable`], of a text with several lines.
+/// As [`printable`], of a text with several lines, which may be indented.
 pub(super) fn printable_lines(text: &str) -> String {
-    text.lines().map(printable).collect::<Vec<_>>().join("\n")
+    let line = |line: &str| line.split('\t').map(printable).collect::<Vec<_>>().join("\t");
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A text as a shell reads it, for commands that people can paste.
+pub(super) fn quoted(text: &str) -> String {
+    shlex::try_quote(text).map_or_else(|_nul| text.to_owned(), Cow::into_owned)
+}
+
+/// A text as the last argument of a command that people can paste.
+pub(super) fn argument(text: &str) -> String {
+    arguments([text])
+}
+
+/// As [`argument`], of several.
+pub(super) fn arguments<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    let texts: Vec<&str> = texts.into_iter().collect();
+    let is_option = texts.iter().any(|text| text.starts_with('-'));
+    let texts = texts.into_iter().map(quoted).collect::<Vec<_>>().join(" ");
+    if is_option { format!("-- {texts}") } else { texts }
 }
 
 /// Prints a value as one JSON document.
@@ -297,9 +390,23 @@ mod tests {
     }
 
     #[test]
+    fn a_shell_reads_arguments_as_they_are() {
+        assert_eq!(argument("abc-1"), "abc-1");
+        assert_eq!(argument("$(id)"), "'$(id)'");
+        assert_eq!(argument("-x"), "-- -x");
+        assert_eq!(arguments(["a", "-b;"]), "-- a '-b;'");
+    }
+
+    #[test]
     fn no_control_character_reaches_the_terminal() {
         assert_eq!(printable("a\x1b[2Jb\n\u{9b}c"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}c");
-        assert_eq!(printable_lines("a\r\nb\tc"), "a\nb\u{fffd}c");
+        assert_eq!(printable_lines("a\r\n\tb\x1bc"), "a\n\tb\u{fffd}c");
+        assert_eq!(
+            printable("a\u{202e}b\u{2066}\u{200f}\u{2028}c"),
+            "a\u{fffd}b\u{fffd}\u{fffd}\u{fffd}c"
+        );
+        let family = "\u{1f468}\u{200d}\u{1f469}";
+        assert_eq!(printable(family), family, "its joiner stays");
         let mut table = Table::new(["Room", "Name"]);
         table.row(["abc".into(), "\x1b[31mred".into()]);
         table.row(["longer".into(), "".into()]);

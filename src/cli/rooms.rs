@@ -3,14 +3,14 @@
 use anyhow::bail;
 use chrono::{DateTime, Utc};
 use clap::Args;
-use lobbyd::config::Loaded;
+use lobbyd::config::{Config, Loaded};
 use lobbyd::domain::{LobbyState, RoomToken, RoomType, SipState};
 use lobbyd::store::{Database, ListedRoom};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::access::with_database;
-use super::diagnosis::{Diagnosis, LOCK_PATIENCE, diagnose};
+use super::diagnosis::{Asker, Diagnosis, LOCK_PATIENCE, diagnose};
 use super::output::{self, Cell, Format, Mood, Table, Zone};
 use super::print;
 
@@ -22,8 +22,9 @@ const MIN_SIMILARITY: f64 = 0.7;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without tokens, the rooms that were created last. With tokens, also why each room is open or not, and
-what to do about it. `lobbyd timers` lists the rooms that are closed until a time.")]
+Without tokens, the rooms that were created last. With tokens, also why each room is open or not, and \
+what to do about it. `lobbyd timers` lists the rooms that are closed until a time. A narrow terminal \
+shows fewer columns; --json shows all.")]
 pub(super) struct Rooms {
     /// Tokens of rooms
     #[arg(value_name = "TOKEN", value_parser = super::publish::token)]
@@ -117,8 +118,13 @@ impl RoomRow {
         }
     }
 
-    pub(super) fn lobby(&self) -> Cell {
-        if self.status == Status::Open { "open".into() } else { Cell::new("closed", Mood::Warning) }
+    fn lobby(&self, now: DateTime<Utc>) -> Cell {
+        match self.status {
+            Status::Open => "open".into(),
+            Status::Closed => Cell::new("closed", Mood::Warning),
+            Status::Scheduled | Status::NeverFires => self.opens(now).after("opens "),
+            Status::Overdue => self.opens(now),
+        }
     }
 }
 
@@ -131,13 +137,15 @@ impl Rooms {
                 let rows: Vec<_> = rooms.iter().map(|room| RoomRow::new(room, now)).collect();
                 return show(&rows, now, self.format);
             }
-            let rows = explained_rooms(database, &self.tokens, now, loaded).await?;
+            let rows = explained_rooms(database, &self.tokens, now, loaded, Asker::Anybody).await?;
             if self.format.json || !rows.is_empty() {
                 show(&rows, now, self.format)?;
             }
             let is_found = |token: &&RoomToken| rows.iter().any(|row| row.token == token.as_str());
             match self.tokens.iter().find(|token| !is_found(token)) {
-                Some(missing) => bail!("{}", unknown_room(database, missing).await?),
+                Some(missing) => {
+                    bail!("{}", unknown_room(database, missing, &loaded.config).await?)
+                }
                 None => Ok(()),
             }
         })
@@ -151,13 +159,14 @@ pub(super) async fn explained_rooms(
     tokens: &[RoomToken],
     now: DateTime<Utc>,
     loaded: &Loaded,
+    asker: Asker,
 ) -> anyhow::Result<Vec<RoomRow>> {
     let mut rooms = database.rooms_by_token(tokens).await?;
     rooms.sort_by_key(|room| tokens.iter().position(|token| *token == room.room.token));
     let patience = Instant::now() + LOCK_PATIENCE;
     let mut rows = Vec::new();
     for room in rooms {
-        let diagnosed = diagnose(database, room, patience, now, &loaded.config).await?;
+        let diagnosed = diagnose(database, room, patience, now, &loaded.config, asker).await?;
         rows.extend(diagnosed.map(|(room, diagnosis)| RoomRow {
             diagnosis: Some(diagnosis),
             ..RoomRow::new(&room, now)
@@ -176,7 +185,10 @@ pub(super) fn show(rows: &[RoomRow], now: DateTime<Utc>, format: Format) -> anyh
         return output::print_json(&Document { rooms: rows });
     }
     if rows.is_empty() {
-        return print("There is no room.");
+        return print(
+            "There is no room. Clients create rooms through the HTTP API; or a program inserts a row \
+             with token, type and name into lobbyd_rooms.",
+        );
     }
     let zone = Zone::shown();
     let mut table = Table::new([
@@ -185,22 +197,19 @@ pub(super) fn show(rows: &[RoomRow], now: DateTime<Utc>, format: Format) -> anyh
         "Type",
         "Lobby",
         &zone.header("Timer"),
-        "Opens",
         "Dial-in",
         "Participants",
-        "Version",
     ]);
+    table.fit(1, [5, 6, 2, 1]);
     for row in rows {
         table.row([
             row.token.as_str().into(),
             row.name.as_str().into(),
             room_type(row).into(),
-            row.lobby(),
+            row.lobby(now),
             row.lobby_timer.map_or_else(|| "-".to_owned(), |timer| zone.time(timer)).into(),
-            row.opens(now),
             dial_in(row.sip_enabled).into(),
             row.participants.to_string().into(),
-            Cell::new(row.version.to_string(), Mood::Faint),
         ]);
     }
     print(&table.render())?;
@@ -238,10 +247,17 @@ fn dial_in(number: i64) -> String {
     }
 }
 
+/// The command that lists the dead letters of a room, if there is a broker that keeps them.
+pub(super) fn dead_letters_of(token: &RoomToken, config: &Config) -> Option<String> {
+    let list = || format!("lobbyd dead-letters list --token {}", output::quoted(token.as_str()));
+    (!config.events.url.is_in_process()).then(list)
+}
+
 /// Says that there is no such room, and which ones have a similar token.
 pub(super) async fn unknown_room(
     database: &dyn Database,
     token: &RoomToken,
+    config: &Config,
 ) -> anyhow::Result<String> {
     let nearby = database.nearby_tokens(token).await?;
     let similar = similar(token.as_str(), nearby.iter().map(RoomToken::as_str));
@@ -249,10 +265,11 @@ pub(super) async fn unknown_room(
         [] => String::new(),
         tokens => format!(" (similar: {})", tokens.join(", ")),
     };
-    Ok(format!(
-        "there is no room {token}{similar}; changes of its lobby become dead letters: \
-         lobbyd dead-letters list --token {token}"
-    ))
+    let letters = match dead_letters_of(token, config) {
+        Some(command) => format!("; changes of its lobby become dead letters: {command}"),
+        None => String::new(),
+    };
+    Ok(format!("there is no room {token}{similar}{letters}"))
 }
 
 /// Those of the tokens that resemble `token` most.

@@ -27,7 +27,7 @@ const REFUSED_ATTEMPTS: u32 = 6;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status 0 if everything works; otherwise 1, with the reasons on standard error. No process at
+Exit status 0 if everything works; otherwise 1, with the reasons on standard error. No process at \
 ops.listen is no fault: it may run elsewhere. `lobbyd rooms TOKEN` says why a room is not open.")]
 pub(super) struct StatusCommand {
     #[command(flatten)]
@@ -233,7 +233,8 @@ impl Status {
             let late = output::duration(now - timer.key.due_at);
             self.problems.push(format!(
                 "room {} is {late} overdue: lobbyd rooms {} says why",
-                timer.token, timer.token
+                timer.token,
+                output::argument(timer.token.as_str())
             ));
         }
         let due = |timer: lobbyd::domain::PendingTimer| Due {

@@ -79,6 +79,7 @@ fn listing(rows: &[RoomRow], now: DateTime<Utc>) -> String {
     }
     let zone = Zone::shown();
     let mut table = Table::new(["Room", "Name", &zone.header("Due"), "Opens", "Participants"]);
+    table.fit(1, [4, 1]);
     for row in rows {
         table.row([
             row.token.as_str().into(),

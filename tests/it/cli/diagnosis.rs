@@ -36,7 +36,8 @@ impl CliFixture {
     }
 }
 
-async fn a_room_that_waits_for_its_timer_is_explained(fixture: CliFixture) {
+async fn a_room_that_waits_for_its_timer_is_explained(mut fixture: CliFixture) {
+    fixture.settings.push(("LOBBYD__EVENTS__URL".to_owned(), "amqp://127.0.0.1:1".to_owned()));
     fixture.database.insert_rooms("room", 1, FUTURE).await;
     let (cause, text) = diagnosis(&fixture, "room1");
     assert_eq!(cause, "scheduled");
@@ -45,6 +46,12 @@ async fn a_room_that_waits_for_its_timer_is_explained(fixture: CliFixture) {
     let (cause, text) = diagnosis(&fixture, "room1");
     assert_eq!(cause, "no_timer");
     assert!(text.contains("lobbyd dead-letters list --token room1"), "{text}");
+    // What is to be pasted is read by a shell.
+    fixture.set("room1", "token = '$(id)'").await;
+    let (_, text) = diagnosis(&fixture, "$(id)");
+    assert!(text.contains("lobbyd lobby clear '$(id)'. "), "{text}");
+    assert!(text.contains("--token '$(id)'"), "{text}");
+    fixture.set("$(id)", "token = 'room1'").await;
     fixture.set("room1", "lobby_state = 0").await;
     assert_eq!(diagnosis(&fixture, "room1").0, "open");
     assert!(printed(&fixture.settings, &["rooms", "room1"]).ends_with("\n\nroom1: it is open\n"));

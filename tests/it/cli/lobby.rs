@@ -25,6 +25,7 @@ async fn a_lobby_is_set_and_cleared_without_a_worker(fixture: CliFixture) {
     assert!((first - database.now_millis().await).abs() < 600_000, "by the database's clock");
     let set = printed(settings, &["lobby", "set", "abc"]);
     assert!(set.contains("abc: it is closed, and no timer is set"), "{set}");
+    assert!(set.ends_with("  Open it now: lobbyd lobby clear abc\n"), "{set}");
     let cleared = printed(settings, &["lobby", "clear", "abc"]);
     assert!(cleared.contains("abc: it is open"), "{cleared}");
     assert_eq!(database.lobby_state("abc").await, 0);
@@ -60,7 +61,8 @@ async fn what_cannot_be_set_is_refused(fixture: CliFixture) {
     let error = usage_error(settings, &["lobby", "set", "abc", "--at", "soon"]);
     assert!(error.contains("expected a time such as"), "{error}");
     assert_eq!(database.lobby_state("abc").await, 0);
-    assert!(failure(settings, &["lobby", "set", "other"]).contains("there is no room other"));
+    let error = failure(settings, &["lobby", "set", "other"]);
+    assert_eq!(error, "lobbyd: there is no room other\n");
     fixture.set("abc", "type = 1").await;
     let error = failure(settings, &["lobby", "set", "abc"]);
     assert!(error.contains("abc: rooms of type 1 cannot have a lobby"), "{error}");
@@ -68,6 +70,11 @@ async fn what_cannot_be_set_is_refused(fixture: CliFixture) {
     fixture.set("abc", "lobby_state = 1").await;
     json(settings, &["lobby", "clear", "abc"]);
     assert_eq!(database.lobby_state("abc").await, 0);
+    fixture.set("abc", "lobby_state = 1").await;
+    database.refuse_reset("abc").await;
+    let error = failure(settings, &["lobby", "clear", "abc"]);
+    assert!(error.contains("abc: database refused the change"), "{error}");
+    assert!(error.contains("conversation is archived. Remove what refuses: a trigger"), "{error}");
 }
 
 async fn a_locked_room_is_waited_for(fixture: CliFixture) {

@@ -1,6 +1,6 @@
 //! What commands print on a terminal: colours, the width of the terminal, a list that is refreshed.
 
-use super::{CliFixture, printed};
+use super::{CliFixture, cells, printed};
 use crate::support::{daemon::settings, database::Kind, eventually, terminal::Terminal};
 
 /// The start of each sequence that a terminal obeys.
@@ -33,6 +33,42 @@ async fn a_table_fits_the_terminal_and_has_colours() {
     // On a pipe, each row is one line.
     let piped = printed(&fixture.settings, &["timers"]);
     assert!(piped.lines().count() == 2 && !piped.contains(ESCAPE), "{piped}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_narrow_table_keeps_words_whole() {
+    let fixture = fixture().await;
+    fixture.set("room1", "token = 'all-hands'").await;
+    let timer = cells(&printed(&fixture.settings, &["rooms"]))[1][4].clone();
+    for width in [80, 60] {
+        let mut terminal = Terminal::run(
+            &fixture.settings,
+            &format!("stty cols {width}; NO_COLOR=1 lobbyd rooms"),
+        );
+        assert_eq!(terminal.ended().await.code(), Some(0));
+        let shown = terminal.sent();
+        for whole in ["all-hands ", "overdue 1m", &timer, "Lobby", "webinar"] {
+            assert!(shown.contains(whole), "{whole}: {shown}");
+        }
+        assert_eq!(shown.contains("Participants"), width == 80, "{shown}");
+        assert!(shown.lines().all(|line| line.chars().count() <= width), "{shown}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_is_typed_is_not_shown() {
+    let fixture = CliFixture::new(Kind::Sqlite).await;
+    let add = "trap : INT; lobbyd user add alice --password-stdin; echo status $?; stty -a";
+    for (keys, outcome) in [(b"\x03".as_slice(), "status 1"), (b"marker-secret\n", "alice: added")]
+    {
+        let mut terminal = Terminal::run(&fixture.settings, add);
+        terminal.shows("Password:").await;
+        terminal.press(keys);
+        terminal.ended().await;
+        let sent = terminal.sent();
+        assert!(sent.contains(outcome) && !sent.contains("marker"), "{sent}");
+        assert!(sent.contains(" echo "), "the terminal shows again what is typed: {sent}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::anyhow;
-use lobbyd::bus::Bus;
+use lobbyd::bus::{Bus, BusError};
 use lobbyd::config::{Config, ConfigError, Loaded};
 use lobbyd::store::{self, Database, StoreError};
 use lobbyd::{app, logging};
@@ -149,4 +149,51 @@ fn remedy(error: &StoreError) -> Option<&'static str> {
         | StoreError::Migration(_)
         | StoreError::Url(_) => None,
     }
+}
+
+/// Says what can be done about an error of the broker.
+pub(super) fn explained_broker(error: anyhow::Error, config: &Config) -> anyhow::Error {
+    let Some(cause) = error.downcast_ref::<BusError>() else { return error };
+    let (url, queue) = (config.events.url.redacted(), &config.events.dead_letter_queue);
+    let causes = logging::causes(cause);
+    let is_refusal = causes.contains("ACCESS_REFUSED");
+    let remedy = match cause {
+        BusError::Unparseable { .. } => {
+            "the broker has moved this dead letter here, because it ends the connection of each \
+             program that reads it; remove it with RabbitMQ's management plugin"
+                .to_owned()
+        }
+        _ if is_refusal && causes.contains("Login was refused") => {
+            "the broker knows no user with this password; set LOBBYD__EVENTS__URL to the URL of one \
+             who may read the dead letters"
+                .to_owned()
+        }
+        _ if is_refusal => format!(
+            "this user lacks a permission: the commands need to read the queue {queue} and, for \
+             replay, to write to the exchange amq.default; set LOBBYD__EVENTS__URL to the URL of a \
+             user who may (deploy/rabbitmq/README.md creates one)"
+        ),
+        BusError::LoginRefused(_) => {
+            "the virtual host is what follows the / after the host in LOBBYD__EVENTS__URL: it has to \
+             exist (rabbitmqctl list_vhosts), and the user needs permissions there"
+                .to_owned()
+        }
+        BusError::Broker(_) if causes.contains("NOT_FOUND") => {
+            return anyhow!(
+                "{url}: there is no queue {queue}; a worker or `lobbyd run` creates it when it starts, \
+                 unless events.declare is false"
+            );
+        }
+        BusError::Broker(_) | BusError::TimedOut(..) => {
+            return anyhow!("{url}: {}; {TRY_SERVERS}", logging::causes(error.as_ref()));
+        }
+        BusError::Blocked
+        | BusError::ConsumerEnded
+        | BusError::Overrun
+        | BusError::Reconnect
+        | BusError::InProcess
+        | BusError::Refused(_)
+        | BusError::Url(_) => return error,
+    };
+    error.context(format!("{url}: {remedy}"))
 }

@@ -13,13 +13,12 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use lobbyd::bus::{BusError, DeadLetter, DeadLetters};
-use lobbyd::config::{Config, Loaded};
-use lobbyd::logging;
+use lobbyd::config::Loaded;
 use serde::Serialize;
 
 use self::selection::{Bound, Selection, is_position, position};
 use self::shown::{Letter, list, show};
-use super::access::open_bus;
+use super::access::{explained_broker, open_bus};
 use super::output::{self, Format};
 use super::print;
 
@@ -71,9 +70,10 @@ pub(super) struct Show {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Remove the cause first: create the room, or correct the sender. An event that still cannot be applied
-comes back. One with a version, a time or a timestamp changes nothing if its room was changed
+Remove the cause first: create the room, or correct the sender. An event that still cannot be applied \
+comes back. One with a version, a time or a timestamp changes nothing if its room was changed \
 meanwhile; any other counts as new. Only lobbyd receives it again, no other subscriber.
+
 Interrupted, no event is lost; at worst one is applied twice.")]
 pub(super) struct Replay {
     #[command(flatten)]
@@ -112,35 +112,8 @@ impl DeadLettersCommand {
             Err(error) => Err(error.into()),
         };
         bus.close().await;
-        done.map_err(|error| explained(error, &loaded.config))
+        done.map_err(|error| explained_broker(error, &loaded.config))
     }
-}
-
-/// Says what can be done about an error of the broker.
-fn explained(error: anyhow::Error, config: &Config) -> anyhow::Error {
-    let Some(cause) = error.downcast_ref::<BusError>() else { return error };
-    if matches!(cause, BusError::Unparseable { .. }) {
-        return error.context(
-            "the broker has moved this dead letter here, because it ends the connection of each \
-             program that reads it; remove it with RabbitMQ's management plugin",
-        );
-    }
-    let causes = logging::causes(cause);
-    if causes.contains("ACCESS_REFUSED") && causes.contains("Login was refused") {
-        return error.context(
-            "the broker knows no user with this password; set LOBBYD__EVENTS__URL to the URL of one who \
-             may read the dead letters",
-        );
-    }
-    if causes.contains("ACCESS_REFUSED") {
-        let queue = &config.events.dead_letter_queue;
-        return error.context(format!(
-            "this user lacks a permission: the commands need to read the queue {queue} and, for replay, \
-             to write to the exchange amq.default; set LOBBYD__EVENTS__URL to the URL of a user who may \
-             (deploy/rabbitmq/README.md creates one)"
-        ));
-    }
-    error
 }
 
 /// The queue of dead letters.
@@ -270,7 +243,13 @@ impl Queue {
         progress.finish_and_clear();
         let cut_text = match cut.len() {
             0 => String::new(),
-            number => format!("; {number} cannot be, because only the beginning was kept"),
+            number => {
+                let ids = output::arguments(cut.iter().map(String::as_str));
+                format!(
+                    "; {number} cannot be, because only the beginning was kept: have it sent again, and \
+                     lobbyd dead-letters drop {ids}"
+                )
+            }
         };
         let outcome = Outcome { replayed: Some(replayed), cut, unread, ..Outcome::default() };
         let text = format!("{replayed} of {waiting} replayed{cut_text}");

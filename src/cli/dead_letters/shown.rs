@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use lobbyd::bus::DeadLetter;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::selection::room;
 use crate::cli::output::{self, Cell, Format, Mood, Table, Zone};
@@ -145,8 +144,6 @@ pub(super) fn show(letter: &Letter, whole: &DeadLetter, format: Format) -> anyho
         table.row([Cell::new(format!("header {name}"), Mood::Faint), value.into()]);
     }
     print(&table.render())?;
-    let pretty = serde_json::from_str::<Value>(&text)
-        .and_then(|json| serde_json::to_string_pretty(&json))
-        .unwrap_or_else(|_no_json| text.into_owned());
-    print(&format!("\n{}", output::printable_lines(&pretty)))
+    // As it came: parsed, a key that occurs twice would be shown once.
+    print(&format!("\n{}", output::printable_lines(&text)))
 }

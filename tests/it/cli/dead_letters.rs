@@ -12,7 +12,7 @@ use super::{cells, failure, json as shown, printed};
 use crate::support::{
     amqp::Client,
     cluster::TestCluster,
-    daemon::{Daemon, program, run, text},
+    daemon::{Daemon, program},
     database::Kind,
     eventually,
     server::BROKER,
@@ -137,7 +137,7 @@ async fn dead_letters_are_listed_and_shown_with_their_reasons() {
         assert_eq!(whole["wholeBody"], unknown["body"]);
         let text = printed(settings, &["dead-letters", "show", wanted]);
         assert!(text.contains("unknown room nowhere"), "{text}");
-        assert!(text.ends_with("{\n  \"state\": 1,\n  \"token\": \"nowhere\"\n}\n"), "{text}");
+        assert!(text.ends_with(&format!("\n\n{}\n", closing("nowhere"))), "{text}");
     }
     let error = failure(settings, &["dead-letters", "show", "none"]);
     assert!(error.contains("there is no dead letter none"), "{error}");
@@ -367,12 +367,36 @@ async fn only_what_is_agreed_to_is_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_queue_is_named() {
+async fn an_error_of_the_broker_names_it_and_what_to_do() {
     let mut cluster = TestCluster::new(Kind::Sqlite).await;
     cluster.set("EVENTS__DEAD_LETTER_QUEUE", "no-such-queue");
-    let output = run(&cluster.settings, &["dead-letters", "list"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("no-such-queue"), "{output:?}");
+    let (host, _vhost) = cluster
+        .setting("EVENTS__URL")
+        .rsplit_once('/')
+        .map(|(host, vhost)| (host.to_owned(), vhost.to_owned()))
+        .unwrap();
+    let list = |cluster: &TestCluster| failure(&cluster.settings, &["dead-letters", "list"]);
+    let error = list(&cluster);
+    assert!(
+        error.contains("there is no queue no-such-queue; a worker or `lobbyd run` creates"),
+        "{error}"
+    );
+    assert!(error.contains("amqp://") && !error.contains("unavailable"), "{error}");
+    cluster.set("EVENTS__URL", &format!("{host}/nowhere"));
+    let error = list(&cluster);
+    assert!(error.contains("/nowhere: the virtual host is what follows"), "{error}");
+    cluster.set("EVENTS__URL", "amqp://lobbyd:marker@127.0.0.1:1");
+    let error = list(&cluster);
+    assert!(error.contains("amqp://lobbyd:***@127.0.0.1:1: broker unavailable"), "{error}");
+    assert!(error.contains("`lobbyd config check --connect` tries the servers"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_is_shown_as_it_came() {
+    let body = r#"{"token":"webinar","token":"other","state":1}"#;
+    let plain = Fixture::plain([body, "b", "c"].map(str::to_owned)).await;
+    let shown = printed(&plain.cluster.settings, &["dead-letters", "show", "1"]);
+    assert!(shown.ends_with(&format!("\n\n{body}\n")), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

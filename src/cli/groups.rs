@@ -40,6 +40,17 @@ mod tests {
     use super::*;
     use crate::cli::Cli;
 
+    /// Lines that are broken by hand are ragged on any other width.
+    #[test]
+    fn explanations_of_commands_are_paragraphs() {
+        fn check(command: &Command) {
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(!text.replace("\n\n", "").contains('\n'), "{text}");
+            command.get_subcommands().for_each(check);
+        }
+        Cli::command().get_subcommands().for_each(check);
+    }
+
     #[test]
     fn each_command_is_in_one_group() {
         let mut grouped: Vec<&str> =

@@ -25,9 +25,11 @@ mod user;
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 use lobbyd::app::{App, ReloadSource, Role};
 use lobbyd::config::{Config, ConfigError, Layers, Loaded};
 use lobbyd::http::PROBE_FILES;
@@ -52,6 +54,8 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+const SPINNER_INTERVAL: Duration = Duration::from_millis(100);
 
 const AFTER_HELP: &str = "\
 Try it, with nothing installed:
@@ -256,9 +260,17 @@ fn raise_file_limit() {
 
 async fn migrate(config: &Config) -> anyhow::Result<()> {
     let store = app::open_database(config, "lobbyd migrate")?;
-    store.migrate().await?;
+    let url = config.database.url.redacted();
+    // How long it takes depends on the tables; nothing says how much of it is done.
+    let style = ProgressStyle::with_template("{spinner} {msg}, {elapsed}")?;
+    let progress = ProgressBar::new_spinner().with_style(style);
+    progress.set_message(format!("updating the tables of {url}"));
+    progress.enable_steady_tick(SPINNER_INTERVAL);
+    let migrated = store.migrate().await;
+    progress.finish_and_clear();
     store.close().await;
-    print(&format!("{} is up to date", config.database.url.redacted()))
+    migrated?;
+    print(&format!("{url} is up to date"))
 }
 
 impl Check {
@@ -296,7 +308,7 @@ fn print_answers(
     if refused.is_empty() { Ok(()) } else { bail!("{}", refused.join("; ")) }
 }
 
-/// Prints lines to standard output. That nobody reads any further, as after `| head -1`, is no fault.
+/// Prints lines to standard output. A reader that has ended, as after `| head -1`, is not an error.
 fn print(text: &str) -> anyhow::Result<()> {
     match writeln!(io::stdout().lock(), "{text}") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),

@@ -56,6 +56,19 @@ async fn a_narrow_table_keeps_words_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_migration_shows_that_it_is_under_way() {
+    let fixture = CliFixture::new(Kind::Sqlite).await;
+    let mut terminal = Terminal::run(&fixture.settings, "lobbyd migrate");
+    assert_eq!(terminal.ended().await.code(), Some(0));
+    let shown = terminal.sent();
+    let (progress, end) = shown.split_once(" is up to date").unwrap();
+    assert!(
+        progress.contains("updating the tables of sqlite:") && end.trim().is_empty(),
+        "{shown}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_password_that_is_typed_is_not_shown() {
     let fixture = CliFixture::new(Kind::Sqlite).await;
     let add = "trap : INT; lobbyd user add alice --password-stdin; echo status $?; stty -a";

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::{
     process::{Process, Role},
     scenario::{Scenario, Step, Trouble},
-    world::{Bug, Faults, Obstacle, State, World},
+    world::{Bug, Faults, Obstacle, Server, State, World},
 };
 
 /// How long the processes may take until all is done, after everything works again.
@@ -27,6 +27,10 @@ const SHARED_ABOVE: usize = 2;
 
 /// How old work is at least that a process must report.
 const REPORTED: Duration = Duration::from_secs(8);
+
+/// How long processes may know nothing after the database has failed: a request of theirs may wait for
+/// an answer for five seconds.
+const RECOVERED: Duration = Duration::from_secs(7);
 
 #[derive(Default)]
 pub struct Report {
@@ -69,6 +73,8 @@ struct Simulation {
     begin: Instant,
     /// How late a room was that nothing was wrong with, beside others.
     latest: Duration,
+    /// When the database last did not answer.
+    unavailable_at: Option<Instant>,
 }
 
 impl Simulation {
@@ -81,7 +87,8 @@ impl Simulation {
             }
         }
         let processes = scenario.roles.iter().map(|role| Process::start(&world, *role)).collect();
-        Self { world, scenario, processes, begin: Instant::now(), latest: Duration::ZERO }
+        let begin = Instant::now();
+        Self { world, scenario, processes, begin, latest: Duration::ZERO, unavailable_at: None }
     }
 
     async fn run(mut self) -> Self {
@@ -140,7 +147,7 @@ impl Simulation {
             }
             Step::Fail(faults) => {
                 note(format!("{faults:?}"));
-                world.state.lock().faults = faults;
+                self.replace_faults(faults);
             }
             Step::Disconnect => world.disconnect(),
             Step::MoveClock(by) => {
@@ -195,7 +202,9 @@ impl Simulation {
             }
         }
         let is_recent = |time: Instant| time.elapsed() < REPORTED + Duration::from_secs(1);
-        if state.clock.stepped_at().is_some_and(is_recent) {
+        let is_unknown = state.faults.database != Server::Up
+            || self.unavailable_at.is_some_and(|time| time.elapsed() < RECOVERED);
+        if is_unknown || state.clock.stepped_at().is_some_and(is_recent) {
             return;
         }
         let due = overdue.into_iter().map(|(room, age)| (format!("{room} is due"), age));
@@ -214,8 +223,16 @@ impl Simulation {
         }
     }
 
+    fn replace_faults(&mut self, faults: Faults) {
+        let replaced = std::mem::replace(&mut self.world.state.lock().faults, faults);
+        if replaced.database != Server::Up {
+            self.unavailable_at = Some(Instant::now());
+        }
+    }
+
     /// Ends all faults.
     fn heal(&mut self) {
+        self.replace_faults(Faults { latency: Duration::from_millis(2), ..Faults::default() });
         {
             let state = &mut *self.world.state.lock();
             state.history.note("everything works again");
@@ -225,7 +242,6 @@ impl Simulation {
                     |room: &_| scenario.rooms.contains(room) && !scenario.poisoned.contains(room);
                 self.latest = state.history.check_pace(PACE, is_healthy);
             }
-            state.faults = Faults { latency: Duration::from_millis(2), ..Faults::default() };
             state.tables.refused_events.clear();
             for row in state.tables.rooms.values_mut() {
                 row.obstacle = None;

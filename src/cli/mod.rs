@@ -55,6 +55,7 @@ pub(crate) struct Cli {
     command: Command,
 }
 
+/// How often a sign of progress moves.
 const SPINNER_INTERVAL: Duration = Duration::from_millis(100);
 
 const AFTER_HELP: &str = "\

@@ -31,6 +31,7 @@ use crate::auth::LoginError;
 use crate::cache::View;
 use crate::domain::{Audience, Version};
 use crate::http::server::WaitingBody;
+use crate::logging;
 use crate::rooms::{Followed, Follower};
 
 /// How often a comment is sent while nothing changes, so that proxies keep the connection open.
@@ -131,7 +132,11 @@ impl Events {
             match self.login.check(&self.api).await {
                 Ok(()) => {}
                 // The follower looks again soon. Until then nothing is shown.
-                Err(LoginError::Store(_unavailable)) => continue,
+                Err(LoginError::Store(error)) => {
+                    let error = logging::causes(&error);
+                    tracing::debug!(error, "login of an event stream not checked");
+                    continue;
+                }
                 // The client connects again, and is refused.
                 Err(LoginError::Wrong | LoginError::Throttled(_)) => return None,
             }

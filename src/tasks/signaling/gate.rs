@@ -153,7 +153,8 @@ impl Gate {
         }
     }
 
-    /// No failed room could be claimed: other workers have claimed them, or they are delayed.
+    /// No failed room could be claimed: other workers have claimed them, they are delayed, or the database
+    /// did not answer.
     pub(super) fn found_no_failed_room(&mut self) {
         self.breaker.take_back_probe();
     }
